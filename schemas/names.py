@@ -1,0 +1,58 @@
+"""Every name on the wire: queue, task, channels and keys (contract, "Names").
+
+A job ID is checked before it is put into a name, so nothing a producer sends
+can reach a key, a channel or a log unless it fits :data:`JOB_ID_PATTERN`.
+"""
+
+import hashlib
+import re
+import uuid
+from typing import Final
+
+TASK: Final = "worker.generate"
+QUEUE: Final = "prompts"
+CONTROL_CHANNEL: Final = "job-control"
+DEAD_LETTERS: Final = "worker:dead"
+WATCH: Final = "worker:watch"
+"""Sorted set of the jobs that are not over, by the time (ms) at which to look at each."""
+
+JOB_ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,128}"
+_job_id = re.compile(JOB_ID_PATTERN, re.ASCII)
+
+
+def is_job_id(value: object) -> bool:
+    """Whether ``value`` is a string of 1 to 128 of ``A-Z a-z 0-9 _ -``."""
+    return isinstance(value, str) and _job_id.fullmatch(value) is not None
+
+
+def check_job_id(value: str) -> str:
+    """Return ``value``; raise ``ValueError`` (which does not repeat it) if it is no job ID."""
+    if not is_job_id(value):
+        raise ValueError("a job ID is 1 to 128 characters of A-Z a-z 0-9 _ -")
+    return value
+
+
+def new_job_id() -> str:
+    """A fresh, unguessable job ID (UUID4)."""
+    return str(uuid.uuid4())
+
+
+def channel(job_id: str) -> str:
+    """The pub/sub channel on which the events of a job appear."""
+    return f"job:{check_job_id(job_id)}"
+
+
+def log_key(job_id: str) -> str:
+    """The Redis Stream that holds every event of a job; entry ID ``<seq>-0``, field ``event``."""
+    return f"job:{{{check_job_id(job_id)}}}:log"
+
+
+def state_key(job_id: str) -> str:
+    """The hash that holds the record of a job; same cluster slot as its log."""
+    return f"job:{{{check_job_id(job_id)}}}:state"
+
+
+def token_key(provider: str, account: str) -> str:
+    """Where the upstream token of an account is shared; the account itself is never in a key."""
+    digest = hashlib.sha256(account.encode()).hexdigest()[:16]
+    return f"token:{provider}:{digest}"

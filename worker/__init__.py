@@ -1,0 +1,1 @@
+"""Berlin Worker: prompt jobs in by Celery, token streams out over Redis."""

@@ -1,0 +1,111 @@
+"""Settings, read once from the environment into one frozen value.
+
+Each field names its variable; a test holds the table in the README against this
+class. The unit stands in the name.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from worker.errors import SettingsError
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+
+
+def _env(variable: str, default: Any, description: str) -> Any:
+    return Field(default, validation_alias=variable, description=description)
+
+
+class Settings(BaseModel):
+    """What the environment says. Secrets never appear in its ``repr``."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+
+    redis_url: str = _env("REDIS_URL", "redis://127.0.0.1:6379/0", "events, log, token, limits")
+    broker_url: str = _env("CELERY_BROKER_URL", "", "job queue; `REDIS_URL` where not set")
+    berlin_url: str = _env("BERLIN_URL", "https://ai.berlin4h.top", "upstream base URL")
+    berlin_account: str | None = _env("BERLIN_ACCOUNT", None, "login at the upstream")
+    berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password")
+    berlin_proxy: str | None = _env("BERLIN_PROXY", None, "proxy for upstream traffic")
+
+    max_attempts: Count = _env(
+        "WORKER_MAX_ATTEMPTS", 3, "attempts of a job, retries and restarts included"
+    )
+    retry_base_s: Seconds = _env(
+        "WORKER_RETRY_BASE_S", 0.5, "first back-off between attempts; doubles, with jitter"
+    )
+    retry_max_s: Seconds = _env(
+        "WORKER_RETRY_MAX_S", 30.0, "longest back-off; a longer `Retry-After` ends the job"
+    )
+    lease_s: Seconds = _env("WORKER_LEASE_S", 6.0, "a worker silent for longer counts as dead")
+    renew_interval_s: Seconds = _env(
+        "WORKER_RENEW_INTERVAL_S", 2.0, "how often a worker renews the leases of its jobs"
+    )
+    reap_interval_s: Seconds = _env(
+        "WORKER_REAP_INTERVAL_S", 1.0, "how often expired leases are looked for"
+    )
+    log_ttl_s: Count = _env(
+        "WORKER_LOG_TTL_S", 3600, "how long the log and record of a finished job stay"
+    )
+    queue_ttl_s: Count = _env(
+        "WORKER_QUEUE_TTL_S", 604800, "how long the record of a job that waits stays"
+    )
+    dead_letters_max: Count = _env(
+        "WORKER_DEAD_LETTERS_MAX", 10000, "length to which `worker:dead` is trimmed"
+    )
+    drain_timeout_s: Seconds = _env(
+        "WORKER_DRAIN_TIMEOUT_S", 25.0, "at shutdown, how long running jobs may go on"
+    )
+    journal_buffer_bytes: Count = _env(
+        "WORKER_JOURNAL_BUFFER_BYTES",
+        16 * 1024 * 1024,
+        "events of the process that wait for Redis; beyond it the upstream is read no further",
+    )
+    proxy_allowlist: str = _env(
+        "WORKER_PROXY_ALLOWLIST", "", "proxies that a job may name, comma-separated"
+    )
+    connect_timeout_s: Seconds = _env(
+        "WORKER_CONNECT_TIMEOUT_S", 10.0, "connecting to the upstream"
+    )
+    login_timeout_s: Seconds = _env("WORKER_LOGIN_TIMEOUT_S", 15.0, "one login at the upstream")
+    login_backoff_max_s: Seconds = _env(
+        "WORKER_LOGIN_BACKOFF_MAX_S", 60.0, "longest back-off, shared by all, after failed logins"
+    )
+    token_ttl_s: Count = _env(
+        "WORKER_TOKEN_TTL_S", 86400, "how long a token is used before a new login"
+    )
+    token_keys: SecretStr | None = _env(
+        "WORKER_TOKEN_KEYS",
+        None,
+        "Fernet keys, comma-separated, newest first: the token is encrypted in Redis",
+    )
+    max_line_bytes: Count = _env(
+        "WORKER_MAX_LINE_BYTES", 1024 * 1024, "longest line taken from the upstream"
+    )
+    max_chunks: Count = _env("WORKER_MAX_CHUNKS", 100_000, "most chunks of one attempt")
+    max_text_bytes: Count = _env(
+        "WORKER_MAX_TEXT_BYTES", 16 * 1024 * 1024, "most bytes read in one attempt"
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read ``environ``; raises :class:`SettingsError`, which never repeats a value."""
+        # An empty variable counts as not set: that is how compose files pass one on.
+        given = {name: value for name, value in environ.items() if value != ""}
+        try:
+            settings = cls.model_validate(given)
+        except ValidationError as error:
+            told = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+            raise SettingsError(told) from None
+        if not settings.broker_url:
+            settings = settings.model_copy(update={"broker_url": settings.redis_url})
+        return settings
+
+    @property
+    def proxies(self) -> frozenset[str]:
+        """The proxies that a job may name."""
+        return frozenset(filter(None, (p.strip() for p in self.proxy_allowlist.split(","))))
