@@ -54,8 +54,15 @@ class TokenSource(Protocol):
 class TokenStore(Protocol):
     """Where the tokens of all accounts are kept."""
 
-    def source(self, provider: str, account: str, login: Login) -> TokenSource:
-        """The source for one account; ``login`` is called only where no token is shared."""
+    def source(
+        self, provider: str, account: str, login: Login, *, password: str = ""
+    ) -> TokenSource:
+        """The source for one account; ``login`` is called only where no token is shared.
+
+        With ``password``, failed logins of another password do not count against
+        this one. It is neither kept nor sent on, only a slow digest of it: make a
+        source once for a process.
+        """
 
 
 @dataclass(frozen=True, slots=True)
