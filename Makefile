@@ -1,0 +1,96 @@
+# What a contributor types. Everything happens in .venv, which is made on first use
+# from the lock files; `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# Tests mostly wait for servers, so two for each core.
+WORKERS ?= $(shell echo $$((2 * $(CORES))))
+
+BIN := .venv/bin
+
+.PHONY: help demo test test-quick lint format lock wheel smoke clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  make %-11s %s\n' "$$name" "$$text"; done
+
+demo: .venv/.demo ## stream a prompt through a broker, a worker and a stand-in upstream
+	@$(BIN)/berlin demo
+
+test: .venv/.dev ## every test, in parallel and random order, with branch coverage
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered
+
+test-quick: .venv/.dev ## unit and contract tests alone
+	@$(BIN)/pytest -n $(CORES) -q tests/unit tests/contract
+
+lint: .venv/.dev ## formatting, ruff, mypy --strict, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: .venv/.dev ## format the code and fix what ruff can fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+wheel: .venv/.dev ## build sdist and wheel into dist/
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+
+smoke: .venv/.dev ## build the wheel and try it with the source tree out of the way
+	@tests/smoke/run
+
+# Extras and groups are resolved for every platform and Python from 3.11, with the hashes
+# of every file. The second lock follows the first, so that one .venv serves both.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command 'make lock'
+
+lock: .venv/.dev ## lock anew: make lock [UPGRADE=--upgrade]
+	@$(COMPILE) $(UPGRADE) --group dev --output-file requirements-dev.lock
+	@$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements.lock
+
+clean: ## remove the environment and everything that was built
+	@rm -rf .venv build dist .coverage .coverage.* .hypothesis .*_cache
+	@find schemas worker tests -name __pycache__ -prune -exec rm -rf {} +
+
+# --- The environment ---------------------------------------------------------
+
+# uv does in 2 s what takes pip 11, most of it reading index pages. Where uv cannot be had or
+# does not get through (a mirror that only pip's configuration names), pip does the same.
+# $(1): requirements, which the lock files pin to the last dependency.
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(1) 2>/dev/null || { \
+	$(BIN)/python -m ensurepip >/dev/null && $(BIN)/python -m pip install --quiet --no-deps $(1); }
+
+define install-locked
+@echo 'Installing $(1)'
+@$(call install,--require-hashes -r $(1))
+@$(call install,--no-build-isolation --editable .)
+@touch $@
+endef
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.venv/.demo: requirements.lock pyproject.toml | .venv/pyvenv.cfg
+	$(call install-locked,requirements.lock)
+
+.venv/.dev: requirements-dev.lock pyproject.toml | .venv/pyvenv.cfg
+	$(call install-locked,requirements-dev.lock)
+	@touch .venv/.demo
+
+# pip runs from the wheel that Python carries (installing it takes 4 s) to fetch uv.
+PIP_WHEEL = $(if $(PYTHON),$(shell $(PYTHON) -c 'import ensurepip, pathlib, sysconfig; \
+	place = sysconfig.get_config_var("WHEEL_PKG_DIR") or pathlib.Path(ensurepip.__file__).with_name("_bundled"); \
+	print(*pathlib.Path(place).glob("pip-*.whl"))' 2>/dev/null))
+
+.venv/pyvenv.cfg:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or later is needed; if it has another name: make PYTHON=/path/to/python' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) comes without ensurepip: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --without-pip .venv
+	@sed -n '/^uv==/,/# via/p' requirements-dev.lock | \
+		$(BIN)/python $(PIP_WHEEL)/pip install --quiet --no-deps --require-hashes -r /dev/stdin 2>/dev/null || true
