@@ -32,6 +32,9 @@ class Settings(BaseModel):
     berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password")
     berlin_proxy: str | None = _env("BERLIN_PROXY", None, "proxy for upstream traffic")
 
+    providers: str = _env(
+        "WORKER_PROVIDERS", "", "providers that this worker serves, comma-separated; empty: all"
+    )
     max_attempts: Count = _env(
         "WORKER_MAX_ATTEMPTS", 3, "attempts of a job, retries and restarts included"
     )
@@ -39,7 +42,9 @@ class Settings(BaseModel):
         "WORKER_RETRY_BASE_S", 0.5, "first back-off between attempts; doubles, with jitter"
     )
     retry_max_s: Seconds = _env(
-        "WORKER_RETRY_MAX_S", 30.0, "longest back-off; a longer `Retry-After` ends the job"
+        "WORKER_RETRY_MAX_S",
+        30.0,
+        "longest back-off; a longer `Retry-After` is waited all the same",
     )
     lease_s: Seconds = _env("WORKER_LEASE_S", 6.0, "a worker silent for longer counts as dead")
     renew_interval_s: Seconds = _env(
@@ -108,4 +113,13 @@ class Settings(BaseModel):
     @property
     def proxies(self) -> frozenset[str]:
         """The proxies that a job may name."""
-        return frozenset(filter(None, (p.strip() for p in self.proxy_allowlist.split(","))))
+        return _names(self.proxy_allowlist)
+
+    @property
+    def served_providers(self) -> frozenset[str]:
+        """The providers that this worker serves; empty: every one that is installed."""
+        return _names(self.providers)
+
+
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(filter(None, (name.strip() for name in listed.split(","))))

@@ -4,5 +4,9 @@ import importlib.resources
 
 
 def source(name: str) -> str:
-    """The text of the script ``name`` (without ``.lua``)."""
+    """The text of the script ``name`` (without ``.lua``), the prelude before it."""
+    return _read("prelude") + _read(name)
+
+
+def _read(name: str) -> str:
     return importlib.resources.files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")

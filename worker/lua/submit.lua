@@ -1,17 +1,17 @@
 -- Write the record of a job before its message is enqueued, so that a job that was
 -- accepted is found again even if its message falls out of the queue.
 --
--- KEYS  1 job:{id}:state   2 worker:watch (zset: job ID by the time to look at it, ms)
+-- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 job object, JSON   3 TTL of the record, s   4 look at it again after, ms
 -- reply 1 written; 0 there is a record already (nothing changed: the job was submitted before)
 
 if redis.call('HEXISTS', KEYS[1], 'status') == 1 then
   return 0
 end
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local now = now_ms()
+redis.call('HDEL', KEYS[1], 'cancel')  -- what was withdrawn may be submitted again
 redis.call('HSET', KEYS[1], 'status', 'queued', 'job', ARGV[2], 'created_ms', now)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[3])
+keep(KEYS[2], ARGV[3])
 return 1

@@ -1,0 +1,224 @@
+"""One attempt of one job: provider in, events out, exactly one opening and one ending.
+
+What may follow what is decided in ``lifecycle``; whether another attempt follows, in
+``retry``. Times of the event loop are in seconds, those of the record in ms.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from schemas import Cancelled, Completed, ErrorCode, Failed, PromptJob, Reset, Started, Timings
+from worker.errors import Fenced, JobError
+from worker.journal import Journal
+from worker.leases import Claim
+from worker.lifecycle import Phase
+from worker.providers.base import Provider, Report
+from worker.watchdog import Expired, Watchdog
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUTS = {
+    Expired.FIRST_CHUNK: (ErrorCode.UPSTREAM_TIMEOUT, "no chunk within first_chunk_timeout_s"),
+    Expired.IDLE: (ErrorCode.UPSTREAM_TIMEOUT, "no further chunk within idle_timeout_s"),
+    Expired.DEADLINE: (ErrorCode.DEADLINE_EXCEEDED, "the job was not done within deadline_s"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Why the attempt cancelled its own task: it lost the job, or somebody cancels the job."""
+
+    cancel_reason: str | None
+
+
+class Attempt:
+    """The attempt that ``claim`` has begun, run by the current task.
+
+    ``reason`` says why there was another before it; ``unrecorded_s`` is how long the
+    message has waited in this process before the job had a record to count from.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        journal: Journal,
+        *,
+        reason: str = ErrorCode.INTERRUPTED,
+        unrecorded_s: float = 0.0,
+    ) -> None:
+        self.claim = claim
+        self.attempt = claim.attempt
+        self.stopped: Stopped | None = None
+        self._reason = reason
+        self._journal = journal
+        self._task = asyncio.current_task()
+        self._claimed = time.monotonic()
+        self._unrecorded_s = unrecorded_s
+        self._log = journal.open(
+            claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
+        )
+
+    def next(self, claim: Claim, *, reason: str) -> Self:
+        """The attempt that follows in this process, already claimed."""
+        return type(self)(claim, self._journal, reason=reason, unrecorded_s=self._unrecorded_s)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether chunks have been published since the last reset."""
+        return self._log.phase is Phase.STREAMING
+
+    def remaining_s(self, job: PromptJob) -> float:
+        """Seconds to the deadline of the job, which runs from the start of its first attempt."""
+        used_s = (self.claim.now_ms - self.claim.started_ms) / 1000
+        return job.deadline_s - used_s - (time.monotonic() - self._claimed)
+
+    def lost(self) -> None:
+        """Another attempt owns the job: stop and say nothing more."""
+        self._stop(Stopped(None))
+
+    def cancel(self, reason: str) -> None:
+        """Somebody wants the job cancelled: stop and say so."""
+        self._stop(Stopped(reason))
+
+    def _stop(self, stopped: Stopped) -> None:
+        if self.stopped is None and self._task is not None:
+            self.stopped = stopped
+            self._task.cancel()
+
+    async def open(self, job: PromptJob) -> bool:
+        """Publish how the attempt opens; ``False`` if that was the end of the job already."""
+        if self.claim.cancel:
+            await self.end_cancelled("requested")
+        elif self.remaining_s(job) <= 0:
+            await self.end_failed(_timeout(Expired.DEADLINE))
+        elif not self.streaming:
+            self._log.event(Started(**self._head()))
+            return True
+        elif job.on_interrupt == "restart":
+            self._log.event(Reset(**self._head(), reason=self._reason))
+            return True
+        elif job.on_interrupt == "keep":
+            await self.end_kept()
+        else:
+            await self.end_failed(
+                JobError(
+                    ErrorCode.INTERRUPTED,
+                    f"the worker was lost after {self.claim.chunks} chunks, and the job "
+                    "does not allow a restart",
+                    retryable=True,
+                )
+            )
+        return False
+
+    async def stream(self, job: PromptJob, provider: Provider) -> None:
+        """Publish what the provider yields, then ``completed``.
+
+        Raises ``JobError`` for every way in which the upstream or the provider can fail
+        and for every timeout; ``Fenced`` if the job was lost.
+        """
+        report = Report()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        first: float | None = None
+        watchdog = Watchdog(
+            deadline=begun + self.remaining_s(job),
+            first_chunk_s=job.first_chunk_timeout_s,
+            idle_s=job.idle_timeout_s,
+        )
+        try:
+            async with watchdog, contextlib.aclosing(provider.stream(job, report)) as stream:
+                async for deltas in stream:
+                    watchdog.saw_chunk()
+                    if first is None:
+                        first = loop.time()
+                    self._log.chunk(deltas)
+                    if self._journal.full:
+                        watchdog.pause()
+                        await self._journal.wait_for_room()
+                        watchdog.resume()
+        except (JobError, Fenced):
+            raise
+        except Exception as error:  # noqa: BLE001  # a provider may be anybody's code
+            if watchdog.expired is not None and isinstance(error, TimeoutError):
+                raise _timeout(watchdog.expired) from None
+            raise _internal(error, self.claim.job_id) from None
+        ended = loop.time()
+        await self._end_completed(
+            report.finish_reason,
+            report.usage,
+            login_s=report.login_s,
+            first_chunk_s=None if first is None else first - begun,
+            stream_s=0.0 if first is None else ended - first,
+        )
+
+    async def flush(self) -> None:
+        """Wait until the store has all that was published; raises ``Fenced`` if it refused."""
+        await self._log.flush()
+
+    async def end_kept(self) -> None:
+        """End as completed with the text that is there."""
+        await self._end_completed("interrupted", None, login_s=0, first_chunk_s=None, stream_s=0)
+
+    async def end_failed(self, error: JobError) -> None:
+        """End as failed."""
+        logger.warning("job %s: failed with %s", self.claim.job_id, error.code)
+        await self._log.end(Failed(**self._head(), error=error.info()))
+
+    async def end_cancelled(self, reason: str) -> None:
+        """End as cancelled."""
+        await self._log.end(Cancelled(**self._head(), reason=reason))
+
+    async def _end_completed(
+        self,
+        finish_reason: Literal["stop", "length", "interrupted"],
+        usage: dict[str, Any] | None,
+        *,
+        login_s: float,
+        first_chunk_s: float | None,
+        stream_s: float,
+    ) -> None:
+        claim = self.claim
+        before_s = (claim.now_ms - claim.created_ms) / 1000 + self._unrecorded_s
+        queue_s = (claim.started_ms - claim.created_ms) / 1000 + self._unrecorded_s
+        timings = Timings(
+            queue_ms=_milliseconds(queue_s),
+            login_ms=_milliseconds(login_s),
+            first_chunk_ms=None if first_chunk_s is None else _milliseconds(first_chunk_s),
+            stream_ms=_milliseconds(stream_s),
+            total_ms=_milliseconds(before_s + time.monotonic() - self._claimed),
+        )
+        head = self._head()
+        await self._log.end(
+            Completed(**head, finish_reason=finish_reason, timings=timings, usage=usage)
+        )
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "job_id": self.claim.job_id,
+            "seq": self._log.next_seq,
+            "attempt": self.claim.attempt,
+            "ts": round(time.time(), 6),
+        }
+
+
+def _timeout(expired: Expired) -> JobError:
+    code, message = _TIMEOUTS[expired]
+    return JobError(code, message, retryable=True)
+
+
+def _internal(error: Exception, job_id: str) -> JobError:
+    # Only where, not what: the text of a foreign exception may hold a prompt or a secret.
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+    logger.error("job %s: %s in the provider, at %s", job_id, type(error).__name__, where)
+    return JobError(ErrorCode.INTERNAL, f"the provider raised {type(error).__name__}")
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

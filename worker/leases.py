@@ -1,0 +1,209 @@
+"""Leases: a worker that is alive keeps its jobs, and a dead worker's jobs come back.
+
+Renewing runs on the event loop that runs the jobs, so a process whose loop hangs
+counts as dead. Reaping is done by every worker; each overdue job is taken by one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 500
+"""Leases renewed, or jobs reaped, by one call: a script holds up the server while it runs."""
+
+_QUEUED_AGAIN_S: Final = 30.0
+"""How often a job that waits is looked at, in case its message has been lost."""
+
+Verdict = Literal["claimed", "over", "leased", "unknown"]
+Renewal = Literal["renewed", "lost", "cancel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the record of a job said when an attempt was (or was not) begun; times in ms.
+
+    ``seq`` and ``chunks`` (since the last reset) stand as earlier attempts left them;
+    ``strikes`` counts the attempts before this one that did not end well.
+    """
+
+    job_id: str
+    verdict: Verdict
+    attempt: int
+    seq: int
+    chunks: int
+    strikes: int
+    cancel: bool
+    created_ms: int
+    started_ms: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A job that was due in the watch: what it was, its job object as JSON, its submission."""
+
+    job_id: str
+    was: Literal["running", "queued"]
+    job: bytes
+    created_ms: int
+
+
+class Store(Protocol):
+    """The records of jobs. Each call raises ``ConnectionError`` while Redis cannot answer."""
+
+    async def claim(
+        self,
+        job_id: str,
+        job: bytes,
+        *,
+        deadline_s: float,
+        held_attempt: int = 0,
+        only_queued: bool = False,
+    ) -> Claim:
+        """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one."""
+
+    async def release(self, job_id: str, attempt: int) -> None:
+        """Hand a running job back, for the next claim to get at once."""
+
+    async def bury(self, job_id: str | None, reason: str, job: bytes) -> None:
+        """Add to the dead letters what could not be run."""
+
+    async def keep_cancel_flag(self, job_id: str, ttl_s: int) -> None:
+        """Give a record that holds only somebody's ``cancel`` a TTL."""
+
+    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
+        """Renew the leases of ``(job ID, attempt)``; says of each how it stands."""
+
+    async def due(self, limit: int) -> list[str]:
+        """The IDs of up to ``limit`` jobs that should be looked at."""
+
+    async def reap(
+        self, job_id: str, *, again_running_s: float, again_queued_s: float
+    ) -> Overdue | None:
+        """Take a due job, for this caller alone; how soon it is due again depends on what it was."""
+
+
+class Holder(Protocol):
+    """Who works on a job."""
+
+    attempt: int
+
+    def lost(self) -> None:
+        """Another attempt owns the job, or its record is gone: stop, say nothing."""
+
+    def cancel(self, reason: str) -> None:
+        """Somebody wants the job cancelled."""
+
+
+class Doorbell(Protocol):
+    """The job queue. Each call raises ``ConnectionError`` while the broker cannot answer."""
+
+    async def ring(self, job_id: str, job: bytes) -> None:
+        """Put the message of a job on the queue again."""
+
+    async def waiting(self) -> int:
+        """How many messages wait on the queue."""
+
+
+class Leases:
+    """The leases of one process."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease_s: float,
+        renew_interval_s: float,
+        reap_interval_s: float,
+        doorbell: Doorbell,
+    ) -> None:
+        self._store = store
+        self._lease_s = lease_s
+        self._renew_interval_s = renew_interval_s
+        self._reap_interval_s = reap_interval_s
+        self._doorbell = doorbell
+        self._held: dict[str, Holder] = {}
+        self._reachable_since: float | None = -math.inf
+
+    @contextlib.contextmanager
+    def holding(self, job_id: str, holder: Holder) -> Iterator[None]:
+        """Renew the lease of a claimed job for as long as the block runs."""
+        self._held[job_id] = holder
+        try:
+            yield
+        finally:
+            # Unless a later delivery in this very process has claimed the job since.
+            if self._held.get(job_id) is holder:
+                del self._held[job_id]
+
+    def holder(self, job_id: str) -> Holder | None:
+        """Who works on the job in this process."""
+        return self._held.get(job_id)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def renew_forever(self) -> None:
+        """Renew every ``renew_interval_s`` until cancelled."""
+        while True:
+            await asyncio.sleep(self._renew_interval_s)
+            try:
+                await self._renew_all()
+            except ConnectionError as error:
+                self._reachable_since = None
+                logger.warning("leases cannot be renewed: %s", error)
+
+    async def reap_forever(self) -> None:
+        """Every ``reap_interval_s`` put overdue jobs back on the queue, until cancelled."""
+        while True:
+            await asyncio.sleep(self._reap_interval_s)
+            try:
+                await self._reap_all()
+            except ConnectionError as error:
+                self._reachable_since = None
+                logger.warning("expired leases cannot be looked for: %s", error)
+
+    async def _renew_all(self) -> None:
+        held = list(self._held.items())
+        for start in range(0, len(held), _AT_ONCE):
+            part = [
+                (job_id, holder.attempt, holder)
+                for job_id, holder in held[start : start + _AT_ONCE]
+            ]
+            replies = await self._store.renew([(job_id, attempt) for job_id, attempt, _ in part])
+            for (_, attempt, holder), reply in zip(part, replies, strict=True):
+                if holder.attempt != attempt:
+                    continue  # it has begun its next attempt meanwhile
+                if reply == "lost":
+                    holder.lost()
+                elif reply == "cancel":
+                    holder.cancel("requested")
+
+    async def _reap_all(self) -> None:
+        job_ids = await self._store.due(_AT_ONCE)
+        now = asyncio.get_running_loop().time()
+        if self._reachable_since is None:
+            self._reachable_since = now
+        if now - self._reachable_since < self._lease_s:
+            # After an outage nobody could renew: give the living a lease's time to do it.
+            return
+        waiting: int | None = None
+        for job_id in job_ids:
+            overdue = await self._store.reap(
+                job_id, again_running_s=self._lease_s, again_queued_s=_QUEUED_AGAIN_S
+            )
+            if overdue is None:
+                continue
+            if overdue.was == "queued":
+                if waiting is None:
+                    waiting = await self._doorbell.waiting()
+                if waiting:
+                    continue  # its message is most likely one of those
+            logger.info("job %s was %s and overdue: back on the queue", job_id, overdue.was)
+            await self._doorbell.ring(job_id, overdue.job)

@@ -1,0 +1,62 @@
+-- Begin an attempt of a job, if it is free: one that nobody works on, or whose lease
+-- has run out. The attempt number fences every earlier attempt.
+--
+-- The lease of a running job is its score in worker:watch. A strike is an attempt that
+-- did not end well: lost with its worker, or given up for a retry. Attempts that were
+-- handed back at a shutdown are no strikes.
+--
+-- KEYS  1 job:{id}:state   2 job:{id}:log   3 worker:watch
+-- ARGV  1 job ID   2 owner, unique to this call   3 lease, ms   4 TTL of record and log, s
+--       5 job object, JSON ('' to leave what is there)
+--       6 attempt of the caller that gives way to its next one (0: none)
+--       7 '1' to claim only what is known and queued
+-- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now}
+--       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms
+
+local r = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'strikes',
+                     'cancel', 'created_ms', 'started_ms', 'owner')
+local status, attempt = r[1], tonumber(r[2] or 0)
+local now = now_ms()
+
+local function reply(verdict, fields)
+  return {verdict, fields.attempt or attempt, tonumber(r[3] or 0), tonumber(r[4] or 0),
+          fields.strikes or tonumber(r[5] or 0), r[6] or '', fields.created or 0,
+          fields.started or 0, now}
+end
+
+if OVER[status] then
+  return reply('over', {})
+end
+if ARGV[7] == '1' and status ~= 'queued' then
+  return reply('unknown', {})
+end
+
+if status == 'running' and r[9] == ARGV[2] then
+  -- The same call, sent again because its reply was lost.
+  return reply('claimed', {created = tonumber(r[7]), started = tonumber(r[8])})
+end
+
+local strikes = tonumber(r[5] or 0)
+if status == 'running' then
+  local lease = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
+  if tonumber(ARGV[6]) ~= attempt and lease > now then
+    return reply('leased', {})
+  end
+  strikes = strikes + 1
+elseif tonumber(ARGV[6]) ~= 0 then
+  return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
+end
+
+local created = tonumber(r[7] or now)
+local started = tonumber(r[8] or now)
+redis.call('HSET', KEYS[1], 'status', 'running', 'attempt', attempt + 1, 'strikes', strikes,
+           'owner', ARGV[2], 'created_ms', created, 'started_ms', started)
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], 'job', ARGV[5])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
+keep(KEYS[3], ARGV[4])
+return reply('claimed', {attempt = attempt + 1, strikes = strikes, created = created,
+                         started = started})

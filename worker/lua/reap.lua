@@ -1,0 +1,30 @@
+-- Take one job that is due in worker:watch. A running one has lost its worker: it becomes
+-- queued again, with a strike, and its stale worker can no longer append. Of several
+-- callers one gets it; should that one die before it has enqueued the job, the job is due
+-- again later.
+--
+-- KEYS  1 job:{id}:state   2 worker:watch
+-- ARGV  1 job ID   2 look at it again after, ms, if it was running   3 if it was queued
+-- reply {was, job, created_ms}: was 'running' or 'queued', the job object as JSON;
+--       or nothing, where there is nothing to do
+
+local now = now_ms()
+local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not due or tonumber(due) > now then
+  return {}
+end
+local r = redis.call('HMGET', KEYS[1], 'status', 'job', 'created_ms')
+local status = r[1]
+if not r[2] or (status ~= 'running' and status ~= 'queued') then
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  return {}
+end
+local again = ARGV[3]
+if status == 'running' then
+  again = ARGV[2]
+  redis.call('HSET', KEYS[1], 'status', 'queued')
+  redis.call('HINCRBY', KEYS[1], 'strikes', 1)
+  redis.call('HDEL', KEYS[1], 'owner')
+end
+redis.call('ZADD', KEYS[2], now + again, ARGV[1])
+return {status, r[2], tonumber(r[3] or 0)}

@@ -1,0 +1,14 @@
+-- Hand a running job back, at a shutdown: the next claim gets it at once, without a strike.
+--
+-- KEYS  1 job:{id}:state   2 worker:watch
+-- ARGV  1 job ID   2 attempt   3 look at it again after, ms
+-- reply 1 handed back; 0 it was not this attempt's any more
+
+local r = redis.call('HMGET', KEYS[1], 'attempt', 'status')
+if r[1] ~= ARGV[2] or r[2] ~= 'running' then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'status', 'queued')
+redis.call('HDEL', KEYS[1], 'owner')
+redis.call('ZADD', KEYS[2], now_ms() + ARGV[3], ARGV[1])
+return 1

@@ -1,0 +1,19 @@
+-- Renew the leases of all jobs of a process, and say which are not its own any more.
+--
+-- KEYS  1 worker:watch, then the job:{id}:state of each job
+-- ARGV  1 lease, ms, then for each job: job ID, attempt
+-- reply for each job: 0 renewed, 1 lost, 2 renewed and somebody wants it cancelled
+
+local until_ms = now_ms() + ARGV[1]
+local replies = {}
+for k = 2, #KEYS do
+  local id, attempt = ARGV[2 * k - 2], ARGV[2 * k - 1]
+  local r = redis.call('HMGET', KEYS[k], 'attempt', 'status', 'cancel')
+  if r[1] ~= attempt or r[2] ~= 'running' then
+    replies[#replies + 1] = 1
+  else
+    redis.call('ZADD', KEYS[1], until_ms, id)
+    replies[#replies + 1] = r[3] and 2 or 0
+  end
+end
+return replies

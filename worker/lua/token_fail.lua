@@ -1,0 +1,15 @@
+-- A login has failed: nobody tries again before the back-off is over. Frees the lock.
+-- Refused unless the owner still holds the lock: the failure of a slow login is no news.
+--
+-- KEYS  1 lock   2 failed logins
+-- ARGV  1 owner   2 failures in a row, this one included   3 back-off, ms   4 error JSON
+--       5 ms after the back-off until the count is forgotten
+-- reply 1 noted; 0 the lock was lost, nothing changed
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
+end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[2], 'count', ARGV[2], 'retry_at_ms', now_ms() + ARGV[3], 'error', ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[3] + ARGV[5])
+return 1

@@ -1,0 +1,36 @@
+-- What is known of an account's token at this moment; on request the lock of the login
+-- is taken first, if it is free (or held by the same owner: a retry of this call).
+--
+-- KEYS  1 token (hash: gen, and the token in field ARGV[1])   2 lock (string: owner)
+--       3 failed logins (hash: count, retry_at_ms, error)
+-- ARGV  1 field of the token   2 owner, '' to look only   3 TTL of the lock, ms
+-- reply {gen, token, TTL of the token in ms, 'free' | 'ours' | 'others',
+--        failures in a row, ms until the next login may be tried, error JSON};
+--       '' and 0 where there is none
+
+local now = now_ms()
+local holder = redis.call('GET', KEYS[2])
+if ARGV[2] ~= '' and (not holder or holder == ARGV[2]) then
+  redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+  holder = ARGV[2]
+end
+local lock = 'others'
+if not holder then
+  lock = 'free'
+elseif holder == ARGV[2] then
+  lock = 'ours'
+end
+
+local gen, token, ttl_ms = '', '', 0
+-- A key of another type, or one that never expires, was not written here: no token.
+if redis.call('TYPE', KEYS[1])['ok'] == 'hash' then
+  gen = redis.call('HGET', KEYS[1], 'gen') or ''
+  token = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+  ttl_ms = math.max(0, redis.call('PTTL', KEYS[1]))
+end
+
+local failed = redis.call('HMGET', KEYS[3], 'count', 'retry_at_ms', 'error')
+return {
+  gen, token, ttl_ms, lock,
+  tonumber(failed[1] or 0), math.max(0, tonumber(failed[2] or 0) - now), failed[3] or '',
+}

@@ -1,0 +1,18 @@
+-- Undo a submission whose message could not be enqueued, unless a worker has the job
+-- already. The broker may have taken the message all the same, so the job is left marked
+-- as cancelled: whoever claims it ends it without going upstream. Submitting it again
+-- lifts the mark.
+--
+-- KEYS  1 job:{id}:state   2 worker:watch
+-- ARGV  1 job ID   2 TTL of the mark, s
+-- reply 1 withdrawn; 0 the job is not queued (any more)
+
+if redis.call('HGET', KEYS[1], 'status') ~= 'queued'
+    or redis.call('HEXISTS', KEYS[1], 'attempt') == 1 then
+  return 0
+end
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[1], 'cancel', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1

@@ -1,0 +1,227 @@
+"""One delivery of one job: claim it, run its attempts, end it. Provider in, events out.
+
+Knows provider, journal and store by their protocols alone; what may follow what is
+decided in ``lifecycle``, what follows a failure in ``retry``.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from schemas import ErrorCode, InvalidJob, PromptJob
+from schemas.jobs import parse_job
+from schemas.names import is_job_id
+from worker.attempt import Attempt
+from worker.errors import Fenced, JobError
+from worker.journal import Journal
+from worker.leases import Claim, Leases, Store
+from worker.providers.base import Provider
+from worker.retry import Again, Fail, Keep, RetryPolicy, decide
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CancelCause = Literal["revoked", "shutdown", "time_limit"]
+
+_STORE_RETRY_S = 0.5
+_HAND_BACK_S = 5.0
+_NO_DEADLINE_S = 600.0
+"""For the record of a job that is over before it began, and so has no deadline of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Runs deliveries. One for a process; everything in it is shared by all jobs.
+
+    ``provider`` returns the provider of a name or raises ``JobError``; ``cancel_cause``
+    tells a job whose task is being cancelled from outside why that is.
+    """
+
+    store: Store
+    journal: Journal
+    leases: Leases
+    provider: Callable[[str], Provider]
+    policy: RetryPolicy
+    proxies: frozenset[str]
+    cancel_cause: Callable[[], CancelCause | None]
+    log_ttl_s: int
+
+    async def run(self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Run the job of one delivery to its end, or drop the delivery if the job is not free.
+
+        Raises ``CancelledError`` if it was cancelled from outside, after the job has been
+        ended or handed back; nothing else.
+        """
+        received = time.monotonic()
+        if not is_job_id(job_id):
+            logger.error("a message without a usable job ID went to the dead letters")
+            await self._answered(lambda: self.store.bury(None, "invalid_job_id", b""))
+            return
+        try:
+            job, data = self._check(job_id, args, kwargs)
+        except (InvalidJob, JobError) as error:
+            await self._refuse(job_id, str(error))
+            return
+        claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
+        if claim.verdict != "claimed":
+            logger.info("job %s: this delivery is dropped, the job is %s", job_id, claim.verdict)
+            return
+        recorded_s = (claim.now_ms - claim.created_ms) / 1000
+        unrecorded_s = max(0.0, time.monotonic() - received - recorded_s)
+        with contextlib.suppress(Fenced):
+            await self._run(job, data, Attempt(claim, self.journal, unrecorded_s=unrecorded_s))
+
+    async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
+        """End a job as ``cancelled``: at once if it runs here, or if it waits in the queue.
+
+        With ``only_queued`` a job of which there is no record is left alone: its message
+        may come later, and will find the flag that the canceller has set.
+        """
+        if holder := self.leases.holder(job_id):
+            holder.cancel(reason)
+            return
+        if only_queued:
+            await self._answered(lambda: self.store.keep_cancel_flag(job_id, self.log_ttl_s))
+        claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S, only_queued=only_queued)
+        if claim.verdict == "claimed":
+            with contextlib.suppress(Fenced):
+                await Attempt(claim, self.journal).end_cancelled(reason)
+
+    def _check(
+        self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[PromptJob, bytes]:
+        if len(args) != 1 or kwargs:
+            raise InvalidJob("worker.generate takes one positional argument: the job object")
+        job, data = parse_job(args[0], job_id)
+        if job.proxy is not None and job.proxy not in self.proxies:
+            raise InvalidJob("proxy: not on the operator's allow-list")
+        self.provider(job.provider).check(job)
+        return job, data
+
+    async def _refuse(self, job_id: str, message: str) -> None:
+        claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S)
+        if claim.verdict == "claimed":
+            with contextlib.suppress(Fenced):
+                refusal = JobError(ErrorCode.INVALID_JOB, message)
+                await Attempt(claim, self.journal).end_failed(refusal)
+
+    async def _run(self, job: PromptJob, data: bytes, attempt: Attempt) -> None:
+        following: Attempt | None = attempt
+        while following is not None:
+            attempt = following
+            with self.leases.holding(attempt.claim.job_id, attempt):
+                try:
+                    following = await self._attempt(job, data, attempt)
+                except asyncio.CancelledError:
+                    await self._stopped(attempt)
+                    return
+
+    async def _attempt(self, job: PromptJob, data: bytes, attempt: Attempt) -> Attempt | None:
+        """Run one attempt; the next one, already claimed, if another is to follow."""
+        claim = attempt.claim
+        if claim.strikes >= self.policy.max_attempts:
+            await self._give_up(claim, data, attempt)
+            return None
+        if not await attempt.open(job):
+            return None
+        try:
+            await attempt.stream(job, self.provider(job.provider))
+        except JobError as error:
+            match decide(
+                error,
+                tries=claim.strikes + 1,
+                streaming=attempt.streaming,
+                on_interrupt=job.on_interrupt,
+                remaining_s=attempt.remaining_s(job),
+                policy=self.policy,
+                jitter=random.random(),  # noqa: S311  # spreads retries, keeps no secret
+            ):
+                case Fail(final):
+                    await attempt.end_failed(final)
+                case Keep():
+                    await attempt.end_kept()
+                case Again(delay_s):
+                    logger.info(
+                        "job %s: attempt %d ended with %s, the next follows in %.2f s",
+                        *(claim.job_id, claim.attempt, error.code, delay_s),
+                    )
+                    return await self._next(job, attempt, delay_s, reason=error.code)
+        return None
+
+    async def _next(
+        self, job: PromptJob, attempt: Attempt, delay_s: float, *, reason: str
+    ) -> Attempt:
+        held = attempt.claim
+        # The store takes no event of an attempt once the next one has begun.
+        await attempt.flush()
+        await asyncio.sleep(delay_s)
+        claim = await self._claim(
+            held.job_id, b"", deadline_s=job.deadline_s, held_attempt=held.attempt
+        )
+        if claim.verdict != "claimed":
+            raise Fenced(held.job_id)
+        return attempt.next(claim, reason=reason)
+
+    async def _give_up(self, claim: Claim, data: bytes, attempt: Attempt) -> None:
+        await self._answered(lambda: self.store.bury(claim.job_id, "too_many_attempts", data))
+        told = f"{claim.strikes} attempts ended with the loss of their worker"
+        await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, told))
+
+    async def _stopped(self, attempt: Attempt) -> None:
+        """The task of the job was cancelled: by the attempt itself, or from outside."""
+        if attempt.stopped is not None:
+            task = asyncio.current_task()
+            assert task is not None  # a coroutine always runs in one
+            task.uncancel()
+            if attempt.stopped.cancel_reason is not None:
+                await attempt.end_cancelled(attempt.stopped.cancel_reason)
+            return
+        match self.cancel_cause():
+            case "revoked":
+                await attempt.end_cancelled("revoked")
+            case "time_limit":
+                told = "the worker's time limit has passed"
+                await attempt.end_failed(JobError(ErrorCode.DEADLINE_EXCEEDED, told))
+            case _:
+                await self._hand_back(attempt)
+        raise asyncio.CancelledError
+
+    async def _hand_back(self, attempt: Attempt) -> None:
+        # Where Redis is away too, the lease runs out instead.
+        with contextlib.suppress(TimeoutError, ConnectionError, Fenced):
+            async with asyncio.timeout(_HAND_BACK_S):
+                await attempt.flush()
+                await self.store.release(attempt.claim.job_id, attempt.claim.attempt)
+
+    async def _claim(
+        self,
+        job_id: str,
+        data: bytes,
+        *,
+        deadline_s: float,
+        held_attempt: int = 0,
+        only_queued: bool = False,
+    ) -> Claim:
+        return await self._answered(
+            lambda: self.store.claim(
+                job_id,
+                data,
+                deadline_s=deadline_s,
+                held_attempt=held_attempt,
+                only_queued=only_queued,
+            )
+        )
+
+    async def _answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until the store answers: a job waits for Redis, it does not fail for it."""
+        while True:
+            try:
+                return await call()
+            except ConnectionError as error:
+                logger.warning("the job store does not answer, jobs wait: %s", error)
+                await asyncio.sleep(_STORE_RETRY_S)

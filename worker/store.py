@@ -1,0 +1,155 @@
+"""The truth about jobs in Redis: records, leases, logs. Runs the Lua scripts and decides nothing.
+
+Every method raises the builtin ``ConnectionError`` while Redis cannot be reached or
+refuses to write; each may then be called again with the same arguments.
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from schemas import names
+from worker.journal import Batch
+from worker.leases import Claim, Overdue, Renewal
+from worker.lua import source
+
+_RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
+
+
+class RedisStore:
+    """``owner`` names this process in the records; ``lease_s`` is how long a claim holds."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        owner: str,
+        lease_s: float,
+        log_ttl_s: int,
+        dead_letters_max: int,
+    ) -> None:
+        self._redis = client
+        self._owner = owner
+        self._calls = itertools.count(1)
+        self._lease_ms = round(lease_s * 1000)
+        self._log_ttl_s = log_ttl_s
+        self._dead_letters_max = dead_letters_max
+        self._claim = client.register_script(source("claim"))
+        self._append = client.register_script(source("append"))
+        self._renew = client.register_script(source("renew"))
+        self._release = client.register_script(source("release"))
+        self._reap = client.register_script(source("reap"))
+
+    async def claim(
+        self,
+        job_id: str,
+        job: bytes,
+        *,
+        deadline_s: float,
+        held_attempt: int = 0,
+        only_queued: bool = False,
+    ) -> Claim:
+        """Begin an attempt if the job is free (``claim.lua``).
+
+        ``held_attempt`` is the caller's own attempt that gives way to the next;
+        ``only_queued`` claims only a job whose record says that it waits.
+        """
+        ttl_s = round(deadline_s) + self._log_ttl_s
+        keys = [names.state_key(job_id), names.log_key(job_id), names.WATCH]
+        # A name for this call alone: sent again after a lost reply, it finds its own claim.
+        owner = f"{self._owner}/{next(self._calls)}"
+        args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
+        args.append(int(only_queued))
+        with _unreachable():
+            reply: list[Any] = await self._claim(keys, args)
+        verdict, attempt, seq, chunks, strikes, cancel, created_ms, started_ms, now_ms = reply
+        return Claim(
+            job_id=job_id,
+            verdict=verdict.decode(),
+            attempt=attempt,
+            seq=seq,
+            chunks=chunks,
+            strikes=strikes,
+            cancel=bool(cancel),
+            created_ms=created_ms,
+            started_ms=started_ms,
+            now_ms=now_ms,
+        )
+
+    async def append(self, batch: list[Batch]) -> list[bool]:
+        """Append and publish the events of many jobs (``append.lua``)."""
+        keys: list[str] = [names.WATCH]
+        args: list[Any] = []
+        for part in batch:
+            log = part.log
+            keys += (names.state_key(log.job_id), names.log_key(log.job_id))
+            args += (log.job_id, log.attempt, part.first_seq, len(part.events))
+            args += (part.chunks, part.ending, self._log_ttl_s)
+            args += part.events
+        with _unreachable():
+            reply: list[int] = await self._append(keys, args)
+        return [taken == 1 for taken in reply]
+
+    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
+        """Renew the leases of ``(job ID, attempt)``; says of each how it stands (``renew.lua``)."""
+        args: list[Any] = [self._lease_ms]
+        for job_id, attempt in held:
+            args += (job_id, attempt)
+        keys = [names.WATCH, *(names.state_key(job_id) for job_id, _ in held)]
+        with _unreachable():
+            reply: list[int] = await self._renew(keys, args)
+        return [_RENEWALS[code] for code in reply]
+
+    async def release(self, job_id: str, attempt: int) -> None:
+        """Hand a running job back (``release.lua``)."""
+        keys = [names.state_key(job_id), names.WATCH]
+        with _unreachable():
+            await self._release(keys, [job_id, attempt, self._lease_ms])
+
+    async def due(self, limit: int) -> list[str]:
+        """The IDs of up to ``limit`` jobs that are due in the watch."""
+        with _unreachable():
+            seconds, micros = await self._redis.time()
+            now_ms = seconds * 1000 + micros // 1000
+            found: list[Any] = await self._redis.zrange(
+                names.WATCH, 0, now_ms, byscore=True, offset=0, num=limit
+            )
+        return [job_id.decode() for job_id in found]
+
+    async def reap(
+        self, job_id: str, *, again_running_s: float, again_queued_s: float
+    ) -> Overdue | None:
+        """Take a due job, for this caller alone (``reap.lua``)."""
+        keys = [names.state_key(job_id), names.WATCH]
+        with _unreachable():
+            args = [job_id, round(again_running_s * 1000), round(again_queued_s * 1000)]
+            reply: list[Any] = await self._reap(keys, args)
+        if not reply:
+            return None
+        was, job, created_ms = reply
+        return Overdue(job_id, was.decode(), job, created_ms)
+
+    async def keep_cancel_flag(self, job_id: str, ttl_s: int) -> None:
+        """Give a record that holds only somebody's ``cancel`` a TTL, as every key has one."""
+        with _unreachable():
+            await self._redis.expire(names.state_key(job_id), ttl_s, nx=True)
+
+    async def bury(self, job_id: str | None, reason: str, job: bytes) -> None:
+        """Add to the dead letters: what could not be run, and why; trimmed to its bound."""
+        letter = {"job_id": job_id or "", "reason": reason, "job": job, "ts": f"{time.time():.3f}"}
+        with _unreachable():
+            await self._redis.xadd(names.DEAD_LETTERS, letter, maxlen=self._dead_letters_max)  # type: ignore[arg-type]  # redis-py's invariant dict
+
+
+@contextlib.contextmanager
+def _unreachable() -> Iterator[None]:
+    """redis-py's errors become the builtin one; an error reply too: full, loading, read-only."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise ConnectionError(f"Redis: {error}") from error

@@ -1,0 +1,91 @@
+"""The three timeouts of an attempt under one timer.
+
+A chunk only notes the time; the timer, when it fires, looks whether it was due and
+else sets itself anew. So a stream costs a timer now and then, not one for each chunk.
+"""
+
+import asyncio
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+
+class Expired(StrEnum):
+    """Which timeout has passed."""
+
+    FIRST_CHUNK = "first_chunk"
+    IDLE = "idle"
+    DEADLINE = "deadline"
+
+
+class Watchdog:
+    """Cancels the task that entered it when a timeout passes; ``expired`` then says which.
+
+    As ``asyncio.timeout`` does, it turns that cancellation into a ``TimeoutError``.
+    ``deadline`` is a time of the event loop, the others are durations in seconds.
+    """
+
+    def __init__(self, *, deadline: float, first_chunk_s: float, idle_s: float) -> None:
+        self._deadline = deadline
+        self._limit_s = first_chunk_s
+        self._idle_s = idle_s
+        self._kind = Expired.FIRST_CHUNK
+        self._paused = False
+        self.expired: Expired | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine always runs in one
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._last = self._loop.time()
+        self._arm()
+        return self
+
+    def saw_chunk(self) -> None:
+        """Chunks have arrived: from now on the idle timeout counts, from here."""
+        self._last = self._loop.time()
+        if self._kind is Expired.FIRST_CHUNK:
+            self._kind, self._limit_s = Expired.IDLE, self._idle_s
+            self._timer.cancel()
+            self._arm()
+
+    def pause(self) -> None:
+        """The upstream is not being read: only the deadline counts."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """The upstream is being read again."""
+        self._paused = False
+        self._last = self._loop.time()
+
+    def _arm(self) -> None:
+        due = min(self._last + self._limit_s, self._deadline)
+        self._timer = self._loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        now = self._loop.time()
+        if self._paused:
+            self._last = now
+        if now >= self._deadline:
+            self.expired = Expired.DEADLINE
+        elif now >= self._last + self._limit_s:
+            self.expired = self._kind
+        if self.expired is None:
+            self._arm()
+        else:
+            self._task.cancel()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        if self.expired is None:
+            return
+        others = self._task.uncancel() > self._cancelling
+        if not others and kind is asyncio.CancelledError:
+            raise TimeoutError(self.expired) from error
