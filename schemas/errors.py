@@ -27,7 +27,7 @@ class ErrorInfo(BaseModel):
     ``upstream_status`` is the HTTP status of the upstream, where there was one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     code: ErrorCode
     message: str

@@ -16,12 +16,12 @@ from schemas.names import JOB_ID_PATTERN
 
 VERSION: Final = 1
 
-JobId = Annotated[str, Field(pattern=rf"\A{JOB_ID_PATTERN}\z")]
+JobId = Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$")]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, ser_json_inf_nan="null")
 
     v: Literal[1] = VERSION
     job_id: JobId
@@ -60,7 +60,7 @@ class Timings(BaseModel):
     begins to the end of the job.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     queue_ms: Milliseconds
     login_ms: Milliseconds

@@ -5,6 +5,7 @@ fields are refused, so that a misspelt option is an error, not a surprise.
 """
 
 import json
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
@@ -13,6 +14,8 @@ from schemas.names import JOB_ID_PATTERN
 
 MAX_JOB_BYTES: Final = 1024 * 1024
 """A job object larger than this, as compact UTF-8 JSON, is refused (contract)."""
+
+_field_name: Final = re.compile(r"[A-Za-z0-9_]{1,40}", re.ASCII)
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -41,7 +44,7 @@ class PromptJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    job_id: Annotated[str, Field(pattern=rf"\A{JOB_ID_PATTERN}\z")] | None = None
+    job_id: Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$")] | None = None
     provider: Name = "berlin"
     model: Name = "gpt-3.5-turbo"
     messages: list[Message] = Field(min_length=1)
@@ -79,26 +82,54 @@ def dump_job(obj: dict[str, Any]) -> bytes:
     try:
         text = json.dumps(obj, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         data = text.encode()
-    except (TypeError, ValueError, RecursionError):
-        # Half a surrogate pair, NaN, or nesting without end: no JSON that others could read.
-        raise InvalidJob("the job object is not valid JSON in UTF-8") from None
+    except RecursionError:
+        raise InvalidJob("the job object is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise InvalidJob("the job object holds half a surrogate pair: no UTF-8") from None
+    except (TypeError, ValueError):
+        raise InvalidJob("the job object holds what JSON cannot, such as NaN") from None
     if len(data) > MAX_JOB_BYTES:
         raise InvalidJob(f"the job object has {len(data)} bytes; at most {MAX_JOB_BYTES} are taken")
     return data
 
 
+_WORDING: Final = {
+    "dict_type": "must be an object",
+    "extra_forbidden": "no such field",
+    "list_type": "must be an array",
+    "missing": "is missing",
+    "model_type": "must be an object",
+    "recursion_depth_exceeded": "is nested too deeply",
+    "string_pattern_mismatch": "must be 1 to 128 characters of A-Z a-z 0-9 _ -",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
+"""What the contract calls a problem, where pydantic's words are of Python."""
+
+
 def _explain(error: ValidationError) -> str:
     shown = 3
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [f"{_place(p['loc'])}: {p['msg']}" for p in problems[:shown]]
+    told = [f"{_place(p['loc'])}: {_wording(p['type'], p['msg'])}" for p in problems[:shown]]
     if len(problems) > shown:
         told.append(f"and {len(problems) - shown} more")
     return "; ".join(told)
 
 
+def _wording(kind: str, message: str) -> str:
+    return _WORDING.get(kind) or message.replace("Input should be", "must be", 1)
+
+
 def _place(loc: tuple[int | str, ...]) -> str:
-    # A name that the producer made up is shortened: it could hold anything.
-    return ".".join(str(part)[:40] for part in loc) or "job"
+    # Names that the producer made up could hold anything, of any length.
+    if loc[:1] in {("options",), ("metadata",)}:
+        loc = loc[:1]
+    return ".".join(map(_safe, loc)) or "job"
+
+
+def _safe(part: int | str) -> str:
+    name = str(part)
+    return name if _field_name.fullmatch(name) else "(name not shown)"
 
 
 def _json_type(obj: object) -> str:

@@ -6,8 +6,19 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis
 import redis.asyncio
+from hypothesis import HealthCheck, settings
 
 from worker.embedded.redis import RedisProcess, fake_redis, find_server
+
+# A busy machine is slow: no test fails for the time it took. Examples vary from run to run
+# at a desk and are always the same in CI.
+settings.register_profile(
+    "worker",
+    settings.get_profile("ci" if os.environ.get("CI") else "default"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("worker")
 
 
 @pytest.fixture(scope="session")
