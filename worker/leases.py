@@ -86,7 +86,7 @@ class Store(Protocol):
     async def reap(
         self, job_id: str, *, again_running_s: float, again_queued_s: float
     ) -> Overdue | None:
-        """Take a due job, for this caller alone; how soon it is due again depends on what it was."""
+        """Take a due job, for this caller alone; when it is due again depends on what it was."""
 
 
 class Holder(Protocol):
