@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from schemas import ErrorCode, InvalidJob, PromptJob
 from schemas.jobs import parse_job
 from schemas.names import is_job_id
-from worker.attempt import Attempt
+from worker.attempt import Attempt, Stopped
 from worker.errors import Fenced, JobError
 from worker.journal import Journal
 from worker.leases import Claim, Leases, Store
@@ -181,6 +181,8 @@ class Runner:
             if attempt.stopped.cancel_reason is not None:
                 await attempt.end_cancelled(attempt.stopped.cancel_reason)
             return
+        # Whoever else wants it stopped from now on is late: the end is under way.
+        attempt.stopped = Stopped(None)
         match self.cancel_cause():
             case "revoked":
                 await attempt.end_cancelled("revoked")

@@ -1,0 +1,49 @@
+"""The Celery app: configuration only. ``celery -A worker worker`` finds it by this name."""
+
+from celery import Celery
+from kombu import Queue
+
+from schemas import names
+from worker.pool import AsyncioTask
+from worker.settings import Settings
+
+_settings = Settings.from_env()
+
+app = Celery("worker", task_cls=AsyncioTask, include=["worker.tasks"])
+app.conf.update(
+    broker_url=_settings.broker_url,
+    broker_connection_retry_on_startup=True,
+    # Without these a half-open connection to the broker is never noticed.
+    broker_transport_options={
+        "socket_timeout": 5,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 3,
+        # A message that was taken but not begun when its worker died comes back this soon;
+        # one that comes back while its job is at work is dropped by the claim.
+        "visibility_timeout": 30,
+        "unacked_restore_interval": 2,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 5,
+    },
+    task_default_queue=names.QUEUE,
+    task_queues=[Queue(names.QUEUE)],
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_acks_on_failure_or_timeout=True,
+    worker_pool="worker.pool:AsyncioPool",
+    worker_pool_lifespan="worker.service:lifespan",
+    worker_pool_drain_timeout=_settings.drain_timeout_s,
+    worker_concurrency=1000,
+    worker_prefetch_multiplier=1,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=True,
+    # Nothing of these carries a prompt, and each costs every job something.
+    worker_send_task_events=False,
+    task_send_sent_event=False,
+    task_track_started=False,
+    event_queue_ttl=60,
+    control_queue_ttl=300,
+)

@@ -1,0 +1,164 @@
+"""The composition root: all that a worker process runs on, opened and closed in order."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import redis.asyncio
+from celery import Celery
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from schemas import ErrorCode, names
+from worker import control, providers
+from worker.doorbell import CeleryDoorbell
+from worker.errors import JobError, SettingsError
+from worker.journal import Journal
+from worker.leases import Leases
+from worker.pool import cancel_cause
+from worker.providers.base import Provider, Services
+from worker.providers.http import open_session
+from worker.retry import RetryPolicy
+from worker.runner import Runner
+from worker.settings import Settings
+from worker.store import RedisStore
+from worker.tokens import RedisTokens
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_S = 5.0
+_running: tuple[Runner, asyncio.AbstractEventLoop] | None = None
+
+
+def runner() -> Runner:
+    """The runner of this process; raises ``RuntimeError`` outside of :func:`lifespan`."""
+    if _running is None:
+        raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
+    return _running[0]
+
+
+def cancel(job_id: str, reason: str) -> None:
+    """End a job as ``cancelled``, known or not; returns at once. From any thread."""
+    if _running is not None and names.is_job_id(job_id):
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.cancel(job_id, reason, only_queued=False), loop)
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Celery) -> AsyncIterator[None]:
+    """Open what the jobs need, in the pool's event loop; close it after the last has ended.
+
+    Raises ``SettingsError`` for settings that are missing or make no sense.
+    """
+    global _running  # noqa: PLW0603  # one worker, one loop, one runner in a process
+    settings = Settings.from_env()
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connect(settings))
+        http = await stack.enter_async_context(open_session(settings))
+        doorbell = stack.enter_context(contextlib.closing(CeleryDoorbell(app)))
+        store = RedisStore(
+            client,
+            owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+            lease_s=settings.lease_s,
+            log_ttl_s=settings.log_ttl_s,
+            dead_letters_max=settings.dead_letters_max,
+        )
+        journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
+        leases = Leases(
+            store,
+            lease_s=settings.lease_s,
+            renew_interval_s=settings.renew_interval_s,
+            reap_interval_s=settings.reap_interval_s,
+            doorbell=doorbell,
+        )
+        tokens = RedisTokens(client, settings)
+        current = Runner(
+            store=store,
+            journal=journal,
+            leases=leases,
+            provider=provider_cache(Services(http, tokens, settings, os.environ), settings),
+            policy=RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_max_s),
+            proxies=settings.proxies,
+            cancel_cause=cancel_cause,
+            log_ttl_s=settings.log_ttl_s,
+        )
+        for name, work in {
+            "journal": journal.run(),
+            "renew": leases.renew_forever(),
+            "reap": leases.reap_forever(),
+            "control": control.listen(client, current.cancel),
+        }.items():
+            stack.push_async_callback(_cancelled, _supervised(name, work))
+        _running = current, asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            _running = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await journal.drained()
+
+
+def connect(settings: Settings) -> redis.asyncio.Redis:
+    """The Redis of events, log, token and limits; a lost connection shows within seconds."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=32,
+        timeout=None,
+        socket_timeout=5.0,
+        socket_connect_timeout=5.0,
+        socket_keepalive=True,
+        health_check_interval=3,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def provider_cache(services: Services, settings: Settings) -> Callable[[str], Provider]:
+    """A function that returns the provider of a name, built at its first use.
+
+    Berlin is built now where this worker serves it, so that a missing login is an
+    error at the start and not in the first job.
+    """
+    served = settings.served_providers
+    built: dict[str, Provider] = {}
+
+    def provider(name: str) -> Provider:
+        if name not in built:
+            if served and name not in served:
+                raise JobError(ErrorCode.INVALID_JOB, "provider: not served by this worker")
+            try:
+                built[name] = providers.load(name)(services)
+            except SettingsError as error:
+                logger.error("provider %s: %s", name, error)  # noqa: TRY400  # says all there is
+                told = f"provider: {name} is not configured on this worker"
+                raise JobError(ErrorCode.INVALID_JOB, told) from None
+        return built[name]
+
+    for name in served or {"berlin"}:
+        built[name] = providers.load(name)(services)
+    return provider
+
+
+def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.critical(
+                "%s has stopped, and so must this worker", name, exc_info=task.exception()
+            )
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    return task
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
