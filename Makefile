@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$((2 * $(CORES))))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick lint format lock wheel smoke clean
+.PHONY: help demo test test-quick lint format readme lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -38,6 +38,12 @@ lint: .venv/.dev ## formatting, ruff, mypy --strict, and who may import whom
 format: .venv/.dev ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+readme: .venv/.dev ## write the table of settings into the README
+	@$(BIN)/python -m worker.settings | awk 'NR == FNR { rows = rows $$0 "\n"; next } \
+		/<!-- \/settings -->/ { inside = 0 } !inside; \
+		/<!-- settings -->/ { printf "%s", rows; inside = 1 }' - README.md > README.md.new
+	@mv README.md.new README.md
 
 wheel: .venv/.dev ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .

@@ -16,21 +16,28 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 
 
-def _env(variable: str, default: Any, description: str) -> Any:
-    return Field(default, validation_alias=variable, description=description)
+def _env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:
+    """A field read from ``variable``; a ``private`` one may hold a secret and is in no ``repr``."""
+    return Field(default, validation_alias=variable, description=description, repr=not private)
 
 
 class Settings(BaseModel):
     """What the environment says. Secrets never appear in its ``repr``."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
 
-    redis_url: str = _env("REDIS_URL", "redis://127.0.0.1:6379/0", "events, log, token, limits")
-    broker_url: str = _env("CELERY_BROKER_URL", "", "job queue; `REDIS_URL` where not set")
+    redis_url: str = _env(
+        "REDIS_URL", "redis://127.0.0.1:6379/0", "events, log, token, limits", private=True
+    )
+    broker_url: str = _env(
+        "CELERY_BROKER_URL", "", "job queue; `REDIS_URL` where not set", private=True
+    )
     berlin_url: str = _env("BERLIN_URL", "https://ai.berlin4h.top", "upstream base URL")
-    berlin_account: str | None = _env("BERLIN_ACCOUNT", None, "login at the upstream")
-    berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password")
-    berlin_proxy: str | None = _env("BERLIN_PROXY", None, "proxy for upstream traffic")
+    berlin_account: str | None = _env("BERLIN_ACCOUNT", None, "login at the upstream", private=True)
+    berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password", private=True)
+    berlin_proxy: str | None = _env(
+        "BERLIN_PROXY", None, "proxy for upstream traffic", private=True
+    )
 
     providers: str = _env(
         "WORKER_PROVIDERS", "", "providers that this worker serves, comma-separated; empty: all"
@@ -71,7 +78,10 @@ class Settings(BaseModel):
         "events of the process that wait for Redis; beyond it the upstream is read no further",
     )
     proxy_allowlist: str = _env(
-        "WORKER_PROXY_ALLOWLIST", "", "proxies that a job may name, comma-separated"
+        "WORKER_PROXY_ALLOWLIST",
+        "",
+        "proxies that a job may name, comma-separated",
+        private=True,
     )
     connect_timeout_s: Seconds = _env(
         "WORKER_CONNECT_TIMEOUT_S", 10.0, "connecting to the upstream"
@@ -87,6 +97,7 @@ class Settings(BaseModel):
         "WORKER_TOKEN_KEYS",
         None,
         "Fernet keys, comma-separated, newest first: the token is encrypted in Redis",
+        private=True,
     )
     max_line_bytes: Count = _env(
         "WORKER_MAX_LINE_BYTES", 1024 * 1024, "longest line taken from the upstream"
@@ -102,10 +113,12 @@ class Settings(BaseModel):
         # An empty variable counts as not set: that is how compose files pass one on.
         given = {name: value for name, value in environ.items() if value != ""}
         try:
-            settings = cls.model_validate(given)
+            settings = cls.model_validate(given, by_alias=True, by_name=False)
         except ValidationError as error:
             told = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
             raise SettingsError(told) from None
+        if settings.lease_s <= settings.renew_interval_s:
+            raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
         if not settings.broker_url:
             settings = settings.model_copy(update={"broker_url": settings.redis_url})
         return settings
@@ -123,3 +136,22 @@ class Settings(BaseModel):
 
 def _names(listed: str) -> frozenset[str]:
     return frozenset(filter(None, (name.strip() for name in listed.split(","))))
+
+
+def table() -> str:
+    """Every setting as a Markdown table, for the README (``python -m worker.settings``)."""
+    rows = (
+        f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
+        for field in Settings.model_fields.values()
+    )
+    return "\n".join(["| variable | meaning | default |", "| --- | --- | --- |", *rows])
+
+
+def _shown(default: object) -> str:
+    if default in {None, ""}:
+        return "none"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201  # printing it is the purpose
