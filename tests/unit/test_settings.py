@@ -98,6 +98,12 @@ def test_the_proxy_allow_list_is_split_at_commas():
     assert settings.proxies == {"http://a:1", "http://b:2"}
 
 
+def test_the_list_of_providers_is_split_at_commas():
+    settings = Settings.from_env({"WORKER_PROVIDERS": "berlin, echo,"})
+    assert settings.served_providers == {"berlin", "echo"}
+    assert Settings.from_env({}).served_providers == frozenset()
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Settings.from_env({}).lease_s = 1.0
