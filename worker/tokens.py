@@ -1,108 +1,231 @@
 """The upstream token: one login for all who need it.
 
-:class:`LocalTokens` serves one process without Redis.
+:class:`RedisTokens` serves a fleet, :class:`LocalTokens` one process without Redis.
+For the fleet, what to do in which state is decided in :mod:`worker.token_state`.
 """
 
 import asyncio
+import contextlib
+import logging
+import random
 import uuid
-import weakref
-from dataclasses import dataclass, field
+from collections import deque
+from typing import TYPE_CHECKING
 
+from schemas import ErrorCode
 from worker.errors import JobError
+from worker.local_tokens import LocalTokens
 from worker.providers.base import Login, Token
+from worker.singleflight import SingleFlight
+from worker.token_seal import seal_for
+from worker.token_state import Failure, Step, backoff_s, decide, fingerprint, poll_s
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from worker.settings import Settings
+    from worker.token_redis import TokenScripts
+
+__all__ = ["LocalTokens", "RedisSource", "RedisTokens"]
+
+logger = logging.getLogger(__name__)
+
+LOCK_MARGIN_S = 3.0
+"""How much longer than a login its lock lives: time to write the token down."""
+RELEASE_TIMEOUT_S = 1.0
+"""How long a login that was cancelled waits for Redis; the lock then expires by itself."""
+REMEMBER_BACKOFFS = 10
+"""Failures in a row are counted as such if no more than this many longest back-offs lie between."""
 
 
-@dataclass(slots=True)
-class _Account:
-    """What the sources of one account share."""
+class RedisTokens:
+    """A ``TokenStore`` for a fleet: one login per expiry, whoever needs the token.
 
-    token: Token | None = None
-    failure: JobError | None = None
-    logins_ended: int = 0
-    locks: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]" = field(
-        default_factory=weakref.WeakKeyDictionary
-    )
-
-    def lock(self) -> asyncio.Lock:
-        """The lock of the running loop: an ``asyncio.Lock`` serves one loop only."""
-        return self.locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-
-class LocalTokens:
-    """A ``TokenStore`` for one process: tokens live in memory until they are refused.
-
-    It may be used from one event loop after another. Callers in one loop share
-    a login and its failure; there is no back-off between logins, that is the
-    caller's business here.
+    For one event loop, the one that ``redis`` is used in. Raises ``SettingsError``
+    if the encryption of tokens is set up wrongly.
     """
 
-    def __init__(self) -> None:
-        self._accounts: dict[tuple[str, str], _Account] = {}
+    def __init__(self, redis: "Redis", settings: "Settings") -> None:
+        self._redis = redis
+        self._settings = settings
+        self._seal = seal_for(settings.token_keys)
 
     def source(
-        self,
-        provider: str,
-        account: str,
-        login: Login,
-        *,
-        password: str = "",  # noqa: ARG002  # of the protocol: without back-off nothing to tell apart
-    ) -> "LocalSource":
-        """The source for one account. Sources of an account share its token, not their login."""
-        shared = self._accounts.setdefault((provider, account), _Account())
-        return LocalSource(shared, login)
+        self, provider: str, account: str, login: Login, *, password: str = ""
+    ) -> "RedisSource":
+        """The source for one account: make it once for a process, it holds the token in use."""
+        # LocalTokens works without redis-py's half second of import.
+        from worker.token_redis import TokenKeys, TokenScripts  # noqa: PLC0415
+
+        keys = TokenKeys.of(provider, account, fingerprint(provider, account, password))
+        scripts = TokenScripts(self._redis, keys, self._seal)
+        return RedisSource(scripts, login, self._settings, provider)
 
 
-class LocalSource:
-    """The token of one account in one process.
+class RedisSource:
+    """The token of one account, shared by all processes that use the same Redis.
 
-    The login runs in the task of the caller that needs it, since its session may
-    be that caller's own and close with it: if the caller is cancelled, the next
-    one that waits logs in.
+    While the token is good, :meth:`get` asks nobody. A process learns that another
+    one has replaced it by its own 401: ``invalidate`` then deletes nothing, and
+    ``get`` finds the newer token in Redis.
     """
 
-    def __init__(self, shared: _Account, login: Login) -> None:
-        self._shared = shared
+    def __init__(
+        self, scripts: "TokenScripts", login: Login, settings: "Settings", provider: str
+    ) -> None:
+        self._scripts = scripts
         self._login = login
+        self._settings = settings
+        self._lock_ttl_s = settings.login_timeout_s + LOCK_MARGIN_S
+        self._provider = provider
+        self._token: Token | None = None
+        self._use_until = 0.0
+        # A few are enough: Redis forgets an older one for good when a newer is stored.
+        self._refused: deque[str] = deque(maxlen=8)
+        self._dropping = asyncio.Lock()
+        self._dropped: str | None = None
+        self._obtain_once = SingleFlight(self._obtain)
 
     async def get(self) -> Token:
-        """The token in use, after a login if there is none; raises what the login raises."""
-        shared = self._shared
-        seen = shared.logins_ended
-        if shared.token is not None:
-            return shared.token
-        async with shared.lock():
-            if shared.token is not None:
-                return shared.token
-            if shared.failure is not None and shared.logins_ended > seen:
-                raise _copy(shared.failure)  # of the login that this caller has waited for
-            return await self._log_in()
+        """The token in use; else another worker's, or that of a login of our own.
 
-    async def _log_in(self) -> Token:
-        shared = self._shared
-        try:
-            token = Token(value=await self._login(), gen=uuid.uuid4().hex)
-        except JobError as error:
-            # A copy: a kept exception would hold the frames of its traceback.
-            shared.failure = _copy(error)
-            shared.logins_ended += 1
-            raise
-        shared.token, shared.failure = token, None
-        shared.logins_ended += 1
-        return token
+        Raises ``JobError``: that of a failed login until its back-off is over, with
+        the rest as ``retry_after_s``; ``internal`` if Redis fails.
+        """
+        while True:
+            if self._token is not None and _now() < self._use_until:
+                return self._token
+            outcome = await self._obtain_once()
+            if isinstance(outcome, Failure):
+                raise outcome.error()
+            # A search that began before a 401 may still bring the token that was refused.
+            if outcome.gen not in self._refused:
+                return outcome
 
     async def invalidate(self, token: Token) -> None:
-        """Forget ``token``, unless a newer one has taken its place already."""
-        current = self._shared.token
-        if current is not None and current.gen == token.gen:
-            self._shared.token = None
+        """Forget ``token`` here and in Redis, unless a newer one has taken its place.
+
+        Raises ``JobError(INTERNAL)`` if Redis fails; even then this process
+        does not use the token again.
+        """
+        if token.gen not in self._refused:
+            self._refused.append(token.gen)
+        if self._token is not None and self._token.gen == token.gen:
+            self._token = None
+        async with self._dropping:  # hundreds of jobs get the same 401: ask Redis once
+            if self._dropped != token.gen:
+                await self._scripts.drop(token.gen)
+                self._dropped = token.gen
+
+    async def _obtain(self) -> Token | Failure:
+        """The shared run behind :meth:`get`: errors are values, each caller raises its own."""
+        try:
+            return await self._pursue(owner=uuid.uuid4().hex)
+        except JobError as error:
+            return Failure(error.info())
+
+    async def _pursue(self, owner: str) -> Token | Failure:
+        """Look, wait and log in, until there is a token or a failure to tell."""
+        may_hold_lock, take_as, polls = False, "", 0
+        try:
+            while True:
+                asked_at = _now()
+                seen = await self._scripts.look(take_as=take_as, lock_ttl_s=self._lock_ttl_s)
+                take_as = ""
+                match decide(seen, self._refused):
+                    case Token() as token:
+                        return self._keep(token, until=asked_at + seen.token_ttl_s)
+                    case Failure() as failure:
+                        return failure
+                    case Step.TAKE_LOCK:
+                        take_as, may_hold_lock = owner, True
+                    case Step.LOG_IN:
+                        outcome = await self._log_in(owner, seen.failures, lock_taken_at=asked_at)
+                        may_hold_lock = False
+                        if outcome is not None:
+                            return outcome
+                    case Step.WAIT:
+                        await asyncio.sleep(poll_s(polls))
+                        polls += 1
+        finally:
+            if may_hold_lock:
+                await self._release(owner)
+
+    async def _log_in(
+        self, owner: str, failures: int, *, lock_taken_at: float
+    ) -> Token | Failure | None:
+        """One login, its result shared and the lock freed; ``None`` if the lock was lost."""
+        try:
+            # Counted from before the lock was taken: a login never outlives its lock.
+            value = await self._call_login(lock_taken_at + self._settings.login_timeout_s)
+        except JobError as error:
+            return await self._share_failure(owner, error, failures + 1)
+        token, stored_at = Token(value, gen=uuid.uuid4().hex), _now()
+        if not await self._scripts.store(owner, token, ttl_s=self._settings.token_ttl_s):
+            logger.warning("login at %s outlived its lock: its token is dropped", self._provider)
+            return None
+        logger.info("logged in at %s", self._provider)
+        return self._keep(token, until=stored_at + self._settings.token_ttl_s)
+
+    async def _call_login(self, give_up_at: float) -> str:
+        """The upstream's token; whatever goes wrong is a ``JobError``, but for our cancellation."""
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                value = await self._login()
+        except JobError:
+            raise
+        except TimeoutError:
+            raise JobError(
+                ErrorCode.UPSTREAM_TIMEOUT, "the login took too long", retryable=True
+            ) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _login_broke("CancelledError") from None  # from within: no caller asked for it
+        except Exception as error:  # noqa: BLE001  # a provider's bug must back off as well
+            raise _login_broke(type(error).__name__) from None  # its text may hold a secret
+        if not value:
+            raise JobError(ErrorCode.UPSTREAM_ERROR, "the login gave no token", retryable=True)
+        return value
+
+    async def _share_failure(self, owner: str, error: JobError, count: int) -> Failure | None:
+        """The failure as all will hear of it; ``None`` if the lock was lost."""
+        max_s = self._settings.login_backoff_max_s
+        pause_s = backoff_s(
+            count,
+            max_s=max_s,
+            jitter=random.random(),  # noqa: S311  # spreads load, guards nothing
+            retry_after_s=error.retry_after_s,
+        )
+        failure = Failure(error.info(), retry_in_s=pause_s, count=count)
+        logger.warning(
+            "login at %s failed (%s), %d in a row: next one in %.1f s",
+            self._provider,
+            error.code.value,
+            count,
+            pause_s,
+        )
+        # Without Redis the failure is told all the same; the lock stays and holds off others.
+        with contextlib.suppress(JobError):
+            if not await self._scripts.fail(owner, failure, remember_s=max_s * REMEMBER_BACKOFFS):
+                return None
+        return failure
+
+    async def _release(self, owner: str) -> None:
+        with contextlib.suppress(JobError, TimeoutError):
+            async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                await self._scripts.release(owner)
+
+    def _keep(self, token: Token, *, until: float) -> Token:
+        if token.gen not in self._refused:
+            self._token, self._use_until = token, until
+        return token
 
 
-def _copy(error: JobError) -> JobError:
-    """An equal error of its own: one exception raised in many tasks mixes their tracebacks."""
-    return JobError(
-        error.code,
-        error.message,
-        retryable=error.retryable,
-        upstream_status=error.upstream_status,
-        retry_after_s=error.retry_after_s,
-    )
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _login_broke(kind: str) -> JobError:
+    return JobError(ErrorCode.INTERNAL, f"the login raised {kind}", retryable=True)
