@@ -1,0 +1,33 @@
+"""Submit jobs and read their events, from asyncio or from threads.
+
+    async with AsyncClient() as client:
+        async for event in client.submit_and_stream("Hello"):
+            ...
+
+    with Client() as client:
+        print(client.result(client.submit("Hello")).text)
+
+Needs Redis and the broker alone: neither the worker nor its HTTP client is imported.
+"""
+
+from schemas import InvalidJob
+from worker.client.aio import AsyncClient
+from worker.client.stream import Stream
+from worker.client.sync import Client, SyncStream
+from worker.client.values import JobStatus, Options, Result
+from worker.errors import ClientError, CursorExpired, JobFailed, Unavailable
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "CursorExpired",
+    "InvalidJob",
+    "JobFailed",
+    "JobStatus",
+    "Options",
+    "Result",
+    "Stream",
+    "SyncStream",
+    "Unavailable",
+]

@@ -1,0 +1,232 @@
+"""The asynchronous client."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from schemas import Cancelled, Chunk, Completed, Failed, Reset, names
+from worker.client import connections
+from worker.client.addresses import address
+from worker.client.enqueue import Enqueuer
+from worker.client.hub import Hub
+from worker.client.jobs import Prompt, prepare
+from worker.client.logs import Logs
+from worker.client.stream import Stream
+from worker.client.submit import Submitter
+from worker.client.values import JobStatus, Options, Result
+from worker.errors import CursorExpired, JobFailed, Unavailable
+from worker.settings import Settings
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Submits jobs and follows them, in one event loop.
+
+    What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
+    ``CELERY_BROKER_URL``). However many jobs are followed, they share one pub/sub
+    connection. Nothing is connected before it is needed; close it by ``async with`` or
+    :meth:`aclose`. Every method raises :class:`~worker.errors.Unavailable` where Redis or
+    the broker does not answer.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        broker_url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        options: Options | None = None,
+    ) -> None:
+        self._settings = settings or Settings.from_env()
+        self._redis_url = redis_url or self._settings.redis_url
+        self._broker_url = broker_url or _other_broker(self._settings) or self._redis_url
+        self._where = address(self._redis_url)
+        self._options = options or Options()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def submit(self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any) -> str:
+        """Put a job on the queue and return its ID.
+
+        ``prompt`` is a :class:`~schemas.PromptJob`, a job object, a list of messages, or the
+        text of one message; ``job_fields`` are further fields of the job object
+        (``model="..."``). With a ``job_id`` of the caller's own submitting is idempotent: the
+        job runs once, however often it is submitted.
+
+        Raises :class:`~schemas.InvalidJob` before anything is sent, and
+        :class:`~worker.errors.Unavailable` if the job was not accepted; where that is not
+        certain, its message says so and names the job.
+        """
+        submission = prepare(prompt, job_id, job_fields)
+        await self._whole(self._submitter.accept(submission))
+        return submission.job_id
+
+    def stream(
+        self, job_id: str, after: int = 0, *, wait_for_start_s: float | None = None
+    ) -> Stream:
+        """The events of a job with a ``seq`` beyond ``after``, up to the terminal one.
+
+        ``wait_for_start_s`` overrides that of the options, for this stream.
+        """
+        return self._stream(job_id, after, wait_for_start_s, None)
+
+    def submit_and_stream(
+        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any
+    ) -> Stream:
+        """Submit a job and read its events; the iterator's ``job_id`` is known at once.
+
+        The job is submitted by the first step of the iterator (or on entering it as a
+        context), after its channel is subscribed. Raises as :meth:`submit` and
+        :meth:`stream` do, :class:`~schemas.InvalidJob` at once.
+        """
+        submission = prepare(prompt, job_id, job_fields)
+        return self._stream(
+            submission.job_id, 0, None, lambda: self._whole(self._submitter.accept(submission))
+        )
+
+    async def cancel(self, job_id: str, reason: str | None = None) -> None:
+        """Ask for a job to be cancelled, in one step; what is over stays as it is."""
+        state = names.state_key(job_id)
+        message = {"cancel": job_id} if reason is None else {"cancel": job_id, "reason": reason}
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hset(state, "cancel", "1")
+            pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
+            pipeline.publish(names.CONTROL_CHANNEL, json.dumps(message))
+            await self._asked(pipeline.execute)
+
+    async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
+        """Wait for the end of a job and return its text.
+
+        Raises :class:`~worker.errors.JobFailed` if it failed or was cancelled,
+        ``TimeoutError`` if it is not over within ``timeout_s``, and as :meth:`stream` does.
+        """
+        async with asyncio.timeout(timeout_s), self.stream(job_id) as events:
+            text: list[str] = []
+            async for event in events:
+                match event:
+                    case Chunk():
+                        text.append(event.content)
+                    case Reset():
+                        text.clear()
+                    case Completed():
+                        return Result(
+                            "".join(text), event.finish_reason, event.timings, event.usage
+                        )
+                    case Failed() | Cancelled():
+                        raise JobFailed(event)
+        raise CursorExpired(f"job {job_id} is over, but this version cannot read how it ended")
+
+    async def status(self, job_id: str) -> JobStatus:
+        """What the record of the job says; never waits for the job."""
+        fields = ["status", "attempt", "seq", "cancel", "created_ms", "started_ms"]
+        key = names.state_key(job_id)
+        values: Any = await self._asked(lambda: self._redis.hmget(key, fields))
+        status, attempt, seq, cancel, created_ms, started_ms = values
+        return JobStatus(
+            job_id=job_id,
+            status=status.decode() if status else "unknown",
+            attempt=int(attempt or 0),
+            seq=int(seq or 0),
+            cancel_requested=cancel is not None,
+            created_ts=int(created_ms) / 1000 if created_ms else None,
+            started_ts=int(started_ms) / 1000 if started_ms else None,
+        )
+
+    async def aclose(self) -> None:
+        """Finish the submissions under way and close every connection."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        opened = vars(self)
+        for part in ("_hub", "_logs", "_submitter", "_redis"):
+            if part in opened:
+                await opened.pop(part).aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _stream(
+        self,
+        job_id: str,
+        after: int,
+        wait_for_start_s: float | None,
+        submit: Callable[[], Awaitable[None]] | None,
+    ) -> Stream:
+        options = self._options
+        if wait_for_start_s is not None:
+            options = replace(options, wait_for_start_s=wait_for_start_s)
+        return Stream(
+            job_id,
+            after,
+            hub=self._hub,
+            logs=self._logs,
+            options=options,
+            address=self._where,
+            submit=submit,
+        )
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work`` to its end, even if the caller is cancelled: nothing stays half done."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may have been cancelled: then nobody asks for it
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await ask()
+        except (RedisError, OSError) as error:
+            told = f"Redis at {self._where} does not answer ({type(error).__name__})"
+            raise Unavailable(told) from error
+
+    # Each is made when it is first needed, in the event loop that needs it.
+
+    @cached_property
+    def _redis(self) -> Redis:
+        return connections.commands(self._redis_url)
+
+    @cached_property
+    def _hub(self) -> Hub:
+        return Hub(
+            lambda: connections.pubsub(self._redis_url),
+            buffer_bytes=self._options.buffer_bytes,
+            reread_after_s=self._options.reread_after_s,
+        )
+
+    @cached_property
+    def _logs(self) -> Logs:
+        return Logs(self._redis)
+
+    @cached_property
+    def _submitter(self) -> Submitter:
+        return Submitter(
+            self._redis,
+            Enqueuer(self._broker_url),
+            address=self._where,
+            record_ttl_s=self._settings.queue_ttl_s,
+            timeout_s=self._options.submit_timeout_s,
+        )
+
+
+def _other_broker(settings: Settings) -> str | None:
+    """The broker, where the settings name one that is not simply their Redis."""
+    return settings.broker_url if settings.broker_url != settings.redis_url else None

@@ -1,0 +1,63 @@
+"""Redis connections of a client: bounded waits, and no retries but those that the callers make.
+
+redis-py's own retries would repeat a command whose reply was lost without saying so.
+"""
+
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+TIMEOUT_S: Final = 5.0
+_CONNECTIONS: Final = 8
+_POOL_TIMEOUT_S: Final = 30.0
+
+
+def commands(url: str) -> Redis:
+    """For commands: a few connections, shared by all who ask."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=_POOL_TIMEOUT_S,
+        socket_timeout=TIMEOUT_S,
+        **_common(),
+    )
+    return Redis.from_pool(pool)
+
+
+def pubsub(url: str) -> AbstractConnection:
+    """For subscriptions: one connection, on which silence is no error."""
+    pool = ConnectionPool.from_url(url, socket_timeout=None, **_common())
+    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
+    return connection
+
+
+def passes(error: Exception) -> bool:
+    """Whether Redis may be back in a moment: it is away, starts up, or fails over."""
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return False
+    if isinstance(error, BusyLoadingError | ReadOnlyError | TryAgainError):
+        return True
+    return not isinstance(error, ResponseError) and isinstance(error, RedisError | OSError)
+
+
+def _common() -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": TIMEOUT_S,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+        # Messages come as plain replies: the handling of RESP3's pushes costs more.
+        "protocol": 2,
+    }

@@ -1,0 +1,125 @@
+"""Putting jobs on the queue: Celery's blocking ``send_task``, in one thread of its own.
+
+The app is bare: no backend, no fixups, no registered tasks, nothing of ``worker.celery``.
+"""
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from schemas import names
+from worker.client.addresses import address
+from worker.errors import Unavailable
+
+_SOCKET_TIMEOUT_S: Final = 3.0
+_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
+    # Redis and Sentinel
+    "socket_timeout": _SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+    "socket_keepalive": True,
+    # RabbitMQ: a publish counts once the broker has confirmed it
+    "confirm_publish": True,
+    "read_timeout": _SOCKET_TIMEOUT_S,
+    "write_timeout": _SOCKET_TIMEOUT_S,
+}
+
+
+class NotSent(Unavailable):
+    """The message did not reach the broker."""
+
+
+class MaybeSent(Unavailable):
+    """The broker went away before it confirmed the message."""
+
+
+class Enqueuer:
+    """Sends job messages over one broker connection, which belongs to one thread."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._url = broker_url
+        self._where = address(broker_url)
+        # The backend is named so that CELERY_RESULT_BACKEND of the caller's environment,
+        # which is meant for the caller's own app, does not become ours.
+        self._app = Celery("berlin-client", set_as_current=False, fixups=[], backend="disabled://")
+        self._app.conf.update(
+            broker_transport_options=_TRANSPORT_OPTIONS, broker_connection_timeout=_SOCKET_TIMEOUT_S
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="berlin-client-enqueue")
+        self._producer: Any = None
+
+    async def enqueue(self, job_id: str, job: dict[str, Any], *, timeout_s: float) -> None:
+        """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` where nobody knows.
+
+        Bounded: by ``timeout_s`` until its turn comes, and by socket timeouts from then on.
+        """
+        deadline = time.monotonic() + timeout_s
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._send, job_id, job, deadline)
+
+    async def aclose(self) -> None:
+        """Close the connection; waits for what is being sent."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    def _send(self, job_id: str, job: dict[str, Any], deadline: float) -> None:
+        fresh = self._producer is None
+        try:
+            self._try(job_id, job, deadline)
+        except MaybeSent:
+            # A connection that lay idle may have been cut meanwhile. Sending twice does no
+            # harm: of two messages with one job ID a worker drops the second.
+            if fresh:
+                raise
+            self._try(job_id, job, deadline)
+
+    def _try(self, job_id: str, job: dict[str, Any], deadline: float) -> None:
+        if time.monotonic() >= deadline:
+            raise NotSent(f"the broker at {self._where} is too slow to take the job")
+        sending = False
+        try:
+            producer = self._connected()
+            sending = True
+            self._app.send_task(
+                names.TASK,
+                args=[job],
+                task_id=job_id,
+                queue=names.QUEUE,
+                serializer="json",
+                argsrepr="<hidden>",
+                kwargsrepr="{}",
+                producer=producer,
+                retry=False,
+                ignore_result=True,
+                add_to_parent=False,
+                confirm_timeout=_SOCKET_TIMEOUT_S,
+            )
+        except (OperationalError, OSError) as error:
+            self._disconnect()
+            told = f"the broker at {self._where} does not answer ({_cause(error)})"
+            raise (MaybeSent if sending else NotSent)(told) from error
+
+    def _connected(self) -> Any:
+        if self._producer is None:
+            # By its URL: the app's own configuration gives way to CELERY_BROKER_URL.
+            connection = self._app.connection_for_write(self._url)
+            connection.ensure_connection(
+                max_retries=1, interval_start=0.2, timeout=_SOCKET_TIMEOUT_S
+            )
+            self._producer = self._app.amqp.Producer(connection, auto_declare=False)
+        return self._producer
+
+    def _disconnect(self) -> None:
+        if self._producer is not None:
+            connection, self._producer = self._producer.connection, None
+            with contextlib.suppress(OperationalError, OSError):
+                connection.release()
+
+
+def _cause(error: BaseException) -> str:
+    return type(error.__cause__ or error).__name__

@@ -1,0 +1,328 @@
+"""One pub/sub connection for all readers of a client.
+
+A reader opens a :class:`Mailbox` for its channel, waits until the subscription is
+acknowledged (sending SUBSCRIBE is not enough: a message published right after it is
+lost), and takes its messages from there. A reader that does not keep up, and every
+reader after the connection was lost, gets a notice in their place: the log has it all.
+"""
+
+import asyncio
+import contextlib
+import enum
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from worker.errors import ClientError
+
+logger = logging.getLogger(__name__)
+
+CLOSED: Final = "the client was closed"
+_CONNECT_TIMEOUT_S: Final = 10.0
+_PING_INTERVAL_S: Final = 5.0
+_SILENT_FOR_S: Final = 15.0
+"""A connection on which not even a PONG has come for so long is half open: a new one is made."""
+_BACKOFF_S: Final = (0.05, 2.0)
+_TICK_S: Final = 0.5
+_CHANNELS_PER_COMMAND: Final = 500
+
+
+class Notice(enum.Enum):
+    """What a mailbox gives in place of messages."""
+
+    MISSED = "messages may have been lost: read the log"
+    QUIET = "nothing came for a while"
+
+
+class Mailbox:
+    """The messages for one reader; bounded. Made by :meth:`Hub.open`."""
+
+    __slots__ = (
+        "_bytes",
+        "_limit",
+        "_messages",
+        "_missed",
+        "_quiet",
+        "_shut",
+        "_waiter",
+        "channel",
+        "since",
+    )
+
+    def __init__(self, channel: bytes, limit_bytes: int) -> None:
+        self.channel = channel
+        self.since = 0.0
+        """When the reader began to wait (event loop's clock); 0 while it does not."""
+        self._limit = limit_bytes
+        self._messages: list[bytes] = []
+        self._bytes = 0
+        self._missed = False
+        self._quiet = False
+        self._shut = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, data: bytes) -> None:
+        """Add a message; a mailbox that is full forgets all it holds and says so."""
+        if self._missed:
+            return
+        self._bytes += len(data)
+        if self._bytes > self._limit:
+            self.miss()
+            return
+        self._messages.append(data)
+        self._wake()
+
+    def miss(self) -> None:
+        """Note that messages may have been lost."""
+        self._messages, self._bytes, self._missed = [], 0, True
+        self._wake()
+
+    def shut(self) -> None:
+        """Note that the client was closed."""
+        self._shut = True
+        self._wake()
+
+    def nudge(self) -> None:
+        """Note that nothing has come for a while."""
+        self._quiet = True
+        self._wake()
+
+    async def take(self) -> list[bytes] | Notice:
+        """All messages, as soon as there is one, or a notice. Safe to cancel.
+
+        Raises ``ClientError`` once the client is closed.
+        """
+        while not (self._messages or self._missed or self._quiet or self._shut):
+            loop = asyncio.get_running_loop()
+            self.since = loop.time()
+            self._waiter = loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter, self.since = None, 0.0
+        if self._shut:
+            raise ClientError(CLOSED)
+        self._quiet = False
+        if self._missed:
+            self._missed = False
+            return Notice.MISSED
+        messages, self._messages, self._bytes = self._messages, [], 0
+        return messages or Notice.QUIET
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class _Channel:
+    __slots__ = ("acknowledged", "mailboxes")
+
+    def __init__(self) -> None:
+        self.mailboxes: set[Mailbox] = set()
+        self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Hub:
+    """Subscribes by reference count and hands messages to mailboxes; reconnects by itself."""
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractConnection],
+        *,
+        buffer_bytes: int,
+        reread_after_s: float,
+    ) -> None:
+        self._connect = connect
+        self._buffer_bytes = buffer_bytes
+        self._reread_after_s = reread_after_s
+        self._loop = asyncio.get_running_loop()
+        self._channels: dict[bytes, _Channel] = {}
+        self._changed = asyncio.Event()
+        self._changes: set[bytes] = set()
+        # Of the present connection: what the commands sent so far leave subscribed, and how
+        # many SUBSCRIBEs of a channel have no answer yet.
+        self._subscribed: set[bytes] = set()
+        self._unanswered: Counter[bytes] = Counter()
+        self._heard = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self, channel: str) -> Mailbox:
+        """A mailbox for ``channel``; close it with :meth:`close`."""
+        mailbox = Mailbox(channel.encode(), self._buffer_bytes)
+        if mailbox.channel not in self._channels:
+            self._channels[mailbox.channel] = _Channel()
+            self._change(mailbox.channel)
+        self._channels[mailbox.channel].mailboxes.add(mailbox)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="berlin-client-pubsub")
+            self._tick()
+        return mailbox
+
+    async def acknowledged(self, mailbox: Mailbox) -> None:
+        """Wait until the server has acknowledged the subscription of ``mailbox``.
+
+        Raises Redis' ``AuthenticationError`` where waiting is in vain.
+        """
+        await asyncio.shield(self._channels[mailbox.channel].acknowledged)
+
+    def close(self, mailbox: Mailbox) -> None:
+        """No further messages for ``mailbox``; the last one of its channel unsubscribes."""
+        channel = self._channels.get(mailbox.channel)
+        if channel is None:
+            return
+        channel.mailboxes.discard(mailbox)
+        if not channel.mailboxes:
+            channel.acknowledged.cancel()
+            del self._channels[mailbox.channel]
+            self._change(mailbox.channel)
+
+    def discard(self, mailbox: Mailbox) -> None:
+        """:meth:`close` from any thread, also after the event loop is gone."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the connection
+            self._loop.call_soon_threadsafe(self.close, mailbox)
+
+    async def aclose(self) -> None:
+        """Close the connection; readers that still wait get a ``ClientError``."""
+        for channel in self._channels.values():
+            _fail(channel.acknowledged, ClientError(CLOSED))
+            for mailbox in channel.mailboxes:
+                mailbox.shut()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _change(self, name: bytes) -> None:
+        self._changes.add(name)
+        self._changed.set()
+
+    def _tick(self) -> None:
+        # One timer for all readers, so that none of them needs one for each event.
+        long_ago = self._loop.time() - self._reread_after_s
+        for channel in self._channels.values():
+            for mailbox in channel.mailboxes:
+                if 0.0 < mailbox.since < long_ago:
+                    mailbox.nudge()
+        self._timer = self._loop.call_later(min(_TICK_S, self._reread_after_s), self._tick)
+
+    async def _run(self) -> None:
+        shortest_s, longest_s = _BACKOFF_S
+        pause_s = shortest_s
+        while True:
+            connection = self._connect()
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+                pause_s = shortest_s
+                await self._serve(connection)
+            except AuthenticationError as error:
+                self._refuse(error)
+            except (RedisError, OSError) as error:
+                logger.warning("pub/sub connection lost (%s): reconnecting", type(error).__name__)
+            finally:
+                with contextlib.suppress(RedisError):
+                    await connection.disconnect()
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            pause_s = min(pause_s * 2, longest_s)
+
+    async def _serve(self, connection: AbstractConnection) -> None:
+        self._subscribed.clear()
+        self._unanswered.clear()
+        self._changes.update(self._channels)
+        self._changed.set()
+        self._heard = self._loop.time()
+        work = [self._read(connection), self._write(connection), self._watch(connection)]
+        tasks = [asyncio.create_task(coroutine) for coroutine in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        while True:
+            reply: Any = await connection.read_response(disconnect_on_error=False)
+            self._heard = self._loop.time()
+            kind = reply[0]
+            if kind == b"message":
+                channel = self._channels.get(reply[1])
+                if channel is not None:
+                    for mailbox in channel.mailboxes:
+                        mailbox.put(reply[2])
+            elif kind == b"subscribe":
+                self._answer(reply[1])
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            changes, self._changes = self._changes, set()
+            wanted = {name for name in changes if name in self._channels}
+            for names in _parts((changes - wanted) & self._subscribed):
+                self._subscribed.difference_update(names)
+                await connection.send_command("UNSUBSCRIBE", *names)
+            for name in wanted & self._subscribed:
+                # Closed and opened again in between, without a command.
+                if not self._unanswered[name]:
+                    self._acknowledge(name)
+            for names in _parts(wanted - self._subscribed):
+                self._subscribed.update(names)
+                self._unanswered.update(names)
+                await connection.send_command("SUBSCRIBE", *names)
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        while True:
+            await asyncio.sleep(_PING_INTERVAL_S)
+            silent_s = self._loop.time() - self._heard
+            if silent_s > _SILENT_FOR_S:
+                raise RedisConnectionError("the pub/sub connection has gone silent")
+            if silent_s > _PING_INTERVAL_S / 2:
+                await connection.send_command("PING")
+
+    def _answer(self, name: bytes) -> None:
+        # Where SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
+        # answer says that the channel is subscribed.
+        self._unanswered[name] -= 1
+        if self._unanswered[name] <= 0:
+            del self._unanswered[name]
+            if name in self._subscribed:
+                self._acknowledge(name)
+
+    def _acknowledge(self, name: bytes) -> None:
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        if not channel.acknowledged.done():
+            channel.acknowledged.set_result(None)
+            return
+        for mailbox in channel.mailboxes:  # a new connection: nothing came in between
+            mailbox.miss()
+
+    def _refuse(self, error: AuthenticationError) -> None:
+        logger.warning("Redis refuses the pub/sub connection: %s", error)
+        for channel in self._channels.values():
+            if not channel.acknowledged.done():
+                _fail(channel.acknowledged, error)
+                channel.acknowledged = self._loop.create_future()
+
+
+def _fail(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # nobody need be waiting for it
+
+
+def _parts(names: set[bytes]) -> list[list[bytes]]:
+    ordered, step = list(names), _CHANNELS_PER_COMMAND
+    return [ordered[at : at + step] for at in range(0, len(ordered), step)]

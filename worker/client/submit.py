@@ -1,0 +1,129 @@
+"""Accepting a job: its record first, then its message; both, or an error and neither.
+
+The record makes submitting idempotent, and lets the workers find a job whose message was
+lost. A message that fails takes the record with it, so that an error means "not accepted".
+"""
+
+import asyncio
+import time
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from schemas import names
+from worker.client.enqueue import Enqueuer
+from worker.client.jobs import Submission
+from worker.errors import Unavailable
+from worker.lua import source
+
+_AT_ONCE: Final = 64
+_LOOK_AGAIN_MS: Final = 30_000
+"""When the workers look for a submitted job whose message nobody has taken."""
+
+_Argument = str | bytes | int
+
+
+class Submitter:
+    """Writes records in Redis and sends messages to the broker."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        enqueuer: Enqueuer,
+        *,
+        address: str,
+        record_ttl_s: int,
+        timeout_s: float,
+    ) -> None:
+        self._enqueuer = enqueuer
+        self._address = address
+        self._record_ttl_s = record_ttl_s
+        self._timeout_s = timeout_s
+        self._redis = redis
+        self._scripts = {name: source(name) for name in ("submit", "withdraw")}
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._failure: tuple[float, Unavailable] | None = None
+
+    async def accept(self, submission: Submission) -> None:
+        """Raises :class:`Unavailable`, which says whether the job may still run."""
+        asked = time.monotonic()
+        async with self._turn:
+            # Who stood in line while the broker did not answer shares the outcome, in place
+            # of waiting for a timeout of its own.
+            if self._failure is not None and self._failure[0] > asked:
+                raise Unavailable(f"job {submission.job_id} was not accepted") from self._failure[1]
+            try:
+                await self._accept(submission)
+            except Unavailable as error:
+                self._failure = (time.monotonic(), error)
+                raise
+
+    async def aclose(self) -> None:
+        """Close the broker connection."""
+        await self._enqueuer.aclose()
+
+    async def _accept(self, submission: Submission) -> None:
+        job_id = submission.job_id
+        written, certain = await self._write(submission)
+        if not written and certain:
+            return
+        try:
+            await self._enqueuer.enqueue(job_id, submission.job, timeout_s=self._timeout_s)
+        except Unavailable as error:
+            if certain:
+                await self._withdraw(job_id, error)
+            else:
+                raise Unavailable(f"{error}; {_may_run(job_id)}") from error
+
+    async def _write(self, submission: Submission) -> tuple[bool, bool]:
+        """Whether the record was written by this call, and whether that is certain."""
+        job_id = submission.job_id
+        keys = [names.state_key(job_id), names.WATCH]
+        args: list[_Argument] = [
+            job_id,
+            submission.data,
+            self._record_ttl_s,
+            _LOOK_AGAIN_MS,
+        ]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                try:
+                    return bool(await self._write_record(keys, args)), True
+                except (RedisError, OSError):
+                    # The reply may have been lost, and the record be there: a "submitted
+                    # before" may then mean this very submission.
+                    written = bool(await self._write_record(keys, args))
+                    return written, written
+        except (RedisError, OSError) as error:
+            told = f"Redis at {self._address} does not answer ({type(error).__name__})"
+            raise Unavailable(f"{told}; {_may_run(job_id)}") from error
+
+    async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
+        keys = [names.state_key(job_id), names.WATCH]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                withdrawn = await self._undo_record(keys, [job_id, self._record_ttl_s])
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"{cause}; {_may_run(job_id)}") from error
+        # Not withdrawn: a worker has it, so the message had arrived all the same.
+        if withdrawn:
+            raise Unavailable(f"{cause}; job {job_id} was not accepted") from cause
+
+    async def _write_record(self, keys: list[str], args: list[_Argument]) -> int:
+        return await self._run("submit", keys, args)
+
+    async def _undo_record(self, keys: list[str], args: list[_Argument]) -> int:
+        return await self._run("withdraw", keys, args)
+
+    async def _run(self, name: str, keys: list[str], args: list[_Argument]) -> int:
+        # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error
+        # must mean that nobody knows what became of the call.
+        return int(await self._redis.eval(self._scripts[name], len(keys), *keys, *args))
+
+
+def _may_run(job_id: str) -> str:
+    return (
+        f"job {job_id} may still run: to be sure that it does, submit it again with this "
+        "job_id; to be sure that it does not, cancel it"
+    )
