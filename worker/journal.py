@@ -51,8 +51,9 @@ class Batch:
 class JobLog:
     """The log of one job, as one attempt writes it.
 
-    ``on_fenced`` is called once when the store refuses the attempt: it should stop the
-    work. From then on every append raises :class:`Fenced`.
+    When the store refuses the attempt, ``on_fenced`` is called, once: it should stop the
+    work. Where the work waits in :meth:`flush` or :meth:`end`, that raises :class:`Fenced`
+    instead. From then on every append raises it.
     """
 
     __slots__ = (
@@ -88,34 +89,45 @@ class JobLog:
 
         The bytes are put together by hand, since this is the hot path; a test holds them
         against the model. Half a surrogate pair, which no UTF-8 can carry, becomes ``?``.
+        Empty deltas are left out: the contract has none. Raises ``TypeError`` for what is
+        no text, and then nothing of ``deltas`` is appended.
         """
-        self.phase = lifecycle.advance(self.phase, "chunk")
-        batch = self._batch()
         head = f'{self._chunk_head},"ts":{time.time():.6f},"seq":'
-        seq, size, events = self.seq, 0, batch.events
+        seq, size, events = self.seq, 0, []
         for delta in deltas:
+            if delta == "":
+                continue
             seq += 1
             data = f'{head}{seq},"content":{_quote(delta)}}}'.encode("utf-8", "replace")
             events.append(data)
             size += len(data)
+        if not events:
+            return
+        batch = self._batch()
+        self.phase = lifecycle.advance(self.phase, "chunk")
+        batch.events += events
         self.chunks += seq - self.seq
         self.seq = seq
         self._added(batch, size)
 
     def event(self, event: Event) -> None:
-        """Append any other event that does not end the job; its ``seq`` is ``next_seq``."""
-        self.phase = lifecycle.advance(self.phase, event.type)
-        batch = self._batch()
+        """Append any other event; its ``seq`` is ``next_seq``.
+
+        Raises ``ValueError`` for an event that JSON cannot hold, and then appends nothing.
+        """
         data = encode(event)
+        batch = self._batch()
+        self.phase = lifecycle.advance(self.phase, event.type)
+        if self.phase is lifecycle.Phase.OVER:
+            batch.ending = event.type
+        elif event.type == "reset":
+            self.chunks = 0
         batch.events.append(data)
         self.seq += 1
-        if event.type == "reset":
-            self.chunks = 0
         self._added(batch, len(data))
 
     async def end(self, event: Terminal) -> None:
         """Append the terminal event and wait until the store has all; raises ``Fenced``."""
-        self._batch().ending = event.type
         self.event(event)
         await self.flush()
 
@@ -135,17 +147,19 @@ class JobLog:
     def settle(self, batch: Batch, *, taken: bool) -> None:
         """The store has answered for ``batch`` (called by the journal)."""
         self._settled_seq = batch.first_seq + len(batch.events) - 1
+        waiter = self._flushed if self._flushed and not self._flushed.done() else None
         if not taken and not self.fenced:
             self.fenced = True
             if self._pending is not None:
                 self._journal.forget(self._pending)
                 self._pending = None
-            self._on_fenced()
-        if self._flushed is not None and not self._flushed.done():
+            if waiter is None:
+                self._on_fenced()
+        if waiter is not None:
             if self.fenced:
-                self._flushed.set_exception(Fenced(self.job_id))
+                waiter.set_exception(Fenced(self.job_id))
             elif self._settled_seq == self.seq:
-                self._flushed.set_result(None)
+                waiter.set_result(None)
 
     def take(self) -> Batch:
         """Hand over what has gathered (called by the journal)."""

@@ -21,7 +21,9 @@ class Expired(StrEnum):
 class Watchdog:
     """Cancels the task that entered it when a timeout passes; ``expired`` then says which.
 
-    As ``asyncio.timeout`` does, it turns that cancellation into a ``TimeoutError``.
+    As ``asyncio.timeout`` does, it turns that cancellation into a ``TimeoutError``; it
+    also does so where the block has answered the cancellation in another way, and a
+    cancellation from outside stays one: what runs in the block may be anybody's code.
     ``deadline`` is a time of the event loop, the others are durations in seconds.
     """
 
@@ -84,8 +86,10 @@ class Watchdog:
         tb: TracebackType | None,
     ) -> None:
         self._timer.cancel()
-        if self.expired is None:
-            return
-        others = self._task.uncancel() > self._cancelling
-        if not others and kind is asyncio.CancelledError:
+        if self.expired is not None:
+            self._task.uncancel()
+        if self._task.cancelling() > self._cancelling:
+            if kind is None or not issubclass(kind, asyncio.CancelledError):
+                raise asyncio.CancelledError from error
+        elif self.expired is not None:
             raise TimeoutError(self.expired) from error

@@ -1,0 +1,11 @@
+"""Waiting for a condition on the event loop, in place of sleeping for luck."""
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    """Return as soon as ``condition`` is true; raises ``TimeoutError`` where it never is."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  # any condition: there is no event to wait for
+            await asyncio.sleep(0.001)
