@@ -98,10 +98,10 @@ def test_every_valid_job_is_taken_and_its_bytes_are_the_job_again(obj):
     assert parsed.model_dump(exclude_unset=True) == obj
 
 
-@given(jobs, st.text(min_size=1).filter(lambda name: name not in PromptJob.model_fields))
-def test_any_unknown_top_level_field_is_refused(obj, name):
+@given(st.text(min_size=1).filter(lambda name: name not in PromptJob.model_fields))
+def test_any_unknown_top_level_field_is_refused(name):
     with pytest.raises(InvalidJob):
-        parse_job(obj | {name: None}, ID)
+        parse_job(job(**{name: None}), ID)
 
 
 def test_a_misspelt_field_is_named():

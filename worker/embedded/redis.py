@@ -6,6 +6,7 @@ and keeps nothing.
 """
 
 import contextlib
+import functools
 import importlib.resources
 import importlib.util
 import platform
@@ -137,7 +138,9 @@ def fake_redis() -> Iterator[str]:
 
     server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, name="fakeredis", daemon=True)
+    # It looks this often whether it shall stop; by default each test would wait half a second.
+    serve = functools.partial(server.serve_forever, poll_interval=0.01)
+    thread = threading.Thread(target=serve, name="fakeredis", daemon=True)
     thread.start()
     try:
         yield f"redis://127.0.0.1:{server.server_address[1]}/0"
