@@ -161,8 +161,26 @@ async def test_without_credentials_it_says_what_to_set(monkeypatch: pytest.Monke
         await read()
 
 
-async def test_a_proxy_that_cannot_be_used_is_not_repeated(upstream: Upstream) -> None:
+@pytest.mark.parametrize(
+    ("proxy", "code"),
+    [
+        ("http://user:hunter2@127.0.0.1:1", ErrorCode.UPSTREAM_ERROR),
+        ("socks5://user:hunter2@127.0.0.1:1", ErrorCode.INVALID_JOB),
+    ],
+)
+async def test_a_proxy_that_cannot_be_used_is_not_repeated(
+    upstream: Upstream, proxy: str, code: ErrorCode
+) -> None:
     with pytest.raises(JobError) as caught:
-        await read(proxy="http://user:hunter2@127.0.0.1:1")
-    assert caught.value.code is ErrorCode.UPSTREAM_ERROR
+        await read(proxy=proxy)
+    assert caught.value.code is code
     assert "hunter2" not in str(caught.value)
+
+
+async def test_the_proxy_of_the_environment_is_used(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BERLIN_PROXY", "http://127.0.0.1:1")
+    with pytest.raises(JobError, match="proxy"):
+        await read()
+    assert upstream.login_calls == 0

@@ -2,15 +2,24 @@
 
 import asyncio
 import contextlib
+import ssl
+import traceback
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from schemas import ErrorCode, PromptJob
 from worker.embedded.replies import line
@@ -55,6 +64,28 @@ async def make(upstream: Upstream) -> AsyncIterator[Make]:
 @pytest.fixture
 async def berlin(make: Make) -> BerlinProvider:
     return make()
+
+
+@pytest.fixture
+def self_signed(tmp_path: Path) -> ssl.SSLContext:
+    """The TLS context of a server whose certificate is its own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    private = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, encryption_algorithm=NoEncryption()
+    )
+    pem.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
 
 
 def job(prompt: str = "Hello", **fields: Any) -> PromptJob:
@@ -414,6 +445,45 @@ async def test_an_upstream_that_is_down_is_an_upstream_error(
     assert "ECONNREFUSED" in error.message
 
 
+async def test_a_server_that_does_not_finish_the_handshake_is_a_timeout(make: Make) -> None:
+    left = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        left.set()
+
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        provider = make(BERLIN_URL=f"https://127.0.0.1:{port}", WORKER_CONNECT_TIMEOUT_S="0.2")
+        _, error = await read(provider)
+        await asyncio.wait_for(left.wait(), 10)
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_TIMEOUT, True)
+
+
+async def test_a_certificate_that_nobody_signed_is_refused_for_good(
+    make: Make, self_signed: ssl.SSLContext
+) -> None:
+    async def never(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(never, "127.0.0.1", 0, ssl=self_signed) as server:
+        port = server.sockets[0].getsockname()[1]
+        _, error = await read(make(BERLIN_URL=f"https://127.0.0.1:{port}"))
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, False)
+    assert "certificate" in error.message
+
+
+async def test_a_plain_server_at_a_tls_address_is_an_upstream_error(
+    upstream: Upstream, make: Make
+) -> None:
+    _, error = await read(make(BERLIN_URL=upstream.url.replace("http:", "https:")))
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
+
+
 async def test_both_calls_go_through_the_proxy(upstream: Upstream, make: Make) -> None:
     seen: list[tuple[str, str]] = []
 
@@ -445,7 +515,7 @@ async def test_both_calls_go_through_the_proxy(upstream: Upstream, make: Make) -
     _, error = await read(make(), proxy=proxy)
     assert error is not None
     assert error.retryable
-    assert "proxy-password" not in error.message
+    assert "proxy-password" not in "".join(traceback.format_exception(error))
 
 
 @pytest.mark.parametrize("missing", ["BERLIN_ACCOUNT", "BERLIN_PASSWORD"])

@@ -84,7 +84,7 @@ def test_deltas_of_sound_text_come_out_one_for_one(contents: list[str], places: 
 def test_limits_and_bad_lines_strike_at_the_same_place_however_the_bytes_are_cut(
     lines: list[bytes], places: list[int]
 ) -> None:
-    limits = Limits(max_line_bytes=40, max_chunks=3, max_text_bytes=100)
+    limits = Limits(max_line_bytes=40, max_chunks=6, max_text_bytes=100)
     data = b"".join(lines)
     at_once, error = decode([data], limits)
     in_pieces, same = decode(cut(data, places), limits)
@@ -198,6 +198,13 @@ def test_half_a_pair_at_the_end_counts_as_a_chunk_too() -> None:
     limits = Limits(max_line_bytes=100, max_chunks=1, max_text_bytes=10_000)
     found, error = decode([line("a"), line("\ud83d")], limits)
     assert found == ["a"]
+    assert error is not None
+
+
+def test_what_lies_within_the_limit_of_bytes_is_delivered_however_it_came() -> None:
+    limits = Limits(max_line_bytes=100, max_chunks=10, max_text_bytes=3 * len(line("a")) + 1)
+    found, error = decode([line("a") * 9], limits)
+    assert found == ["a", "a", "a"]
     assert error is not None
 
 

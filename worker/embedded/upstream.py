@@ -114,7 +114,7 @@ class Upstream:
     @property
     def prompts(self) -> list[str]:
         """The prompts of the completions among :attr:`calls`."""
-        return [call.body["prompt"] for call in self.calls if call.path.endswith("/completions")]
+        return [call.body["prompt"] for call in self.calls if _is_completion(call.body)]
 
     def inject(
         self,
@@ -144,7 +144,7 @@ class Upstream:
             self._tokens.expire()
 
     async def start(self) -> None:
-        """Listen; from here on :attr:`url` holds."""
+        """Listen; from here on :attr:`url` holds. Raises ``OSError`` if the port is taken."""
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_post("/api/login", self._on_login)
         app.router.add_post("/api/chat/completions", self._on_completion)
@@ -159,9 +159,10 @@ class Upstream:
 
     async def stop(self) -> None:
         """Close all connections."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        # Forgotten first: what ends from here on is no client that leaves.
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -28,17 +28,14 @@ class BerlinProvider:
     def __init__(self, services: Services) -> None:
         """Raises ``SettingsError`` if credentials, address or proxy cannot be used."""
         self._tokens = services.tokens
-        self._proxy = services.settings.berlin_proxy
-        if self._proxy and (problem := http.proxy_problem(self._proxy)):
-            raise SettingsError(f"BERLIN_PROXY: {problem}")
+        self._proxy = _default_proxy(services.settings)
         self._upstream = Upstream(services.http, services.settings)
         self._sources = {self._proxy: self._upstream.source(self._tokens, self._proxy)}
 
     def check(self, job: PromptJob) -> None:
         """Refuse unknown options, wrong types and a proxy that is no HTTP proxy."""
         wire.check_options(job.options)
-        if job.proxy and (problem := http.proxy_problem(job.proxy)):
-            raise JobError(ErrorCode.INVALID_JOB, problem)
+        _check_proxy(job.proxy)
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
         """One completion; login and call go through the same proxy."""
@@ -79,7 +76,8 @@ class Berlin:
         """
         settings = Settings.from_env()
         prompt = Prompt(wire.format_prompt(messages), model, kwargs)
-        proxy = proxy or settings.berlin_proxy
+        _check_proxy(proxy)
+        proxy = proxy or _default_proxy(settings)
         async with http.open_session(
             settings, read_timeout_s=_STANDALONE_READ_TIMEOUT_S
         ) as session:
@@ -91,3 +89,15 @@ class Berlin:
                 async for deltas in stream:
                     for delta in deltas:
                         yield delta
+
+
+def _default_proxy(settings: Settings) -> str | None:
+    proxy = settings.berlin_proxy
+    if proxy and (problem := http.proxy_problem(proxy)):
+        raise SettingsError(f"BERLIN_PROXY: {problem}")
+    return proxy
+
+
+def _check_proxy(proxy: str | None) -> None:
+    if proxy and (problem := http.proxy_problem(proxy)):
+        raise JobError(ErrorCode.INVALID_JOB, problem)

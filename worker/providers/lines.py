@@ -94,7 +94,8 @@ class ReplyDecoder:
             if content is None:
                 told = f"the upstream sent a line without content: {self._quote(line)}"
                 return deltas, JobError(ErrorCode.BAD_CHUNK, told)
-            if self._half or not content.isascii():
+            # UTF-8 has no halves of pairs: they come as escapes only.
+            if self._half or b"\\u" in line:
                 content = self._join(content)
             if content and (error := self._take(content, deltas)):
                 return deltas, error
