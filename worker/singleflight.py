@@ -32,13 +32,15 @@ class SingleFlight(Generic[T]):
             flight = self._flight = _Flight(asyncio.create_task(self._work()))
         flight.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            # Not by `await task`: that would pass the cancellation of one caller on to the run.
+            await asyncio.wait({flight.task})
         except asyncio.CancelledError:
             if flight.waiting == 1 and not flight.task.done():
                 await self._abandon(flight)
             raise
         finally:
             flight.waiting -= 1
+        return flight.task.result()
 
     async def _abandon(self, flight: _Flight[T]) -> None:
         if self._flight is flight:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import ErrorCode, names
+from schemas import ErrorCode, ErrorInfo, names
 from worker import lua
 from worker.errors import JobError
 from worker.providers.base import Token
@@ -31,19 +31,21 @@ class TokenKeys:
     token: str
     lock: str
     failure: str
+    refusals: str
 
     @classmethod
     def of(cls, provider: str, account: str, fingerprint: str) -> Self:
         """``fingerprint``: failed logins of another password stand in another key."""
         token = names.token_key(provider, account)
         beside = f"token:{{{token}}}"
-        return cls(token, f"{beside}:lock", f"{beside}:failed:{fingerprint}")
+        return cls(token, f"{beside}:lock", f"{beside}:failed:{fingerprint}", f"{beside}:refusals")
 
 
 class TokenScripts:
     """The scripts for one account. Each raises ``JobError(INTERNAL)`` if Redis fails.
 
-    Each may be sent twice: redis-py repeats a command whose reply was lost.
+    Each may be sent twice: redis-py repeats a command whose reply was lost. None is
+    cut short: a cancelled call raises ``CancelledError`` when Redis has answered.
     """
 
     def __init__(self, redis: Redis, keys: TokenKeys, seal: Seal) -> None:
@@ -58,7 +60,7 @@ class TokenScripts:
         gen, sealed, ttl_ms, lock, failures, retry_in_ms, error = await self._call(
             "token_look", keys, args
         )
-        value = self._seal.open(_text(sealed)) if ttl_ms else None
+        value = self._seal.open(_text(sealed)) if gen and ttl_ms else None
         return Snapshot(
             lock=Lock(_text(lock)),
             token=Token(value, _text(gen)) if value else None,
@@ -90,11 +92,34 @@ class TokenScripts:
         """Free the lock, if it is still the owner's."""
         await self._call("token_release", [self._keys.lock], [owner])
 
-    async def drop(self, gen: str) -> None:
-        """Delete the token, if it is still this one."""
-        await self._call("token_drop", [self._keys.token], [gen])
+    async def drop(
+        self, gen: str, *, fresh_s: float, told: ErrorInfo, pauses_s: list[float]
+    ) -> float:
+        """Delete the token, if it is still this one; the pause (s) that its refusal has begun.
+
+        ``pauses_s``: after 1, 2, ... tokens in a row that were refused ``fresh_s``
+        after their login or earlier; ``told`` is what callers hear during a pause.
+        """
+        keys = [self._keys.token, self._keys.failure, self._keys.refusals]
+        args: list[str | int] = [gen, _ms(fresh_s), told.model_dump_json()]
+        args += [_ms(pause_s) for pause_s in pauses_s]
+        pause_ms: int = await self._call("token_drop", keys, args)
+        return pause_ms / 1000
 
     async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        # Cancelled, redis-py closes the connection, but the server may run what was sent, and
+        # later than the release that follows: the lock would stay taken. So it is waited for.
+        call = asyncio.create_task(self._eval(name, keys, args))
+        try:
+            await asyncio.wait({call})
+        except asyncio.CancelledError:
+            await asyncio.wait({call})
+            if not call.cancelled():
+                call.exception()  # nobody is left to hear of it
+            raise
+        return call.result()
+
+    async def _eval(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
                 # EVAL, not EVALSHA: calls are rare, and a server that was restarted, or took

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 
 from pydantic import ValidationError
 
@@ -21,6 +22,11 @@ from worker.errors import JobError
 from worker.providers.base import Token
 
 BACKOFF_BASE_S = 0.5
+FRESH_S = 5.0
+"""A token refused earlier than this after its login counts as refused while fresh."""
+FREE_REFUSALS = 5
+"""So many fresh tokens in a row may be refused before the next login has to wait."""
+REFUSALS_BACKOFF_MAX_S = 5.0
 POLL_MIN_S = 0.02
 POLL_MAX_S = 0.25
 
@@ -109,6 +115,28 @@ def backoff_s(count: int, *, max_s: float, jitter: float, retry_after_s: float |
     return min(max_s, max(full_s * (1 + jitter) / 2, retry_after_s or 0.0))
 
 
+REFUSED_WHILE_FRESH = ErrorInfo(
+    code=ErrorCode.AUTH_FAILED,
+    message="the upstream gives out tokens and refuses them at once",
+    retryable=True,
+)
+
+
+def refusal_pauses_s(*, max_s: float) -> list[float]:
+    """How long nobody logs in after 1, 2, ... tokens in a row were refused while fresh.
+
+    Each login succeeds, so no failure would ever count: without this, an account that
+    may log in but not ask, or that two parties log out in turn, hammers the upstream.
+    Short, since a token that was good for other calls is not told from one that never was.
+    """
+    max_s = min(max_s, REFUSALS_BACKOFF_MAX_S)
+    pauses = [0.0] * FREE_REFUSALS
+    while pauses[-1] < max_s:
+        count = len(pauses) - FREE_REFUSALS + 1
+        pauses.append(backoff_s(count, max_s=max_s, jitter=1.0, retry_after_s=None))
+    return pauses
+
+
 def poll_s(polls: int) -> float:
     """How long to wait before the next look, after ``polls`` looks at a lock of another's."""
     return min(POLL_MAX_S, POLL_MIN_S * 1.5 ** min(polls, 30))
@@ -122,6 +150,7 @@ def parse_error(text: str) -> ErrorInfo:
         return ErrorInfo(code=ErrorCode.UPSTREAM_ERROR, message="the login failed", retryable=True)
 
 
+@lru_cache(maxsize=64)  # the sources of an account, one for each proxy, pay for it once
 def fingerprint(provider: str, account: str, password: str) -> str:
     """A digest that tells one password of an account from the next, 16 hex.
 

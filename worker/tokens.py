@@ -18,7 +18,17 @@ from worker.local_tokens import LocalTokens
 from worker.providers.base import Login, Token
 from worker.singleflight import SingleFlight
 from worker.token_seal import seal_for
-from worker.token_state import Failure, Step, backoff_s, decide, fingerprint, poll_s
+from worker.token_state import (
+    FRESH_S,
+    REFUSED_WHILE_FRESH,
+    Failure,
+    Step,
+    backoff_s,
+    decide,
+    fingerprint,
+    poll_s,
+    refusal_pauses_s,
+)
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -32,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 LOCK_MARGIN_S = 3.0
 """How much longer than a login its lock lives: time to write the token down."""
-RELEASE_TIMEOUT_S = 1.0
-"""How long a login that was cancelled waits for Redis; the lock then expires by itself."""
 REMEMBER_BACKOFFS = 10
 """Failures in a row are counted as such if no more than this many longest back-offs lie between."""
 
@@ -82,9 +90,10 @@ class RedisSource:
         self._use_until = 0.0
         # A few are enough: Redis forgets an older one for good when a newer is stored.
         self._refused: deque[str] = deque(maxlen=8)
-        self._dropping = asyncio.Lock()
-        self._dropped: str | None = None
+        self._to_drop: set[str] = set()
+        # Hundreds of jobs ask at once, or get the same 401: Redis hears of it once.
         self._obtain_once = SingleFlight(self._obtain)
+        self._drop_once = SingleFlight(self._drop)
 
     async def get(self) -> Token:
         """The token in use; else another worker's, or that of a login of our own.
@@ -110,12 +119,28 @@ class RedisSource:
         """
         if token.gen not in self._refused:
             self._refused.append(token.gen)
+            self._to_drop.add(token.gen)
         if self._token is not None and self._token.gen == token.gen:
             self._token = None
-        async with self._dropping:  # hundreds of jobs get the same 401: ask Redis once
-            if self._dropped != token.gen:
-                await self._scripts.drop(token.gen)
-                self._dropped = token.gen
+        if self._to_drop and (failure := await self._drop_once()):
+            raise failure.error()
+
+    async def _drop(self) -> Failure | None:
+        """The shared run behind :meth:`invalidate`; what joins it while it runs is dropped too."""
+        pauses_s = refusal_pauses_s(max_s=self._settings.login_backoff_max_s)
+        while self._to_drop:
+            gen = next(iter(self._to_drop))
+            try:
+                pause_s = await self._scripts.drop(
+                    gen, fresh_s=FRESH_S, told=REFUSED_WHILE_FRESH, pauses_s=pauses_s
+                )
+            except JobError as error:
+                return Failure(error.info())
+            self._to_drop.discard(gen)
+            if pause_s:
+                told = "%s refuses tokens that it has just given out: no login for %.1f s"
+                logger.warning(told, self._provider, pause_s)
+        return None
 
     async def _obtain(self) -> Token | Failure:
         """The shared run behind :meth:`get`: errors are values, each caller raises its own."""
@@ -149,7 +174,8 @@ class RedisSource:
                         polls += 1
         finally:
             if may_hold_lock:
-                await self._release(owner)
+                with contextlib.suppress(JobError):  # then it expires by itself
+                    await self._scripts.release(owner)
 
     async def _log_in(
         self, owner: str, failures: int, *, lock_taken_at: float
@@ -211,11 +237,6 @@ class RedisSource:
             if not await self._scripts.fail(owner, failure, remember_s=max_s * REMEMBER_BACKOFFS):
                 return None
         return failure
-
-    async def _release(self, owner: str) -> None:
-        with contextlib.suppress(JobError, TimeoutError):
-            async with asyncio.timeout(RELEASE_TIMEOUT_S):
-                await self._scripts.release(owner)
 
     def _keep(self, token: Token, *, until: float) -> Token:
         if token.gen not in self._refused:

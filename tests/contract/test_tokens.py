@@ -16,6 +16,7 @@ from worker.embedded.redis import free_port
 from worker.errors import JobError, SettingsError
 from worker.providers.base import Token
 from worker.settings import Settings
+from worker.token_state import FREE_REFUSALS
 from worker.tokens import RedisSource, RedisTokens
 
 ACCOUNT = "someone@example.org"
@@ -23,6 +24,7 @@ PASSWORD = "a password"
 SETTINGS = Settings(login_timeout_s=5, login_backoff_max_s=60, token_ttl_s=100)
 KEY = names.token_key("berlin", ACCOUNT)
 LOCK = f"token:{{{KEY}}}:lock"
+REFUSALS = f"token:{{{KEY}}}:refusals"
 
 
 class Upstream:
@@ -108,17 +110,17 @@ async def test_a_token_in_use_costs_no_round_trip(
     assert await source.get() is token
 
 
-async def test_a_token_is_not_used_beyond_its_ttl(
+async def test_a_token_is_not_used_beyond_the_ttl_that_it_has_in_redis(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
-    maker, user = process(upstream.login), process(upstream.login)
-    await maker.get()
-    await redis_client.pexpire(KEY, 300)
-    await user.get()  # learns the TTL from Redis
-    async with asyncio.timeout(10):
-        while await redis_client.exists(KEY):  # noqa: ASYNC110  # Redis tells nobody of it
-            await asyncio.sleep(0.01)
+    await process(upstream.login).get()
+    await redis_client.expire(KEY, 50)
+    user = process(upstream.login)
+    await user.get()
+    assert user._use_until <= asyncio.get_running_loop().time() + 50
+    user._use_until -= 50  # a later time, without waiting for it
+    await redis_client.delete(KEY)
     assert (await user.get()).value == "secret-2"
 
 
@@ -185,6 +187,35 @@ async def test_a_search_that_began_before_the_401_does_not_bring_the_refused_tok
     source._refused.append(token.gen)  # the 401 of another job, before this one has the reply
     source._token = None
     assert (await source.get()).value == "secret-2"
+
+
+async def test_tokens_that_are_refused_at_once_time_after_time_do_not_hammer_the_login(
+    process: MakeSource, redis_client: redis.asyncio.Redis
+) -> None:
+    upstream = Upstream()
+    sources = [process(upstream.login), process(upstream.login)]
+    for turn in range(FREE_REFUSALS):
+        source = sources[turn % 2]
+        await source.invalidate(await source.get())
+    await redis_client.incrby(REFUSALS, 10)  # a later pause, longer than the test takes
+    await source.invalidate(await source.get())
+    for error in await asyncio.gather(*(failure(source) for source in sources)):
+        assert (error.code, error.retryable) == (ErrorCode.AUTH_FAILED, True)
+        assert error.retry_after_s
+    assert upstream.logins == FREE_REFUSALS + 1
+
+
+async def test_tokens_that_were_good_for_a_while_may_be_refused_any_number_of_times(
+    process: MakeSource, redis_client: redis.asyncio.Redis
+) -> None:
+    upstream = Upstream()
+    source = process(upstream.login)
+    for _ in range(FREE_REFUSALS * 2):
+        token = await source.get()
+        await redis_client.hincrby(KEY, "at_ms", -6000)  # a later time, without waiting for it
+        await source.invalidate(token)
+    await source.get()
+    assert upstream.logins == FREE_REFUSALS * 2 + 1
 
 
 # Dead, slow and cancelled logins
@@ -428,6 +459,42 @@ async def test_without_redis_the_error_is_clear_and_nobody_logs_in() -> None:
     assert upstream.logins == 0
 
 
+async def test_a_401_that_redis_could_not_be_told_is_told_once_for_all_and_told_again(
+    process: MakeSource, redis_client: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream, calls = Upstream(), []
+    source = process(upstream.login)
+    token = await source.get()
+
+    async def hang(gen: str, **_: object) -> float:
+        calls.append(gen)
+        await asyncio.sleep(0.05)
+        raise JobError(ErrorCode.INTERNAL, "Redis fails", retryable=True)
+
+    with monkeypatch.context() as away:
+        away.setattr(source._scripts, "drop", hang)
+        jobs = (source.invalidate(token) for _ in range(200))
+        errors = await asyncio.gather(*jobs, return_exceptions=True)
+    assert len({id(error) for error in errors if isinstance(error, JobError)}) == 200
+    assert calls == [token.gen]
+    assert await redis_client.exists(KEY)
+    await source.invalidate(token)
+    assert not await redis_client.exists(KEY)
+
+
+async def test_a_refused_token_that_redis_still_holds_is_not_used_again(
+    process: MakeSource, redis_client: redis.asyncio.Redis
+) -> None:
+    upstream = Upstream()
+    source = process(upstream.login)
+    token = await source.get()
+    held = await redis_client.hgetall(KEY)
+    await source.invalidate(token)
+    await redis_client.hset(KEY, mapping=held)  # as after a fail-over to an older copy
+    await redis_client.expire(KEY, 100)
+    assert (await source.get()).value == "secret-2"
+
+
 @pytest.mark.parametrize("kind", ["string", "hash without a TTL", "empty hash"])
 async def test_what_nobody_of_ours_wrote_counts_as_no_token(
     process: MakeSource, redis_client: redis.asyncio.Redis, kind: str
@@ -456,9 +523,10 @@ async def test_every_script_may_be_sent_twice(
         assert await scripts.store("me", Token("secret", "1"), ttl_s=10)
     assert not await scripts.store("another", Token("other", "2"), ttl_s=10)
     for _ in range(2):
-        await scripts.drop("1")
+        assert not await scripts.drop("1", fresh_s=5, told=BUSY.info(), pauses_s=[0, 3])
         await scripts.release("me")
-    assert await redis_client.keys() == []
+    assert await redis_client.keys() == [REFUSALS.encode()]
+    assert await redis_client.get(REFUSALS) == b"1"
 
 
 # Encryption

@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-import redis
+import redis.asyncio
 from aiohttp import web
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from worker.embedded.redis import RedisProcess, find_server
+from worker.errors import JobError
+from worker.settings import Settings
+from worker.tokens import RedisTokens
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 4
@@ -110,18 +117,20 @@ async def server() -> AsyncIterator[LoginServer]:
 
 
 @pytest.fixture
-async def fleet(real_redis_url: str, server: LoginServer) -> AsyncIterator[list[Worker]]:
-    """Four processes; a login may take a second, so a dead one's lock lives four."""
-    settings = json.dumps({"login_timeout_s": 1})
+async def fleet(
+    real_redis_url: str, server: LoginServer, keys_expire: Callable[[], None]
+) -> AsyncIterator[list[Worker]]:
+    """Four processes; a login may take three seconds, so the lock of a dead one lives six."""
+    settings = json.dumps({"login_timeout_s": 3})
     starts = (Worker.start(real_redis_url, server.url, settings) for _ in range(PROCESSES))
     workers = await asyncio.gather(*starts)
     yield workers
     await asyncio.gather(*(worker.end() for worker in workers))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def keys_expire(real_redis_url: str) -> Iterator[Callable[[], None]]:
-    """A check, also made after each test: every key is under ``token:`` and has a TTL."""
+    """A check, also made after each test of a fleet: keys are under ``token:`` and expire."""
     with redis.Redis.from_url(real_redis_url) as client:
 
         def check() -> None:
@@ -218,6 +227,9 @@ async def test_a_process_that_slept_through_its_lock_takes_the_newer_token(
     await until(lambda: server.logins == 1)
     [sleeper] = [worker for worker in fleet if worker.pid == server.pids[0]]
     os.kill(sleeper.pid, signal.SIGSTOP)
+    with redis.Redis.from_url(real_redis_url) as client:
+        [lock] = client.keys("token:*:lock")
+        client.pexpire(lock, 1)  # a later time, without waiting for it
     for worker in fleet:
         if worker is not sleeper:
             assert await worker.answer() == only("secret-2")
@@ -227,3 +239,30 @@ async def test_a_process_that_slept_through_its_lock_takes_the_newer_token(
     assert await sleeper.answer() == only("secret-2")
     assert await ask_all(fleet, "refused") == [only("secret-3")] * PROCESSES
     assert server.logins == 3
+
+
+async def test_without_redis_a_good_token_is_used_on_and_nobody_logs_in(
+    redis_server: RedisProcess,  # skips where there is no server to start
+) -> None:
+    binary = find_server()
+    assert binary is not None
+    logins = []
+
+    async def login() -> str:
+        logins.append(1)
+        return f"secret-{len(logins)}"
+
+    with RedisProcess(binary) as server:
+        once = Retry(NoBackoff(), 0)
+        async with redis.asyncio.Redis.from_url(server.url, retry=once) as client:
+            source = RedisTokens(client, Settings()).source("berlin", "someone", login)
+            token = await source.get()
+            server.kill()
+            assert await source.get() is token
+            with pytest.raises(JobError, match="Redis fails"):
+                await source.invalidate(token)
+            with pytest.raises(JobError, match="Redis fails"):
+                await source.get()
+            assert len(logins) == 1
+            server.start()
+            assert (await source.get()).value == "secret-2"

@@ -12,6 +12,7 @@ from worker.errors import SettingsError
 from worker.providers.base import Token
 from worker.token_seal import seal_for
 from worker.token_state import (
+    FREE_REFUSALS,
     POLL_MAX_S,
     Failure,
     Lock,
@@ -22,6 +23,7 @@ from worker.token_state import (
     fingerprint,
     parse_error,
     poll_s,
+    refusal_pauses_s,
 )
 
 TOKEN = Token("secret", "1")
@@ -80,6 +82,13 @@ def test_a_back_off_is_never_nothing_and_never_longer_than_allowed(
     pause_s = backoff_s(count, max_s=max_s, jitter=jitter, retry_after_s=retry_after_s)
     assert min(0.25, max_s / 2) <= pause_s <= max_s
     assert pause_s >= min(retry_after_s or 0, max_s)
+
+
+@pytest.mark.parametrize(("max_s", "pauses"), [(60, [0.5, 1, 2, 4, 5]), (0.1, [0.1])])
+def test_the_first_few_fresh_tokens_may_be_refused_and_then_logins_slow_down(
+    max_s: float, pauses: list[float]
+) -> None:
+    assert refusal_pauses_s(max_s=max_s) == [0.0] * FREE_REFUSALS + pauses
 
 
 def test_those_who_wait_look_less_and_less_often() -> None:

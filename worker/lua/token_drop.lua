@@ -1,10 +1,27 @@
 -- The upstream has refused a token: delete it, unless a newer one has taken its place.
+-- If it was fresh, and those before it too, logging in again at once would go on for ever:
+-- then nobody logs in for a while, as after a failed login.
 --
--- KEYS  1 token
--- ARGV  1 gen that was refused
--- reply 1 deleted; 0 it is gone already, or replaced
+-- KEYS  1 token   2 failed logins   3 tokens refused while fresh, in a row (string: count)
+-- ARGV  1 gen that was refused   2 a token is fresh for so long, ms   3 error JSON
+--       4.. pause after the 1st, 2nd, ... in a row, ms; the last one for all that follow
+-- reply the pause, ms; 0 none, or the token is gone already, or replaced
 
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'hash' or redis.call('HGET', KEYS[1], 'gen') ~= ARGV[1] then
   return 0
 end
-return redis.call('DEL', KEYS[1])
+local now = now_ms()
+local age_ms = now - tonumber(redis.call('HGET', KEYS[1], 'at_ms') or 0)
+redis.call('DEL', KEYS[1])
+if age_ms > tonumber(ARGV[2]) then
+  redis.call('DEL', KEYS[3])
+  return 0
+end
+local count = redis.call('INCR', KEYS[3])
+local pause_ms = tonumber(ARGV[math.min(3 + count, #ARGV)])
+redis.call('PEXPIRE', KEYS[3], pause_ms + 2 * ARGV[2])
+if pause_ms > 0 then
+  redis.call('HSET', KEYS[2], 'count', 1, 'retry_at_ms', now + pause_ms, 'error', ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], pause_ms)
+end
+return pause_ms

@@ -1,7 +1,7 @@
 -- What is known of an account's token at this moment; on request the lock of the login
 -- is taken first, if it is free (or held by the same owner: a retry of this call).
 --
--- KEYS  1 token (hash: gen, and the token in field ARGV[1])   2 lock (string: owner)
+-- KEYS  1 token (hash: gen, at_ms, the token in field ARGV[1])   2 lock (string: owner)
 --       3 failed logins (hash: count, retry_at_ms, error)
 -- ARGV  1 field of the token   2 owner, '' to look only   3 TTL of the lock, ms
 -- reply {gen, token, TTL of the token in ms, 'free' | 'ours' | 'others',

@@ -12,6 +12,6 @@ if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return mine and 1 or 0
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-redis.call('HSET', KEYS[1], 'gen', ARGV[2], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[1], 'gen', ARGV[2], 'at_ms', now_ms(), ARGV[3], ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 return 1

@@ -60,8 +60,8 @@ class TokenStore(Protocol):
         """The source for one account; ``login`` is called only where no token is shared.
 
         With ``password``, failed logins of another password do not count against
-        this one. It is neither kept nor sent on, only a slow digest of it: make a
-        source once for a process.
+        this one. It is never sent on, only a slow digest of it. Make a source once for
+        a process: it holds the token in use.
         """
 
 
