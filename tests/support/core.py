@@ -1,0 +1,166 @@
+"""The core of a worker for tests: a store over a Redis, lost replies, records read back."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from schemas import Event, Started, decode, names
+from worker.journal import Batch, JobLog, Journal
+from worker.leases import Claim
+from worker.store import RedisStore
+
+LOG_TTL_S = 100
+JOB = b'{"messages":[{"role":"user","content":"Hello"}]}'
+
+
+def make_store(
+    client: redis.asyncio.Redis, *, owner: str = "worker-1", lease_s: float = 60.0
+) -> RedisStore:
+    """A store whose leases do not run out by themselves while a test runs."""
+    return RedisStore(client, owner=owner, lease_s=lease_s, log_ttl_s=LOG_TTL_S, dead_letters_max=5)
+
+
+class LosesReplies(redis.asyncio.Redis):
+    """Sends a command, and then, if told to, behaves as if its connection had broken."""
+
+    lose: int = 0
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """As ever; then the reply is lost for the next ``lose`` commands."""
+        reply = await super().execute_command(*args, **options)
+        if self.lose:
+            self.lose -= 1
+            raise RedisConnectionError("the reply was lost")
+        return reply
+
+
+@contextlib.asynccontextmanager
+async def loses_replies(url: str) -> AsyncIterator[LosesReplies]:
+    """A client of ``url`` that can be told to lose replies."""
+    async with LosesReplies.from_url(url) as client:
+        yield client
+
+
+class NoStore:
+    """For logs that are emptied by hand."""
+
+    async def append(self, batch: list[Batch]) -> list[bool]:
+        """Is never called."""
+        raise NotImplementedError
+
+
+def open_log(claim: Claim, *, opened: bool = True) -> JobLog:
+    """A log for ``claim`` that no writer empties; ``opened`` has said ``started``."""
+    journal = Journal(NoStore(), buffer_bytes=1 << 30)
+    log = journal.open(
+        claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=lambda: None
+    )
+    if opened:
+        log.event(event(log, Started))
+    return log
+
+
+def event(log: JobLog, kind: Any, **fields: Any) -> Any:
+    """The next event of ``log``."""
+    return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=1.0, **fields)
+
+
+async def expire_lease(client: redis.asyncio.Redis, job_id: str) -> None:
+    """Make the job look as if its worker had been silent for longer than the lease."""
+    assert await client.zadd(names.WATCH, {job_id: 1}, xx=True, ch=True)
+
+
+async def record(client: redis.asyncio.Redis, job_id: str) -> dict[str, str]:
+    """The record of a job."""
+    found: dict[bytes, bytes] = await client.hgetall(names.state_key(job_id))
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+async def raw_log(client: redis.asyncio.Redis, job_id: str) -> list[bytes]:
+    """The bytes of the log of a job; checks its IDs and its field."""
+    entries = await client.xrange(names.log_key(job_id))
+    for n, (entry_id, fields) in enumerate(entries, 1):
+        assert entry_id.decode() == f"{n}-0"
+        assert list(fields) == [b"event"]
+    return [fields[b"event"] for _, fields in entries]
+
+
+async def read_log(client: redis.asyncio.Redis, job_id: str) -> list[Event]:
+    """The events of the log of a job; checks what holds for every log."""
+    events = [decode(data) for data in await raw_log(client, job_id)]
+    check_log(events, job_id)
+    return events
+
+
+def check_log(events: list[Event], job_id: str) -> None:
+    """What the contract says of every log."""
+    assert [each.seq for each in events] == list(range(1, len(events) + 1))
+    assert {each.job_id for each in events} <= {job_id}
+    attempts = [each.attempt for each in events]
+    assert attempts == sorted(attempts), "attempts interleave"
+    terminal = [each.type in {"completed", "failed", "cancelled"} for each in events]
+    assert not any(terminal[:-1]), "something follows the terminal event"
+
+
+def text_of(events: list[Event]) -> str:
+    """What a reader has at the end: the chunks since the last reset."""
+    text = ""
+    for each in events:
+        if each.type == "chunk":
+            text += each.content
+        elif each.type == "reset":
+            text = ""
+    return text
+
+
+async def check_keys(client: redis.asyncio.Redis) -> None:
+    """Every key has a TTL, but for the dead letters, and is one that the contract names."""
+    for key in [key.decode() async for key in client.scan_iter()]:
+        assert key.startswith(("job:{", "worker:")), f"{key} is no key of the contract"
+        if key != names.DEAD_LETTERS:
+            assert await client.ttl(key) > 0, f"{key} has no TTL"
+
+
+class Channel:
+    """What is published for a job, as bytes, from the moment it is subscribed."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+        self.messages: list[bytes] = []
+
+    async def read(self, count: int) -> list[bytes]:
+        """All messages so far, once there are ``count``."""
+        async with asyncio.timeout(30):
+            while len(self.messages) < count:
+                message = await self._pubsub.get_message(timeout=1.0)
+                if message is not None:
+                    self.messages.append(message["data"])
+        return self.messages
+
+
+@contextlib.asynccontextmanager
+async def subscribed(client: redis.asyncio.Redis, job_id: str) -> AsyncIterator[Channel]:
+    """The channel of a job; the subscription is acknowledged."""
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe(names.channel(job_id))
+        async with asyncio.timeout(30):
+            while True:
+                message = await pubsub.get_message(timeout=1.0)
+                if message is not None and message["type"] == "subscribe":
+                    break
+        yield Channel(pubsub)
+
+
+def job_object(**fields: Any) -> dict[str, Any]:
+    """A job object that is fine."""
+    return {"messages": [{"role": "user", "content": "Hello"}], **fields}
+
+
+def job_bytes(**fields: Any) -> bytes:
+    """The same as JSON."""
+    return json.dumps(job_object(**fields)).encode()

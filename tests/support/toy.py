@@ -1,0 +1,131 @@
+"""The test's side of ``tests/toy/pool_app.py``: send its tasks, read its notes."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import kombu.pools
+import redis
+from celery import Celery
+
+from tests.support.workers import WorkerProcess, wait_until
+
+APP = "tests.toy.pool_app"
+
+
+class TaskFailed(Exception):
+    """A task ended without a result; ``str`` is its state, exception type and message."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A task that was sent.
+
+    Reads what Celery has stored, in place of ``AsyncResult``, which opens connections when it
+    is garbage-collected.
+    """
+
+    id: str
+    toy: "Toy"
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The stored result: ``status``, ``result``, ``traceback``."""
+        raw = self.toy.redis.get(f"celery-task-meta-{self.id}")
+        return json.loads(raw) if raw else {"status": "PENDING", "result": None}
+
+    @property
+    def state(self) -> str:
+        """The stored state."""
+        return str(self.meta["status"])
+
+    def get(self) -> Any:
+        """The result, once there is one; raises :class:`TaskFailed`."""
+        final = ("SUCCESS", "FAILURE", "REVOKED")
+        wait_until(lambda: self.state in final, f"the end of {self.id}")
+        meta = self.meta
+        if meta["status"] == "SUCCESS":
+            return meta["result"]
+        error = meta["result"]
+        raise TaskFailed(f"{meta['status']} {error['exc_type']}: {error['exc_message']}")
+
+    def terminate(self) -> None:
+        """``revoke --terminate``."""
+        self.toy.celery.control.revoke(self.id, terminate=True)
+
+
+class Toy:
+    """A client of the toy app, and workers that run it."""
+
+    def __init__(self, url: str, broker_url: str | None = None, **conf: Any) -> None:
+        self.url = url
+        self.env = {"TOY_REDIS_URL": url, "TOY_CONF": json.dumps(conf)}
+        if broker_url:
+            self.env["TOY_BROKER_URL"] = broker_url
+        self.celery = Celery("client", broker=broker_url or url, set_as_current=False)
+        self.celery.conf.update(conf)
+        self.redis = redis.Redis.from_url(url, decode_responses=True)
+
+    def worker(self, *arguments: str, wait: bool = True, **conf: Any) -> WorkerProcess:
+        """A worker, not yet started; ``conf`` holds further Celery settings."""
+        merged = json.dumps({**json.loads(self.env["TOY_CONF"]), **conf})
+        return WorkerProcess(APP, *arguments, env={**self.env, "TOY_CONF": merged}, wait=wait)
+
+    def send(self, task: str, *args: Any, **options: Any) -> Sent:
+        """Send a task by the short name of its function."""
+        return Sent(self.celery.send_task(f"{APP}.{task}", args, **options).id, self)
+
+    def run(self, task: str, *args: Any, **options: Any) -> Any:
+        """Send a task and return its result, or raise its exception."""
+        return self.send(task, *args, **options).get()
+
+    def notes(self) -> list[str]:
+        """What the tasks have noted, in order."""
+        return list(self.redis.lrange("notes", 0, -1))
+
+    def wait_for_note(self, note: str, times: int = 1) -> None:
+        """Return when ``note`` has been noted ``times`` times."""
+        wait_until(lambda: self.notes().count(note) >= times, f"note {note!r} in {self.notes()}")
+
+    def release(self, name: str) -> None:
+        """Let ``hold(name)`` end."""
+        self.redis.set(f"release:{name}", 1)
+
+    def unacked(self) -> int:
+        """How many messages are with a worker."""
+        return int(self.redis.hlen("unacked"))
+
+    def queued(self) -> list[str]:
+        """The task IDs in the queue, the next to be delivered first."""
+        raw = reversed(self.redis.lrange("celery", 0, -1))
+        return [json.loads(each)["headers"]["id"] for each in raw]
+
+    def inspect(self, worker: WorkerProcess, what: str) -> Any:
+        """The answer of ``worker`` to ``celery inspect <what>``."""
+        replies = getattr(
+            self.celery.control.inspect([worker.hostname], timeout=5, limit=1), what
+        )()
+        return replies[worker.hostname]
+
+    def control(self, worker: WorkerProcess, command: str, **arguments: Any) -> Any:
+        """The answer of ``worker`` to ``celery control <command>``."""
+        replies = self.celery.control.broadcast(
+            command, arguments, [worker.hostname], reply=True, timeout=5, limit=1
+        )
+        return replies[0][worker.hostname]
+
+    def close(self) -> None:
+        """Close all connections, those too that Celery would leave to the garbage collector."""
+        self.celery.close()
+        kombu.pools.reset()
+        self.redis.close()
+
+
+@contextmanager
+def toy(url: str, broker_url: str | None = None, **conf: Any) -> Iterator[Toy]:
+    """A :class:`Toy` whose connections are closed at the end."""
+    client = Toy(url, broker_url, **conf)
+    with closing(client):
+        yield client

@@ -1,0 +1,92 @@
+"""The asyncio pool's tasks without a pool: called directly, eagerly, or in another pool."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+
+from worker.pool import AsyncioPool, AsyncioTask, cancel_cause
+
+
+@pytest.fixture
+def app() -> Celery:
+    app = Celery("eager", task_cls=AsyncioTask, set_as_current=False)
+    app.conf.task_always_eager = True
+    return app
+
+
+@pytest.fixture
+def double(app: Celery) -> Task:
+    @app.task(shared=False)
+    async def double(n: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * n
+
+    return double
+
+
+async def test_a_direct_call_is_awaited_like_the_function(double: Task) -> None:
+    assert await double(2) == 4
+
+
+def test_a_direct_call_without_a_loop_gives_the_coroutine(double: Task) -> None:
+    assert asyncio.run(double(2)) == 4
+
+
+def test_an_eager_task_runs_in_a_loop_of_its_own(double: Task) -> None:
+    assert double.delay(2).get() == 4
+    assert double.apply((3,)).get() == 6
+
+
+def test_an_eager_task_fails_with_its_own_exception(app: Celery) -> None:
+    @app.task(shared=False)
+    async def fail() -> None:
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        fail.delay().get()
+
+
+def test_autoretry_sees_the_exception_of_an_eager_coroutine(app: Celery) -> None:
+    attempts = []
+
+    @app.task(
+        shared=False, bind=True, autoretry_for=(ValueError,), max_retries=2, default_retry_delay=0
+    )
+    async def flaky(self: Task) -> int:
+        await asyncio.sleep(0)
+        attempts.append(self.request.retries)
+        if self.request.retries < 2:
+            raise ValueError("once more")
+        return 7
+
+    assert flaky.delay().get() == 7
+    assert attempts == [0, 1, 2]
+
+
+def test_a_class_based_task_may_be_a_coroutine(app: Celery) -> None:
+    class Triple(app.Task):  # type: ignore[name-defined]  # made by Celery at run time
+        name = "triple"
+
+        async def run(self, n: int) -> int:
+            await asyncio.sleep(0)
+            return 3 * n
+
+    assert app.register_task(Triple()).delay(2).get() == 6
+
+
+def test_the_signature_of_a_task_is_checked_as_ever(double: Task) -> None:
+    with pytest.raises(TypeError):
+        double.delay()
+
+
+def test_nothing_is_being_cancelled_outside_of_a_task() -> None:
+    assert cancel_cause() is None
+
+
+def test_celery_finds_the_pool_by_its_name() -> None:
+    from celery.concurrency import get_implementation
+
+    found: Any = get_implementation("worker.pool:AsyncioPool")
+    assert found is AsyncioPool

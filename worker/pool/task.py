@@ -1,0 +1,126 @@
+"""The task class: ``async def`` bodies, and a request that can be handed back."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery import Task, current_task
+from celery.exceptions import TaskRevokedError
+from celery.utils.log import get_logger
+from celery.worker.request import Request
+from celery.worker.state import task_ready
+from greenlet import getcurrent
+
+from worker.pool.job import CancelCause, HandedBack, JobGreenlet, stack_owner
+
+logger = get_logger(__name__)
+
+
+class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type information
+    """Celery's request, which the pool can hand back to the broker."""
+
+    acknowledged: bool
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Raise ``TaskRevokedError`` if it was revoked, or has expired, while it waited."""
+        if self.revoked():
+            raise TaskRevokedError(self.id)
+        super().on_accepted(pid, time_accepted)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Cancel the task for a shutdown or a lost connection; what has ended stays as it is."""
+        # Celery wants the retry signal of an acks_late task on connection loss only.
+        lost = emit_retry and self.task.acks_late
+        cause = CancelCause.CONNECTION_LOST if lost else CancelCause.SHUTDOWN
+        cancel_job = getattr(pool, "cancel_job", None)  # other pools have none
+        if cancel_job is None or cancel_job(self.worker_pid, cause):
+            super().cancel(pool, signal, emit_retry=emit_retry)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
+        """As Celery's; :class:`HandedBack` hands the message back, ``MemoryError`` is a failure."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, HandedBack):
+            self.hand_back()
+        else:
+            if isinstance(error, MemoryError):
+                # Celery would end the process, with the message in its hands. The tracer has
+                # stored the failure already: this is for the acknowledgement and the event.
+                exc_info.exception = RuntimeError(repr(error))
+            super().on_failure(exc_info, *args, **kwargs)
+
+    def hand_back(self) -> None:
+        """Return the message to the head of its queue, unless it is acknowledged already."""
+        task_ready(self)
+        if self.acknowledged:
+            return
+        self.acknowledged = True
+        try:
+            _return_to_queue(self.message)
+        except self.connection_errors as error:
+            logger.warning("Task %s goes back when the broker notices: %r", self.id, error)
+        self.send_event("task-rejected", requeue=True)
+
+
+def _return_to_queue(message: Any) -> None:
+    """Give ``message`` back to the broker; it is the next one to be delivered.
+
+    kombu's Redis transport would put a rejected message behind all others
+    (``restore_by_tag(leftmost=True)``, where BRPOP takes from the right).
+    """
+    qos: Any = getattr(message.channel, "qos", None)
+    if hasattr(qos, "restore_by_tag"):
+        qos.restore_by_tag(message.delivery_tag)
+        qos.ack(message.delivery_tag)
+    else:
+        message.reject(requeue=True)
+
+
+class AsyncioTask(Task):  # type: ignore[misc]  # celery has no type information
+    """A task whose body may be ``async def``: ``Celery(task_cls=AsyncioTask)``."""
+
+    abstract = True
+    Request = AsyncioRequest
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Here, not in __call__: Celery wraps `run` for autoretry_for after the class is made.
+        super().__init_subclass__(**kwargs)
+        run = cls.__dict__.get("run")
+        if isinstance(run, staticmethod):
+            cls.run = staticmethod(_awaited(run.__func__))
+        elif run is not None:
+            cls.run = _awaited(run)
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Let the coroutine of a task see ``self.request``."""
+        super().on_bound(app)
+        cls.request_stack.__ident_func__ = stack_owner
+
+
+def _awaited(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def awaited_run(*args: Any, **kwargs: Any) -> Any:
+        result = run(*args, **kwargs)
+        if not inspect.iscoroutine(result):
+            return result
+        current = getcurrent()
+        if isinstance(current, JobGreenlet):
+            return current.job.result_of(result)
+        if _in_loop() or not current_task or current_task.request.called_directly:
+            return result  # a direct call: the caller awaits it
+        return asyncio.run(result)  # eager, or in another pool
+
+    return awaited_run
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
