@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from schemas import ErrorCode, Message
+from tests.support.waiting import until
 from worker.embedded.upstream import Upstream, upstream_in_thread
 from worker.errors import JobError, SettingsError
 from worker.providers.berlin import Berlin
@@ -28,12 +29,6 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
 async def read(messages: Any = HELLO, model: str = "gpt-4", **kwargs: Any) -> str:
     stream = Berlin.create_async_generator(model, messages, **kwargs)
     return "".join([delta async for delta in stream])
-
-
-async def until_closed(upstream: Upstream) -> None:
-    async with asyncio.timeout(10):
-        while upstream.open_streams:  # noqa: ASYNC110  # counted in another thread
-            await asyncio.sleep(0.005)
 
 
 async def test_it_yields_the_deltas_as_text(upstream: Upstream) -> None:
@@ -90,7 +85,7 @@ async def test_closing_early_raises_nothing_and_closes_the_connection(upstream: 
     stream = Berlin.create_async_generator("gpt-4", [{"role": "user", "content": "[[stall:1]]"}])
     assert await anext(stream) == "one "
     await stream.aclose()
-    await until_closed(upstream)
+    await until(lambda: not upstream.open_streams)
     assert upstream.disconnects == 1
 
 
@@ -103,7 +98,7 @@ def test_a_loop_that_is_left_early_leaves_nothing_open(upstream: Upstream) -> No
         raise AssertionError
 
     assert asyncio.run(first()) == "one "
-    asyncio.run(until_closed(upstream))
+    asyncio.run(until(lambda: not upstream.open_streams))
 
 
 async def test_an_error_of_the_reader_passes_through_unchanged(upstream: Upstream) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.support.waiting import until
 from worker.embedded.faults import FAULTS, Fault, Plan, in_prompt, parse, without_faults
 from worker.embedded.replies import pleasant_reply
 from worker.embedded.upstream import Upstream, upstream_in_thread
@@ -163,11 +164,10 @@ async def test_stopping_ends_what_is_still_streaming(http_session: aiohttp.Clien
     async with Upstream() as upstream:
         token = await login(http_session, upstream)
         reading = asyncio.create_task(complete(http_session, upstream, token, "[[stall:1]]"))
-        async with asyncio.timeout(10):
-            while not upstream.open_streams:  # noqa: ASYNC110  # the server counts, and tells nobody
-                await asyncio.sleep(0.005)
+        await until(lambda: upstream.open_streams)
     with pytest.raises(aiohttp.ClientError):
         await reading
+    assert upstream.disconnects == 0
 
 
 def test_the_pleasant_reply_quotes_the_prompt_without_its_faults() -> None:

@@ -30,7 +30,10 @@ def pleasant_reply(prompt: str) -> str:
 
 
 async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> web.StreamResponse:
-    """Answer ``request`` as ``plan`` says; a leaking error body repeats ``secrets``."""
+    """Answer ``request`` as ``plan`` says, up to the end of the body.
+
+    A leaking error body repeats ``secrets``.
+    """
     if plan.silent == "mute":
         await asyncio.Event().wait()
     if plan.silent == "drop":
@@ -56,8 +59,7 @@ async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> we
         return await _hang_up(request, response)
     if squeeze is not None:
         await response.write(squeeze.flush())
-    await response.write_eof()
-    return response
+    return response  # whose end goes out when the handler has returned, and counted
 
 
 def line(delta: str) -> bytes:
