@@ -8,11 +8,35 @@ from celery.worker.request import Context
 from schemas import names
 from worker import service
 from worker.celery import app
-from worker.pool import AsyncioTask
+from worker.pool import AsyncioRequest, AsyncioTask
 
 
-@app.task(name=names.TASK, bind=True)
-async def generate(self: AsyncioTask, *args: Any, **kwargs: Any) -> None:
+class PromptRequest(AsyncioRequest):
+    """A request whose arguments stay out of logs, events and ``inspect``: they are a prompt.
+
+    A producer that knows of it hides them itself (``argsrepr``); a bare one does not.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._argsrepr = self._kwargsrepr = "<hidden>"
+        self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002  # safe it is
+        """What ``inspect`` tells of the request."""
+        told: dict[str, Any] = super().info(safe=True)
+        return told
+
+
+class PromptTask(AsyncioTask):
+    """A task whose one argument is a prompt job."""
+
+    abstract = True
+    Request = PromptRequest
+
+
+@app.task(name=names.TASK, bind=True, base=PromptTask)
+async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     """Run one prompt job (contract, "Names"): one positional argument, the job object."""
     await service.runner().run(self.request.id, args, kwargs)
 
