@@ -67,6 +67,11 @@ class Attempt:
         return type(self)(claim, self._journal, reason=reason, unrecorded_s=self._unrecorded_s)
 
     @property
+    def over(self) -> bool:
+        """Whether the terminal event has been said, though it may still be on its way."""
+        return self._log.phase is Phase.OVER
+
+    @property
     def streaming(self) -> bool:
         """Whether chunks have been published since the last reset."""
         return self._log.phase is Phase.STREAMING
@@ -140,20 +145,20 @@ class Attempt:
                         watchdog.pause()
                         await self._journal.wait_for_room()
                         watchdog.resume()
-        except (JobError, Fenced):
+            ended = loop.time()
+            await self._end_completed(
+                report.finish_reason,
+                report.usage,
+                login_s=report.login_s,
+                first_chunk_s=None if first is None else first - begun,
+                stream_s=0.0 if first is None else ended - first,
+            )
+        except (JobError, Fenced, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001  # a provider may be anybody's code
             if watchdog.expired is not None and isinstance(error, TimeoutError):
                 raise _timeout(watchdog.expired) from None
-            raise _internal(error, self.claim.job_id) from None
-        ended = loop.time()
-        await self._end_completed(
-            report.finish_reason,
-            report.usage,
-            login_s=report.login_s,
-            first_chunk_s=None if first is None else first - begun,
-            stream_s=0.0 if first is None else ended - first,
-        )
+            raise internal_error(error, self.claim.job_id) from None
 
     async def flush(self) -> None:
         """Wait until the store has all that was published; raises ``Fenced`` if it refused."""
@@ -166,11 +171,12 @@ class Attempt:
     async def end_failed(self, error: JobError) -> None:
         """End as failed."""
         logger.warning("job %s: failed with %s", self.claim.job_id, error.code)
-        await self._log.end(Failed(**self._head(), error=error.info()))
+        info = error.info().model_copy(update={"message": _utf8(error.message)})
+        await self._log.end(Failed(**self._head(), error=info))
 
     async def end_cancelled(self, reason: str) -> None:
         """End as cancelled."""
-        await self._log.end(Cancelled(**self._head(), reason=reason))
+        await self._log.end(Cancelled(**self._head(), reason=_utf8(reason)))
 
     async def _end_completed(
         self,
@@ -210,14 +216,22 @@ def _timeout(expired: Expired) -> JobError:
     return JobError(code, message, retryable=True)
 
 
-def _internal(error: Exception, job_id: str) -> JobError:
-    # Only where, not what: the text of a foreign exception may hold a prompt or a secret.
+def internal_error(error: Exception, job_id: str) -> JobError:
+    """What a job fails with when its provider raises what no provider should.
+
+    Says only where, not what: the text of a foreign exception may hold a prompt or a secret.
+    """
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
     logger.error("job %s: %s in the provider, at %s", job_id, type(error).__name__, where)
     return JobError(ErrorCode.INTERNAL, f"the provider raised {type(error).__name__}")
+
+
+def _utf8(text: str) -> str:
+    # Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes "?".
+    return text.encode("utf-8", "replace").decode()
 
 
 def _milliseconds(seconds: float) -> float:

@@ -62,11 +62,15 @@ class Store(Protocol):
         job_id: str,
         job: bytes,
         *,
+        call: str,
         deadline_s: float,
         held_attempt: int = 0,
         only_queued: bool = False,
     ) -> Claim:
-        """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one."""
+        """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one.
+
+        ``call`` names this claim: made again under this name, it finds what it has begun.
+        """
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Hand a running job back, for the next claim to get at once."""
@@ -130,6 +134,7 @@ class Leases:
         self._doorbell = doorbell
         self._held: dict[str, Holder] = {}
         self._reachable_since: float | None = -math.inf
+        self._unrung: Overdue | None = None
 
     @contextlib.contextmanager
     def holding(self, job_id: str, holder: Holder) -> Iterator[None]:
@@ -172,20 +177,19 @@ class Leases:
     async def _renew_all(self) -> None:
         held = list(self._held.items())
         for start in range(0, len(held), _AT_ONCE):
-            part = [
-                (job_id, holder.attempt, holder)
-                for job_id, holder in held[start : start + _AT_ONCE]
-            ]
-            replies = await self._store.renew([(job_id, attempt) for job_id, attempt, _ in part])
-            for (_, attempt, holder), reply in zip(part, replies, strict=True):
-                if holder.attempt != attempt:
-                    continue  # it has begun its next attempt meanwhile
+            part = held[start : start + _AT_ONCE]
+            replies = await self._store.renew([(job_id, each.attempt) for job_id, each in part])
+            for (job_id, holder), reply in zip(part, replies, strict=True):
+                if self._held.get(job_id) is not holder:
+                    continue  # it has ended, or given way to its next attempt, meanwhile
                 if reply == "lost":
                     holder.lost()
                 elif reply == "cancel":
                     holder.cancel("requested")
 
     async def _reap_all(self) -> None:
+        if self._unrung is not None:
+            await self._ring(self._unrung)
         job_ids = await self._store.due(_AT_ONCE)
         now = asyncio.get_running_loop().time()
         if self._reachable_since is None:
@@ -205,5 +209,11 @@ class Leases:
                     waiting = await self._doorbell.waiting()
                 if waiting:
                     continue  # its message is most likely one of those
-            logger.info("job %s was %s and overdue: back on the queue", job_id, overdue.was)
-            await self._doorbell.ring(job_id, overdue.job)
+            await self._ring(overdue)
+
+    async def _ring(self, overdue: Overdue) -> None:
+        # The record says "queued" by now, so nobody else would ring while others wait.
+        self._unrung = overdue
+        await self._doorbell.ring(overdue.job_id, overdue.job)
+        self._unrung = None
+        logger.info("job %s was %s and overdue: back on the queue", overdue.job_id, overdue.was)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Literal, TypeVar
 from schemas import ErrorCode, InvalidJob, PromptJob
 from schemas.jobs import parse_job
 from schemas.names import is_job_id
-from worker.attempt import Attempt, Stopped
+from worker.attempt import Attempt, Stopped, internal_error
 from worker.errors import Fenced, JobError
 from worker.journal import Journal
 from worker.leases import Claim, Leases, Store
@@ -29,7 +30,8 @@ T = TypeVar("T")
 CancelCause = Literal["revoked", "shutdown", "time_limit"]
 
 _STORE_RETRY_S = 0.5
-_HAND_BACK_S = 5.0
+_STOP_S = 5.0
+"""How long a job that is cancelled from outside waits for Redis."""
 _NO_DEADLINE_S = 600.0
 """For the record of a job that is over before it began, and so has no deadline of its own."""
 
@@ -64,8 +66,11 @@ class Runner:
             return
         try:
             job, data = self._check(job_id, args, kwargs)
-        except (InvalidJob, JobError) as error:
-            await self._refuse(job_id, str(error))
+        except InvalidJob as error:
+            await self._refuse(job_id, JobError(ErrorCode.INVALID_JOB, str(error)))
+            return
+        except JobError as error:
+            await self._refuse(job_id, error)
             return
         claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
         if claim.verdict != "claimed":
@@ -100,29 +105,35 @@ class Runner:
         job, data = parse_job(args[0], job_id)
         if job.proxy is not None and job.proxy not in self.proxies:
             raise InvalidJob("proxy: not on the operator's allow-list")
-        self.provider(job.provider).check(job)
+        try:
+            self.provider(job.provider).check(job)
+        except JobError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a provider may be anybody's code
+            raise internal_error(error, job_id) from None
         return job, data
 
-    async def _refuse(self, job_id: str, message: str) -> None:
+    async def _refuse(self, job_id: str, refusal: JobError) -> None:
         claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S)
         if claim.verdict == "claimed":
             with contextlib.suppress(Fenced):
-                refusal = JobError(ErrorCode.INVALID_JOB, message)
                 await Attempt(claim, self.journal).end_failed(refusal)
 
     async def _run(self, job: PromptJob, data: bytes, attempt: Attempt) -> None:
-        following: Attempt | None = attempt
-        while following is not None:
-            attempt = following
+        while True:
             with self.leases.holding(attempt.claim.job_id, attempt):
                 try:
-                    following = await self._attempt(job, data, attempt)
+                    reason = await self._attempt(job, data, attempt)
                 except asyncio.CancelledError:
                     await self._stopped(attempt)
                     return
+            if reason is None:
+                return
+            # Not held any more: a renewal that is under way would take the next for a thief.
+            attempt = await self._next(job, attempt, reason)
 
-    async def _attempt(self, job: PromptJob, data: bytes, attempt: Attempt) -> Attempt | None:
-        """Run one attempt; the next one, already claimed, if another is to follow."""
+    async def _attempt(self, job: PromptJob, data: bytes, attempt: Attempt) -> ErrorCode | None:
+        """Run one attempt, and wait if another is to follow: then returns why."""
         claim = attempt.claim
         if claim.strikes >= self.policy.max_attempts:
             await self._give_up(claim, data, attempt)
@@ -150,16 +161,14 @@ class Runner:
                         "job %s: attempt %d ended with %s, the next follows in %.2f s",
                         *(claim.job_id, claim.attempt, error.code, delay_s),
                     )
-                    return await self._next(job, attempt, delay_s, reason=error.code)
+                    # The store takes no event of an attempt once the next one has begun.
+                    await attempt.flush()
+                    await asyncio.sleep(delay_s)
+                    return error.code
         return None
 
-    async def _next(
-        self, job: PromptJob, attempt: Attempt, delay_s: float, *, reason: str
-    ) -> Attempt:
+    async def _next(self, job: PromptJob, attempt: Attempt, reason: ErrorCode) -> Attempt:
         held = attempt.claim
-        # The store takes no event of an attempt once the next one has begun.
-        await attempt.flush()
-        await asyncio.sleep(delay_s)
         claim = await self._claim(
             held.job_id, b"", deadline_s=job.deadline_s, held_attempt=held.attempt
         )
@@ -178,27 +187,31 @@ class Runner:
             task = asyncio.current_task()
             assert task is not None  # a coroutine always runs in one
             task.uncancel()
-            if attempt.stopped.cancel_reason is not None:
+            if attempt.over:
+                await attempt.flush()  # too late: the last event is on its way
+            elif attempt.stopped.cancel_reason is not None:
                 await attempt.end_cancelled(attempt.stopped.cancel_reason)
             return
         # Whoever else wants it stopped from now on is late: the end is under way.
         attempt.stopped = Stopped(None)
-        match self.cancel_cause():
-            case "revoked":
-                await attempt.end_cancelled("revoked")
-            case "time_limit":
-                told = "the worker's time limit has passed"
-                await attempt.end_failed(JobError(ErrorCode.DEADLINE_EXCEEDED, told))
-            case _:
-                await self._hand_back(attempt)
-        raise asyncio.CancelledError
-
-    async def _hand_back(self, attempt: Attempt) -> None:
         # Where Redis is away too, the lease runs out instead.
         with contextlib.suppress(TimeoutError, ConnectionError, Fenced):
-            async with asyncio.timeout(_HAND_BACK_S):
-                await attempt.flush()
-                await self.store.release(attempt.claim.job_id, attempt.claim.attempt)
+            async with asyncio.timeout(_STOP_S):
+                await self._stopped_from_outside(attempt)
+        raise asyncio.CancelledError
+
+    async def _stopped_from_outside(self, attempt: Attempt) -> None:
+        cause = self.cancel_cause()
+        if attempt.over:
+            await attempt.flush()
+        elif cause == "revoked":
+            await attempt.end_cancelled("revoked")
+        elif cause == "time_limit":
+            told = "the worker's time limit has passed"
+            await attempt.end_failed(JobError(ErrorCode.DEADLINE_EXCEEDED, told))
+        else:
+            await attempt.flush()
+            await self.store.release(attempt.claim.job_id, attempt.claim.attempt)
 
     async def _claim(
         self,
@@ -209,15 +222,29 @@ class Runner:
         held_attempt: int = 0,
         only_queued: bool = False,
     ) -> Claim:
-        return await self._answered(
-            lambda: self.store.claim(
-                job_id,
-                data,
-                deadline_s=deadline_s,
-                held_attempt=held_attempt,
-                only_queued=only_queued,
+        call = secrets.token_hex(8)
+        answer = asyncio.create_task(
+            self._answered(
+                lambda: self.store.claim(
+                    job_id,
+                    data,
+                    call=call,
+                    deadline_s=deadline_s,
+                    held_attempt=held_attempt,
+                    only_queued=only_queued,
+                )
             )
         )
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            # A claim that nobody knows of would keep the job from all others for a lease.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_S):
+                    claim = await answer
+                if claim.verdict == "claimed":
+                    await self._stopped(Attempt(claim, self.journal))
+            raise
 
     async def _answered(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until the store answers: a job waits for Redis, it does not fail for it."""

@@ -5,7 +5,6 @@ refuses to write; each may then be called again with the same arguments.
 """
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -35,7 +34,6 @@ class RedisStore:
     ) -> None:
         self._redis = client
         self._owner = owner
-        self._calls = itertools.count(1)
         self._lease_ms = round(lease_s * 1000)
         self._log_ttl_s = log_ttl_s
         self._dead_letters_max = dead_letters_max
@@ -50,19 +48,20 @@ class RedisStore:
         job_id: str,
         job: bytes,
         *,
+        call: str,
         deadline_s: float,
         held_attempt: int = 0,
         only_queued: bool = False,
     ) -> Claim:
         """Begin an attempt if the job is free (``claim.lua``).
 
-        ``held_attempt`` is the caller's own attempt that gives way to the next;
-        ``only_queued`` claims only a job whose record says that it waits.
+        ``call`` names this claim: sent again under this name, after a lost reply, it finds
+        what it has begun. ``held_attempt`` is the caller's own attempt that gives way to
+        the next; ``only_queued`` claims only a job whose record says that it waits.
         """
         ttl_s = round(deadline_s) + self._log_ttl_s
         keys = [names.state_key(job_id), names.log_key(job_id), names.WATCH]
-        # A name for this call alone: sent again after a lost reply, it finds its own claim.
-        owner = f"{self._owner}/{next(self._calls)}"
+        owner = f"{self._owner}/{call}"
         args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
         args.append(int(only_queued))
         with _unreachable():
@@ -127,7 +126,11 @@ class RedisStore:
         """Take a due job, for this caller alone (``reap.lua``)."""
         keys = [names.state_key(job_id), names.WATCH]
         with _unreachable():
-            args = [job_id, round(again_running_s * 1000), round(again_queued_s * 1000)]
+            args: list[str | int] = [
+                job_id,
+                round(again_running_s * 1000),
+                round(again_queued_s * 1000),
+            ]
             reply: list[Any] = await self._reap(keys, args)
         if not reply:
             return None

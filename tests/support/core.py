@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from schemas import Event, Started, decode, names
 from worker.journal import Batch, JobLog, Journal
 from worker.leases import Claim
+from worker.lua import source
 from worker.store import RedisStore
 
 LOG_TTL_S = 100
@@ -23,6 +24,12 @@ def make_store(
 ) -> RedisStore:
     """A store whose leases do not run out by themselves while a test runs."""
     return RedisStore(client, owner=owner, lease_s=lease_s, log_ttl_s=LOG_TTL_S, dead_letters_max=5)
+
+
+async def load_scripts(client: redis.asyncio.Redis) -> None:
+    """Load what the store runs: fakeredis breaks a connection that asks for an unknown script."""
+    for name in ("claim", "append", "renew", "release", "reap", "submit"):
+        await client.script_load(source(name))
 
 
 class LosesReplies(redis.asyncio.Redis):

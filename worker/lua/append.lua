@@ -1,7 +1,8 @@
 -- Append events of many jobs to their logs and publish the same bytes, in one step.
 --
--- Refused are events of an attempt that is no longer the one at work. Skipped are events
--- whose seq the log has already: a command whose reply was lost is sent again.
+-- Refused are events of an attempt that is no longer the one at work, and events that
+-- would leave a gap (a server that came back with an older state). Skipped are events whose
+-- seq the log has already: a command whose reply was lost is sent again.
 --
 -- KEYS  1 worker:watch, then for each job: job:{id}:state, job:{id}:log
 -- ARGV  for each job: job ID, attempt, seq of the first event, number of events, chunks
@@ -25,7 +26,7 @@ for k = 2, #KEYS, 2 do
     replies[#replies + 1] = 0
   elseif last <= seq then
     replies[#replies + 1] = 1
-  elseif r[3] ~= 'running' then
+  elseif r[3] ~= 'running' or first > seq + 1 then
     replies[#replies + 1] = 0
   else
     for n = math.max(first, seq + 1), last do
@@ -39,7 +40,7 @@ for k = 2, #KEYS, 2 do
       redis.call('EXPIRE', state, ttl)
       redis.call('EXPIRE', log, ttl)
       redis.call('ZREM', KEYS[1], id)
-    elseif seq == 0 then
+    elseif redis.call('TTL', log) < 0 then
       redis.call('EXPIRE', log, redis.call('TTL', state))
     end
     replies[#replies + 1] = 1

@@ -55,7 +55,11 @@ if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'job', ARGV[5])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-redis.call('EXPIRE', KEYS[2], ARGV[4])
+if attempt == 0 then
+  redis.call('DEL', KEYS[2])  -- a log whose record was lost: seq begins again at 1
+else
+  redis.call('EXPIRE', KEYS[2], ARGV[4])
+end
 redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
 keep(KEYS[3], ARGV[4])
 return reply('claimed', {attempt = attempt + 1, strikes = strikes, created = created,

@@ -11,4 +11,5 @@ end
 redis.call('HSET', KEYS[1], 'status', 'queued')
 redis.call('HDEL', KEYS[1], 'owner')
 redis.call('ZADD', KEYS[2], now_ms() + ARGV[3], ARGV[1])
+keep(KEYS[2], redis.call('TTL', KEYS[1]))
 return 1

@@ -13,6 +13,7 @@ for k = 2, #KEYS do
     replies[#replies + 1] = 1
   else
     redis.call('ZADD', KEYS[1], until_ms, id)
+    keep(KEYS[1], redis.call('TTL', KEYS[k]))
     replies[#replies + 1] = r[3] and 2 or 0
   end
 end
