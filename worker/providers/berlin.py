@@ -14,23 +14,23 @@ from worker.errors import JobError, SettingsError
 from worker.local_tokens import LocalTokens
 from worker.providers import berlin_wire as wire
 from worker.providers import http
-from worker.providers.base import Report, Services, TokenSource
-from worker.providers.berlin_calls import Prompt, Upstream
+from worker.providers.base import Provider, Report, Services, TokenSource
+from worker.providers.berlin_calls import Account, Prompt
 from worker.settings import Settings
 
 # What a job waits at most for the next bytes where it does not say (PromptJob).
 _STANDALONE_READ_TIMEOUT_S: Final = 60.0
 
 
-class BerlinProvider:
-    """The provider ``berlin``: see :class:`worker.providers.base.Provider`."""
+class BerlinProvider(Provider):
+    """The provider ``berlin``."""
 
     def __init__(self, services: Services) -> None:
         """Raises ``SettingsError`` if credentials, address or proxy cannot be used."""
         self._tokens = services.tokens
         self._proxy = _default_proxy(services.settings)
-        self._upstream = Upstream(services.http, services.settings)
-        self._sources = {self._proxy: self._upstream.source(self._tokens, self._proxy)}
+        self._account = Account(services.http, services.settings)
+        self._sources = {self._proxy: self._account.source(self._tokens, self._proxy)}
 
     def check(self, job: PromptJob) -> None:
         """Refuse unknown options, wrong types and a proxy that is no HTTP proxy."""
@@ -41,13 +41,13 @@ class BerlinProvider:
         """One completion; login and call go through the same proxy."""
         proxy = job.proxy or self._proxy
         prompt = Prompt(wire.format_prompt(job.messages), job.model, job.options)
-        return self._upstream.stream(prompt, self._source(proxy), proxy, report)
+        return self._account.stream(prompt, self._source(proxy), proxy, report)
 
     def _source(self, proxy: str | None) -> TokenSource:
         # One for each proxy that the operator allows: all share the token, and each logs
         # in the way its completions go.
         if proxy not in self._sources:
-            self._sources[proxy] = self._upstream.source(self._tokens, proxy)
+            self._sources[proxy] = self._account.source(self._tokens, proxy)
         return self._sources[proxy]
 
 
@@ -81,10 +81,10 @@ class Berlin:
         async with http.open_session(
             settings, read_timeout_s=_STANDALONE_READ_TIMEOUT_S
         ) as session:
-            upstream = Upstream(session, settings)
+            account = Account(session, settings)
             # Another server is another upstream, even with the same account.
-            tokens = upstream.source(cls._tokens, proxy, provider=f"berlin {upstream.url}")
-            stream = upstream.stream(prompt, tokens, proxy, Report(), shown_line_chars=None)
+            tokens = account.source(cls._tokens, proxy, provider=f"berlin {account.url}")
+            stream = account.stream(prompt, tokens, proxy, Report(), shown_line_chars=None)
             async with aclosing(stream):
                 async for deltas in stream:
                     for delta in deltas:

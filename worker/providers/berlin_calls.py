@@ -46,12 +46,12 @@ class Prompt:
         return wire.completion_body(self.text, self.model, self.options, str(uuid.uuid4()))
 
 
-class Upstream:
+class Account:
     """One account at one Berlin server, over a session that the caller owns."""
 
     def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
         """Raises ``SettingsError`` for missing credentials or an address that is none."""
-        self._account, self._password = _credentials(settings)
+        self._name, self._password = _credentials(settings)
         self.url = _base_url(settings)
         self._session = session
         self._settings = settings
@@ -62,12 +62,12 @@ class Upstream:
     ) -> TokenSource:
         """The token of the account; where a login is needed it goes through ``proxy``."""
         return tokens.source(
-            provider, self._account, lambda: self.login(proxy), password=self._password
+            provider, self._name, lambda: self.login(proxy), password=self._password
         )
 
     async def login(self, proxy: str | None) -> str:
         """Log in and return the token; raises ``JobError``."""
-        body = wire.login_body(self._account, self._password)
+        body = wire.login_body(self._name, self._password)
         try:
             async with asyncio.timeout(self._settings.login_timeout_s):
                 response = await self._post(wire.LOGIN_PATH, body, {}, proxy)
@@ -119,9 +119,12 @@ class Upstream:
             while True:
                 data, broken = await _read_any(response)
                 deltas, error = decoder.feed(data) if data or broken else decoder.finish()
+                failure = error or broken
+                if failure:
+                    response.close()  # before the yield: whoever reads may take its time
                 if deltas:
                     yield deltas
-                if failure := error or broken:
+                if failure:
                     raise failure
                 if not data:
                     return
@@ -164,7 +167,7 @@ class Upstream:
         )
 
     def _secrets(self, proxy: str | None, token: Token | None) -> list[str]:
-        secrets = [self._account, self._password]
+        secrets = [self._name, self._password]
         if token is not None:
             secrets.append(token.value)
         if proxy and (password := URL(proxy).password):

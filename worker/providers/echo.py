@@ -9,13 +9,13 @@ from pydantic import JsonValue
 
 from schemas import ErrorCode, PromptJob
 from worker.errors import JobError
-from worker.providers.base import Report, Services
+from worker.providers.base import Provider, Report, Services
 
 _WORD: Final = re.compile(r"\S+\s*|\s+")
 _MAX_DELAY_S: Final = 3600.0
 
 
-class EchoProvider:
+class EchoProvider(Provider):
     """Streams the last message of the user; the joined deltas are equal to it.
 
     Options: ``delay_s``, seconds before each chunk (0), and ``repeat``, how many times
