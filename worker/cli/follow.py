@@ -1,0 +1,148 @@
+"""Follow one job to its end on stdout, until it is over, Ctrl-C, or nobody reads any more."""
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from schemas import Cancelled, Event
+from worker.cli.errors import BROKEN_PIPE, Problem
+from worker.cli.interrupts import Interrupts
+from worker.cli.output import Stdout, printable, say
+from worker.cli.views import FinalView, JsonView, TextView, View, exit_code
+from worker.client import AsyncClient, Stream
+from worker.errors import ClientError, Unavailable
+
+CANCEL_PATIENCE_S: Final = 5.0
+"""How long the end of a cancelled job is waited for."""
+_PAGER_PATIENCE_S: Final = 0.1
+
+
+def view_for(out: Stdout, *, as_json: bool, final: bool) -> View:
+    """The view that the options ask for."""
+    if as_json:
+        return JsonView()
+    return (FinalView if final else TextView)(is_terminal=out.is_terminal)
+
+
+async def follow(
+    client: AsyncClient, stream: Stream, *, as_json: bool, final: bool, cancel: bool
+) -> int:
+    """Show the events of ``stream``; returns the exit code.
+
+    ``cancel``: whoever leaves early cancels the job (it is theirs); else it goes on.
+    """
+    with Interrupts() as interrupts, Stdout() as out:
+        if cancel:
+            # To its end: a submission under way would lift the mark of a cancellation.
+            await stream.start()
+        follower = Follower(stream, out, view_for(out, as_json=as_json, final=final))
+        reading = asyncio.create_task(follower.read())
+        leaving = asyncio.create_task(_leaves(interrupts, out))
+        try:
+            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done() and not _is_broken_pipe(reading):
+                return exit_code(reading.result())
+            code = await leaving
+            if code != BROKEN_PIPE:
+                await follower.leave()
+            if cancel:
+                await _cancel(client, stream, reading, patient=code != BROKEN_PIPE)
+            elif code != BROKEN_PIPE:
+                say(f"the job goes on: {follower.go_on}")
+        except Unavailable as error:
+            raise Problem(str(error), advice=f"to go on later: {follower.go_on}") from error
+        else:
+            return code
+        finally:
+            reading.cancel()
+            leaving.cancel()
+            await asyncio.wait({reading, leaving})
+            stream.close()
+
+
+class Follower:
+    """Writes what a view makes of the events of one job."""
+
+    def __init__(self, stream: Stream, out: Stdout, view: View) -> None:
+        self._stream = stream
+        self._out = out
+        self._view = view
+        self._silent = False
+        self._seq = 0
+
+    @property
+    def go_on(self) -> str:
+        """The command that goes on after the last event that was shown."""
+        after = f" --after {self._seq}" if self._seq else ""
+        return f"berlin tail {self._stream.job_id}{after}"
+
+    async def read(self) -> Event | None:
+        """Show all events; returns the last one."""
+        last = None
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                # All that is there at once: one write for many events of a long log.
+                last = await self._show(await self._stream.batch())
+        return last
+
+    async def leave(self) -> None:
+        """End the output; from now on JSON lines are shown, and no further text."""
+        if isinstance(self._view, JsonView):
+            return
+        self._silent = True
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_PAGER_PATIENCE_S):  # it may take nothing more
+                await self._out.write(self._view.end().out)
+
+    async def _show(self, events: list[Event]) -> Event:
+        data = b""
+        for event in () if self._silent else events:
+            shown = self._view.show(event)
+            data += shown.out
+            if shown.notice:
+                await self._out.write(data)
+                data = b""
+                say(printable(shown.notice), **_style(shown.notice))
+        await self._out.write(data)
+        self._seq = events[-1].seq
+        return events[-1]
+
+
+async def _leaves(interrupts: Interrupts, out: Stdout) -> int:
+    """Wait until the user leaves; returns the exit code for it."""
+    signalled = asyncio.create_task(interrupts.wait())
+    try:
+        either: set[asyncio.Future[Any]] = {signalled, out.gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return signalled.result() if signalled.done() else BROKEN_PIPE
+    finally:
+        signalled.cancel()
+
+
+def _is_broken_pipe(reading: asyncio.Task[Any]) -> bool:
+    return isinstance(reading.exception(), BrokenPipeError)
+
+
+async def _cancel(
+    client: AsyncClient, stream: Stream, reading: asyncio.Task[Event | None], *, patient: bool
+) -> None:
+    job_id = stream.job_id
+    try:
+        await client.cancel(job_id, "the submitter has left")
+        if not patient:
+            return
+        async with asyncio.timeout(CANCEL_PATIENCE_S):
+            event = await asyncio.shield(reading)
+    except TimeoutError:
+        say(f"job {job_id} is marked as cancelled: it ends when a worker sees it")
+    except ClientError as error:
+        say(f"berlin: job {job_id} could not be cancelled, and may go on: {error}", fg="red")
+    else:
+        if isinstance(event, Cancelled):
+            say(f"job {job_id} is cancelled", dim=True)
+        elif event is not None:
+            say(f"job {job_id} had ended before: {event.type}", dim=True)
+
+
+def _style(notice: str) -> dict[str, Any]:
+    return {"fg": "red"} if notice.startswith("berlin:") else {"dim": True}

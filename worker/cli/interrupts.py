@@ -1,0 +1,41 @@
+"""SIGINT and SIGTERM as something to wait for, in an event loop."""
+
+import asyncio
+import os
+import signal
+from typing import Final, Self
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SHOW_CURSOR: Final = b"\x1b[?25h"
+
+
+class Interrupts:
+    """While it is entered, the first signal is only noted; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self._first: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+
+    def __enter__(self) -> Self:
+        for number in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._arrived, number)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number in SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    @property
+    def exit_code(self) -> int | None:
+        """128 + the number of the signal, as shells count; ``None`` while there was none."""
+        return 128 + self._first.result() if self._first.done() else None
+
+    async def wait(self) -> int:
+        """Wait for the first signal; returns the exit code."""
+        return 128 + await asyncio.shield(self._first)
+
+    def _arrived(self, number: signal.Signals) -> None:
+        if self._first.done():
+            if os.isatty(2):
+                os.write(2, _SHOW_CURSOR)  # a progress bar may have hidden it
+            os._exit(128 + number)
+        self._first.set_result(number)

@@ -1,0 +1,58 @@
+"""`berlin worker`: Celery's own command, after a look at what it needs."""
+
+import os
+import sys
+
+import click
+
+from worker.cli.errors import Problem
+from worker.cli.reach import broker_problem, load_settings, redis_problem
+from worker.errors import SettingsError
+from worker.settings import Settings
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Streams in flight at most.")
+@click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
+def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
+    """Start a worker.
+
+    Looks whether settings, Redis and broker are there, then becomes `celery -A worker worker`; any
+    further options are Celery's (`celery -A worker worker --help` lists them).
+
+    \b
+      berlin worker
+      berlin worker -c 500 --loglevel=warning --without-gossip
+      WORKER_PROVIDERS=echo berlin worker
+
+    SIGTERM (or Ctrl-C) lets the running jobs end, for WORKER_DRAIN_TIMEOUT_S seconds at most; what
+    is left then goes to another worker.
+    """
+    settings = load_settings()
+    check_login(settings)
+    if told := redis_problem(settings.redis_url) or broker_problem(settings):
+        raise Problem(told, advice="start it, or point REDIS_URL or CELERY_BROKER_URL at another")
+    command = celery_command(concurrency, celery_args)
+    os.execv(command[0], command)  # noqa: S606  # becomes Celery: signals and exit code are its own
+
+
+def check_login(settings: Settings) -> None:
+    """Raise ``SettingsError`` where the worker would not start for want of a login."""
+    if settings.served_providers and "berlin" not in settings.served_providers:
+        return
+    password = settings.berlin_password
+    if not settings.berlin_account or password is None or not password.get_secret_value():
+        raise SettingsError(
+            "set BERLIN_ACCOUNT and BERLIN_PASSWORD: berlin logs in with them; to serve other "
+            "providers only, set WORKER_PROVIDERS, for example to echo"
+        )
+
+
+def celery_command(concurrency: int | None, celery_args: tuple[str, ...]) -> list[str]:
+    """Celery's command line; its log level is info where none is given."""
+    command = [sys.executable, "-m", "celery", "-A", "worker", "worker"]
+    if concurrency is not None:
+        command.append(f"--concurrency={concurrency}")
+    if not any(arg == "-l" or arg.startswith(("--loglevel", "-l")) for arg in celery_args):
+        command.append("--loglevel=info")
+    return [*command, *celery_args]
