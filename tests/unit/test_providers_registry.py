@@ -83,7 +83,7 @@ def test_a_package_that_cannot_be_used_is_named(site: Path, value: str) -> None:
         providers.load("shout")
 
 
-def test_two_packages_with_one_name_are_told_apart_by_nobody(site: Path) -> None:
+def test_two_packages_with_one_name_are_refused(site: Path) -> None:
     install(site, "shouting", "shout = shouting:Shout")
     install(site, "whispering", "shout = whispering:Whisper")
     with pytest.raises(
