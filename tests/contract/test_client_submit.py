@@ -36,6 +36,14 @@ def black_hole() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+def own_server() -> RedisProcess:
+    """A server that the test may kill and starve."""
+    binary = find_server()
+    if binary is None:
+        pytest.fail("no server") if os.environ.get("CI") else pytest.skip("no server")
+    return RedisProcess(binary)
+
+
 async def queue(client: redis.asyncio.Redis) -> list[dict]:
     """The messages on the queue, oldest first, each with its decoded ``args``."""
     messages = [json.loads(data) for data in await client.lrange(names.QUEUE, 0, -1)]
@@ -253,10 +261,7 @@ async def test_a_lost_reply_to_the_record_does_not_lose_the_message(client, redi
 
 
 async def test_a_broker_that_was_restarted_is_found_again():
-    binary = find_server()
-    if binary is None:
-        pytest.fail("no server") if os.environ.get("CI") else pytest.skip("no server")
-    with RedisProcess(binary) as server:
+    with own_server() as server:
         async with AsyncClient(server.url, settings=Settings(), options=QUICK) as client:
             await client.submit("Hello")
             server.kill()
@@ -269,3 +274,26 @@ async def test_a_broker_that_was_restarted_is_found_again():
             await client.submit("Hello")
         async with redis.asyncio.Redis.from_url(server.url) as inspector:
             assert len(await queue(inspector)) == 1
+
+
+async def test_a_server_without_memory_refuses_the_job_and_keeps_nothing_of_it():
+    with own_server() as server:
+        async with (
+            AsyncClient(server.url, settings=Settings(), options=QUICK) as client,
+            redis.asyncio.Redis.from_url(server.url) as inspector,
+        ):
+            await inspector.config_set("maxmemory", 1)
+            with pytest.raises(Unavailable, match=r"not accepted: .*memory"):
+                await client.submit("Hello", job_id="mine")
+            assert await keys_left(inspector) == set()
+
+
+async def test_a_wrong_password_is_told_at_once_and_nothing_may_run():
+    with own_server() as server:
+        async with redis.asyncio.Redis.from_url(server.url) as inspector:
+            await inspector.config_set("requirepass", "right")
+        url = f"redis://:hunter2@127.0.0.1:{server.port}/0"
+        async with AsyncClient(url, settings=Settings(), options=QUICK) as client:
+            with pytest.raises(Unavailable, match="not accepted") as caught:
+                await client.submit("Hello")
+            assert "hunter2" not in str(caught.value)

@@ -6,7 +6,9 @@ The app is bare: no backend, no fixups, no registered tasks, nothing of ``worker
 import asyncio
 import contextlib
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from celery import Celery
@@ -16,6 +18,7 @@ from schemas import names
 from worker.client.addresses import address
 from worker.errors import Unavailable
 
+_AT_ONCE: Final = 64
 _SOCKET_TIMEOUT_S: Final = 3.0
 _TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     # Redis and Sentinel
@@ -29,12 +32,24 @@ _TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
 class NotSent(Unavailable):
     """The message did not reach the broker."""
 
 
 class MaybeSent(Unavailable):
     """The broker went away before it confirmed the message."""
+
+
+@dataclass(eq=False, slots=True)
+class _Sending:
+    job_id: str
+    job: dict[str, Any]
+    deadline: float
+    answer: asyncio.Future[None] = field(default_factory=_future)
 
 
 class Enqueuer:
@@ -51,44 +66,80 @@ class Enqueuer:
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="berlin-client-enqueue")
         self._producer: Any = None
+        self._waiting: deque[_Sending] = deque()
+        self._task: asyncio.Task[None] | None = None
 
     async def enqueue(self, job_id: str, job: dict[str, Any], *, timeout_s: float) -> None:
         """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` where nobody knows.
 
         Bounded: by ``timeout_s`` until its turn comes, and by socket timeouts from then on.
         """
-        deadline = time.monotonic() + timeout_s
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._send, job_id, job, deadline)
+        sending = _Sending(job_id, job, time.monotonic() + timeout_s)
+        self._waiting.append(sending)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._flush(), name="berlin-client-enqueue")
+        await sending.answer
 
     async def aclose(self) -> None:
-        """Close the connection; waits for what is being sent."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._disconnect)
+        """Send what waits, then close the connection."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
 
-    def _send(self, job_id: str, job: dict[str, Any], deadline: float) -> None:
+    async def _flush(self) -> None:
+        # What gathers while the thread is at work goes to it as one: handing over a message
+        # costs as much as sending it.
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            size = min(len(self._waiting), _AT_ONCE)
+            batch = [self._waiting.popleft() for _ in range(size)]
+            errors = await loop.run_in_executor(self._thread, self._send_all, batch)
+            for sending, error in zip(batch, errors, strict=True):
+                if sending.answer.done():
+                    continue
+                if error is None:
+                    sending.answer.set_result(None)
+                else:
+                    sending.answer.set_exception(error)
+
+    def _send_all(self, batch: list[_Sending]) -> list[Exception | None]:
+        outcomes: list[Exception | None] = []
+        for sending in batch:
+            if outcomes and isinstance(outcomes[-1], Unavailable):
+                # The broker has just failed: no timeout for each that stands in line.
+                outcomes.append(NotSent(str(outcomes[-1])))
+                continue
+            try:
+                self._send(sending)
+            except Exception as error:  # noqa: BLE001  # goes to the one who asked
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+        return outcomes
+
+    def _send(self, sending: _Sending) -> None:
         fresh = self._producer is None
         try:
-            self._try(job_id, job, deadline)
+            self._try(sending)
         except MaybeSent:
             # A connection that lay idle may have been cut meanwhile. Sending twice does no
             # harm: of two messages with one job ID a worker drops the second.
             if fresh:
                 raise
-            self._try(job_id, job, deadline)
+            self._try(sending)
 
-    def _try(self, job_id: str, job: dict[str, Any], deadline: float) -> None:
-        if time.monotonic() >= deadline:
+    def _try(self, sending: _Sending) -> None:
+        if time.monotonic() >= sending.deadline:
             raise NotSent(f"the broker at {self._where} is too slow to take the job")
-        sending = False
+        connected = False
         try:
             producer = self._connected()
-            sending = True
+            connected = True
             self._app.send_task(
                 names.TASK,
-                args=[job],
-                task_id=job_id,
+                args=[sending.job],
+                task_id=sending.job_id,
                 queue=names.QUEUE,
                 serializer="json",
                 argsrepr="<hidden>",
@@ -101,8 +152,8 @@ class Enqueuer:
             )
         except (OperationalError, OSError) as error:
             self._disconnect()
-            told = f"the broker at {self._where} does not answer ({_cause(error)})"
-            raise (MaybeSent if sending else NotSent)(told) from error
+            told = f"the broker at {self._where} does not take the job ({_cause(error)})"
+            raise (MaybeSent if connected else NotSent)(told) from error
 
     def _connected(self) -> Any:
         if self._producer is None:

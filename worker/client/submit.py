@@ -9,7 +9,7 @@ import time
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from schemas import names
 from worker.client.enqueue import Enqueuer
@@ -90,11 +90,16 @@ class Submitter:
             async with asyncio.timeout(self._timeout_s):
                 try:
                     return bool(await self._write_record(keys, args)), True
+                except (AuthenticationError, ResponseError):
+                    raise
                 except (RedisError, OSError):
                     # The reply may have been lost, and the record be there: a "submitted
                     # before" may then mean this very submission.
                     written = bool(await self._write_record(keys, args))
                     return written, written
+        except (AuthenticationError, ResponseError) as error:
+            told = f"Redis at {self._address} refuses it ({error})"
+            raise Unavailable(f"job {job_id} was not accepted: {told}") from error
         except (RedisError, OSError) as error:
             told = f"Redis at {self._address} does not answer ({type(error).__name__})"
             raise Unavailable(f"{told}; {_may_run(job_id)}") from error

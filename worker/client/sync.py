@@ -5,6 +5,7 @@ One implementation for both; any number of threads may share a client.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections import deque
@@ -150,7 +151,8 @@ class SyncStream:
     def close(self) -> None:
         """Unsubscribe. The iterator is at its end then."""
         self._ready.clear()
-        self._portal.run(self._stream.aclose())
+        with contextlib.suppress(ClientError):  # the client was closed, and the stream with it
+            self._portal.run(self._stream.aclose())
 
     def __enter__(self) -> Self:
         self._portal.run(self._stream.start())

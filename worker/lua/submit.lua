@@ -9,8 +9,9 @@ if redis.call('HEXISTS', KEYS[1], 'status') == 1 then
   return 0
 end
 local now = now_ms()
-redis.call('HDEL', KEYS[1], 'cancel')  -- what was withdrawn may be submitted again
+-- First what a server without memory refuses: after a write it would let the rest pass.
 redis.call('HSET', KEYS[1], 'status', 'queued', 'job', ARGV[2], 'created_ms', now)
+redis.call('HDEL', KEYS[1], 'cancel')  -- what was withdrawn may be submitted again
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
 keep(KEYS[2], ARGV[3])

@@ -1,0 +1,178 @@
+"""Lost connections, stalled readers and many jobs at once: nothing is lost, nothing grows."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from tests.support.job_writer import JobWriter
+from worker.client import AsyncClient, CursorExpired, Options, Unavailable
+from worker.embedded.redis import RedisProcess, find_server
+from worker.settings import Settings
+
+JOBS = 200
+CHUNKS = 20
+
+
+@pytest.fixture
+async def server(real_redis_url) -> AsyncIterator[redis.asyncio.Redis]:
+    async with redis.asyncio.Redis.from_url(real_redis_url) as server:
+        yield server
+
+
+def make_client(url: str, **options) -> AsyncClient:
+    return AsyncClient(url, settings=Settings(), options=Options(**options))
+
+
+async def seqs(stream) -> list[int]:
+    return [event.seq async for event in stream]
+
+
+async def subscribed(server, wanted: int) -> None:
+    async with asyncio.timeout(60):
+        while len(await server.pubsub_channels("job:*")) != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def write_all(server, ids: list[str]) -> None:
+    """All jobs a step at a time, in turn, each with its end."""
+    writers = [JobWriter(server, job_id) for job_id in ids]
+    for writer in writers:
+        await writer.started()
+    for _ in range(CHUNKS):
+        for writer in writers:
+            await writer.chunk("x")
+    for writer in writers:
+        await writer.completed()
+
+
+async def test_many_jobs_of_one_client_share_one_subscription_and_lose_nothing(
+    server, real_redis_url
+):
+    ids = [f"job-{n}" for n in range(JOBS)]
+    async with make_client(real_redis_url) as client:
+        reading = [asyncio.create_task(seqs(client.stream(job_id))) for job_id in ids]
+        await subscribed(server, JOBS)
+        assert len(await server.client_list(_type="pubsub")) == 1
+        await write_all(server, ids)
+        assert await asyncio.gather(*reading) == [list(range(1, CHUNKS + 3))] * JOBS
+        await subscribed(server, 0)
+
+
+async def test_readers_survive_the_loss_of_their_connection_again_and_again(server, real_redis_url):
+    ids = [f"job-{n}" for n in range(20)]
+    async with make_client(real_redis_url, reread_after_s=0.3) as client:
+        reading = [asyncio.create_task(seqs(client.stream(job_id))) for job_id in ids]
+        await subscribed(server, len(ids))
+        writing = asyncio.create_task(write_all(server, ids))
+        while not writing.done():
+            await server.client_kill_filter(_type="pubsub")
+            await asyncio.sleep(random.uniform(0, 0.05))
+        await writing
+        assert await asyncio.gather(*reading) == [list(range(1, CHUNKS + 3))] * len(ids)
+
+
+async def test_what_was_said_while_the_connection_was_away_is_read_after_it_is_back(
+    server, real_redis_url
+):
+    """Not by looking at the log now and then: that is switched off here."""
+    writer = JobWriter(server, "job-1")
+    await writer.started()
+    async with make_client(real_redis_url, reread_after_s=3600) as client:
+        stream = client.stream("job-1")
+        await anext(stream)
+        await writer.client.client_kill_filter(_type="pubsub")
+        await writer.completed()
+        assert await asyncio.wait_for(seqs(stream), 30) == [2]
+
+
+async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(server, real_redis_url):
+    writer = JobWriter(server, "job-1")
+    await writer.started()
+    async with make_client(real_redis_url, buffer_bytes=10_000) as client:
+        stream = client.stream("job-1")
+        assert (await anext(stream)).seq == 1
+        for _ in range(300):
+            await writer.chunk("x" * 100)
+        witness = await seqs_of(client, "job-1", 301)  # so that all has arrived by now
+        assert len(witness) == 301
+        held = sum(map(len, stream._mailbox._messages))
+        assert held <= 10_000
+        await writer.completed()
+        assert await seqs(stream) == list(range(2, 303))
+
+
+async def test_a_server_that_is_restarted_under_readers_loses_nothing_that_it_kept():
+    with own_server(appendonly="yes", appendfsync="always") as server_process:
+        async with (
+            redis.asyncio.Redis.from_url(server_process.url) as server,
+            make_client(server_process.url, reread_after_s=0.3) as client,
+        ):
+            writer = JobWriter(server, "job-1")
+            await writer.started()
+            await writer.chunk("a")
+            reading = asyncio.create_task(seqs(client.stream("job-1")))
+            await subscribed(server, 1)
+            server_process.kill()
+            await asyncio.to_thread(server_process.start)
+            await server.connection_pool.disconnect()  # a worker, too, would connect again
+            await writer.chunk("b")
+            await writer.completed()
+            assert await asyncio.wait_for(reading, 60) == [1, 2, 3, 4]
+
+
+async def test_a_server_that_has_forgotten_everything_is_an_error():
+    with own_server() as process:
+        async with (
+            redis.asyncio.Redis.from_url(process.url) as server,
+            make_client(process.url, reread_after_s=0.3) as client,
+        ):
+            await JobWriter(server, "job-1").started()
+            reading = asyncio.create_task(seqs(client.stream("job-1")))
+            await subscribed(server, 1)
+            process.kill()
+            await asyncio.to_thread(process.start)
+            with pytest.raises(CursorExpired):
+                await asyncio.wait_for(reading, 60)
+
+
+async def test_a_server_that_stays_away_is_given_up():
+    with own_server(appendonly="yes", appendfsync="always") as process:
+        async with (
+            redis.asyncio.Redis.from_url(process.url) as server,
+            make_client(process.url, reread_after_s=0.1, give_up_after_s=0.5) as client,
+        ):
+            await JobWriter(server, "job-1").started()
+            reading = asyncio.create_task(seqs(client.stream("job-1")))
+            await subscribed(server, 1)
+            process.kill()
+            with pytest.raises(Unavailable, match="after seq 1"):
+                await asyncio.wait_for(reading, 60)
+
+
+async def test_a_wrong_password_is_told_at_once():
+    with own_server() as process:
+        async with redis.asyncio.Redis.from_url(process.url) as server:
+            await server.config_set("requirepass", "right")
+        async with make_client(
+            f"redis://:hunter2@127.0.0.1:{process.port}/0", give_up_after_s=3600
+        ) as client:
+            with pytest.raises(Unavailable) as caught:
+                await asyncio.wait_for(seqs(client.stream("job-1")), 60)
+            assert "hunter2" not in str(caught.value)
+
+
+def own_server(**config: str) -> RedisProcess:
+    """A server that the test may kill."""
+    binary = find_server()
+    if binary is None:
+        pytest.fail("no server") if os.environ.get("CI") else pytest.skip("no server")
+    return RedisProcess(binary, config)
+
+
+async def seqs_of(client: AsyncClient, job_id: str, count: int) -> list[int]:
+    async with client.stream(job_id) as stream:
+        return [(await anext(stream)).seq for _ in range(count)]
