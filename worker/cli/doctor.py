@@ -192,12 +192,12 @@ def _login(settings: Settings) -> Verdict:
 
 async def _try_login(settings: Settings) -> JobError | None:
     # Half a second of import that --no-login saves.
-    from worker.providers.berlin_calls import Upstream  # noqa: PLC0415
+    from worker.providers.berlin_calls import Account  # noqa: PLC0415
     from worker.providers.http import open_session  # noqa: PLC0415
 
     async with open_session(settings) as session:
         try:
-            await Upstream(session, settings).login(settings.berlin_proxy)
+            await Account(session, settings).login(settings.berlin_proxy)
         except JobError as error:
             return error
     return None
