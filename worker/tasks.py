@@ -35,13 +35,13 @@ class PromptTask(AsyncioTask):
     Request = PromptRequest
 
 
-@app.task(name=names.TASK, bind=True, base=PromptTask)
+@app.task(name=names.TASK, bind=True, base=PromptTask)  # type: ignore[untyped-decorator]  # celery has no types
 async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     """Run one prompt job (contract, "Names"): one positional argument, the job object."""
     await service.runner().run(self.request.id, args, kwargs)
 
 
-@task_revoked.connect(sender=generate, weak=False)
+@task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # the same
 def revoked(request: Context, *, expired: bool, **_: Any) -> None:
     """A job that Celery drops before it has begun ends as ``cancelled`` all the same."""
     service.cancel(request.id, "expired" if expired else "revoked")

@@ -26,11 +26,11 @@ from tests.support.waiting import until
 from worker.embedded.replies import line
 from worker.embedded.upstream import Upstream
 from worker.errors import JobError, SettingsError
-from worker.local_tokens import LocalTokens
 from worker.providers.base import Report, Services
 from worker.providers.berlin import BerlinProvider
 from worker.providers.http import open_session
 from worker.settings import Settings
+from worker.tokens.local import LocalTokens
 
 SECRET_ACCOUNT = 'me&"you"@example.org'
 SECRET_PASSWORD = "p/ss w+rd"

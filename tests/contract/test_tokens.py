@@ -16,8 +16,8 @@ from worker.embedded.redis import free_port
 from worker.errors import JobError, SettingsError
 from worker.providers.base import Token
 from worker.settings import Settings
-from worker.token_state import FREE_REFUSALS
 from worker.tokens import RedisSource, RedisTokens
+from worker.tokens.state import FREE_REFUSALS
 
 ACCOUNT = "someone@example.org"
 PASSWORD = "a password"

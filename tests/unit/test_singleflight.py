@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from worker.singleflight import SingleFlight
+from worker.tokens.singleflight import SingleFlight
 
 
 class Work:

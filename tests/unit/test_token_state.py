@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from schemas import ErrorCode, ErrorInfo
 from worker.errors import SettingsError
 from worker.providers.base import Token
-from worker.token_seal import seal_for
-from worker.token_state import (
+from worker.tokens.seal import seal_for
+from worker.tokens.state import (
     FREE_REFUSALS,
     POLL_MAX_S,
     Failure,

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from schemas import ErrorCode, Message, PromptJob
 from worker.errors import JobError, SettingsError
-from worker.local_tokens import LocalTokens
 from worker.providers import berlin_wire as wire
 from worker.providers import http
 from worker.providers.base import Provider, Report, Services, TokenSource
 from worker.providers.berlin_calls import Account, Prompt
 from worker.settings import Settings
+from worker.tokens.local import LocalTokens
 
 # What a job waits at most for the next bytes where it does not say (PromptJob).
 _STANDALONE_READ_TIMEOUT_S: Final = 60.0

@@ -12,8 +12,8 @@ from schemas import ErrorCode, ErrorInfo, names
 from worker import lua
 from worker.errors import JobError
 from worker.providers.base import Token
-from worker.token_seal import Seal
-from worker.token_state import Failure, Lock, Snapshot, parse_error
+from worker.tokens.seal import Seal
+from worker.tokens.state import Failure, Lock, Snapshot, parse_error
 
 REDIS_TIMEOUT_S = 5.0
 """A call that takes longer counts as failed, however often redis-py would try again."""

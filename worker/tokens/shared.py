@@ -1,7 +1,6 @@
-"""The upstream token: one login for all who need it.
+"""The token of a fleet, in Redis: one login for all workers.
 
-:class:`RedisTokens` serves a fleet, :class:`LocalTokens` one process without Redis.
-For the fleet, what to do in which state is decided in :mod:`worker.token_state`.
+What to do in which state is decided in :mod:`worker.tokens.state`.
 """
 
 import asyncio
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING
 
 from schemas import ErrorCode
 from worker.errors import JobError
-from worker.local_tokens import LocalTokens
 from worker.providers.base import Login, Token
-from worker.singleflight import SingleFlight
-from worker.token_seal import seal_for
-from worker.token_state import (
+from worker.tokens.seal import seal_for
+from worker.tokens.singleflight import SingleFlight
+from worker.tokens.state import (
     FRESH_S,
     REFUSED_WHILE_FRESH,
     Failure,
@@ -34,9 +32,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from worker.settings import Settings
-    from worker.token_redis import TokenScripts
-
-__all__ = ["LocalTokens", "RedisSource", "RedisTokens"]
+    from worker.tokens.scripts import TokenScripts
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +58,8 @@ class RedisTokens:
         self, provider: str, account: str, login: Login, *, password: str = ""
     ) -> "RedisSource":
         """The source for one account: make it once for a process, it holds the token in use."""
-        # LocalTokens works without redis-py's half second of import.
-        from worker.token_redis import TokenKeys, TokenScripts  # noqa: PLC0415
+        # redis-py takes half a second to import.
+        from worker.tokens.scripts import TokenKeys, TokenScripts  # noqa: PLC0415
 
         keys = TokenKeys.of(provider, account, fingerprint(provider, account, password))
         scripts = TokenScripts(self._redis, keys, self._seal)
