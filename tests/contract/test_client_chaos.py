@@ -131,12 +131,12 @@ async def test_a_server_that_has_forgotten_everything_is_an_error():
             make_client(process.url, reread_after_s=0.3) as client,
         ):
             await JobWriter(server, "job-1").started()
-            reading = asyncio.create_task(seqs(client.stream("job-1")))
-            await subscribed(server, 1)
+            stream = client.stream("job-1")
+            await anext(stream)
             process.kill()
             await asyncio.to_thread(process.start)
             with pytest.raises(CursorExpired):
-                await asyncio.wait_for(reading, 60)
+                await asyncio.wait_for(seqs(stream), 60)
 
 
 async def test_a_server_that_stays_away_is_given_up():
@@ -146,11 +146,11 @@ async def test_a_server_that_stays_away_is_given_up():
             make_client(process.url, reread_after_s=0.1, give_up_after_s=0.5) as client,
         ):
             await JobWriter(server, "job-1").started()
-            reading = asyncio.create_task(seqs(client.stream("job-1")))
-            await subscribed(server, 1)
+            stream = client.stream("job-1")
+            await anext(stream)
             process.kill()
             with pytest.raises(Unavailable, match="after seq 1"):
-                await asyncio.wait_for(reading, 60)
+                await asyncio.wait_for(seqs(stream), 60)
 
 
 async def test_a_wrong_password_is_told_at_once():

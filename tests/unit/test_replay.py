@@ -183,6 +183,12 @@ def test_a_message_that_is_no_event_of_the_job_sends_the_reader_to_the_log(data)
     assert (replay.need, replay.cursor) == (Need.PAGE, 3)
 
 
+def test_what_may_have_been_missed_is_read_from_the_log():
+    replay = reader_at(3)
+    replay.missed()
+    assert replay.need is Need.PAGE
+
+
 def test_a_forged_jump_costs_one_look_and_nothing_else():
     replay = reader_at(3)
     replay.messages([encode(Chunk(**base(10**9), content="x"))])
