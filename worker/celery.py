@@ -1,7 +1,6 @@
 """The Celery app: configuration only. ``celery -A worker worker`` finds it by this name."""
 
 from celery import Celery
-from kombu import Queue
 
 from schemas import names
 from worker.pool import AsyncioTask
@@ -27,7 +26,6 @@ app.conf.update(
         "unacked_mutex_expire": 5,
     },
     task_default_queue=names.QUEUE,
-    task_queues=[Queue(names.QUEUE)],
     task_serializer="json",
     accept_content=["json"],
     task_ignore_result=True,

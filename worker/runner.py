@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from schemas import ErrorCode, InvalidJob, PromptJob
 from schemas.jobs import parse_job
@@ -27,8 +27,6 @@ from worker.retry import Again, Fail, Keep, RetryPolicy, decide
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CancelCause = Literal["revoked", "shutdown", "time_limit"]
-
 _STORE_RETRY_S = 0.5
 _STOP_S = 5.0
 """How long a job that is cancelled from outside waits for Redis."""
@@ -41,7 +39,8 @@ class Runner:
     """Runs deliveries. One for a process; everything in it is shared by all jobs.
 
     ``provider`` returns the provider of a name or raises ``JobError``; ``cancel_cause``
-    tells a job whose task is being cancelled from outside why that is.
+    tells a job whose task is being cancelled from outside why that is: ``revoked``,
+    ``time_limit``, or else (a shutdown, a lost broker) the job is handed back.
     """
 
     store: Store
@@ -50,7 +49,7 @@ class Runner:
     provider: Callable[[str], Provider]
     policy: RetryPolicy
     proxies: frozenset[str]
-    cancel_cause: Callable[[], CancelCause | None]
+    cancel_cause: Callable[[], str | None]
     log_ttl_s: int
 
     async def run(self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
