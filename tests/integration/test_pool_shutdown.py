@@ -50,6 +50,15 @@ def test_tasks_beyond_the_drain_timeout_clean_up_and_go_back(app: Toy) -> None:
         assert f"cancelled {name} shutdown" in app.notes()
 
 
+def test_what_is_handed_back_is_the_next_to_be_delivered(app: Toy) -> None:
+    with app.worker("-c", "1", worker_pool_drain_timeout=0) as worker:
+        running = app.send("hold", "a")
+        app.wait_for_note("start a")
+        queued = app.send("hold", "b")
+        assert worker.stop() == 0
+    assert_handed_back(app, running.id, queued.id)
+
+
 def test_what_was_handed_back_runs_to_its_end_on_another_worker(app: Toy) -> None:
     with app.worker("-c", "1", worker_pool_drain_timeout=0) as worker:
         sent = app.send("hold", "a")

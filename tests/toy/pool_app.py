@@ -62,6 +62,13 @@ async def failing_lifespan(app: Celery) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def hanging_lifespan(app: Celery) -> AsyncIterator[None]:
+    note("lifespan-hangs")
+    await asyncio.Event().wait()
+    yield
+
+
+@contextlib.asynccontextmanager
 async def failing_exit(app: Celery) -> AsyncIterator[None]:
     yield
     raise ValueError("cannot let go")
@@ -347,3 +354,8 @@ def block(seconds: float) -> None:
 @app.task(ignore_result=True)
 async def noop() -> None:
     await asyncio.sleep(0)
+
+
+@app.task(ignore_result=True)
+async def sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)

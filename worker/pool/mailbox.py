@@ -58,6 +58,8 @@ class Mailbox:
         self, done: Callable[[], bool], timeout_s: float | None, hurry: Callable[[], bool]
     ) -> None:
         """Do the main thread's work until ``done()``, ``hurry()``, or the time is up."""
+        if self._hub is not None:
+            self.attach(self._hub)  # again: Celery resets the hub when the broker is lost
         deadline = float("inf") if timeout_s is None else monotonic() + timeout_s
         while not done() and not hurry():
             remaining_s = deadline - monotonic()

@@ -23,6 +23,7 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
     """Celery's request, which the pool can hand back to the broker."""
 
     acknowledged: bool
+    _broker_answers = True  # of the class, for all requests: after one failure none tries again
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Raise ``TaskRevokedError`` if it was revoked, or has expired, while it waited."""
@@ -59,11 +60,15 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
         if self.acknowledged:
             return
         self.acknowledged = True
+        if not AsyncioRequest._broker_answers:
+            return
         try:
             _return_to_queue(self.message)
         except self.connection_errors as error:
-            logger.warning("Task %s goes back when the broker notices: %r", self.id, error)
-        self.send_event("task-rejected", requeue=True)
+            AsyncioRequest._broker_answers = False
+            logger.warning("Without a broker, tasks go back when it notices: %r", error)
+        else:
+            self.send_event("task-rejected", requeue=True)
 
 
 def _return_to_queue(message: Any) -> None:
