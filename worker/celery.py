@@ -3,6 +3,7 @@
 from celery import Celery
 
 from schemas import names
+from worker.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from worker.pool import AsyncioTask
 from worker.settings import Settings
 
@@ -18,12 +19,15 @@ app.conf.update(
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 3,
-        # A message that was taken but not begun when its worker died comes back this soon;
-        # one that comes back while its job is at work is dropped by the claim.
-        "visibility_timeout": 30,
-        "unacked_restore_interval": 2,
+        # Messages that a worker held when it died come back this soon; see KeepDeliveries.
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
         "unacked_mutex_expire": 5,
+        # Keys of our own: the shortest timeout of all apps that share them would win.
+        "unacked_key": "unacked:prompts",
+        "unacked_index_key": "unacked_index:prompts",
+        "unacked_mutex_key": "unacked_mutex:prompts",
     },
     task_default_queue=names.QUEUE,
     task_serializer="json",
@@ -45,3 +49,4 @@ app.conf.update(
     event_queue_ttl=60,
     control_queue_ttl=300,
 )
+app.steps["consumer"].add(KeepDeliveries)

@@ -4,93 +4,12 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
-import redis
-from celery import Celery
 
+from tests.support.fleet import Fleet, prompt, recorded, text_of
 from tests.support.workers import WorkerProcess, wait_until
-from worker.embedded.upstream import Upstream, upstream_in_thread
-
-TERMINAL = {"completed", "failed", "cancelled"}
-
-
-class Fleet:
-    """A producer and a reader that know nothing but the contract, and the parts they talk to."""
-
-    def __init__(self, redis_url: str, upstream: Upstream) -> None:
-        self.env = {"REDIS_URL": redis_url, **upstream.environ}
-        self.upstream = upstream
-        self.app = Celery(broker=redis_url)
-        self.redis = redis.Redis.from_url(redis_url)
-
-    def worker(self, *arguments: str, **env: str) -> WorkerProcess:
-        return WorkerProcess("worker", *arguments, env=self.env | env)
-
-    def send(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
-        sent = self.app.send_task(
-            "worker.generate", args=args, kwargs=kwargs, queue="prompts", task_id=task_id
-        )
-        return str(sent.id)
-
-    def log(self, job_id: str) -> list[bytes]:
-        return [fields[b"event"] for _, fields in self.redis.xrange(f"job:{{{job_id}}}:log")]
-
-    def events(self, job_id: str) -> list[dict[str, Any]]:
-        return [json.loads(event) for event in self.log(job_id)]
-
-    def ended(self, job_id: str) -> list[dict[str, Any]]:
-        """The events of the job, once the last of them is terminal."""
-
-        def over() -> bool:
-            events = self.events(job_id)
-            return bool(events) and events[-1]["type"] in TERMINAL
-
-        wait_until(over, f"end of {job_id}: {[e['type'] for e in self.events(job_id)][-5:]}")
-        return self.events(job_id)
-
-    def running(self, job_id: str) -> None:
-        """Return when the job has published a chunk."""
-        wait_until(lambda: any(e["type"] == "chunk" for e in self.events(job_id)), "a first chunk")
-
-
-def prompt(text: str, **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], **fields}
-
-
-def text_of(events: list[dict[str, Any]]) -> str:
-    parts: list[str] = []
-    for event in events:
-        if event["type"] == "reset":
-            parts.clear()
-        elif event["type"] == "chunk":
-            parts.append(event["content"])
-    return "".join(parts)
-
-
-@pytest.fixture
-def fleet(real_redis_url: str) -> Iterator[Fleet]:
-    with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
-        yield Fleet(real_redis_url, upstream)
-
-
-@contextmanager
-def recorded(fleet: Fleet) -> Iterator[dict[str, list[bytes]]]:
-    """Everything that is published on each channel, from the acknowledgement on."""
-    heard: dict[str, list[bytes]] = {}
-
-    def hear(message: dict[str, Any]) -> None:
-        heard.setdefault(message["channel"].decode(), []).append(message["data"])
-
-    with fleet.redis.pubsub() as channel:
-        channel.psubscribe(**{"job:*": hear})
-        assert channel.get_message(timeout=10)["type"] == "psubscribe"
-        thread = channel.run_in_thread(sleep_time=0.1)
-        yield heard
-        thread.stop()
-        thread.join()
+from worker.embedded.upstream import upstream_in_thread
 
 
 def test_a_bare_producer_and_a_bare_subscriber_see_the_same_bytes_as_the_log(fleet):

@@ -1,0 +1,33 @@
+"""Messages on the Redis broker: kept by a worker that lives, given back by one that died."""
+
+import json
+import time
+
+from tests.support.fleet import prompt
+from tests.support.workers import wait_until
+from worker.deliveries import VISIBILITY_TIMEOUT_S
+
+INDEX = "unacked_index:prompts"
+
+
+def test_a_message_that_is_held_is_renewed_and_delivered_once(fleet):
+    with fleet.worker() as worker:
+        job_id = fleet.send(prompt("[[endless]] [[delay:0.1]]"))
+        fleet.running(job_id)
+        ((tag, taken),) = fleet.redis.zrange(INDEX, 0, -1, withscores=True)
+        wait_until(
+            lambda: fleet.redis.zscore(INDEX, tag) > taken + VISIBILITY_TIMEOUT_S + 2,
+            "renewed for longer than the timeout",
+        )
+        assert worker.log.count("] received") == 1
+    assert len(fleet.upstream.prompts) == 1
+
+
+def test_a_message_that_a_dead_worker_took_and_never_began_comes_back(fleet):
+    job_id = fleet.send(prompt("taken"))
+    message = json.loads(fleet.redis.rpop("prompts"))
+    tag = message["properties"]["delivery_tag"]
+    fleet.redis.hset("unacked:prompts", tag, json.dumps([message, "", "prompts"]))
+    fleet.redis.zadd(INDEX, {tag: time.time()})
+    with fleet.worker():
+        assert fleet.ended(job_id)[-1]["type"] == "completed"
