@@ -162,6 +162,15 @@ async def test_a_log_that_vanishes_while_it_is_read_is_an_error(client, writer):
             await anext(stream)
 
 
+async def test_a_key_of_another_type_is_the_trouble_of_its_own_reader_alone(client, writer):
+    await writer.whole("a")
+    await writer.client.set(names.log_key("odd"), "no log", ex=60)
+    readings = [seqs(client.stream(job_id)) for job_id in ("odd", JOB, "odd", JOB)]
+    odd, fine, *_ = await asyncio.gather(*readings, return_exceptions=True)
+    assert isinstance(odd, Unavailable)
+    assert fine == [1, 2, 3]
+
+
 async def test_readers_of_one_job_share_its_subscription_and_see_all_of_it(client, writer):
     await writer.queued()
     reading = [asyncio.create_task(seqs(client.stream(JOB))) for _ in range(5)]

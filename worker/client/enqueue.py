@@ -6,9 +6,8 @@ The app is bare: no backend, no fixups, no registered tasks, nothing of ``worker
 import asyncio
 import contextlib
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from celery import Celery
@@ -16,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 from schemas import names
 from worker.client.addresses import address
+from worker.client.batch import Batcher
 from worker.errors import Unavailable
 
 _AT_ONCE: Final = 64
@@ -32,10 +32,6 @@ _TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def _future() -> asyncio.Future[None]:
-    return asyncio.get_running_loop().create_future()
-
-
 class NotSent(Unavailable):
     """The message did not reach the broker."""
 
@@ -44,12 +40,11 @@ class MaybeSent(Unavailable):
     """The broker went away before it confirmed the message."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sending:
     job_id: str
     job: dict[str, Any]
     deadline: float
-    answer: asyncio.Future[None] = field(default_factory=_future)
 
 
 class Enqueuer:
@@ -66,42 +61,25 @@ class Enqueuer:
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="berlin-client-enqueue")
         self._producer: Any = None
-        self._waiting: deque[_Sending] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._batches: Batcher[_Sending, None] = Batcher(self._hand_over, at_most=_AT_ONCE)
 
     async def enqueue(self, job_id: str, job: dict[str, Any], *, timeout_s: float) -> None:
         """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` where nobody knows.
 
         Bounded: by ``timeout_s`` until its turn comes, and by socket timeouts from then on.
         """
-        sending = _Sending(job_id, job, time.monotonic() + timeout_s)
-        self._waiting.append(sending)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._flush(), name="berlin-client-enqueue")
-        await sending.answer
+        await self._batches.ask(_Sending(job_id, job, time.monotonic() + timeout_s))
 
     async def aclose(self) -> None:
-        """Send what waits, then close the connection."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        """Close the connection; waits for what is being sent."""
+        await self._batches.aclose()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
 
-    async def _flush(self) -> None:
-        # What gathers while the thread is at work goes to it as one: handing over a message
-        # costs as much as sending it.
+    async def _hand_over(self, batch: list[_Sending]) -> list[Exception | None]:
+        # Handing a message to another thread costs as much as sending it.
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            size = min(len(self._waiting), _AT_ONCE)
-            batch = [self._waiting.popleft() for _ in range(size)]
-            errors = await loop.run_in_executor(self._thread, self._send_all, batch)
-            for sending, error in zip(batch, errors, strict=True):
-                if sending.answer.done():
-                    continue
-                if error is None:
-                    sending.answer.set_result(None)
-                else:
-                    sending.answer.set_exception(error)
+        return await loop.run_in_executor(self._thread, self._send_all, batch)
 
     def _send_all(self, batch: list[_Sending]) -> list[Exception | None]:
         outcomes: list[Exception | None] = []

@@ -19,11 +19,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from worker.client.values import CLOSED
 from worker.errors import ClientError
 
 logger = logging.getLogger(__name__)
 
-CLOSED: Final = "the client was closed"
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PING_INTERVAL_S: Final = 5.0
 _SILENT_FOR_S: Final = 15.0

@@ -4,34 +4,25 @@ Thousands of readers that come back to the log at once (after a reconnect, say) 
 otherwise need a connection each.
 """
 
-import asyncio
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from schemas import names
-from worker.client.hub import CLOSED
+from worker.client.batch import Batcher
 from worker.client.replay import PAGE_SIZE, Entry, Glance
-from worker.errors import ClientError
 
 _READS_AT_ONCE: Final = 64
 """Pages asked for in one round trip: some megabytes of reply at the most, as a rule."""
 
 
-def _future() -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().create_future()
-
-
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Read:
     job_id: str
     cursor: int | None
     """The page after this ``seq``; ``None`` for a glance."""
-    answer: asyncio.Future[Any] = field(default_factory=_future)
 
     def ask(self, pipeline: Pipeline) -> int:
         """Put the commands into ``pipeline``; returns how many."""
@@ -49,18 +40,16 @@ class Logs:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._waiting: deque[_Read] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self._reads: Batcher[_Read, list[Any]] = Batcher(self._ask, at_most=_READS_AT_ONCE)
 
     async def page(self, job_id: str, cursor: int) -> list[Entry]:
         """At most ``PAGE_SIZE`` entries after ``cursor``."""
-        [entries] = await self._read(_Read(job_id, cursor))
+        [entries] = await self._reads.ask(_Read(job_id, cursor))
         return list(entries)
 
     async def glance(self, job_id: str) -> Glance:
         """The record's status and ``seq``, then the last entry of the log."""
-        (status, seq), entries = await self._read(_Read(job_id, None))
+        (status, seq), entries = await self._reads.ask(_Read(job_id, None))
         return Glance(
             status=status.decode() if status is not None else None,
             seq=int(seq or 0),
@@ -69,48 +58,15 @@ class Logs:
 
     async def aclose(self) -> None:
         """Stop; readers that still wait get a ``ClientError``."""
-        self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        self._fail(self._waiting, ClientError(CLOSED))
+        await self._reads.aclose()
 
-    async def _read(self, read: _Read) -> list[Any]:
-        if self._closed:
-            raise ClientError(CLOSED)
-        self._waiting.append(read)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._flush(), name="berlin-client-logs")
-        replies: list[Any] = await read.answer
-        return replies
-
-    async def _flush(self) -> None:
-        # One at a time: what gathers during a round trip is the next one's batch.
-        while self._waiting:
-            size = min(len(self._waiting), _READS_AT_ONCE)
-            batch = [self._waiting.popleft() for _ in range(size)]
-            batch = [read for read in batch if not read.answer.done()]
-            try:
-                await self._ask(batch)
-            except asyncio.CancelledError:
-                self._fail(batch, ClientError(CLOSED))
-                raise
-            except Exception as error:  # noqa: BLE001  # goes to those who asked, whatever it is
-                self._fail(batch, error)
-
-    async def _ask(self, batch: list[_Read]) -> None:
-        if not batch:
-            return
+    async def _ask(self, batch: list[_Read]) -> list[list[Any] | Exception]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             counts = [read.ask(pipeline) for read in batch]
-            replies = iter(await pipeline.execute())
-        for read, count in zip(batch, counts, strict=True):
-            answer = [next(replies) for _ in range(count)]
-            if not read.answer.done():
-                read.answer.set_result(answer)
+            # A key of another type is the trouble of its own reader alone.
+            replies = iter(await pipeline.execute(raise_on_error=False))
+        return [_outcome([next(replies) for _ in range(count)]) for count in counts]
 
-    @staticmethod
-    def _fail(reads: Iterable[_Read], error: Exception) -> None:
-        for read in reads:
-            if not read.answer.done():
-                read.answer.set_exception(error)
+
+def _outcome(replies: list[Any]) -> list[Any] | Exception:
+    return next((reply for reply in replies if isinstance(reply, Exception)), replies)

@@ -6,12 +6,14 @@ lost. A message that fails takes the record with it, so that an error means "not
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from schemas import names
+from worker.client.batch import Batcher
 from worker.client.enqueue import Enqueuer
 from worker.client.jobs import Submission
 from worker.errors import Unavailable
@@ -22,6 +24,13 @@ _LOOK_AGAIN_MS: Final = 30_000
 """When the workers look for a submitted job whose message nobody has taken."""
 
 _Argument = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    script: str
+    keys: list[str]
+    args: list[_Argument]
 
 
 class Submitter:
@@ -42,6 +51,7 @@ class Submitter:
         self._timeout_s = timeout_s
         self._redis = redis
         self._scripts = {name: source(name) for name in ("submit", "withdraw")}
+        self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE)
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._failure: tuple[float, Unavailable] | None = None
 
@@ -60,7 +70,8 @@ class Submitter:
                 raise
 
     async def aclose(self) -> None:
-        """Close the broker connection."""
+        """Close the broker connection; nothing may be under way."""
+        await self._calls.aclose()
         await self._enqueuer.aclose()
 
     async def _accept(self, submission: Submission) -> None:
@@ -116,15 +127,19 @@ class Submitter:
             raise Unavailable(f"{cause}; job {job_id} was not accepted") from cause
 
     async def _write_record(self, keys: list[str], args: list[_Argument]) -> int:
-        return await self._run("submit", keys, args)
+        return await self._calls.ask(_Call("submit", keys, args))
 
     async def _undo_record(self, keys: list[str], args: list[_Argument]) -> int:
-        return await self._run("withdraw", keys, args)
+        return await self._calls.ask(_Call("withdraw", keys, args))
 
-    async def _run(self, name: str, keys: list[str], args: list[_Argument]) -> int:
+    async def _run(self, calls: list[_Call]) -> list[int | Exception]:
         # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error
         # must mean that nobody knows what became of the call.
-        return int(await self._redis.eval(self._scripts[name], len(keys), *keys, *args))
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.eval(self._scripts[call.script], len(call.keys), *call.keys, *call.args)
+            replies: list[int | Exception] = await pipeline.execute(raise_on_error=False)
+        return replies
 
 
 def _may_run(job_id: str) -> str:

@@ -15,10 +15,9 @@ from typing import Any, Final, Self, TypeVar
 
 from schemas import Event
 from worker.client.aio import AsyncClient
-from worker.client.hub import CLOSED
 from worker.client.jobs import Prompt
 from worker.client.stream import Stream
-from worker.client.values import JobStatus, Options, Result
+from worker.client.values import CLOSED, JobStatus, Options, Result
 from worker.errors import ClientError
 from worker.settings import Settings
 

@@ -1,9 +1,11 @@
 """What the client takes and gives: frozen values."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from schemas import Timings
+
+CLOSED: Final = "the client was closed"
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
 
