@@ -135,3 +135,9 @@ def test_without_a_hub_tasks_run_wait_and_drain_too(
         client.release(starts(client)[2])
         client.wait_for_note(f"end {starts(client)[2]}")
         assert worker.stop() == 0
+
+
+def test_the_same_tasks_run_in_another_pool(app: Toy) -> None:
+    with app.worker("--pool", "solo"):
+        assert app.run("add", 1, 2) == 3
+        assert app.run("retry_twice") == 2

@@ -1,11 +1,13 @@
 """One task in flight, without Celery: when it starts, ends, and what is reported."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
+from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError
 
 from worker.pool import CancelCause, cancel_cause
 from worker.pool.job import HandedBack, Job, current_job
@@ -194,3 +196,31 @@ async def test_the_hard_limit_ends_a_coroutine_that_ignores_the_soft_one(
     await harness.ended.wait()
     assert harness.limits == [(True, 0.01), (False, 0.05)]
     assert harness.silent == 1
+
+
+async def test_a_soft_limit_reached_before_the_first_step_is_raised(harness: Harness) -> None:
+    def trace(h: Harness) -> None:
+        time.sleep(0.02)  # blocks the loop, as users do
+        h.wait_for(never())
+
+    harness.job(trace, soft_limit_s=0.01).start(harness.loop)
+    await harness.ended.wait()
+    assert [type(each) for each in harness.failures] == [SoftTimeLimitExceeded]
+
+
+async def test_a_limit_that_is_no_number_fails_the_task(harness: Harness) -> None:
+    limits: dict[str, Any] = {"soft_limit_s": "soon"}
+    harness.job(lambda h: pytest.fail("it ran"), **limits).start(harness.loop)
+    assert [type(each) for each in harness.failures] == [TypeError]
+
+
+async def test_an_exception_that_cannot_be_shown_fails_the_task(harness: Harness) -> None:
+    class Shy(BaseException):
+        def __repr__(self) -> str:
+            raise ValueError("no")
+
+    def trace(h: Harness) -> None:
+        raise Shy
+
+    harness.job(trace).start(harness.loop)
+    assert [type(each) for each in harness.failures] == [WorkerLostError]

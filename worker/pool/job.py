@@ -24,6 +24,7 @@ from celery.exceptions import (
     TaskPredicate,
     WorkerLostError,
 )
+from celery.utils.saferepr import saferepr
 from greenlet import getcurrent, greenlet
 
 logger = logging.getLogger(__name__)
@@ -140,10 +141,16 @@ class Job:
         if self.cause is not None:  # cancelled on its way here: the tracer never sees it
             self._end(self._handed_back if self.cause is CancelCause.SHUTDOWN else None)
             return
-        if self._soft_limit_s:
-            self._timers.append(loop.call_later(self._soft_limit_s, self._soft_limit))
-        if self._hard_limit_s:
-            self._timers.append(loop.call_later(self._hard_limit_s, self._hard_limit))
+        try:
+            for limit_s, reached in (
+                (self._soft_limit_s, self._soft_limit),
+                (self._hard_limit_s, self._hard_limit),
+            ):
+                if limit_s:
+                    self._timers.append(loop.call_later(limit_s, reached))
+        except TypeError as error:  # limits come with the message, from anyone
+            self._end(self._failure(error))
+            return
         self.greenlet = JobGreenlet(self._run)
         self.greenlet.job = self
         self._drive(None, None)
@@ -192,7 +199,7 @@ class Job:
     def _failure(self, error: BaseException) -> Callable[[], None]:
         # What is no Exception means the end of the process to Celery; here only this task ends.
         if not isinstance(error, Exception) or isinstance(error, MemoryError):
-            told = WorkerLostError(f"The task was ended by {error!r}")
+            told = WorkerLostError(f"The task was ended by {saferepr(error)}")
             error = told.with_traceback(error.__traceback__)
         info = ExceptionInfo((type(error), error, error.__traceback__))
         return lambda: self._on_failure(info)
@@ -224,6 +231,8 @@ class Job:
             coro.close()
             error = asyncio.CancelledError()
         else:
+            if self._throw_soft_limit:  # reached before the first step: now there is one
+                self._cancel_task()
             try:
                 value = await (_interruptible(self, coro) if self._soft_limit_s else coro)
             except BaseException as raised:  # noqa: BLE001  # raised again, in the greenlet
