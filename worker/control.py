@@ -33,7 +33,8 @@ def parse(data: bytes) -> tuple[str, str] | None:
     if not isinstance(message, dict) or not names.is_job_id(message.get("cancel")):
         return None
     reason = message.get("reason")
-    return message["cancel"], reason[:_MAX_REASON] if isinstance(reason, str) else "requested"
+    told = reason[:_MAX_REASON] if isinstance(reason, str) else ""
+    return message["cancel"], told or "requested"
 
 
 async def listen(client: redis.asyncio.Redis, cancel: Cancel) -> None:

@@ -160,5 +160,8 @@ def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    # Once may not do: before Python 3.12 asyncio.wait_for, by which redis-py sends each
+    # command, swallows a cancellation that comes just as the command has been sent.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)

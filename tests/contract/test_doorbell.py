@@ -1,0 +1,63 @@
+"""The doorbell: what it puts into the broker, and what it says of one that is away."""
+
+import base64
+import contextlib
+import json
+
+import pytest
+from celery import Celery
+
+from schemas import names
+from worker.doorbell import CeleryDoorbell
+from worker.embedded.redis import free_port
+
+SECRET = "the prompt that nobody else may read"
+JOB = {"messages": [{"role": "user", "content": SECRET}]}
+
+
+@pytest.fixture
+def bell(redis_url):
+    with bell_of(redis_url) as bell:
+        yield bell
+
+
+@contextlib.contextmanager
+def bell_of(url):
+    app = Celery("test", broker=url, set_as_current=False)
+    app.conf.broker_connection_timeout = 2
+    app.conf.broker_transport_options = {"socket_connect_timeout": 2}
+    with contextlib.closing(CeleryDoorbell(app)) as bell:
+        yield bell
+    app.close()
+
+
+async def test_the_message_is_one_that_a_worker_takes_and_hides_the_prompt_from_its_headers(
+    bell, redis_client
+):
+    await bell.ring("job-1", json.dumps(JOB).encode())
+    [raw] = await redis_client.lrange(names.QUEUE, 0, -1)
+    message = json.loads(raw)
+    headers = message["headers"]
+    assert headers["id"] == message["properties"]["correlation_id"] == "job-1"
+    assert headers["task"] == names.TASK
+    assert headers["argsrepr"] == "<hidden>"
+    assert SECRET not in json.dumps(headers)
+    assert message["content-type"] == "application/json"
+    assert message["properties"]["delivery_info"]["routing_key"] == names.QUEUE
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    assert (args, kwargs) == ([JOB], {})
+
+
+async def test_what_waits_is_counted_and_a_queue_that_is_not_there_is_empty(bell):
+    assert await bell.waiting() == 0
+    for n in range(3):
+        await bell.ring(f"job-{n}", b"{}")
+    assert await bell.waiting() == 3
+
+
+async def test_a_broker_that_is_away_is_the_builtin_connection_error():
+    with bell_of(f"redis://127.0.0.1:{free_port()}/0") as bell:
+        with pytest.raises(ConnectionError):
+            await bell.ring("job-1", b"{}")
+        with pytest.raises(ConnectionError):
+            await bell.waiting()

@@ -1,0 +1,176 @@
+"""A worker's core with a scripted provider, over a real store: what the runner's tests drive."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, Self
+
+import redis.asyncio
+
+from schemas import Event, PromptJob
+from tests.support.core import LOG_TTL_S, job_object, load_scripts, make_store, read_log
+from worker.journal import Journal
+from worker.leases import Leases
+from worker.providers.base import Report
+from worker.retry import RetryPolicy
+from worker.runner import Runner
+
+JOB_ID = "job-1"
+Stream = Callable[[PromptJob, Report], AsyncGenerator[list[str], None]]
+
+
+class ScriptedProvider:
+    """Plays the next of ``scripts`` in each attempt (the last one again and again)."""
+
+    def __init__(self, *scripts: Stream) -> None:
+        self.scripts = list(scripts)
+        self.calls = 0
+        self.closed = 0
+        self.refuses: BaseException | None = None
+
+    def check(self, job: PromptJob) -> None:
+        """Raises ``refuses``."""
+        if self.refuses is not None:
+            raise self.refuses
+
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        """Counts how often it was called and closed."""
+        script = self.scripts[min(self.calls, len(self.scripts) - 1)]
+        self.calls += 1
+        try:
+            async with contextlib.aclosing(script(job, report)) as stream:
+                async for deltas in stream:
+                    yield deltas
+        finally:
+            self.closed += 1
+
+
+def says(*deltas: str, then: BaseException | None = None, hangs: bool = False) -> Stream:
+    """A stream of one read for each delta, and how it ends."""
+
+    async def stream(job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        for delta in deltas:
+            yield [delta]
+        if hangs:
+            await asyncio.Event().wait()
+        if then is not None:
+            raise then
+
+    return stream
+
+
+class Bell:
+    """A doorbell that notes who rang; ``broken`` as if the broker were away."""
+
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+        self.queue_length = 0
+        self.broken = False
+
+    async def ring(self, job_id: str, job: bytes) -> None:
+        """Note it."""
+        if self.broken:
+            raise ConnectionError("broker: away")
+        self.rung.append(job_id)
+
+    async def waiting(self) -> int:
+        """``queue_length``."""
+        return self.queue_length
+
+
+class Worker:
+    """One worker process as far as a job sees it. ``cause`` is what cancels it from outside."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        provider: ScriptedProvider,
+        *,
+        owner: str = "worker-1",
+        **changes: Any,
+    ) -> None:
+        self.client = client
+        self.provider = provider
+        self.bell = Bell()
+        self.cause: Any = None
+        self.store = make_store(client, owner=owner, lease_s=changes.pop("lease_s", 60.0))
+        self.journal = Journal(self.store, buffer_bytes=changes.pop("buffer_bytes", 1 << 20))
+        self.leases = Leases(
+            self.store,
+            lease_s=60.0,
+            renew_interval_s=changes.pop("renew_interval_s", 0.01),
+            reap_interval_s=0.01,
+            doorbell=self.bell,
+        )
+        max_attempts = changes.pop("max_attempts", 3)
+        self.runner = Runner(
+            store=self.store,
+            journal=self.journal,
+            leases=self.leases,
+            provider=changes.pop("provider_of", lambda name: provider),
+            policy=RetryPolicy(max_attempts, changes.pop("retry_base_s", 0.001), 30.0),
+            proxies=frozenset({"http://proxy.test:1"}),
+            cancel_cause=lambda: self.cause,
+            log_ttl_s=LOG_TTL_S,
+        )
+        assert not changes
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await load_scripts(self.client)
+        self._tasks = [
+            asyncio.create_task(self.journal.run()),
+            asyncio.create_task(self.leases.renew_forever()),
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            assert not task.done(), "a task of the worker has ended by itself"
+            await stopped(task)
+        assert self.journal.buffered_bytes == 0
+        assert len(self.leases) == 0
+        assert self.provider.calls == self.provider.closed, "a stream was not closed"
+
+    def pause_renewals(self) -> None:
+        """As if the process hung: from now on it renews nothing."""
+        self._tasks.pop().cancel()
+
+    async def run(self, job_id: str = JOB_ID, **fields: Any) -> None:
+        """Deliver a job and run it to its end."""
+        await self.runner.run(job_id, [job_object(**fields)], {})
+
+    def start(self, job_id: str = JOB_ID, **fields: Any) -> asyncio.Task[None]:
+        """Deliver a job and run it in a task of its own."""
+        return asyncio.create_task(self.run(job_id, **fields))
+
+    async def log(self, job_id: str = JOB_ID) -> list[Event]:
+        """The log of a job so far."""
+        return await read_log(self.client, job_id)
+
+    async def kinds(self, job_id: str = JOB_ID) -> list[str]:
+        """The types of the events in the log of a job."""
+        return [event.type for event in await self.log(job_id)]
+
+    async def logged(self, count: int, job_id: str = JOB_ID) -> list[Event]:
+        """The log, once it has ``count`` events."""
+        async with asyncio.timeout(30):
+            while len(events := await self.log(job_id)) < count:  # noqa: ASYNC110  # it is in Redis
+                await asyncio.sleep(0.001)
+        return events
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end; see ``worker.service`` for why once may not do."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+
+
+@contextlib.asynccontextmanager
+async def cancelled(task: asyncio.Task[None]) -> AsyncIterator[None]:
+    """Cancel ``task`` after the block, and see that it ends as cancelled."""
+    yield
+    task.cancel()
+    await asyncio.wait({task}, timeout=30)
+    assert task.cancelled()
