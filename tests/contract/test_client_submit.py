@@ -227,6 +227,21 @@ async def test_a_job_that_a_worker_has_taken_is_not_withdrawn(client, redis_clie
     assert (await client.status("mine")).status == "running"
 
 
+async def test_a_record_that_was_lost_meanwhile_is_no_sign_of_a_worker(
+    client, redis_client, monkeypatch
+):
+    """A server that keeps nothing was restarted in between."""
+
+    async def forgotten(self, job_id, job, *, timeout_s):
+        await redis_client.flushall()
+        raise MaybeSent("the broker went away")
+
+    monkeypatch.setattr(Enqueuer, "enqueue", forgotten)
+    with pytest.raises(Unavailable, match="not accepted"):
+        await client.submit("Hello", job_id="mine")
+    assert (await client.status("mine")).cancel_requested
+
+
 async def test_where_not_even_the_record_can_be_undone_the_error_says_so(
     redis_url, redis_client, monkeypatch
 ):

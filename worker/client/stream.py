@@ -11,8 +11,9 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from schemas import Event, names
 from worker.client.connections import passes
-from worker.client.hub import Hub, Mailbox, Notice
+from worker.client.hub import Hub
 from worker.client.logs import Logs
+from worker.client.mailbox import Mailbox, Notice
 from worker.client.replay import Need, Replay
 from worker.client.values import Options
 from worker.errors import Unavailable

@@ -62,7 +62,10 @@ class Submitter:
             # Who stood in line while the broker did not answer shares the outcome, in place
             # of waiting for a timeout of its own.
             if self._failure is not None and self._failure[0] > asked:
-                raise Unavailable(f"job {submission.job_id} was not accepted") from self._failure[1]
+                told = "Redis or the broker has just failed for others in line"
+                raise Unavailable(
+                    f"job {submission.job_id} was not accepted: {told}"
+                ) from self._failure[1]
             try:
                 await self._accept(submission)
             except Unavailable as error:

@@ -5,10 +5,10 @@
 --
 -- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 TTL of the mark, s
--- reply 1 withdrawn; 0 the job is not queued (any more)
+-- reply 1 withdrawn, or the record was lost; 0 a worker has the job, or has had it
 
-if redis.call('HGET', KEYS[1], 'status') ~= 'queued'
-    or redis.call('HEXISTS', KEYS[1], 'attempt') == 1 then
+local r = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+if r[1] and (r[1] ~= 'queued' or r[2]) then
   return 0
 end
 redis.call('DEL', KEYS[1])
