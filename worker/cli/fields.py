@@ -99,8 +99,9 @@ def build_job(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     for name in ("options", "metadata"):
         if name in set_options and isinstance(base.get(name), Mapping):
             job[name] = {**base[name], **set_options[name]}
-    if system is not None:
-        job["messages"] = [{"role": "system", "content": system}, *base.get("messages", [])]
+    messages = job.get("messages", [])
+    if system is not None and isinstance(messages, list):
+        job["messages"] = [{"role": "system", "content": system}, *messages]
     return job
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from schemas import Cancelled, Event
 from worker.cli.errors import BROKEN_PIPE, Problem
 from worker.cli.interrupts import Interrupts
+from worker.cli.log import Log
 from worker.cli.output import Stdout, printable, say
 from worker.cli.views import FinalView, JsonView, TextView, View, exit_code
 from worker.client import AsyncClient, Stream
@@ -25,17 +26,27 @@ def view_for(out: Stdout, *, as_json: bool, final: bool) -> View:
 
 
 async def follow(
-    client: AsyncClient, stream: Stream, *, as_json: bool, final: bool, cancel: bool
+    client: AsyncClient,
+    stream: Stream,
+    *,
+    after: int = 0,
+    as_json: bool,
+    final: bool,
+    cancel: bool,
 ) -> int:
-    """Show the events of ``stream``; returns the exit code.
+    """Show the events of ``stream``, those with a ``seq`` beyond ``after``; returns the exit code.
 
     ``cancel``: whoever leaves early cancels the job (it is theirs); else it goes on.
     """
-    with Interrupts() as interrupts, Stdout() as out:
+    async with contextlib.AsyncExitStack() as stack:
+        log = await stack.enter_async_context(Log(stream.job_id)) if as_json else None
+        interrupts = stack.enter_context(Interrupts())
+        out = stack.enter_context(Stdout())
         if cancel:
             # To its end: a submission under way would lift the mark of a cancellation.
             await stream.start()
-        follower = Follower(stream, out, view_for(out, as_json=as_json, final=final))
+        view = view_for(out, as_json=as_json, final=final)
+        follower = Follower(stream, out, view, after=after, log=log)
         reading = asyncio.create_task(follower.read())
         leaving = asyncio.create_task(_leaves(interrupts, out))
         try:
@@ -43,8 +54,7 @@ async def follow(
             if not leaving.done() and not _is_broken_pipe(reading):
                 return exit_code(reading.result())
             code = await leaving
-            if code != BROKEN_PIPE:
-                await follower.leave()
+            await follower.leave(quietly=code == BROKEN_PIPE)
             if cancel:
                 await _cancel(client, stream, reading, patient=code != BROKEN_PIPE)
             elif code != BROKEN_PIPE:
@@ -63,12 +73,15 @@ async def follow(
 class Follower:
     """Writes what a view makes of the events of one job."""
 
-    def __init__(self, stream: Stream, out: Stdout, view: View) -> None:
+    def __init__(
+        self, stream: Stream, out: Stdout, view: View, *, after: int, log: Log | None
+    ) -> None:
         self._stream = stream
+        self._log = log
         self._out = out
         self._view = view
         self._silent = False
-        self._seq = 0
+        self._seq = after
 
     @property
     def go_on(self) -> str:
@@ -85,27 +98,29 @@ class Follower:
                 last = await self._show(await self._stream.batch())
         return last
 
-    async def leave(self) -> None:
-        """End the output; from now on JSON lines are shown, and no further text."""
-        if isinstance(self._view, JsonView):
+    async def leave(self, *, quietly: bool) -> None:
+        """End the output. JSON lines go on to the end of the job, unless ``quietly``."""
+        self._silent = quietly or not isinstance(self._view, JsonView)
+        if quietly or not self._silent:
             return
-        self._silent = True
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(_PAGER_PATIENCE_S):  # it may take nothing more
                 await self._out.write(self._view.end().out)
 
     async def _show(self, events: list[Event]) -> Event:
+        last = events[-1]
+        written = await self._log.read(self._seq, last.seq) if self._log else {}
         data = b""
         for event in () if self._silent else events:
-            shown = self._view.show(event)
+            shown = self._view.show(event, written.get(event.seq))
             data += shown.out
             if shown.notice:
                 await self._out.write(data)
                 data = b""
                 say(printable(shown.notice), **_style(shown.notice))
         await self._out.write(data)
-        self._seq = events[-1].seq
-        return events[-1]
+        self._seq = last.seq
+        return last
 
 
 async def _leaves(interrupts: Interrupts, out: Stdout) -> int:

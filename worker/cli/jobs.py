@@ -32,9 +32,10 @@ from worker.errors import CursorExpired
     help="Seconds to wait for a job of which there is no trace yet.",
 )
 def tail(job_id: str, after: int, as_json: bool, final: bool, wait_s: float) -> None:
-    """Follow a job from any terminal, from its start or after an event.
+    """Follow a job from any terminal.
 
-    Replays the log, then goes on live; ends with the job. Ctrl-C leaves, and the job goes on.
+    Replays the log from its start, or after an event, goes on live, and ends with the job.
+    Ctrl-C leaves, and the job goes on.
 
     \b
       berlin tail 0b1c2d3e
@@ -52,14 +53,16 @@ async def _tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final:
     async with open_client() as client:
         await client.status(job_id)  # a Redis that is not there shows at once
         stream = client.stream(job_id, after, wait_for_start_s=wait_s)
-        return await follow(client, stream, as_json=as_json, final=final, cancel=False)
+        return await follow(client, stream, after=after, as_json=as_json, final=final, cancel=False)
 
 
 @click.command()
 @click.argument("job_id", metavar="ID", callback=check_id)
 @click.option("--wait/--no-wait", default=True, help="Wait some seconds for its end.")
 def cancel(job_id: str, wait: bool) -> None:
-    """Cancel a job. Cancelling twice, or after its end, does no harm.
+    """Cancel a job.
+
+    Cancelling twice, or after its end, does no harm.
 
     \b
       berlin cancel 0b1c2d3e
@@ -93,7 +96,7 @@ async def _cancel(job_id: str, *, wait: bool) -> int:
 @click.argument("job_id", metavar="ID", callback=check_id)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(job_id: str, as_json: bool) -> None:
-    """Show how a job stands, and how it ended.
+    """Show how a job stands.
 
     \b
       berlin status 0b1c2d3e

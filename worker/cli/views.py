@@ -18,8 +18,8 @@ class Shown:
 class View(Protocol):
     """A way to show a job; it may remember what it has shown."""
 
-    def show(self, event: Event) -> Shown:
-        """What ``event`` adds."""
+    def show(self, event: Event, written: bytes | None = None) -> Shown:
+        """What ``event`` adds; ``written`` is how it stands in the log, where that is known."""
 
     def end(self) -> Shown:
         """What ends the output, when no more events are shown."""
@@ -32,7 +32,7 @@ class TextView:
         self._is_terminal = is_terminal
         self._open_line = False
 
-    def show(self, event: Event) -> Shown:
+    def show(self, event: Event, written: bytes | None = None) -> Shown:  # noqa: ARG002  # text alone
         """A chunk is its text; text before a reset cannot be unwritten, so a new line begins."""
         match event:
             case Chunk():
@@ -61,7 +61,7 @@ class FinalView(TextView):
         super().__init__(is_terminal=is_terminal)
         self._chunks: list[Event] = []
 
-    def show(self, event: Event) -> Shown:
+    def show(self, event: Event, written: bytes | None = None) -> Shown:  # noqa: ARG002  # text alone
         """Nothing before the job is completed."""
         match event:
             case Chunk():
@@ -80,9 +80,11 @@ class FinalView(TextView):
 class JsonView:
     """Every event as it stands in the log, one a line."""
 
-    def show(self, event: Event) -> Shown:
+    def show(self, event: Event, written: bytes | None = None) -> Shown:
         """The event, and a notice where it is a failure."""
-        return Shown(encode(event) + b"\n", notice(event) if isinstance(event, Failed) else None)
+        return Shown(
+            (written or encode(event)) + b"\n", notice(event) if isinstance(event, Failed) else None
+        )
 
     def end(self) -> Shown:
         """Nothing: the lines are complete."""

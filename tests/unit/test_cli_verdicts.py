@@ -1,0 +1,84 @@
+"""What the doctor makes of what it is told."""
+
+from typing import Any
+
+import pytest
+
+from schemas.errors import ErrorCode
+from worker.cli import verdicts
+from worker.errors import JobError
+
+
+@pytest.mark.parametrize(
+    ("info", "level"),
+    [
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.0"}, "ok"),
+        ({"redis_version": "8.0.1"}, "ok"),
+        ({"redis_version": "6.2.14"}, "ok"),
+        ({"redis_version": "6.0.16"}, "warn"),
+        ({"redis_version": "5.0"}, "warn"),
+        ({}, "warn"),
+    ],
+)
+def test_an_old_server_is_warned_of(info: dict[str, Any], level: str) -> None:
+    assert verdicts.server(info).level == level
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "level"),
+    [
+        ("noeviction", 0, "ok"),
+        ("noeviction", 10**9, "ok"),
+        ("allkeys-lru", 10**9, "fail"),
+        ("volatile-ttl", 10**9, "fail"),
+        # Without a limit nothing is evicted, yet.
+        ("allkeys-lru", 0, "warn"),
+    ],
+)
+def test_a_redis_that_evicts_keys_fails(policy: str, limit: int, level: str) -> None:
+    verdict = verdicts.eviction({"maxmemory_policy": policy, "maxmemory": limit})
+    assert verdict.level == level
+    assert bool(verdict.advice) == (level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "level"),
+    [(50, 0, "ok"), (50, 100, "ok"), (80, 100, "warn"), (96, 100, "fail")],
+)
+def test_a_redis_that_is_nearly_full_fails(used: int, limit: int, level: str) -> None:
+    assert verdicts.memory({"used_memory": used, "maxmemory": limit}).level == level
+
+
+def test_a_crash_that_loses_jobs_is_warned_of() -> None:
+    assert verdicts.persistence({"aof_enabled": 1}).level == "ok"
+    assert verdicts.persistence({"aof_enabled": 0}).level == "warn"
+
+
+@pytest.mark.parametrize(
+    ("redis_ts", "level"),
+    [(100.0, "ok"), (100.9, "ok"), (99.2, "ok"), (98.0, "warn"), (190, "warn")],
+)
+def test_clocks_that_differ_are_warned_of(redis_ts: float, level: str) -> None:
+    assert verdicts.clock(redis_ts, 100.0, 100.1).level == level
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    assert verdicts.clock(104.0, 100.0, 110.0).level == "ok"
+
+
+def test_a_queue_without_a_worker_is_warned_of() -> None:
+    assert verdicts.workers(2, 5).told == "2 workers, 5 jobs in the queue"
+    assert verdicts.workers(0, 1).level == "warn"
+
+
+def test_what_a_server_does_not_tell_is_no_failure() -> None:
+    for judge in (verdicts.server, verdicts.eviction, verdicts.memory, verdicts.persistence):
+        assert judge({}).level == "warn"
+
+
+def test_a_login_that_fails_says_what_to_look_at() -> None:
+    assert verdicts.login(None, "https://host").level == "ok"
+    verdict = verdicts.login(JobError(ErrorCode.AUTH_FAILED, "401"), "https://host")
+    assert (verdict.level, "BERLIN_PASSWORD" in verdict.advice) == ("fail", True)
+    verdict = verdicts.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
+    assert "BERLIN_URL" in verdict.advice
