@@ -56,6 +56,8 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
 
     def on_start(self) -> None:
         """Start the loop and enter the lifespan; a failure ends the worker with one line."""
+        # Celery would log the arguments of each task at level DEBUG: they may hold a secret.
+        self._does_debug = False
         if not hasattr(_task_stack, "__ident_func__"):
             raise ImproperlyConfigured("AsyncioPool does not work with USE_FAST_LOCALS")
         _task_stack.__ident_func__ = stack_owner
