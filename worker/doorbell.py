@@ -56,6 +56,9 @@ class CeleryDoorbell:
                 declared = connection.default_channel.queue_declare(names.QUEUE, passive=True)
             except ChannelError:
                 return 0  # no such queue: nothing waits on it
+            except (*connection.connection_errors, *connection.channel_errors) as error:
+                # As sending does; kombu leaves the errors of other calls as the driver's own.
+                raise OperationalError(str(error)) from error
             waiting: int = declared.message_count
             return waiting
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 
 import pytest
+import redis.exceptions
 from celery import Celery
 
 from schemas import names
@@ -61,3 +62,13 @@ async def test_a_broker_that_is_away_is_the_builtin_connection_error():
             await bell.ring("job-1", b"{}")
         with pytest.raises(ConnectionError):
             await bell.waiting()
+
+
+@pytest.mark.parametrize("error", [redis.exceptions.TimeoutError, redis.exceptions.ResponseError])
+async def test_a_broker_that_breaks_off_while_counting_is_too(bell, monkeypatch, error):
+    def break_off(self, queue, **_):
+        raise error("gone")
+
+    monkeypatch.setattr("kombu.transport.redis.Channel._has_queue", break_off)
+    with pytest.raises(ConnectionError, match="gone"):
+        await bell.waiting()

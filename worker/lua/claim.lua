@@ -27,13 +27,12 @@ end
 if OVER[status] then
   return reply('over', {})
 end
-if ARGV[7] == '1' and status ~= 'queued' then
-  return reply('unknown', {})
-end
-
 if status == 'running' and r[9] == ARGV[2] then
   -- The same call, sent again because its reply was lost.
   return reply('claimed', {created = tonumber(r[7]), started = tonumber(r[8])})
+end
+if ARGV[7] == '1' and status ~= 'queued' then
+  return reply('unknown', {})
 end
 
 local strikes = tonumber(r[5] or 0)
