@@ -6,6 +6,8 @@ import json
 import logging
 
 import pytest
+import redis.asyncio
+from celery.exceptions import SoftTimeLimitExceeded
 
 from schemas import ErrorCode, names
 from tests.support.core import (
@@ -13,6 +15,7 @@ from tests.support.core import (
     check_keys,
     expire_lease,
     job_object,
+    load_scripts,
     loses_replies,
     make_store,
     raw_log,
@@ -22,6 +25,7 @@ from tests.support.core import (
 )
 from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
 from tests.support.waiting import until
+from worker.embedded.redis import RedisProcess, find_server
 from worker.errors import JobError
 from worker.store import RedisStore
 
@@ -751,3 +755,71 @@ async def test_a_job_taken_over_after_chunks_goes_on_as_it_asks(
         assert events[-1].finish_reason == "interrupted"
     if on_interrupt == "fail":
         assert events[-1].error.code is ErrorCode.INTERRUPTED
+
+
+# Outages
+
+
+async def test_a_soft_time_limit_ends_the_job_and_is_no_bug_of_the_provider(worker):
+    class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
+        """What the pool raises in the coroutine of a task."""
+
+    async with worker(says("a", then=SoftLimit())) as here:
+        here.cause = "time_limit"
+        with pytest.raises(asyncio.CancelledError):
+            await here.run()
+        events = await here.log()
+    assert [each.type for each in events] == ["started", "chunk", "failed"]
+    assert events[-1].error.code is ErrorCode.DEADLINE_EXCEEDED
+
+
+async def test_a_server_emptied_while_a_job_streams_stops_it_and_gets_no_half_log(
+    worker, redis_client
+):
+    async def stream(job, report):
+        while True:
+            yield ["x"]
+            await asyncio.sleep(0.001)
+
+    async with worker(stream) as here:
+        task = here.start()
+        await here.logged(3)
+        await redis_client.flushall()
+        await load_scripts(redis_client)
+        await task
+        assert here.provider.closed == 1
+        assert await redis_client.dbsize() == 0
+
+
+async def test_a_job_streams_through_a_restart_of_the_server_and_loses_nothing():
+    binary = find_server()
+    if binary is None:
+        pytest.skip("no server binary")
+    down, up = asyncio.Event(), asyncio.Event()
+    said = [f"{n} " for n in range(300)]
+
+    async def stream(job, report):
+        for n, delta in enumerate(said):
+            yield [delta]
+            if n == 100:
+                down.set()
+            await asyncio.sleep(0.001)
+        await up.wait()
+
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    with RedisProcess(binary, config) as server:
+        async with (
+            redis.asyncio.Redis.from_url(server.url) as client,
+            Worker(client, ScriptedProvider(stream)) as here,
+        ):
+            task = here.start()
+            await down.wait()
+            server.kill()
+            await until(lambda: here.journal.buffered_bytes > 0)
+            await asyncio.to_thread(server.start)
+            up.set()
+            await task
+            events = await here.log()
+    assert text_of(events) == "".join(said)
+    assert [each.type for each in events] == ["started", *["chunk"] * 300, "completed"]
+    assert {each.attempt for each in events} == {1}
