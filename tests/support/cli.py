@@ -42,11 +42,15 @@ class Stack:
         return subprocess.Popen([*BERLIN, *map(str, arguments)], env=environ, **pipes)
 
     def run(
-        self, *arguments: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         process = self.start(*arguments, env=env, stdin=subprocess.PIPE)
-        out, err = process.communicate(stdin, timeout=TIMEOUT_S)
+        out, err = process.communicate(stdin, timeout=timeout_s)
         return process.returncode, out.decode(), err.decode()
 
     def events(self, job_id: str) -> list[bytes]:
