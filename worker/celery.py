@@ -3,11 +3,13 @@
 from celery import Celery
 
 from schemas import names
+from worker import broker
 from worker.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from worker.pool import AsyncioTask
 from worker.settings import Settings
 
 _settings = Settings.from_env()
+broker.install()
 
 app = Celery("worker", task_cls=AsyncioTask, include=["worker.tasks"])
 app.conf.update(
@@ -28,6 +30,7 @@ app.conf.update(
         "unacked_key": "unacked:prompts",
         "unacked_index_key": "unacked_index:prompts",
         "unacked_mutex_key": "unacked_mutex:prompts",
+        "dead_letters_max": _settings.dead_letters_max,
     },
     task_default_queue=names.QUEUE,
     task_serializer="json",
@@ -35,6 +38,7 @@ app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
     task_acks_on_failure_or_timeout=True,
+    worker_consumer="worker.consumer:PromptConsumer",
     worker_pool="worker.pool:AsyncioPool",
     worker_pool_lifespan="worker.service:lifespan",
     worker_pool_drain_timeout=_settings.drain_timeout_s,

@@ -75,7 +75,9 @@ class Store(Protocol):
     async def release(self, job_id: str, attempt: int) -> None:
         """Hand a running job back, for the next claim to get at once."""
 
-    async def bury(self, job_id: str | None, reason: str, job: bytes) -> None:
+    async def bury(
+        self, job_id: str | None, reason: str, *, job: bytes = b"", message: bytes = b""
+    ) -> None:
         """Add to the dead letters what could not be run."""
 
     async def keep_cancel_flag(self, job_id: str, ttl_s: int) -> None:

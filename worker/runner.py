@@ -61,7 +61,7 @@ class Runner:
         received = time.monotonic()
         if not is_job_id(job_id):
             logger.error("a message without a usable job ID went to the dead letters")
-            await self._answered(lambda: self.store.bury(None, "invalid_job_id", b""))
+            await self._answered(lambda: self.store.bury(None, "invalid_job_id"))
             return
         try:
             job, data = self._check(job_id, args, kwargs)
@@ -95,6 +95,13 @@ class Runner:
         if claim.verdict == "claimed":
             with contextlib.suppress(Fenced):
                 await Attempt(claim, self.journal).end_cancelled(reason)
+
+    async def discard(self, job_id: object, reason: str, told: str, message: bytes) -> None:
+        """Bury a message that is no delivery of a job; what has a usable ID is told so."""
+        known = job_id if isinstance(job_id, str) and is_job_id(job_id) else None
+        await self._answered(lambda: self.store.bury(known, reason, message=message))
+        if known is not None:
+            await self._refuse(known, JobError(ErrorCode.INVALID_JOB, told))
 
     def _check(
         self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
@@ -176,7 +183,7 @@ class Runner:
         return attempt.next(claim, reason=reason)
 
     async def _give_up(self, claim: Claim, data: bytes, attempt: Attempt) -> None:
-        await self._answered(lambda: self.store.bury(claim.job_id, "too_many_attempts", data))
+        await self._answered(lambda: self.store.bury(claim.job_id, "too_many_attempts", job=data))
         told = f"{claim.strikes} attempts ended with the loss of their worker"
         await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, told))
 

@@ -50,6 +50,17 @@ def cancel(job_id: str, reason: str) -> None:
         asyncio.run_coroutine_threadsafe(current.cancel(job_id, reason, only_queued=False), loop)
 
 
+def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
+    """Bury a message that is no delivery of a job; returns when it is done. From any thread.
+
+    Raises ``TimeoutError`` while Redis does not answer.
+    """
+    assert _running is not None, "called by the consumer, which the pool outlives"
+    current, loop = _running
+    work = current.discard(job_id, reason, told, message)
+    asyncio.run_coroutine_threadsafe(work, loop).result(_CLOSE_S)
+
+
 @contextlib.asynccontextmanager
 async def lifespan(app: Celery) -> AsyncIterator[None]:
     """Open what the jobs need, in the pool's event loop; close it after the last has ended.

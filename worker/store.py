@@ -142,11 +142,17 @@ class RedisStore:
         with _unreachable():
             await self._redis.expire(names.state_key(job_id), ttl_s, nx=True)
 
-    async def bury(self, job_id: str | None, reason: str, job: bytes) -> None:
-        """Add to the dead letters: what could not be run, and why; trimmed to its bound."""
-        letter = {"job_id": job_id or "", "reason": reason, "job": job, "ts": f"{time.time():.3f}"}
+    async def bury(
+        self, job_id: str | None, reason: str, *, job: bytes = b"", message: bytes = b""
+    ) -> None:
+        """Add to the dead letters: what could not be run, and why; trimmed to its bound.
+
+        ``job`` is a job object, ``message`` what stood on the queue where it held none.
+        """
+        letter = {"job_id": job_id or "", "reason": reason, "ts": f"{time.time():.3f}"}
+        held: dict[Any, Any] = {"job": job} if job else {"message": message}
         with _unreachable():
-            await self._redis.xadd(names.DEAD_LETTERS, letter, maxlen=self._dead_letters_max)  # type: ignore[arg-type]  # redis-py's invariant dict
+            await self._redis.xadd(names.DEAD_LETTERS, letter | held, maxlen=self._dead_letters_max)
 
 
 @contextlib.contextmanager

@@ -532,8 +532,8 @@ async def test_due_is_bounded_and_begins_with_the_oldest(store, redis_client):
 
 async def test_dead_letters_are_bounded_in_number_and_need_no_ttl(store, redis_client):
     for n in range(300):
-        await store.bury(f"job-{n}", "too_many_attempts", JOB)
-    await store.bury(None, "invalid_job_id", b"")
+        await store.bury(f"job-{n}", "too_many_attempts", job=JOB)
+    await store.bury(None, "invalid_job_id", job=b"")
     entries = await redis_client.xrange(names.DEAD_LETTERS)
     assert len(entries) < 250
     assert entries[-1][1][b"reason"] == b"invalid_job_id"
@@ -555,7 +555,7 @@ async def test_a_server_that_cannot_be_reached_is_the_builtin_connection_error(l
         lambda: store.due(1),
         lambda: store.reap(ID, again_running_s=1, again_queued_s=1),
         lambda: store.keep_cancel_flag(ID, 5),
-        lambda: store.bury(ID, "reason", b""),
+        lambda: store.bury(ID, "reason", job=b""),
     )
     for call in calls:
         lossy.lose = 1

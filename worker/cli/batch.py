@@ -40,7 +40,9 @@ class Plan:
 
 
 @click.command()
-@click.argument("source", metavar="PROMPTS.JSONL", type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "source", metavar="PROMPTS.JSONL", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 @click.option(
     "-o",
     "--output",
@@ -92,13 +94,17 @@ def batch(
     A result: {"line", "id", "job_id", "status", "text", "finish_reason", "usage", "timings"}, or
     {..., "status": "failed", "error": {...}}. Exit code 1 if any line has no completed job.
     """
+    if not source.is_file():
+        raise click.UsageError(
+            f"{source} is no file on disk: it is read twice, and again to resume."
+        )
     plan = Plan(source, defaults, concurrency, keep_going, expired)
     try:
         with BatchFiles(output) as files:
             found = _survey(plan, files)
             code = asyncio.run(_run(plan, files, found)) if found.done < found.total else None
             if code is None:
-                code = FAILED if found.failed else 0
+                code = FAILED if found.failed or found.done < found.total else 0
                 say(f"{_summary(found)} in {output}")
     except WrongOutput as error:
         told = f"{output} cannot be used for the results: {error}"

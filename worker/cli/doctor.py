@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError
 
 from schemas import names
 from worker.cli import verdicts
@@ -131,7 +131,8 @@ def examine_redis(redis: "Redis") -> Iterator[Verdict]:
 def _info(redis: "Redis", section: str) -> Mapping[str, Any]:
     try:
         found: Any = redis.info(section)
-    except (ResponseError, ConnectionError):  # forbidden, or fakeredis, which also hangs up
+    except RedisError:  # forbidden, or fakeredis, which hangs up after an error: connect anew
+        redis.connection_pool.disconnect()
         return {}
     return found if isinstance(found, Mapping) else {}
 

@@ -5,7 +5,7 @@ import contextlib
 from typing import Any, Final
 
 from schemas import Cancelled, Event
-from worker.cli.errors import BROKEN_PIPE, Problem
+from worker.cli.errors import BROKEN_PIPE, FAILED, Problem
 from worker.cli.interrupts import Interrupts
 from worker.cli.log import Log
 from worker.cli.output import Stdout, printable, say
@@ -15,6 +15,8 @@ from worker.errors import ClientError, Unavailable
 
 CANCEL_PATIENCE_S: Final = 5.0
 """How long the end of a cancelled job is waited for."""
+_LATE_S: Final = 5.0
+_LATE: Final = "nothing has come yet: the job waits for a worker (`berlin doctor` counts them)"
 _PAGER_PATIENCE_S: Final = 0.1
 
 
@@ -51,14 +53,17 @@ async def follow(
         leaving = asyncio.create_task(_leaves(interrupts, out))
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not leaving.done() and not _is_broken_pipe(reading):
+            if not leaving.done() and not _cannot_write(reading):
                 return exit_code(reading.result())
-            code = await leaving
-            await follower.leave(quietly=code == BROKEN_PIPE)
+            code = await leaving if leaving.done() or out.gone.done() else FAILED
+            unheard = code == BROKEN_PIPE or _cannot_write(reading)
+            await follower.leave(quietly=unheard)
             if cancel:
-                await _cancel(client, stream, reading, patient=code != BROKEN_PIPE)
-            elif code != BROKEN_PIPE:
+                await _cancel(client, stream, reading, patient=not unheard)
+            elif not unheard:
                 say(f"the job goes on: {follower.go_on}")
+            if code == FAILED:
+                reading.result()  # the disk is full, or the like
         except Unavailable as error:
             raise Problem(str(error), advice=f"to go on later: {follower.go_on}") from error
         else:
@@ -92,11 +97,17 @@ class Follower:
     async def read(self) -> Event | None:
         """Show all events; returns the last one."""
         last = None
-        with contextlib.suppress(StopAsyncIteration):
+        late = asyncio.get_running_loop().call_later(_LATE_S, say, _LATE)
+        try:
             while True:
                 # All that is there at once: one write for many events of a long log.
-                last = await self._show(await self._stream.batch())
-        return last
+                events = await self._stream.batch()
+                late.cancel()
+                last = await self._show(events)
+        except StopAsyncIteration:
+            return last
+        finally:
+            late.cancel()
 
     async def leave(self, *, quietly: bool) -> None:
         """End the output. JSON lines go on to the end of the job, unless ``quietly``."""
@@ -134,8 +145,8 @@ async def _leaves(interrupts: Interrupts, out: Stdout) -> int:
         signalled.cancel()
 
 
-def _is_broken_pipe(reading: asyncio.Task[Any]) -> bool:
-    return isinstance(reading.exception(), BrokenPipeError)
+def _cannot_write(reading: asyncio.Task[Any]) -> bool:
+    return reading.done() and isinstance(reading.exception(), OSError)
 
 
 async def _cancel(

@@ -1,0 +1,61 @@
+"""Celery's consumer, for a queue on which anything may stand.
+
+Celery logs a message that it cannot use with its body, which may hold a prompt, and
+drops it; a message of an odd shape ends the worker. Here such a message goes to the dead
+letters, and where it has a usable ID, its reader is told: ``failed``, ``invalid_job``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer
+from kombu.utils.encoding import str_to_bytes
+
+from worker import service
+
+logger = get_logger(__name__)
+
+
+class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type information
+    """``app.conf.worker_consumer``."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """What is called for each message."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> None:
+            try:
+                handle(message)
+            except (*self.connection_errors, *self.channel_errors):
+                raise
+            except Exception as error:  # noqa: BLE001  # a message may have any shape
+                self._discard(message, "not_a_task", error)
+
+        return on_message
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """The body is not what its headers say, or of a kind that is not accepted."""
+        self._discard(message, "undecodable", exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """The message is of neither of Celery's protocols."""
+        self._discard(message, "not_a_task", None)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """The message names a task that this worker does not have."""
+        self._discard(message, "unknown_task", exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Celery cannot make a request of the message."""
+        self._discard(message, "not_a_task", exc)
+
+    def _discard(self, message: Any, reason: str, error: Exception | None) -> None:
+        logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
+        job_id = message.headers.get("id") if isinstance(message.headers, dict) else None
+        told = "the message is no worker.generate task that this worker could run"
+        try:
+            service.discard(job_id, reason, told, str_to_bytes(message.body or b""))
+        except TimeoutError:
+            return  # not acknowledged: the broker delivers it again
+        message.ack_log_error(logger, self.connection_errors)

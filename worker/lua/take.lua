@@ -1,0 +1,53 @@
+-- Move messages from a job queue into the hands of a consumer, in one step: where kombu
+-- pops first and writes down after, a worker killed in between takes the message with it.
+--
+-- What kombu could not read, or could not give back, goes to the dead letters instead.
+--
+-- KEYS  1 unacked (hash: tag -> [message, exchange, routing key])   2 unacked_index (zset)
+--       3 worker:dead   4... the lists of the queue, in the order in which they are served
+-- ARGV  1 messages to take at most   2 time now, s (the consumer's: so kombu counts)
+--       3 length to which the dead letters are trimmed
+-- reply {list, message, list, message, ...}: lists are counted from 1
+
+local function envelope(raw)
+  local ok, message = pcall(cjson.decode, raw)
+  if not ok or type(message) ~= 'table' then
+    return nil, 'not_a_message'
+  end
+  local properties = message.properties
+  local delivery = type(properties) == 'table' and properties.delivery_info
+  if type(delivery) ~= 'table' or type(properties.delivery_tag) ~= 'string'
+      or type(delivery.exchange) ~= 'string' or type(delivery.routing_key) ~= 'string'
+      or type(message.headers) ~= 'table' or type(message.body) ~= 'string' then
+    return nil, 'not_a_message'
+  end
+  if message.headers.compression then
+    return nil, 'compressed'  -- a few bytes may become gigabytes before anybody looks at them
+  end
+  return properties
+end
+
+local reply = {}
+local room = tonumber(ARGV[1])
+for list = 4, #KEYS do
+  while room > 0 do
+    local raw = redis.call('RPOP', KEYS[list])
+    if not raw then
+      break
+    end
+    room = room - 1
+    local properties, reason = envelope(raw)
+    if properties then
+      local delivery, tag = properties.delivery_info, properties.delivery_tag
+      redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',' .. cjson.encode(delivery.exchange) .. ','
+                 .. cjson.encode(delivery.routing_key) .. ']')
+      redis.call('ZADD', KEYS[2], ARGV[2], tag)
+      reply[#reply + 1] = list - 3
+      reply[#reply + 1] = raw
+    else
+      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'job_id', '', 'reason', reason,
+                 'message', raw, 'ts', now_ms() / 1000)
+    end
+  end
+end
+return reply
