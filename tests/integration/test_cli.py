@@ -136,6 +136,28 @@ def test_a_reader_that_leaves_cancels_the_job(stack: Stack, job_id: str) -> None
     assert stack.ended(job_id) == "cancelled"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_disk_that_is_full_cancels_the_job(stack: Stack, job_id: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = stack.start("submit", "[[stall:2]]", "--job-id", job_id, stdout=full)
+        code, _, err = end(process)
+    assert code == 1
+    assert "berlin: [Errno 28] No space left on device" in err
+    assert stack.ended(job_id) == "cancelled"
+
+
+def test_a_job_that_nobody_takes_is_told_of(stack: Stack, redis_server: RedisProcess) -> None:
+    env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}6"}
+    process = stack.start("submit", "Hello", env=env)
+    assert process.stderr is not None
+    told = [process.stderr.readline().decode() for _ in range(2)]
+    assert "the job waits for a worker" in told[1]
+    process.kill()
+    end(process)
+    with redis.Redis.from_url(env["REDIS_URL"]) as idle:
+        idle.flushdb()
+
+
 def test_ctrl_c_gets_through_when_nobody_reads(stack: Stack, job_id: str) -> None:
     process = stack.start("submit", "[[chunks:5000]] [[stall:5000]]", "--job-id", job_id, "--json")
     # More than a pipe holds.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -427,6 +428,14 @@ def test_the_input_is_never_taken_for_the_output(tmp_path: Path, fake_client: Fa
     source.write_text('"a"\n')
     assert invoke(source, "-o", source)[0] == 2
     assert source.read_text() == '"a"\n'
+
+
+def test_a_pipe_is_no_input_because_it_is_read_twice(
+    tmp_path: Path, fake_client: FakeClient
+) -> None:
+    os.mkfifo(tmp_path / "in.jsonl")
+    assert invoke(tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")[0] == 2
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.fixture

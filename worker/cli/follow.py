@@ -71,7 +71,7 @@ async def follow(
         finally:
             reading.cancel()
             leaving.cancel()
-            await asyncio.wait({reading, leaving})
+            await asyncio.gather(reading, leaving, return_exceptions=True)
             stream.close()
 
 
