@@ -375,7 +375,7 @@ async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields
 
 async def test_the_deadline_ends_the_job_and_is_not_retried(worker):
     async with worker(says("a", hangs=True)) as here:
-        await here.run(deadline_s=0.05)
+        await here.run(deadline_s=0.5)
         events = await here.log()
         assert here.provider.calls == 1
     assert [each.type for each in events] == ["started", "chunk", "failed"]
@@ -572,7 +572,7 @@ async def test_a_job_taken_over_closes_the_stream_here_and_leaves_the_log_to_the
         task = here.start()
         await here.logged(2)
         if not stalled:
-            here.pause_renewals()
+            await here.pause_renewals()
         await take_over(here, redis_client)
         await task
         assert here.provider.closed == 1
@@ -738,7 +738,7 @@ async def test_a_job_taken_over_after_chunks_goes_on_as_it_asks(
     async with worker(says("half", hangs=True)) as dead:
         task = dead.start(on_interrupt=on_interrupt)
         await dead.logged(2)
-        dead.pause_renewals()
+        await dead.pause_renewals()
         await expire_lease(redis_client, JOB_ID)
         async with worker(says("whole"), owner="w2") as there:
             await there.run(on_interrupt=on_interrupt)

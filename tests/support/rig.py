@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Self
 
 import redis.asyncio
@@ -10,7 +10,7 @@ import redis.asyncio
 from schemas import Event, PromptJob
 from tests.support.core import LOG_TTL_S, job_object, load_scripts, make_store, read_log
 from worker.journal import Journal
-from worker.leases import Leases
+from worker.leases import Leases, Renewal
 from worker.providers.base import Report
 from worker.retry import RetryPolicy
 from worker.runner import Runner
@@ -115,6 +115,9 @@ class Worker:
         )
         assert not changes
         self._tasks: list[asyncio.Task[None]] = []
+        self._renewing = asyncio.Lock()
+        self._renew = self.store.renew
+        self.store.renew = self._renew_one_by_one  # type: ignore[method-assign]  # see pause_renewals
 
     async def __aenter__(self) -> Self:
         await load_scripts(self.client)
@@ -132,9 +135,13 @@ class Worker:
         assert len(self.leases) == 0
         assert self.provider.calls == self.provider.closed, "a stream was not closed"
 
-    def pause_renewals(self) -> None:
-        """As if the process hung: from now on it renews nothing."""
-        self._tasks.pop().cancel()
+    async def pause_renewals(self) -> None:
+        """As if the process hung: what is under way is done, and then nothing is renewed."""
+        await self._renewing.acquire()
+
+    async def _renew_one_by_one(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
+        async with self._renewing:
+            return await self._renew(held)
 
     async def run(self, job_id: str = JOB_ID, **fields: Any) -> None:
         """Deliver a job and run it to its end."""
