@@ -256,7 +256,8 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
     job = {"messages": [{"role": "user", "content": "Hello"}], "job_id": "died"}
     letter = {"job_id": "died", "reason": "too_many_attempts", "job": json.dumps(job), "ts": "1"}
     entry = stack.redis.xadd("worker:dead", letter).decode()
-    broken = stack.redis.xadd("worker:dead", {"job_id": "", "reason": "x", "job": ""}).decode()
+    garbage = {"job_id": "", "reason": "x", "message": b"\xff\x1b[2J"}
+    broken = stack.redis.xadd("worker:dead", garbage).decode()
     assert stack.run("dead", "list")[1] == f"{broken}  -  x\n{entry}  died  too_many_attempts\n"
     told = [json.loads(line) for line in stack.run("dead", "list", "--json")[1].splitlines()]
     assert told[1] == {"entry": entry, **letter}

@@ -49,6 +49,7 @@ def open_redis(url: str) -> Redis:
         socket_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
+        encoding_errors="replace",  # a dead letter may hold anything
     )
 
 
