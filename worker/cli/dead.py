@@ -15,7 +15,7 @@ from worker.client import Client
 _PAGE: Final = 100
 
 Letter = tuple[str, dict[str, str]]
-"""Entry ID and fields: ``job_id`` (may be empty), ``reason``, ``ts``, and ``job`` or ``message``."""
+"""Entry ID and fields: ``job_id`` (may be empty), ``reason``, ``ts``, ``job`` or ``message``."""
 
 
 @click.group()
