@@ -121,10 +121,23 @@ async def test_a_job_that_breaks_the_contract_is_refused_before_anything_is_sent
     assert await keys_left(redis_client) == set()
 
 
-async def test_submitting_again_under_the_same_id_runs_the_job_once(client, redis_client):
-    for _ in range(3):
-        assert await client.submit("Hello", job_id="mine") == "mine"
-    assert len(await queue(redis_client)) == 1
+async def test_submitting_again_a_job_that_waits_replaces_a_message_that_was_lost(
+    client, redis_client
+):
+    await client.submit("Hello", job_id="mine")
+    await redis_client.delete(names.QUEUE)  # or the submitter died before it had sent it
+    assert await client.submit("Hello", job_id="mine") == "mine"
+    (message,) = await queue(redis_client)
+    assert message["headers"]["id"] == "mine"
+
+
+@pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled"])
+async def test_submitting_again_a_job_that_has_begun_sends_nothing(client, redis_client, status):
+    state = names.state_key("mine")
+    await redis_client.hset(state, mapping={"status": status, "attempt": 1})
+    await redis_client.expire(state, 60)
+    assert await client.submit("Hello", job_id="mine") == "mine"
+    assert await queue(redis_client) == []
 
 
 async def test_a_hundred_jobs_at_once_are_all_accepted(client, redis_client):

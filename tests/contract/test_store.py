@@ -119,11 +119,15 @@ async def test_a_submitted_job_is_counted_from_its_submission(store, redis_clien
     assert got.created_ms == created < got.started_ms
 
 
-async def test_submitting_again_changes_nothing(store, redis_client):
+async def test_submitting_again_changes_nothing_and_tells_whether_the_job_has_begun(
+    store, redis_client
+):
     await submit(redis_client)
     first = await record(redis_client, ID)
-    assert await submit(redis_client) == 0
+    assert await submit(redis_client) == 2
     assert await record(redis_client, ID) == first
+    await claim(store)
+    assert await submit(redis_client) == 0
 
 
 async def test_a_job_under_a_live_lease_is_leased_to_nobody_else(store):

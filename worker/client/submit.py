@@ -7,6 +7,7 @@ lost. A message that fails takes the record with it, so that an error means "not
 import asyncio
 import time
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from redis.asyncio import Redis
@@ -31,6 +32,15 @@ class _Call:
     script: str
     keys: list[str]
     args: list[_Argument]
+
+
+class _Record(IntEnum):
+    """What ``submit.lua`` replies."""
+
+    BEGUN = 0
+    WRITTEN = 1
+    WAITING = 2
+    """Submitted before, by whomever; its message is sent again, since it may be missing."""
 
 
 class Submitter:
@@ -79,19 +89,18 @@ class Submitter:
 
     async def _accept(self, submission: Submission) -> None:
         job_id = submission.job_id
-        written, certain = await self._write(submission)
-        if not written and certain:
+        record = await self._write(submission)
+        if record is _Record.BEGUN:
             return
         try:
             await self._enqueuer.enqueue(job_id, submission.job, timeout_s=self._timeout_s)
         except Unavailable as error:
-            if certain:
+            if record is _Record.WRITTEN:
                 await self._withdraw(job_id, error)
             else:
                 raise Unavailable(f"{error}; {_may_run(job_id)}") from error
 
-    async def _write(self, submission: Submission) -> tuple[bool, bool]:
-        """Whether the record was written by this call, and whether that is certain."""
+    async def _write(self, submission: Submission) -> "_Record":
         job_id = submission.job_id
         keys = [names.state_key(job_id), names.WATCH]
         args: list[_Argument] = [
@@ -103,14 +112,12 @@ class Submitter:
         try:
             async with asyncio.timeout(self._timeout_s):
                 try:
-                    return bool(await self._write_record(keys, args)), True
+                    return _Record(await self._write_record(keys, args))
                 except (AuthenticationError, ResponseError):
                     raise
                 except (RedisError, OSError):
-                    # The reply may have been lost, and the record be there: a "submitted
-                    # before" may then mean this very submission.
-                    written = bool(await self._write_record(keys, args))
-                    return written, written
+                    # The reply may have been lost, and the record that is found be our own.
+                    return _Record(await self._write_record(keys, args))
         except (AuthenticationError, ResponseError) as error:
             told = f"Redis at {self._address} refuses it ({error})"
             raise Unavailable(f"job {job_id} was not accepted: {told}") from error

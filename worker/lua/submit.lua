@@ -3,10 +3,13 @@
 --
 -- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 job object, JSON   3 TTL of the record, s   4 look at it again after, ms
--- reply 1 written; 0 there is a record already (nothing changed: the job was submitted before)
+-- reply 1 written; otherwise there is a record already, and nothing changed:
+--       2 the job waits and was never begun (its message may be missing: send it again,
+--       of two a worker drops the second); 0 it is at work or over
 
-if redis.call('HEXISTS', KEYS[1], 'status') == 1 then
-  return 0
+local r = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+if r[1] then
+  return (r[1] == 'queued' and not r[2]) and 2 or 0
 end
 local now = now_ms()
 -- First what a server without memory refuses: after a write it would let the rest pass.
