@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick lint format readme lock wheel smoke clean
+.PHONY: help demo test test-quick chaos chaos-short lint format readme lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -24,10 +24,18 @@ demo: .venv/.demo ## stream a prompt through a broker, a worker and a stand-in u
 	@$(BIN)/berlin demo
 
 test: .venv/.dev ## every test, in parallel and random order, with branch coverage
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term:skip-covered
+	@$(MAKE) chaos-short
 
 test-quick: .venv/.dev ## unit and contract tests alone
 	@$(BIN)/pytest -n $(CORES) -q tests/unit tests/contract
+
+# Apart from the others: these count seconds, and a fault needs the machine for itself.
+chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; prints a table
+	@BERLIN_CHAOS=full BERLIN_CHAOS_REPORT=$${BERLIN_CHAOS_REPORT-chaos.md} $(BIN)/pytest -v tests/chaos
+
+chaos-short: .venv/.dev ## the same in a few minutes, two at a time
+	@$(BIN)/pytest -n 2 --dist worksteal tests/chaos
 
 lint: .venv/.dev ## formatting, ruff, mypy --strict, and who may import whom
 	$(BIN)/ruff format --check .

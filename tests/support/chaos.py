@@ -1,0 +1,137 @@
+"""What every chaos test stands on: a Redis, an upstream and workers that may be harmed.
+
+Sizes: the short form is for CI, ``BERLIN_CHAOS=full`` (``make chaos``) for the table in the
+README. ``BERLIN_CHAOS_SEED`` repeats a run, as far as chance decides.
+"""
+
+import os
+import random
+import secrets
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import redis
+from celery import Celery
+
+from schemas import names
+from tests.support.ledger import Ledger
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.workers import WorkerProcess
+from worker.client import Client
+
+FULL = os.environ.get("BERLIN_CHAOS") == "full"
+
+Kind = Literal["client", "bare"]
+
+
+def size(short: int, full: int) -> int:
+    """The size of a run in this form."""
+    return full if FULL else short
+
+
+def chance() -> random.Random:
+    """Random numbers of the test's own; the seed is printed, and shown where the test fails."""
+    seed = int(os.environ.get("BERLIN_CHAOS_SEED") or secrets.randbelow(10**6))
+    print(f"BERLIN_CHAOS_SEED={seed}")  # noqa: T201  # pytest shows it
+    return random.Random(seed)
+
+
+def words(name: str, count: int) -> str:
+    """A reply of ``count`` chunks that is like no other job's."""
+    return " ".join(f"{name}.{n}" for n in range(count))
+
+
+class Site(AbstractContextManager["Site"]):
+    """Producers, workers, an upstream and the ledger, around a Redis of the test's own.
+
+    ``redis_url`` is the way that no fault touches: the ledger looks at it. Workers and
+    producers take ``worker_url`` and ``client_url`` where they are given (by way of a proxy).
+    ``upstream`` is told of by its settings, so that it too may stand behind a proxy.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        upstream: UpstreamProcess,
+        *,
+        worker_url: str | None = None,
+        client_url: str | None = None,
+        **env: str,
+    ) -> None:
+        self.redis_url = redis_url
+        self.upstream = upstream
+        self.env = {"REDIS_URL": worker_url or redis_url, **upstream.environ, **env}
+        self._client_url = client_url or redis_url
+        self._stack = ExitStack()
+        self._sent = 0
+
+    def __enter__(self) -> Self:
+        close = self._stack.callback
+        self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=30)
+        close(self.redis.close)
+        self.ledger = self._stack.enter_context(Ledger(self.redis, self._client_url))
+        self.client = self._stack.enter_context(Client(self._client_url))
+        self._app = Celery(broker=self._client_url, set_as_current=False)
+        close(self._app.close)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def worker(self, *arguments: str, **env: str) -> WorkerProcess:
+        """A worker, not yet started; ``env`` holds further settings."""
+        return WorkerProcess("worker", *arguments, env=self.env | env)
+
+    def submit(
+        self,
+        text: str | None = None,
+        faults: str = "",
+        *,
+        how: Kind = "client",
+        chunks: int = 20,
+        follow: bool = False,
+        endings: Iterable[str] = (),
+        whole: bool = True,
+        **fields: Any,
+    ) -> str:
+        """Submit a job, enter it into the ledger, and return its ID.
+
+        ``text`` is what the upstream will reply, made up where it is ``None``; ``faults`` go
+        before it in the prompt (``[[delay:0.05]]``). Where they change the text, say
+        ``whole=False``: it is not compared. ``fields`` are those of the job object.
+        """
+        self._sent += 1
+        text = words(f"job{self._sent}", chunks) if text is None else text
+        job = {"messages": [{"role": "user", "content": f"{faults} {text}".strip()}], **fields}
+        job_id = names.new_job_id()
+        if how == "client":
+            self.client.submit(job, job_id=job_id)
+        else:
+            self.send(job, job_id)
+        self.ledger.accept(
+            job_id,
+            text if whole else None,
+            on_interrupt=fields.get("on_interrupt", "restart"),
+            how=how,
+            endings=endings,
+            follow=follow,
+        )
+        return job_id
+
+    def send(self, job: Any, job_id: str) -> None:
+        """Bare ``send_task``, as a producer that knows nothing but the contract."""
+        self._app.send_task(names.TASK, args=[job], queue=names.QUEUE, task_id=job_id)
+
+    def streaming(self, job_ids: Iterable[str], chunks: int = 1) -> bool:
+        """Whether each of the jobs has published ``chunks`` since its last reset."""
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hget(names.state_key(job_id), "chunks")
+            return all(int(count or 0) >= chunks for count in pipeline.execute())

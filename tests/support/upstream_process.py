@@ -1,0 +1,69 @@
+"""The stand-in upstream in a process of its own: thousands of streams cost the test nothing.
+
+Its reply is the prompt without its faults: what a job's text must be is what it asked for.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.workers import ROOT
+from worker.embedded.faults import without_faults
+from worker.embedded.upstream import Upstream
+
+
+class UpstreamProcess(AbstractContextManager["UpstreamProcess"]):
+    """:class:`worker.embedded.upstream.Upstream`, asked over pipes; ``options`` are JSON."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+
+    def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """The value of an attribute of the upstream, or what a call of its method returns."""
+        with self._lock:
+            line = json.dumps([name, args, kwargs])
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+    def __enter__(self) -> Self:
+        self._process: Any = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.upstream_process", json.dumps(self._options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        self.url: str = self.ask("url")
+        self.environ: dict[str, str] = self.ask("environ")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._process.stdin.close()  # its sign to end
+        self._process.stdout.close()
+        self._process.wait()
+
+
+async def _serve(options: dict[str, Any]) -> None:
+    async with Upstream(reply=without_faults, **options) as upstream:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            name, args, kwargs = json.loads(line)
+            value = getattr(upstream, name)
+            told = value(*args, **kwargs) if callable(value) else value
+            sys.stdout.write(json.dumps(told) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(json.loads(sys.argv[1])))

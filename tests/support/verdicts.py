@@ -1,0 +1,242 @@
+"""What must hold of every job that was accepted: pure functions, and nothing of the worker's.
+
+The rules are those of the contract, written down a second time and in another way, so
+that a mistake in the worker is none here too.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+DEFAULT_ENDINGS: Mapping[str, frozenset[str]] = {
+    "restart": frozenset({"completed"}),
+    "fail": frozenset({"completed", "failed:interrupted"}),
+    "keep": frozenset({"completed", "completed:interrupted"}),
+}
+"""How a job may end, by its ``on_interrupt``, where only workers and connections fail."""
+
+_EXPIRING = re.compile(r"(job|worker|token|limit):")
+_CELERYS = re.compile(r"_kombu\.|unacked|celery|prompts$|.*\.reply\.celery\.pidbox$")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that somebody was told will run.
+
+    ``text`` is the whole reply, ``None`` where it is not known. ``endings`` are the ways in
+    which it may end: ``completed``, ``completed:interrupted``, ``failed:<code>``,
+    ``cancelled``.
+    """
+
+    job_id: str
+    text: str | None
+    on_interrupt: str = "restart"
+    how: Literal["client", "bare"] = "bare"
+    endings: frozenset[str] = frozenset()
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The endings, or those that go with ``on_interrupt``."""
+        return self.endings or DEFAULT_ENDINGS[self.on_interrupt]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that must not be; ``kind`` is what it counts as in the summary."""
+
+    kind: Literal["lost", "doubled", "wrong"]
+    job_id: str
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.job_id}: {self.kind}: {self.told}"
+
+
+_EMPTY_AT_THE_END = frozenset({"prompts", "unacked:prompts", "worker:watch"})
+
+Log = Sequence[tuple[str, bytes]]
+"""Entry IDs and events, as they stand in the stream."""
+
+
+def ending_of(event: Mapping[str, Any]) -> str:
+    """How a terminal event ends the job, in the words of :attr:`Accepted.endings`."""
+    match event["type"]:
+        case "failed":
+            return f"failed:{event['error']['code']}"
+        case "completed" if event["finish_reason"] == "interrupted":
+            return "completed:interrupted"
+    return str(event["type"])
+
+
+def text_of(events: Iterable[Mapping[str, Any]]) -> str:
+    """What a reader holds at the end: the chunks since the last reset."""
+    parts: list[str] = []
+    for event in events:
+        if event["type"] == "reset":
+            parts.clear()
+        elif event["type"] == "chunk":
+            parts.append(event["content"])
+    return "".join(parts)
+
+
+def problems_of(job: Accepted, log: Log) -> list[Problem]:
+    """What is wrong with the log of a job; one that has no terminal event is lost."""
+    events = [json.loads(data) for _, data in log]
+    endings = sum(event["type"] in TERMINAL for event in events)
+    found = [Problem("wrong", job.job_id, told) for told in _disorder(job.job_id, log, events)]
+    if endings == 0:
+        found.append(Problem("lost", job.job_id, f"no end after {len(events)} events"))
+    elif endings > 1:
+        found.append(Problem("doubled", job.job_id, f"{endings} terminal events"))
+    elif events[-1]["type"] not in TERMINAL:
+        found.append(Problem("wrong", job.job_id, "events follow the terminal one"))
+    else:
+        found += [Problem("wrong", job.job_id, told) for told in _wrong_end(job, events)]
+    return found
+
+
+def _disorder(job_id: str, log: Log, events: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for n, ((entry_id, _), event) in enumerate(zip(log, events, strict=True), 1):
+        if (entry_id, event["seq"], event["v"]) != (f"{n}-0", n, 1):
+            yield f"entry {n} is {entry_id} with seq {event['seq']}, version {event['v']}"
+        if event["job_id"] != job_id:
+            yield f"entry {n} is of {event['job_id']}"
+        if event["type"] == "chunk" and not event["content"]:
+            yield f"an empty chunk, at {n}"
+    yield from _mixed_attempts(events)
+
+
+def _mixed_attempts(events: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    attempt, published = 0, 0  # published: chunks since the last reset
+    for n, event in enumerate(events, 1):
+        kind, speaks = event["type"], event["attempt"]
+        if speaks < attempt:
+            yield f"attempt {speaks} speaks after attempt {attempt}, at {n}"
+        elif speaks > attempt and kind == "chunk":
+            yield f"attempt {speaks} does not open, at {n}"
+        elif speaks == attempt and kind in {"started", "reset"}:
+            yield f"attempt {attempt} opens twice, at {n}"
+        if kind == "started" and published:
+            yield f"{published} chunks are not taken back by a reset, at {n}"
+        elif kind == "reset" and not published:
+            yield f"a reset without chunks, at {n}"
+        attempt = max(attempt, speaks)
+        published = 0 if kind == "reset" else published + (kind == "chunk")
+
+
+def _wrong_end(job: Accepted, events: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    ending = ending_of(events[-1])
+    if ending not in job.allowed:
+        yield f"ended as {ending}, not as {' or '.join(sorted(job.allowed))}"
+    if job.text is None:
+        return
+    text = text_of(events)
+    if ending == "completed" and text != job.text:
+        yield f"the text is wrong: {_difference(text, job.text)}"
+    elif not job.text.startswith(text):
+        yield f"the text is not what the reply begins with: {_difference(text, job.text)}"
+
+
+def _difference(text: str, expected: str) -> str:
+    pairs = enumerate(zip(text, expected, strict=False))
+    at = next((n for n, (a, b) in pairs if a != b), min(len(text), len(expected)))
+    return (
+        f"{len(text)} characters of {len(expected)}, from {at}: "
+        f"{text[at : at + 30]!r} for {expected[at : at + 30]!r}"
+    )
+
+
+def unlike_the_log(job_id: str, heard: Sequence[bytes], log: Log) -> list[Problem]:
+    """What is wrong with what a live reader saw, which is to be the log, event by event."""
+    seen = [json.loads(data) for data in heard]
+    written = [json.loads(data) for _, data in log]
+    if seen == written:
+        return []
+    ended = sum(event["type"] in TERMINAL for event in seen)
+    if ended > 1:
+        return [Problem("doubled", job_id, f"its reader saw {ended} terminal events")]
+    pairs = enumerate(zip(seen, written, strict=False), 1)
+    at = next((n for n, (a, b) in pairs if a != b), min(len(seen), len(written)) + 1)
+    told = f"its reader saw {len(seen)} events of {len(written)}, and another one at {at}"
+    return [Problem("wrong", job_id, told)]
+
+
+def stray_keys(ttls: Mapping[str, int]) -> list[Problem]:
+    """Keys, with their TTL in seconds (negative: none), that should not be there at the end."""
+    found = []
+    for key, ttl_s in ttls.items():
+        if key in _EMPTY_AT_THE_END:
+            found.append(Problem("wrong", key, "something is left behind"))
+        if _EXPIRING.match(key):
+            if ttl_s < 0 and key != "worker:dead":
+                found.append(Problem("wrong", key, "a key without a TTL"))
+        elif not _CELERYS.match(key):
+            found.append(Problem("wrong", key, "a key that is not in the contract"))
+    return found
+
+
+def recovery_s(log: Log, faults: Sequence[float]) -> float | None:
+    """The longest time from a fault to the first event of the attempt that followed it.
+
+    ``faults`` are Unix times in ascending order. A fault counts where an attempt has fallen
+    silent before it and another one speaks after it; ``None`` where none did.
+    """
+    worst: float | None = None
+    last: Mapping[str, Any] | None = None
+    for _, data in log:
+        event = json.loads(data)
+        if last is not None and event["attempt"] > last["attempt"]:
+            between = [at for at in faults if last["ts"] <= at <= event["ts"]]
+            if between:
+                worst = max(worst or 0.0, event["ts"] - between[0])
+        last = event
+    return worst
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What came of a run. ``worst_recovery_s`` is ``None`` where nothing had to recover."""
+
+    jobs: int
+    attempts: int
+    resets: int
+    worst_recovery_s: float | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def lost(self) -> int:
+        """Jobs that were accepted and have no end."""
+        return sum(problem.kind == "lost" for problem in self.problems)
+
+    @property
+    def doubled(self) -> int:
+        """Jobs that ended twice."""
+        return len({each.job_id for each in self.problems if each.kind == "doubled"})
+
+
+def figures_of(
+    jobs: Sequence[Accepted],
+    logs: Mapping[str, Log],
+    heard: Mapping[str, Sequence[bytes]],
+    ttls: Mapping[str, int],
+    faults: Sequence[float],
+) -> Figures:
+    """All of the above for a whole run; ``heard`` holds the jobs that were followed live."""
+    problems = stray_keys(ttls)
+    attempts = resets = 0
+    worst: float | None = None
+    for job in jobs:
+        log = logs.get(job.job_id, ())
+        problems += problems_of(job, log)
+        if job.job_id in heard:
+            problems += unlike_the_log(job.job_id, heard[job.job_id], log)
+        events = [json.loads(data) for _, data in log]
+        attempts += max((event["attempt"] for event in events), default=0)
+        resets += sum(event["type"] == "reset" for event in events)
+        took = recovery_s(log, faults)
+        if took is not None:
+            worst = max(worst or 0.0, took)
+    return Figures(len(jobs), attempts, resets, worst, tuple(problems))
