@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -21,10 +24,10 @@ from worker.settings import Settings
 
 _PROMPT = "Why is the sky blue?"
 _NEXT = (
-    ('berlin demo "Hello [[cut:20*1]]"', "the stand-in breaks off once: see the retry"),
-    ("berlin doctor", "checks your Redis, and the login at your upstream"),
-    ("berlin worker", "with REDIS_URL, BERLIN_ACCOUNT and BERLIN_PASSWORD set"),
-    ('berlin submit "Hello"', "in another terminal"),
+    ('demo "Hello [[cut:20*1]]"', "the stand-in breaks off once: see the retry"),
+    ("doctor", "checks your Redis, and the login at your upstream"),
+    ("worker", "with REDIS_URL, BERLIN_ACCOUNT and BERLIN_PASSWORD set"),
+    ('submit "Hello"', "in another terminal"),
 )
 
 
@@ -100,9 +103,21 @@ def _sum_up(setup: Setup, story: Story) -> None:
     logins, calls = setup.upstream.logins, setup.upstream.completion_calls
     say(f"The worker has logged in {_times(logins)} and called the upstream {_times(calls)}.\n")
     say("Next:")
+    program = _program()
     width = max(len(command) for command, _ in _NEXT)
     for command, told in _NEXT:
-        say(f"  {command.ljust(width)}  {click.style(told, dim=True)}")
+        say(f"  {program} {command.ljust(width)}  {click.style(told, dim=True)}")
+
+
+def _program() -> str:
+    """How the user may call this program: by its name, or by its path in an environment."""
+    started = Path(sys.argv[0])
+    found = shutil.which(started.name)
+    if found and started.exists() and Path(found).samefile(started):
+        return started.name
+    with contextlib.suppress(ValueError):
+        return str(started.absolute().relative_to(Path.cwd()))
+    return str(started)
 
 
 def _times(number: int) -> str:
