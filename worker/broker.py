@@ -8,17 +8,23 @@ and writes it down in one script (``take.lua``), where kombu's own QoS looks for
 It also differs when a connection ends. kombu would give everything back at once, and a
 second copy of each running job would start (and when the server is gone, it would fail on
 that and end the worker). Here nothing is given back but what is rejected: the visibility
-timeout does it for a worker that does not come back.
+timeout does it for a worker that does not come back. One that does come back keeps what it
+works on, since a message is held in the server by its tag and by no connection: the next
+channel adopts it, and sends the acknowledgements that the last one could not.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from queue import Empty
 from time import monotonic, time
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from celery.utils.log import get_logger
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from schemas import names
 from worker.lua import source
@@ -27,10 +33,15 @@ logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
 _TAKE: Final = source("take")
+_NOTHING: Final = "worker:nothing"
 
 
 class QoS(redis.QoS):
-    """Knows that what was taken by the script is written down already."""
+    """The messages that this worker holds. What was taken by the script is written down already."""
+
+    owed: ClassVar[set[str]] = set()
+    """Tags of this process whose acknowledgement no connection has taken yet."""
+    _broken = False
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Hold a message until it is acknowledged."""
@@ -38,6 +49,59 @@ class QoS(redis.QoS):
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge, now or by a later connection.
+
+        One failure is enough: each further try would hold up the main thread for a timeout.
+        """
+        if self._broken:
+            self.owed.add(delivery_tag)
+        else:
+            try:
+                self._remove_from_indices(delivery_tag).execute()
+            except (RedisError, OSError) as error:
+                logger.warning("acknowledgements wait for the broker: %s", error)
+                self._broken = True
+                self.owed.add(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def adopt(self, messages: Iterable[Any]) -> None:
+        """Hold what a channel held whose connection is gone; it counts as taken by this one."""
+        for message in messages:
+            message.channel = self.channel
+            virtual.QoS.append(self, message, message.delivery_tag)
+
+    def keep(self) -> None:
+        """Send the acknowledgements that are owed, and put off the return of what is held."""
+        now = time()
+        held = self._delivered.keys() - self._dirty
+        try:
+            with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
+                for tag in self.owed:
+                    self._remove_from_indices(tag, pipe)
+                pipe.execute()
+                self.owed.clear()
+                self._broken = False
+                if held:
+                    # XX: one that was acknowledged meanwhile must not come back.
+                    client.zadd(self.unacked_index_key, dict.fromkeys(held, now), xx=True)
+        except ResponseError as error:
+            logger.warning("messages that are held cannot be renewed: %s", error)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Give back what a dead worker held, unless the server takes no writes."""
+        try:
+            super().restore_visible(*args, **kwargs)
+        except ResponseError as error:
+            logger.warning("messages of dead workers cannot be given back: %s", error)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Give one message back; a refusal is to its callers what a lost connection is."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except ResponseError as error:
+            raise RedisConnectionError(f"a message cannot be given back: {error}") from error
 
 
 class _Taking:
@@ -47,6 +111,16 @@ class _Taking:
     do_restore = False
     takes = True
     """Whether the server can; fakeredis 2.40 does not block on BLMOVE."""
+    _refused = False
+    """Whether the server has just refused to move a message: it is full, or cannot write."""
+
+    @contextmanager
+    def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
+        """A client; a channel that is closed has none, and kombu fails on it in odd ways."""
+        if client is None and self.connection is None:
+            raise RedisConnectionError("the connection of this channel is gone")
+        with super().conn_or_acquire(client) as acquired:  # type: ignore[misc]  # kombu's channel
+            yield acquired
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         if not self.takes:
@@ -61,17 +135,30 @@ class _Taking:
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         wait_s = self.brpop_timeout if timeout is None else timeout
-        self.client.connection.send_command("BLMOVE", key, key, "RIGHT", "RIGHT", wait_s or 0)
+        if self._refused:
+            # A pause, for which no thread waits: nobody ever pushes to this list.
+            self.client.connection.send_command("BLPOP", _NOTHING, wait_s or 1)
+        else:
+            self.client.connection.send_command("BLMOVE", key, key, "RIGHT", "RIGHT", wait_s or 0)
 
     def _brpop_read(self: Any, **options: Any) -> bool:
         if not self.takes:
             read: bool = super()._brpop_read(**options)  # type: ignore[misc]  # the same
             return read
         try:
+            paused, self._refused = self._refused, False
             moved = self._read_move(**options)
+            if paused:
+                raise Empty
             if moved is None and monotonic() - self._brpop_sent_at < self.brpop_timeout / 2:
                 self.takes = False
             taken = self._take()
+        except ReadOnlyError as error:
+            raise RedisConnectionError(str(error)) from error  # there is another primary now
+        except ResponseError as error:
+            logger.warning("no message can be taken: %s", error)
+            self._refused = True
+            raise Empty from error
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()

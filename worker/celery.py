@@ -15,6 +15,8 @@ app = Celery("worker", task_cls=AsyncioTask, include=["worker.tasks"])
 app.conf.update(
     broker_url=_settings.broker_url,
     broker_connection_retry_on_startup=True,
+    # A broker that refuses something for now, a full one for instance, ends no worker.
+    broker_channel_error_retry=True,
     # Without these a half-open connection to the broker is never noticed.
     broker_transport_options={
         "socket_timeout": 5,

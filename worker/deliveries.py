@@ -2,16 +2,14 @@
 
 kombu's Redis transport gives every message back that has not been acknowledged for
 ``visibility_timeout``, however alive its worker is. With this step the timeout can be
-short: a worker renews the messages that it holds, in the thread that received them.
+short: a worker renews the messages that it holds, in the thread that received them. After
+a lost connection it holds on to those of the tasks that still run.
 """
 
-import time
 from typing import Any, Final
 
 from celery import bootsteps
-from celery.utils.log import get_logger
-
-logger = get_logger(__name__)
+from celery.worker import state
 
 VISIBILITY_TIMEOUT_S: Final = 8
 RENEW_INTERVAL_S: Final = 2.0
@@ -28,23 +26,16 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
 
     def start(self, consumer: Any) -> None:
         """Celery calls this for each connection to the broker."""
-        if consumer.connection.transport.driver_type == "redis":
-            self._timer = consumer.timer.call_repeatedly(RENEW_INTERVAL_S, renew, (consumer,))
+        if consumer.connection.transport.driver_type != "redis":
+            return
+        qos = consumer.task_consumer.channel.qos
+        # What Celery had received and not begun it has forgotten: that is delivered again.
+        qos.adopt(request.message for request in state.active_requests if not request.acknowledged)
+        qos.keep()
+        self._timer = consumer.timer.call_repeatedly(RENEW_INTERVAL_S, qos.keep)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
         """Celery calls this when the connection is gone."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def renew(consumer: Any) -> None:
-    """Put off the time at which the messages that ``consumer`` holds are given back."""
-    channel = consumer.task_consumer.channel
-    qos = channel.qos
-    held = qos._delivered.keys() - qos._dirty  # noqa: SLF001  # kombu 5.7 offers no other way
-    if held:
-        now = time.time()
-        with channel.conn_or_acquire() as client:
-            # XX: one that was acknowledged meanwhile must not come back.
-            client.zadd(channel.unacked_index_key, dict.fromkeys(held, now), xx=True)
