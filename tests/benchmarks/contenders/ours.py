@@ -1,0 +1,17 @@
+"""Ours: the producer alone, a bare Celery app that knows nothing but the contract.
+
+The worker is ``celery -A worker worker -c <streams>``, as anybody starts it.
+"""
+
+from celery import Celery
+from shared import REDIS_URL, orders
+
+app = Celery(broker=REDIS_URL)
+
+if __name__ == "__main__":
+    with app.producer_or_acquire() as producer:
+        for job_id, prompt in orders():
+            job = {"messages": [{"role": "user", "content": prompt}]}
+            app.send_task(
+                "worker.generate", args=[job], queue="prompts", task_id=job_id, producer=producer
+            )

@@ -1,0 +1,81 @@
+"""What is measured, with which load, for whom. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Size = Literal["tiny", "quick", "full"]
+PEERS = (
+    *("celery-prefork", "celery-threads", "celery-gevent"),
+    *("arq", "taskiq", "saq", "streaq", "dramatiq"),
+)
+QUEUES = ("arq", "taskiq", "saq", "streaq", "dramatiq")
+EVERYBODY = ("ours", "floor", *PEERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One load. ``jobs`` jobs of ``chunks`` chunks, ``streams`` of them at a time.
+
+    ``every_ms`` is the pace of each stream, 0: flat out. ``kind`` says how it is run: ``streams``
+    (all at once), ``backlog`` (enqueued before the worker starts), ``idle`` (one after the other),
+    ``memory`` (no jobs: what the worker takes by itself, when it may hold one stream).
+    ``rounds_at_most`` bounds what costs much time and varies little.
+    """
+
+    name: str
+    title: str
+    jobs: int
+    chunks: int
+    every_ms: int
+    contenders: tuple[str, ...] = EVERYBODY
+    kind: Literal["streams", "backlog", "idle", "memory"] = "streams"
+    per_write: int = 1
+    streams: int = 1000
+    workers: int = 1
+    rounds_at_most: int = 100
+
+    def held_by(self, max_streams: int) -> "Scenario":
+        """The same for a worker that holds fewer streams: fewer jobs, where all run at once."""
+        if self.kind == "streams" and self.jobs > max_streams:
+            return replace(self, jobs=max_streams, streams=max_streams)
+        return replace(self, streams=min(self.streams, max_streams))
+
+
+_FULL = (
+    Scenario(*("memory", "a worker that waits", 1, 1, 0), kind="memory", rounds_at_most=1),
+    Scenario("stream", "1,000 streams x 200 chunks, 10 a second each", 1000, 200, 100),
+    Scenario("flat", "1,000 streams x 200 chunks, flat out", 1000, 200, 0),
+    Scenario("jobs", "jobs of one chunk", 5000, 1, 0, ("ours", *QUEUES), kind="backlog"),
+    Scenario("idle", "one job at a time", 100, 1, 0, kind="idle", rounds_at_most=1),
+    Scenario("flight-100", "100 streams, 5,000 chunks a second", 100, 750, 20, ("ours", "floor")),
+    Scenario(
+        *("flight-5000", "5,000 streams, 5,000 chunks a second", 5000, 35, 1000, ("ours", "floor")),
+        streams=5000,
+    ),
+    Scenario("workers-1", "one worker, flat out", 1000, 200, 0, ("ours",), streams=1000),
+    Scenario("workers-2", "two workers, flat out", 1000, 200, 0, ("ours",), streams=500, workers=2),
+)
+
+# How much smaller: jobs, chunks. The pace stays, and so does what is measured of one chunk.
+_SHRINK: Mapping[Size, tuple[float, float]] = {
+    "full": (1, 1),
+    "quick": (0.3, 0.3),
+    "tiny": (0.01, 0.1),
+}
+
+
+def scenarios(size: Size) -> tuple[Scenario, ...]:
+    """All scenarios, ``quick`` in about a tenth of the time, ``tiny`` to see that they run."""
+    jobs, chunks = _SHRINK[size]
+    return tuple(
+        replace(scenario, streams=1)
+        if scenario.kind == "memory"
+        else replace(
+            scenario,
+            jobs=max(round(scenario.jobs * jobs), 5),
+            chunks=max(round(scenario.chunks * chunks), 1),
+            streams=max(round(scenario.streams * jobs), 5),
+        )
+        for scenario in _FULL
+    )
