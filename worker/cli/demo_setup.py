@@ -15,7 +15,7 @@ from typing import Any, Final
 import worker
 from schemas import names
 from worker.cli.errors import Problem
-from worker.cli.interrupts import SIGNALS
+from worker.cli.interrupts import SIGNALS, deferred
 from worker.cli.reach import open_redis, redis_problem
 from worker.embedded.redis import any_redis
 from worker.embedded.upstream import Upstream, upstream_in_thread
@@ -58,8 +58,10 @@ def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             )
         yield url, "yours, at REDIS_URL"
     else:
-        with any_redis() as (url, told):
-            yield url, told
+        with contextlib.ExitStack() as stack:
+            with deferred():
+                started = stack.enter_context(any_redis())
+            yield started
 
 
 @contextlib.contextmanager
@@ -85,22 +87,24 @@ def _worker(env: Mapping[str, str]) -> Iterator[int]:
     command += ["--without-mingle", "--without-gossip", "--hostname=demo@%h"]
     with tempfile.TemporaryDirectory(prefix="berlin-demo-") as home:
         log = Path(home, "worker.log")
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                env={**env, "PYTHONPATH": path},
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                # Ctrl-C is for the demo, which then ends the worker itself.
-                start_new_session=True,
-            )
+        process = None
         try:
+            with log.open("wb") as out, deferred():
+                process = subprocess.Popen(
+                    command,
+                    env={**env, "PYTHONPATH": path},
+                    cwd=home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    # Ctrl-C is for the demo, which then ends the worker itself.
+                    start_new_session=True,
+                )
             _wait_until_ready(process, log)
             yield process.pid
         finally:
-            _stop(process)
+            if process is not None:
+                _stop(process)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:

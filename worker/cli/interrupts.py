@@ -1,8 +1,10 @@
-"""SIGINT and SIGTERM as something to wait for, in an event loop."""
+"""SIGINT and SIGTERM: as something to wait for in an event loop, or put off for a moment."""
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from typing import Final, Self
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -39,3 +41,17 @@ class Interrupts:
                 os.write(2, _SHOW_CURSOR)  # a progress bar may have hidden it
             os._exit(128 + number)
         self._first.set_result(number)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Signals wait for the end of the block: what it starts is never left without an owner."""
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: heard.append(got)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in heard[:1]:
+            signal.raise_signal(number)
