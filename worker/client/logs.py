@@ -2,6 +2,9 @@
 
 Thousands of readers that come back to the log at once (after a reconnect, say) would
 otherwise need a connection each.
+
+A reader needs the right to read logs alone. Where an ACL forbids it the records, which hold
+prompts, a glance asks only whether there is one: what has begun can be told by its log.
 """
 
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+from redis.exceptions import NoPermissionError
 
 from schemas import names
 from worker.client.batch import Batcher
@@ -23,6 +27,8 @@ class _Read:
     job_id: str
     cursor: int | None
     """The page after this ``seq``; ``None`` for a glance."""
+    hidden: bool = False
+    """Whether records may not be read."""
 
     def ask(self, pipeline: Pipeline) -> int:
         """Put the commands into ``pipeline``; returns how many."""
@@ -30,7 +36,11 @@ class _Read:
         if self.cursor is not None:
             pipeline.xrange(log, min=f"({self.cursor}-0", max="+", count=PAGE_SIZE)
             return 1
-        pipeline.hmget(names.state_key(self.job_id), ["status", "seq"])
+        state = names.state_key(self.job_id)
+        if self.hidden:
+            pipeline.hexists(state, "status")
+        else:
+            pipeline.hmget(state, ["status", "seq"])
         pipeline.xrevrange(log, count=1)
         return 2
 
@@ -40,6 +50,7 @@ class Logs:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._hidden = False
         self._reads: Batcher[_Read, list[Any]] = Batcher(self._ask, at_most=_READS_AT_ONCE)
 
     async def page(self, job_id: str, cursor: int) -> list[Entry]:
@@ -49,6 +60,15 @@ class Logs:
 
     async def glance(self, job_id: str) -> Glance:
         """The record's status and ``seq``, then the last entry of the log."""
+        if not self._hidden:
+            try:
+                return await self._full_glance(job_id)
+            except NoPermissionError:
+                self._hidden = True
+        there, entries = await self._reads.ask(_Read(job_id, None, hidden=True))
+        return Glance("queued" if there else None, 0, entries[0] if entries else None)
+
+    async def _full_glance(self, job_id: str) -> Glance:
         (status, seq), entries = await self._reads.ask(_Read(job_id, None))
         return Glance(
             status=status.decode() if status is not None else None,

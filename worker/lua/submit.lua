@@ -7,9 +7,10 @@
 --       2 the job waits and was never begun (its message may be missing: send it again,
 --       of two a worker drops the second); 0 it is at work or over
 
-local r = redis.call('HMGET', KEYS[1], 'status', 'attempt')
-if r[1] then
-  return (r[1] == 'queued' and not r[2]) and 2 or 0
+-- HEXISTS and no HGET: a producer need not have the right to read records. A job that was
+-- begun has an attempt; one that has none waits.
+if redis.call('HEXISTS', KEYS[1], 'status') == 1 then
+  return redis.call('HEXISTS', KEYS[1], 'attempt') == 1 and 0 or 2
 end
 local now = now_ms()
 -- First what a server without memory refuses: after a write it would let the rest pass.

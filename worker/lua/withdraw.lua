@@ -7,8 +7,8 @@
 -- ARGV  1 job ID   2 TTL of the mark, s
 -- reply 1 withdrawn, or the record was lost; 0 a worker has the job, or has had it
 
-local r = redis.call('HMGET', KEYS[1], 'status', 'attempt')
-if r[1] and (r[1] ~= 'queued' or r[2]) then
+-- Begun or not is all that is asked: a producer need not have the right to read records.
+if redis.call('HEXISTS', KEYS[1], 'attempt') == 1 then
   return 0
 end
 redis.call('DEL', KEYS[1])
