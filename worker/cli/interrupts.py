@@ -47,11 +47,13 @@ class Interrupts:
 def deferred() -> Iterator[None]:
     """Signals wait for the end of the block: what it starts is never left without an owner."""
     heard: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: heard.append(got)) for number in SIGNALS}
+    before = {
+        number: signal.signal(number, lambda number, _: heard.append(number)) for number in SIGNALS
+    }
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in heard[:1]:
-            signal.raise_signal(number)
+        for got in heard[:1]:
+            signal.raise_signal(got)
