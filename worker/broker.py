@@ -41,6 +41,9 @@ class QoS(redis.QoS):
 
     owed: ClassVar[set[str]] = set()
     """Tags of this process whose acknowledgement no connection has taken yet."""
+    restores_from: ClassVar[float] = 0.0
+    """When this process may give back what others hold; later after an outage, in which
+    nobody could renew: the living have until then to do it."""
     _broken = False
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -91,6 +94,8 @@ class QoS(redis.QoS):
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Give back what a dead worker held, unless the server takes no writes."""
+        if monotonic() < self.restores_from:
+            return
         try:
             super().restore_visible(*args, **kwargs)
         except ResponseError as error:

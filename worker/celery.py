@@ -15,6 +15,7 @@ app = Celery("worker", task_cls=AsyncioTask, include=["worker.tasks"])
 app.conf.update(
     broker_url=_settings.broker_url,
     broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
     # A broker that refuses something for now, a full one for instance, ends no worker.
     broker_channel_error_retry=True,
     # Without these a half-open connection to the broker is never noticed.

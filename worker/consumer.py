@@ -5,8 +5,9 @@ drops it; a message of an odd shape ends the worker. Here such a message goes to
 letters, and where it has a usable ID, its reader is told: ``failed``, ``invalid_job``.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
@@ -16,9 +17,16 @@ from worker import service
 
 logger = get_logger(__name__)
 
+_RECONNECT_S: Final = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+
 
 class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type information
     """``app.conf.worker_consumer``."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long it takes; Celery would come to wait 30 s between its tries."""
+        conn.ensure_connection = functools.partial(conn.ensure_connection, **_RECONNECT_S)
+        return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """What is called for each message."""

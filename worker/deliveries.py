@@ -6,10 +6,14 @@ short: a worker renews the messages that it holds, in the thread that received t
 a lost connection it holds on to those of the tasks that still run.
 """
 
+from math import inf
+from time import monotonic
 from typing import Any, Final
 
 from celery import bootsteps
 from celery.worker import state
+
+from worker.broker import QoS
 
 VISIBILITY_TIMEOUT_S: Final = 8
 RENEW_INTERVAL_S: Final = 2.0
@@ -32,10 +36,13 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         # What Celery had received and not begun it has forgotten: that is delivered again.
         qos.adopt(request.message for request in state.active_requests if not request.acknowledged)
         qos.keep()
+        if QoS.restores_from:
+            QoS.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
         self._timer = consumer.timer.call_repeatedly(RENEW_INTERVAL_S, qos.keep)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
         """Celery calls this when the connection is gone."""
+        QoS.restores_from = inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -77,8 +77,12 @@ class Runner:
             return
         recorded_s = (claim.now_ms - claim.created_ms) / 1000
         unrecorded_s = max(0.0, time.monotonic() - received - recorded_s)
-        with contextlib.suppress(Fenced):
+        try:
             await self._run(job, data, Attempt(claim, self.journal, unrecorded_s=unrecorded_s))
+        except Fenced:
+            logger.error(  # noqa: TRY400  # what there is to say
+                "job %s: stopped, another attempt has it, or its record is gone", job_id
+            )
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``: at once if it runs here, or if it waits in the queue.
@@ -197,6 +201,8 @@ class Runner:
                 await attempt.flush()  # too late: the last event is on its way
             elif attempt.stopped.cancel_reason is not None:
                 await attempt.end_cancelled(attempt.stopped.cancel_reason)
+            else:
+                raise Fenced(attempt.claim.job_id)
             return
         # Whoever else wants it stopped from now on is late: the end is under way.
         attempt.stopped = Stopped(None)
