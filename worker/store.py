@@ -14,8 +14,9 @@ from redis.exceptions import RedisError
 
 from schemas import names
 from worker.journal import Batch
-from worker.leases import Claim, Overdue, Renewal
+from worker.leases import NOTHING_WAITS, Claim, Overdue, Renewal
 from worker.lua import source
+from worker.script_connection import ScriptConnection
 
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
 
@@ -38,7 +39,7 @@ class RedisStore:
         self._log_ttl_s = log_ttl_s
         self._dead_letters_max = dead_letters_max
         self._claim = client.register_script(source("claim"))
-        self._append = client.register_script(source("append"))
+        self._append = ScriptConnection(client.connection_pool, source("append"))
         self._renew = client.register_script(source("renew"))
         self._release = client.register_script(source("release"))
         self._reap = client.register_script(source("reap"))
@@ -91,7 +92,7 @@ class RedisStore:
             args += (part.chunks, part.ending, self._log_ttl_s)
             args += part.events
         with _unreachable():
-            reply: list[int] = await self._append(keys, args)
+            reply: list[int] = await self._append.call(keys, args)
         return [taken == 1 for taken in reply]
 
     async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
@@ -121,7 +122,12 @@ class RedisStore:
         return [job_id.decode() for job_id in found]
 
     async def reap(
-        self, job_id: str, *, again_running_s: float, again_queued_s: float
+        self,
+        job_id: str,
+        *,
+        again_running_s: float,
+        again_queued_s: float,
+        passed_ms: int = NOTHING_WAITS,
     ) -> Overdue | None:
         """Take a due job, for this caller alone (``reap.lua``)."""
         keys = [names.state_key(job_id), names.WATCH]
@@ -130,6 +136,7 @@ class RedisStore:
                 job_id,
                 round(again_running_s * 1000),
                 round(again_queued_s * 1000),
+                passed_ms,
             ]
             reply: list[Any] = await self._reap(keys, args)
         if not reply:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import redis.asyncio
@@ -23,7 +23,12 @@ def make_store(
     client: redis.asyncio.Redis, *, owner: str = "worker-1", lease_s: float = 60.0
 ) -> RedisStore:
     """A store whose leases do not run out by themselves while a test runs."""
-    return RedisStore(client, owner=owner, lease_s=lease_s, log_ttl_s=LOG_TTL_S, dead_letters_max=5)
+    store = RedisStore(
+        client, owner=owner, lease_s=lease_s, log_ttl_s=LOG_TTL_S, dead_letters_max=5
+    )
+    if isinstance(client, LosesReplies):
+        store._append.call = client.losing(store._append.call)  # it has a connection of its own
+    return store
 
 
 async def load_scripts(client: redis.asyncio.Redis) -> None:
@@ -39,11 +44,19 @@ class LosesReplies(redis.asyncio.Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """As ever; then the reply is lost for the next ``lose`` commands."""
-        reply = await super().execute_command(*args, **options)
-        if self.lose:
-            self.lose -= 1
-            raise RedisConnectionError("the reply was lost")
-        return reply
+        return await self.losing(super().execute_command)(*args, **options)
+
+    def losing(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """``call``, whose replies are lost as those of commands are."""
+
+        async def lossy(*args: Any, **options: Any) -> Any:
+            reply = await call(*args, **options)
+            if self.lose:
+                self.lose -= 1
+                raise RedisConnectionError("the reply was lost")
+            return reply
+
+        return lossy
 
 
 @contextlib.asynccontextmanager
