@@ -86,7 +86,13 @@ CONTENDERS = {
             _celery("celery_gevent", "gevent"),
             "celery_gevent.py",
         ),
-        Contender("arq", "arq", "arq", ("arq", "arq_jobs.Worker"), "arq_jobs.py"),
+        Contender(
+            "arq",
+            "arq",
+            "arq",
+            ("arq", "arq_jobs.Worker", "--custom-log-dict", "arq_jobs.logging"),
+            "arq_jobs.py",
+        ),
         Contender(
             "taskiq",
             "taskiq",

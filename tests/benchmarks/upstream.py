@@ -24,6 +24,7 @@ _LOGIN = b'{"code": 0, "data": {"token": "a-token"}}'
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 _BACKLOG = 8192
 _TICK_S = 0.001
+_GOLDEN = 0.6180339887  # its multiples fill an interval evenly, whatever their number
 
 
 def prompt(chunks: int, every_ms: int, per_write: int = 1) -> str:
@@ -39,11 +40,17 @@ class Pacer:
         self._due: dict[int, list[Connection]] = {}
         self._tick = self._now()
         self._flat: deque[Connection] = deque()
+        self._phase = 0.0
         loop.call_later(_TICK_S, self._on_tick)
 
     def begin(self, connection: "Connection") -> None:
-        """Write the first chunk now, and each further one in its time."""
-        connection.due = self._now()
+        """Write the first chunk now, and each further one in its time.
+
+        The second comes after a part of the interval: replies that begin together would
+        else go on in step, as a burst, and the quickest worker would see the worst one.
+        """
+        self._phase = (self._phase + _GOLDEN) % 1.0
+        connection.due = self._now() - int(self._phase * connection.every_ms)
         self._step(connection)
 
     def flat_out(self, connection: "Connection") -> None:
