@@ -20,6 +20,9 @@ _AT_ONCE: Final = 500
 _QUEUED_AGAIN_S: Final = 30.0
 """How often a job that waits is looked at, in case its message has been lost."""
 
+NOTHING_WAITS: Final = 1 << 53
+"""As a time in ms, later than any: an empty queue has passed every job by."""
+
 Verdict = Literal["claimed", "over", "leased", "unknown"]
 Renewal = Literal["renewed", "lost", "cancel"]
 
@@ -90,9 +93,12 @@ class Store(Protocol):
         """The IDs of up to ``limit`` jobs that should be looked at."""
 
     async def reap(
-        self, job_id: str, *, again_running_s: float, again_queued_s: float
+        self, job_id: str, *, again_running_s: float, again_queued_s: float, passed_ms: int
     ) -> Overdue | None:
-        """Take a due job, for this caller alone; when it is due again depends on what it was."""
+        """Take a due job, for this caller alone; when it is due again depends on what it was.
+
+        A job that waits is taken only if it was put on the queue before ``passed_ms``.
+        """
 
 
 class Holder(Protocol):
@@ -137,6 +143,15 @@ class Leases:
         self._held: dict[str, Holder] = {}
         self._reachable_since: float | None = -math.inf
         self._unrung: Overdue | None = None
+        self._passed_ms = 0
+
+    def saw(self, claim: Claim) -> None:
+        """Note how far the queue has come: what was submitted before this job is not on it.
+
+        Only a job that had its record before it was claimed tells when it was submitted.
+        """
+        if claim.attempt == 1 and claim.created_ms < claim.now_ms:
+            self._passed_ms = max(self._passed_ms, claim.created_ms)
 
     @contextlib.contextmanager
     def holding(self, job_id: str, holder: Holder) -> Iterator[None]:
@@ -199,19 +214,20 @@ class Leases:
         if now - self._reachable_since < self._lease_s:
             # After an outage nobody could renew: give the living a lease's time to do it.
             return
-        waiting: int | None = None
+        if not job_ids:
+            return
+        # The message of a job that waits is most likely on the queue, unless a later one has
+        # been taken from it: a queue that is never empty must not hide a message that is lost.
+        passed_ms = self._passed_ms if await self._doorbell.waiting() else NOTHING_WAITS
         for job_id in job_ids:
             overdue = await self._store.reap(
-                job_id, again_running_s=self._lease_s, again_queued_s=_QUEUED_AGAIN_S
+                job_id,
+                again_running_s=self._lease_s,
+                again_queued_s=_QUEUED_AGAIN_S,
+                passed_ms=passed_ms,
             )
-            if overdue is None:
-                continue
-            if overdue.was == "queued":
-                if waiting is None:
-                    waiting = await self._doorbell.waiting()
-                if waiting:
-                    continue  # its message is most likely one of those
-            await self._ring(overdue)
+            if overdue is not None:
+                await self._ring(overdue)
 
     async def _ring(self, overdue: Overdue) -> None:
         # The record says "queued" by now, so nobody else would ring while others wait.

@@ -507,6 +507,24 @@ async def test_a_queued_job_comes_due_and_keeps_waiting(store, redis_client):
     assert await store.due(10) == []
 
 
+async def test_a_queued_job_is_taken_once_the_queue_has_passed_it_by(store, redis_client):
+    await submit(redis_client, again_ms=0)
+    created_ms = int((await record(redis_client, ID))["created_ms"])
+    times = {"again_running_s": 6, "again_queued_s": 0}
+    assert await store.reap(ID, **times, passed_ms=created_ms) is None
+    overdue = await store.reap(ID, **times, passed_ms=created_ms + 1)
+    assert overdue is not None
+    assert overdue.created_ms == created_ms
+    # It is on the queue again, behind what has passed it by until now.
+    assert await store.reap(ID, **times, passed_ms=created_ms + 1) is None
+
+
+async def test_a_lost_job_is_taken_however_far_the_queue_is(store, redis_client):
+    await claim(store)
+    await expire_lease(redis_client, ID)
+    assert await store.reap(ID, again_running_s=6, again_queued_s=30, passed_ms=0)
+
+
 async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_client):
     await claim(store, b"", job_id="no-object")
     await claim(store, job_id="expired")

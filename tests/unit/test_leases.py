@@ -8,7 +8,15 @@ import pytest
 
 from tests.support.rig import Bell, stopped
 from tests.support.waiting import until
-from worker.leases import Leases, Overdue
+from worker.leases import Claim, Leases, Overdue
+
+QUEUED_MS = 1000
+
+
+def claim(created_ms, *, attempt=1, now_ms=9000):
+    times = {"created_ms": created_ms, "started_ms": now_ms, "now_ms": now_ms}
+    counts = {"seq": 0, "chunks": 0, "strikes": 0, "cancel": False}
+    return Claim(job_id="job-0", verdict="claimed", attempt=attempt, **counts, **times)
 
 
 class Record:
@@ -32,10 +40,12 @@ class Record:
             raise ConnectionError("away")
         return list(self.overdue)[:limit]
 
-    async def reap(self, job_id, *, again_running_s, again_queued_s):
+    async def reap(self, job_id, *, again_running_s, again_queued_s, passed_ms):
         self.reaped.append(job_id)
         was = self.overdue.pop(job_id)
-        return None if was == "taken" else Overdue(job_id, was, b"{}", 0)
+        if was == "taken" or (was == "queued" and passed_ms <= QUEUED_MS):
+            return None
+        return Overdue(job_id, was, b"{}", QUEUED_MS)
 
 
 class Holder:
@@ -183,6 +193,22 @@ async def test_a_waiting_job_is_rung_only_where_the_queue_is_empty(leases, recor
     record.overdue = {"job-1": "queued", "job-2": "queued"}
     await leases._reap_all()
     assert bell.rung == ["job-1", "job-2"]
+
+
+async def test_a_waiting_job_is_rung_where_a_later_one_was_taken_from_the_queue(
+    leases, record, bell
+):
+    bell.queue_length = 1
+    for earlier in (claim(QUEUED_MS), claim(9000, now_ms=9000), claim(8000, attempt=2)):
+        leases.saw(earlier)  # not later, of unknown age, and not from its place in the queue
+        record.overdue = {"job-1": "queued"}
+        await leases._reap_all()
+        assert bell.rung == []
+    leases.saw(claim(QUEUED_MS + 1))
+    leases.saw(claim(QUEUED_MS - 1))
+    record.overdue = {"job-1": "queued"}
+    await leases._reap_all()
+    assert bell.rung == ["job-1"]
 
 
 async def test_a_job_that_another_worker_has_taken_is_not_rung(leases, record, bell):

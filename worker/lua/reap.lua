@@ -1,10 +1,11 @@
 -- Take one job that is due in worker:watch. A running one has lost its worker: it becomes
--- queued again, with a strike, and its stale worker can no longer append. Of several
--- callers one gets it; should that one die before it has enqueued the job, the job is due
--- again later.
+-- queued again, with a strike, and its stale worker can no longer append. One that waits is
+-- taken only if the queue has passed it by: then its message is lost. Of several callers
+-- one gets it; should that one die before it has enqueued the job, the job is due again later.
 --
 -- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 look at it again after, ms, if it was running   3 if it was queued
+--       4 what was put on the queue before this time, ms, has been passed by
 -- reply {was, job, created_ms}: was 'running' or 'queued', the job object as JSON;
 --       or nothing, where there is nothing to do
 
@@ -13,7 +14,7 @@ local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not due or tonumber(due) > now then
   return {}
 end
-local r = redis.call('HMGET', KEYS[1], 'status', 'job', 'created_ms')
+local r = redis.call('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms')
 local status = r[1]
 if not r[2] or (status ~= 'running' and status ~= 'queued') then
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -27,4 +28,8 @@ if status == 'running' then
   redis.call('HDEL', KEYS[1], 'owner')
 end
 redis.call('ZADD', KEYS[2], now + again, ARGV[1])
+if status == 'queued' and tonumber(r[4] or r[3] or 0) >= tonumber(ARGV[4]) then
+  return {}
+end
+redis.call('HSET', KEYS[1], 'queued_ms', now)
 return {status, r[2], tonumber(r[3] or 0)}
