@@ -15,6 +15,8 @@ CONTROL_CHANNEL: Final = "job-control"
 DEAD_LETTERS: Final = "worker:dead"
 WATCH: Final = "worker:watch"
 """Sorted set of the jobs that are not over, by the time (ms) at which to look at each."""
+FIRST: Final = "berlin-first"
+"""Header of a message that goes to the head of the queue: its job has waited its turn already."""
 
 JOB_ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,128}"
 _job_id = re.compile(JOB_ID_PATTERN, re.ASCII)

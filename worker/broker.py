@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final
 from celery.utils.log import get_logger
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
@@ -44,7 +44,13 @@ class QoS(redis.QoS):
     restores_from: ClassVar[float] = 0.0
     """When this process may give back what others hold; later after an outage, in which
     nobody could renew: the living have until then to do it."""
+    hung: ClassVar[bool] = False
+    """The event loop does not answer: this process takes nothing, and keeps nothing from others."""
     _broken = False
+
+    def can_consume(self) -> bool:
+        """Whether there is room for another message, and somebody to work on it."""
+        return not self.hung and bool(super().can_consume())
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Hold a message until it is acknowledged."""
@@ -86,7 +92,7 @@ class QoS(redis.QoS):
                 pipe.execute()
                 self.owed.clear()
                 self._broken = False
-                if held:
+                if held and not self.hung:
                     # XX: one that was acknowledged meanwhile must not come back.
                     client.zadd(self.unacked_index_key, dict.fromkeys(held, now), xx=True)
         except ResponseError as error:
@@ -173,6 +179,14 @@ class _Taking:
             self._queue_cycle.rotate(queue)
             self._deliver(message, queue)
         return True
+
+    def _put(self: Any, queue: str, message: Any, **kwargs: Any) -> None:
+        if (message.get("headers") or {}).get(names.FIRST):
+            priority = self._get_message_priority(message, reverse=False)
+            with self.conn_or_acquire() as client:
+                client.rpush(self._q_for_pri(queue, priority), dumps(message))
+        else:
+            super()._put(queue, message, **kwargs)  # type: ignore[misc]  # the same
 
     def _deliver(self: Any, raw: str, queue: str) -> None:
         message = loads(raw)

@@ -26,7 +26,10 @@ class CeleryDoorbell:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="doorbell")
 
     async def ring(self, job_id: str, job: bytes) -> None:
-        """Put the message of a job on the queue."""
+        """Put the message of a job on the queue, before all others where the broker can.
+
+        The job has waited its turn already: behind a long queue it would wait again.
+        """
         await self._in_thread(lambda: self._send(job_id, job))
 
     async def waiting(self) -> int:
@@ -48,6 +51,7 @@ class CeleryDoorbell:
             retry=False,
             argsrepr="<hidden>",
             kwargsrepr="{}",
+            headers={names.FIRST: True},
         )
 
     def _count(self) -> int:

@@ -23,8 +23,9 @@ def bell(redis_url):
 
 
 @contextlib.contextmanager
-def bell_of(url):
+def bell_of(url, **conf):
     app = Celery("test", broker=url, set_as_current=False)
+    app.conf.update(conf)
     app.conf.broker_connection_timeout = 2
     app.conf.broker_transport_options = {"socket_connect_timeout": 2}
     with contextlib.closing(CeleryDoorbell(app)) as bell:
@@ -72,3 +73,12 @@ async def test_a_broker_that_breaks_off_while_counting_is_too(bell, monkeypatch,
     monkeypatch.setattr("kombu.transport.redis.Channel._has_queue", break_off)
     with pytest.raises(ConnectionError, match="gone"):
         await bell.waiting()
+
+
+async def test_it_goes_before_all_others_where_the_transport_is_ours(redis_url, redis_client):
+    with bell_of(redis_url, broker_transport="worker.broker:RedisTransport") as bell:
+        await redis_client.lpush(names.QUEUE, "waits")
+        await bell.ring("job-1", json.dumps(JOB).encode())
+    [behind, first] = await redis_client.lrange(names.QUEUE, 0, -1)
+    assert behind == b"waits"
+    assert json.loads(first)["headers"]["id"] == "job-1"
