@@ -12,6 +12,7 @@ from typing import Any
 
 import redis.asyncio
 from celery import Celery
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -116,9 +117,20 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
                     await journal.drained()
 
 
+class _FreshPool(redis.asyncio.BlockingConnectionPool):
+    """Hands out no connection that has lain idle: to find it half open would take a timeout."""
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Called by redis-py for each connection that it hands out."""
+        now = asyncio.get_running_loop().time()
+        if connection.is_connected and now > connection.next_health_check:
+            await connection.disconnect(nowait=True)
+        await super().ensure_connection(connection)
+
+
 def connect(settings: Settings) -> redis.asyncio.Redis:
     """The Redis of events, log, token and limits; a lost connection shows within seconds."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
+    pool = _FreshPool.from_url(
         settings.redis_url,
         max_connections=32,
         timeout=None,
