@@ -1,0 +1,156 @@
+"""Redis and the way to it fail: streams in flight go on, and each job ends once and right."""
+
+import time
+from collections.abc import Iterable
+
+import pytest
+
+from tests.support.chaos import Site, size
+from tests.support.proxy import TcpProxy
+from tests.support.workers import WorkerProcess, wait_until
+
+SLOW = "[[delay:0.1]]"
+
+
+def streaming(site: Site, count: int, *, chunks: int = 150) -> list[str]:
+    """Jobs that have begun to stream; some of them have a live reader."""
+    job_ids = [
+        site.submit(None, SLOW, chunks=chunks, follow=n % 10 == 0, how=("client", "bare")[n % 2])
+        for n in range(count)
+    ]
+    wait_until(lambda: site.streaming(job_ids), "all stream")
+    return job_ids
+
+
+def seconds_until_consuming(site: Site) -> float:
+    """How long it takes from now until a fresh job has ended."""
+    began = time.monotonic()
+    probe = site.submit(chunks=1)
+    wait_until(lambda: probe not in site.ledger.unfinished, "a worker that takes jobs")
+    return time.monotonic() - began
+
+
+def takes_as_many_as_it_may(site: Site, slots: int) -> None:
+    """Of more jobs than there are slots, all slots take one and the rest is left in the queue."""
+    job_ids = [site.submit(None, SLOW, chunks=30) for _ in range(slots + 3)]
+    wait_until(lambda: site.upstream.ask("open_streams") == slots, f"{slots} streams")
+    assert site.redis.llen("prompts") == 3
+    wait_until(lambda: not set(job_ids) & set(site.ledger.unfinished), "their end")
+
+
+def all_live(workers: Iterable[WorkerProcess]) -> bool:
+    return all(worker.process.poll() is None for worker in workers)
+
+
+def test_connections_cut_a_hundred_times_cost_no_second_call(site, report):
+    cuts, streams = 100, size(40, 200)
+    mine = {client["id"] for client in site.redis.client_list()}
+    with site.worker("-c", str(streams)) as worker:
+        job_ids = streaming(site, streams, chunks=size(250, 400))
+        cut = 0
+        while cut < cuts:
+            theirs = [each["id"] for each in site.redis.client_list() if each["id"] not in mine]
+            cut += sum(site.redis.client_kill_filter(_id=each) for each in theirs)
+            time.sleep(0.1)  # so that the next cut meets what this one has made of them
+        assert site.ledger.unfinished == job_ids, "the cuts came too late"
+        figures = site.ledger.check()
+        calls = site.upstream.ask("completion_calls")
+        takes_as_many_as_it_may(site, streams)
+        assert all_live([worker])
+        assert "is dropped" not in worker.log
+    report(
+        "connections to Redis cut (CLIENT KILL)",
+        figures,
+        runs=cut,
+        note=f"{calls - streams} second calls",
+    )
+    assert calls == streams
+
+
+@pytest.mark.parametrize(
+    "outage", [(3, 1, 30), (3, 3, 0), (10, 3, 60)], ids=lambda outage: "-".join(map(str, outage))
+)
+def test_redis_that_is_killed_and_comes_back_is_found_again(make_redis, make_site, report, outage):
+    """With the log of every write on disk; ten seconds are longer than a lease."""
+    down_s, replicas, streams = outage
+    server = make_redis(appendonly="yes", appendfsync="always")
+    site = make_site(server.url)
+    workers = [site.worker("-c", str(streams + 10)) for _ in range(replicas)]
+    try:
+        for worker in workers:
+            worker.start()
+        streaming(site, streams)
+        server.kill()
+        site.ledger.fault()
+        time.sleep(down_s)
+        server.start()
+        back_s = seconds_until_consuming(site)
+        figures = site.ledger.check()
+        assert all_live(workers)
+        calls = site.upstream.ask("completion_calls") - streams - 1
+        takes_as_many_as_it_may(site, (streams + 10) * replicas)
+    finally:
+        for worker in workers:
+            worker.kill()
+    note = f"consuming again in {back_s:.1f} s; {calls} second calls"
+    report(
+        f"Redis killed for {down_s} s, {replicas} workers, {streams} streams", figures, note=note
+    )
+    assert back_s < 10
+
+
+@pytest.mark.parametrize("half_open", ["both", "broker", "events"])
+def test_a_worker_behind_a_half_open_connection_comes_back(
+    make_redis, make_site, report, half_open
+):
+    """The old connections stay dead for ever. Another worker takes the jobs meanwhile."""
+    server = make_redis()
+    direct = {"REDIS_URL": server.url, "CELERY_BROKER_URL": server.url}
+    with TcpProxy.of(server.url) as events, TcpProxy.of(server.url) as broker:
+        by_proxy = {"CELERY_BROKER_URL": broker.url_of(server.url)}
+        site = make_site(server.url, worker_url=events.url_of(server.url), **by_proxy)
+        with site.worker("-c", "50") as cut_off:
+            long = streaming(site, 10)
+            # Their ends, where they can be said, are many acknowledgements that cannot be sent.
+            short = streaming(site, 20, chunks=30)
+            with site.worker("-c", "50", **direct) as other:
+                site.ledger.fault()
+                dead = {"both": (events, broker), "broker": (broker,), "events": (events,)}
+                for proxy in dead[half_open]:
+                    proxy.blackhole()
+                if half_open == "broker":
+                    time.sleep(12)  # longer than its messages are held for it
+                    assert not set(short) & set(site.ledger.unfinished)
+                else:
+                    wait_until(lambda: taken_over(site, long), "all taken over", 60)
+                events.heal()
+                broker.heal()
+                back_s = seconds_until_receiving(site, cut_off)
+                figures = site.ledger.check()
+                second_calls = figures.attempts - figures.jobs
+                assert all_live([cut_off, other])
+            takes_as_many_as_it_may(site, 50)
+    note = f"consuming again in {back_s:.1f} s; {second_calls} second calls"
+    report(f"half-open connections to Redis ({half_open})", figures, note=note)
+    assert back_s < 20
+    if half_open == "broker":
+        assert second_calls == 0
+
+
+def seconds_until_receiving(site: Site, worker: WorkerProcess) -> float:
+    """How long it takes from now until this worker, of several, receives a job."""
+    began = time.monotonic()
+    received = worker.log.count("] received")
+
+    def receives() -> bool:
+        site.submit(chunks=1)
+        time.sleep(0.1)
+        return worker.log.count("] received") > received
+
+    wait_until(receives, "the worker takes jobs", 60)
+    return time.monotonic() - began
+
+
+def taken_over(site: Site, job_ids: Iterable[str]) -> bool:
+    """Whether each of the jobs is at its second attempt, or a later one."""
+    return all(int(site.redis.hget(f"job:{{{each}}}:state", "attempt")) > 1 for each in job_ids)

@@ -1,0 +1,118 @@
+"""A subscriber that stalls until Redis cuts it: it reads on from its cursor, and misses nothing."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from schemas import names
+from tests.support.chaos import size
+from tests.support.proxy import TcpProxy
+from tests.support.verdicts import TERMINAL
+from tests.support.workers import WorkerProcess, wait_until
+
+LIMIT = "pubsub 256kb 128kb 5"
+CHUNK_BYTES = 4096
+
+
+def read_by_the_contract(url: str, job_id: str) -> Iterator[bytes]:
+    """The four steps of "Reading without a gap", with nothing but a Redis client."""
+    cursor = 0
+    while True:
+        with redis.Redis.from_url(url) as client, client.pubsub() as channel:
+            try:
+                channel.subscribe(names.channel(job_id))
+                assert channel.get_message(timeout=60)["type"] == "subscribe"
+                while True:
+                    for _, fields in client.xrange(names.log_key(job_id), f"({cursor}-0"):
+                        cursor = seq_of(fields[b"event"])
+                        yield fields[b"event"]
+                        if is_last(fields[b"event"]):
+                            return
+                    while message := channel.get_message(timeout=3):
+                        data = message["data"]
+                        if seq_of(data) > cursor + 1:
+                            break
+                        if seq_of(data) == cursor + 1:
+                            cursor += 1
+                            yield data
+                            if is_last(data):
+                                return
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+
+
+def seq_of(data: bytes) -> int:
+    seq: int = json.loads(data)["seq"]
+    return seq
+
+
+def is_last(data: bytes) -> bool:
+    return json.loads(data)["type"] in TERMINAL
+
+
+def resident_mib(worker: WorkerProcess) -> float:
+    status = Path(f"/proc/{worker.process.pid}/status").read_text(encoding="ascii")
+    [line] = (line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def test_a_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_site, report):
+    server = make_redis(**{"client-output-buffer-limit": LIMIT})
+    jobs, chunks = size(4, 12), 2500
+    with TcpProxy.of(server.url) as proxy, ThreadPoolExecutor() as threads:
+        site = make_site(server.url, client_url=proxy.url_of(server.url))
+        with site.worker("-c", "50") as worker:
+            warm = [follow(site, chunks) for _ in range(jobs)]
+            wait_until(lambda: not site.ledger.unfinished, "the end of the first round")
+            before = resident_mib(worker)
+            job_ids = [follow(site, chunks) for _ in range(jobs)]
+            url = proxy.url_of(server.url)
+            bare = {
+                job_id: threads.submit(
+                    lambda job_id=job_id: list(read_by_the_contract(url, job_id))
+                )
+                for job_id in job_ids[:2]
+            }
+            for job_id in job_ids:
+                site.ledger.following(job_id)
+            wait_until(lambda: subscribers(site, job_ids[:2]) == [2, 2], "the bare readers")
+            connections = proxy.accepted
+            proxy.stall()
+            site.ledger.fault()
+            wait_until(lambda: not sum(subscribers(site, job_ids)), "Redis cuts them off", 60)
+            cut_early = set(site.ledger.unfinished)
+            wait_until(lambda: not site.ledger.unfinished, "the end of the jobs", 60)
+            after = resident_mib(worker)
+            proxy.heal()
+            figures = site.ledger.check()
+            seen: dict[str, Any] = {job_id: each.result(60) for job_id, each in bare.items()}
+        reconnected = proxy.accepted - connections
+    published = jobs * chunks * CHUNK_BYTES / 2**20
+    report(
+        "a subscriber that stalls until Redis cuts it",
+        figures,
+        runs=jobs + len(bare),
+        note=f"worker memory {after - before:+.0f} MiB in {published:.0f} MiB of events",
+    )
+    assert cut_early, "the jobs were over before the readers were cut off"
+    assert len(warm) == jobs
+    assert reconnected >= 3  # the client's one pub/sub connection, and those of two bare readers
+    assert after - before < published / 2
+    for job_id, events in seen.items():
+        assert events == [data for _, data in site.ledger.log(job_id)]
+
+
+def follow(site: Any, chunks: int) -> str:
+    """A job of some megabytes, with a live reader."""
+    word = f"{site.redis.dbsize():x}".ljust(CHUNK_BYTES - 1, "x") + " "
+    job_id: str = site.client.submit(f"[[chunks:{chunks}]] [[delay:0.003]] {word}")
+    site.ledger.accept(job_id, word * chunks, follow=True)
+    return job_id
+
+
+def subscribers(site: Any, job_ids: list[str]) -> list[int]:
+    return [count for _, count in site.redis.pubsub_numsub(*map(names.channel, job_ids))]
