@@ -11,12 +11,17 @@ from time import monotonic
 from typing import Any, Final
 
 from celery import bootsteps
+from celery.utils.log import get_logger
 from celery.worker import state
 
 from worker.broker import QoS
 
+logger = get_logger(__name__)
+
 VISIBILITY_TIMEOUT_S: Final = 8
 RENEW_INTERVAL_S: Final = 2.0
+HUNG_S: Final = 2.0
+"""An event loop that does not answer for longer gets no more work, and counts as dead."""
 
 
 class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
@@ -26,7 +31,7 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
+        self._timers: list[Any] = []
 
     def start(self, consumer: Any) -> None:
         """Celery calls this for each connection to the broker."""
@@ -38,11 +43,27 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         qos.keep()
         if QoS.restores_from:
             QoS.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
-        self._timer = consumer.timer.call_repeatedly(RENEW_INTERVAL_S, qos.keep)
+        repeat = consumer.timer.call_repeatedly
+        self._timers = [
+            repeat(HUNG_S / 2, look, (consumer.pool,)),
+            repeat(RENEW_INTERVAL_S, qos.keep),
+        ]
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
         """Celery calls this when the connection is gone."""
         QoS.restores_from = inf
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
+
+
+def look(pool: Any) -> None:
+    """Note whether the event loop of the pool answers.
+
+    The jobs of a process whose loop hangs are taken over (see ``leases``); its consumer,
+    which lives on in the main thread, must not take more, nor hold on to what it has.
+    """
+    hung = pool.silent_s > HUNG_S
+    if hung != QoS.hung:
+        logger.warning("the event loop %s", "hangs: no more jobs" if hung else "answers again")
+        QoS.hung = hung

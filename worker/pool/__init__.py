@@ -30,6 +30,7 @@ Settings, all optional:
 ``worker_pool_drain_timeout``
     At shutdown, the seconds that running tasks may go on. ``None``, the default: no limit.
     Then they are cancelled, and the messages of ``acks_late`` tasks go back to the queue.
+    Where it is set, ``REMAP_SIGTERM=SIGQUIT`` makes no difference: SIGTERM is bounded already.
 ``worker_pool_cleanup_timeout``
     The seconds a cancelled task, and the lifespan, may take to clean up at shutdown. Default 10.
 

@@ -9,8 +9,10 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
+from billiard.common import REMAP_SIGTERM
 from celery import signals
 from celery._state import _task_stack
+from celery.apps.worker import _shutdown_handler
 from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerShutdown
 from celery.platforms import EX_FAILURE
@@ -68,6 +70,13 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             logger.critical("The worker cannot start: %s", error)
             logger.debug("The lifespan failed", exc_info=error.__cause__)
             raise WorkerShutdown(EX_FAILURE) from None
+        if (
+            REMAP_SIGTERM == "SIGQUIT"
+            and self.app.conf.get("worker_pool_drain_timeout") is not None
+        ):
+            # It asks for a shutdown that is bounded and loses nothing. That is our warm one;
+            # Celery's cold one would cancel what could still end, or sleep in a signal handler.
+            _shutdown_handler(None, sig="SIGTERM", how="Warm")
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Celery calls this for each connection to the broker."""
@@ -182,6 +191,11 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         """Forget what waits: the connection is gone, and the broker delivers it again."""
         with self._lock:
             self._waiting.clear()
+
+    @property
+    def silent_s(self) -> float:
+        """How long the event loop has not answered, in seconds; asking it is what tells."""
+        return self._thread.silent_s
 
     # Size.
 

@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from time import monotonic
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class LoopThread:
         self._settled = threading.Event()
         self._exited = threading.Event()
         self._closing: asyncio.Event | None = None
+        self._asked: float | None = None
         # A daemon: a task that blocks the loop must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="asyncio-pool", daemon=True)
 
@@ -63,6 +65,21 @@ class LoopThread:
         except RuntimeError:
             if not self.loop.is_closed():
                 raise
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the loop was asked for a sign of life and gave none; each call asks.
+
+        From one thread only.
+        """
+        if self._asked is None:
+            self._asked = monotonic()
+            self.call_soon(self._answer)
+        asked = self._asked
+        return 0.0 if asked is None else monotonic() - asked
+
+    def _answer(self) -> None:
+        self._asked = None
 
     def close(self) -> None:
         """Ask the loop to leave the lifespan and to end; see :attr:`exited`."""
