@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from schemas import ErrorCode, InvalidJob, PromptJob
@@ -23,6 +23,7 @@ from worker.journal import Journal
 from worker.leases import Claim, Leases, Store
 from worker.providers.base import Provider
 from worker.retry import Again, Fail, Keep, RetryPolicy, decide
+from worker.suspects import Suspects
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Runner:
     proxies: frozenset[str]
     cancel_cause: Callable[[], str | None]
     log_ttl_s: int
+    suspects: Suspects = field(default_factory=Suspects)
 
     async def run(self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Run the job of one delivery to its end, or drop the delivery if the job is not free.
@@ -72,8 +74,17 @@ class Runner:
             await self._refuse(job_id, error)
             return
         claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
+        self.leases.saw(claim)
+        async with contextlib.AsyncExitStack() as stack:
+            if claim.verdict == "claimed" and self._is_suspect(claim):
+                claim = await self._alone(stack, claim, deadline_s=job.deadline_s)
+            await self._claimed(claim, job, data, received)
+
+    async def _claimed(self, claim: Claim, job: PromptJob, data: bytes, received: float) -> None:
         if claim.verdict != "claimed":
-            logger.info("job %s: this delivery is dropped, the job is %s", job_id, claim.verdict)
+            logger.info(
+                "job %s: this delivery is dropped, the job is %s", claim.job_id, claim.verdict
+            )
             return
         recorded_s = (claim.now_ms - claim.created_ms) / 1000
         unrecorded_s = max(0.0, time.monotonic() - received - recorded_s)
@@ -81,8 +92,31 @@ class Runner:
             await self._run(job, data, Attempt(claim, self.journal, unrecorded_s=unrecorded_s))
         except Fenced:
             logger.error(  # noqa: TRY400  # what there is to say
-                "job %s: stopped, another attempt has it, or its record is gone", job_id
+                "job %s: stopped, another attempt has it, or its record is gone", claim.job_id
             )
+
+    def _is_suspect(self, claim: Claim) -> bool:
+        """Whether the job would be given up if this attempt were lost too."""
+        return 0 < claim.strikes == self.policy.max_attempts - 1
+
+    async def _alone(
+        self, stack: contextlib.AsyncExitStack, claim: Claim, *, deadline_s: float
+    ) -> Claim:
+        """Wait until no other suspect has just begun here, then claim again.
+
+        A job that kills its worker takes its neighbours with it, and they get the same
+        strikes. So the last chance of each comes alone: only the culprit spoils it.
+        """
+        job_id = claim.job_id
+        if self.suspects.busy:
+            # Not held while it waits: that would be the strike that ends it.
+            await self._answered(lambda: self.store.release(job_id, claim.attempt))
+            if job_id in self.suspects.waiting:
+                return replace(claim, verdict="leased")
+            await stack.enter_async_context(self.suspects.turn(job_id))
+            return await self._claim(job_id, b"", deadline_s=deadline_s)
+        await stack.enter_async_context(self.suspects.turn(job_id))
+        return claim
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``: at once if it runs here, or if it waits in the queue.
