@@ -1,6 +1,11 @@
 """Workers that are killed: their jobs are taken over, and each ends once and right."""
 
-from tests.support.chaos import size
+import time
+
+import pytest
+
+from tests.support.chaos import Replicas, chance, in_background, size
+from tests.support.saboteur import installed
 from tests.support.workers import wait_until
 
 
@@ -17,6 +22,60 @@ def test_a_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
             site.ledger.fault()
             doomed.kill()
             figures = site.ledger.check()
-    report("SIGKILL of a worker with 200 streams in flight", figures, note=f"{streams} streams")
+    report(f"SIGKILL of a worker with {streams} streams in flight", figures)
     assert figures.resets == streams
     assert figures.worst_recovery_s < 10
+
+
+@pytest.mark.parametrize("how", ["client", "bare"])
+def test_random_kills_under_saturation_lose_nothing(site, report, how):
+    """The queue is never empty: three replicas with eight slots each, all of them busy."""
+    kills, jobs, random = size(10, 100), size(300, 5000), chance()
+
+    def submit() -> None:
+        for n in range(jobs):
+            site.submit(None, "[[delay:0.05]]", how=how, follow=n % 50 == 0)
+
+    # A job may be struck more often than a job in earnest is given attempts.
+    with (
+        Replicas(3, lambda: site.worker("-c", "8", WORKER_MAX_ATTEMPTS="50")) as replicas,
+        in_background(submit),
+    ):
+        for _ in range(kills):
+            time.sleep(random.uniform(0.2, 3))  # chance decides what it hits
+            site.ledger.fault()
+            replicas.kill(random.randrange(3))
+        struck_to_the_end = bool(site.ledger.unfinished)
+        figures = site.ledger.check(size(120, 900))
+    submitted = {"client": "client.submit", "bare": "bare send_task"}[how]
+    report(
+        f"random SIGKILLs under saturation, 3 replicas, {submitted}",
+        figures,
+        runs=kills,
+        note=f"{jobs} jobs, {figures.attempts - jobs} restarts",
+    )
+    assert struck_to_the_end
+
+
+def test_a_job_that_kills_its_worker_is_given_up_and_its_neighbours_are_right(
+    make_site, tmp_path, report
+):
+    neighbours = size(20, 100)
+    site = make_site(**installed(tmp_path))
+    with Replicas(2, lambda: site.worker("-c", "200")) as replicas:
+        for n in range(neighbours):
+            site.submit(None, "[[delay:0.1]]", chunks=60, follow=n % 10 == 0)
+        killer = site.submit(
+            "these are my last words",
+            provider="saboteur",
+            options={"act": "kill", "delay_s": 1},
+            endings=["failed:too_many_attempts"],
+            follow=True,
+        )
+        figures = site.ledger.check()
+        deaths = replicas.restarts
+    report("a job that kills its worker", figures, runs=deaths, note=f"{neighbours} neighbours")
+    letters = [fields for _, fields in site.redis.xrange("worker:dead")]
+    assert [letter[b"job_id"].decode() for letter in letters] == [killer]
+    assert [letter[b"reason"] for letter in letters] == [b"too_many_attempts"]
+    assert deaths == 3

@@ -7,8 +7,9 @@ README. ``BERLIN_CHAOS_SEED`` repeats a run, as far as chance decides.
 import os
 import random
 import secrets
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -135,3 +136,70 @@ class Site(AbstractContextManager["Site"]):
             for job_id in job_ids:
                 pipeline.hget(names.state_key(job_id), "chunks")
             return all(int(count or 0) >= chunks for count in pipeline.execute())
+
+
+class Replicas(AbstractContextManager["Replicas"]):
+    """Workers that a supervisor keeps running: one that ends is started anew, as often as it does.
+
+    ``start`` makes a worker, not yet started.
+    """
+
+    def __init__(self, count: int, start: Callable[[], WorkerProcess]) -> None:
+        self._make = start
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, daemon=True)
+        self.workers = [start() for _ in range(count)]
+        self.restarts = 0
+
+    def kill(self, number: int) -> None:
+        """SIGKILL for one of them, ready or not."""
+        with self._lock:
+            self.workers[number].kill()
+
+    def __enter__(self) -> Self:
+        for worker in self.workers:
+            worker.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        for worker in self.workers:
+            worker.__exit__(kind, error, tb)
+
+    def _supervise(self) -> None:
+        while not self._ended.wait(0.1):
+            for number, worker in enumerate(self.workers):
+                with self._lock:
+                    if worker.process.poll() is not None:
+                        self.restarts += 1
+                        self.workers[number] = self._make()
+                        self.workers[number].start(wait=False)
+
+
+@contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[None]:
+    """Do ``work`` in a thread while the block runs; wait for its end, and raise what it raised."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # raised again, in the test
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]

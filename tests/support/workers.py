@@ -73,7 +73,7 @@ class WorkerProcess:
         """The node name, for ``inspect`` and ``control``."""
         return next(word for word in self.log.split() if word.startswith(f"w{os.getpid()}-"))
 
-    def start(self) -> Self:
+    def start(self, *, wait: bool = True) -> Self:
         """Start it; raises ``AssertionError`` if it ends, or takes too long, before it is ready."""
         self._process = subprocess.Popen(
             self._command,
@@ -87,7 +87,7 @@ class WorkerProcess:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if self._wait:
+        if self._wait and wait:
             try:
                 self.wait_for_log(self._ready)
             except AssertionError:

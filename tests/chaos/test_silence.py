@@ -1,0 +1,95 @@
+"""Workers that fall silent and come back: what they worked on is no longer theirs."""
+
+import signal
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.chaos import size
+from tests.support.saboteur import installed
+from tests.support.workers import wait_until
+
+
+def test_a_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, report):
+    streams = size(30, 200)
+    with site.worker("-c", "300") as sleeper:
+        job_ids = [
+            site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 5 == 0)
+            for n in range(streams)
+        ]
+        wait_until(lambda: site.streaming(job_ids, 3), "all stream")
+        with site.worker("-c", "300") as other:
+            site.ledger.fault()
+            sleeper.send_signal(signal.SIGSTOP)
+            waiting = [site.submit(None, "[[delay:0.1]]", chunks=10) for _ in range(10)]
+            wait_until(
+                lambda: site.streaming(job_ids + waiting) and restarted(site, job_ids),
+                "all are taken over",
+            )
+            sleeper.send_signal(signal.SIGCONT)
+            site.ledger.wait()
+            assert other.stop() == 0
+        for _ in range(10):
+            site.submit(None, "[[delay:0.01]]", follow=True)
+        figures = site.ledger.check()
+    report("SIGSTOP past the lease, then SIGCONT", figures, note=f"{streams} streams")
+    assert figures.resets == streams
+    assert site.upstream.ask("open_streams") == 0
+
+
+def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, report):
+    streams, block_s = size(30, 200), 30
+    site = make_site(**installed(tmp_path))
+    with ExitStack() as stack:
+        blocked = stack.enter_context(site.worker("-c", "300"))
+        job_ids = [
+            site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 5 == 0)
+            for n in range(streams)
+        ]
+        wait_until(lambda: site.streaming(job_ids, 3), "all stream")
+        site.ledger.fault()
+        job_ids.append(
+            site.submit(
+                "one two three four",
+                provider="saboteur",
+                options={"act": "block", "block_s": block_s, "once": str(tmp_path / "once")},
+            )
+        )
+        wait_until((tmp_path / "once").exists, "it is blocked")
+        other = stack.enter_context(site.worker("-c", "300"))
+        # The consumer of a worker whose loop hangs lives, and would take these.
+        late = [site.submit(None, "[[delay:0.01]]") for _ in range(50)]
+        wait_until(lambda: restarted(site, job_ids), "all are taken over")
+        wait_until(lambda: not set(late) & set(site.ledger.unfinished), "the late ones are done")
+        assert blocked.process.poll() is None
+        site.ledger.wait()
+        assert other.stop() == 0
+        for _ in range(10):
+            site.submit(None, "[[delay:0.01]]", follow=True)
+        figures = site.ledger.check()
+    report(f"event loop blocked for {block_s} s", figures, note=f"{streams} streams")
+    assert figures.worst_recovery_s < 10
+
+
+def restarted(site, job_ids):
+    with site.redis.pipeline(transaction=False) as pipeline:
+        for job_id in job_ids:
+            pipeline.hget(f"job:{{{job_id}}}:state", "attempt")
+        return all(int(attempt or 0) > 1 for attempt in pipeline.execute())
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_job_whose_message_vanished_is_found(site, report, busy):
+    lost = site.submit(None, follow=True)
+    assert site.redis.lpop("prompts")
+    site.ledger.fault()
+    with ExitStack() as stack:
+        stack.enter_context(site.worker("-c", "2"))
+        if busy:
+            # A backlog of 40 s and more, so that the queue is never empty meanwhile.
+            for _ in range(100):
+                site.submit(None, "[[delay:0.1]]", chunks=10)
+        wait_until(lambda: lost not in site.ledger.unfinished, "it is found", timeout_s=60)
+        assert bool(site.redis.llen("prompts")) == busy
+        figures = site.ledger.check()
+    report("a message that vanished", figures, note="found 30 s after its submission")
