@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick chaos chaos-short lint format readme lock wheel smoke clean
+.PHONY: help demo test test-quick chaos chaos-short bench lint format readme lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -36,6 +36,9 @@ chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; print
 
 chaos-short: .venv/.dev ## the same in a few minutes, two at a time
 	@$(BIN)/pytest -n 2 --dist worksteal tests/chaos
+
+bench: .venv/.dev ## ours beside eight ways to do the same, half an hour: make bench [BENCH='--size quick']
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
 lint: .venv/.dev ## formatting, ruff, mypy --strict, and who may import whom
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import envs, report
-from tests.benchmarks.fleet import CONTENDERS, ROOT, Contender
+from tests.benchmarks.fleet import CONTENDERS, ENVS, ROOT, Contender
 from tests.benchmarks.processes import Bench, Failed
 from tests.benchmarks.run import Run
 from tests.benchmarks.scenarios import EVERYBODY, Scenario, scenarios
@@ -56,8 +56,25 @@ def main() -> int:
                             figures["runs"].append(_run(bench, contender, scenario, number))
                             # What is there is kept, should a later run never end.
                             options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    figures["runs"] = report.with_memory(figures["runs"])
+    figures["titles"] = {contender.name: contender.title for contender in contenders}
+    options.json.write_text(json.dumps(figures, indent=1) + "\n")
     print(report.markdown(figures))
+    if options.publish:
+        _publish(figures)
     return 0 if all(run.get("sound") for run in figures["runs"]) else 1
+
+
+def _publish(figures: dict[str, Any]) -> None:
+    """Put JSON, tables and plot beside this file, and the targets into the README."""
+    here = Path(__file__).parent
+    (here / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (here / "FIGURES.md").write_text(f"# Figures\n\n{report.markdown(figures)}\n")
+    envs.install("plot")
+    paths = (here / "plot.py", here / "figures.json", here / "figures.svg")
+    subprocess.run([ENVS / "plot" / "bin" / "python", *paths], check=True)
+    readme = ROOT / "README.md"
+    readme.write_text(report.filled(readme.read_text(), report.targets(figures)))
 
 
 def _run(bench: Bench, contender: Contender, scenario: Scenario, number: int) -> dict[str, Any]:
@@ -89,6 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=_list_of(EVERYBODY), default=EVERYBODY, metavar="NAMES")
     parser.add_argument("--scenarios", type=_list_of(names), default=names, metavar="NAMES")
     parser.add_argument("--json", type=Path, default=OUT / "figures.json")
+    parser.add_argument("--publish", action="store_true", help="write README, tables and plot")
     return parser.parse_args()
 
 

@@ -71,21 +71,33 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
 def markdown(figures: dict[str, Any]) -> str:
     """All tables, the one of the targets first."""
     runs = with_memory(figures["runs"])
-    own = figures["upstream_first_chunk_ms"]["p50"]
-    targets = "\n".join(
-        _row([v.target, v.measured, {True: "yes", False: "no", None: "—"}[v.held]])
-        for v in verdicts(runs, upstream_ms=own)
-    )
-    about = (
-        f"{figures['begun']}, {figures['machine']}, size `{figures['size']}`, load average before "
-        f"{figures['load_average']:.2f}. The upstream's own time to a first chunk: {own:.2f} ms."
-    )
-    parts = [about, f"| to reach | measured | held |\n| --- | --- | --- |\n{targets}"]
+    parts = [targets(figures)]
     for scenario in scenarios(figures["size"]):
         of = [run for run in runs if run["scenario"] == scenario.name]
         if of:
             parts.append(f"**{scenario.title}**\n\n{table(scenario, of)}")
     return "\n\n".join(parts)
+
+
+def targets(figures: dict[str, Any]) -> str:
+    """Where and when it was measured, and what was to be reached."""
+    own = figures["upstream_first_chunk_ms"]["p50"]
+    rows = [
+        _row([v.target, v.measured, {True: "yes", False: "no", None: "—"}[v.held]])
+        for v in verdicts(with_memory(figures["runs"]), upstream_ms=own)
+    ]
+    about = (
+        f"{figures['begun']}, {figures['machine']}, size `{figures['size']}`, load average before "
+        f"{figures['load_average']:.2f}. The upstream's own time to a first chunk: {own:.2f} ms."
+    )
+    return "\n".join([about, "", "| to reach | measured | held |", "| --- | --- | --- |", *rows])
+
+
+def filled(readme: str, text: str) -> str:
+    """``readme`` with ``text`` between its marks; raises ``ValueError`` where it has none."""
+    begin, end = "<!-- benchmark -->\n", "<!-- /benchmark -->"
+    before, after = readme.index(begin) + len(begin), readme.index(end)
+    return f"{readme[:before]}{text}\n{readme[after:]}"
 
 
 def table(scenario: Scenario, runs: Runs) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import IO, Any, Self
@@ -10,8 +11,8 @@ from typing import IO, Any, Self
 import redis
 
 from tests.benchmarks import measure
-from tests.benchmarks.fleet import HERE, Contender, environ
-from tests.benchmarks.processes import Bench, Failed, Subscriber, process
+from tests.benchmarks.fleet import HERE, ROOT, Contender, environ
+from tests.benchmarks.processes import Bench, Failed, Subscriber, Told, process
 from tests.benchmarks.scenarios import Scenario
 from tests.benchmarks.stats import jobs_a_second, percentile
 from tests.benchmarks.upstream import prompt
@@ -65,6 +66,9 @@ class Run:
             case "memory":
                 self._ready()
                 return {"sound": True, "idle_memory_bytes": measure.unique_bytes(self._pids())}
+            case "reader":
+                self._ready()
+                return self._read_along()
             case "streams":
                 self._ready()
                 return self._streams()
@@ -174,6 +178,31 @@ class Run:
         waits = sorted((at - ordered_ns[job_id]) / 1e6 for job_id, at in firsts.items())
         first_chunk_ms = {"p50": percentile(waits, 50), "p99": percentile(waits, 99)}
         return {**self._judged(result), "first_chunk_ms": first_chunk_ms}
+
+    def _read_along(self) -> dict[str, Any]:
+        scenario = self._scenario
+        reader = self._stack.enter_context(
+            process(
+                [sys.executable, "-m", "tests.benchmarks.reader", str(scenario.jobs)],
+                cwd=ROOT,
+                env=self._environ,
+            )
+        )
+        assert reader.stdout is not None
+        told = Told(reader.stdout)
+        told.wait_for("ready")
+        self._order_all()
+        paced_s = scenario.chunks * scenario.every_ms / 1000
+        self._subscriber.wait_for("started", _PATIENCE_S + paced_s)
+        # By now it has replayed what there was, and all is live.
+        time.sleep(paced_s / 4)
+        connections = measure.tcp_connections(reader.pid)
+        read: dict[str, Any] = told.wait_for("reader", _PATIENCE_S + 4 * paced_s)
+        judged = self._judged(self._subscriber.give_up(_PATIENCE_S))
+        read["connections"] = connections
+        read["lost"] = scenario.jobs * scenario.chunks - read["chunks"]
+        sound = judged["sound"] and not (read["lost"] or read["unsound"])
+        return {**judged, "reader": read, "sound": sound}
 
     def _judged(self, result: dict[str, Any]) -> dict[str, Any]:
         """What arrived, and whether it was all that should have."""

@@ -19,7 +19,8 @@ class Scenario:
 
     ``every_ms`` is the pace of each stream, 0: flat out. ``kind`` says how it is run: ``streams``
     (all at once), ``backlog`` (enqueued before the worker starts), ``idle`` (one after the other),
-    ``memory`` (no jobs: what the worker takes by itself, when it may hold one stream).
+    ``memory`` (no jobs: what the worker takes by itself, when it may hold one stream),
+    ``reader`` (as ``streams``, and one process reads along by the client of this project).
     ``rounds_at_most`` bounds what costs much time and varies little.
     """
 
@@ -29,7 +30,7 @@ class Scenario:
     chunks: int
     every_ms: int
     contenders: tuple[str, ...] = EVERYBODY
-    kind: Literal["streams", "backlog", "idle", "memory"] = "streams"
+    kind: Literal["streams", "backlog", "idle", "memory", "reader"] = "streams"
     per_write: int = 1
     streams: int = 1000
     workers: int = 1
@@ -37,7 +38,7 @@ class Scenario:
 
     def held_by(self, max_streams: int) -> "Scenario":
         """The same for a worker that holds fewer streams: fewer jobs, where all run at once."""
-        if self.kind == "streams" and self.jobs > max_streams:
+        if self.kind in {"streams", "reader"} and self.jobs > max_streams:
             return replace(self, jobs=max_streams, streams=max_streams)
         return replace(self, streams=min(self.streams, max_streams))
 
@@ -52,6 +53,11 @@ _FULL = (
     Scenario(
         *("flight-5000", "5,000 streams, 5,000 chunks a second", 5000, 35, 1000, ("ours", "floor")),
         streams=5000,
+    ),
+    Scenario(
+        *("reader", "one process reads 5,000 jobs along", 5000, 20, 1000, ("ours",), "reader"),
+        streams=5000,
+        rounds_at_most=1,
     ),
     Scenario("workers-1", "one worker, flat out", 1000, 200, 0, ("ours",), streams=1000),
     Scenario("workers-2", "two workers, flat out", 1000, 200, 0, ("ours",), streams=500, workers=2),
