@@ -10,12 +10,11 @@ from time import monotonic
 from typing import Any
 
 from billiard.common import REMAP_SIGTERM
-from celery import signals
+from celery import platforms, signals
 from celery._state import _task_stack
-from celery.apps.worker import _shutdown_handler
 from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerShutdown
-from celery.platforms import EX_FAILURE
+from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -76,7 +75,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         ):
             # It asks for a shutdown that is bounded and loses nothing. That is our warm one;
             # Celery's cold one would cancel what could still end, or sleep in a signal handler.
-            _shutdown_handler(None, sig="SIGTERM", how="Warm")
+            platforms.signals["SIGTERM"] = self._stop_warm
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Celery calls this for each connection to the broker."""
@@ -232,6 +231,10 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     def on_terminate(self) -> None:
         """Cold shutdown, after the soft one if there was any."""
         self._finish(0)
+
+    def _stop_warm(self, *_: Any) -> None:  # a signal handler, as Celery's
+        signals.worker_shutting_down.send(sender=self, sig="SIGTERM", how="Warm", exitcode=EX_OK)
+        state.should_stop = EX_OK
 
     def _on_shutdown_signal(self, **_: Any) -> None:
         self._signals += 1
