@@ -21,7 +21,8 @@ class Suspects:
     @property
     def busy(self) -> bool:
         """Whether the next one has to wait."""
-        return self._lock.locked()
+        # A lock that was just released is its first waiter's, who has yet to wake up.
+        return self._lock.locked() or bool(self.waiting)
 
     @contextlib.asynccontextmanager
     async def turn(self, job_id: str) -> AsyncIterator[None]:

@@ -724,6 +724,54 @@ async def test_a_job_that_kills_workers_ends_as_too_many_attempts_and_is_buried(
     assert json.loads(letter[b"job"]) == job_object()
 
 
+async def struck_twice(redis_client, job_id):
+    await load_scripts(redis_client)
+    store = make_store(redis_client)
+    for n in range(2):
+        await store.claim(job_id, JOB, call=f"{job_id}-{n}", deadline_s=50.0)
+        await expire_lease(redis_client, job_id)
+
+
+async def test_the_last_chance_of_a_job_comes_alone_and_who_waits_for_it_is_not_struck(
+    worker, redis_client
+):
+    for job_id in ("killer", "neighbour"):
+        await struck_twice(redis_client, job_id)
+    async with worker(says("x", hangs=True), says("y")) as here:
+        killer = here.start("killer")
+        await here.logged(2, "killer")
+        neighbour = here.start("neighbour")
+        await until(lambda: here.runner.suspects.waiting == {"neighbour"})
+        assert (await record(redis_client, "neighbour"))["status"] == "queued"
+        # What does not stand on the brink runs beside it.
+        await here.run("innocent")
+        # A second message for a job that waits here already is dropped.
+        await here.run("neighbour")
+        assert here.runner.suspects.waiting == {"neighbour"}
+        async with cancelled(killer):
+            pass
+        await neighbour
+        assert (await here.kinds("neighbour")) == ["started", "chunk", "completed"]
+    assert (await record(redis_client, "neighbour"))["strikes"] == "2"
+
+
+async def test_a_suspect_that_is_handed_back_while_it_waits_is_free_for_others(
+    worker, redis_client
+):
+    for job_id in ("killer", "neighbour"):
+        await struck_twice(redis_client, job_id)
+    async with worker(says("x", hangs=True)) as here:
+        killer, neighbour = here.start("killer"), here.start("neighbour")
+        await until(lambda: here.runner.suspects.waiting)
+        for task in (killer, neighbour):
+            async with cancelled(task):
+                pass
+        assert not here.runner.suspects.waiting
+    for job_id in ("killer", "neighbour"):
+        kept = await record(redis_client, job_id)
+        assert (kept["status"], kept["strikes"]) == ("queued", "2")
+
+
 @pytest.mark.parametrize(
     ("on_interrupt", "kinds", "text"),
     [

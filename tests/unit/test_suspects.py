@@ -31,6 +31,18 @@ async def test_one_that_has_run_for_long_enough_lets_the_next_begin():
     assert not suspects.busy
 
 
+async def test_between_two_turns_the_next_in_line_is_known_to_come():
+    suspects = Suspects(60)
+    first = suspects.turn("a")
+    await first.__aenter__()
+    second = asyncio.create_task(suspects.turn("b").__aenter__())
+    await until(lambda: suspects.waiting)
+    await first.__aexit__(None, None, None)
+    assert suspects.busy
+    await second
+    assert suspects.busy
+
+
 async def test_who_waits_is_known_and_may_give_up():
     suspects = Suspects(60)
     async with suspects.turn("a"):

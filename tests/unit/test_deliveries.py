@@ -1,0 +1,53 @@
+"""A worker whose event loop hangs takes nothing and keeps nothing, until it answers again."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.workers import wait_until
+from worker.broker import QoS
+from worker.deliveries import HUNG_S, look
+from worker.pool.thread import LoopThread
+
+
+@pytest.fixture(autouse=True)
+def answering() -> Iterator[None]:
+    yield
+    QoS.hung = False
+
+
+def qos() -> Any:
+    channel = SimpleNamespace(transport_options={}, _brpop_sent_at=0, connection=None)
+    made = QoS.__new__(QoS)
+    made.channel, made.prefetch_count = channel, 10
+    made._delivered, made._dirty = {}, set()
+    return made
+
+
+def test_a_worker_that_hangs_takes_no_message_and_one_that_answers_does():
+    look(SimpleNamespace(silent_s=HUNG_S + 0.1))
+    assert not qos().can_consume()
+    look(SimpleNamespace(silent_s=0.0))
+    assert qos().can_consume()
+
+
+def test_the_silence_of_a_loop_is_measured_until_it_answers():
+    class Nothing:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    thread = LoopThread(Nothing, on_crash=lambda error: None, on_exit=lambda: None)
+    thread.start(poll=lambda: None)
+    blocked = [True]
+    try:
+        thread.call_soon(lambda: wait_until(lambda: not blocked[0]))
+        silent = wait_until(lambda: thread.silent_s)
+        wait_until(lambda: thread.silent_s > silent + 0.01)
+        blocked[0] = False
+        wait_until(lambda: thread._asked is None)
+    finally:
+        thread.close()
+        wait_until(lambda: thread.exited)
