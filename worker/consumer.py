@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
+from kombu import compression
 from kombu.utils.encoding import str_to_bytes
 
 from worker import service
@@ -22,6 +23,12 @@ _RECONNECT_S: Final = {"interval_start": 0.5, "interval_step": 0.5, "interval_ma
 
 class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type information
     """``app.conf.worker_consumer``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # kombu decompresses a body before anybody can refuse it, and a few bytes may become
+        # gigabytes. Without a decoder the message is an error, its body as it came.
+        compression._decoders.clear()  # noqa: SLF001  # kombu 5.7 offers no other way
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes; Celery would come to wait 30 s between its tries."""
