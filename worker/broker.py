@@ -156,6 +156,10 @@ class _Taking:
         if not self.takes:
             read: bool = super()._brpop_read(**options)  # type: ignore[misc]  # the same
             return read
+        if self._closing:
+            # Nothing was popped, so nothing is lost; a dead connection would take a timeout.
+            self._in_poll = None
+            raise Empty
         try:
             paused, self._refused = self._refused, False
             moved = self._read_move(**options)
