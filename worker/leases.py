@@ -83,7 +83,7 @@ class Store(Protocol):
     ) -> None:
         """Add to the dead letters what could not be run."""
 
-    async def keep_cancel_flag(self, job_id: str, ttl_s: int) -> None:
+    async def keep_cancel_flag(self, job_id: str) -> None:
         """Give a record that holds only somebody's ``cancel`` a TTL."""
 
     async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:

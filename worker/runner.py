@@ -51,7 +51,6 @@ class Runner:
     policy: RetryPolicy
     proxies: frozenset[str]
     cancel_cause: Callable[[], str | None]
-    log_ttl_s: int
     suspects: Suspects = field(default_factory=Suspects)
 
     async def run(self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
@@ -128,7 +127,7 @@ class Runner:
             holder.cancel(reason)
             return
         if only_queued:
-            await self._answered(lambda: self.store.keep_cancel_flag(job_id, self.log_ttl_s))
+            await self._answered(lambda: self.store.keep_cancel_flag(job_id))
         claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S, only_queued=only_queued)
         if claim.verdict == "claimed":
             with contextlib.suppress(Fenced):

@@ -79,6 +79,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
             lease_s=settings.lease_s,
             log_ttl_s=settings.log_ttl_s,
+            queue_ttl_s=settings.queue_ttl_s,
             dead_letters_max=settings.dead_letters_max,
         )
         journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
@@ -98,7 +99,6 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             policy=RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_max_s),
             proxies=settings.proxies,
             cancel_cause=cancel_cause,
-            log_ttl_s=settings.log_ttl_s,
         )
         for name, work in {
             "journal": journal.run(),

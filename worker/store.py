@@ -31,12 +31,14 @@ class RedisStore:
         owner: str,
         lease_s: float,
         log_ttl_s: int,
+        queue_ttl_s: int,
         dead_letters_max: int,
     ) -> None:
         self._redis = client
         self._owner = owner
         self._lease_ms = round(lease_s * 1000)
         self._log_ttl_s = log_ttl_s
+        self._queue_ttl_s = queue_ttl_s
         self._dead_letters_max = dead_letters_max
         self._claim = client.register_script(source("claim"))
         self._append = ScriptConnection(client.connection_pool, source("append"))
@@ -60,7 +62,8 @@ class RedisStore:
         what it has begun. ``held_attempt`` is the caller's own attempt that gives way to
         the next; ``only_queued`` claims only a job whose record says that it waits.
         """
-        ttl_s = round(deadline_s) + self._log_ttl_s
+        # Until it ends a job may go back to the queue, and wait there once more.
+        ttl_s = round(deadline_s) + self._queue_ttl_s
         keys = [names.state_key(job_id), names.log_key(job_id), names.WATCH]
         owner = f"{self._owner}/{call}"
         args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
@@ -144,10 +147,10 @@ class RedisStore:
         was, job, created_ms = reply
         return Overdue(job_id, was.decode(), job, created_ms)
 
-    async def keep_cancel_flag(self, job_id: str, ttl_s: int) -> None:
+    async def keep_cancel_flag(self, job_id: str) -> None:
         """Give a record that holds only somebody's ``cancel`` a TTL, as every key has one."""
         with _unreachable():
-            await self._redis.expire(names.state_key(job_id), ttl_s, nx=True)
+            await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
     async def bury(
         self, job_id: str | None, reason: str, *, job: bytes = b"", message: bytes = b""

@@ -16,6 +16,7 @@ from worker.lua import source
 from worker.store import RedisStore
 
 LOG_TTL_S = 100
+QUEUE_TTL_S = 1000
 JOB = b'{"messages":[{"role":"user","content":"Hello"}]}'
 
 
@@ -24,7 +25,12 @@ def make_store(
 ) -> RedisStore:
     """A store whose leases do not run out by themselves while a test runs."""
     store = RedisStore(
-        client, owner=owner, lease_s=lease_s, log_ttl_s=LOG_TTL_S, dead_letters_max=5
+        client,
+        owner=owner,
+        lease_s=lease_s,
+        log_ttl_s=LOG_TTL_S,
+        queue_ttl_s=QUEUE_TTL_S,
+        dead_letters_max=5,
     )
     if isinstance(client, LosesReplies):
         store._append.call = client.losing(store._append.call)  # it has a connection of its own

@@ -8,7 +8,7 @@ from typing import Any, Self
 import redis.asyncio
 
 from schemas import Event, PromptJob
-from tests.support.core import LOG_TTL_S, job_object, load_scripts, make_store, read_log
+from tests.support.core import job_object, load_scripts, make_store, read_log
 from worker.journal import Journal
 from worker.leases import Leases, Renewal
 from worker.providers.base import Report
@@ -111,7 +111,6 @@ class Worker:
             policy=RetryPolicy(max_attempts, changes.pop("retry_base_s", 0.001), 30.0),
             proxies=frozenset({"http://proxy.test:1"}),
             cancel_cause=lambda: self.cause,
-            log_ttl_s=LOG_TTL_S,
         )
         assert not changes
         self._tasks: list[asyncio.Task[None]] = []
