@@ -17,7 +17,7 @@ def test_sigterm_lets_short_jobs_end_and_hands_long_ones_on(site, report, remapp
     env = {"REMAP_SIGTERM": "SIGQUIT"} if remapped else {}
     with site.worker("-c", "300", WORKER_DRAIN_TIMEOUT_S="3", **env) as leaving:
         long = [
-            site.submit(None, "[[delay:0.1]]", chunks=80, how=how, follow=n % 5 == 0)
+            site.submit(None, "[[delay:0.1]]", chunks=size(100, 250), how=how, follow=n % 5 == 0)
             for n in range(streams)
             for how in ("client", "bare")
         ]

@@ -43,20 +43,27 @@ def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path
     with ExitStack() as stack:
         blocked = stack.enter_context(site.worker("-c", "300"))
         job_ids = [
-            site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 5 == 0)
+            site.submit(None, "[[delay:0.1]]", chunks=200, follow=n % 5 == 0)
             for n in range(streams)
         ]
         wait_until(lambda: site.streaming(job_ids, 3), "all stream")
-        site.ledger.fault()
+        # The deed comes after two words, when the other worker is there.
         job_ids.append(
             site.submit(
                 "one two three four",
                 provider="saboteur",
-                options={"act": "block", "block_s": block_s, "once": str(tmp_path / "once")},
+                options={
+                    "act": "block",
+                    "block_s": block_s,
+                    "delay_s": 3,
+                    "once": str(tmp_path / "once"),
+                },
             )
         )
-        wait_until((tmp_path / "once").exists, "it is blocked")
+        wait_until(lambda: site.streaming(job_ids), "the saboteur too")
         other = stack.enter_context(site.worker("-c", "300"))
+        wait_until((tmp_path / "once").exists, "it is blocked")
+        site.ledger.fault()
         # The consumer of a worker whose loop hangs lives, and would take these.
         late = [site.submit(None, "[[delay:0.01]]") for _ in range(50)]
         wait_until(lambda: restarted(site, job_ids), "all are taken over")

@@ -180,8 +180,7 @@ class Replicas(AbstractContextManager["Replicas"]):
                 with self._lock:
                     if worker.process.poll() is not None:
                         self.restarts += 1
-                        self.workers[number] = self._make()
-                        self.workers[number].start(wait=False)
+                        self.workers[number] = self._make().start(wait=False)
 
 
 @contextmanager
