@@ -32,10 +32,12 @@ def seconds_until_consuming(site: Site) -> float:
 
 def takes_as_many_as_it_may(site: Site, slots: int) -> None:
     """Of more jobs than there are slots, all slots take one and the rest is left in the queue."""
-    job_ids = [site.submit(None, SLOW, chunks=30) for _ in range(slots + 3)]
+    job_ids = [site.client.submit(f"[[endless]] {SLOW} on and on") for _ in range(slots + 3)]
     wait_until(lambda: site.upstream.ask("open_streams") == slots, f"{slots} streams")
     assert site.redis.llen("prompts") == 3
-    wait_until(lambda: not set(job_ids) & set(site.ledger.unfinished), "their end")
+    for job_id in job_ids:
+        site.client.cancel(job_id)
+    wait_until(lambda: not site.upstream.ask("open_streams"), "their end")
 
 
 def all_live(workers: Iterable[WorkerProcess]) -> bool:
@@ -75,7 +77,8 @@ def test_redis_that_is_killed_and_comes_back_is_found_again(make_redis, make_sit
     down_s, replicas, streams = outage
     server = make_redis(appendonly="yes", appendfsync="always")
     site = make_site(server.url)
-    workers = [site.worker("-c", str(streams + 10)) for _ in range(replicas)]
+    slots = streams // replicas + 10
+    workers = [site.worker("-c", str(slots)) for _ in range(replicas)]
     try:
         for worker in workers:
             worker.start()
@@ -88,7 +91,7 @@ def test_redis_that_is_killed_and_comes_back_is_found_again(make_redis, make_sit
         figures = site.ledger.check()
         assert all_live(workers)
         calls = site.upstream.ask("completion_calls") - streams - 1
-        takes_as_many_as_it_may(site, (streams + 10) * replicas)
+        takes_as_many_as_it_may(site, slots * replicas)
     finally:
         for worker in workers:
             worker.kill()
