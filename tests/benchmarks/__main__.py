@@ -36,6 +36,7 @@ def main() -> int:
     figures: dict[str, Any] = {
         "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "size": options.size,
+        "rounds": options.rounds,
         "machine": _machine(binary),
         "load_average": os.getloadavg()[0],
         "runs": [],

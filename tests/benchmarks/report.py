@@ -86,9 +86,11 @@ def targets(figures: dict[str, Any]) -> str:
         _row([v.target, v.measured, {True: "yes", False: "no", None: "—"}[v.held]])
         for v in verdicts(with_memory(figures["runs"]), upstream_ms=own)
     ]
+    rounds = "1 round" if figures["rounds"] == 1 else f"{figures['rounds']} rounds"
     about = (
-        f"{figures['begun']}, {figures['machine']}, size `{figures['size']}`, load average before "
-        f"{figures['load_average']:.2f}. The upstream's own time to a first chunk: {own:.2f} ms."
+        f"{figures['begun']}, {figures['machine']}, size `{figures['size']}`, {rounds}, load "
+        f"average before {figures['load_average']:.2f}. The upstream's own time to a first chunk: "
+        f"{own:.2f} ms."
     )
     return "\n".join([about, "", "| to reach | measured | held |", "| --- | --- | --- |", *rows])
 

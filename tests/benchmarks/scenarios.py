@@ -44,7 +44,7 @@ class Scenario:
 
 
 _FULL = (
-    Scenario(*("memory", "a worker that waits", 1, 1, 0), kind="memory", rounds_at_most=1),
+    Scenario("memory", "a worker that waits", 1, 1, 0, kind="memory", streams=1, rounds_at_most=1),
     Scenario("stream", "1,000 streams x 200 chunks, 10 a second each", 1000, 200, 100),
     Scenario("flat", "1,000 streams x 200 chunks, flat out", 1000, 200, 0),
     Scenario("jobs", "jobs of one chunk", 5000, 1, 0, ("ours", *QUEUES), kind="backlog"),
@@ -65,23 +65,25 @@ _FULL = (
 
 # How much smaller: jobs, chunks. The pace stays, and so does what is measured of one chunk.
 _SHRINK: Mapping[Size, tuple[float, float]] = {
-    "full": (1, 1),
     "quick": (0.3, 0.3),
     "tiny": (0.01, 0.1),
 }
 
 
 def scenarios(size: Size) -> tuple[Scenario, ...]:
-    """All scenarios, ``quick`` in about a tenth of the time, ``tiny`` to see that they run."""
+    """All scenarios; ``quick`` with a third of jobs and chunks, ``tiny`` to see that they run."""
+    return _FULL if size == "full" else tuple(_shrunk(scenario, size) for scenario in _FULL)
+
+
+def _shrunk(scenario: Scenario, size: Size) -> Scenario:
+    if scenario.kind == "memory":
+        return scenario
     jobs, chunks = _SHRINK[size]
-    return tuple(
-        replace(scenario, streams=1)
-        if scenario.kind == "memory"
-        else replace(
-            scenario,
-            jobs=max(round(scenario.jobs * jobs), 5),
-            chunks=max(round(scenario.chunks * chunks), 1),
-            streams=max(round(scenario.streams * jobs), 5),
-        )
-        for scenario in _FULL
+    smaller = replace(
+        scenario,
+        jobs=max(round(scenario.jobs * jobs), 5),
+        chunks=max(round(scenario.chunks * chunks), 1),
+        streams=max(round(scenario.streams * jobs), 5),
     )
+    title = f"{scenario.title} (here {smaller.jobs:,} x {smaller.chunks:,})"
+    return replace(smaller, title=title)
