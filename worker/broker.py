@@ -45,7 +45,7 @@ class QoS(redis.QoS):
     """When this process may give back what others hold; later after an outage, in which
     nobody could renew: the living have until then to do it."""
     hung: ClassVar[bool] = False
-    """The event loop does not answer: this process takes nothing, and keeps nothing from others."""
+    """This process cannot work: it takes nothing, and keeps nothing from others."""
     _broken = False
 
     def can_consume(self) -> bool:

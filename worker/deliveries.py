@@ -22,6 +22,8 @@ VISIBILITY_TIMEOUT_S: Final = 8
 RENEW_INTERVAL_S: Final = 2.0
 HUNG_S: Final = 2.0
 """An event loop that does not answer for longer gets no more work, and counts as dead."""
+CUT_OFF_S: Final = 4.0
+"""So does a process that cannot reach the store of events, where it would have to claim a job."""
 
 
 class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
@@ -58,12 +60,15 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
 
 
 def look(pool: Any) -> None:
-    """Note whether the event loop of the pool answers.
+    """Note whether this process can work: its event loop answers, and the store does.
 
-    The jobs of a process whose loop hangs are taken over (see ``leases``); its consumer,
-    which lives on in the main thread, must not take more, nor hold on to what it has.
+    Its jobs are taken over if not (see ``leases``); its consumer, which lives on in the main
+    thread, must not take more, nor hold on to what it has.
     """
-    hung = pool.silent_s > HUNG_S
+    from worker import service  # noqa: PLC0415  # who imports the app need not load the worker
+
+    hung = pool.silent_s > HUNG_S or service.silent_s() > CUT_OFF_S
     if hung != QoS.hung:
-        logger.warning("the event loop %s", "hangs: no more jobs" if hung else "answers again")
+        told = "hangs, or is cut off from Redis: no more jobs" if hung else "can work again"
+        logger.warning("this worker %s", told)
         QoS.hung = hung

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -143,6 +144,7 @@ class Leases:
         self._held: dict[str, Holder] = {}
         self._reachable_since: float | None = -math.inf
         self._unrung: Overdue | None = None
+        self._answered_at = time.monotonic()
         self._passed_ms = 0
 
     def saw(self, claim: Claim) -> None:
@@ -171,6 +173,11 @@ class Leases:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def silent_s(self) -> float:
+        """How long the store has not answered; it is asked once in ``reap_interval_s``."""
+        return time.monotonic() - self._answered_at
+
     async def renew_forever(self) -> None:
         """Renew every ``renew_interval_s`` until cancelled."""
         while True:
@@ -196,6 +203,7 @@ class Leases:
         for start in range(0, len(held), _AT_ONCE):
             part = held[start : start + _AT_ONCE]
             replies = await self._store.renew([(job_id, each.attempt) for job_id, each in part])
+            self._answered_at = time.monotonic()
             for (job_id, holder), reply in zip(part, replies, strict=True):
                 if self._held.get(job_id) is not holder:
                     continue  # it has ended, or given way to its next attempt, meanwhile
@@ -208,6 +216,7 @@ class Leases:
         if self._unrung is not None:
             await self._ring(self._unrung)
         job_ids = await self._store.due(_AT_ONCE)
+        self._answered_at = time.monotonic()
         now = asyncio.get_running_loop().time()
         if self._reachable_since is None:
             self._reachable_since = now

@@ -62,6 +62,11 @@ def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
     asyncio.run_coroutine_threadsafe(work, loop).result(_CLOSE_S)
 
 
+def silent_s() -> float:
+    """How long the job store has not answered. From any thread."""
+    return 0.0 if _running is None else _running[0].leases.silent_s
+
+
 @contextlib.asynccontextmanager
 async def lifespan(app: Celery) -> AsyncIterator[None]:
     """Open what the jobs need, in the pool's event loop; close it after the last has ended.

@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-ALONE_S: Final = 10.0
-"""How long a suspect runs before the next one begins: a job that kills mostly does it sooner."""
+ALONE_S: Final = 3.0
+"""How long a suspect runs before the next one begins. A job that kills mostly does it sooner;
+after two faults of the machines every job is a suspect, and each waits for those before it."""
 
 
 class Suspects:

@@ -1,4 +1,4 @@
-"""A worker whose event loop hangs takes nothing and keeps nothing, until it answers again."""
+"""A worker that cannot work takes nothing and keeps nothing, until it answers again."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.workers import wait_until
+from worker import service
 from worker.broker import QoS
-from worker.deliveries import HUNG_S, look
+from worker.deliveries import CUT_OFF_S, HUNG_S, look
 from worker.pool.thread import LoopThread
 
 
@@ -31,6 +32,12 @@ def test_a_worker_that_hangs_takes_no_message_and_one_that_answers_does():
     assert not qos().can_consume()
     look(SimpleNamespace(silent_s=0.0))
     assert qos().can_consume()
+
+
+def test_a_worker_that_is_cut_off_from_the_store_takes_no_message(monkeypatch):
+    monkeypatch.setattr(service, "silent_s", lambda: CUT_OFF_S + 0.1)
+    look(SimpleNamespace(silent_s=0.0))
+    assert not qos().can_consume()
 
 
 def test_the_silence_of_a_loop_is_measured_until_it_answers():
