@@ -51,9 +51,18 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
             repeat(RENEW_INTERVAL_S, qos.keep),
         ]
 
-    def stop(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
-        """Celery calls this when the connection is gone."""
+    def stop(self, consumer: Any) -> None:
+        """Celery calls this when the connection is gone, and first of all at a shutdown."""
         QoS.restores_from = inf
+        if consumer.blueprint.state != bootsteps.CLOSE:
+            self._cancel()
+        # Else the pool still drains, and holds its messages until it is done.
+
+    def shutdown(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
+        """Celery calls this when all else has stopped."""
+        self._cancel()
+
+    def _cancel(self) -> None:
         for timer in self._timers:
             timer.cancel()
         self._timers = []

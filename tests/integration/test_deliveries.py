@@ -23,6 +23,17 @@ def test_a_message_that_is_held_is_renewed_and_delivered_once(fleet):
     assert len(fleet.upstream.prompts) == 1
 
 
+def test_a_message_is_held_for_as_long_as_its_worker_drains(fleet):
+    with fleet.worker(WORKER_DRAIN_TIMEOUT_S=f"{VISIBILITY_TIMEOUT_S + 4}") as leaving:
+        job_id = fleet.send(prompt("[[endless]] [[delay:0.1]] x"))
+        fleet.running(job_id)
+        with fleet.worker() as other:
+            assert leaving.stop() == 0
+            wait_until(lambda: fleet.attempt(job_id) == 2, "handed on")
+            # Handed back, not given back behind the back of its worker and dropped.
+            assert other.log.count("] received") == 1
+
+
 def test_a_message_that_a_dead_worker_took_and_never_began_comes_back(fleet):
     job_id = fleet.send(prompt("taken"))
     message = json.loads(fleet.redis.rpop("prompts"))

@@ -48,6 +48,10 @@ class Fleet:
         wait_until(over, f"end of {job_id}: {[e['type'] for e in self.events(job_id)][-5:]}")
         return self.events(job_id)
 
+    def attempt(self, job_id: str) -> int:
+        """The attempt at which the job is."""
+        return int(self.redis.hget(f"job:{{{job_id}}}:state", "attempt") or 0)
+
     def running(self, job_id: str) -> None:
         """Return when the job has published a chunk."""
         wait_until(lambda: any(e["type"] == "chunk" for e in self.events(job_id)), "a first chunk")
