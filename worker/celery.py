@@ -3,9 +3,9 @@
 from celery import Celery
 
 from schemas import names
-from worker import broker
-from worker.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from worker.pool import AsyncioTask
+from worker.queue import broker
+from worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from worker.settings import Settings
 
 _settings = Settings.from_env()
@@ -41,7 +41,7 @@ app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
     task_acks_on_failure_or_timeout=True,
-    worker_consumer="worker.consumer:PromptConsumer",
+    worker_consumer="worker.queue.consumer:PromptConsumer",
     worker_pool="worker.pool:AsyncioPool",
     worker_pool_lifespan="worker.service:lifespan",
     worker_pool_drain_timeout=_settings.drain_timeout_s,

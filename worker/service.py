@@ -18,13 +18,13 @@ from redis.backoff import ExponentialBackoff
 
 from schemas import ErrorCode, names
 from worker import control, providers
-from worker.doorbell import CeleryDoorbell
 from worker.errors import JobError, SettingsError
 from worker.journal import Journal
 from worker.leases import Leases
 from worker.pool import cancel_cause
 from worker.providers.base import Provider, Services
 from worker.providers.http import open_session
+from worker.queue.doorbell import CeleryDoorbell
 from worker.retry import RetryPolicy
 from worker.runner import Runner
 from worker.settings import Settings

@@ -5,7 +5,7 @@ import time
 
 from tests.support.fleet import prompt
 from tests.support.workers import wait_until
-from worker.deliveries import VISIBILITY_TIMEOUT_S
+from worker.queue.deliveries import VISIBILITY_TIMEOUT_S
 
 INDEX = "unacked_index:prompts"
 

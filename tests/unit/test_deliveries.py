@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.workers import wait_until
 from worker import service
-from worker.broker import QoS
-from worker.deliveries import CUT_OFF_S, HUNG_S, look
 from worker.pool.thread import LoopThread
+from worker.queue.broker import QoS
+from worker.queue.deliveries import CUT_OFF_S, HUNG_S, look
 
 
 @pytest.fixture(autouse=True)
