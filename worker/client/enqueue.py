@@ -32,6 +32,18 @@ _TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
+MESSAGE: Final[dict[str, Any]] = {
+    "queue": names.QUEUE,
+    "serializer": "json",
+    # Celery would copy the prompt into headers, from where it reaches events and logs.
+    "argsrepr": "<hidden>",
+    "kwargsrepr": "{}",
+    "ignore_result": True,
+    "retry": False,
+}
+"""How every message of ours is sent: options of ``send_task``."""
+
+
 class NotSent(Unavailable):
     """The message did not reach the broker."""
 
@@ -118,15 +130,10 @@ class Enqueuer:
                 names.TASK,
                 args=[sending.job],
                 task_id=sending.job_id,
-                queue=names.QUEUE,
-                serializer="json",
-                argsrepr="<hidden>",
-                kwargsrepr="{}",
                 producer=producer,
-                retry=False,
-                ignore_result=True,
                 add_to_parent=False,
                 confirm_timeout=_SOCKET_TIMEOUT_S,
+                **MESSAGE,
             )
         except (OperationalError, OSError) as error:
             self._disconnect()

@@ -14,6 +14,7 @@ from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
 from schemas import names
+from worker.client.enqueue import MESSAGE
 
 T = TypeVar("T")
 
@@ -45,13 +46,8 @@ class CeleryDoorbell:
             names.TASK,
             args=[json.loads(job)],
             task_id=job_id,
-            queue=names.QUEUE,
-            serializer="json",
-            ignore_result=True,
-            retry=False,
-            argsrepr="<hidden>",
-            kwargsrepr="{}",
             headers={names.FIRST: True},
+            **MESSAGE,
         )
 
     def _count(self) -> int:
