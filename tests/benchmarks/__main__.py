@@ -75,7 +75,7 @@ def _publish(figures: dict[str, Any]) -> None:
     paths = (here / "plot.py", here / "figures.json", here / "figures.svg")
     subprocess.run([ENVS / "plot" / "bin" / "python", *paths], check=True)
     readme = ROOT / "README.md"
-    readme.write_text(report.filled(readme.read_text(), report.targets(figures)))
+    readme.write_text(report.filled(readme.read_text(), figures))
 
 
 def _run(bench: Bench, contender: Contender, scenario: Scenario, number: int) -> dict[str, Any]:

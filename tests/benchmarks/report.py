@@ -95,11 +95,25 @@ def targets(figures: dict[str, Any]) -> str:
     return "\n".join([about, "", "| to reach | measured | held |", "| --- | --- | --- |", *rows])
 
 
-def filled(readme: str, text: str) -> str:
-    """``readme`` with ``text`` between its marks; raises ``ValueError`` where it has none."""
+_SECTION = """## How fast it is
+
+`make bench` runs it beside a bare asyncio loop that promises nothing (the floor) and eight common
+ways to build the same from a queue and a PUBLISH a chunk, in turns, on one upstream and one Redis.
+Ours carries the log, the fence and the lease; none of the others does. All figures are in
+[tests/benchmarks/FIGURES.md](tests/benchmarks/FIGURES.md).
+
+![worker CPU a chunk, memory a stream, chunks a second](tests/benchmarks/figures.svg)
+
+"""
+
+
+def filled(readme: str, figures: dict[str, Any]) -> str:
+    """``readme`` with its section on speed between the marks; ``ValueError`` where it has none."""
     begin, end = "<!-- benchmark -->\n", "<!-- /benchmark -->"
+    if begin not in readme or end not in readme:
+        raise ValueError(f"README.md: put {begin.strip()} and {end} where the table shall stand")
     before, after = readme.index(begin) + len(begin), readme.index(end)
-    return f"{readme[:before]}{text}\n{readme[after:]}"
+    return f"{readme[:before]}{_SECTION}{targets(figures)}\n{readme[after:]}"
 
 
 def table(scenario: Scenario, runs: Runs) -> str:

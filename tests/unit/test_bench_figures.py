@@ -3,7 +3,7 @@
 import pytest
 
 from tests.benchmarks import report
-from tests.benchmarks.fleet import CONTENDERS
+from tests.benchmarks.fleet import CONTENDERS, ROOT
 from tests.benchmarks.scenarios import EVERYBODY, scenarios
 from tests.benchmarks.stats import Summary, jobs_a_second, percentile
 from tests.benchmarks.subscriber import Tally
@@ -147,9 +147,21 @@ def test_a_verdict_is_given_where_both_figures_are_there():
 
 
 def test_the_readme_is_filled_between_its_marks_alone():
+    figures = {
+        **{"begun": "today", "machine": "2 cores", "size": "full", "rounds": 3},
+        **{"load_average": 0.1, "upstream_first_chunk_ms": {"p50": 0.2}},
+        "runs": [run("ours", cpu_us_a_chunk=50.0), run("floor", cpu_us_a_chunk=40.0)],
+    }
     readme = "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nz\n"
-    filled = report.filled(readme, "new")
-    assert filled == "a\n<!-- benchmark -->\nnew\n<!-- /benchmark -->\nz\n"
-    assert report.filled(filled, "new") == filled
-    with pytest.raises(ValueError, match="substring"):
-        report.filled("no marks", "new")
+    filled = report.filled(readme, figures)
+    assert filled.startswith("a\n<!-- benchmark -->\n## How fast it is\n")
+    assert filled.endswith("\n<!-- /benchmark -->\nz\n")
+    assert "old" not in filled
+    assert "| 50.0 µs beside 40.0: 1.25 x | yes |" in filled
+    assert report.filled(filled, figures) == filled
+    with pytest.raises(ValueError, match="put <!-- benchmark -->"):
+        report.filled("no marks", figures)
+
+
+def test_the_readme_of_this_project_has_its_marks():
+    assert "<!-- benchmark -->\n" in (ROOT / "README.md").read_text()
