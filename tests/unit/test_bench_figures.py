@@ -148,8 +148,12 @@ def test_a_verdict_is_given_where_both_figures_are_there():
 
 def test_the_readme_is_filled_between_its_marks_alone():
     figures = {
-        **{"begun": "today", "machine": "2 cores", "size": "full", "rounds": 3},
-        **{"load_average": 0.1, "upstream_first_chunk_ms": {"p50": 0.2}},
+        "begun": "today",
+        "machine": "2 cores",
+        "size": "full",
+        "rounds": 3,
+        "load_average": 0.1,
+        "upstream_first_chunk_ms": {"p50": 0.2},
         "runs": [run("ours", cpu_us_a_chunk=50.0), run("floor", cpu_us_a_chunk=40.0)],
     }
     readme = "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nz\n"
