@@ -79,6 +79,9 @@ class Store(Protocol):
     async def release(self, job_id: str, attempt: int) -> None:
         """Hand a running job back, for the next claim to get at once."""
 
+    async def pardon(self, job_id: str, attempt: int, *, strikes: int) -> None:
+        """Leave a running job with so many ``strikes``."""
+
     async def bury(
         self, job_id: str | None, reason: str, *, job: bytes = b"", message: bytes = b""
     ) -> None:

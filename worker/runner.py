@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STORE_RETRY_S = 0.5
+_PARDONS = 3
+"""As many times ``max_attempts`` may a job be struck that is pardoned again and again."""
 _STOP_S = 5.0
 """How long a job that is cancelled from outside waits for Redis."""
 _NO_DEADLINE_S = 600.0
@@ -77,6 +79,8 @@ class Runner:
         async with contextlib.AsyncExitStack() as stack:
             if claim.verdict == "claimed" and self._is_suspect(claim):
                 claim = await self._alone(stack, claim, deadline_s=job.deadline_s)
+                if claim.verdict == "claimed":
+                    stack.callback(asyncio.create_task(self._pardon(claim)).cancel)
             await self._claimed(claim, job, data, received)
 
     async def _claimed(self, claim: Claim, job: PromptJob, data: bytes, received: float) -> None:
@@ -116,6 +120,18 @@ class Runner:
             return await self._claim(job_id, b"", deadline_s=deadline_s)
         await stack.enter_async_context(self.suspects.turn(job_id))
         return claim
+
+    async def _pardon(self, claim: Claim) -> None:
+        """Take back the last strike of a suspect that has survived its time alone.
+
+        Else the next one could still take it along. Not for ever: a job that kills late would
+        go on to kill, so its attempts are bounded all the same.
+        """
+        await asyncio.sleep(self.suspects.alone_s)
+        if claim.attempt < _PARDONS * self.policy.max_attempts:
+            await self._answered(
+                lambda: self.store.pardon(claim.job_id, claim.attempt, strikes=claim.strikes - 1)
+            )
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``: at once if it runs here, or if it waits in the queue.

@@ -45,6 +45,7 @@ class RedisStore:
         self._renew = client.register_script(source("renew"))
         self._release = client.register_script(source("release"))
         self._reap = client.register_script(source("reap"))
+        self._pardon = client.register_script(source("pardon"))
 
     async def claim(
         self,
@@ -113,6 +114,11 @@ class RedisStore:
         keys = [names.state_key(job_id), names.WATCH]
         with _unreachable():
             await self._release(keys, [job_id, attempt, self._lease_ms])
+
+    async def pardon(self, job_id: str, attempt: int, *, strikes: int) -> None:
+        """Leave a running job with so many ``strikes`` (``pardon.lua``)."""
+        with _unreachable():
+            await self._pardon([names.state_key(job_id)], [attempt, strikes])
 
     async def due(self, limit: int) -> list[str]:
         """The IDs of up to ``limit`` jobs that are due in the watch."""

@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 ALONE_S: Final = 3.0
-"""How long a suspect runs before the next one begins. A job that kills mostly does it sooner;
-after two faults of the machines every job is a suspect, and each waits for those before it."""
+"""How long a suspect runs before the next one begins. One that survives it is none any more.
+Longer would be surer; but after two faults of the machines every job is a suspect, and each
+waits for those before it."""
 
 
 class Suspects:
     """The suspects of one process, in the order in which they came."""
 
     def __init__(self, alone_s: float = ALONE_S) -> None:
-        self._alone_s = alone_s
+        self.alone_s = alone_s
         self._lock = asyncio.Lock()
         self.waiting: set[str] = set()
         """The IDs of the jobs that wait for their turn."""
@@ -35,7 +36,7 @@ class Suspects:
             self.waiting.discard(job_id)
         over = contextlib.ExitStack()
         over.callback(self._lock.release)
-        timer = asyncio.get_running_loop().call_later(self._alone_s, over.close)
+        timer = asyncio.get_running_loop().call_later(self.alone_s, over.close)
         try:
             yield
         finally:

@@ -755,6 +755,28 @@ async def test_the_last_chance_of_a_job_comes_alone_and_who_waits_for_it_is_not_
     assert (await record(redis_client, "neighbour"))["strikes"] == "2"
 
 
+async def test_a_suspect_that_survives_its_time_alone_is_none_any_more(worker, redis_client):
+    await struck_twice(redis_client, "neighbour")
+    async with worker(says("x", hangs=True)) as here:
+        here.runner.suspects.alone_s = 0.01
+        neighbour = here.start("neighbour")
+
+        async def pardoned():
+            return (await record(redis_client, "neighbour"))["strikes"] == "1"
+
+        while not await pardoned():  # noqa: ASYNC110  # what is waited for happens in Redis
+            await asyncio.sleep(0.001)
+        assert not here.runner.suspects.busy
+        async with cancelled(neighbour):
+            pass
+    # But not for ever: one that kills late would never stop.
+    await redis_client.hset(names.state_key("neighbour"), mapping={"strikes": 2, "attempt": 9})
+    async with worker(says("x")) as here:
+        here.runner.suspects.alone_s = 0.0
+        await here.run("neighbour")
+    assert (await record(redis_client, "neighbour"))["strikes"] == "2"
+
+
 async def test_a_suspect_that_is_handed_back_while_it_waits_is_free_for_others(
     worker, redis_client
 ):
