@@ -22,9 +22,9 @@ from worker.errors import JobError
 from worker.providers.base import Token
 
 BACKOFF_BASE_S = 0.5
-FRESH_S = 5.0
+FRESH_S = 1.0
 """A token refused earlier than this after its login counts as refused while fresh."""
-FREE_REFUSALS = 5
+FREE_REFUSALS = 20
 """So many fresh tokens in a row may be refused before the next login has to wait."""
 REFUSALS_BACKOFF_MAX_S = 5.0
 POLL_MIN_S = 0.02
