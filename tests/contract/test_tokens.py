@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from schemas import ErrorCode, names
+from tests.support.login import Upstream
 from worker.embedded.redis import free_port
 from worker.errors import JobError, SettingsError
 from worker.providers.base import Token
@@ -25,26 +26,6 @@ SETTINGS = Settings(login_timeout_s=5, login_backoff_max_s=60, token_ttl_s=100)
 KEY = names.token_key("berlin", ACCOUNT)
 LOCK = f"token:{{{KEY}}}:lock"
 REFUSALS = f"token:{{{KEY}}}:refusals"
-
-
-class Upstream:
-    """Counts logins; each waits for ``gate`` and then hands out a token or raises."""
-
-    def __init__(self) -> None:
-        self.logins = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.started = asyncio.Event()
-        self.error: BaseException | None = None
-
-    async def login(self) -> str:
-        self.logins += 1
-        turn = self.logins
-        self.started.set()
-        await self.gate.wait()
-        if self.error is not None:
-            raise self.error
-        return f"secret-{turn}"
 
 
 WRONG_PASSWORD = JobError(ErrorCode.AUTH_FAILED, "the login was refused", upstream_status=401)

@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from schemas import names
 from tests.support.cli import BERLIN
-from tests.support.fleet import Fleet, prompt, text_of
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt, text_of
 from tests.support.workers import ROOT, wait_until
 from worker.client import AsyncClient, Options
 from worker.embedded.redis import RedisProcess, find_server
@@ -146,16 +146,11 @@ async def test_a_reader_without_a_right_to_records_waits_for_a_job_that_is_queue
 
 
 def test_a_dead_workers_messages_and_jobs_come_back_by_the_rights_of_the_next(guarded, fleet):
-    quick = {
-        "WORKER_LEASE_S": "1",
-        "WORKER_RENEW_INTERVAL_S": "0.3",
-        "WORKER_REAP_INTERVAL_S": "0.1",
-    }
-    with fleet.worker(**quick) as first:
+    with fleet.worker(**QUICK_LEASES) as first:
         job_id = fleet.send(prompt("[[stall:2*1]] a b c d"))
         fleet.running(job_id)
         first.kill()
-    with fleet.worker(**quick):
+    with fleet.worker(**QUICK_LEASES):
         assert text_of(fleet.ended(job_id)).endswith(" a b c d")
         wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "the message was given back")
     assert guarded.denials() == []

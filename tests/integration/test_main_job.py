@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.fleet import Fleet, prompt, recorded, text_of
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded, text_of
 from tests.support.workers import WorkerProcess, wait_until
 from worker.embedded.upstream import upstream_in_thread
 
@@ -163,16 +163,11 @@ def test_a_stopped_worker_hands_its_job_on_and_the_reader_is_told(fleet):
 
 
 def test_a_killed_workers_job_is_restarted_elsewhere(fleet):
-    quick = {
-        "WORKER_LEASE_S": "1",
-        "WORKER_RENEW_INTERVAL_S": "0.3",
-        "WORKER_REAP_INTERVAL_S": "0.1",
-    }
-    with fleet.worker(**quick) as first:
+    with fleet.worker(**QUICK_LEASES) as first:
         job_id = fleet.send(prompt("[[stall:2*1]] a b c d"))
         fleet.running(job_id)
         first.kill()
-    with fleet.worker(**quick):
+    with fleet.worker(**QUICK_LEASES):
         events = fleet.ended(job_id)
     assert [e["type"] for e in events].count("reset") == 1
     assert events[-1]["type"] == "completed"

@@ -11,6 +11,12 @@ from celery import Celery
 from tests.support.workers import WorkerProcess, wait_until
 from worker.embedded.upstream import Upstream
 
+QUICK_LEASES = {
+    "WORKER_LEASE_S": "1",
+    "WORKER_RENEW_INTERVAL_S": "0.3",
+    "WORKER_REAP_INTERVAL_S": "0.1",
+}
+"""Settings of workers that notice within a second that one of them is dead."""
 TERMINAL = {"completed", "failed", "cancelled"}
 
 

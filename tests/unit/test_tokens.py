@@ -5,29 +5,10 @@ import asyncio
 import pytest
 
 from schemas import ErrorCode
+from tests.support.login import Upstream
 from worker.errors import JobError
 from worker.providers.base import Token
 from worker.tokens import LocalTokens
-
-
-class Upstream:
-    """Counts logins; each waits for ``gate`` and then hands out a token or raises."""
-
-    def __init__(self) -> None:
-        self.logins = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.started = asyncio.Event()
-        self.error: JobError | None = None
-
-    async def login(self) -> str:
-        self.logins += 1
-        turn = self.logins
-        self.started.set()
-        await self.gate.wait()
-        if self.error is not None:
-            raise self.error
-        return f"secret-{turn}"
 
 
 async def test_many_concurrent_callers_share_one_login() -> None:
