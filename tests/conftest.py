@@ -1,6 +1,7 @@
 """Fixtures for all tests: a Redis server of the run's own, and an empty database for each test."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -20,6 +21,30 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("worker")
+
+_TEARDOWN_S = 60.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Keep a test that failed from hanging the run: pytest-timeout watches it no longer.
+
+    The alarm goes on, for an event loop may take the first one for an error of a callback.
+    """
+    unwatched = signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+    def alarm(*_: object) -> None:
+        pytest.fail(f"the fixtures of a failed test did not end within {_TEARDOWN_S} s")
+
+    if unwatched:
+        signal.signal(signal.SIGALRM, alarm)
+        signal.setitimer(signal.ITIMER_REAL, _TEARDOWN_S, 1.0)
+    try:
+        return (yield)
+    finally:
+        if unwatched:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
