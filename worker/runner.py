@@ -78,9 +78,7 @@ class Runner:
         self.leases.saw(claim)
         async with contextlib.AsyncExitStack() as stack:
             if claim.verdict == "claimed" and self._is_suspect(claim):
-                claim = await self._alone(stack, claim, deadline_s=job.deadline_s)
-                if claim.verdict == "claimed":
-                    stack.callback(asyncio.create_task(self._pardon(claim)).cancel)
+                claim = await self._on_probation(stack, claim, deadline_s=job.deadline_s)
             await self._claimed(claim, job, data, received)
 
     async def _claimed(self, claim: Claim, job: PromptJob, data: bytes, received: float) -> None:
@@ -102,32 +100,38 @@ class Runner:
         """Whether the job would be given up if this attempt were lost too."""
         return 0 < claim.strikes == self.policy.max_attempts - 1
 
-    async def _alone(
+    async def _on_probation(
         self, stack: contextlib.AsyncExitStack, claim: Claim, *, deadline_s: float
     ) -> Claim:
-        """Wait until no other suspect has just begun here, then claim again.
+        """Wait for the turn of a suspect, then claim it again; its strike is taken back in time.
 
-        A job that kills its worker takes its neighbours with it, and they get the same
-        strikes. So the last chance of each comes alone: only the culprit spoils it.
+        One that runs alone gets it back when it has survived; one of a group at once, since
+        it might be another of them that kills the worker.
         """
         job_id = claim.job_id
-        if self.suspects.busy:
+        waits = self.suspects.busy
+        if waits:
             # Not held while it waits: that would be the strike that ends it.
             await self._answered(lambda: self.store.release(job_id, claim.attempt))
-            if job_id in self.suspects.waiting:
+            if self.suspects.waits(job_id):
                 return replace(claim, verdict="leased")
-            await stack.enter_async_context(self.suspects.turn(job_id))
-            return await self._claim(job_id, b"", deadline_s=deadline_s)
-        await stack.enter_async_context(self.suspects.turn(job_id))
+        alone = await stack.enter_async_context(self.suspects.turn(job_id))
+        if waits:
+            claim = await self._claim(job_id, b"", deadline_s=deadline_s)
+        if claim.verdict == "claimed":
+            if alone:
+                survived = asyncio.create_task(self._survived(claim))
+                stack.callback(survived.cancel)
+            else:
+                await self._pardon(claim)
         return claim
 
-    async def _pardon(self, claim: Claim) -> None:
-        """Take back the last strike of a suspect that has survived its time alone.
+    async def _survived(self, claim: Claim) -> None:
+        await asyncio.sleep(self.suspects.probation_s)
+        await self._pardon(claim)
 
-        Else the next one could still take it along. Not for ever: a job that kills late would
-        go on to kill, so its attempts are bounded all the same.
-        """
-        await asyncio.sleep(self.suspects.alone_s)
+    async def _pardon(self, claim: Claim) -> None:
+        """Take back the last strike: not for ever, a job that kills late would go on to kill."""
         if claim.attempt < _PARDONS * self.policy.max_attempts:
             await self._answered(
                 lambda: self.store.pardon(claim.job_id, claim.attempt, strikes=claim.strikes - 1)

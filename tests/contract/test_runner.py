@@ -741,13 +741,13 @@ async def test_the_last_chance_of_a_job_comes_alone_and_who_waits_for_it_is_not_
         killer = here.start("killer")
         await here.logged(2, "killer")
         neighbour = here.start("neighbour")
-        await until(lambda: here.runner.suspects.waiting == {"neighbour"})
+        await until(lambda: here.runner.suspects.waits("neighbour"))
         assert (await record(redis_client, "neighbour"))["status"] == "queued"
         # What does not stand on the brink runs beside it.
         await here.run("innocent")
         # A second message for a job that waits here already is dropped.
         await here.run("neighbour")
-        assert here.runner.suspects.waiting == {"neighbour"}
+        assert here.runner.suspects.waits("neighbour")
         async with cancelled(killer):
             pass
         await neighbour
@@ -758,7 +758,7 @@ async def test_the_last_chance_of_a_job_comes_alone_and_who_waits_for_it_is_not_
 async def test_a_suspect_that_survives_its_time_alone_is_none_any_more(worker, redis_client):
     await struck_twice(redis_client, "neighbour")
     async with worker(says("x", hangs=True)) as here:
-        here.runner.suspects.alone_s = 0.01
+        here.runner.suspects.probation_s = 0.01
         neighbour = here.start("neighbour")
 
         async def pardoned():
@@ -772,9 +772,36 @@ async def test_a_suspect_that_survives_its_time_alone_is_none_any_more(worker, r
     # But not for ever: one that kills late would never stop.
     await redis_client.hset(names.state_key("neighbour"), mapping={"strikes": 2, "attempt": 9})
     async with worker(says("x")) as here:
-        here.runner.suspects.alone_s = 0.0
+        here.runner.suspects.probation_s = 0.0
         await here.run("neighbour")
     assert (await record(redis_client, "neighbour"))["strikes"] == "2"
+
+
+async def test_of_many_suspects_a_group_begins_together_and_its_loss_ends_nobody(
+    worker, redis_client
+):
+    # One begins alone; of the five others two begin together, with their strike taken back.
+    jobs = [f"job-{n}" for n in range(6)]
+    for job_id in jobs:
+        await struck_twice(redis_client, job_id)
+    async with worker(says("x", hangs=True)) as here:
+        tasks = {job_id: here.start(job_id) for job_id in jobs}
+        waits = here.runner.suspects.waits
+        await until(lambda: all(waits(job_id) for job_id in jobs[1:]))
+        async with cancelled(tasks.pop(jobs[0])):
+            pass
+        group = [job_id for job_id in tasks if not waits(job_id)]
+        assert len(group) == 2
+        for job_id in group:
+            await here.logged(2, job_id)
+        for job_id in tasks:
+            strikes = "1" if job_id in group else "2"
+            assert (await record(redis_client, job_id))["strikes"] == strikes
+        # Those that wait first, lest they take the turn of another.
+        for job_id in sorted(tasks, key=waits, reverse=True):
+            async with cancelled(tasks[job_id]):
+                pass
+        assert not here.runner.suspects.busy
 
 
 async def test_a_suspect_that_is_handed_back_while_it_waits_is_free_for_others(
@@ -784,11 +811,11 @@ async def test_a_suspect_that_is_handed_back_while_it_waits_is_free_for_others(
         await struck_twice(redis_client, job_id)
     async with worker(says("x", hangs=True)) as here:
         killer, neighbour = here.start("killer"), here.start("neighbour")
-        await until(lambda: here.runner.suspects.waiting)
+        await until(lambda: here.runner.suspects.waits("neighbour"))
         for task in (killer, neighbour):
             async with cancelled(task):
                 pass
-        assert not here.runner.suspects.waiting
+        assert not here.runner.suspects.waits("neighbour")
     for job_id in ("killer", "neighbour"):
         kept = await record(redis_client, job_id)
         assert (kept["status"], kept["strikes"]) == ("queued", "2")

@@ -1,55 +1,130 @@
-"""Suspects take turns; each turn ends with its job, or when it has lasted long enough."""
+"""Suspects begin in groups that halve; each group ends with its jobs, or when it has lasted."""
 
 import asyncio
-import contextlib
+
+import pytest
 
 from tests.support.waiting import until
-from worker.suspects import Suspects
+from worker.suspects import Suspects, group_size
+
+LONG_S = 60.0
 
 
-async def test_they_run_one_at_a_time_and_in_order():
-    suspects, ran = Suspects(60), []
+class Job:
+    """Takes its turn in a task of its own, until it is told to end."""
 
-    async def run(name):
-        async with suspects.turn(name):
-            ran.append(name)
-            await asyncio.sleep(0)
-            assert ran[-1] == name
+    def __init__(self, suspects, name):
+        self.name = name
+        self.alone = None
+        self._suspects = suspects
+        self._end = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
 
+    async def _run(self):
+        async with self._suspects.turn(self.name) as self.alone:
+            await self._end.wait()
+
+    async def end(self):
+        self._end.set()
+        await self.task
+
+
+@pytest.fixture
+async def jobs():
+    """Start jobs by name; whatever still runs at the end is cancelled."""
+    started = []
+
+    async def start(suspects, count):
+        first = len(started)
+        started.extend(Job(suspects, f"job-{first + n}") for n in range(count))
+        await asyncio.sleep(0)
+        return started[-count:]
+
+    yield start
+    for job in started:
+        job.task.cancel()
+    await asyncio.wait([job.task for job in started])
+
+
+def running(jobs):
+    return [job.name for job in jobs if job.alone is not None and not job.task.done()]
+
+
+@pytest.mark.parametrize(("waiting", "size"), [(1, 1), (4, 1), (5, 2), (6, 3), (199, 99)])
+def test_few_begin_alone_and_of_many_half(waiting, size):
+    assert group_size(waiting) == size
+
+
+async def test_few_run_one_after_the_other_in_order(jobs):
+    suspects = Suspects(LONG_S)
     assert not suspects.busy
-    await asyncio.gather(*map(run, "abc"))
-    assert ran == ["a", "b", "c"]
+    started = await jobs(suspects, 4)
+    for n, job in enumerate(started):
+        await until(lambda job=job: job.alone)
+        assert running(started) == [f"job-{n}"]
+        assert suspects.busy
+        await job.end()
     assert not suspects.busy
 
 
-async def test_one_that_has_run_for_long_enough_lets_the_next_begin():
+async def test_many_begin_in_halves_and_the_last_alone(jobs):
+    suspects = Suspects(LONG_S)
+    started = await jobs(suspects, 1 + 20)
+    sizes = []
+    while waiting_or_running := [job for job in started if not job.task.done()]:
+        await until(lambda: running(started))
+        group = [job for job in waiting_or_running if job.alone is not None]
+        assert {job.alone for job in group} == {len(group) == 1}
+        sizes.append(len(group))
+        for job in group:
+            await job.end()
+    assert sizes == [1, 10, 5, 2, 1, 1, 1]
+
+
+async def test_a_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
     suspects = Suspects(0.001)
-    async with suspects.turn("a"), suspects.turn("b"):
-        await until(lambda: not suspects.busy)
-        async with suspects.turn("c"):
-            pass
-    assert not suspects.busy
+    started = await jobs(suspects, 3)
+    await until(lambda: len(running(started)) == 3)
+    await until(lambda: not suspects.busy)
 
 
-async def test_between_two_turns_the_next_in_line_is_known_to_come():
-    suspects = Suspects(60)
-    first = suspects.turn("a")
-    await first.__aenter__()
-    second = asyncio.create_task(suspects.turn("b").__aenter__())
-    await until(lambda: suspects.waiting)
-    await first.__aexit__(None, None, None)
-    assert suspects.busy
-    await second
+async def test_one_that_ends_after_its_time_does_not_cut_that_of_others(jobs):
+    suspects = Suspects(0.001)
+    [early] = await jobs(suspects, 1)
+    await until(lambda: not suspects.busy)
+    suspects.probation_s = LONG_S
+    await jobs(suspects, 2)
+    await early.end()
+    assert suspects.waits("job-2")
     assert suspects.busy
 
 
-async def test_who_waits_is_known_and_may_give_up():
-    suspects = Suspects(60)
-    async with suspects.turn("a"):
-        waiting = asyncio.create_task(suspects.turn("b").__aenter__())
-        await until(lambda: suspects.waiting == {"b"})
-        waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
-        assert suspects.waiting == set()
-    assert not suspects.busy
+async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
+    suspects = Suspects(LONG_S)
+    first, *others = await jobs(suspects, 1 + 5)
+    await first.end()
+    await until(lambda: len(running(others)) == 2)
+    await others[0].end()
+    assert running(others) == ["job-2"]
+    await others[1].end()
+    await until(lambda: running(others) == ["job-3"])
+
+
+async def test_who_waits_is_known_and_may_give_up(jobs):
+    suspects = Suspects(LONG_S)
+    first, second, third = await jobs(suspects, 3)
+    assert [suspects.waits(job.name) for job in (first, second, third)] == [False, True, True]
+    second.task.cancel()
+    await asyncio.wait({second.task})
+    assert not suspects.waits("job-1")
+    await first.end()
+    await until(lambda: third.alone)
+
+
+async def test_one_that_gives_up_just_as_its_turn_comes_passes_it_on(jobs):
+    suspects = Suspects(LONG_S)
+    first, second, third = await jobs(suspects, 3)
+    second.task.cancel()
+    await first.end()
+    await until(lambda: third.alone)
+    assert running([second]) == []
