@@ -17,6 +17,7 @@ from typing import TypeVar
 from schemas import ErrorCode, InvalidJob, PromptJob
 from schemas.jobs import parse_job
 from schemas.names import is_job_id
+from worker.arrivals import Arrivals
 from worker.attempt import Attempt, Stopped, internal_error
 from worker.errors import Fenced, JobError
 from worker.journal import Journal
@@ -54,6 +55,7 @@ class Runner:
     proxies: frozenset[str]
     cancel_cause: Callable[[], str | None]
     suspects: Suspects = field(default_factory=Suspects)
+    arrivals: Arrivals = field(default_factory=Arrivals)
 
     async def run(self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Run the job of one delivery to its end, or drop the delivery if the job is not free.
@@ -143,8 +145,7 @@ class Runner:
         With ``only_queued`` a job of which there is no record is left alone: its message
         may come later, and will find the flag that the canceller has set.
         """
-        if holder := self.leases.holder(job_id):
-            holder.cancel(reason)
+        if self._cancel_here(job_id, reason):
             return
         if only_queued:
             await self._answered(lambda: self.store.keep_cancel_flag(job_id))
@@ -152,6 +153,16 @@ class Runner:
         if claim.verdict == "claimed":
             with contextlib.suppress(Fenced):
                 await Attempt(claim, self.journal).end_cancelled(reason)
+        else:
+            self._cancel_here(job_id, reason)  # it may have begun here since
+
+    def _cancel_here(self, job_id: str, reason: str) -> bool:
+        """Cancel the job if it is held here, or as soon as it is; says whether it is."""
+        self.arrivals.cancel(job_id)
+        holder = self.leases.holder(job_id)
+        if holder is not None:
+            holder.cancel(reason)
+        return holder is not None
 
     async def discard(self, job_id: object, reason: str, told: str, message: bytes) -> None:
         """Bury a message that is no delivery of a job; what has a usable ID is told so."""
@@ -301,7 +312,10 @@ class Runner:
             )
         )
         try:
-            return await asyncio.shield(answer)
+            # Who claims a job holds it before anything else happens here.
+            with self.arrivals.expected(job_id) as arrival:
+                claim = await asyncio.shield(answer)
+            return replace(claim, cancel=True) if arrival.cancelled else claim
         except asyncio.CancelledError:
             # A claim that nobody knows of would keep the job from all others for a lease.
             with contextlib.suppress(TimeoutError):
