@@ -16,13 +16,22 @@ from schemas import names
 from worker.journal import Batch
 from worker.leases import NOTHING_WAITS, Claim, Overdue, Renewal
 from worker.lua import source
-from worker.script_connection import ScriptConnection
+from worker.script_connection import ScriptConnection, SharedScriptConnection
 
+_APPEND: Final = source("append")
+_CLAIM: Final = source("claim")
+_RENEW: Final = source("renew")
+_RELEASE: Final = source("release")
+_REAP: Final = source("reap")
+_PARDON: Final = source("pardon")
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
 
 
 class RedisStore:
-    """``owner`` names this process in the records; ``lease_s`` is how long a claim holds."""
+    """``owner`` names this process in the records; ``lease_s`` is how long a claim holds.
+
+    ``dead_letters`` is the Redis of those, where it is another one.
+    """
 
     def __init__(
         self,
@@ -33,6 +42,7 @@ class RedisStore:
         log_ttl_s: int,
         queue_ttl_s: int,
         dead_letters_max: int,
+        dead_letters: redis.asyncio.Redis | None = None,
     ) -> None:
         self._redis = client
         self._owner = owner
@@ -40,12 +50,10 @@ class RedisStore:
         self._log_ttl_s = log_ttl_s
         self._queue_ttl_s = queue_ttl_s
         self._dead_letters_max = dead_letters_max
-        self._claim = client.register_script(source("claim"))
-        self._append = ScriptConnection(client.connection_pool, source("append"))
-        self._renew = client.register_script(source("renew"))
-        self._release = client.register_script(source("release"))
-        self._reap = client.register_script(source("reap"))
-        self._pardon = client.register_script(source("pardon"))
+        self._dead_letters = dead_letters or client
+        pool = client.connection_pool
+        self._append = ScriptConnection(pool, _APPEND)
+        self._records = SharedScriptConnection(pool, _CLAIM, _RENEW, _RELEASE, _REAP, _PARDON)
 
     async def claim(
         self,
@@ -70,7 +78,7 @@ class RedisStore:
         args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
         args.append(int(only_queued))
         with _unreachable():
-            reply: list[Any] = await self._claim(keys, args)
+            reply: list[Any] = await self._records.call(_CLAIM, keys, args)
         verdict, attempt, seq, chunks, strikes, cancel, created_ms, started_ms, now_ms = reply
         return Claim(
             job_id=job_id,
@@ -96,7 +104,7 @@ class RedisStore:
             args += (part.chunks, part.ending, self._log_ttl_s)
             args += part.events
         with _unreachable():
-            reply: list[int] = await self._append.call(keys, args)
+            reply: list[int] = await self._append.call(_APPEND, keys, args)
         return [taken == 1 for taken in reply]
 
     async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
@@ -106,19 +114,19 @@ class RedisStore:
             args += (job_id, attempt)
         keys = [names.WATCH, *(names.state_key(job_id) for job_id, _ in held)]
         with _unreachable():
-            reply: list[int] = await self._renew(keys, args)
+            reply: list[int] = await self._records.call(_RENEW, keys, args)
         return [_RENEWALS[code] for code in reply]
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Hand a running job back (``release.lua``)."""
         keys = [names.state_key(job_id), names.WATCH]
         with _unreachable():
-            await self._release(keys, [job_id, attempt, self._lease_ms])
+            await self._records.call(_RELEASE, keys, [job_id, attempt, self._lease_ms])
 
     async def pardon(self, job_id: str, attempt: int, *, strikes: int) -> None:
         """Leave a running job with so many ``strikes`` (``pardon.lua``)."""
         with _unreachable():
-            await self._pardon([names.state_key(job_id)], [attempt, strikes])
+            await self._records.call(_PARDON, [names.state_key(job_id)], [attempt, strikes])
 
     async def due(self, limit: int) -> list[str]:
         """The IDs of up to ``limit`` jobs that are due in the watch."""
@@ -147,11 +155,19 @@ class RedisStore:
                 round(again_queued_s * 1000),
                 passed_ms,
             ]
-            reply: list[Any] = await self._reap(keys, args)
+            reply: list[Any] = await self._records.call(_REAP, keys, args)
         if not reply:
             return None
         was, job, created_ms = reply
         return Overdue(job_id, was.decode(), job, created_ms)
+
+    async def forget(self, job_id: str) -> None:
+        """Remove the record of a job that belongs to another store."""
+        with _unreachable():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.delete(names.state_key(job_id))
+                pipeline.zrem(names.WATCH, job_id)
+                await pipeline.execute()
 
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Give a record that holds only somebody's ``cancel`` a TTL, as every key has one."""
@@ -168,7 +184,9 @@ class RedisStore:
         letter = {"job_id": job_id or "", "reason": reason, "ts": f"{time.time():.3f}"}
         held: dict[Any, Any] = {"job": job} if job else {"message": message}
         with _unreachable():
-            await self._redis.xadd(names.DEAD_LETTERS, letter | held, maxlen=self._dead_letters_max)
+            await self._dead_letters.xadd(
+                names.DEAD_LETTERS, letter | held, maxlen=self._dead_letters_max
+            )
 
 
 @contextlib.contextmanager

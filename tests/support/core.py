@@ -33,7 +33,8 @@ def make_store(
         dead_letters_max=5,
     )
     if isinstance(client, LosesReplies):
-        store._append.call = client.losing(store._append.call)  # it has a connection of its own
+        for connection in (store._append, store._records):  # they do without the client
+            connection.call = client.losing(connection.call)
     return store
 
 
