@@ -15,6 +15,10 @@ CONTROL_CHANNEL: Final = "job-control"
 DEAD_LETTERS: Final = "worker:dead"
 WATCH: Final = "worker:watch"
 """Sorted set of the jobs that are not over, by the time (ms) at which to look at each."""
+SHARD: Final = "worker:shard"
+"""On each event store of several: its place, from 0, and their number (``1/3``)."""
+SHARDS: Final = "worker:shards"
+"""On ``REDIS_URL``: how many event stores there are, if it is not simply itself."""
 FIRST: Final = "berlin-first"
 """Header of a message that goes to the head of the queue: its job has waited its turn already."""
 
@@ -52,6 +56,11 @@ def log_key(job_id: str) -> str:
 def state_key(job_id: str) -> str:
     """The hash that holds the record of a job; same cluster slot as its log."""
     return f"job:{{{check_job_id(job_id)}}}:state"
+
+
+def parked_key(shard: int) -> str:
+    """The jobs that wait on ``REDIS_URL`` for an event store that is away; sorted set, by time."""
+    return f"worker:parked:{shard}"
 
 
 def token_key(provider: str, account: str) -> str:

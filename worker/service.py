@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
@@ -18,6 +19,7 @@ from redis.backoff import ExponentialBackoff
 
 from schemas import ErrorCode, names
 from worker import control, providers
+from worker.client.addresses import address
 from worker.errors import JobError, SettingsError
 from worker.journal import Journal
 from worker.leases import Leases
@@ -28,17 +30,21 @@ from worker.queue.doorbell import CeleryDoorbell
 from worker.retry import RetryPolicy
 from worker.runner import Runner
 from worker.settings import Settings
+from worker.shards.marks import Marks, check_unmarked
+from worker.shards.parking import Parking
+from worker.shards.router import Core, Router, StrayBell
 from worker.store import RedisStore
+from worker.suspects import Suspects
 from worker.tokens import RedisTokens
 
 logger = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
-_running: tuple[Runner, asyncio.AbstractEventLoop] | None = None
+_running: tuple[Router, asyncio.AbstractEventLoop] | None = None
 
 
-def runner() -> Runner:
-    """The runner of this process; raises ``RuntimeError`` outside of :func:`lifespan`."""
+def runner() -> Router:
+    """What runs the jobs of this process; raises ``RuntimeError`` outside of :func:`lifespan`."""
     if _running is None:
         raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
     return _running[0]
@@ -63,8 +69,8 @@ def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
 
 
 def silent_s() -> float:
-    """How long the job store has not answered. From any thread."""
-    return 0.0 if _running is None else _running[0].leases.silent_s
+    """How long no event store has answered. From any thread."""
+    return 0.0 if _running is None else _running[0].silent_s
 
 
 @contextlib.asynccontextmanager
@@ -76,41 +82,31 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     global _running  # noqa: PLW0603  # one worker, one loop, one runner in a process
     settings = Settings.from_env()
     async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(connect(settings))
+        home = await stack.enter_async_context(connect(settings.redis_url))
+        stores = [
+            home if url == settings.redis_url else await stack.enter_async_context(connect(url))
+            for url in settings.shards
+        ]
         http = await stack.enter_async_context(open_session(settings))
         doorbell = stack.enter_context(contextlib.closing(CeleryDoorbell(app)))
-        store = RedisStore(
-            client,
-            owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
-            lease_s=settings.lease_s,
-            log_ttl_s=settings.log_ttl_s,
-            queue_ttl_s=settings.queue_ttl_s,
-            dead_letters_max=settings.dead_letters_max,
-        )
-        journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
-        leases = Leases(
-            store,
-            lease_s=settings.lease_s,
-            renew_interval_s=settings.renew_interval_s,
-            reap_interval_s=settings.reap_interval_s,
-            doorbell=doorbell,
-        )
-        tokens = RedisTokens(client, settings)
-        current = Runner(
-            store=store,
-            journal=journal,
-            leases=leases,
-            provider=provider_cache(Services(http, tokens, settings, os.environ), settings),
-            policy=RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_max_s),
-            proxies=settings.proxies,
-            cancel_cause=cancel_cause,
-        )
-        for name, work in {
-            "journal": journal.run(),
-            "renew": leases.renew_forever(),
-            "reap": leases.reap_forever(),
-            "control": control.listen(client, current.cancel),
-        }.items():
+        services = Services(http, RedisTokens(home, settings), settings, os.environ)
+        shared = _Shared(home, doorbell, provider_cache(services, settings), Suspects())
+        cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
+        parking = Parking(home, doorbell, count=len(stores), ttl_s=settings.queue_ttl_s)
+        current = Router(cores, parking if len(cores) > 1 else None)
+        background: dict[str, Coroutine[Any, Any, None]] = {}
+        for shard, core in enumerate(cores):
+            background |= {
+                f"journal-{shard}": core.journal.run(),
+                f"renew-{shard}": core.leases.renew_forever(),
+                f"reap-{shard}": core.leases.reap_forever(),
+            }
+        background["control"] = control.listen(home, current.cancel)
+        if len(cores) > 1:
+            background["parking"] = parking.bring_back_forever(current.is_away)
+        if marks := await _marked(settings, home, stores):
+            background["marks"] = marks.write_forever()
+        for name, work in background.items():
             stack.push_async_callback(_cancelled, _supervised(name, work))
         _running = current, asyncio.get_running_loop()
         try:
@@ -119,7 +115,66 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             _running = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
-                    await journal.drained()
+                    await current.drained()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the jobs of all shards have in common."""
+
+    home: redis.asyncio.Redis
+    doorbell: CeleryDoorbell
+    provider: Callable[[str], Provider]
+    suspects: Suspects
+
+
+def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int) -> Core:
+    """What the jobs of one shard run on."""
+    count = len(settings.shards)
+    store = RedisStore(
+        client,
+        owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+        lease_s=settings.lease_s,
+        log_ttl_s=settings.log_ttl_s,
+        queue_ttl_s=settings.queue_ttl_s,
+        dead_letters_max=settings.dead_letters_max,
+        dead_letters=shared.home,
+    )
+    # Each has its part of the buffer: one that is slow must not fill it for all.
+    journal = Journal(store, buffer_bytes=max(1, settings.journal_buffer_bytes // count))
+    bell = StrayBell(shared.doorbell, store, shard=shard, count=count)
+    leases = Leases(
+        store,
+        lease_s=settings.lease_s,
+        renew_interval_s=settings.renew_interval_s,
+        reap_interval_s=settings.reap_interval_s,
+        doorbell=shared.doorbell if count == 1 else bell,
+    )
+    runner = Runner(
+        store=store,
+        journal=journal,
+        leases=leases,
+        provider=shared.provider,
+        policy=RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_max_s),
+        proxies=settings.proxies,
+        cancel_cause=cancel_cause,
+        suspects=shared.suspects,
+    )
+    return Core(journal, leases, runner)
+
+
+async def _marked(
+    settings: Settings, home: redis.asyncio.Redis, stores: list[redis.asyncio.Redis]
+) -> Marks | None:
+    """The marks of this worker, written; or a look that ``REDIS_URL`` bears none."""
+    at_home = address(settings.redis_url)
+    if not settings.sharded:
+        await check_unmarked(home, at_home)
+        return None
+    places = [address(url) for url in settings.shards]
+    marks = Marks((home, at_home), list(zip(stores, places, strict=True)))
+    await marks.write()
+    return marks
 
 
 class _FreshPool(redis.asyncio.BlockingConnectionPool):
@@ -133,10 +188,10 @@ class _FreshPool(redis.asyncio.BlockingConnectionPool):
         await super().ensure_connection(connection)
 
 
-def connect(settings: Settings) -> redis.asyncio.Redis:
-    """The Redis of events, log, token and limits; a lost connection shows within seconds."""
+def connect(url: str) -> redis.asyncio.Redis:
+    """A Redis of events, log, token and limits; a lost connection shows within seconds."""
     pool = _FreshPool.from_url(
-        settings.redis_url,
+        url,
         max_connections=32,
         timeout=None,
         socket_timeout=5.0,

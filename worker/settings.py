@@ -7,6 +7,7 @@ class. The unit stands in the name.
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -28,6 +29,13 @@ class Settings(BaseModel):
 
     redis_url: str = _env(
         "REDIS_URL", "redis://127.0.0.1:6379/0", "events, log, token, limits", private=True
+    )
+    event_shards: str = _env(
+        "WORKER_EVENT_SHARDS",
+        "",
+        "Redis URLs over which logs and records are spread, comma-separated, in the same order "
+        "for all services; empty: `REDIS_URL` holds them",
+        private=True,
     )
     broker_url: str = _env(
         "CELERY_BROKER_URL", "", "job queue; `REDIS_URL` where not set", private=True
@@ -119,6 +127,8 @@ class Settings(BaseModel):
             raise SettingsError(told) from None
         if settings.lease_s <= settings.renew_interval_s:
             raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
+        if len({_database(url) for url in settings.shards}) < len(settings.shards):
+            raise SettingsError("WORKER_EVENT_SHARDS names one database twice")
         if not settings.broker_url:
             settings = settings.model_copy(update={"broker_url": settings.redis_url})
         return settings
@@ -129,6 +139,17 @@ class Settings(BaseModel):
         return _names(self.proxy_allowlist)
 
     @property
+    def shards(self) -> tuple[str, ...]:
+        """The event stores, in their order: ``schemas.shards`` says which one holds a job."""
+        listed = tuple(filter(None, (url.strip() for url in self.event_shards.split(","))))
+        return listed or (self.redis_url,)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether events are elsewhere than in ``REDIS_URL`` alone."""
+        return self.shards != (self.redis_url,)
+
+    @property
     def served_providers(self) -> frozenset[str]:
         """The providers that this worker serves; empty: every one that is installed."""
         return _names(self.providers)
@@ -136,6 +157,16 @@ class Settings(BaseModel):
 
 def _names(listed: str) -> frozenset[str]:
     return frozenset(filter(None, (name.strip() for name in listed.split(","))))
+
+
+def _database(url: str) -> tuple[object, ...]:
+    """What a Redis URL leads to, as far as the URL tells."""
+    try:
+        parts = urlsplit(url)
+        place, port = parts.hostname or "", parts.port or 6379
+    except ValueError:  # told by whoever connects, in the words of its client
+        return (url,)
+    return place, port, parts.path.strip("/") or "0", parse_qs(parts.query).get("db", [""])[0]
 
 
 def table() -> str:
