@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from schemas import Event, Terminal, encode, names
 from worker import lifecycle
 from worker.errors import Fenced
+from worker.stats import Stats
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,12 @@ class Store(Protocol):
 
 
 class Batch:
-    """Consecutive events of one job on their way to the store."""
+    """Consecutive events of one job on their way to the store.
 
-    __slots__ = ("chunks", "ending", "events", "first_seq", "log", "size")
+    ``new_chunks`` are those of this batch, ``chunks`` those of the log since its last reset.
+    """
+
+    __slots__ = ("chunks", "ending", "events", "first_seq", "log", "new_chunks", "size")
 
     def __init__(self, log: "JobLog", first_seq: int) -> None:
         self.log = log
@@ -45,6 +49,7 @@ class Batch:
         self.events: list[bytes] = []
         self.size = 0
         self.chunks = 0
+        self.new_chunks = 0
         self.ending = ""
 
 
@@ -53,12 +58,12 @@ class JobLog:
 
     When the store refuses the attempt, ``on_fenced`` is called, once: it should stop the
     work. Where the work waits in :meth:`flush` or :meth:`end`, that raises :class:`Fenced`
-    instead. From then on every append raises it.
+    instead. From then on every append raises it. ``error`` is the code it has failed with.
     """
 
     __slots__ = (
         "_chunk_head", "_flushed", "_journal", "_on_fenced", "_pending", "_settled_seq",
-        "attempt", "chunks", "fenced", "job_id", "phase", "seq",
+        "attempt", "chunks", "error", "fenced", "job_id", "phase", "seq",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +88,7 @@ class JobLog:
         self.chunks = chunks
         self.phase = lifecycle.phase_of(seq, chunks)
         self.fenced = False
+        self.error = ""
 
     def chunk(self, deltas: Iterable[str]) -> None:
         """Append a chunk event for each delta.
@@ -106,7 +112,9 @@ class JobLog:
         batch = self._batch()
         self.phase = lifecycle.advance(self.phase, "chunk")
         batch.events += events
-        self.chunks += seq - self.seq
+        new = seq - self.seq
+        batch.new_chunks += new
+        self.chunks += new
         self.seq = seq
         self._added(batch, size)
 
@@ -120,6 +128,7 @@ class JobLog:
         self.phase = lifecycle.advance(self.phase, event.type)
         if self.phase is lifecycle.Phase.OVER:
             batch.ending = event.type
+            self.error = event.error.code.value if event.type == "failed" else ""
         elif event.type == "reset":
             self.chunks = 0
         batch.events.append(data)
@@ -184,9 +193,10 @@ class JobLog:
 class Journal:
     """One writer for all logs of a process. ``buffer_bytes`` bounds what waits for the store."""
 
-    def __init__(self, store: Store, *, buffer_bytes: int) -> None:
+    def __init__(self, store: Store, *, buffer_bytes: int, stats: Stats | None = None) -> None:
         self._store = store
         self._limit = buffer_bytes
+        self.stats = stats or Stats()
         self._queue: deque[JobLog] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -216,6 +226,7 @@ class Journal:
         self.buffered_bytes += size
         self._idle.clear()
         if self.buffered_bytes > self._limit:
+            self.stats.journal_full += self._room.is_set()
             self._room.clear()
         if first:
             self._queue.append(log)
@@ -234,7 +245,10 @@ class Journal:
             self._wake.clear()
             while self._queue:
                 batches = self._take()
-                for batch, taken in zip(batches, await self._send(batches), strict=True):
+                sent_at = time.monotonic()
+                replies = await self._send(batches)
+                self._count(batches, replies, time.monotonic() - sent_at)
+                for batch, taken in zip(batches, replies, strict=True):
                     batch.log.settle(batch, taken=taken)
                     self._freed(batch.size)
 
@@ -249,6 +263,21 @@ class Journal:
             batches.append(batch)
             size += batch.size
         return batches
+
+    def _count(self, batches: list[Batch], replies: list[bool], took_s: float) -> None:
+        stats, sent_bytes = self.stats, 0
+        for batch, taken in zip(batches, replies, strict=True):
+            sent_bytes += batch.size
+            if not taken:
+                stats.fenced += 1
+                continue
+            stats.chunks += batch.new_chunks
+            stats.events += len(batch.events)
+            stats.event_bytes += batch.size
+            if batch.ending:
+                stats.jobs.add(batch.ending, batch.log.error)
+        stats.flush.observe(took_s)
+        stats.flush_bytes.observe(sent_bytes)
 
     async def _send(self, batches: list[Batch]) -> list[bool]:
         tries = 0

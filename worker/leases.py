@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from worker.stats import Stats
+
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 500
@@ -138,12 +140,14 @@ class Leases:
         renew_interval_s: float,
         reap_interval_s: float,
         doorbell: Doorbell,
+        stats: Stats | None = None,
     ) -> None:
         self._store = store
         self._lease_s = lease_s
         self._renew_interval_s = renew_interval_s
         self._reap_interval_s = reap_interval_s
         self._doorbell = doorbell
+        self._stats = stats or Stats()
         self._held: dict[str, Holder] = {}
         self._reachable_since: float | None = -math.inf
         self._unrung: Overdue | None = None
@@ -211,6 +215,7 @@ class Leases:
                 if self._held.get(job_id) is not holder:
                     continue  # it has ended, or given way to its next attempt, meanwhile
                 if reply == "lost":
+                    self._stats.leases_lost += 1
                     holder.lost()
                 elif reply == "cancel":
                     holder.cancel("requested")
@@ -246,4 +251,5 @@ class Leases:
         self._unrung = overdue
         await self._doorbell.ring(overdue.job_id, overdue.job)
         self._unrung = None
+        self._stats.reaped.add(overdue.was)
         logger.info("job %s was %s and overdue: back on the queue", overdue.job_id, overdue.was)

@@ -17,6 +17,7 @@ from typing import TypeVar
 from schemas import ErrorCode, InvalidJob, PromptJob
 from schemas.jobs import parse_job
 from schemas.names import is_job_id
+from worker import context
 from worker.arrivals import Arrivals
 from worker.attempt import Attempt, Stopped, internal_error
 from worker.errors import Fenced, JobError
@@ -68,6 +69,8 @@ class Runner:
             logger.error("a message without a usable job ID went to the dead letters")
             await self._answered(lambda: self.store.bury(None, "invalid_job_id"))
             return
+        context.JOB.set((job_id, 0))
+        self.journal.stats.deliveries += 1
         try:
             job, data = self._check(job_id, args, kwargs)
         except InvalidJob as error:
@@ -88,7 +91,9 @@ class Runner:
             logger.info(
                 "job %s: this delivery is dropped, the job is %s", claim.job_id, claim.verdict
             )
+            self.journal.stats.dropped.add(claim.verdict)
             return
+        self.journal.stats.claimed(claim.attempt, (claim.started_ms - claim.created_ms) / 1000)
         recorded_s = (claim.now_ms - claim.created_ms) / 1000
         unrecorded_s = max(0.0, time.monotonic() - received - recorded_s)
         try:
@@ -195,6 +200,7 @@ class Runner:
 
     async def _run(self, job: PromptJob, data: bytes, attempt: Attempt) -> None:
         while True:
+            context.JOB.set((attempt.claim.job_id, attempt.claim.attempt))
             with self.leases.holding(attempt.claim.job_id, attempt):
                 try:
                     reason = await self._attempt(job, data, attempt)
@@ -235,6 +241,7 @@ class Runner:
                         "job %s: attempt %d ended with %s, the next follows in %.2f s",
                         *(claim.job_id, claim.attempt, error.code, delay_s),
                     )
+                    self.journal.stats.retries.add(error.code.value)
                     # The store takes no event of an attempt once the next one has begun.
                     await attempt.flush()
                     await asyncio.sleep(delay_s)

@@ -195,6 +195,13 @@ class Stats:
         """When the token in use was given out (Unix seconds), by provider."""
         self.loop_lag = Histogram(_CALL_SECONDS)
 
+    def claimed(self, attempt: int, waited_s: float) -> None:
+        """A delivery has begun this attempt of its job; it waited so long, 0 if nobody knows."""
+        if attempt > 1:
+            self.reclaims += 1
+        elif waited_s:
+            self.queue_wait.observe(waited_s)
+
     def operation(
         self,
         provider: str,

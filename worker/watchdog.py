@@ -34,6 +34,8 @@ class Watchdog:
         self._kind = Expired.FIRST_CHUNK
         self._paused = False
         self.expired: Expired | None = None
+        self.last_chunk = 0.0
+        """When the last chunk was seen, by the event loop's clock."""
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -47,7 +49,7 @@ class Watchdog:
 
     def saw_chunk(self) -> None:
         """Chunks have arrived: from now on the idle timeout counts, from here."""
-        self._last = self._loop.time()
+        self._last = self.last_chunk = self._loop.time()
         if self._kind is Expired.FIRST_CHUNK:
             self._kind, self._limit_s = Expired.IDLE, self._idle_s
             self._timer.cancel()
