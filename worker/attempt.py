@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from schemas import Cancelled, Completed, ErrorCode, Failed, PromptJob, Reset, Started, Timings
+from worker.contained import contained
 from worker.errors import Fenced, JobError
 from worker.journal import Journal
 from worker.leases import Claim
@@ -57,6 +59,8 @@ class Attempt:
         self._journal = journal
         self._task = asyncio.current_task()
         self._claimed = time.monotonic()
+        self._first_chunk: float | None = None
+        self._deaf = False
         self._unrecorded_s = unrecorded_s
         self._log = journal.open(
             claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
@@ -123,29 +127,26 @@ class Attempt:
         """Publish what the provider yields, then ``completed``.
 
         Raises ``JobError`` for every way in which the upstream or the provider can fail
-        and for every timeout; ``Fenced`` if the job was lost.
+        and for every timeout; ``Fenced`` if the job was lost. A provider that hangs when it is
+        told to stop is left to itself.
         """
         report = Report()
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        first: float | None = None
         watchdog = Watchdog(
             deadline=begun + self.remaining_s(job),
             first_chunk_s=job.first_chunk_timeout_s,
             idle_s=job.idle_timeout_s,
         )
         try:
-            async with watchdog, contextlib.aclosing(provider.stream(job, report)) as stream:
-                async for deltas in stream:
-                    watchdog.saw_chunk()
-                    if first is None:
-                        first = loop.time()
-                    self._log.chunk(deltas)
-                    if self._journal.full:
-                        watchdog.pause()
-                        await self._journal.wait_for_room()
-                        watchdog.resume()
+            async with watchdog:
+                await contained(
+                    f"provider {job.provider} of job {self.claim.job_id}",
+                    self._read(provider.stream(job, report), watchdog),
+                    on_cancel=self._hear_no_more,
+                )
             ended = loop.time()
+            first = self._first_chunk
             await self._end_completed(
                 report.finish_reason,
                 report.usage,
@@ -159,6 +160,23 @@ class Attempt:
             if watchdog.expired is not None and isinstance(error, TimeoutError):
                 raise _timeout(watchdog.expired) from None
             raise internal_error(error, self.claim.job_id) from None
+
+    async def _read(self, stream: AsyncGenerator[list[str], None], watchdog: Watchdog) -> None:
+        async with contextlib.aclosing(stream):
+            async for deltas in stream:
+                if self._deaf:
+                    return  # it was told to stop, and goes on
+                watchdog.saw_chunk()
+                if self._first_chunk is None:
+                    self._first_chunk = asyncio.get_running_loop().time()
+                self._log.chunk(deltas)
+                if self._journal.full:
+                    watchdog.pause()
+                    await self._journal.wait_for_room()
+                    watchdog.resume()
+
+    def _hear_no_more(self) -> None:
+        self._deaf = True
 
     async def flush(self) -> None:
         """Wait until the store has all that was published; raises ``Fenced`` if it refused."""

@@ -1,0 +1,68 @@
+"""Foreign code at work, such that it cannot keep whoever waits for it.
+
+asyncio cannot end a coroutine: it can only ask. One that swallows the cancellation, or hangs
+while it cleans up, is left to itself as a stray, and its caller goes on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+logger = logging.getLogger(__name__)
+
+CLEAN_UP_S: Final = 2.0
+"""How long work that was cancelled may take to end."""
+
+strays: Final[set[asyncio.Task[BaseException | None]]] = set()
+"""What has not ended when it had to, in this process, for as long as it goes on."""
+
+
+async def contained(
+    name: str, work: Coroutine[Any, Any, None], *, on_cancel: Callable[[], None]
+) -> None:
+    """Do ``work`` in a task of its own; raises what it raises.
+
+    A cancellation is passed on to it, after ``on_cancel``, and raised within ``CLEAN_UP_S``,
+    however the work has answered it.
+    """
+    task = asyncio.create_task(_outcome(work), name=name)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        on_cancel()
+        task.cancel()
+        if not await _ends(task, CLEAN_UP_S):
+            strays.add(task)
+            task.add_done_callback(strays.discard)
+            logger.error(  # noqa: TRY400  # what there is to say
+                "%s has not ended %g s after it was told to: left to itself (%d so far)",
+                *(name, CLEAN_UP_S, len(strays)),
+            )
+        raise
+    error = task.result()
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # or this frame and the traceback keep each other alive
+
+
+async def _outcome(work: Coroutine[Any, Any, None]) -> BaseException | None:
+    # A value: asyncio lets SystemExit and KeyboardInterrupt of a task out of its loop.
+    try:
+        await work
+    except BaseException as error:  # noqa: BLE001  # raised again, where it is waited for
+        return error
+    return None
+
+
+async def _ends(task: asyncio.Task[Any], within_s: float) -> bool:
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + within_s
+    while not task.done() and (left_s := give_up - clock()) > 0:
+        try:
+            await asyncio.wait({task}, timeout=left_s)
+        except asyncio.CancelledError:
+            continue  # whoever waits is being cancelled already, and will say so
+    return task.done()
