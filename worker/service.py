@@ -33,6 +33,7 @@ from worker.settings import Settings
 from worker.shards.marks import Marks, check_unmarked
 from worker.shards.parking import Parking
 from worker.shards.router import Core, Router, StrayBell
+from worker.stats import Stats
 from worker.store import RedisStore
 from worker.suspects import Suspects
 from worker.tokens import RedisTokens
@@ -89,8 +90,10 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         ]
         http = await stack.enter_async_context(open_session(settings))
         doorbell = stack.enter_context(contextlib.closing(CeleryDoorbell(app)))
-        services = Services(http, RedisTokens(home, settings), settings, os.environ)
-        shared = _Shared(home, doorbell, provider_cache(services, settings), Suspects())
+        stats = Stats(settings.metrics_named_models)
+        tokens = RedisTokens(home, settings, stats)
+        services = Services(http, tokens, settings, os.environ)
+        shared = _Shared(home, doorbell, provider_cache(services, settings), Suspects(), stats)
         cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
         parking = Parking(home, doorbell, count=len(stores), ttl_s=settings.queue_ttl_s)
         current = Router(cores, parking if len(cores) > 1 else None)
@@ -126,6 +129,7 @@ class _Shared:
     doorbell: CeleryDoorbell
     provider: Callable[[str], Provider]
     suspects: Suspects
+    stats: Stats
 
 
 def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int) -> Core:
@@ -141,7 +145,8 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
         dead_letters=shared.home,
     )
     # Each has its part of the buffer: one that is slow must not fill it for all.
-    journal = Journal(store, buffer_bytes=max(1, settings.journal_buffer_bytes // count))
+    buffer_bytes = max(1, settings.journal_buffer_bytes // count)
+    journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats)
     bell = StrayBell(shared.doorbell, store, shard=shard, count=count)
     leases = Leases(
         store,
@@ -149,6 +154,7 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
         renew_interval_s=settings.renew_interval_s,
         reap_interval_s=settings.reap_interval_s,
         doorbell=shared.doorbell if count == 1 else bell,
+        stats=shared.stats,
     )
     runner = Runner(
         store=store,

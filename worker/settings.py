@@ -6,7 +6,7 @@ class. The unit stands in the name.
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -107,6 +107,23 @@ class Settings(BaseModel):
         "Fernet keys, comma-separated, newest first: the token is encrypted in Redis",
         private=True,
     )
+    http_port: Annotated[int, Field(ge=0, le=65535)] | None = _env(
+        "WORKER_HTTP_PORT",
+        None,
+        "serves `/metrics`, `/livez` and `/readyz`; `0`: any free port, which the log tells",
+    )
+    http_host: str = _env("WORKER_HTTP_HOST", "0.0.0.0", "the address it listens on")  # noqa: S104  # probes and Prometheus come from other machines
+    log_format: Literal["auto", "json", "console"] = _env(
+        "WORKER_LOG_FORMAT",
+        "auto",
+        "`json`: one object a line; `console`: for people; `auto`: `console` at a terminal",
+    )
+    metrics_models: str = _env(
+        "WORKER_METRICS_MODELS",
+        "",
+        "models that metrics name, comma-separated, all others are `other`; empty: the first 16 "
+        "that answer",
+    )
     max_line_bytes: Count = _env(
         "WORKER_MAX_LINE_BYTES", 1024 * 1024, "longest line taken from the upstream"
     )
@@ -148,6 +165,11 @@ class Settings(BaseModel):
     def sharded(self) -> bool:
         """Whether events are elsewhere than in ``REDIS_URL`` alone."""
         return self.shards != (self.redis_url,)
+
+    @property
+    def metrics_named_models(self) -> frozenset[str]:
+        """The models that metrics name; empty: the first that answer."""
+        return _names(self.metrics_models)
 
     @property
     def served_providers(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 import uuid
 from collections import deque
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from schemas import ErrorCode
 from worker.errors import JobError
 from worker.providers.base import Login, Token
+from worker.stats import Stats
 from worker.tokens.seal import seal_for
 from worker.tokens.singleflight import SingleFlight
 from worker.tokens.state import (
@@ -49,9 +51,11 @@ class RedisTokens:
     if the encryption of tokens is set up wrongly.
     """
 
-    def __init__(self, redis: "Redis", settings: "Settings") -> None:
+    def __init__(self, redis: "Redis", settings: "Settings", stats: Stats | None = None) -> None:
         self._redis = redis
         self._settings = settings
+        self._stats = stats or Stats()
+        self._sources: list[RedisSource] = []
         self._seal = seal_for(settings.token_keys)
 
     def source(
@@ -63,7 +67,19 @@ class RedisTokens:
 
         keys = TokenKeys.of(provider, account, fingerprint(provider, account, password))
         scripts = TokenScripts(self._redis, keys, self._seal)
-        return RedisSource(scripts, login, self._settings, provider)
+        made = RedisSource(scripts, login, self._settings, provider, self._stats)
+        self._sources.append(made)
+        return made
+
+    async def problem(self) -> str | None:
+        """Why there is no token now and can be none soon; ``None`` where all is well.
+
+        Looks and does not log in. Names provider and error code, no more.
+        """
+        for source in self._sources:
+            if told := await source.problem():
+                return told
+        return None
 
 
 class RedisSource:
@@ -75,13 +91,19 @@ class RedisSource:
     """
 
     def __init__(
-        self, scripts: "TokenScripts", login: Login, settings: "Settings", provider: str
+        self,
+        scripts: "TokenScripts",
+        login: Login,
+        settings: "Settings",
+        provider: str,
+        stats: Stats | None = None,
     ) -> None:
         self._scripts = scripts
         self._login = login
         self._settings = settings
         self._lock_ttl_s = settings.login_timeout_s + LOCK_MARGIN_S
         self._provider = provider
+        self._stats = stats or Stats()
         self._token: Token | None = None
         self._use_until = 0.0
         # A few are enough: Redis forgets an older one for good when a newer is stored.
@@ -120,6 +142,18 @@ class RedisSource:
             self._token = None
         if self._to_drop and (failure := await self._drop_once()):
             raise failure.error()
+
+    async def problem(self) -> str | None:
+        """Why :meth:`get` would fail at once; ``None`` if it would not, or would log in."""
+        if self._token is not None and _now() < self._use_until:
+            return None
+        try:
+            found = decide(await self._scripts.look(), self._refused)
+        except JobError as error:
+            return f"{self._provider}: {error.code.value}"
+        if isinstance(found, Failure):
+            return f"{self._provider}: {found.info.code.value}"
+        return None
 
     async def _drop(self) -> Failure | None:
         """The shared run behind :meth:`invalidate`; what joins it while it runs is dropped too."""
@@ -180,7 +214,9 @@ class RedisSource:
         try:
             # Counted from before the lock was taken: a login never outlives its lock.
             value = await self._call_login(lock_taken_at + self._settings.login_timeout_s)
+            self._stats.logins.add(self._provider, "")
         except JobError as error:
+            self._stats.logins.add(self._provider, error.code.value)
             return await self._share_failure(owner, error, failures + 1)
         token, stored_at = Token(value, gen=uuid.uuid4().hex), _now()
         if not await self._scripts.store(owner, token, ttl_s=self._settings.token_ttl_s):
@@ -237,6 +273,8 @@ class RedisSource:
     def _keep(self, token: Token, *, until: float) -> Token:
         if token.gen not in self._refused:
             self._token, self._use_until = token, until
+            age_s = self._settings.token_ttl_s - (until - _now())
+            self._stats.token_issued[self._provider] = time.time() - age_s
         return token
 
 
