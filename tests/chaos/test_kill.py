@@ -27,6 +27,26 @@ def test_a_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
     assert figures.worst_recovery_s < 10
 
 
+def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report):
+    """Each of them is one loss from its end; that they all are says that none is to blame."""
+    streams = size(6, 200)
+    with site.worker("-c", "300") as first:
+        job_ids = [
+            site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 20 == 0)
+            for n in range(streams)
+        ]
+        wait_until(lambda: site.streaming(job_ids), "all stream")
+        with site.worker("-c", "300") as second:
+            first.kill()
+            wait_until(lambda: site.streaming(job_ids, attempt=2), "all stream again")
+            with site.worker("-c", "300"):
+                site.ledger.fault()
+                second.kill()
+                figures = site.ledger.check()
+    report(f"SIGKILL of two workers in turn, with the same {streams} streams", figures)
+    assert figures.resets == 2 * streams
+
+
 @pytest.mark.parametrize("how", ["client", "bare"])
 def test_random_kills_under_saturation_lose_nothing(site, report, how):
     """The queue is never empty: three replicas with eight slots each, all of them busy."""
@@ -78,4 +98,5 @@ def test_a_job_that_kills_its_worker_is_given_up_and_its_neighbours_are_right(
     letters = [fields for _, fields in site.redis.xrange("worker:dead")]
     assert [letter[b"job_id"].decode() for letter in letters] == [killer]
     assert [letter[b"reason"] for letter in letters] == [b"too_many_attempts"]
-    assert deaths == 3
+    # Of many suspects a group runs at a time, whose loss is no strike: it halves each time.
+    assert deaths == 3 if neighbours <= 20 else 3 <= deaths <= 6

@@ -130,12 +130,13 @@ class Site(AbstractContextManager["Site"]):
         """Bare ``send_task``, as a producer that knows nothing but the contract."""
         self._app.send_task(names.TASK, args=[job], queue=names.QUEUE, task_id=job_id)
 
-    def streaming(self, job_ids: Iterable[str], chunks: int = 1) -> bool:
-        """Whether each of the jobs has published ``chunks`` since its last reset."""
+    def streaming(self, job_ids: Iterable[str], chunks: int = 1, attempt: int = 1) -> bool:
+        """Whether each has published ``chunks`` since its last reset, in this or a later attempt."""
         with self.redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
-                pipeline.hget(names.state_key(job_id), "chunks")
-            return all(int(count or 0) >= chunks for count in pipeline.execute())
+                pipeline.hmget(names.state_key(job_id), "chunks", "attempt")
+            replies = [[int(number or 0) for number in reply] for reply in pipeline.execute()]
+        return all(count >= chunks and number >= attempt for count, number in replies)
 
 
 class Replicas(AbstractContextManager["Replicas"]):

@@ -50,7 +50,7 @@ def running(jobs):
     return [job.name for job in jobs if job.alone is not None and not job.task.done()]
 
 
-@pytest.mark.parametrize(("waiting", "size"), [(1, 1), (4, 1), (5, 2), (6, 3), (199, 99)])
+@pytest.mark.parametrize(("waiting", "size"), [(1, 1), (16, 1), (17, 8), (199, 99)])
 def test_few_begin_alone_and_of_many_half(waiting, size):
     assert group_size(waiting) == size
 
@@ -69,7 +69,7 @@ async def test_few_run_one_after_the_other_in_order(jobs):
 
 async def test_many_begin_in_halves_and_the_last_alone(jobs):
     suspects = Suspects(LONG_S)
-    started = await jobs(suspects, 1 + 20)
+    started = await jobs(suspects, 1 + 40)
     sizes = []
     while waiting_or_running := [job for job in started if not job.task.done()]:
         await until(lambda: running(started))
@@ -78,7 +78,7 @@ async def test_many_begin_in_halves_and_the_last_alone(jobs):
         sizes.append(len(group))
         for job in group:
             await job.end()
-    assert sizes == [1, 10, 5, 2, 1, 1, 1]
+    assert sizes == [1, 20, 10, *[1] * 10]
 
 
 async def test_a_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
@@ -101,13 +101,14 @@ async def test_one_that_ends_after_its_time_does_not_cut_that_of_others(jobs):
 
 async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
     suspects = Suspects(LONG_S)
-    first, *others = await jobs(suspects, 1 + 5)
+    first, *others = await jobs(suspects, 1 + 17)
     await first.end()
-    await until(lambda: len(running(others)) == 2)
-    await others[0].end()
-    assert running(others) == ["job-2"]
-    await others[1].end()
-    await until(lambda: running(others) == ["job-3"])
+    await until(lambda: len(running(others)) == 8)
+    for job in others[:7]:
+        await job.end()
+    assert running(others) == ["job-8"]
+    await others[7].end()
+    await until(lambda: running(others) == ["job-9"])
 
 
 async def test_who_waits_is_known_and_may_give_up(jobs):
