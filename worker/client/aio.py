@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -12,17 +12,17 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas import Cancelled, Chunk, Completed, Failed, Reset, names
+from schemas.shards import shard_of
 from worker.client import connections
 from worker.client.addresses import address
 from worker.client.enqueue import Enqueuer
-from worker.client.hub import Hub
-from worker.client.jobs import Prompt, prepare
-from worker.client.logs import Logs
+from worker.client.jobs import Prompt, Submission, prepare
+from worker.client.shard import Shard
 from worker.client.stream import Stream
-from worker.client.submit import Submitter
 from worker.client.values import JobStatus, Options, Result
 from worker.errors import CursorExpired, JobFailed, Unavailable
 from worker.settings import Settings
+from worker.shards.marks import on_shard
 
 T = TypeVar("T")
 
@@ -31,10 +31,12 @@ class AsyncClient:
     """Submits jobs and follows them, in one event loop.
 
     What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
-    ``CELERY_BROKER_URL``). However many jobs are followed, they share one pub/sub
-    connection. Nothing is connected before it is needed; close it by ``async with`` or
-    :meth:`aclose`. Every method raises :class:`~worker.errors.Unavailable` where Redis or
-    the broker does not answer.
+    ``CELERY_BROKER_URL``, ``WORKER_EVENT_SHARDS``); a ``redis_url`` that is given holds all
+    events, unless ``event_shards`` are given too. However many jobs are followed, they share
+    one pub/sub connection to each event store. Nothing is connected before it is needed; close
+    it by ``async with`` or :meth:`aclose`. Every method raises
+    :class:`~worker.errors.Unavailable` where Redis or the broker does not answer, and
+    :class:`~worker.errors.SettingsError` where the workers have other event stores.
     """
 
     def __init__(
@@ -42,15 +44,30 @@ class AsyncClient:
         redis_url: str | None = None,
         broker_url: str | None = None,
         *,
+        event_shards: Sequence[str] = (),
         settings: Settings | None = None,
         options: Options | None = None,
     ) -> None:
         self._settings = settings or Settings.from_env()
         self._redis_url = redis_url or self._settings.redis_url
+        urls = event_shards or ((redis_url,) if redis_url else self._settings.shards)
         self._broker_url = broker_url or _other_broker(self._settings) or self._redis_url
         self._where = address(self._redis_url)
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sharded = tuple(urls) != (self._redis_url,)
+        self._shards = [
+            Shard(
+                url,
+                expected={names.SHARD: on_shard(place, len(urls))}
+                if self._sharded
+                else {names.SHARDS: None, names.SHARD: None},
+                enqueuer=lambda: self._enqueuer,
+                options=self._options,
+                record_ttl_s=self._settings.queue_ttl_s,
+            )
+            for place, url in enumerate(urls)
+        ]
 
     async def submit(self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any) -> str:
         """Put a job on the queue and return its ID.
@@ -65,7 +82,7 @@ class AsyncClient:
         certain, its message says so and names the job.
         """
         submission = prepare(prompt, job_id, job_fields)
-        await self._whole(self._submitter.accept(submission))
+        await self._whole(self._accept(submission))
         return submission.job_id
 
     def stream(
@@ -88,18 +105,27 @@ class AsyncClient:
         """
         submission = prepare(prompt, job_id, job_fields)
         return self._stream(
-            submission.job_id, 0, None, lambda: self._whole(self._submitter.accept(submission))
+            submission.job_id, 0, None, lambda: self._whole(self._accept(submission))
         )
 
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
-        """Ask for a job to be cancelled, in one step; what is over stays as it is."""
-        state = names.state_key(job_id)
+        """Ask for a job to be cancelled, in one step; what is over stays as it is.
+
+        With several event stores in two: a flag first, which the workers find by themselves,
+        then the message that tells them at once.
+        """
+        shard, state = self._shard(job_id), names.state_key(job_id)
         message = {"cancel": job_id} if reason is None else {"cancel": job_id, "reason": reason}
-        async with self._redis.pipeline(transaction=True) as pipeline:
+        told = (names.CONTROL_CHANNEL, json.dumps(message))
+        await shard.check()
+        async with shard.redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(state, "cancel", "1")
             pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
-            pipeline.publish(names.CONTROL_CHANNEL, json.dumps(message))
-            await self._asked(pipeline.execute)
+            if not self._sharded:
+                pipeline.publish(*told)
+            await self._asked(pipeline.execute, shard.where)
+        if self._sharded:
+            await self._asked(lambda: self._home.publish(*told), self._where)
 
     async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
         """Wait for the end of a job and return its text.
@@ -126,8 +152,9 @@ class AsyncClient:
     async def status(self, job_id: str) -> JobStatus:
         """What the record of the job says; never waits for the job."""
         fields = ["status", "attempt", "seq", "cancel", "created_ms", "started_ms"]
-        key = names.state_key(job_id)
-        values: Any = await self._asked(lambda: self._redis.hmget(key, fields))
+        shard, key = self._shard(job_id), names.state_key(job_id)
+        await shard.check()
+        values: Any = await self._asked(lambda: shard.redis.hmget(key, fields), shard.where)
         status, attempt, seq, cancel, created_ms, started_ms = values
         return JobStatus(
             job_id=job_id,
@@ -143,8 +170,10 @@ class AsyncClient:
         """Finish the submissions under way and close every connection."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for shard in self._shards:
+            await shard.aclose()
         opened = vars(self)
-        for part in ("_hub", "_logs", "_submitter", "_redis"):
+        for part in ("_enqueuer", "_home"):
             if part in opened:
                 await opened.pop(part).aclose()
 
@@ -172,12 +201,18 @@ class AsyncClient:
         return Stream(
             job_id,
             after,
-            hub=self._hub,
-            logs=self._logs,
+            shard=self._shard(job_id),
             options=options,
-            address=self._where,
             submit=submit,
         )
+
+    def _shard(self, job_id: str) -> Shard:
+        return self._shards[shard_of(job_id, len(self._shards))]
+
+    async def _accept(self, submission: Submission) -> None:
+        shard = self._shard(submission.job_id)
+        await shard.check()
+        await shard.submitter.accept(submission)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work`` to its end, even if the caller is cancelled: nothing stays half done."""
@@ -191,40 +226,22 @@ class AsyncClient:
         if not task.cancelled():
             task.exception()  # the caller may have been cancelled: then nobody asks for it
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _asked(self, ask: Callable[[], Awaitable[T]], where: str) -> T:
         try:
             return await ask()
         except (RedisError, OSError) as error:
-            told = f"Redis at {self._where} does not answer ({type(error).__name__})"
+            told = f"Redis at {where} does not answer ({type(error).__name__})"
             raise Unavailable(told) from error
 
     # Each is made when it is first needed, in the event loop that needs it.
 
     @cached_property
-    def _redis(self) -> Redis:
+    def _home(self) -> Redis:
         return connections.commands(self._redis_url)
 
     @cached_property
-    def _hub(self) -> Hub:
-        return Hub(
-            lambda: connections.pubsub(self._redis_url),
-            buffer_bytes=self._options.buffer_bytes,
-            reread_after_s=self._options.reread_after_s,
-        )
-
-    @cached_property
-    def _logs(self) -> Logs:
-        return Logs(self._redis)
-
-    @cached_property
-    def _submitter(self) -> Submitter:
-        return Submitter(
-            self._redis,
-            Enqueuer(self._broker_url),
-            address=self._where,
-            record_ttl_s=self._settings.queue_ttl_s,
-            timeout_s=self._options.submit_timeout_s,
-        )
+    def _enqueuer(self) -> Enqueuer:
+        return Enqueuer(self._broker_url)
 
 
 def _other_broker(settings: Settings) -> str | None:

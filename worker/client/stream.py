@@ -11,10 +11,9 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from schemas import Event, names
 from worker.client.connections import passes
-from worker.client.hub import Hub
-from worker.client.logs import Logs
 from worker.client.mailbox import Mailbox, Notice
 from worker.client.replay import Need, Replay
+from worker.client.shard import Shard
 from worker.client.values import Options
 from worker.errors import Unavailable
 
@@ -40,18 +39,15 @@ class Stream:
         job_id: str,
         after: int,
         *,
-        hub: Hub,
-        logs: Logs,
+        shard: Shard,
         options: Options,
-        address: str,
         submit: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._mailbox: Mailbox | None = None
         self._replay = Replay(names.check_job_id(job_id), after)
-        self._hub = hub
-        self._logs = logs
+        self._shard = shard
+        self._hub = shard.hub
         self._options = options
-        self._address = address
         self._submit = submit
         self._started_s: float | None = None
         self._ready: deque[Event] = deque()
@@ -90,6 +86,7 @@ class Stream:
     async def start(self) -> None:
         """Subscribe, and submit the job of ``submit_and_stream``; the first event does it too."""
         if self._started_s is None:
+            await self._shard.check()
             if self._mailbox is None:
                 self._mailbox = self._hub.open(names.channel(self.job_id))
             await self._acknowledged(self._mailbox)
@@ -131,10 +128,10 @@ class Stream:
         replay, job_id = self._replay, self.job_id
         if replay.need is Need.PAGE:
             return replay.page(
-                await self._patiently(lambda: self._logs.page(job_id, replay.cursor))
+                await self._patiently(lambda: self._shard.logs.page(job_id, replay.cursor))
             )
         if replay.need is Need.GLANCE:
-            seen = await self._patiently(lambda: self._logs.glance(job_id))
+            seen = await self._patiently(lambda: self._shard.logs.glance(job_id))
             replay.glance(seen, may_wait=self._may_wait())
             return []
         return await self._listen()
@@ -181,6 +178,6 @@ class Stream:
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(
-            f"Redis at {self._address} does not answer ({type(error).__name__}): events of job "
+            f"Redis at {self._shard.where} does not answer ({type(error).__name__}): events of job "
             f"{self.job_id} after seq {self._replay.cursor} could not be read"
         )

@@ -83,9 +83,8 @@ class Submitter:
                 raise
 
     async def aclose(self) -> None:
-        """Close the broker connection; nothing may be under way."""
+        """Stop; nothing may be under way."""
         await self._calls.aclose()
-        await self._enqueuer.aclose()
 
     async def _accept(self, submission: Submission) -> None:
         job_id = submission.job_id

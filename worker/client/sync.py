@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -40,12 +40,13 @@ class Client:
         redis_url: str | None = None,
         broker_url: str | None = None,
         *,
+        event_shards: Sequence[str] = (),
         settings: Settings | None = None,
         options: Options | None = None,
     ) -> None:
         settings = settings or Settings.from_env()
         self._make: Callable[[], AsyncClient] = lambda: AsyncClient(
-            redis_url, broker_url, settings=settings, options=options
+            redis_url, broker_url, event_shards=event_shards, settings=settings, options=options
         )
         self._lock = threading.Lock()
         self._portal: _Portal | None = None

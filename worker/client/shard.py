@@ -1,0 +1,102 @@
+"""What a client has at one event store; nothing is connected before it is needed."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from worker.client import connections
+from worker.client.addresses import address
+from worker.client.enqueue import Enqueuer
+from worker.client.hub import Hub
+from worker.client.logs import Logs
+from worker.client.submit import Submitter
+from worker.client.values import Options
+from worker.shards import marks
+
+_CHECK_AGAIN_S: Final = 60.0
+_ASK_AGAIN_S: Final = 5.0
+
+
+class Shard:
+    """Records, logs and channels of the jobs that one event store holds.
+
+    ``expected`` are the marks that it may bear; see :mod:`worker.shards.marks`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        expected: Mapping[str, str | None],
+        enqueuer: Callable[[], Enqueuer],
+        options: Options,
+        record_ttl_s: int,
+    ) -> None:
+        self.url = url
+        self.where = address(url)
+        self._expected = expected
+        self._checked_until = 0.0
+        self._checking = asyncio.Lock()
+        self._enqueuer = enqueuer
+        self._options = options
+        self._record_ttl_s = record_ttl_s
+
+    async def check(self) -> None:
+        """Raise ``SettingsError`` where the workers have another list of event stores.
+
+        Asked once a minute at the most; a server that is away has its say when it is back.
+        """
+        if time.monotonic() < self._checked_until:
+            return
+        async with self._checking:
+            if time.monotonic() < self._checked_until:
+                return
+            try:
+                for key, mark in self._expected.items():
+                    await marks.check(self.redis, key, mark, self.where)
+            except (RedisError, OSError):
+                self._checked_until = time.monotonic() + _ASK_AGAIN_S
+            else:
+                self._checked_until = time.monotonic() + _CHECK_AGAIN_S
+
+    @cached_property
+    def redis(self) -> Redis:
+        """For commands."""
+        return connections.commands(self.url)
+
+    @cached_property
+    def hub(self) -> Hub:
+        """One pub/sub connection for all jobs that are followed here."""
+        return Hub(
+            lambda: connections.pubsub(self.url),
+            buffer_bytes=self._options.buffer_bytes,
+            reread_after_s=self._options.reread_after_s,
+        )
+
+    @cached_property
+    def logs(self) -> Logs:
+        """Reads what is there."""
+        return Logs(self.redis)
+
+    @cached_property
+    def submitter(self) -> Submitter:
+        """Accepts jobs."""
+        return Submitter(
+            self.redis,
+            self._enqueuer(),
+            address=self.where,
+            record_ttl_s=self._record_ttl_s,
+            timeout_s=self._options.submit_timeout_s,
+        )
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        opened = vars(self)
+        for part in ("hub", "logs", "submitter", "redis"):
+            if part in opened:
+                await opened.pop(part).aclose()
