@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -19,6 +19,7 @@ from worker.journal import Journal
 from worker.leases import Claim
 from worker.lifecycle import Phase
 from worker.providers.base import Provider, Report
+from worker.telemetry import tracing
 from worker.watchdog import Expired, Watchdog
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,11 @@ class Attempt:
         return self._log.phase is Phase.OVER
 
     @property
+    def error(self) -> str:
+        """The code that the job has failed with; empty where it has not."""
+        return self._log.error
+
+    @property
     def streaming(self) -> bool:
         """Whether chunks have been published since the last reset."""
         return self._log.phase is Phase.STREAMING
@@ -131,6 +137,12 @@ class Attempt:
         told to stop is left to itself.
         """
         report = Report()
+        with tracing.current().chat(job, self.claim.attempt, report) as chat:
+            await self._stream(job, provider, report, chat)
+
+    async def _stream(
+        self, job: PromptJob, provider: Provider, report: Report, chat: tracing.Chat
+    ) -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         watchdog = Watchdog(
@@ -139,13 +151,15 @@ class Attempt:
             idle_s=job.idle_timeout_s,
         )
         try:
-            async with watchdog:
-                await contained(
-                    f"provider {job.provider} of job {self.claim.job_id}",
-                    self._read(provider.stream(job, report), watchdog),
-                    on_cancel=self._hear_no_more,
-                )
+            with self._counted(job, watchdog):
+                async with watchdog:
+                    await contained(
+                        f"provider {job.provider} of job {self.claim.job_id}",
+                        self._read(chat.reading(provider.stream(job, report)), watchdog, chat),
+                        on_cancel=self._hear_no_more,
+                    )
             ended = loop.time()
+            chat.finished()
             first = self._first_chunk
             await self._end_completed(
                 report.finish_reason,
@@ -161,7 +175,9 @@ class Attempt:
                 raise _timeout(watchdog.expired) from None
             raise internal_error(error, self.claim.job_id) from None
 
-    async def _read(self, stream: AsyncGenerator[list[str], None], watchdog: Watchdog) -> None:
+    async def _read(
+        self, stream: AsyncGenerator[list[str], None], watchdog: Watchdog, chat: tracing.Chat
+    ) -> None:
         async with contextlib.aclosing(stream):
             async for deltas in stream:
                 if self._deaf:
@@ -169,11 +185,41 @@ class Attempt:
                 watchdog.saw_chunk()
                 if self._first_chunk is None:
                     self._first_chunk = asyncio.get_running_loop().time()
+                    chat.first_chunk()
                 self._log.chunk(deltas)
                 if self._journal.full:
                     watchdog.pause()
                     await self._journal.wait_for_room()
                     watchdog.resume()
+
+    @contextlib.contextmanager
+    def _counted(self, job: PromptJob, watchdog: Watchdog) -> Iterator[None]:
+        """Count the call upstream that the block makes, however it ends."""
+        clock = asyncio.get_running_loop().time
+        begun, code = clock(), ""
+        try:
+            yield
+        except JobError as error:
+            code = error.code.value
+            raise
+        except (asyncio.CancelledError, Fenced):
+            code = "cancelled"
+            raise
+        except Exception as error:
+            timeout = watchdog.expired if isinstance(error, TimeoutError) else None
+            code = _TIMEOUTS[timeout][0] if timeout else ErrorCode.INTERNAL
+            raise
+        finally:
+            first = self._first_chunk
+            self._journal.stats.operation(
+                job.provider,
+                job.model,
+                duration_s=clock() - begun,
+                first_chunk_s=None if first is None else first - begun,
+                stream_s=0.0 if first is None else max(0.0, watchdog.last_chunk - first),
+                chunks=self._log.chunks,
+                error=str(code),
+            )
 
     def _hear_no_more(self) -> None:
         self._deaf = True
@@ -191,10 +237,12 @@ class Attempt:
         logger.warning("job %s: failed with %s", self.claim.job_id, error.code)
         info = error.info().model_copy(update={"message": _utf8(error.message)})
         await self._log.end(Failed(**self._head(), error=info))
+        tracing.current().ended("failed", error.code.value)
 
     async def end_cancelled(self, reason: str) -> None:
         """End as cancelled."""
         await self._log.end(Cancelled(**self._head(), reason=_utf8(reason)))
+        tracing.current().ended("cancelled")
 
     async def _end_completed(
         self,
@@ -219,6 +267,7 @@ class Attempt:
         await self._log.end(
             Completed(**head, finish_reason=finish_reason, timings=timings, usage=usage)
         )
+        tracing.current().ended("completed")
 
     def _head(self) -> dict[str, Any]:
         return {

@@ -26,6 +26,7 @@ from worker.leases import Claim, Leases, Store
 from worker.providers.base import Provider
 from worker.retry import Again, Fail, Keep, RetryPolicy, decide
 from worker.suspects import Suspects
+from worker.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,9 +76,11 @@ class Runner:
             job, data = self._check(job_id, args, kwargs)
         except InvalidJob as error:
             await self._refuse(job_id, JobError(ErrorCode.INVALID_JOB, str(error)))
+            self._processed(received, ErrorCode.INVALID_JOB.value)
             return
         except JobError as error:
             await self._refuse(job_id, error)
+            self._processed(received, error.code.value)
             return
         claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
         self.leases.saw(claim)
@@ -92,16 +95,23 @@ class Runner:
                 "job %s: this delivery is dropped, the job is %s", claim.job_id, claim.verdict
             )
             self.journal.stats.dropped.add(claim.verdict)
+            tracing.current().ended("dropped")
             return
         self.journal.stats.claimed(claim.attempt, (claim.started_ms - claim.created_ms) / 1000)
         recorded_s = (claim.now_ms - claim.created_ms) / 1000
         unrecorded_s = max(0.0, time.monotonic() - received - recorded_s)
         try:
-            await self._run(job, data, Attempt(claim, self.journal, unrecorded_s=unrecorded_s))
+            first = Attempt(claim, self.journal, unrecorded_s=unrecorded_s)
+            last = await self._run(job, data, first)
+            self._processed(received, last.error)
         except Fenced:
             logger.error(  # noqa: TRY400  # what there is to say
                 "job %s: stopped, another attempt has it, or its record is gone", claim.job_id
             )
+            tracing.current().ended("lost")
+
+    def _processed(self, received: float, error: str) -> None:
+        self.journal.stats.processing.of(error).observe(time.monotonic() - received)
 
     def _is_suspect(self, claim: Claim) -> bool:
         """Whether the job would be given up if this attempt were lost too."""
@@ -198,7 +208,8 @@ class Runner:
             with contextlib.suppress(Fenced):
                 await Attempt(claim, self.journal).end_failed(refusal)
 
-    async def _run(self, job: PromptJob, data: bytes, attempt: Attempt) -> None:
+    async def _run(self, job: PromptJob, data: bytes, attempt: Attempt) -> Attempt:
+        """Run attempts until the job is over; returns the last one."""
         while True:
             context.JOB.set((attempt.claim.job_id, attempt.claim.attempt))
             with self.leases.holding(attempt.claim.job_id, attempt):
@@ -206,9 +217,9 @@ class Runner:
                     reason = await self._attempt(job, data, attempt)
                 except asyncio.CancelledError:
                     await self._stopped(attempt)
-                    return
+                    return attempt
             if reason is None:
-                return
+                return attempt
             # Not held any more: a renewal that is under way would take the next for a thief.
             attempt = await self._next(job, attempt, reason)
 
@@ -242,6 +253,7 @@ class Runner:
                         *(claim.job_id, claim.attempt, error.code, delay_s),
                     )
                     self.journal.stats.retries.add(error.code.value)
+                    tracing.current().retried(claim.attempt, error.code.value, delay_s)
                     # The store takes no event of an attempt once the next one has begun.
                     await attempt.flush()
                     await asyncio.sleep(delay_s)
