@@ -98,6 +98,9 @@ class Store(Protocol):
     async def due(self, limit: int) -> list[str]:
         """The IDs of up to ``limit`` jobs that should be looked at."""
 
+    async def up_s(self) -> float:
+        """How long ago the store was started."""
+
     async def reap(
         self, job_id: str, *, again_running_s: float, again_queued_s: float, passed_ms: int
     ) -> Overdue | None:
@@ -231,7 +234,8 @@ class Leases:
         if now - self._reachable_since < self._lease_s:
             # After an outage nobody could renew: give the living a lease's time to do it.
             return
-        if not job_ids:
+        if not job_ids or await self._store.up_s() < self._lease_s:
+            # A worker that has just started saw no outage, but the store may know of one.
             return
         # The message of a job that waits is most likely on the queue, unless a later one has
         # been taken from it: a queue that is never empty must not hide a message that is lost.

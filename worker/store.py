@@ -5,12 +5,13 @@ refuses to write; each may then be called again with the same arguments.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from schemas import names
 from worker.journal import Batch
@@ -137,6 +138,15 @@ class RedisStore:
                 names.WATCH, 0, now_ms, byscore=True, offset=0, num=limit
             )
         return [job_id.decode() for job_id in found]
+
+    async def up_s(self) -> float:
+        """How long the server has been up, in whole seconds; for ever where it does not say."""
+        with _unreachable():
+            try:
+                told: dict[str, Any] = await self._redis.info("server")
+            except ResponseError:  # not every service has INFO
+                return math.inf
+        return float(told.get("uptime_in_seconds", math.inf))
 
     async def reap(
         self,

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import math
 
 import pytest
+from redis.exceptions import ResponseError
 
 from schemas import Cancelled, Chunk, Completed, Reset, Timings, decode, names
 from tests.support.core import (
@@ -498,6 +500,15 @@ async def test_a_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store,
     assert again.was == "queued"
     assert (await record(redis_client, ID))["strikes"] == "1"
     assert (await claim(store)).strikes == 1
+
+
+async def test_how_long_the_server_is_up_is_known_or_taken_for_long_enough(redis_client):
+    store = make_store(redis_client)
+    try:
+        told = (await redis_client.info("server"))["uptime_in_seconds"]
+    except ResponseError:  # fakeredis has no INFO, as some services
+        told = math.inf
+    assert await store.up_s() >= told
 
 
 async def test_a_queued_job_comes_due_and_keeps_waiting(store, redis_client):

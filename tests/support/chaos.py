@@ -131,7 +131,7 @@ class Site(AbstractContextManager["Site"]):
         self._app.send_task(names.TASK, args=[job], queue=names.QUEUE, task_id=job_id)
 
     def streaming(self, job_ids: Iterable[str], chunks: int = 1, attempt: int = 1) -> bool:
-        """Whether each has published ``chunks`` since its last reset, in this or a later attempt."""
+        """Whether each, in this or a later attempt, has published ``chunks`` since its reset."""
         with self.redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hmget(names.state_key(job_id), "chunks", "attempt")

@@ -28,12 +28,16 @@ class Record:
         self.overdue = {}
         self.reaped = []
         self.away = False
+        self.up_for_s = 3600.0
 
     async def renew(self, held):
         if self.away:
             raise ConnectionError("away")
         self.renewals.append(list(held))
         return [self.replies.get(job_id, "renewed") for job_id, _ in held]
+
+    async def up_s(self):
+        return self.up_for_s
 
     async def due(self, limit):
         if self.away:
@@ -207,6 +211,18 @@ async def test_a_waiting_job_is_rung_where_a_later_one_was_taken_from_the_queue(
     leases.saw(claim(QUEUED_MS + 1))
     leases.saw(claim(QUEUED_MS - 1))
     record.overdue = {"job-1": "queued"}
+    await leases._reap_all()
+    assert bell.rung == ["job-1"]
+
+
+async def test_a_worker_that_started_after_an_outage_gives_the_living_that_time_too(
+    leases, record, bell
+):
+    record.overdue = {"job-1": "running"}
+    record.up_for_s = 0
+    await leases._reap_all()
+    assert record.reaped == []
+    record.up_for_s = 1
     await leases._reap_all()
     assert bell.rung == ["job-1"]
 
