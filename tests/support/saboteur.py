@@ -1,11 +1,13 @@
 """A provider that harms its own worker, and the installation that lets a worker find it.
 
 It echoes the last message word by word. Options: ``delay_s`` before each word, ``act``
-(``kill``: SIGKILL for its own process; ``block``: hold up the event loop for ``block_s``)
-after two words, and ``once``, a file: the act happens only as long as there is none.
+(``kill``: SIGKILL for its own process; ``block``: hold up the event loop for ``block_s``;
+``cling``: hang, and swallow every cancellation) after two words, and ``once``, a file: the
+act happens only as long as there is none.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -47,7 +49,15 @@ class Saboteur:
             if n == 1 and "act" in options and first_time(options.get("once")):
                 if options["act"] == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if options["act"] == "cling":
+                    await _cling()
                 time.sleep(options["block_s"])  # noqa: ASYNC251  # holding up the loop is the deed
+
+
+async def _cling() -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
 
 
 def first_time(once: str | None) -> bool:

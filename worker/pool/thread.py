@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 logger = logging.getLogger(__name__)
+
+_CLEANUP_TIMEOUT_S: Final = 2.0
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -98,9 +100,12 @@ class LoopThread:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                self.loop = runner.get_loop()
-                self._run_until_complete(self.loop.create_task(self._serve()))
+            runner = asyncio.Runner(loop_factory=_loop_factory())
+            self.loop = runner.get_loop()
+            self._run_until_complete(self.loop.create_task(self._serve()))
+            # The runner would wait for ever for what swallows its cancellation.
+            if self.loop.run_until_complete(_cancel_others()):
+                runner.close()
         except BaseException as error:
             # What the lifespan raises is handled in _serve: this is about the loop itself.
             if self._closing is None or not self._closing.is_set():
@@ -138,6 +143,19 @@ class LoopThread:
             else:
                 self._on_crash(error)
                 await self._closing.wait()  # tasks clean up until close() is called
+
+
+async def _cancel_others() -> bool:
+    """Cancel what is left in the loop; says whether it has all ended in time."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if not others:
+        return True
+    _, left = await asyncio.wait(others, timeout=_CLEANUP_TIMEOUT_S)
+    if left:
+        logger.error("Leaving while %d child tasks do not end", len(left))
+    return not left
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
