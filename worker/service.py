@@ -36,12 +36,14 @@ from worker.shards.router import Core, Router, StrayBell
 from worker.stats import Stats
 from worker.store import RedisStore
 from worker.suspects import Suspects
+from worker.telemetry import tracing
 from worker.tokens import RedisTokens
 
 logger = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
 _running: tuple[Router, asyncio.AbstractEventLoop] | None = None
+_tracer: tracing.Tracer = tracing.OFF
 
 
 def runner() -> Router:
@@ -49,6 +51,11 @@ def runner() -> Router:
     if _running is None:
         raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
     return _running[0]
+
+
+def tracer() -> tracing.Tracer:
+    """Where the spans of this process come from."""
+    return _tracer
 
 
 def cancel(job_id: str, reason: str) -> None:
@@ -80,9 +87,11 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
 
     Raises ``SettingsError`` for settings that are missing or make no sense.
     """
-    global _running  # noqa: PLW0603  # one worker, one loop, one runner in a process
+    global _running, _tracer  # noqa: PLW0603  # one worker, one loop, one runner in a process
     settings = Settings.from_env()
     async with contextlib.AsyncExitStack() as stack:
+        servers = {"berlin": settings.berlin_url}
+        _tracer = await stack.enter_async_context(tracing.opened(os.environ, servers=servers))
         home = await stack.enter_async_context(connect(settings.redis_url))
         stores = [
             home if url == settings.redis_url else await stack.enter_async_context(connect(url))
@@ -115,7 +124,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            _running = None
+            _running, _tracer = None, tracing.OFF
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
                     await current.drained()

@@ -38,7 +38,12 @@ class PromptTask(AsyncioTask):
 @app.task(name=names.TASK, bind=True, base=PromptTask)  # type: ignore[untyped-decorator]  # celery has no types
 async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     """Run one prompt job (contract, "Names"): one positional argument, the job object."""
-    await service.runner().run(self.request.id, args, kwargs)
+    job_id, tracer = self.request.id, service.tracer()
+    told = {name: self.request.get(name) for name in tracer.fields}
+    # Anybody may put anything on the queue.
+    headers = {name: value for name, value in told.items() if isinstance(value, str)}
+    with tracer.delivery(job_id, headers):
+        await service.runner().run(job_id, args, kwargs)
 
 
 @task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # the same

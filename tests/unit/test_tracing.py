@@ -70,10 +70,12 @@ def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Record
     options = {"temperature": 0, "max_tokens": 100, "stream": True}
     report = Report(login_s=0.5, usage={"prompt_tokens": 3, "completion_tokens": 7, "cost": "x"})
     with tracer.delivery("job-1", PRODUCER) as job_trace:
-        with job_trace.chat(job(options=options), 1) as chat:
-            chat.first_chunk(0.25)
-            chat.finished(report)
+        with job_trace.chat(job(options=options), 1, report) as chat:
+            chat.first_chunk()
+            chat.finished()
+        assert tracing.current() is job_trace
         job_trace.ended("completed")
+    assert tracing.current() is tracing.OFF
     chat_span, delivery = recorder.spans["chat m-1"], recorder.spans["worker.generate"]
     assert {trace_id(chat_span), trace_id(delivery)} == {TRACE_ID}
     assert delivery.parent is not None
@@ -89,14 +91,16 @@ def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Record
         "berlin.job.id": "job-1",
         "berlin.job.outcome": "completed",
     }
-    assert dict(chat_span.attributes or {}) == {
+    attributes = dict(chat_span.attributes or {})
+    first_chunk_s = attributes.pop("gen_ai.response.time_to_first_chunk")
+    assert first_chunk_s == 0  # all the time so far was spent on the login
+    assert attributes == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "berlin",
         "gen_ai.request.model": "m-1",
         "gen_ai.request.stream": True,
         "gen_ai.request.temperature": 0,
         "gen_ai.request.max_tokens": 100,
-        "gen_ai.response.time_to_first_chunk": 0.25,
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.usage.input_tokens": 3,
         "gen_ai.usage.output_tokens": 7,
@@ -112,10 +116,10 @@ def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Record
 def test_a_failure_is_told_by_its_code_and_never_by_its_message(recorder: Recorder) -> None:
     error = JobError(ErrorCode.BAD_CHUNK, f"no chunk: {SECRET}", upstream_status=502)
     with recorder.tracer().delivery("job-1", {}) as job_trace:
-        with pytest.raises(JobError), job_trace.chat(job(), 1):
+        with pytest.raises(JobError), job_trace.chat(job(), 1, Report()):
             raise error
         job_trace.retried(1, "bad_chunk", 0.5)
-        with pytest.raises(JobError), job_trace.chat(job(), 2):
+        with pytest.raises(JobError), job_trace.chat(job(), 2, Report()):
             raise error
         job_trace.ended("failed", "bad_chunk")
     chats = [
@@ -145,7 +149,7 @@ def test_a_call_that_was_stopped_is_no_error(
     with (
         pytest.raises(type(error)),
         tracer.delivery("job-1", {}) as job_trace,
-        job_trace.chat(job(), 1),
+        job_trace.chat(job(), 1, Report()),
     ):
         raise error
     span = recorder.spans["chat m-1"]
@@ -209,13 +213,13 @@ async def test_a_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Rec
         producer = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
         with tracer.delivery(f"job-{number}", producer) as job_trace:
             await asyncio.sleep(0)
-            with job_trace.chat(job(), 1) as chat:
+            with job_trace.chat(job(), 1, Report()) as chat:
                 await gate.wait()
                 here = trace.get_current_span().get_span_context().trace_id
                 assert here == number
                 # What a provider starts of its own sees the span too.
                 await asyncio.create_task(seen_in_child(number))
-                chat.finished(Report())
+                chat.finished()
 
     async def seen_in_child(number: int) -> None:
         await asyncio.sleep(0)
@@ -245,12 +249,12 @@ async def test_prompt_and_reply_are_in_the_span_by_opt_in_alone(recorder: Record
     for captured in (False, True):
         recorder.exporter.clear()
         tracer = recorder.tracer(captures=captured)
-        with tracer.delivery("job-1", {}) as job_trace, job_trace.chat(job(), 1) as chat:
+        with tracer.delivery("job-1", {}) as job_trace, job_trace.chat(job(), 1, Report()) as chat:
             stream = deltas(["Hel", "lo"], ["\ud800!"])
             reading = chat.reading(stream)
             assert (reading is stream) is not captured  # nothing stands in the way of a chunk
             assert await read(reading) == [["Hel", "lo"], ["\ud800!"]]
-            chat.finished(Report())
+            chat.finished()
         attributes = recorder.spans["chat m-1"].attributes or {}
         assert (SECRET in text_of(recorder.spans)) is captured
         assert ("gen_ai.output.messages" in attributes) is captured
@@ -308,11 +312,11 @@ async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch
     async with tracing.opened({}) as tracer:
         assert tracer is tracing.OFF
     with tracing.OFF.delivery("job-1", PRODUCER) as job_trace:
-        with job_trace.chat(job(), 1) as chat:
+        with job_trace.chat(job(), 1, Report()) as chat:
             stream = deltas()
             assert chat.reading(stream) is stream
-            chat.first_chunk(1.0)
-            chat.finished(Report())
+            chat.first_chunk()
+            chat.finished()
         job_trace.retried(1, "internal", 0.1)
         job_trace.ended("completed")
         assert job_trace.memo == ""

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
 from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from schemas import PromptJob, names
 from worker.errors import Fenced, JobError
-from worker.telemetry.tracing import memo_of
+from worker.telemetry.tracing import CURRENT, memo_of
 
 if TYPE_CHECKING:
     from worker.providers.base import Report
@@ -100,6 +101,8 @@ class OtelTracer:
         One is current where the process is instrumented as a whole: that one has the producer's
         above it.
         """
+        if not names.is_job_id(job_id):
+            job_id = "(none that can be used)"
         above: Context | None = None
         if not trace.get_current_span().get_span_context().is_valid:
             above = propagate.extract(headers)
@@ -121,14 +124,19 @@ class OtelTracer:
         ) as span:
             parent = trace.get_current_span(above) if above is not None else span
             job_trace = _JobTrace(self, job_id, span, parent)
+            token = CURRENT.set(job_trace)
             try:
                 yield job_trace
             except asyncio.CancelledError:
                 job_trace.ended("stopped")
                 raise
+            finally:
+                CURRENT.reset(token)
 
     @contextlib.contextmanager
-    def chat(self, job: PromptJob, job_id: str, attempt: int) -> Iterator["_Chat"]:
+    def chat(
+        self, job: PromptJob, job_id: str, attempt: int, report: "Report"
+    ) -> Iterator["_Chat"]:
         """The span ``chat {model}``; errors that leave the block are told by their code."""
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
@@ -155,7 +163,7 @@ class OtelTracer:
             set_status_on_exception=False,
             end_on_exit=False,
         ) as span:
-            chat = _Chat(span, captures=self._captures)
+            chat = _Chat(span, report, captures=self._captures)
             try:
                 yield chat
             except JobError as error:
@@ -187,8 +195,10 @@ class _JobTrace:
         propagate.inject(headers, trace.set_span_in_context(known, Context()))
         return memo_of(headers)
 
-    def chat(self, job: PromptJob, attempt: int) -> contextlib.AbstractContextManager["_Chat"]:
-        return self._tracer.chat(job, self._job_id, attempt)
+    def chat(
+        self, job: PromptJob, attempt: int, report: "Report"
+    ) -> contextlib.AbstractContextManager["_Chat"]:
+        return self._tracer.chat(job, self._job_id, attempt, report)
 
     def retried(self, attempt: int, code: str, delay_s: float) -> None:
         told: dict[str, Any] = {
@@ -209,8 +219,10 @@ class _JobTrace:
 
 
 class _Chat:
-    def __init__(self, span: Span, *, captures: bool) -> None:
+    def __init__(self, span: Span, report: "Report", *, captures: bool) -> None:
         self._span = span
+        self._report = report
+        self._begun = time.monotonic()
         self._captures = captures
         self._over = False
         self._text: list[str] = []
@@ -226,12 +238,14 @@ class _Chat:
                 self._text += deltas
                 yield deltas
 
-    def first_chunk(self, after_s: float) -> None:
-        self._span.set_attribute("gen_ai.response.time_to_first_chunk", after_s)
+    def first_chunk(self) -> None:
+        # From the request on, as the convention says; a login that it had to wait for is no part.
+        after_s = time.monotonic() - self._begun - self._report.login_s
+        self._span.set_attribute("gen_ai.response.time_to_first_chunk", round(max(after_s, 0.0), 6))
 
-    def finished(self, report: "Report") -> None:
+    def finished(self) -> None:
+        report = self._report
         self._span.set_attribute("gen_ai.response.finish_reasons", [report.finish_reason])
-        self._span.set_attribute("berlin.login_s", report.login_s)
         for told, name in _USAGE.items():
             tokens = (report.usage or {}).get(told)
             if isinstance(tokens, int) and not isinstance(tokens, bool):
@@ -253,6 +267,7 @@ class _Chat:
         if self._over:
             return
         self._over = True
+        self._span.set_attribute("berlin.login_s", round(self._report.login_s, 6))
         if self._captures:
             said = _message("assistant", "".join(self._text)) | {"finish_reason": finish_reason}
             self._span.set_attribute("gen_ai.output.messages", _json([said]))

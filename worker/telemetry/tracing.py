@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from schemas import PromptJob
@@ -30,11 +31,11 @@ class Chat(Protocol):
     def reading(self, stream: AsyncGenerator[list[str], None]) -> AsyncGenerator[list[str], None]:
         """``stream`` itself, unless the operator wants the text of replies in traces."""
 
-    def first_chunk(self, after_s: float) -> None:
-        """The first chunk has come, ``after_s`` after the attempt began."""
+    def first_chunk(self) -> None:
+        """The first chunk has come."""
 
-    def finished(self, report: "Report") -> None:
-        """The upstream has said all; ends the span."""
+    def finished(self) -> None:
+        """The upstream has said all, and the report is complete; ends the span."""
 
 
 class JobTrace(Protocol):
@@ -44,7 +45,7 @@ class JobTrace(Protocol):
     def memo(self) -> str:
         """What a later delivery of the job should carry, to be of the same trace; may be empty."""
 
-    def chat(self, job: PromptJob, attempt: int) -> AbstractContextManager[Chat]:
+    def chat(self, job: PromptJob, attempt: int, report: "Report") -> AbstractContextManager[Chat]:
         """A span below it for the call upstream, as long as the block runs; sees how that ends."""
 
     def retried(self, attempt: int, code: str, delay_s: float) -> None:
@@ -55,7 +56,9 @@ class JobTrace(Protocol):
 
 
 class Tracer(Protocol):
-    """Where spans come from. One for a process."""
+    """Where spans come from. One for a process; what a delivery runs finds its trace by
+    :func:`current`.
+    """
 
     @property
     def fields(self) -> Iterable[str]:
@@ -77,16 +80,16 @@ class _Off(AbstractContextManager["_Off"]):
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> Self:  # noqa: ARG002  # the protocol's
         return self
 
-    def chat(self, job: PromptJob, attempt: int) -> Self:  # noqa: ARG002  # the same
+    def chat(self, job: PromptJob, attempt: int, report: "Report") -> Self:  # noqa: ARG002  # the same
         return self
 
     def reading(self, stream: AsyncGenerator[list[str], None]) -> AsyncGenerator[list[str], None]:
         return stream
 
-    def first_chunk(self, after_s: float) -> None:
+    def first_chunk(self) -> None:
         pass
 
-    def finished(self, report: "Report") -> None:
+    def finished(self) -> None:
         pass
 
     def retried(self, attempt: int, code: str, delay_s: float) -> None:
@@ -98,6 +101,15 @@ class _Off(AbstractContextManager["_Off"]):
 
 OFF: Final = _Off()
 """Everything, where nothing is traced."""
+CURRENT: Final[ContextVar[JobTrace]] = ContextVar("job_trace", default=OFF)
+
+
+def current() -> JobTrace:
+    """The trace of the delivery that the running code works for; :data:`OFF` where there is none.
+
+    Set in the asyncio task of the job, and seen by the tasks that it starts.
+    """
+    return CURRENT.get()
 
 
 def asked_for(environ: Mapping[str, str]) -> bool:
