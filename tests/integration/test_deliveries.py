@@ -42,3 +42,12 @@ def test_a_message_that_a_dead_worker_took_and_never_began_comes_back(fleet):
     fleet.redis.zadd(INDEX, {tag: time.time()})
     with fleet.worker():
         assert fleet.ended(job_id)[-1]["type"] == "completed"
+
+
+def test_a_worker_that_leaves_owes_no_acknowledgement(fleet):
+    with fleet.worker() as worker:
+        job_ids = [fleet.send(prompt(f"number {number}")) for number in range(50)]
+        fleet.ended(job_ids[0])
+        assert worker.stop() == 0
+        # Each has ended, or waits again; none is still somebody's.
+        assert fleet.redis.zcard(INDEX) == fleet.redis.hlen("unacked:prompts") == 0

@@ -20,6 +20,7 @@ from time import monotonic, time
 from typing import Any, ClassVar, Final
 
 from celery.utils.log import get_logger
+from kombu.asynchronous import get_event_loop
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
@@ -47,6 +48,7 @@ class QoS(redis.QoS):
     hung: ClassVar[bool] = False
     """This process cannot work: it takes nothing, and keeps nothing from others."""
     _broken = False
+    _settles = False
 
     def can_consume(self) -> bool:
         """Whether there is room for another message, and somebody to work on it."""
@@ -60,20 +62,38 @@ class QoS(redis.QoS):
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge, now or by a later connection.
+        """Acknowledge: with all others of this turn of the hub, or by a later connection."""
+        self.owed.add(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+        hub = get_event_loop()
+        if hub is None:
+            self.settle()
+        elif not self._settles:
+            self._settles = True
+            hub.call_soon(self.settle)
+
+    def settle(self) -> None:
+        """Send the acknowledgements that are owed.
 
         One failure is enough: each further try would hold up the main thread for a timeout.
         """
-        if self._broken:
-            self.owed.add(delivery_tag)
-        else:
-            try:
-                self._remove_from_indices(delivery_tag).execute()
-            except (RedisError, OSError) as error:
-                logger.warning("acknowledgements wait for the broker: %s", error)
-                self._broken = True
-                self.owed.add(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
+        self._settles = False
+        if self._broken or not self.owed:
+            return
+        try:
+            with self.channel.conn_or_acquire() as client:
+                self._send_owed(client)
+        except (RedisError, OSError) as error:
+            logger.warning("acknowledgements wait for the broker: %s", error)
+            self._broken = True
+
+    def _send_owed(self, client: Any) -> None:
+        if self.owed:
+            with client.pipeline() as pipe:
+                pipe.zrem(self.unacked_index_key, *self.owed)
+                pipe.hdel(self.unacked_key, *self.owed)
+                pipe.execute()
+            self.owed.clear()
 
     def adopt(self, messages: Iterable[Any]) -> None:
         """Hold what a channel held whose connection is gone; it counts as taken by this one."""
@@ -86,11 +106,8 @@ class QoS(redis.QoS):
         now = time()
         held = self._delivered.keys() - self._dirty
         try:
-            with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
-                for tag in self.owed:
-                    self._remove_from_indices(tag, pipe)
-                pipe.execute()
-                self.owed.clear()
+            with self.channel.conn_or_acquire() as client:
+                self._send_owed(client)
                 self._broken = False
                 if held and not self.hung:
                     # XX: one that was acknowledged meanwhile must not come back.

@@ -34,12 +34,13 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self._timers: list[Any] = []
+        self._qos: QoS | None = None
 
     def start(self, consumer: Any) -> None:
         """Celery calls this for each connection to the broker."""
         if consumer.connection.transport.driver_type != "redis":
             return
-        qos = consumer.task_consumer.channel.qos
+        qos = self._qos = consumer.task_consumer.channel.qos
         # What Celery had received and not begun it has forgotten: that is delivered again.
         qos.adopt(request.message for request in state.active_requests if not request.acknowledged)
         qos.keep()
@@ -61,6 +62,8 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
         """Celery calls this when all else has stopped."""
         self._cancel()
+        if self._qos is not None:
+            self._qos.settle()  # those of the last turn, which no turn follows
 
     def _cancel(self) -> None:
         for timer in self._timers:
