@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from schemas import names
 from worker.client.addresses import address
 from worker.client.batch import Batcher
 from worker.errors import Unavailable
+from worker.telemetry import tracing
 
 _AT_ONCE: Final = 64
 _SOCKET_TIMEOUT_S: Final = 3.0
@@ -57,6 +59,8 @@ class _Sending:
     job_id: str
     job: dict[str, Any]
     deadline: float
+    context: Context
+    """That of the caller: the message continues the trace in which the job was submitted."""
 
 
 class Enqueuer:
@@ -80,7 +84,8 @@ class Enqueuer:
 
         Bounded: by ``timeout_s`` until its turn comes, and by socket timeouts from then on.
         """
-        await self._batches.ask(_Sending(job_id, job, time.monotonic() + timeout_s))
+        deadline = time.monotonic() + timeout_s
+        await self._batches.ask(_Sending(job_id, job, deadline, copy_context()))
 
     async def aclose(self) -> None:
         """Close the connection; waits for what is being sent."""
@@ -101,7 +106,8 @@ class Enqueuer:
                 outcomes.append(NotSent(str(outcomes[-1])))
                 continue
             try:
-                self._send(sending)
+                # In the caller's context: what instruments Celery looks there too.
+                sending.context.run(self._send, sending)
             except Exception as error:  # noqa: BLE001  # goes to the one who asked
                 outcomes.append(error)
             else:
@@ -133,6 +139,7 @@ class Enqueuer:
                 producer=producer,
                 add_to_parent=False,
                 confirm_timeout=_SOCKET_TIMEOUT_S,
+                headers=tracing.inject(),
                 **MESSAGE,
             )
         except (OperationalError, OSError) as error:

@@ -19,6 +19,7 @@ from worker.client.enqueue import Enqueuer
 from worker.client.jobs import Submission
 from worker.errors import Unavailable
 from worker.lua import source
+from worker.telemetry import tracing
 
 _AT_ONCE: Final = 64
 _LOOK_AGAIN_MS: Final = 30_000
@@ -107,6 +108,7 @@ class Submitter:
             submission.data,
             self._record_ttl_s,
             _LOOK_AGAIN_MS,
+            tracing.memo_of(tracing.inject()),
         ]
         try:
             async with asyncio.timeout(self._timeout_s):

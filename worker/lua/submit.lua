@@ -3,6 +3,7 @@
 --
 -- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 job object, JSON   3 TTL of the record, s   4 look at it again after, ms
+--       5 headers by which a message of the job continues its trace, JSON (may be left out)
 -- reply 1 written; otherwise there is a record already, and nothing changed:
 --       2 the job waits and was never begun (its message may be missing: send it again,
 --       of two a worker drops the second); 0 it is at work or over
@@ -15,6 +16,9 @@ end
 local now = now_ms()
 -- First what a server without memory refuses: after a write it would let the rest pass.
 redis.call('HSET', KEYS[1], 'status', 'queued', 'job', ARGV[2], 'created_ms', now)
+if ARGV[5] and ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], 'trace', ARGV[5])
+end
 redis.call('HDEL', KEYS[1], 'cancel')  -- what was withdrawn may be submitted again
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
