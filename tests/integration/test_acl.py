@@ -24,7 +24,7 @@ from worker.embedded.upstream import upstream_in_thread
 from worker.settings import Settings
 
 MAKE_ACL = ROOT / "deploy" / "redis" / "acl"
-USERS = ("producer", "subscriber", "worker", "operator")
+USERS = ("producer", "subscriber", "worker", "operator", "monitor")
 OTHERS_JOB = "somebody-elses-job"
 STATE, LOG = names.state_key(OTHERS_JOB), names.log_key(OTHERS_JOB)
 TOKEN = "token:berlin:0123456789abcdef"
@@ -252,6 +252,15 @@ FORBIDDEN = {
     ],
     "worker": ADMINISTRATION,
     "operator": [*ADMINISTRATION, *READING_TOKENS, "LRANGE prompts 0 -1", "RPOP prompts"],
+    "monitor": [
+        *ADMINISTRATION,
+        *READING_PROMPTS,
+        *READING_TOKENS,
+        *READING_REPLIES,
+        *WRITING_REPLIES,
+        *ENQUEUEING,
+        "INFO",
+    ],
 }
 
 
