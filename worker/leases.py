@@ -52,12 +52,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """A job that was due in the watch: what it was, its job object as JSON, its submission."""
+    """A job that was due in the watch: what it was, and its job object as JSON."""
 
     job_id: str
     was: Literal["running", "queued"]
     job: bytes
-    created_ms: int
 
 
 class Store(Protocol):
@@ -85,9 +84,15 @@ class Store(Protocol):
         """Leave a running job with so many ``strikes``."""
 
     async def bury(
-        self, job_id: str | None, reason: str, *, job: bytes = b"", message: bytes = b""
+        self,
+        job_id: str | None,
+        reason: str,
+        *,
+        call: str,
+        job: bytes = b"",
+        message: bytes = b"",
     ) -> None:
-        """Add to the dead letters what could not be run."""
+        """Add to the dead letters what could not be run; once for each ``call``."""
 
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Give a record that holds only somebody's ``cancel`` a TTL."""

@@ -6,6 +6,7 @@ decided in ``lifecycle``, what follows a failure in ``retry``.
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import random
 import secrets
@@ -68,7 +69,8 @@ class Runner:
         received = time.monotonic()
         if not is_job_id(job_id):
             logger.error("a message without a usable job ID went to the dead letters")
-            await self._answered(lambda: self.store.bury(None, "invalid_job_id"))
+            call = secrets.token_hex(8)
+            await self._answered(lambda: self.store.bury(None, "invalid_job_id", call=call))
             return
         context.JOB.set((job_id, 0))
         self.journal.stats.deliveries += 1
@@ -182,7 +184,11 @@ class Runner:
     async def discard(self, job_id: object, reason: str, told: str, message: bytes) -> None:
         """Bury a message that is no delivery of a job; what has a usable ID is told so."""
         known = job_id if isinstance(job_id, str) and is_job_id(job_id) else None
-        await self._answered(lambda: self.store.bury(known, reason, message=message))
+        # The broker delivers it again if nobody could say that it is done.
+        call = secrets.token_hex(8)
+        if known is not None:
+            call = f"{known}/{reason}/{hashlib.sha256(message).hexdigest()}"
+        await self._answered(lambda: self.store.bury(known, reason, call=call, message=message))
         if known is not None:
             await self._refuse(known, JobError(ErrorCode.INVALID_JOB, told))
 
@@ -270,7 +276,10 @@ class Runner:
         return attempt.next(claim, reason=reason)
 
     async def _give_up(self, claim: Claim, data: bytes, attempt: Attempt) -> None:
-        await self._answered(lambda: self.store.bury(claim.job_id, "too_many_attempts", job=data))
+        # One letter, also where this attempt is lost too, before it could say that it gives up.
+        reason = ErrorCode.TOO_MANY_ATTEMPTS.value
+        call = f"{claim.job_id}/{reason}/{claim.created_ms}"
+        await self._answered(lambda: self.store.bury(claim.job_id, reason, call=call, job=data))
         told = f"{claim.strikes} attempts ended with the loss of their worker"
         await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, told))
 

@@ -5,6 +5,8 @@ refuses to write; each may then be called again with the same arguments.
 """
 
 import contextlib
+import hashlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
 _REAP: Final = source("reap")
 _PARDON: Final = source("pardon")
+_BURY: Final = source("bury")
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
 
 
@@ -168,8 +171,8 @@ class RedisStore:
             reply: list[Any] = await self._records.call(_REAP, keys, args)
         if not reply:
             return None
-        was, job, created_ms = reply
-        return Overdue(job_id, was.decode(), job, created_ms)
+        was, job = reply
+        return Overdue(job_id, was.decode(), job)
 
     async def forget(self, job_id: str) -> None:
         """Remove the record of a job that belongs to another store."""
@@ -185,18 +188,28 @@ class RedisStore:
             await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
     async def bury(
-        self, job_id: str | None, reason: str, *, job: bytes = b"", message: bytes = b""
+        self,
+        job_id: str | None,
+        reason: str,
+        *,
+        call: str,
+        job: bytes = b"",
+        message: bytes = b"",
     ) -> None:
-        """Add to the dead letters: what could not be run, and why; trimmed to its bound.
+        """Add to the dead letters what could not be run, and why (``bury.lua``).
 
-        ``job`` is a job object, ``message`` what stood on the queue where it held none.
+        ``call`` names what is buried: another call with this name, within the time for which
+        the record of a job that is over stays, changes nothing. ``job`` is a job object,
+        ``message`` what stood on the queue where it held none.
         """
-        letter = {"job_id": job_id or "", "reason": reason, "ts": f"{time.time():.3f}"}
-        held: dict[Any, Any] = {"job": job} if job else {"message": message}
+        letter: dict[str, str | bytes] = {"job_id": job_id or "", "reason": reason}
+        letter |= {"ts": f"{time.time():.3f}", **({"job": job} if job else {"message": message})}
+        keys = [names.DEAD_LETTERS, f"{names.BURIED}{hashlib.sha256(call.encode()).hexdigest()}"]
+        args: list[Any] = [self._log_ttl_s, self._dead_letters_max]
+        args += itertools.chain.from_iterable(letter.items())
         with _unreachable():
-            await self._dead_letters.xadd(
-                names.DEAD_LETTERS, letter | held, maxlen=self._dead_letters_max
-            )
+            # Not EVALSHA: too rare for a script that is loaded ahead.
+            await self._dead_letters.eval(_BURY, len(keys), *keys, *args)
 
 
 @contextlib.contextmanager

@@ -204,7 +204,8 @@ async def test_a_task_id_that_is_no_job_id_goes_to_the_dead_letters_and_into_no_
 ):
     async with worker(says("never")) as here:
         await here.runner.run(task_id, [job_object()], {})
-        assert [key async for key in redis_client.scan_iter()] == [names.DEAD_LETTERS.encode()]
+        others = [key async for key in redis_client.scan_iter() if b"worker:" not in key]
+        assert others == []
         [(_, letter)] = await redis_client.xrange(names.DEAD_LETTERS)
         assert letter[b"reason"] == b"invalid_job_id"
 
@@ -722,6 +723,41 @@ async def test_a_job_that_kills_workers_ends_as_too_many_attempts_and_is_buried(
     assert letter[b"reason"] == b"too_many_attempts"
     assert letter[b"job_id"] == JOB_ID.encode()
     assert json.loads(letter[b"job"]) == job_object()
+
+
+async def test_one_that_is_given_up_again_since_its_worker_was_stopped_over_it_is_buried_once(
+    worker, redis_client, monkeypatch
+):
+    async with worker(says("never")) as here:
+        for n in range(3):
+            await here.store.claim(JOB_ID, JOB, call=f"victim-{n}", deadline_s=50.0)
+            await expire_lease(redis_client, JOB_ID)
+        bury, buried = here.store.bury, asyncio.Event()
+
+        async def hangs(*args, **kwargs):
+            await bury(*args, **kwargs)
+            buried.set()
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(here.store, "bury", hangs)
+            async with cancelled(here.start()):
+                await buried.wait()
+        await here.run()
+        assert await here.kinds() == ["failed"]
+    assert await redis_client.xlen(names.DEAD_LETTERS) == 1
+
+
+async def test_a_message_that_is_discarded_again_is_buried_once_and_another_one_too(
+    worker, redis_client
+):
+    async with worker(says("never")) as here:
+        for message in (b"x", b"x", b"y"):
+            await here.runner.discard(JOB_ID, "undecodable", "no task", message)
+        for _ in range(2):  # nobody knows whether these are one
+            await here.runner.discard(None, "undecodable", "no task", b"x")
+    letters = [fields for _, fields in await redis_client.xrange(names.DEAD_LETTERS)]
+    assert [letter[b"message"] for letter in letters] == [b"x", b"y", b"x", b"x"]
 
 
 async def struck_twice(redis_client, job_id):

@@ -517,7 +517,6 @@ async def test_a_queued_job_comes_due_and_keeps_waiting(store, redis_client):
     overdue = await store.reap(ID, again_running_s=6, again_queued_s=30)
     assert overdue is not None
     assert (overdue.was, overdue.job) == ("queued", JOB)
-    assert overdue.created_ms == int((await record(redis_client, ID))["created_ms"])
     assert await store.due(10) == []
 
 
@@ -531,7 +530,6 @@ async def test_a_queued_job_is_taken_once_the_queue_has_passed_it_by(store, redi
         pass
     overdue = await store.reap(ID, **times, passed_ms=created_ms + 1)
     assert overdue is not None
-    assert overdue.created_ms == created_ms
     # It is on the queue again, behind what has passed it by until now.
     assert await store.reap(ID, **times, passed_ms=created_ms + 1) is None
 
@@ -571,13 +569,27 @@ async def test_due_is_bounded_and_begins_with_the_oldest(store, redis_client):
 
 async def test_dead_letters_are_bounded_in_number_and_need_no_ttl(store, redis_client):
     for n in range(300):
-        await store.bury(f"job-{n}", "too_many_attempts", job=JOB)
-    await store.bury(None, "invalid_job_id", job=b"")
+        await store.bury(f"job-{n}", "too_many_attempts", call=f"call-{n}", job=JOB)
+    await store.bury(None, "invalid_job_id", call="last", job=b"")
     entries = await redis_client.xrange(names.DEAD_LETTERS)
     assert len(entries) < 250
     assert entries[-1][1][b"reason"] == b"invalid_job_id"
     assert entries[-1][1][b"job_id"] == b""
     assert entries[-2][1][b"job"] == JOB
+
+
+async def test_a_burial_whose_reply_was_lost_leaves_one_letter_however_often_it_is_sent(
+    store, lossy, redis_client
+):
+    elsewhere = make_store(lossy, owner="elsewhere")
+    lossy.lose = 1
+    with pytest.raises(ConnectionError):
+        await elsewhere.bury(ID, "reason", call="x", job=JOB)
+    for each in (elsewhere, store):  # the sender again, and who has taken over from it
+        await each.bury(ID, "reason", call="x", job=JOB)
+    assert await redis_client.xlen(names.DEAD_LETTERS) == 1
+    await store.bury(ID, "reason", call="y", job=JOB)
+    assert await redis_client.xlen(names.DEAD_LETTERS) == 2
 
 
 # Errors
@@ -594,7 +606,7 @@ async def test_a_server_that_cannot_be_reached_is_the_builtin_connection_error(l
         lambda: store.due(1),
         lambda: store.reap(ID, again_running_s=1, again_queued_s=1),
         lambda: store.keep_cancel_flag(ID),
-        lambda: store.bury(ID, "reason", job=b""),
+        lambda: store.bury(ID, "reason", call="x", job=b""),
     )
     for call in calls:
         lossy.lose = 1

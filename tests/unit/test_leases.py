@@ -49,7 +49,7 @@ class Record:
         was = self.overdue.pop(job_id)
         if was == "taken" or (was == "queued" and passed_ms <= QUEUED_MS):
             return None
-        return Overdue(job_id, was, b"{}", QUEUED_MS)
+        return Overdue(job_id, was, b"{}")
 
 
 class Holder:

@@ -6,8 +6,8 @@
 -- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 look at it again after, ms, if it was running   3 if it was queued
 --       4 what was put on the queue before this time, ms, has been passed by
--- reply {was, job, created_ms}: was 'running' or 'queued', the job object as JSON;
---       or nothing, where there is nothing to do
+-- reply {was, job}: was 'running' or 'queued', the job object as JSON; or nothing, where
+--       there is nothing to do
 
 local now = now_ms()
 local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
@@ -32,4 +32,4 @@ if status == 'queued' and tonumber(r[4] or r[3] or 0) >= tonumber(ARGV[4]) then
   return {}
 end
 redis.call('HSET', KEYS[1], 'queued_ms', now)
-return {status, r[2], tonumber(r[3] or 0)}
+return {status, r[2]}
