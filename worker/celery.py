@@ -6,6 +6,7 @@ from schemas import names
 from worker.pool import AsyncioTask
 from worker.queue import broker
 from worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
+from worker.queue.pulse import Pulse
 from worker.settings import Settings
 
 _settings = Settings.from_env()
@@ -56,4 +57,4 @@ app.conf.update(
     event_queue_ttl=60,
     control_queue_ttl=300,
 )
-app.steps["consumer"].add(KeepDeliveries)
+app.steps["consumer"].update({KeepDeliveries, Pulse})

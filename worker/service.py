@@ -37,6 +37,8 @@ from worker.stats import Stats
 from worker.store import RedisStore
 from worker.suspects import Suspects
 from worker.telemetry import tracing
+from worker.telemetry.endpoint import observed
+from worker.telemetry.life import LIFE
 from worker.tokens import RedisTokens
 
 logger = logging.getLogger(__name__)
@@ -102,7 +104,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         stats = Stats(settings.metrics_named_models)
         tokens = RedisTokens(home, settings, stats)
         services = Services(http, tokens, settings, os.environ)
-        shared = _Shared(home, doorbell, provider_cache(services, settings), Suspects(), stats)
+        suspects = Suspects()
+        shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
         cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
         parking = Parking(home, doorbell, count=len(stores), ttl_s=settings.queue_ttl_s)
         current = Router(cores, parking if len(cores) > 1 else None)
@@ -114,12 +117,16 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
                 f"reap-{shard}": core.leases.reap_forever(),
             }
         background["control"] = control.listen(home, current.cancel)
+        background["life"] = LIFE.beat_forever(stats.loop_lag)
         if len(cores) > 1:
             background["parking"] = parking.bring_back_forever(current.is_away)
         if marks := await _marked(settings, home, stores):
             background["marks"] = marks.write_forever()
         for name, work in background.items():
             stack.push_async_callback(_cancelled, _supervised(name, work))
+        stack.enter_context(
+            observed(app, settings, current, stats=stats, tokens=tokens, suspects=suspects)
+        )
         _running = current, asyncio.get_running_loop()
         try:
             yield

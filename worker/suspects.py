@@ -40,6 +40,10 @@ class Suspects:
         """Whether the next one has to wait."""
         return bool(self._group)
 
+    def __len__(self) -> int:
+        """How many wait for their turn."""
+        return len(self._waiting)
+
     def waits(self, job_id: str) -> bool:
         """Whether this job waits for its turn."""
         return job_id in self._waiting

@@ -6,15 +6,18 @@ letters, and where it has a usable ID, its reader is told: ``failed``, ``invalid
 """
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, Final
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from kombu import compression
+from kombu.serialization import registry
 from kombu.utils.encoding import str_to_bytes
 
 from worker import service
+from worker.telemetry.life import LIFE
 
 logger = get_logger(__name__)
 
@@ -29,10 +32,21 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         # kombu decompresses a body before anybody can refuse it, and a few bytes may become
         # gigabytes. Without a decoder the message is an error, its body as it came.
         compression._decoders.clear()  # noqa: SLF001  # kombu 5.7 offers no other way
+        # A job is plain JSON: no hook for each object of it, to which some objects say more.
+        registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes; Celery would come to wait 30 s between its tries."""
-        conn.ensure_connection = functools.partial(conn.ensure_connection, **_RECONNECT_S)
+        connect = functools.partial(conn.ensure_connection, **_RECONNECT_S)
+
+        def ensure_connection(*args: Any, callback: Callable[[], None], **kwargs: Any) -> Any:
+            def between_tries() -> None:
+                LIFE.consumer.give()
+                callback()
+
+            return connect(*args, callback=between_tries, **kwargs)
+
+        conn.ensure_connection = ensure_connection
         return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:

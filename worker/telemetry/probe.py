@@ -1,0 +1,58 @@
+"""Asking something that may not answer, from a thread, without waiting for it for long."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+_FRESH_S: Final = 2.0
+"""An answer is used for this long: however many ask, what is behind it is asked no more often."""
+
+
+class NoAnswer(Exception):
+    """There was none in time, or the call failed; says how, without secrets."""
+
+
+class Probe(Generic[T]):
+    """A call of ``ask``, made by one thread at a time, its answer shared by all who want it."""
+
+    def __init__(self, name: str, ask: Callable[[], T]) -> None:
+        self._ask = ask
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"probe-{name}")
+        self._lock = threading.Lock()
+        self._asked: Future[T] | None = None
+        self._asked_at = 0.0
+
+    def ask(self) -> None:
+        """Ask, unless the last answer is fresh or still on its way."""
+        with self._lock:
+            if self._asked is not None:
+                fresh = time.monotonic() - self._asked_at < _FRESH_S
+                if fresh or not self._asked.done():
+                    return
+            self._asked_at = time.monotonic()
+            self._asked = self._thread.submit(self._ask)
+
+    def answer(self, give_up: float) -> T:
+        """The answer; raises :class:`NoAnswer`. ``give_up`` is a time of ``time.monotonic``."""
+        self.ask()
+        assert self._asked is not None, "asked just now"
+        try:
+            return self._asked.result(max(0.0, give_up - time.monotonic()))
+        except TimeoutError:
+            raise NoAnswer("no answer in time") from None
+        except Exception as error:  # noqa: BLE001  # whatever the client of a server raises
+            raise NoAnswer(f"cannot be reached ({type(error).__name__})") from None
+
+    def close(self) -> None:
+        """Give the thread back; what it is doing is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def ask_all(probes: Iterable[Probe[Any]]) -> None:
+    """Ask all at once, so that the slowest one alone is waited for."""
+    for probe in probes:
+        probe.ask()
