@@ -49,6 +49,7 @@ class RedisStore:
         dead_letters: redis.asyncio.Redis | None = None,
     ) -> None:
         self._redis = client
+        self._has_info = True
         self._owner = owner
         self._lease_ms = round(lease_s * 1000)
         self._log_ttl_s = log_ttl_s
@@ -144,10 +145,13 @@ class RedisStore:
 
     async def up_s(self) -> float:
         """How long the server has been up, in whole seconds; for ever where it does not say."""
+        if not self._has_info:
+            return math.inf
         with _unreachable():
             try:
                 told: dict[str, Any] = await self._redis.info("server")
-            except ResponseError:  # not every service has INFO
+            except ResponseError:  # not every service has it
+                self._has_info = False
                 return math.inf
         return float(told.get("uptime_in_seconds", math.inf))
 

@@ -5,7 +5,6 @@ import itertools
 import math
 
 import pytest
-from redis.exceptions import ResponseError
 
 from schemas import Cancelled, Chunk, Completed, Reset, Timings, decode, names
 from tests.support.core import (
@@ -502,13 +501,11 @@ async def test_a_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store,
     assert (await claim(store)).strikes == 1
 
 
-async def test_how_long_the_server_is_up_is_known_or_taken_for_long_enough(redis_client):
-    store = make_store(redis_client)
-    try:
-        told = (await redis_client.info("server"))["uptime_in_seconds"]
-    except ResponseError:  # fakeredis has no INFO, as some services
-        told = math.inf
-    assert await store.up_s() >= told
+async def test_how_long_the_server_is_up_is_known_or_taken_for_long_enough(request, store):
+    # fakeredis has no INFO, as some services; it hangs up on who asks, so it is asked once.
+    knows = "real" in request.node.callspec.id
+    for _ in range(3):
+        assert (await store.up_s() < math.inf) is knows
 
 
 async def test_a_queued_job_comes_due_and_keeps_waiting(store, redis_client):
