@@ -17,6 +17,8 @@ BURIED: Final = "worker:buried:"
 """What begins the keys that note for a while which dead letters are there already."""
 WATCH: Final = "worker:watch"
 """Sorted set of the jobs that are not over, by the time (ms) at which to look at each."""
+FLEET: Final = "worker:fleet"
+"""Sorted set of the workers that live, by the time (ms) at which each counts as gone."""
 SHARD: Final = "worker:shard"
 """On each event store of several: its place, from 0, and their number (``1/3``)."""
 SHARDS: Final = "worker:shards"
@@ -58,6 +60,11 @@ def log_key(job_id: str) -> str:
 def state_key(job_id: str) -> str:
     """The hash that holds the record of a job; same cluster slot as its log."""
     return f"job:{{{check_job_id(job_id)}}}:state"
+
+
+def alive_key(worker: str) -> str:
+    """Where a worker says how it does, as JSON; it lives as long as this key."""
+    return f"worker:alive:{worker}"
 
 
 def parked_key(shard: int) -> str:

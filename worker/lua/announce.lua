@@ -1,0 +1,15 @@
+-- A worker says that it lives, and how it does. Who has not said so for the TTL is gone: its
+-- key by itself, its place in the fleet at the next announcement of another.
+--
+-- KEYS  1 worker:alive:<worker>   2 worker:fleet (sorted set: worker, by when it counts as gone, ms)
+-- ARGV  1 worker   2 announcement, JSON   3 TTL, ms
+-- reply 1
+
+local now = now_ms()
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+  redis.call('ZREM', KEYS[2], gone)
+end
+keep(KEYS[2], math.ceil(ARGV[3] / 1000))
+return 1
