@@ -14,7 +14,7 @@ from schemas import InvalidJob, PromptJob, names
 from tests.support.job_writer import JobWriter
 from worker.client import AsyncClient, Options, Unavailable
 from worker.client import enqueue as enqueue_module
-from worker.client.enqueue import Enqueuer, MaybeSent
+from worker.client.enqueue import Enqueuer, MaybeSent, NotSent
 from worker.embedded.redis import RedisProcess, find_server, free_port
 from worker.settings import Settings
 
@@ -238,6 +238,43 @@ async def test_a_job_that_a_worker_has_taken_is_not_withdrawn(client, redis_clie
     monkeypatch.setattr(Enqueuer, "enqueue", sent_but_not_confirmed)
     assert await client.submit("Hello", job_id="mine") == "mine"
     assert (await client.status("mine")).status == "running"
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one fails", "both fail"])
+async def test_a_job_that_two_submit_at_once_is_not_withdrawn_by_the_one_that_fails(
+    redis_url, redis_client, monkeypatch, both
+):
+    async with (
+        AsyncClient(redis_url, settings=Settings(), options=QUICK) as first,
+        AsyncClient(redis_url, settings=Settings(), options=QUICK) as second,
+    ):
+        written, go = asyncio.Event(), asyncio.Event()
+        enqueue = Enqueuer.enqueue
+
+        async def enqueues(self, job_id, job, *, timeout_s):
+            if not written.is_set():
+                written.set()
+                await go.wait()
+            elif not both:
+                return await enqueue(self, job_id, job, timeout_s=timeout_s)
+            raise NotSent("the broker went away")
+
+        monkeypatch.setattr(Enqueuer, "enqueue", enqueues)
+        failing = asyncio.create_task(first.submit("Hello", job_id="mine"))
+        await written.wait()
+        if both:
+            with pytest.raises(Unavailable, match="may still run"):
+                await second.submit("Hello", job_id="mine")
+        else:
+            await second.submit("Hello", job_id="mine")
+        go.set()
+        with pytest.raises(Unavailable, match="may still run"):
+            await failing
+        status = await second.status("mine")
+        assert (status.status, status.cancel_requested) == ("queued", False)
+    assert len(await queue(redis_client)) == (not both)
+    # And where no message of it has arrived, the workers will find that out.
+    assert await redis_client.zscore(names.WATCH, "mine") is not None
 
 
 async def test_a_record_that_was_lost_meanwhile_is_no_sign_of_a_worker(

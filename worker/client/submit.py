@@ -44,6 +44,15 @@ class _Record(IntEnum):
     """Submitted before, by whomever; its message is sent again, since it may be missing."""
 
 
+class _Withdrawal(IntEnum):
+    """What ``withdraw.lua`` replies."""
+
+    BEGUN = 0
+    DONE = 1
+    SHARED = 2
+    """Somebody else has submitted the same job meanwhile, and was told that it will run."""
+
+
 class Submitter:
     """Writes records in Redis and sends messages to the broker."""
 
@@ -133,9 +142,11 @@ class Submitter:
                 withdrawn = await self._undo_record(keys, [job_id, self._record_ttl_s])
         except (RedisError, OSError) as error:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from error
-        # Not withdrawn: a worker has it, so the message had arrived all the same.
-        if withdrawn:
+        # BEGUN: a worker has it, so the message had arrived all the same.
+        if withdrawn == _Withdrawal.DONE:
             raise Unavailable(f"{cause}; job {job_id} was not accepted") from cause
+        if withdrawn == _Withdrawal.SHARED:
+            raise Unavailable(f"{cause}; {_may_run(job_id)}") from cause
 
     async def _write_record(self, keys: list[str], args: list[_Argument]) -> int:
         return await self._calls.ask(_Call("submit", keys, args))

@@ -4,14 +4,18 @@
 -- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 job object, JSON   3 TTL of the record, s   4 look at it again after, ms
 --       5 headers by which a message of the job continues its trace, JSON (may be left out)
--- reply 1 written; otherwise there is a record already, and nothing changed:
+-- reply 1 written; otherwise there is a record already:
 --       2 the job waits and was never begun (its message may be missing: send it again,
 --       of two a worker drops the second); 0 it is at work or over
 
 -- HEXISTS and no HGET: a producer need not have the right to read records. A job that was
 -- begun has an attempt; one that has none waits.
 if redis.call('HEXISTS', KEYS[1], 'status') == 1 then
-  return redis.call('HEXISTS', KEYS[1], 'attempt') == 1 and 0 or 2
+  if redis.call('HEXISTS', KEYS[1], 'attempt') == 1 then
+    return 0
+  end
+  redis.call('HSET', KEYS[1], 'shared', 1)  -- not its writer's alone, who may not withdraw it
+  return 2
 end
 local now = now_ms()
 -- First what a server without memory refuses: after a write it would let the rest pass.
