@@ -52,11 +52,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """A job that was due in the watch: what it was, and its job object as JSON."""
+    """A job that was due in the watch: what it was, and its job object as JSON.
+
+    ``trace`` is what its record has of a trace: see ``worker.telemetry.tracing.headers_of``.
+    """
 
     job_id: str
     was: Literal["running", "queued"]
     job: bytes
+    trace: bytes = b""
 
 
 class Store(Protocol):
@@ -71,10 +75,12 @@ class Store(Protocol):
         deadline_s: float,
         held_attempt: int = 0,
         only_queued: bool = False,
+        trace: str = "",
     ) -> Claim:
         """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one.
 
         ``call`` names this claim: made again under this name, it finds what it has begun.
+        ``trace`` is kept in its record, for :class:`Overdue`.
         """
 
     async def release(self, job_id: str, attempt: int) -> None:
@@ -130,7 +136,7 @@ class Holder(Protocol):
 class Doorbell(Protocol):
     """The job queue. Each call raises ``ConnectionError`` while the broker cannot answer."""
 
-    async def ring(self, job_id: str, job: bytes) -> None:
+    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue again."""
 
     async def waiting(self) -> int:
@@ -258,7 +264,7 @@ class Leases:
     async def _ring(self, overdue: Overdue) -> None:
         # The record says "queued" by now, so nobody else would ring while others wait.
         self._unrung = overdue
-        await self._doorbell.ring(overdue.job_id, overdue.job)
+        await self._doorbell.ring(overdue.job_id, overdue.job, overdue.trace)
         self._unrung = None
         self._stats.reaped.add(overdue.was)
         logger.info("job %s was %s and overdue: back on the queue", overdue.job_id, overdue.was)

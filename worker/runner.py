@@ -336,6 +336,7 @@ class Runner:
                     deadline_s=deadline_s,
                     held_attempt=held_attempt,
                     only_queued=only_queued,
+                    trace=tracing.current().memo,
                 )
             )
         )

@@ -69,6 +69,7 @@ class RedisStore:
         deadline_s: float,
         held_attempt: int = 0,
         only_queued: bool = False,
+        trace: str = "",
     ) -> Claim:
         """Begin an attempt if the job is free (``claim.lua``).
 
@@ -81,7 +82,7 @@ class RedisStore:
         keys = [names.state_key(job_id), names.log_key(job_id), names.WATCH]
         owner = f"{self._owner}/{call}"
         args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
-        args.append(int(only_queued))
+        args += (int(only_queued), trace)
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
         verdict, attempt, seq, chunks, strikes, cancel, created_ms, started_ms, now_ms = reply
@@ -175,8 +176,8 @@ class RedisStore:
             reply: list[Any] = await self._records.call(_REAP, keys, args)
         if not reply:
             return None
-        was, job = reply
-        return Overdue(job_id, was.decode(), job)
+        was, job, trace = reply
+        return Overdue(job_id, was.decode(), job, trace)
 
     async def forget(self, job_id: str) -> None:
         """Remove the record of a job that belongs to another store."""

@@ -50,6 +50,15 @@ async def test_the_message_is_one_that_a_worker_takes_and_hides_the_prompt_from_
     assert (args, kwargs) == ([JOB], {})
 
 
+async def test_the_message_continues_the_trace_that_the_record_tells_of(bell, redis_client):
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await bell.ring("job-1", b"{}", json.dumps({"traceparent": traceparent}).encode())
+    await bell.ring("job-2", b"{}", b"whatever stands there")
+    headers = [json.loads(raw)["headers"] for raw in await redis_client.lrange(names.QUEUE, 0, -1)]
+    traced = {each["id"]: each.get("traceparent") for each in headers}
+    assert traced == {"job-1": traceparent, "job-2": None}
+
+
 async def test_what_waits_is_counted_and_a_queue_that_is_not_there_is_empty(bell):
     assert await bell.waiting() == 0
     for n in range(3):

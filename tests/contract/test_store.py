@@ -551,6 +551,19 @@ async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_cli
     assert await redis_client.zcard(names.WATCH) == 0
 
 
+async def test_a_lost_job_is_told_with_the_trace_that_its_first_claim_was_part_of(
+    store, redis_client
+):
+    await claim(store, trace="the trace")
+    await expire_lease(redis_client, ID)
+    overdue = await store.reap(ID, again_running_s=6, again_queued_s=30)
+    assert overdue.trace == b"the trace"
+    await claim(store)
+    await expire_lease(redis_client, ID)
+    overdue = await store.reap(ID, again_running_s=6, again_queued_s=30)
+    assert overdue.trace == b"the trace"
+
+
 async def test_a_renewal_between_due_and_reap_saves_the_job(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)

@@ -67,7 +67,7 @@ class Bell:
         self.queue_length = 0
         self.broken = False
 
-    async def ring(self, job_id: str, job: bytes) -> None:
+    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Note it."""
         if self.broken:
             raise ConnectionError("broker: away")

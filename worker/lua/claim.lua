@@ -10,6 +10,7 @@
 --       5 job object, JSON ('' to leave what is there)
 --       6 attempt of the caller that gives way to its next one (0: none)
 --       7 '1' to claim only what is known and queued
+--       8 headers by which a later message of the job continues its trace, JSON (may be left out)
 -- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now}
 --       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms
 
@@ -52,6 +53,9 @@ redis.call('HSET', KEYS[1], 'status', 'running', 'attempt', attempt + 1, 'strike
            'owner', ARGV[2], 'created_ms', created, 'started_ms', started)
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'job', ARGV[5])
+end
+if ARGV[8] and ARGV[8] ~= '' then
+  redis.call('HSET', KEYS[1], 'trace', ARGV[8])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 if attempt == 0 then

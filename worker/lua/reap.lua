@@ -6,15 +6,15 @@
 -- KEYS  1 job:{id}:state   2 worker:watch
 -- ARGV  1 job ID   2 look at it again after, ms, if it was running   3 if it was queued
 --       4 what was put on the queue before this time, ms, has been passed by
--- reply {was, job}: was 'running' or 'queued', the job object as JSON; or nothing, where
---       there is nothing to do
+-- reply {was, job, trace}: was 'running' or 'queued', the job object as JSON, what the record
+--       has of a trace ('' for none); or nothing, where there is nothing to do
 
 local now = now_ms()
 local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not due or tonumber(due) > now then
   return {}
 end
-local r = redis.call('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms')
+local r = redis.call('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace')
 local status = r[1]
 if not r[2] or (status ~= 'running' and status ~= 'queued') then
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -32,4 +32,4 @@ if status == 'queued' and tonumber(r[4] or r[3] or 0) >= tonumber(ARGV[4]) then
   return {}
 end
 redis.call('HSET', KEYS[1], 'queued_ms', now)
-return {status, r[2]}
+return {status, r[2], r[5] or ''}

@@ -15,6 +15,7 @@ from kombu.exceptions import ChannelError, OperationalError
 
 from schemas import names
 from worker.client.enqueue import MESSAGE
+from worker.telemetry.tracing import headers_of
 
 T = TypeVar("T")
 
@@ -26,12 +27,12 @@ class CeleryDoorbell:
         self._app = app
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="doorbell")
 
-    async def ring(self, job_id: str, job: bytes) -> None:
+    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue, before all others where the broker can.
 
         The job has waited its turn already: behind a long queue it would wait again.
         """
-        await self._in_thread(lambda: self._send(job_id, job))
+        await self._in_thread(lambda: self._send(job_id, job, headers_of(trace)))
 
     async def waiting(self) -> int:
         """How many messages wait on the queue."""
@@ -41,12 +42,12 @@ class CeleryDoorbell:
         """Give the thread back; what it is doing is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _send(self, job_id: str, job: bytes) -> None:
+    def _send(self, job_id: str, job: bytes, trace: dict[str, str]) -> None:
         self._app.send_task(
             names.TASK,
             args=[json.loads(job)],
             task_id=job_id,
-            headers={names.FIRST: True},
+            headers={**trace, names.FIRST: True},
             **MESSAGE,
         )
 

@@ -131,9 +131,9 @@ class StrayBell:
         self._shard = shard
         self._count = count
 
-    async def ring(self, job_id: str, job: bytes) -> None:
+    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue again."""
-        await self._doorbell.ring(job_id, job)
+        await self._doorbell.ring(job_id, job, trace)
         belongs = shard_of(job_id, self._count)
         if belongs != self._shard:
             logger.error(
