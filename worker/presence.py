@@ -7,12 +7,17 @@ fields are only ever added.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
+import os
+import secrets
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -87,6 +92,25 @@ class Identity:
     started_ts: float
 
 
+def this_process() -> Identity:
+    """The identity of the running process, under a new name."""
+    try:
+        told = version("berlin-worker")
+    except PackageNotFoundError:
+        told = "?"
+    host = socket.gethostname()
+    return Identity(secrets.token_hex(6), host, os.getpid(), told, round(time.time(), 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy it is now; ``capacity`` is how many jobs it runs at most, where that is known."""
+
+    in_flight: int
+    capacity: int | None
+    draining: bool
+
+
 class Window:
     """The snapshots of the last seconds, and what has happened between the first and the last."""
 
@@ -120,24 +144,12 @@ class Window:
 
 
 def announcement(
-    identity: Identity,
-    snapshot: Snapshot,
-    recent: Recent,
-    *,
-    in_flight: int,
-    capacity: int | None,
-    draining: bool,
+    identity: Identity, load: Load, snapshot: Snapshot, recent: Recent
 ) -> Announcement:
     """What the process says of itself now."""
     return Announcement(
-        worker=identity.worker,
-        host=identity.host,
-        pid=identity.pid,
-        version=identity.version,
-        started_ts=identity.started_ts,
-        draining=draining,
-        in_flight=in_flight,
-        capacity=capacity,
+        **dataclasses.asdict(identity),
+        **dataclasses.asdict(load),
         recent=recent,
         **{name: snapshot[name] for name in _COUNTED},
     )
@@ -147,23 +159,23 @@ _COUNTED: Final = ("chunks", "jobs", "retries", "logins", "token_issued")
 
 
 class Presence:
-    """The announcements of one process; ``describe`` makes each from the recent past."""
+    """The announcements of one process."""
 
     def __init__(
         self,
         redis: "Redis",
-        worker: str,
+        identity: Identity,
         *,
         snapshot: Callable[[], Snapshot],
-        describe: Callable[[Snapshot, Recent], Announcement],
+        load: Callable[[], Load],
         interval_s: float,
         ttl_s: float,
     ) -> None:
         self._redis = redis
-        self._worker = worker
-        self._keys = [names.alive_key(worker), names.FLEET]
+        self._identity = identity
+        self._keys = [names.alive_key(identity.worker), names.FLEET]
         self._snapshot = snapshot
-        self._describe = describe
+        self._load = load
         self._interval_s = interval_s
         self._ttl_ms = math.ceil(ttl_s * 1000)
         self._window = Window()
@@ -181,8 +193,9 @@ class Presence:
     async def announce(self) -> None:
         """Say it now. Raises redis-py's errors."""
         snapshot = self._snapshot()
-        said = self._describe(snapshot, self._window.add(time.monotonic(), snapshot))
-        args: list[str | int] = [self._worker, said.model_dump_json(), self._ttl_ms]
+        recent = self._window.add(time.monotonic(), snapshot)
+        said = announcement(self._identity, self._load(), snapshot, recent)
+        args: list[str | int] = [self._identity.worker, said.model_dump_json(), self._ttl_ms]
         # EVAL, not EVALSHA: a server that was restarted needs no second round trip.
         reply: Any = self._redis.eval(self._script, len(self._keys), *self._keys, *args)
         await reply
@@ -192,7 +205,7 @@ class Presence:
         with contextlib.suppress(TimeoutError, RedisError, OSError):
             async with asyncio.timeout(_WITHDRAW_S), self._redis.pipeline() as pipeline:
                 pipeline.delete(self._keys[0])
-                pipeline.zrem(names.FLEET, self._worker)
+                pipeline.zrem(names.FLEET, self._identity.worker)
                 await pipeline.execute()
 
 

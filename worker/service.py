@@ -24,6 +24,7 @@ from worker.errors import JobError, SettingsError
 from worker.journal import Journal
 from worker.leases import Leases
 from worker.pool import cancel_cause
+from worker.presence import Load, Presence, this_process
 from worker.providers.base import Provider, Services
 from worker.providers.http import open_session
 from worker.queue.doorbell import CeleryDoorbell
@@ -118,6 +119,16 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             }
         background["control"] = control.listen(home, current.cancel)
         background["life"] = LIFE.beat_forever(stats.loop_lag)
+        presence = Presence(
+            home,
+            this_process(),
+            snapshot=stats.snapshot,
+            load=lambda: Load(sum(len(core.leases) for core in cores), LIFE.slots, LIFE.draining),
+            interval_s=settings.renew_interval_s,
+            ttl_s=settings.lease_s,
+        )
+        background["presence"] = presence.announce_forever()
+        stack.push_async_callback(presence.withdraw)
         if len(cores) > 1:
             background["parking"] = parking.bring_back_forever(current.is_away)
         if marks := await _marked(settings, home, stores):

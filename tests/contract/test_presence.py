@@ -6,23 +6,16 @@ import contextlib
 import redis.asyncio
 
 from schemas import names
-from worker.presence import Announcement, Presence, Recent
+from worker.presence import Announcement, Identity, Load, Presence
 from worker.stats import Stats
 
 
 def presence(client, worker, *, ttl_s=60.0, interval_s=0.01):
-    stats = Stats()
-
-    def describe(snapshot, recent: Recent) -> Announcement:
-        return Announcement(
-            worker=worker, host="h", pid=1, version="1", started_ts=1.0, recent=recent
-        )
-
     return Presence(
         client,
-        worker,
-        snapshot=stats.snapshot,
-        describe=describe,
+        Identity(worker, "host", 1, "1.2.3", 1000.0),
+        snapshot=Stats().snapshot,
+        load=lambda: Load(in_flight=0, capacity=None, draining=False),
         interval_s=interval_s,
         ttl_s=ttl_s,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.presence import Announcement, Identity, Window, announcement
+from worker.presence import Announcement, Identity, Load, Window, announcement
 from worker.stats import Stats
 
 ME = Identity("0123456789ab", "host-1", 42, "1.2.3", 1000.0)
@@ -64,7 +64,7 @@ def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() 
     stats.token_issued["berlin"] = 1700.0
     window = Window()
     recent = window.add(0.0, stats.snapshot())
-    said = announcement(ME, stats.snapshot(), recent, in_flight=3, capacity=10, draining=True)
+    said = announcement(ME, Load(3, 10, draining=True), stats.snapshot(), recent)
     assert Announcement.model_validate_json(said.model_dump_json()) == said
     assert said.jobs == {"completed": 1, "failed:rate_limited": 2}
     assert said.retries == {"rate_limited": 1}
