@@ -6,6 +6,7 @@ provider, the queue, suspects) the runners share.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from schemas.names import is_job_id
 from schemas.shards import shard_of
+from worker.errors import Away
 from worker.journal import Journal
 from worker.leases import Doorbell, Leases
 from worker.runner import Runner
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 AWAY_S: Final = 4.0
 """A shard that has not answered for longer gets no more jobs."""
+_RETRY_S: Final = 0.5
 _CANCELS: Final = 1000
 """Cancellations under way for a shard that has just gone; those beyond find their flag later."""
 
@@ -69,17 +72,24 @@ class Router:
         A job whose shard is away is parked. What cannot be parked waits here for its shard.
         """
         shard = self._shard(job_id)
-        if (
-            self._park is not None
-            and self.cores[shard].away
-            and is_job_id(job_id)
-            and len(args) == 1
-            and not kwargs
-            and await self._park.park(shard, job_id, args[0])
-        ):
-            logger.warning("job %s is parked: event store %d is away", job_id, shard)
-            return
-        await self.cores[shard].runner.run(job_id, args, kwargs)
+        core = self.cores[shard]
+        while not (core.away and await self._parked(shard, job_id, args, kwargs)):
+            try:
+                await core.runner.run(job_id, args, kwargs)
+            except Away:
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+
+    async def _parked(
+        self, shard: int, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> bool:
+        if self._park is None or not is_job_id(job_id) or len(args) != 1 or kwargs:
+            return False
+        if not await self._park.park(shard, job_id, args[0]):
+            return False
+        logger.warning("job %s is parked: event store %d is away", job_id, shard)
+        return True
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``; see :meth:`Runner.cancel`.
@@ -92,14 +102,23 @@ class Router:
         if len(self.cores) == 1:
             await core.runner.cancel(job_id, reason, only_queued=only_queued)
         elif not core.away and len(self._cancelling) < _CANCELS:
-            work = core.runner.cancel(job_id, reason, only_queued=only_queued)
-            task = asyncio.create_task(work)
+            task = asyncio.create_task(self._cancel(core, job_id, reason, only_queued))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
 
+    async def _cancel(self, core: Core, job_id: str, reason: str, only_queued: bool) -> None:
+        with contextlib.suppress(Away):
+            await core.runner.cancel(job_id, reason, only_queued=only_queued)
+
     async def discard(self, job_id: object, reason: str, told: str, message: bytes) -> None:
-        """Bury a message that is no delivery of a job; see :meth:`Runner.discard`."""
-        await self.cores[self._shard(job_id)].runner.discard(job_id, reason, told, message)
+        """Bury a message that is no delivery of a job; see :meth:`Runner.discard`.
+
+        Raises ``TimeoutError`` where its shard is away.
+        """
+        try:
+            await self.cores[self._shard(job_id)].runner.discard(job_id, reason, told, message)
+        except Away as error:
+            raise TimeoutError from error
 
     async def drained(self) -> None:
         """Return when nothing waits for any shard any more."""
