@@ -8,6 +8,7 @@ from worker.queue import broker
 from worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from worker.queue.pulse import Pulse
 from worker.settings import Settings
+from worker.telemetry import celery_log
 
 _settings = Settings.from_env()
 broker.install()
@@ -58,3 +59,4 @@ app.conf.update(
     control_queue_ttl=300,
 )
 app.steps["consumer"].update({KeepDeliveries, Pulse})
+celery_log.install(app, _settings)

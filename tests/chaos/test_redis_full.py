@@ -63,7 +63,7 @@ def test_a_flushed_redis_ends_what_runs_and_the_worker_goes_on(site, report):
         figures = site.ledger.check()
         assert worker.process.poll() is None
     for job_id in doomed:
-        assert f"ERROR/MainProcess] job {job_id}: stopped" in worker.log
+        assert f"job {job_id}: stopped" in worker.log
         assert not site.redis.exists(f"job:{{{job_id}}}:state", f"job:{{{job_id}}}:log")
     report(
         "Redis flushed (FLUSHALL)", figures, note=f"{streams} streams stopped in {stopped_s:.1f} s"

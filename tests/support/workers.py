@@ -1,6 +1,7 @@
 """Real Celery workers for tests: start one, wait for conditions, signal it, read its log."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,7 +72,9 @@ class WorkerProcess:
     @property
     def hostname(self) -> str:
         """The node name, for ``inspect`` and ``control``."""
-        return next(word for word in self.log.split() if word.startswith(f"w{os.getpid()}-"))
+        found = re.search(rf'w{os.getpid()}-[^"\s]+', self.log)
+        assert found is not None, "it has not told its name yet"
+        return found[0]
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; raises ``AssertionError`` if it ends, or takes too long, before it is ready."""

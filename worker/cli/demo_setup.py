@@ -74,7 +74,8 @@ def demo_setup(url: str, told: str, environ: Mapping[str, str]) -> Iterator[Setu
             for name, value in environ.items()
             if not name.startswith(("BERLIN_", "CELERY_", "WORKER_"))
         }
-        env |= {"REDIS_URL": url, "WORKER_DRAIN_TIMEOUT_S": "1", **upstream.environ}
+        env |= {"REDIS_URL": url, "WORKER_DRAIN_TIMEOUT_S": "1", "WORKER_LOG_FORMAT": "console"}
+        env |= upstream.environ
         with _worker(env) as pid:
             yield Setup(Settings.from_env(env), told, upstream, pid)
 

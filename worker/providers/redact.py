@@ -1,9 +1,10 @@
 """What may be shown of a foreign text: short, on one line, without secrets. Pure."""
 
+import functools
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -12,12 +13,16 @@ _HIDDEN: Final = "[hidden]"
 
 def hide(text: str, secrets: Iterable[str]) -> str:
     """``text`` without ``secrets``, also where they are URL-, JSON- or HTML-encoded."""
+    return hider(secrets)(text)
+
+
+def hider(secrets: Iterable[str]) -> Callable[[str], str]:
+    """The same as a function of many texts, of which few hold a secret."""
     forms = {form for secret in secrets if secret for form in _forms(secret)}
-    if not forms:
-        return text
     # The longest first: one form may begin with another.
     longest_first = sorted(forms, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, longest_first)), _HIDDEN, text, flags=re.IGNORECASE)
+    pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+    return functools.partial(pattern.sub, _HIDDEN) if forms else str
 
 
 def clean(text: str, secrets: Iterable[str], limit: int) -> str:
