@@ -164,6 +164,9 @@ class JobLog:
                 self._pending = None
             if waiter is None:
                 self._on_fenced()
+        if self.fenced or (self.phase is lifecycle.Phase.OVER and self._settled_seq == self.seq):
+            # Else the attempt, its task and this log would wait for the garbage collector.
+            self._on_fenced = _nobody
         if waiter is not None:
             if self.fenced:
                 waiter.set_exception(Fenced(self.job_id))
@@ -188,6 +191,10 @@ class JobLog:
         first = batch.size == 0
         batch.size += size
         self._journal.added(self, size, first=first)
+
+
+def _nobody() -> None:
+    """There is no work to stop any more."""
 
 
 class Journal:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import weakref
 
 import pytest
 from hypothesis import given
@@ -423,3 +424,22 @@ async def test_a_log_opened_for_a_later_attempt_goes_on_where_the_record_says():
 async def test_a_job_id_that_is_none_never_opens_a_log():
     with pytest.raises(ValueError, match="job ID"):
         Rig().open("job:{x}")
+
+
+async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
+    class Work:
+        def lost(self):
+            raise AssertionError
+
+    async with Rig() as rig:
+        gc.disable()
+        try:
+            work = Work()
+            work.log = rig.journal.open(JOB, 1, seq=0, chunks=0, on_fenced=work.lost)
+            gone = weakref.ref(work)
+            work.log.event(head(work.log, Started))
+            await work.log.end(completed(work.log))
+            del work
+            assert gone() is None
+        finally:
+            gc.enable()

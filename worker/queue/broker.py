@@ -13,6 +13,7 @@ works on, since a message is held in the server by its tag and by no connection:
 channel adopts it, and sends the acknowledgements that the last one could not.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from queue import Empty
@@ -23,7 +24,7 @@ from celery.utils.log import get_logger
 from kombu.asynchronous import get_event_loop
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
@@ -141,14 +142,19 @@ class _Taking:
     """Whether the server can; fakeredis 2.40 does not block on BLMOVE."""
     _refused = False
     """Whether the server has just refused to move a message: it is full, or cannot write."""
+    _kept: Any = None
 
     @contextmanager
     def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
         """A client; a channel that is closed has none, and kombu fails on it in odd ways."""
-        if client is None and self.connection is None:
-            raise RedisConnectionError("the connection of this channel is gone")
-        with super().conn_or_acquire(client) as acquired:  # type: ignore[misc]  # kombu's channel
-            yield acquired
+        if client is None:
+            if self.connection is None:
+                raise RedisConnectionError("the connection of this channel is gone")
+            # Kept: to make one costs more than most of what it is asked for.
+            if self._kept is None or self._kept.connection_pool is not self.pool:
+                self._kept = self._create_client()
+            client = self._kept
+        yield client
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         if not self.takes:
@@ -210,7 +216,7 @@ class _Taking:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]  # the same
 
     def _deliver(self: Any, raw: str, queue: str) -> None:
-        message = loads(raw)
+        message = json.loads(raw)
         try:
             self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's own does
         except (*self.connection_errors, *self.connection.channel_errors):
