@@ -21,6 +21,7 @@ from schemas import ErrorCode, names
 from worker import control, providers
 from worker.client.addresses import address
 from worker.errors import JobError, SettingsError
+from worker.garbage import seldom_collected
 from worker.journal import Journal
 from worker.leases import Leases
 from worker.pool import cancel_cause
@@ -34,6 +35,7 @@ from worker.settings import Settings
 from worker.shards.marks import Marks, check_unmarked
 from worker.shards.parking import Parking
 from worker.shards.router import Core, Router, StrayBell
+from worker.shards.store import ShardStore
 from worker.stats import Stats
 from worker.store import RedisStore
 from worker.suspects import Suspects
@@ -138,6 +140,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         stack.enter_context(
             observed(app, settings, current, stats=stats, tokens=tokens, suspects=suspects)
         )
+        stack.enter_context(seldom_collected())
         _running = current, asyncio.get_running_loop()
         try:
             yield
@@ -162,7 +165,7 @@ class _Shared:
 def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int) -> Core:
     """What the jobs of one shard run on."""
     count = len(settings.shards)
-    store = RedisStore(
+    store = (RedisStore if count == 1 else ShardStore)(
         client,
         owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
         lease_s=settings.lease_s,
@@ -193,7 +196,10 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
         cancel_cause=cancel_cause,
         suspects=shared.suspects,
     )
-    return Core(journal, leases, runner)
+    core = Core(journal, leases, runner)
+    if isinstance(store, ShardStore):
+        store.is_away = lambda: core.away
+    return core
 
 
 async def _marked(
