@@ -47,7 +47,7 @@ def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: boo
     handler: logging.Handler = (
         logging.StreamHandler(sys.__stderr__)
         if logfile is None
-        else WatchedFileHandler(logfile, encoding="utf-8")
+        else WatchedFileHandler(logfile, encoding="utf-8", errors="backslashreplace")
     )
     handler.setFormatter(
         formatter(style, secrets_of(settings), colors=terminal and colors is not False)
