@@ -7,6 +7,7 @@
     └── ClientError          what users of worker.client see
         ├── Unavailable      Redis or the broker does not answer
         ├── CursorExpired    the log that was asked for is gone
+        ├── Unreadable       an event of the job is of another version of the contract
         └── JobFailed        the job ended as ``failed`` or ``cancelled``
 
 Foreign errors (aiohttp's, redis-py's) are mapped to these once, at the edge.
@@ -70,6 +71,10 @@ class Unavailable(ClientError):
 
 class CursorExpired(ClientError):
     """The log of the job has expired, or it never existed: nothing can be replayed from it."""
+
+
+class Unreadable(ClientError):
+    """The job has an event that this version cannot read, and so cannot tell how it goes on."""
 
 
 class JobFailed(ClientError):

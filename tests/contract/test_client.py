@@ -19,6 +19,7 @@ from worker.client import (
     JobStatus,
     Options,
     Unavailable,
+    Unreadable,
 )
 from worker.embedded.redis import free_port
 from worker.settings import Settings
@@ -128,6 +129,18 @@ async def test_event_types_of_a_later_version_are_skipped(client, writer):
     await writer.append_raw(json.dumps(unknown).encode())
     await writer.completed()
     assert await seqs(client.stream(JOB)) == [1, 3]
+
+
+async def test_an_end_of_another_version_is_no_silence(client, writer):
+    await writer.started()
+    async with client.stream(JOB) as stream:
+        await anext(stream)
+        end = {"v": 2, "job_id": JOB, "seq": 2, "attempt": 1, "ts": 0, "type": "completed"}
+        await writer.append_raw(json.dumps(end).encode())
+        with pytest.raises(Unreadable, match="version 2"):
+            await anext(stream)
+    with pytest.raises(Unreadable):
+        await client.result(JOB)
 
 
 async def test_a_job_without_a_trace_is_waited_for_and_then_an_error(client):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 import redis
 from celery import Celery
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from schemas import names
 from tests.support.cli import BERLIN
@@ -284,11 +284,56 @@ def test_without_a_user_nothing_may_be_done(guarded):
             nobody.ping()
 
 
-async def test_status_says_that_it_is_the_right_which_is_missing(guarded, admin):
-    async with as_subscriber(guarded) as subscriber:
-        with pytest.raises(Exception, match="NoPermissionError") as caught:
-            await subscriber.status(OTHERS_JOB)
-    assert isinstance(caught.value.__cause__, NoPermissionError)
+async def test_a_subscriber_learns_from_the_log_how_a_job_stands(guarded, fleet):
+    async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
+        assert (await subscriber.status(OTHERS_JOB)).status == "unknown"
+        job_id = await producer.submit("[[endless]] [[drip:0.01]]")
+        assert (await subscriber.status(job_id)).status == "queued"
+        with fleet.worker():
+            fleet.running(job_id)
+            status = await subscriber.status(job_id)
+            assert (status.status, status.attempt) == ("running", 1)
+            assert not status.cancel_requested
+            assert status.seq > 1
+            assert status.started_ts is not None
+            fleet.redis.hset(names.state_key(job_id), "cancel", 1)
+            seq = fleet.ended(job_id)[-1]["seq"]
+        status = await subscriber.status(job_id)
+        assert (status.status, status.seq, status.cancel_requested) == ("cancelled", seq, True)
+
+
+def test_a_subscriber_follows_jobs_from_a_terminal(guarded, fleet):
+    with fleet.worker():
+        job_id = fleet.send(prompt("hello"))
+        fleet.ended(job_id)
+        tail = cli(guarded, "subscriber", "tail", job_id)
+        assert (tail.returncode, tail.stdout.strip()) == (0, "echo of hello"), tail.stderr
+        told = cli(guarded, "subscriber", "tail", job_id, "--json")
+        assert told.stdout.splitlines() == [event.decode() for event in fleet.log(job_id)]
+        status = cli(guarded, "subscriber", "status", job_id, "--json")
+        assert status.returncode == 0, status.stderr
+        assert json.loads(status.stdout)["end"]["type"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("subscriber", ["cancel", OTHERS_JOB]),
+        ("subscriber", ["submit", "hello"]),
+        ("subscriber", ["dead", "list"]),
+        ("producer", ["status", OTHERS_JOB]),
+        ("producer", ["tail", OTHERS_JOB]),
+        ("producer", ["submit", "hello"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_whoever_lacks_a_right_is_told_so_and_not_that_redis_is_away(guarded, admin, user, command):
+    told = cli(guarded, user, *command)
+    assert told.returncode == 1, told.stdout
+    assert "permission" in told.stderr
+    assert "users.acl" in told.stderr
+    assert "does not answer" not in told.stderr
+    assert "secret" not in told.stderr
 
 
 def test_the_file_is_not_made_without_all_passwords():

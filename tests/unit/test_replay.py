@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas import Cancelled, Chunk, Completed, Event, Reset, Started, Timings, encode
 from worker.client.replay import PAGE_SIZE, Entry, Glance, Need, Replay
-from worker.errors import CursorExpired
+from worker.errors import CursorExpired, Unreadable
 
 JOB = "job-1"
 ZERO = Timings(queue_ms=0, login_ms=0, first_chunk_ms=0, stream_ms=0, total_ms=0)
@@ -204,6 +204,47 @@ def test_types_of_a_later_version_are_skipped_but_counted():
     assert [event.seq for event in got] == [5]
     in_log = [(b"6-0", {b"event": later(6)}), entry(events[6])]
     assert [event.seq for event in replay.page(in_log)] == [7]
+
+
+def of_version(version: object, event: Event) -> bytes:
+    """``event`` as another version of the contract may have it."""
+    return json.dumps({**event.model_dump(mode="json"), "v": version}).encode()
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("kind", [*range(3), "unknown"])
+def test_an_event_of_another_version_is_an_error_after_what_comes_before_it(version, kind):
+    events = life(1)
+    if kind == "unknown":
+        data = json.dumps({"v": version, **base(2), "type": "thought"}).encode()
+        at = 2
+    else:
+        data, at = of_version(version, events[kind]), kind + 1
+    log = [*map(entry, events[: at - 1]), (f"{at}-0".encode(), {b"event": data})]
+    replay = Replay(JOB)
+    if at > 1:
+        assert replay.page(log) == events[: at - 1]
+    assert (replay.need, replay.cursor) == (Need.PAGE, at - 1)
+    with pytest.raises(Unreadable, match="version"):
+        replay.page(log[at - 1 :])
+
+
+def test_a_message_of_another_version_is_looked_up_in_the_log():
+    replay = reader_at(3)
+    for data in (of_version(2, life(8)[3]), json.dumps({"v": 2, **base(4), "type": "t"}).encode()):
+        assert replay.messages([data]) == []
+        assert (replay.need, replay.cursor) == (Need.PAGE, 3)
+        replay.page([])
+        replay.glance(Glance("running", 3, entry(life(8)[2])), may_wait=False)
+
+
+def test_a_job_that_is_over_without_a_terminal_event_that_can_be_read_is_an_error():
+    replay = reader_at(3)
+    unknown = (b"4-0", {b"event": later(4)})
+    replay.page([unknown])
+    replay.quiet()
+    with pytest.raises(Unreadable, match="cannot be read"):
+        replay.glance(Glance("completed", 4, unknown), may_wait=False)
 
 
 def test_an_entry_that_is_no_event_is_skipped_and_does_not_stop_the_reader():

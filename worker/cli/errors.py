@@ -3,11 +3,11 @@
 from typing import IO, Any, Final
 
 import click
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from schemas import InvalidJob
 from worker.cli.output import printable, say
-from worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
+from worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable, Unreadable
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -44,13 +44,21 @@ def problem(error: BaseException) -> Problem:
         case InvalidJob():
             return Problem(f"the job breaks the contract: {told}", USAGE)
         case Unavailable():
-            return Problem(told, advice="`berlin doctor` says what is wrong")
+            return Problem(told, advice=_advice(error.__cause__))
+        case RedisError():
+            return Problem(f"Redis: {told}", advice=_advice(error))
+        case Unreadable():
+            return Problem(told, advice="install the berlin-worker that your workers have")
         case CursorExpired() | JobFailed():
             return Problem(told)
-        case RedisError():
-            return Problem(f"Redis: {told}", advice="`berlin doctor` says what is wrong")
         case OSError():
             return Problem(told)
         case _:
             advice = "this is a bug: BERLIN_DEBUG=1 shows where"
             return Problem(f"{type(error).__name__}: {told}", advice=advice)
+
+
+def _advice(error: BaseException | None) -> str:
+    if isinstance(error, NoPermissionError):
+        return "deploy/redis/users.acl says who needs which rights"
+    return "`berlin doctor` says what is wrong"

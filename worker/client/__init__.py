@@ -15,7 +15,7 @@ from worker.client.aio import AsyncClient
 from worker.client.stream import Stream
 from worker.client.sync import Client, SyncStream
 from worker.client.values import JobStatus, Options, Result
-from worker.errors import ClientError, CursorExpired, JobFailed, Unavailable
+from worker.errors import ClientError, CursorExpired, JobFailed, Unavailable, Unreadable
 
 __all__ = [
     "AsyncClient",
@@ -30,4 +30,5 @@ __all__ = [
     "Stream",
     "SyncStream",
     "Unavailable",
+    "Unreadable",
 ]

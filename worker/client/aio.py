@@ -4,23 +4,21 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas import Cancelled, Chunk, Completed, Failed, Reset, names
 from schemas.shards import shard_of
-from worker.client import connections
-from worker.client.addresses import address
+from worker.client import connections, records
 from worker.client.enqueue import Enqueuer
 from worker.client.jobs import Prompt, Submission, prepare
 from worker.client.shard import Shard
 from worker.client.stream import Stream
 from worker.client.values import JobStatus, Options, Result
-from worker.errors import CursorExpired, JobFailed, Unavailable
+from worker.errors import JobFailed, Unavailable, Unreadable
 from worker.settings import Settings
 from worker.shards.marks import on_shard
 
@@ -52,22 +50,25 @@ class AsyncClient:
         self._redis_url = redis_url or self._settings.redis_url
         urls = event_shards or ((redis_url,) if redis_url else self._settings.shards)
         self._broker_url = broker_url or _other_broker(self._settings) or self._redis_url
-        self._where = address(self._redis_url)
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sharded = tuple(urls) != (self._redis_url,)
-        self._shards = [
-            Shard(
-                url,
-                expected={names.SHARD: on_shard(place, len(urls))}
-                if self._sharded
-                else {names.SHARDS: None, names.SHARD: None},
-                enqueuer=lambda: self._enqueuer,
-                options=self._options,
-                record_ttl_s=self._settings.queue_ttl_s,
-            )
-            for place, url in enumerate(urls)
-        ]
+        make = partial(
+            Shard,
+            enqueuer=lambda: self._enqueuer,
+            options=self._options,
+            record_ttl_s=self._settings.queue_ttl_s,
+        )
+        if self._sharded:
+            count = len(urls)
+            self._home = make(self._redis_url, expected={names.SHARDS: str(count)})
+            self._shards = [
+                make(url, expected={names.SHARD: on_shard(place, count)}, home=self._home)
+                for place, url in enumerate(urls)
+            ]
+        else:
+            self._home = make(self._redis_url, expected={names.SHARDS: None, names.SHARD: None})
+            self._shards = [self._home]
 
     async def submit(self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any) -> str:
         """Put a job on the queue and return its ID.
@@ -125,7 +126,7 @@ class AsyncClient:
                 pipeline.publish(*told)
             await self._asked(pipeline.execute, shard.where)
         if self._sharded:
-            await self._asked(lambda: self._home.publish(*told), self._where)
+            await self._asked(lambda: self._home.redis.publish(*told), self._home.where)
 
     async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
         """Wait for the end of a job and return its text.
@@ -147,35 +148,25 @@ class AsyncClient:
                         )
                     case Failed() | Cancelled():
                         raise JobFailed(event)
-        raise CursorExpired(f"job {job_id} is over, but this version cannot read how it ended")
+        raise Unreadable(f"job {job_id} is over, but this version cannot read how it ended")
 
     async def status(self, job_id: str) -> JobStatus:
-        """What the record of the job says; never waits for the job."""
-        fields = ["status", "attempt", "seq", "cancel", "created_ms", "started_ms"]
-        shard, key = self._shard(job_id), names.state_key(job_id)
+        """What the record of the job says; never waits for the job.
+
+        Without the right to read records, what its log tells: no ``created_ts`` then.
+        """
+        shard = self._shard(job_id)
         await shard.check()
-        values: Any = await self._asked(lambda: shard.redis.hmget(key, fields), shard.where)
-        status, attempt, seq, cancel, created_ms, started_ms = values
-        return JobStatus(
-            job_id=job_id,
-            status=status.decode() if status else "unknown",
-            attempt=int(attempt or 0),
-            seq=int(seq or 0),
-            cancel_requested=cancel is not None,
-            created_ts=int(created_ms) / 1000 if created_ms else None,
-            started_ts=int(started_ms) / 1000 if started_ms else None,
-        )
+        return await self._asked(lambda: records.status(shard.redis, job_id), shard.where)
 
     async def aclose(self) -> None:
         """Finish the submissions under way and close every connection."""
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for shard in self._shards:
-            await shard.aclose()
-        opened = vars(self)
-        for part in ("_enqueuer", "_home"):
-            if part in opened:
-                await opened.pop(part).aclose()
+        for store in {*self._shards, self._home}:
+            await store.aclose()
+        if "_enqueuer" in vars(self):
+            await vars(self).pop("_enqueuer").aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,14 +221,9 @@ class AsyncClient:
         try:
             return await ask()
         except (RedisError, OSError) as error:
-            told = f"Redis at {where} does not answer ({type(error).__name__})"
-            raise Unavailable(told) from error
+            raise Unavailable(connections.trouble(where, error)) from error
 
     # Each is made when it is first needed, in the event loop that needs it.
-
-    @cached_property
-    def _home(self) -> Redis:
-        return connections.commands(self._redis_url)
 
     @cached_property
     def _enqueuer(self) -> Enqueuer:

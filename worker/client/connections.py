@@ -13,6 +13,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    NoPermissionError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -50,6 +51,15 @@ def passes(error: Exception) -> bool:
     if isinstance(error, BusyLoadingError | ReadOnlyError | TryAgainError):
         return True
     return not isinstance(error, ResponseError) and isinstance(error, RedisError | OSError)
+
+
+def trouble(where: str, error: BaseException) -> str:
+    """What to say of an error of the Redis at ``where``: it is away, or it refuses."""
+    if isinstance(error, NoPermissionError):
+        return f"Redis at {where} answers, but refuses this user a command ({error})"
+    if isinstance(error, AuthenticationError):
+        return f"Redis at {where} answers, but refuses the login ({error})"
+    return f"Redis at {where} does not answer ({type(error).__name__})"
 
 
 def _common() -> dict[str, Any]:

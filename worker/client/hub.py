@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.client.mailbox import Mailbox
@@ -81,7 +81,7 @@ class Hub:
     async def acknowledged(self, mailbox: Mailbox) -> None:
         """Wait until the server has acknowledged the subscription of ``mailbox``.
 
-        Raises Redis' ``AuthenticationError`` where waiting is in vain.
+        Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting is in vain.
         """
         await asyncio.shield(self._channels[mailbox.channel].acknowledged)
 
@@ -136,7 +136,7 @@ class Hub:
                     await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
                 pause_s = shortest_s
                 await self._serve(connection)
-            except AuthenticationError as error:
+            except (AuthenticationError, NoPermissionError) as error:
                 self._refuse(error)
             except (RedisError, OSError) as error:
                 logger.warning("pub/sub connection lost (%s): reconnecting", type(error).__name__)
@@ -222,7 +222,7 @@ class Hub:
         for mailbox in channel.mailboxes:  # a new connection: nothing came in between
             mailbox.miss()
 
-    def _refuse(self, error: AuthenticationError) -> None:
+    def _refuse(self, error: RedisError) -> None:
         logger.warning("Redis refuses the pub/sub connection: %s", error)
         for channel in self._channels.values():
             if not channel.acknowledged.done():

@@ -10,6 +10,9 @@ The rules (contract, "Reading without a gap"):
 3. An empty page says nothing by itself: nothing new, not begun yet, over, or expired.
    A :class:`Glance` at the job's record and at the last entry of its log decides.
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
+5. Version 1 only gains fields and types of events, which are skipped where they are not
+   known. An event of another version may mean anything: that is an error, and so is a job
+   that is over without a terminal event that can be read. Nothing ends in silence.
 
 A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`Replay.page`,
 :meth:`Replay.glance`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
@@ -24,8 +27,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas import Event, decode
-from schemas.events import TERMINAL_TYPES
-from worker.errors import CursorExpired
+from schemas.events import TERMINAL_TYPES, VERSION
+from worker.errors import CursorExpired, Unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +79,8 @@ class Replay:
     def page(self, entries: Sequence[Entry]) -> list[Event]:
         """Take a page of the log, at most :data:`PAGE_SIZE` entries after the cursor.
 
-        Raises :class:`CursorExpired` if the log no longer holds the event after the cursor.
+        Raises :class:`CursorExpired` if the log no longer holds the event after the cursor,
+        :class:`Unreadable` if that is of another version.
         """
         events: list[Event] = []
         for entry in entries:
@@ -87,8 +91,13 @@ class Replay:
                 raise CursorExpired(
                     f"job {self.job_id}: its log lacks events {self.cursor + 1} to {seq - 1}"
                 )
+            try:
+                event = _event(self.job_id, seq, entry[1].get(b"event", b""))
+            except Unreadable:
+                if events:
+                    return events  # first what comes before it
+                raise
             self._advance(seq)
-            event = _event(self.job_id, seq, entry[1].get(b"event", b""))
             if event is None:
                 continue
             events.append(event)
@@ -105,7 +114,8 @@ class Replay:
         """Take what the record and the end of the log say.
 
         ``may_wait``: whether a job of which there is no trace may still appear. Raises
-        :class:`CursorExpired` where nothing can come any more.
+        :class:`CursorExpired` where nothing can come any more, :class:`Unreadable` where
+        nobody can tell how the job has ended.
         """
         if seen.last is None:
             self._judge_without_log(seen, may_wait=may_wait)
@@ -114,8 +124,10 @@ class Replay:
         seq = _seq(seen.last)
         if seq > self.cursor:
             self.need = Need.PAGE
-        elif seen.status in TERMINAL_TYPES or _is_terminal(seen.last):
+        elif _is_terminal(seen.last):
             self.need = Need.NOTHING
+        elif seen.status in TERMINAL_TYPES:
+            raise Unreadable(f"job {self.job_id} is over, but its last event cannot be read")
         else:
             self.need = Need.LISTEN
 
@@ -193,11 +205,8 @@ def _parse(job_id: str, data: bytes) -> tuple[int, Event | None] | None:
 
 
 def _foreign(job_id: str, data: bytes) -> tuple[int, None] | None:
-    try:
-        obj = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(obj, dict) or obj.get("job_id") != job_id:
+    obj = _object(data)
+    if obj.get("job_id") != job_id or obj.get("v") != VERSION:
         return None
     seq, kind = obj.get("seq"), obj.get("type")
     if type(seq) is not int or not isinstance(kind, str) or kind in _KNOWN_TYPES:
@@ -205,14 +214,29 @@ def _foreign(job_id: str, data: bytes) -> tuple[int, None] | None:
     return seq, None
 
 
+def _object(data: bytes) -> dict[str, object]:
+    """The JSON object in ``data``; an empty one where there is none."""
+    try:
+        obj = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return obj if isinstance(obj, dict) else {}
+
+
 def _event(job_id: str, seq: int, data: bytes) -> Event | None:
     """The event of a log entry; ``None`` for one that this version cannot read.
 
     Unlike a message of the channel, an entry has nothing behind it to be re-read from: it
-    is skipped, and its ID tells its ``seq``.
+    is skipped, and its ID tells its ``seq``. Raises :class:`Unreadable` for another version.
     """
     found = _parse(job_id, data)
     if found is None or found[0] != seq:
+        version = _object(data).get("v", VERSION)
+        if version != VERSION:
+            raise Unreadable(
+                f"event {seq} of job {job_id} is of version {str(version)[:20]} of the contract, "
+                f"and this client reads version {VERSION}"
+            )
         logger.warning("entry %d in the log of job %s is no event; skipped", seq, job_id)
         return None
     return found[1]

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from schemas import Event, names
-from worker.client.connections import passes
+from worker.client.connections import passes, trouble
 from worker.client.mailbox import Mailbox, Notice
 from worker.client.replay import Need, Replay
 from worker.client.shard import Shard
@@ -30,8 +30,9 @@ class Stream:
     for the next event may be cancelled, by a timeout for instance, and taken up again.
 
     Raises :class:`~worker.errors.CursorExpired` where the log cannot give what is asked for,
+    :class:`~worker.errors.Unreadable` where an event is of another version of the contract,
     and :class:`~worker.errors.Unavailable` where Redis has not answered for
-    ``Options.give_up_after_s``.
+    ``Options.give_up_after_s``. Without an error the last event is the terminal one.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Stream:
         try:
             async with asyncio.timeout(patience_s):
                 await self._hub.acknowledged(mailbox)
-        except (TimeoutError, AuthenticationError) as error:
+        except (TimeoutError, AuthenticationError, NoPermissionError) as error:
             raise self._unavailable(error) from error
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
@@ -178,6 +179,6 @@ class Stream:
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(
-            f"Redis at {self._shard.where} does not answer ({type(error).__name__}): events of job "
-            f"{self.job_id} after seq {self._replay.cursor} could not be read"
+            f"{trouble(self._shard.where, error)}: events of job {self.job_id} after seq "
+            f"{self._replay.cursor} could not be read"
         )
