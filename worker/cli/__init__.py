@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "batch": ("worker.cli.batch", "Run a file of prompts; resumes without paying twice."),
     "dead": ("worker.cli.dead", "List and replay what could not be run."),
     "worker": ("worker.cli.run_worker", "Start a worker."),
+    "top": ("worker.cli.top", "Watch the fleet: workers, queue, errors, logins."),
     "doctor": ("worker.cli.doctor", "Check Redis, broker and login, and say what to do."),
 }
 """Name of a command: its module, and the first sentence of its help."""
