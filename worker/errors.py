@@ -3,6 +3,7 @@
     BerlinWorkerError
     ├── SettingsError        the environment lacks a setting, or one makes no sense
     ├── JobError             a job cannot go on; carries a code of the contract
+    ├── Away                 one of several event stores does not answer: the job waits elsewhere
     ├── Fenced               another attempt owns the job: stop at once, say nothing
     └── ClientError          what users of worker.client see
         ├── Unavailable      Redis or the broker does not answer
@@ -59,6 +60,10 @@ class JobError(BerlinWorkerError, RuntimeError):
 
 class Fenced(BerlinWorkerError):
     """The store refuses this attempt's events: the job belongs to a newer one, or is over."""
+
+
+class Away(BerlinWorkerError):
+    """A job cannot be begun, for its event store has not answered for a while; others do."""
 
 
 class ClientError(BerlinWorkerError):
