@@ -21,7 +21,11 @@ JOB = b'{"messages":[{"role":"user","content":"Hello"}]}'
 
 
 def make_store(
-    client: redis.asyncio.Redis, *, owner: str = "worker-1", lease_s: float = 60.0
+    client: redis.asyncio.Redis,
+    *,
+    owner: str = "worker-1",
+    lease_s: float = 60.0,
+    dead_letters: redis.asyncio.Redis | None = None,
 ) -> RedisStore:
     """A store whose leases do not run out by themselves while a test runs."""
     store = RedisStore(
@@ -31,6 +35,7 @@ def make_store(
         log_ttl_s=LOG_TTL_S,
         queue_ttl_s=QUEUE_TTL_S,
         dead_letters_max=5,
+        dead_letters=dead_letters,
     )
     if isinstance(client, LosesReplies):
         for connection in (store._append, store._records):  # they do without the client

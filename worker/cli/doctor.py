@@ -28,6 +28,7 @@ from worker.cli.verdicts import Verdict
 from worker.client.addresses import address
 from worker.errors import JobError, SettingsError
 from worker.settings import Settings
+from worker.shards.marks import on_shard
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -92,6 +93,10 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
         yield Verdict("redis", "ok", address(settings.redis_url))
         with open_redis(settings.redis_url) as redis:
             yield from examine_redis(redis)
+            yield from _examine_marks(redis, settings)
+    if settings.sharded:
+        for place in range(len(settings.shards)):
+            yield from _examine_shard(settings, place)
     if settings.broker_url != settings.redis_url:
         told = broker_problem(settings)
         advice = "start it, or point CELERY_BROKER_URL at another" if told else ""
@@ -100,6 +105,41 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
         )
     if login:
         yield _login(settings)
+
+
+def _examine_shard(settings: Settings, place: int) -> Iterator[Verdict]:
+    """One of several event stores, each line with its number."""
+    url, count = settings.shards[place], len(settings.shards)
+    label = f"shard {place + 1}/{count}"
+    if told := redis_problem(url):
+        advice = "start it: its jobs wait. All others go on"
+        yield Verdict(label, "fail", told, advice)
+        return
+    yield Verdict(label, "ok", address(url))
+    with open_redis(url) as redis:
+        for verdict in examine_redis(redis):
+            if verdict.name != "workers":  # they are counted where they listen
+                yield dataclasses.replace(verdict, told=f"{label}: {verdict.told}")
+        yield verdicts.mark(_mark(redis, names.SHARD), on_shard(place, count), address(url))
+
+
+def _examine_marks(redis: "Redis", settings: Settings) -> Iterator[Verdict]:
+    """Whether the workers have the event stores that are set here."""
+    at = address(settings.redis_url)
+    if settings.sharded:
+        yield verdicts.mark(_mark(redis, names.SHARDS), str(len(settings.shards)), at)
+    else:
+        found = _mark(redis, names.SHARDS) or _mark(redis, names.SHARD)
+        if found is not None:
+            yield verdicts.mark(found, None, at)
+
+
+def _mark(redis: "Redis", key: str) -> str | None:
+    try:
+        found: Any = redis.get(key)
+    except RedisError:  # where it may not be asked, it does not tell
+        return None
+    return str(found) if found is not None else None
 
 
 def examine_redis(redis: "Redis") -> Iterator[Verdict]:

@@ -5,6 +5,7 @@ from typing import Any, Self
 from redis.exceptions import RedisError
 
 from schemas import names
+from schemas.shards import shard_of
 from worker.cli.reach import load_settings
 from worker.client import connections
 
@@ -14,7 +15,8 @@ class Log:
 
     def __init__(self, job_id: str) -> None:
         self._key = names.log_key(job_id)
-        self._redis = connections.commands(load_settings().redis_url)
+        shards = load_settings().shards
+        self._redis = connections.commands(shards[shard_of(job_id, len(shards))])
 
     async def read(self, after: int, last: int) -> dict[int, bytes]:
         """The events after ``after`` up to ``last``, by ``seq``; none where Redis is away."""

@@ -23,10 +23,13 @@ TIMEOUT_S: Final = 3.0
 def load_settings() -> Settings:
     """The settings; raises ``SettingsError`` also for a URL that none of the clients takes."""
     settings = Settings.from_env()
-    try:
-        parse_url(settings.redis_url)
-    except ValueError:
-        raise SettingsError("REDIS_URL must be of the form redis://host:6379/0") from None
+    urls = {"REDIS_URL": (settings.redis_url,), "WORKER_EVENT_SHARDS": settings.shards}
+    for variable, each in urls.items():
+        try:
+            for url in each:
+                parse_url(url)
+        except ValueError:
+            raise SettingsError(f"{variable} must be of the form redis://host:6379/0") from None
     if settings.broker_url != settings.redis_url:
         try:
             resolve_transport(parse_broker_url(settings.broker_url)["transport"])

@@ -6,6 +6,7 @@ import sys
 import click
 
 from worker.cli.errors import Problem
+from worker.cli.output import say
 from worker.cli.reach import broker_problem, load_settings, redis_problem
 from worker.errors import SettingsError
 from worker.settings import Settings
@@ -32,6 +33,9 @@ def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
     check_login(settings)
     if told := redis_problem(settings.redis_url) or broker_problem(settings):
         raise Problem(told, advice="start it, or point REDIS_URL or CELERY_BROKER_URL at another")
+    for url in settings.shards if settings.sharded else ():
+        if told := redis_problem(url):
+            say(f"berlin: {told}; its jobs wait until it does", fg="yellow")
     command = celery_command(concurrency, celery_args)
     os.execv(command[0], command)  # noqa: S606  # becomes Celery: signals and exit code are its own
 

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from schemas import ErrorCode
 from worker.errors import JobError
+from worker.shards.marks import trouble
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -89,6 +90,15 @@ def clock(redis_ts: float, before_ts: float, after_ts: float) -> Verdict:
         "run NTP on both: leases go by the clock of Redis, `ts` of events by that of the worker"
     )
     return Verdict("clock", "warn", f"the clocks are {apart:.1f} s apart", advice)
+
+
+def mark(found: str | None, expected: str | None, at: str) -> Verdict:
+    """What an event store, or ``REDIS_URL``, is marked as, and what it should be."""
+    if told := trouble(expected, found, at):
+        return Verdict("stores", "fail", told, "set WORKER_EVENT_SHARDS as the workers have it")
+    if found is None:
+        return Verdict("stores", "ok", f"{at} bears no mark: no worker has used it lately")
+    return Verdict("stores", "ok", f"{at} is marked as WORKER_EVENT_SHARDS says")
 
 
 def workers(listening: int, waiting: int) -> Verdict:

@@ -19,13 +19,14 @@ from worker.client.values import Options
 from worker.shards import marks
 
 _CHECK_AGAIN_S: Final = 60.0
-_ASK_AGAIN_S: Final = 5.0
+_ASK_AGAIN_S: Final = 30.0
 
 
 class Shard:
     """Records, logs and channels of the jobs that one event store holds.
 
-    ``expected`` are the marks that it may bear; see :mod:`worker.shards.marks`.
+    ``expected`` are the marks that it may bear, ``home`` is ``REDIS_URL`` where that is
+    another server; see :mod:`worker.shards.marks`.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Shard:
         url: str,
         *,
         expected: Mapping[str, str | None],
+        home: "Shard | None" = None,
         enqueuer: Callable[[], Enqueuer],
         options: Options,
         record_ttl_s: int,
@@ -40,6 +42,7 @@ class Shard:
         self.url = url
         self.where = address(url)
         self._expected = expected
+        self._home = home
         self._checked_until = 0.0
         self._checking = asyncio.Lock()
         self._enqueuer = enqueuer
@@ -51,6 +54,8 @@ class Shard:
 
         Asked once a minute at the most; a server that is away has its say when it is back.
         """
+        if self._home is not None:
+            await self._home.check()
         if time.monotonic() < self._checked_until:
             return
         async with self._checking:

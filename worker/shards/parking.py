@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas import names
+from worker.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _AT_ONCE: Final = 200
 class Doorbell(Protocol):
     """The job queue."""
 
-    async def ring(self, job_id: str, job: bytes) -> None:
+    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue; raises ``ConnectionError``."""
 
 
@@ -48,7 +49,7 @@ class Parking:
         key = names.parked_key(shard)
         try:
             # By its nonce one parking is never taken for another of the same job.
-            entry = json.dumps([job_id, secrets.token_hex(8), job])
+            entry = json.dumps([job_id, secrets.token_hex(8), job, tracing.current().memo])
             async with self._home.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(key, {entry: time.time()})
                 pipeline.expire(key, self._ttl_s)
@@ -77,7 +78,7 @@ class Parking:
             return
         entries: Any = await self._home.zrange(key, 0, _AT_ONCE - 1)
         for entry in entries:
-            job_id, _, job = json.loads(entry)
-            await self._doorbell.ring(job_id, json.dumps(job).encode())
+            job_id, _, job, trace = json.loads(entry)
+            await self._doorbell.ring(job_id, json.dumps(job).encode(), trace.encode())
             await self._home.zrem(key, entry)
         logger.info("%d jobs whose event store was away are back on the queue", len(entries))
