@@ -101,6 +101,7 @@ class Worker:
             renew_interval_s=changes.pop("renew_interval_s", 0.01),
             reap_interval_s=0.01,
             doorbell=self.bell,
+            stats=self.journal.stats,
         )
         max_attempts = changes.pop("max_attempts", 3)
         self.runner = Runner(
