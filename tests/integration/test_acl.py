@@ -176,6 +176,11 @@ def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
         job_id = cli(guarded, "operator", "dead", "replay", entry).stdout.strip()
         assert text_of(fleet.ended(job_id)) == "echo of again"
         assert cli(guarded, "operator", "status", job_id).returncode == 0
+        top = cli(guarded, "operator", "top", "--once", "--json")
+        assert top.returncode == 0, top.stderr
+        told = json.loads(top.stdout)
+        assert [worker["capacity"] for worker in told["workers"]] == [2]
+        assert (told["waiting"], told["dead_letters"]) == (0, 0)
         assert cli(guarded, "operator", "tail", job_id).returncode == 0
         submitted = cli(guarded, "operator", "submit", "hello")
         assert "echo of hello" in submitted.stdout
@@ -183,6 +188,15 @@ def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
             assert app.control.ping(timeout=5, limit=1)
             assert app.control.inspect(timeout=5, limit=1).active()
     assert guarded.denials() == []
+
+
+def test_who_may_not_look_at_the_fleet_is_told_so_in_one_line(guarded, admin):
+    for user in ("producer", "subscriber"):
+        top = cli(guarded, user, "top", "--once")
+        assert top.returncode == 1
+        [line] = top.stderr.splitlines()
+        assert line.startswith("berlin: Redis: ")
+        assert NOPERM.search(line)
 
 
 def test_doctor_finds_nothing_amiss_as_the_worker_user(guarded, fleet):

@@ -87,6 +87,7 @@ def test_the_version_is_told() -> None:
         ["cancel", "*"],
         ["batch", "/no/such/file", "-o", "out"],
         ["worker", "-c", "0"],
+        ["top", "--interval", "0"],
         ["demo", " "],
     ],
 )
@@ -108,6 +109,8 @@ def test_wrong_usage_ends_with_2_before_anything_is_connected(arguments: list[st
         ["worker"],
         ["dead", "list"],
         ["dead", "replay", "1-0"],
+        ["top"],
+        ["top", "--once", "--json"],
         ["demo"],
     ],
 )

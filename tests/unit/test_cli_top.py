@@ -165,7 +165,7 @@ def test_short_times(value: float | None, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(0, "0 s"), (59, "59 s"), (90, "1.5 min"), (7200, "2.0 h"), (86400, "1.0 d")]
+    ("value", "told"), [(0, "0 s"), (59, "59 s"), (90, "1.5 min"), (7200, "2.0 h"), (9e4, "1.0 d")]
 )  # fmt: skip
 def test_long_times(value: float, told: str) -> None:
     assert ago(value) == told
