@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from worker.cli.top_fleet import Fleet, Raw, Token
-from worker.cli.top_view import ago, seconds, view
+from worker.cli.top_view import FleetView, ago, seconds
 from worker.presence import Announcement, Recent
 
 NOW = 10_000.0
@@ -33,7 +33,7 @@ def shown(of: Fleet, problem: str | None = None, width: int = 160) -> str:
     console = Console(
         file=io.StringIO(), width=width, record=True, force_terminal=True, color_system=None
     )
-    console.print(view(of, problem))
+    console.print(FleetView(of, problem))
     return console.export_text()
 
 
@@ -141,9 +141,25 @@ def test_all_of_it_is_on_the_screen() -> None:
         assert part in told
 
 
-def test_one_line_for_each_worker_on_a_screen_of_80_columns() -> None:
-    told = shown(fleet(*TWO), width=80)
-    assert sum("host-1:" in line for line in told.splitlines()) == 2
+def test_what_does_not_fit_is_left_out_and_not_cut_short() -> None:
+    for width in (60, 80, 100, 120, 160):
+        told = shown(fleet(*TWO), width=width)
+        [header] = [line for line in told.splitlines() if line.startswith("worker ")]
+        assert "…" not in told
+        assert "in flight  chunks/s" in header
+        assert sum("host-1:" in line for line in told.splitlines()) == 2
+    assert "lag" in header
+
+
+def test_a_screen_shows_as_many_workers_as_it_has_room_for() -> None:
+    many = fleet(*(said(f"w{n}", pid=n) for n in range(100)))
+    console = Console(file=io.StringIO(), width=100, height=30, color_system=None)
+    lines = console.render_lines(FleetView(many), console.options.update(height=30))
+    assert len(lines) == 30
+    told = "\n".join("".join(segment.text for segment in line) for line in lines)
+    assert told.count("host-1:") == 18
+    assert "and 82 more" in told
+    assert shown(many).count("host-1:") == 100
 
 
 def test_what_a_worker_says_cannot_drive_the_terminal() -> None:

@@ -141,13 +141,13 @@ def _show(
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    from worker.cli.top_view import view  # noqa: PLC0415
+    from worker.cli.top_view import FleetView  # noqa: PLC0415
 
     console = Console()
     if once or not console.is_terminal:
-        console.print(view(fleet))
+        console.print(FleetView(fleet))
         return
-    with Live(view(fleet), console=console, screen=True, auto_refresh=False) as live:
+    with Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval_s)
             problem = None
@@ -157,4 +157,4 @@ def _show(
                 raise
             except (RedisError, OSError) as error:
                 problem = f"Redis at {where} does not answer, this is how it was: {reason(error)}"
-            live.update(view(fleet, problem), refresh=True)
+            live.update(FleetView(fleet, problem), refresh=True)
