@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.chaos import FULL, Site
 from tests.support.chaos_report import Row, properties
+from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.verdicts import Figures
 from worker.embedded.redis import RedisProcess, find_server
@@ -33,6 +34,17 @@ def make_redis() -> Iterator[Callable[..., RedisProcess]]:
         pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
     with ExitStack() as stack:
         yield lambda **config: stack.enter_context(RedisProcess(binary, config))
+
+
+@pytest.fixture
+def rabbit() -> Iterator[RabbitProcess]:
+    """A RabbitMQ of the test's own."""
+    binary = find_rabbitmq()
+    if binary is None:
+        told = "no rabbitmq-server"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    with RabbitProcess(binary) as server:
+        yield server
 
 
 @pytest.fixture

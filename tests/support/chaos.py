@@ -49,6 +49,7 @@ class Site(AbstractContextManager["Site"]):
 
     ``redis_url`` is the way that no fault touches: the ledger looks at it. Workers and
     producers take ``worker_url`` and ``client_url`` where they are given (by way of a proxy).
+    The queue is there too, or on ``broker_url``.
     ``upstream`` is told of by its settings, so that it too may stand behind a proxy.
     """
 
@@ -59,12 +60,16 @@ class Site(AbstractContextManager["Site"]):
         *,
         worker_url: str | None = None,
         client_url: str | None = None,
+        broker_url: str | None = None,
         **env: str,
     ) -> None:
         self.redis_url = redis_url
         self.upstream = upstream
         self.env = {"REDIS_URL": worker_url or redis_url, **upstream.environ, **env}
+        if broker_url is not None:
+            self.env["CELERY_BROKER_URL"] = broker_url
         self._client_url = client_url or redis_url
+        self._broker_url = broker_url or self._client_url
         self._stack = ExitStack()
         self._sent = 0
 
@@ -73,8 +78,10 @@ class Site(AbstractContextManager["Site"]):
         self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=30)
         close(self.redis.close)
         self.ledger = self._stack.enter_context(Ledger(self.redis, self._client_url))
-        self.client = self._stack.enter_context(Client(self._client_url))
-        self._app = Celery(broker=self._client_url, set_as_current=False)
+        self.client = self._stack.enter_context(Client(self._client_url, self._broker_url))
+        self._app = Celery(broker=self._broker_url, set_as_current=False)
+        # Or nobody knows whether RabbitMQ has a message; other brokers do not know the option.
+        self._app.conf.broker_transport_options = {"confirm_publish": True}
         close(self._app.close)
         return self
 

@@ -1,0 +1,56 @@
+"""RabbitMQ as the broker: workers are killed, and it is killed itself; each job ends once."""
+
+import time
+
+from kombu import Connection
+
+from tests.support.chaos import Replicas, chance, in_background, size
+from tests.support.workers import wait_until
+
+
+def left_over(url: str) -> int:
+    """Messages on the queue, with no worker to hold any."""
+    with Connection(url) as connection:
+        return int(connection.default_channel.queue_declare("prompts", passive=True).message_count)
+
+
+def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit, report):
+    """One story: a start of RabbitMQ takes as long as all the rest of the short form."""
+    kills, jobs, random = size(3, 20), size(60, 1000), chance()
+    site = make_site(broker_url=rabbit.url)
+
+    def submit() -> None:
+        for n in range(jobs):
+            how = ("client", "bare")[n % 2]
+            site.submit(None, "[[delay:0.05]]", how=how, follow=n % 20 == 0)
+
+    with (
+        Replicas(3, lambda: site.worker("-c", "8", WORKER_MAX_ATTEMPTS="50")) as replicas,
+        in_background(submit),
+    ):
+        for _ in range(kills):
+            time.sleep(random.uniform(0.2, 2))  # chance decides what it hits
+            site.ledger.fault()
+            replicas.kill(random.randrange(3))
+        figures = site.ledger.check(size(120, 600))
+        restarts = figures.attempts - jobs
+        fault = "RabbitMQ: random SIGKILLs of workers, 3 replicas"
+        report(fault, figures, runs=kills, note=f"{jobs} jobs, {restarts} restarts")
+
+        streams = [site.submit(None, "[[delay:0.1]]", chunks=80, follow=True) for _ in range(12)]
+        streams += [site.submit(None, "[[delay:0.1]]", chunks=80, how="bare") for _ in range(12)]
+        wait_until(lambda: site.streaming(streams), "all stream")
+        for n in range(24):  # these wait
+            site.submit(None, "[[delay:0.05]]", how=("client", "bare")[n % 2])
+        site.ledger.fault()
+        rabbit.kill()
+        rabbit.start()
+        began = time.monotonic()
+        probe = site.submit(chunks=1)
+        wait_until(lambda: probe not in site.ledger.unfinished, "a worker that takes jobs", 60)
+        back_s = time.monotonic() - began
+        figures = site.ledger.check()
+        restarts = figures.attempts - figures.jobs - restarts
+    note = f"consuming again in {back_s:.1f} s; {restarts} second calls"
+    report("RabbitMQ: killed and restarted", figures, note=note)
+    assert left_over(rabbit.url) == 0
