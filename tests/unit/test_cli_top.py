@@ -136,7 +136,7 @@ def test_all_of_it_is_on_the_screen() -> None:
         "2, 1 draining", "1,234 waiting, for 3.0 s of late", "3 parked", "2 dead letters",
         "4/20 in flight", "6 completed, 1 cancelled, 4 failed", "22 chunks/s", "after 0.4 s",
         "rate_limited 3, internal 1, retries 4", "berlin: token is 1.0 min old",
-        "2 logins, 3 failed", "host-1:1 ", "host-1:2 (draining)", "3/10", "1/10", "2.0 h",
+        "logins 2, 3 failed", "host-1:1 ", "host-1:2 (draining)", "3/10", "1/10", "2.0 h",
     ):  # fmt: skip
         assert part in told
 

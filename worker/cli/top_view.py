@@ -87,7 +87,7 @@ def _login(fleet: Fleet) -> Text:
     told = [
         f"{provider}: token is {ago(token.age_s)} old" for provider, token in fleet.tokens.items()
     ] or ["no token yet"]
-    told.append(f"{fleet.logins:,} logins")
+    told.append(f"logins {fleet.logins:,}")
     if fleet.logins_failed:
         told.append(f"{fleet.logins_failed:,} failed")
     return Text(printable(", ".join(told)), style="red" if fleet.logins_failed else "")
@@ -164,7 +164,7 @@ def ago(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"  # noqa: PLR2004  # 2 digits
+    return f"{value:,.0f}" if round(value, 1) >= 10 or not value else f"{value:.1f}"  # noqa: PLR2004  # two digits
 
 
 def _of(count: int, most: int | None) -> str:
