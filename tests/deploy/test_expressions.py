@@ -1,0 +1,108 @@
+"""Every expression of alerts and dashboard against what real workers tell."""
+
+import subprocess
+import urllib.request
+
+import pytest
+import yaml
+
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt
+from tests.support.manifests import tool
+from tests.support.promql import Told, expressions, selectors_of
+from tests.support.workers import ROOT, wait_until
+from worker.client import Client
+from worker.embedded.redis import free_port
+from worker.embedded.upstream import upstream_in_thread
+
+EXPRESSIONS = expressions()
+
+
+@pytest.fixture(scope="module")
+def output(redis_server) -> str:
+    """What a worker says of jobs that went well and not so well, one taken over among them."""
+    url = redis_server.url.removesuffix("/0") + "/2"
+    with upstream_in_thread(reply="one two three") as upstream:
+        fleet = Fleet(url, upstream)
+        fleet.redis.flushdb()
+        port = free_port()
+        settings = {"WORKER_HTTP_PORT": f"{port}", "WORKER_RETRY_BASE_S": "0.01", **QUICK_LEASES}
+        with fleet.worker("-c", "4", **QUICK_LEASES) as lost:
+            orphan = fleet.send(prompt("[[stall:1*1]]"))
+            fleet.running(orphan)
+            lost.kill()
+        fleet.redis.delete(*fleet.redis.scan_iter("token:*"))  # so that the next one logs in
+        with fleet.worker("-c", "4", **settings), Client(url) as client:
+            assert fleet.ended(orphan)[-1]["type"] == "completed"
+            assert fleet.ended(client.submit("hello"))[-1]["type"] == "completed"
+            assert fleet.ended(fleet.send(prompt("[[status:503]]")))[-1]["type"] == "failed"
+            # A call is counted when it ends, a timer when it has rung.
+            wait_until(lambda: scrape(port).count('error_type="upstream_error"') > 2, "calls")
+            return scrape(port)
+
+
+@pytest.fixture(scope="module")
+def told(output) -> Told:
+    made = Told()
+    made.add(output)
+    return made
+
+
+def scrape(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+        return str(reply.read().decode())
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS, ids=lambda each: each.where)
+def test_every_metric_and_label_of_an_expression_is_told_by_a_real_worker(told, expression):
+    assert list(told.missing(expression.text)) == []
+
+
+def test_the_series_of_the_alerts_tests_are_those_that_a_worker_tells(told):
+    cases = yaml.safe_load((ROOT / "tests" / "deploy" / "alerts.yml").read_text())
+    series = {each["series"] for case in cases["tests"] for each in case["input_series"]}
+    # The bounds of buckets are the tests' own, and so are the model's name and what went wrong.
+    own = {"le", "gen_ai_request_model", "error_type"}
+    for text in series:
+        for name, matchers in selectors_of(text):
+            kept = ", ".join(f'{k}{op}"{v}"' for k, op, v in matchers if k not in own)
+            assert list(told.missing(f"{name}{{{kept}}}")) == []
+
+
+def test_prometheus_can_read_every_expression(tmp_path):
+    rules = [{"record": f"r:{n}", "expr": each.text} for n, each in enumerate(EXPRESSIONS)]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
+    done = subprocess.run(
+        [tool("promtool"), "check", "rules", path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_finds_nothing_amiss_in_what_a_worker_tells(output):
+    checked = subprocess.run(
+        [tool("promtool"), "check", "metrics"],
+        input=output, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('sum by (le) (rate(a_bucket{x="1"}[5m])) > 30', ["a_bucket"]),
+        ("max(a) > max(a offset 15m)", ["a", "a"]),
+        ("a / on () group_left () sum(b) unless on (instance) c == 1", ["a", "b", "c"]),
+        ("time() - max by (x) (a)", ["a"]),
+    ],
+)
+def test_the_names_of_an_expression_are_found(text, names):
+    assert [name for name, _ in selectors_of(text)] == names
+
+
+def test_what_nobody_tells_is_noticed():
+    told = Told({"a": [{"state": "waiting"}]})
+    assert list(told.missing('sum by (state) (a{state="waiting"})')) == []
+    assert list(told.missing("b"))
+    assert list(told.missing('a{state="gone"}'))
+    assert list(told.missing('a{other="waiting"}'))
+    assert list(told.missing("sum by (other) (a)"))

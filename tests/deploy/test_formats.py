@@ -1,0 +1,242 @@
+"""Every file of deploy/ against the format that its reader expects. Offline, without containers."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from schemas import names
+from tests.support.manifests import (
+    DEPLOY,
+    compose,
+    example_environ,
+    one,
+    rendered,
+    tool,
+    without_hashes,
+)
+from worker.settings import Settings
+
+KUBERNETES = DEPLOY / "kubernetes"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+UNIT = DEPLOY / "systemd" / "berlin-worker.service"
+FOREIGN_KINDS = {"ScaledObject", "TriggerAuthentication"}
+"""KEDA's: their schemas are in no package."""
+
+
+def run(*command: object) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_dockerfile_follows_the_rules_for_dockerfiles():
+    run(tool("hadolint"), DEPLOY / "Dockerfile")
+
+
+def test_the_compose_file_fits_its_schema():
+    schema = "vendor.compose-spec"
+    run(tool("check-jsonschema"), "--builtin-schema", schema, DEPLOY / "compose.yaml")
+
+
+def test_the_example_names_each_variable_of_the_compose_file():
+    used = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
+    assert used == set(example_environ())
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/keda"])
+def test_the_rendered_manifests_fit_the_api_of_kubernetes(tmp_path, folder):
+    manifests = rendered(KUBERNETES / folder)
+    assert any(each["kind"] == "Deployment" for each in manifests)
+    path = tmp_path / "rendered.yaml"
+    path.write_text(
+        yaml.safe_dump_all(each for each in manifests if each["kind"] not in FOREIGN_KINDS)
+    )
+    run(tool("kubernetes-validate"), "--strict", path)
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/keda"])
+def test_our_rendering_is_that_of_kustomize(folder):
+    """Where somebody has it; in CI there is none, and the test above goes by our rendering."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl")
+    theirs = list(yaml.safe_load_all(run(kubectl, "kustomize", KUBERNETES / folder)))
+    assert without_hashes(rendered(KUBERNETES / folder)) == without_hashes(theirs)
+
+
+def test_keda_sets_the_number_of_replicas_and_nobody_else():
+    manifests = rendered(KUBERNETES / "overlays" / "keda")
+    scaled, deployment = one(manifests, "ScaledObject"), one(manifests, "Deployment")
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]
+    triggers = scaled["spec"]["triggers"]
+    formula = scaled["spec"]["advanced"]["scalingModifiers"]["formula"]
+    assert {each["name"] for each in triggers} == set(re.findall(r"\w+", formula))
+    authentication = one(manifests, "TriggerAuthentication")["metadata"]["name"]
+    assert {each["authenticationRef"]["name"] for each in triggers} == {authentication}
+
+
+def test_the_settings_of_the_manifests_are_settings_of_the_worker():
+    known = {field.validation_alias for field in Settings.model_fields.values()}
+    data = one(rendered(KUBERNETES / "base"), "ConfigMap")["data"]
+    (container,) = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    stack = compose(dict.fromkeys(example_environ(), "x"))
+    environment = stack["services"]["worker"]["environment"]
+    named = {*data, *(each["name"] for each in container["env"]), *environment}
+    assert named <= known
+    Settings.from_env({name: str(value) for name, value in {**data, **environment}.items()})
+
+
+def test_every_selector_finds_the_pods_of_the_deployment():
+    manifests = rendered(KUBERNETES / "base")
+    pod = one(manifests, "Deployment")["spec"]["template"]
+    labels = pod["metadata"]["labels"].items()
+    selectors = [
+        one(manifests, "Deployment")["spec"]["selector"]["matchLabels"],
+        one(manifests, "Service")["spec"]["selector"],
+        one(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        *(
+            each["labelSelector"]["matchLabels"]
+            for each in pod["spec"]["topologySpreadConstraints"]
+        ),
+    ]
+    assert all(selector.items() <= labels for selector in selectors)
+    account = one(manifests, "ServiceAccount")["metadata"]["name"]
+    assert pod["spec"]["serviceAccountName"] == account
+
+
+def test_no_secret_stands_in_a_manifest():
+    manifests = rendered(KUBERNETES / "overlays" / "keda")
+    assert not [each for each in manifests if each["kind"] == "Secret"]
+    (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    private = {"REDIS_URL", "CELERY_BROKER_URL", "BERLIN_ACCOUNT", "BERLIN_PASSWORD"}
+    given = {each["name"]: each for each in container["env"]}
+    assert private <= given.keys()
+    assert all("secretKeyRef" in each["valueFrom"] for each in given.values())
+
+
+def test_the_pods_keep_the_restricted_security_standard():
+    pod = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert {"hostNetwork", "hostPID", "hostIPC", "volumes"}.isdisjoint(pod)
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_prometheus_takes_its_configuration_and_the_rules():
+    promtool = tool("promtool")
+    run(promtool, "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    run(promtool, "check", "rules", "--lint=all", "--lint-fatal", ALERTS)
+
+
+def test_every_alert_fires_when_it_should_and_not_before(tmp_path):
+    cases = yaml.safe_load((DEPLOY.parent / "tests" / "deploy" / "alerts.yml").read_text())
+    told = {
+        each["alertname"]
+        for case in cases["tests"]
+        for each in case["alert_rule_test"]
+        if each.get("exp_alerts")
+    }
+    alerts = {rule["alert"] for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]}
+    assert told == alerts
+    cases["rule_files"] = [str(ALERTS)]
+    path = tmp_path / "cases.yml"
+    path.write_text(yaml.safe_dump(cases))
+    run(tool("promtool"), "test", "rules", path)
+
+
+def test_every_alert_has_its_part_in_the_runbook():
+    headings = re.findall(r"^### (\w+)", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    assert {rule["alert"] for rule in rules} <= set(headings)
+
+
+def test_systemd_takes_the_unit(tmp_path):
+    analyze = tool("systemd-analyze")
+    unit = tmp_path / UNIT.name
+    # It looks whether the program is there.
+    unit.write_text(UNIT.read_text().replace("/opt/berlin/bin/berlin", tool("berlin")))
+    run(analyze, "verify", unit)
+    level = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", unit)
+    assert "OK" in level or "SAFE" in level
+
+
+def test_whoever_stops_a_worker_waits_for_its_drain():
+    """The drain, twice the clean-up of what is left, and the last events: then nobody is killed."""
+    from worker import service
+    from worker.pool import pool
+
+    stack = compose(dict.fromkeys(example_environ(), "x"))["services"]["worker"]
+    deployment = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"]
+    data = one(rendered(KUBERNETES / "base"), "ConfigMap")["data"]
+    unit = dict(
+        line.split("=", 1) for line in UNIT.read_text().splitlines() if re.match(r"\w+=", line)
+    )
+    unit_drain_s = re.search(r"WORKER_DRAIN_TIMEOUT_S=(\d+)", unit["Environment"])
+    assert unit_drain_s
+    pairs = [
+        (stack["environment"]["WORKER_DRAIN_TIMEOUT_S"], stack["stop_grace_period"].rstrip("s")),
+        (data["WORKER_DRAIN_TIMEOUT_S"], deployment["terminationGracePeriodSeconds"]),
+        (unit_drain_s[1], unit["TimeoutStopSec"]),
+    ]
+    for drain_s, grace_s in pairs:
+        needed_s = float(drain_s) + 2 * pool._CLEANUP_TIMEOUT_S + service._CLOSE_S
+        assert float(grace_s) >= needed_s
+        assert float(drain_s) == Settings().drain_timeout_s
+
+
+def test_the_dashboard_shows_every_panel_in_a_place_of_its_own():
+    board = json.loads((DEPLOY / "grafana" / "dashboards" / "berlin.json").read_text())
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = [
+        (x, y)
+        for panel in board["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(places)) == len(places)
+    assert max(x for x, _ in places) < 24
+
+
+def test_grafana_finds_dashboard_and_data_source_where_compose_puts_them():
+    services = compose(dict.fromkeys(example_environ(), "x"))["services"]
+    mounts = dict(each.split(":")[:2] for each in services["grafana"]["volumes"])
+    (provider,) = yaml.safe_load(
+        (DEPLOY / "grafana" / "provisioning" / "dashboards" / "berlin.yaml").read_text()
+    )["providers"]
+    assert mounts["./grafana/dashboards"] == provider["options"]["path"]
+    (source,) = yaml.safe_load(
+        (DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text()
+    )["datasources"]
+    board = (DEPLOY / "grafana" / "dashboards" / "berlin.json").read_text()
+    assert set(re.findall(r'"uid": "([^"]+)"', board)) <= {source["uid"], "berlin-worker"}
+    assert source["url"] == "http://prometheus:9090"
+    (scraped,) = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+    (found,) = scraped["dns_sd_configs"]
+    assert found["names"] == ["worker"]
+    assert found["port"] == services["worker"]["environment"]["WORKER_HTTP_PORT"]
+
+
+def test_what_is_counted_to_scale_are_the_keys_of_the_queue():
+    from worker.celery import app
+
+    triggers = one(rendered(KUBERNETES / "overlays" / "keda"), "ScaledObject")["spec"]["triggers"]
+    counted = {each["name"]: each["metadata"]["listName"] for each in triggers}
+    held = app.conf.broker_transport_options["unacked_key"]
+    assert counted == {"queued": names.QUEUE, "running": held}

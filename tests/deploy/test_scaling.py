@@ -1,0 +1,107 @@
+"""Replicas come and go under load, and what an autoscaler counts is what there is to do."""
+
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+import redis
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.chaos import Site
+from tests.support.manifests import DEPLOY, one, rendered
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.workers import WorkerProcess, wait_until
+from worker.embedded.redis import free_port
+
+SLOTS = 10
+COUNT = """
+local count = {list = 'llen', hash = 'hlen', zset = 'zcard', none = 'llen'}
+return redis.call(count[redis.call('type', KEYS[1]).ok], KEYS[1])
+"""
+"""How KEDA's trigger counts a key of any type."""
+
+
+class Replica:
+    """A worker in a process of its own, and what it says of itself."""
+
+    def __init__(self, site: Site) -> None:
+        self._port = free_port()
+        self.process: WorkerProcess = site.worker(
+            "-c", f"{SLOTS}", WORKER_HTTP_PORT=f"{self._port}", WORKER_DRAIN_TIMEOUT_S="1"
+        )
+
+    def told(self, name: str, **labels: str) -> int:
+        """The sum of all samples of a metric."""
+        url = f"http://127.0.0.1:{self._port}/metrics"
+        with urllib.request.urlopen(url, timeout=30) as reply:
+            families = text_string_to_metric_families(reply.read().decode())
+        return sum(
+            int(sample.value)
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+@pytest.fixture
+def site(real_redis_url: str) -> Iterator[Site]:
+    with UpstreamProcess() as upstream, Site(real_redis_url, upstream) as site:
+        yield site
+
+
+@pytest.fixture
+def replicas(site) -> Iterator[list[Replica]]:
+    """Four of them, not yet started."""
+    made = [Replica(site) for _ in range(4)]
+    try:
+        yield made
+    finally:
+        for replica in made:
+            if replica.process._process is not None:
+                replica.process.kill()
+
+
+def counted(client: redis.Redis) -> int:
+    """What the ScaledObject makes of Redis: the sum of its two triggers."""
+    scaled = one(rendered(DEPLOY / "kubernetes" / "overlays" / "keda"), "ScaledObject")["spec"]
+    assert scaled["advanced"]["scalingModifiers"]["formula"] == "queued + running"
+    keys = [trigger["metadata"]["listName"] for trigger in scaled["triggers"]]
+    return sum(int(client.eval(COUNT, 1, key)) for key in keys)
+
+
+def submit(site: Site, jobs: int) -> None:
+    for n in range(jobs):
+        how = "client" if n % 2 else "bare"
+        site.submit(None, "[[delay:0.1]]", chunks=50, how=how, follow=n % 10 == 0)
+
+
+def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
+    *running, added = replicas
+    leaving, *staying = running
+    submit(site, 5)
+    assert counted(site.redis) == 5, "what has no worker yet is counted"
+    for replica in running:
+        replica.process.start(wait=False)
+    for replica in running:
+        replica.process.wait_for_log(" ready.")
+    submit(site, 3 * SLOTS + 2)
+    wait_until(
+        lambda: [each.told("worker_jobs_in_flight") for each in running] == [SLOTS] * 3,
+        "the jobs are spread over all",
+    )
+    wait_until(lambda: counted(site.redis) == len(site.ledger.unfinished) > 0, "all are counted")
+
+    assert leaving.process.stop() == 0
+    added.process.start()
+    submit(site, 3 * SLOTS + 2)  # more than the others could take
+    wait_until(lambda: counted(site.redis) == len(site.ledger.unfinished) > 0, "all are counted")
+    wait_until(lambda: added.told("worker_jobs_in_flight") > 0, "the new one has work")
+
+    figures = site.ledger.check()
+    assert figures.problems == ()
+    assert figures.jobs == 69
+    assert figures.resets > 0, "the one that left handed its jobs on"
+    ended = [each.told("worker_jobs_total", outcome="completed") for each in (*staying, added)]
+    assert all(ended)
+    assert sum(ended) <= 69
+    wait_until(lambda: counted(site.redis) == 0, "there is nothing to do")

@@ -1,0 +1,152 @@
+"""`deploy/` as it is meant: compose files with their variables, kustomizations rendered."""
+
+import copy
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.workers import ROOT
+
+DEPLOY = ROOT / "deploy"
+
+Manifest = dict[str, Any]
+
+
+def tool(name: str) -> str:
+    """The path of a program. In CI a missing one is a failure, at a desk its tests are skipped."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        told = f"no {name}"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    return found
+
+
+def compose(environ: Mapping[str, str]) -> Manifest:
+    """`deploy/compose.yaml` with its variables from ``environ``; ``KeyError`` for a missing one."""
+
+    def value(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else environ[match["name"]]
+
+    text = (DEPLOY / "compose.yaml").read_text()
+    text = re.sub(r"\$\$|\$\{(?P<name>\w+)[^}]*\}", value, text)
+    loaded: Manifest = yaml.safe_load(text)
+    return loaded
+
+
+def example_environ() -> list[str]:
+    """The variables of `.env.example`."""
+    lines = (DEPLOY / ".env.example").read_text().splitlines()
+    return [line.partition("=")[0] for line in lines if line and not line.startswith("#")]
+
+
+def rendered(folder: Path) -> list[Manifest]:
+    """What `kustomize build` makes of a folder, as far as ours go; ``AssertionError`` beyond.
+
+    Resources, generated config maps, labels, images and JSON patches; the hash in the name of a
+    config map is another one.
+    """
+    said = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    known = {
+        "apiVersion", "kind", "resources", "configMapGenerator", "labels", "images", "patches"
+    }  # fmt: skip
+    assert said.keys() <= known, said.keys() - known
+    made: list[Manifest] = []
+    for name in said["resources"]:
+        path = folder / name
+        assert path.exists(), path
+        made += rendered(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
+    for wanted in said.get("configMapGenerator", ()):
+        _generate(made, folder, wanted)
+    for wanted in said.get("labels", ()):
+        for each in made:
+            each["metadata"].setdefault("labels", {}).update(wanted["pairs"])
+    for wanted in said.get("images", ()):
+        _set_image(made, wanted)
+    for wanted in said.get("patches", ()):
+        _patch(made, wanted)
+    return made
+
+
+def one(manifests: list[Manifest], kind: str) -> Manifest:
+    """The only manifest of a kind."""
+    (found,) = (each for each in manifests if each["kind"] == kind)
+    return found
+
+
+def _generate(made: list[Manifest], folder: Path, wanted: Manifest) -> None:
+    text = "\n".join((folder / name).read_text() for name in wanted["envs"])
+    data = dict(line.split("=", 1) for line in text.splitlines() if line)
+    name = f"{wanted['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    for each in made:
+        _rename(each, wanted["name"], name)
+    made.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+
+
+def _rename(value: Any, old: str, new: str) -> None:
+    if isinstance(value, list):
+        for each in value:
+            _rename(each, old, new)
+    elif isinstance(value, dict):
+        reference = value.get("configMapRef")
+        if reference and reference["name"] == old:
+            reference["name"] = new
+        for each in value.values():
+            _rename(each, old, new)
+
+
+def _set_image(made: list[Manifest], wanted: Manifest) -> None:
+    containers = [
+        container
+        for each in made
+        if each["kind"] == "Deployment"
+        for container in each["spec"]["template"]["spec"]["containers"]
+    ]
+    found = [each for each in containers if each["image"] == wanted["name"]]
+    assert found, f"no container has the image {wanted['name']}"
+    for each in found:
+        each["image"] = f"{wanted['name']}:{wanted['newTag']}"
+
+
+def _patch(made: list[Manifest], wanted: Manifest) -> None:
+    target = wanted["target"]
+    version = "/".join(filter(None, (target.get("group"), target["version"])))
+    identity = (version, target["kind"], target["name"])
+    (found,) = (
+        each
+        for each in made
+        if (each["apiVersion"], each["kind"], each["metadata"]["name"]) == identity
+    )
+    for step in yaml.safe_load(wanted["patch"]):
+        *way, last = step["path"].strip("/").split("/")
+        place = found
+        for part in way:
+            place = place[part]
+        assert step["op"] == "remove", "the only one that we use"
+        del place[last]
+
+
+def without_hashes(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """By kind and name, with the hashes of generated names cut off: to compare two renderings."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cut(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [cut(each) for each in value]
+        return (
+            re.sub(r"^(berlin-worker)-[a-z0-9]{10}$", r"\1", value)
+            if isinstance(value, str)
+            else value
+        )
+
+    cleaned = [cut(copy.deepcopy(each)) for each in manifests]
+    return {(each["kind"], each["metadata"]["name"]): each for each in cleaned}
