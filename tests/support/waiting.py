@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Return as soon as ``condition`` is true; raises ``TimeoutError`` where it never is."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  # any condition: there is no event to wait for

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 """How long a condition may take on a busy machine; a failing test waits this long, no other."""
 
 T = TypeVar("T")
