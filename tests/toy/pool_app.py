@@ -14,6 +14,8 @@ import redis
 from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerShutdown
 from greenlet import GreenletExit
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from worker.pool import AsyncioTask, cancel_cause
 
@@ -36,6 +38,8 @@ app.conf.update(
 app.conf.update(json.loads(os.environ.get("TOY_CONF", "{}")))
 
 notes = redis.Redis.from_url(URL, decode_responses=True)
+# Asked again and again, also while a test cuts every connection there is.
+releases = redis.Redis.from_url(URL, retry=Retry(ConstantBackoff(0.01), 10))
 state: dict[str, Any] = {}
 
 
@@ -252,7 +256,7 @@ async def hold(self: Task, name: str, seconds: float = 60.0, cleanup_s: float = 
     try:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if await asyncio.to_thread(notes.exists, f"release:{name}"):
+            if await asyncio.to_thread(releases.exists, f"release:{name}"):
                 break
             await asyncio.sleep(0.02)
     except asyncio.CancelledError:
