@@ -18,7 +18,10 @@ from worker.stats import Stats
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 500
-"""Leases renewed, or jobs reaped, by one call: a script holds up the server while it runs."""
+"""Jobs looked at in one turn of the reaper."""
+
+_RENEWED_AT_ONCE: Final = 100
+"""Leases renewed by one call: it holds up the server, and with it every event, while it runs."""
 
 _QUEUED_AGAIN_S: Final = 30.0
 """How often a job that waits is looked at, in case its message has been lost."""
@@ -200,11 +203,14 @@ class Leases:
         return time.monotonic() - self._answered_at
 
     async def renew_forever(self) -> None:
-        """Renew every ``renew_interval_s`` until cancelled."""
+        """Renew every ``renew_interval_s`` until cancelled, spread over half of that time."""
+        clock = asyncio.get_running_loop().time
+        due = clock()
         while True:
-            await asyncio.sleep(self._renew_interval_s)
+            due = max(due + self._renew_interval_s, clock())
+            await asyncio.sleep(due - clock())
             try:
-                await self._renew_all()
+                await self._renew_all(within_s=self._renew_interval_s / 2)
             except ConnectionError as error:
                 self._reachable_since = None
                 logger.warning("leases cannot be renewed: %s", error)
@@ -219,10 +225,13 @@ class Leases:
                 self._reachable_since = None
                 logger.warning("expired leases cannot be looked for: %s", error)
 
-    async def _renew_all(self) -> None:
+    async def _renew_all(self, *, within_s: float = 0.0) -> None:
         held = list(self._held.items())
-        for start in range(0, len(held), _AT_ONCE):
-            part = held[start : start + _AT_ONCE]
+        pause_s = within_s * _RENEWED_AT_ONCE / max(len(held), 1)
+        for start in range(0, len(held), _RENEWED_AT_ONCE):
+            part = held[start : start + _RENEWED_AT_ONCE]
+            if start:
+                await asyncio.sleep(pause_s)
             replies = await self._store.renew([(job_id, each.attempt) for job_id, each in part])
             self._answered_at = time.monotonic()
             for (job_id, holder), reply in zip(part, replies, strict=True):

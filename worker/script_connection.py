@@ -105,15 +105,22 @@ class SharedScriptConnection:
     def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
         self._connection = ScriptConnection(pool, *scripts)
         self._asked: list[tuple[Call, asyncio.Future[Any]]] = []
+        self._waiting = 0
         self._running: asyncio.Task[None] | None = None
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """The reply; raises redis-py's errors. One that is cancelled may be run all the same."""
         answer = asyncio.get_running_loop().create_future()
         self._asked.append((Call(script, keys, args), answer))
+        self._waiting += 1
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return await answer
+        try:
+            return await answer
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._running is not None:
+                self._running.cancel()  # nobody waits any more: the pool may be closed next
 
     async def _run(self) -> None:
         try:
@@ -121,9 +128,8 @@ class SharedScriptConnection:
                 now, self._asked = self._asked[:_AT_ONCE], self._asked[_AT_ONCE:]
                 await self._answer(now)
         finally:
-            self._running = None
-            for _, answer in self._asked:
-                answer.cancel()
+            self._asked = [asked for asked in self._asked if not asked[1].done()]
+            self._running = asyncio.create_task(self._run()) if self._asked else None
 
     async def _answer(self, asked: list[tuple[Call, asyncio.Future[Any]]]) -> None:
         calls = [call for call, _ in asked]

@@ -62,6 +62,17 @@ async def test_a_caller_that_is_cancelled_leaves_no_reply_to_the_next(shared):
     assert await shared.call(ECHO, [], ["next"]) == b"next"
 
 
+async def test_where_all_callers_are_gone_nothing_goes_on_and_the_next_is_served(shared):
+    for _ in range(20):
+        calls = [asyncio.create_task(shared.call(ECHO, [], [number])) for number in range(3)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        assert await shared.call(ECHO, [], ["next"]) == b"next"
+    assert shared._running is None
+
+
 async def test_a_connection_that_was_closed_meanwhile_is_made_anew(shared):
     assert await shared.call(COUNT, ["count"], []) == 1
     await shared._connection._connection.disconnect(nowait=True)

@@ -16,6 +16,7 @@ channel adopts it, and sends the acknowledgements that the last one could not.
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from queue import Empty
 from time import monotonic, time
 from typing import Any, ClassVar, Final
@@ -34,6 +35,8 @@ from worker.lua import source
 logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
+_PARTS: Final = 8
+"""In how many parts what is held is renewed, where it is much."""
 _TAKE: Final = source("take")
 _NOTHING: Final = "worker:nothing"
 
@@ -50,6 +53,11 @@ class QoS(redis.QoS):
     """This process cannot work: it takes nothing, and keeps nothing from others."""
     _broken = False
     _settles = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unkept: list[str] = []
+        self._kept_at_once = 0
 
     def can_consume(self) -> bool:
         """Whether there is room for another message, and somebody to work on it."""
@@ -103,16 +111,33 @@ class QoS(redis.QoS):
             virtual.QoS.append(self, message, message.delivery_tag)
 
     def keep(self) -> None:
-        """Send the acknowledgements that are owed, and put off the return of what is held."""
-        now = time()
-        held = self._delivered.keys() - self._dirty
+        """Send the acknowledgements that are owed; put off the return of all that is held."""
+        with self._refusals_told(), self.channel.conn_or_acquire() as client:
+            self._send_owed(client)
+            self._broken = False
+        self._unkept = list(self._delivered.keys() - self._dirty)
+        self._kept_at_once = max(_MOST_AT_ONCE, ceil(len(self._unkept) / _PARTS))
+        self.keep_some()
+
+    def keep_all(self) -> None:
+        """The same at once: after an outage there is no time to lose."""
+        self.keep()
+        while self._unkept:
+            self.keep_some()
+
+    def keep_some(self) -> None:
+        """Put off the return of a part of them: all at once would hold up every job."""
+        part = self._unkept[-self._kept_at_once :]
+        del self._unkept[-self._kept_at_once :]
+        if part and not self.hung:
+            with self._refusals_told(), self.channel.conn_or_acquire() as client:
+                # XX: one that was acknowledged meanwhile must not come back.
+                client.zadd(self.unacked_index_key, dict.fromkeys(part, time()), xx=True)
+
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
         try:
-            with self.channel.conn_or_acquire() as client:
-                self._send_owed(client)
-                self._broken = False
-                if held and not self.hung:
-                    # XX: one that was acknowledged meanwhile must not come back.
-                    client.zadd(self.unacked_index_key, dict.fromkeys(held, now), xx=True)
+            yield
         except ResponseError as error:
             logger.warning("messages that are held cannot be renewed: %s", error)
 

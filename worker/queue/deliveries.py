@@ -43,13 +43,14 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         qos = self._qos = consumer.task_consumer.channel.qos
         # What Celery had received and not begun it has forgotten: that is delivered again.
         qos.adopt(request.message for request in state.active_requests if not request.acknowledged)
-        qos.keep()
+        qos.keep_all()
         if QoS.restores_from:
             QoS.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
         repeat = consumer.timer.call_repeatedly
         self._timers = [
             repeat(HUNG_S / 2, look, (consumer.pool,)),
             repeat(RENEW_INTERVAL_S, qos.keep),
+            repeat(RENEW_INTERVAL_S / 10, qos.keep_some),
         ]
 
     def stop(self, consumer: Any) -> None:
