@@ -37,8 +37,8 @@ def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit,
         fault = "RabbitMQ: random SIGKILLs of workers, 3 replicas"
         report(fault, figures, runs=kills, note=f"{jobs} jobs, {restarts} restarts")
 
-        streams = [site.submit(None, "[[delay:0.1]]", chunks=80, follow=True) for _ in range(12)]
-        streams += [site.submit(None, "[[delay:0.1]]", chunks=80, how="bare") for _ in range(12)]
+        streams = [site.submit(None, "[[delay:0.1]]", chunks=60, follow=True) for _ in range(12)]
+        streams += [site.submit(None, "[[delay:0.1]]", chunks=60, how="bare") for _ in range(12)]
         wait_until(lambda: site.streaming(streams), "all stream")
         for n in range(24):  # these wait
             site.submit(None, "[[delay:0.05]]", how=("client", "bare")[n % 2])

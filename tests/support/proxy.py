@@ -81,6 +81,14 @@ class TcpProxy:
         """Forward again."""
         self._set("pass")
 
+    def lead_to(self, url: str) -> None:
+        """Reset every connection; new ones go to what ``url`` names, as after a failover."""
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._target = parts.hostname, parts.port
+        self.cut()
+
     def __enter__(self) -> Self:
         self._thread.start()
         self._loop, self._stop = self._opened.result()

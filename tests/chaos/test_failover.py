@@ -1,0 +1,111 @@
+"""A failover behind one address, from a primary to its replica, with jobs queued and in flight.
+
+Replication is asynchronous: what the replica has when it is promoted is all there is.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from tests.support.chaos import Site, size
+from tests.support.proxy import TcpProxy
+from tests.support.workers import wait_until
+from worker.embedded.redis import RedisProcess
+
+SLOW = "[[delay:0.1]]"
+
+
+@dataclass
+class Pair:
+    """Two servers and the address by which everybody else knows the primary."""
+
+    primary: RedisProcess
+    replica: RedisProcess
+    address: TcpProxy
+    link: TcpProxy
+    """By which the replica follows the primary."""
+    old: redis.Redis
+    new: redis.Redis
+
+    def caught_up(self) -> bool:
+        """Whether the replica has all that the primary has written."""
+        written = self.old.info("replication")["master_repl_offset"]
+        here = self.new.info("replication")
+        return here["master_link_status"] == "up" and here["slave_repl_offset"] >= written
+
+    def fail_over(self) -> None:
+        """Kill the primary, promote the replica, and let the address lead there."""
+        self.primary.kill()
+        self.new.replicaof("NO", "ONE")
+        self.address.lead_to(self.replica.url)
+
+
+@pytest.fixture
+def pair(make_redis) -> Iterator[Pair]:
+    primary, replica = (make_redis(**{"repl-diskless-sync-delay": "0"}) for _ in range(2))
+    with ExitStack() as stack:
+        address, link = (stack.enter_context(TcpProxy.of(primary.url)) for _ in range(2))
+        old, new = (
+            stack.enter_context(redis.Redis.from_url(server.url)) for server in (primary, replica)
+        )
+        new.replicaof("127.0.0.1", link.port)
+        made = Pair(primary, replica, address, link, old, new)
+        wait_until(made.caught_up, "the replica follows")
+        yield made
+
+
+def begun(site: Site, count: int, *, chunks: int, follow: bool = False) -> list[str]:
+    """Jobs that stream."""
+    job_ids = [site.submit(None, SLOW, chunks=chunks, follow=follow) for _ in range(count)]
+    wait_until(lambda: site.streaming(job_ids), "all stream")
+    return job_ids
+
+
+def test_all_that_was_replicated_ends_once_and_right_after_a_failover(make_site, pair, report):
+    """A primary that is given up in order: it takes no more writes, and its replica catches up."""
+    streams = size(20, 200)
+    site = make_site(pair.address.url_of(pair.primary.url))
+    with site.worker("-c", str(streams)), site.worker("-c", str(streams)):
+        # Two end soon, so that there is room for those that wait.
+        begun(site, 2 * streams - 2, chunks=80, follow=True)
+        begun(site, 2, chunks=20)
+        for n in range(streams):  # these wait
+            site.submit(None, how=("client", "bare")[n % 2])
+        pair.old.client_pause(60_000, all=False)
+        wait_until(pair.caught_up, "the replica has it all")
+        site.ledger.fault()
+        pair.fail_over()
+        began = time.monotonic()
+        probe = site.submit(chunks=1)
+        wait_until(lambda: probe not in site.ledger.unfinished, "a worker that takes jobs")
+        back_s = time.monotonic() - began
+        figures = site.ledger.check()
+    again = figures.attempts - figures.jobs
+    note = f"{2 * streams} streams; consuming again in {back_s:.1f} s; {again} second calls"
+    report("failover to a replica that has it all", figures, note=note)
+
+
+def test_what_was_not_replicated_is_lost_and_nothing_else(make_site, pair, report):
+    """The replica lags when the primary dies. Streams go back to where it stands, by a reset."""
+    streams = size(10, 100)
+    site = make_site(pair.address.url_of(pair.primary.url))
+    with site.worker("-c", str(streams)), site.worker("-c", str(streams)):
+        job_ids = begun(site, streams, chunks=40)
+        wait_until(pair.caught_up, "the replica has it all")
+        pair.link.blackhole()
+        written = pair.old.info("replication")["master_repl_offset"]
+        late = [site.client.submit("accepted, and then nobody knows of it") for _ in range(10)]
+        wait_until(lambda: site.streaming(job_ids, 20), "they stream on")
+        assert pair.new.info("replication")["slave_repl_offset"] <= written
+        site.ledger.fault()
+        pair.fail_over()
+        figures = site.ledger.check()
+        lost = [job_id for job_id in late if site.client.status(job_id).status == "unknown"]
+    note = f"{len(lost)} of {len(late)} accepted after the replica had fallen behind are lost"
+    report("failover to a replica that lags", figures, note=note)
+    assert figures.resets == streams
+    assert len(lost) == len(late)
