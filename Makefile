@@ -50,11 +50,12 @@ format: .venv/.dev ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-readme: .venv/.dev ## write the table of settings into the README
+readme: .venv/.dev ## write the tables of settings and capacity into the README
 	@$(BIN)/python -m worker.settings | awk 'NR == FNR { rows = rows $$0 "\n"; next } \
 		/<!-- \/settings -->/ { inside = 0 } !inside; \
 		/<!-- settings -->/ { printf "%s", rows; inside = 1 }' - README.md > README.md.new
 	@mv README.md.new README.md
+	@$(BIN)/python -m tests.benchmarks.capacity --readme
 
 wheel: .venv/.dev ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .

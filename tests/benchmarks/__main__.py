@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import envs, report
+from tests.benchmarks import capacity, envs, report
 from tests.benchmarks.fleet import CONTENDERS, ENVS, ROOT, Contender
 from tests.benchmarks.processes import Bench, Failed
 from tests.benchmarks.run import Run
@@ -75,7 +75,9 @@ def _publish(figures: dict[str, Any]) -> None:
     paths = (here / "plot.py", here / "figures.json", here / "figures.svg")
     subprocess.run([ENVS / "plot" / "bin" / "python", *paths], check=True)
     readme = ROOT / "README.md"
-    readme.write_text(report.filled(readme.read_text(), figures))
+    readme.write_text(
+        capacity.filled(report.filled(readme.read_text(), figures), capacity.costs_of(figures))
+    )
 
 
 def _run(bench: Bench, contender: Contender, scenario: Scenario, number: int) -> dict[str, Any]:
