@@ -42,6 +42,8 @@ def test_a_full_redis_refuses_jobs_and_loses_none(make_redis, make_site, report,
     assert told.exit_code == 1
     assert "fail  memory" in told.output
     assert "jobs are refused" in told.output
+    assert "no right is missing: Redis is full" in told.output
+    assert "try again" not in told.output
 
 
 def test_a_flushed_redis_ends_what_runs_and_the_worker_goes_on(site, report):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from redis import exceptions
 
 from schemas.errors import ErrorCode
 from worker.cli import verdicts
@@ -82,3 +83,20 @@ def test_a_login_that_fails_says_what_to_look_at() -> None:
     assert (verdict.level, "BERLIN_PASSWORD" in verdict.advice) == ("fail", True)
     verdict = verdicts.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
     assert "BERLIN_URL" in verdict.advice
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (exceptions.NoPermissionError("this user has no permissions"), "allow the user"),
+        (exceptions.OutOfMemoryError("command not allowed"), "raise maxmemory"),
+        (exceptions.ResponseError("Error running script: -OOM command"), "raise maxmemory"),
+        (exceptions.ReadOnlyError("You can't write against a read only replica."), "primary"),
+        (exceptions.ResponseError("MISCONF Redis is configured to save"), "disk"),
+        (exceptions.TimeoutError("no reply"), "try again"),
+    ],
+)
+def test_a_check_that_redis_refuses_says_what_is_true(error: Exception, advice: str) -> None:
+    verdict = verdicts.refusal("rights", error, str(error))
+    assert verdict.level == "fail"
+    assert advice in verdict.advice.lower()

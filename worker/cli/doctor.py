@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from schemas import names
 from worker.cli import verdicts
@@ -158,14 +158,8 @@ def examine_redis(redis: "Redis") -> Iterator[Verdict]:
     for name, check in checks.items():
         try:
             yield check(redis)
-        except NoPermissionError as error:
-            advice = (
-                "allow the user ~job:* ~worker:* ~token:* ~limit:* ~prompts ~_kombu* ~unacked*, "
-                "&job:* &job-control, and what the scripts call (ACL SETUSER)"
-            )
-            yield Verdict(name, "fail", reason(error), advice)
         except (RedisError, OSError) as error:
-            yield Verdict(name, "fail", reason(error), "try again; Redis did answer before")
+            yield verdicts.refusal(name, error, reason(error))
 
 
 def _info(redis: "Redis", section: str) -> Mapping[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
+
 from schemas import ErrorCode
 from worker.errors import JobError
 from worker.shards.marks import trouble
@@ -99,6 +101,31 @@ def mark(found: str | None, expected: str | None, at: str) -> Verdict:
     if found is None:
         return Verdict("stores", "ok", f"{at} bears no mark: no worker has used it lately")
     return Verdict("stores", "ok", f"{at} is marked as WORKER_EVENT_SHARDS says")
+
+
+def refusal(name: str, error: BaseException, told: str) -> Verdict:
+    """A check that could not be made: the user lacks a right, or the server cannot do it now.
+
+    ``told`` is what ``error`` says. What goes wrong in a script, Redis before 7.0 tells by its
+    text alone.
+    """
+    if isinstance(error, NoPermissionError):
+        advice = (
+            "allow the user ~job:* ~worker:* ~token:* ~limit:* ~prompts ~_kombu* ~unacked*, "
+            "&job:* &job-control, and what the scripts call (ACL SETUSER)"
+        )
+    elif isinstance(error, OutOfMemoryError) or "OOM" in told:
+        advice = (
+            "no right is missing: Redis is full, and takes no job before there is room. Raise "
+            "maxmemory, or lower WORKER_LOG_TTL_S"
+        )
+    elif isinstance(error, ReadOnlyError):
+        advice = "no right is missing: this is a replica, and REDIS_URL must lead to the primary"
+    elif "MISCONF" in told:
+        advice = "no right is missing: Redis cannot save to its disk; its log says why"
+    else:
+        advice = "try again; Redis did answer before"
+    return Verdict(name, "fail", told, advice)
 
 
 def workers(listening: int, waiting: int) -> Verdict:
