@@ -12,7 +12,17 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from schemas import Cancelled, Completed, ErrorCode, Failed, PromptJob, Reset, Started, Timings
+from schemas import (
+    Cancelled,
+    Completed,
+    ErrorCode,
+    Failed,
+    PromptJob,
+    Reset,
+    Started,
+    Terminal,
+    Timings,
+)
 from worker.contained import contained
 from worker.errors import Fenced, JobError
 from worker.journal import Journal
@@ -236,13 +246,11 @@ class Attempt:
         """End as failed."""
         logger.warning("job %s: failed with %s", self.claim.job_id, error.code)
         info = error.info().model_copy(update={"message": _utf8(error.message)})
-        await self._log.end(Failed(**self._head(), error=info))
-        tracing.current().ended("failed", error.code.value)
+        await self._end(Failed(**self._head(), error=info), error.code.value)
 
     async def end_cancelled(self, reason: str) -> None:
         """End as cancelled."""
-        await self._log.end(Cancelled(**self._head(), reason=_utf8(reason)))
-        tracing.current().ended("cancelled")
+        await self._end(Cancelled(**self._head(), reason=_utf8(reason)))
 
     async def _end_completed(
         self,
@@ -264,10 +272,16 @@ class Attempt:
             total_ms=_milliseconds(before_s + time.monotonic() - self._claimed),
         )
         head = self._head()
-        await self._log.end(
+        await self._end(
             Completed(**head, finish_reason=finish_reason, timings=timings, usage=usage)
         )
-        tracing.current().ended("completed")
+
+    async def _end(self, event: Terminal, code: str = "") -> None:
+        try:
+            await self._log.end(event)
+        finally:
+            if self.over:  # whatever stops the task from now on comes too late
+                tracing.current().ended(event.type, code)
 
     def _head(self) -> dict[str, Any]:
         return {

@@ -209,7 +209,7 @@ class _JobTrace:
         self._span.add_event("retry", told)
 
     def ended(self, how: str, code: str = "") -> None:
-        if self._over:
+        if self._over and how != "lost":  # then the store has refused what was said
             return
         self._over = True
         self._span.set_attribute("berlin.job.outcome", how)
