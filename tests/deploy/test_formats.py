@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from schemas import names
 from tests.support.manifests import (
@@ -18,6 +19,7 @@ from tests.support.manifests import (
     tool,
     without_hashes,
 )
+from worker.cli import main
 from worker.settings import Settings
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -162,6 +164,15 @@ def test_every_alert_has_its_part_in_the_runbook():
     headings = re.findall(r"^### (\w+)", (DEPLOY / "README.md").read_text(), re.MULTILINE)
     rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
     assert {rule["alert"] for rule in rules} <= set(headings)
+
+
+def test_every_command_of_the_runbook_is_one():
+    text = (DEPLOY / "README.md").read_text()
+    for command in set(re.findall(r"\bberlin ((?:dead )?[a-z]+(?: --[a-z-]+)*)\b", text)):
+        words = [word for word in command.split() if not word.startswith("--")]
+        told = CliRunner().invoke(main, [*words, "--help"])
+        assert told.exit_code == 0, command
+        assert all(word in told.output for word in command.split() if word.startswith("--"))
 
 
 def test_systemd_takes_the_unit(tmp_path):
