@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from tests.support.collector import Collector, collector
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
+from tests.support.workers import ROOT
 from worker.client import AsyncClient
 from worker.settings import Settings
 
@@ -123,6 +124,43 @@ def test_headers_that_are_no_trace_do_no_harm(fleet: Fleet, traces):
             )
             assert fleet.ended(str(sent.id))[-1]["type"] == "completed"
         traces.named("chat gpt-3.5-turbo", 5)
+
+
+def test_a_worker_that_is_instrumented_as_a_whole_adds_its_spans_to_that(
+    fleet, traces, tracer, tmp_path
+):
+    # What opentelemetry-instrument does: set up before anything else is imported.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from opentelemetry import trace\n"
+        "from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter\n"
+        "from opentelemetry.instrumentation.celery import CeleryInstrumentor\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "from opentelemetry.sdk.trace.export import BatchSpanProcessor\n"
+        "provider = TracerProvider()\n"
+        "provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))\n"
+        "trace.set_tracer_provider(provider)\n"
+        "CeleryInstrumentor().instrument()\n"
+    )
+
+    def send() -> tuple[str, str]:
+        with tracer.start_as_current_span("request") as span:
+            return fleet.send(prompt("[[delay:0.01]] a b c")), trace_id(span)
+
+    with (
+        fleet.worker(PYTHONPATH=f"{tmp_path}:{ROOT}", **traces.environ) as worker,
+        instrumented(),
+    ):
+        sent = [contextvars.copy_context().run(send) for _ in range(10)]
+        for job_id, _ in sent:
+            fleet.ended(job_id)
+        theirs = traces.named("run/worker.generate", 10)
+        ours = traces.named("worker.generate", 10)
+        chats = traces.named("chat gpt-3.5-turbo", 10)
+    expected = dict(sent)
+    assert {each.attributes["berlin.job.id"]: each.trace_id for each in ours} == expected
+    assert {each.attributes["berlin.job.id"]: each.trace_id for each in chats} == expected
+    assert {each.parent_id for each in ours} == {each.span_id for each in theirs}
+    assert "different Context" not in worker.log
 
 
 def test_a_collector_that_never_answers_holds_nothing_up(fleet):
