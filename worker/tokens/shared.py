@@ -144,16 +144,23 @@ class RedisSource:
             raise failure.error()
 
     async def problem(self) -> str | None:
-        """Why :meth:`get` would fail at once; ``None`` if it would not, or would log in."""
+        """Why :meth:`get` would most likely fail; ``None`` where there is a token, or may be one.
+
+        After a back-off a login is tried again; one that was refused for good is held to fail.
+        """
         if self._token is not None and _now() < self._use_until:
             return None
         try:
-            found = decide(await self._scripts.look(), self._refused)
+            seen = await self._scripts.look()
         except JobError as error:
             return f"{self._provider}: {error.code.value}"
-        if isinstance(found, Failure):
-            return f"{self._provider}: {found.info.code.value}"
-        return None
+        found = decide(seen, self._refused)
+        if isinstance(found, Token):
+            return None
+        failure = found if isinstance(found, Failure) else seen.failure
+        if failure is None or (failure is not found and failure.info.retryable):
+            return None
+        return f"{self._provider}: {failure.info.code.value}"
 
     async def _drop(self) -> Failure | None:
         """The shared run behind :meth:`invalidate`; what joins it while it runs is dropped too."""
