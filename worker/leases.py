@@ -276,4 +276,8 @@ class Leases:
         await self._doorbell.ring(overdue.job_id, overdue.job, overdue.trace)
         self._unrung = None
         self._stats.reaped.add(overdue.was)
-        logger.info("job %s was %s and overdue: back on the queue", overdue.job_id, overdue.was)
+        logger.info(
+            "job %s was %s and overdue: back on the queue",
+            *(overdue.job_id, overdue.was),
+            extra={"job_id": overdue.job_id},
+        )
