@@ -11,17 +11,22 @@ from dataclasses import dataclass
 
 import pytest
 import redis
+import redis.asyncio
 from celery import Celery
 from redis.exceptions import AuthenticationError, RedisError
 
 from schemas import names
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt, text_of
+from tests.support.http import PORT, scrape, url_of, value
+from tests.support.rig import Bell
 from tests.support.workers import ROOT, wait_until
 from worker.client import AsyncClient, Options
 from worker.embedded.redis import RedisProcess, find_server
 from worker.embedded.upstream import upstream_in_thread
+from worker.errors import SettingsError
 from worker.settings import Settings
+from worker.shards.parking import Parking
 
 MAKE_ACL = ROOT / "deploy" / "redis" / "acl"
 USERS = ("producer", "subscriber", "worker", "operator", "monitor")
@@ -131,6 +136,37 @@ async def test_every_service_works_as_its_own_user(guarded, fleet):
     assert guarded.denials() == []
 
 
+async def test_every_service_works_as_its_own_user_on_several_event_stores(guarded, fleet):
+    def stores(user: str) -> list[str]:
+        return [guarded.url(user).removesuffix("/0") + place for place in ("/1", "/2")]
+
+    def client(user: str) -> AsyncClient:
+        return AsyncClient(guarded.url(user), event_shards=stores(user), settings=Settings())
+
+    fleet.env["WORKER_EVENT_SHARDS"] = ",".join(stores("worker"))
+    async with client("producer") as producer, client("subscriber") as subscriber:
+        with fleet.worker("-c", "4"):
+            for n in range(6):
+                job_id = await producer.submit(str(n))
+                assert (await subscriber.result(job_id)).text == f"echo of {n}"
+    async with redis.asyncio.Redis.from_url(guarded.url("worker")) as home:
+        parking = Parking(home, Bell(), count=2, ttl_s=60)
+        assert await parking.park(1, OTHERS_JOB, {})
+        await parking.bring_back(1)
+    # A reader asks for the record, and does without it.
+    assert set(guarded.denials()) <= {"subscriber: command hmget in toplevel"}
+
+
+async def test_a_client_with_another_list_of_event_stores_is_told_so_as_any_user(guarded, fleet):
+    fleet.env["WORKER_EVENT_SHARDS"] = guarded.url("worker").removesuffix("/0") + "/1"
+    with fleet.worker("-c", "4"):
+        async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
+            with pytest.raises(SettingsError, match="set WORKER_EVENT_SHARDS"):
+                await producer.submit("x")
+            with pytest.raises(SettingsError, match="set WORKER_EVENT_SHARDS"):
+                await subscriber.result(OTHERS_JOB)
+
+
 async def test_a_reader_without_a_right_to_records_waits_for_a_job_that_is_queued(guarded, fleet):
     async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
         job_id = await producer.submit("late")
@@ -143,6 +179,15 @@ async def test_a_reader_without_a_right_to_records_waits_for_a_job_that_is_queue
     assert events[-1] == "completed"
     [refused] = guarded.denials()
     assert "hmget" in refused
+
+
+def test_a_worker_counts_queue_and_dead_letters_by_its_own_rights(guarded, fleet):
+    with fleet.worker(**PORT) as worker:
+        found = scrape(url_of(worker))
+    assert value(found, "worker_check_up") == 6
+    assert value(found, "worker_queue_messages", state="unacknowledged") == 0
+    assert "worker_dead_letters" in found
+    assert guarded.denials() == []
 
 
 def test_a_dead_workers_messages_and_jobs_come_back_by_the_rights_of_the_next(guarded, fleet):
