@@ -49,6 +49,11 @@ def until(fleet: Fleet, fits: Callable[[dict[str, Any]], object]) -> dict[str, A
     return last
 
 
+def cancel(fleet: Fleet, job_id: str) -> None:
+    fleet.redis.hset(f"job:{{{job_id}}}:state", "cancel", 1)
+    fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
+
+
 def pids(told: dict[str, Any]) -> set[int]:
     return {worker["pid"] for worker in told["workers"]}
 
@@ -74,8 +79,7 @@ def test_two_workers_are_there_one_dies_one_leaves_and_the_sums_are_right(fleet)
         assert 0 <= told["tokens"]["berlin"]["age_s"] < 600
         assert told["unreadable"] == 0
         for job_id in running:
-            fleet.redis.hset(f"job:{{{job_id}}}:state", "cancel", 1)
-            fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
+            cancel(fleet, job_id)
         fleet.ended(waiting)
         failed = fleet.send({"messages": []})
         fleet.ended(failed)
@@ -100,6 +104,18 @@ def test_a_worker_that_hangs_disappears_and_is_back_when_it_goes_on(fleet):
         finally:
             worker.send_signal(signal.SIGCONT)
         until(fleet, lambda told: pids(told) == {worker.process.pid})
+
+
+def test_a_worker_that_drains_is_there_until_it_has_ended(fleet):
+    with fleet.worker(**QUICK_LEASES, WORKER_DRAIN_TIMEOUT_S="600") as worker:
+        job_id = fleet.send(prompt("[[endless]] [[drip:0.05]] x"))
+        fleet.running(job_id)
+        worker.send_signal(signal.SIGTERM)
+        told = until(fleet, lambda told: told["draining"] == 1)
+        assert [each["in_flight"] for each in told["workers"]] == [1]
+        cancel(fleet, job_id)
+        assert worker.wait() == 0
+    assert look(fleet)["workers"] == []
 
 
 def test_without_a_terminal_it_is_shown_once(fleet):

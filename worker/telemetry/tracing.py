@@ -152,9 +152,10 @@ def inject() -> dict[str, str]:
 
     Empty where there is none: a program that has no OpenTelemetry loaded is in no trace.
     """
-    if "opentelemetry.trace" not in sys.modules:
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or not trace.get_current_span().get_span_context().is_valid:
         return {}
-    from opentelemetry import propagate  # noqa: PLC0415  # loaded already, or of no use
+    from opentelemetry import propagate  # noqa: PLC0415  # only here is it needed, if at all
 
     headers: dict[str, str] = {}
     propagate.inject(headers)
