@@ -1,5 +1,8 @@
 """Replicas come and go under load, and what an autoscaler counts is what there is to do."""
 
+import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 
@@ -10,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.chaos import Site
 from tests.support.manifests import DEPLOY, one, rendered
 from tests.support.upstream_process import UpstreamProcess
-from tests.support.workers import WorkerProcess, wait_until
+from tests.support.workers import ROOT, WorkerProcess, wait_until
 from worker.embedded.redis import free_port
 
 SLOTS = 10
@@ -105,3 +108,9 @@ def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
     assert all(ended)
     assert sum(ended) <= 69
     wait_until(lambda: counted(site.redis) == 0, "there is nothing to do")
+    asked = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker", "inspect", "ping"],
+        env=os.environ | site.env, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "pong" in asked.stdout
+    assert counted(site.redis) == 0, "replies to whoever asks the workers are no jobs"

@@ -242,8 +242,12 @@ class _Taking:
 
     def _deliver(self: Any, raw: str, queue: str) -> None:
         message = json.loads(raw)
+        tag = message["properties"]["delivery_tag"]
         try:
             self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's own does
+            if tag not in self.qos._delivered:  # noqa: SLF001  # kombu 5.7 does not tell otherwise
+                # Whoever got it acknowledges nothing, as who collects replies to `inspect`.
+                self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # as an ack does
         except (*self.connection_errors, *self.connection.channel_errors):
             raise
         except Exception as error:  # noqa: BLE001  # a body that kombu cannot decode ends a worker
@@ -251,9 +255,7 @@ class _Taking:
             letter = {"job_id": "", "reason": "undecodable", "message": raw, "ts": f"{time():.3f}"}
             with self.conn_or_acquire() as client:
                 client.xadd(names.DEAD_LETTERS, letter, maxlen=self.dead_letters_max)
-            self.qos._remove_from_indices(  # noqa: SLF001  # an ack, of what was never appended
-                message["properties"]["delivery_tag"]
-            ).execute()
+            self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # the same
 
     def _read_move(self: Any, **options: Any) -> bytes | None:
         try:
