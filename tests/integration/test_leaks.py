@@ -190,7 +190,8 @@ def opened(value: str) -> str:
 def test_a_wrong_password_is_in_no_log_and_no_event(quick_fleet):
     fleet = quick_fleet
     wrong = "the-wrong-password"
-    with fleet.worker("--loglevel", "DEBUG", "-E", BERLIN_PASSWORD=wrong) as worker:
+    console = {"WORKER_LOG_FORMAT": "console"}
+    with fleet.worker("--loglevel", "DEBUG", "-E", BERLIN_PASSWORD=wrong, **console) as worker:
         end = fleet.ended(fleet.send(prompt(PROMPT)))[-1]
         assert end["error"]["code"] == "auth_failed"
         worker.stop()
