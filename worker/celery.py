@@ -38,6 +38,8 @@ app.conf.update(
         "dead_letters_max": _settings.dead_letters_max,
     },
     task_default_queue=names.QUEUE,
+    task_default_queue_type=_settings.queue_type,
+    task_create_missing_queue_type=_settings.queue_type,
     task_serializer="json",
     accept_content=["json"],
     task_ignore_result=True,

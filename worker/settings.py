@@ -40,6 +40,11 @@ class Settings(BaseModel):
     broker_url: str = _env(
         "CELERY_BROKER_URL", "", "job queue; `REDIS_URL` where not set", private=True
     )
+    queue_type: Literal["classic", "quorum"] = _env(
+        "WORKER_QUEUE_TYPE",
+        "classic",
+        "RabbitMQ: type of the queue, `classic` or `quorum`; the same for all who declare it",
+    )
     berlin_url: str = _env("BERLIN_URL", "https://ai.berlin4h.top", "upstream base URL")
     berlin_account: str | None = _env("BERLIN_ACCOUNT", None, "login at the upstream", private=True)
     berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password", private=True)

@@ -176,6 +176,41 @@ def test_a_job_whose_message_was_lost_is_rung_for_again(fleet, broker, rabbit):
         assert text_of(fleet.ended(job_id)) == "echo of lost"
 
 
+async def test_a_quorum_queue_serves_as_well_where_all_declare_it_so(fleet, broker, rabbit):
+    fleet.env["WORKER_QUEUE_TYPE"] = "quorum"
+    fleet.app.conf.task_create_missing_queue_type = "quorum"
+    settings = Settings(queue_type="quorum")
+    stalls = "[[stall:2*1]] job {} a b c d"
+    async with AsyncClient(fleet.env["REDIS_URL"], rabbit.url, settings=settings) as client:
+        with fleet.worker("-c", "2", **QUICK) as first:
+            dead = [fleet.send(prompt(stalls.format(1))), await client.submit(stalls.format(2))]
+            for job_id in dead:
+                fleet.running(job_id)
+            waits = [await client.submit("waits a b c d"), fleet.send(prompt("waits a b c d"))]
+            declare = broker.default_channel.queue_declare
+            wait_until(
+                lambda: declare("prompts", passive=True).message_count == 2, "two are left there"
+            )
+            assert fleet.upstream.open_streams == 2
+            first.kill()
+        with fleet.worker("-c", "2", WORKER_DRAIN_TIMEOUT_S="0.1", **QUICK) as second:
+            for job_id in dead:
+                wait_until(lambda j=job_id: fleet.attempt(j) == 2, "restarted")
+                fleet.ended(job_id)
+            handed_on = fleet.send(prompt(stalls.format(3)))
+            fleet.running(handed_on)
+            assert second.stop() == 0
+        with fleet.worker("-c", "9", **QUICK) as third:
+            for job_id in (*dead, *waits, handed_on):
+                events = fleet.ended(job_id)
+                assert events[-1]["type"] == "completed"
+                assert text_of(events).endswith(" a b c d")
+            assert third.stop() == 0
+    assert messages(broker) == 0
+    arguments = {"x-queue-type": "quorum"}
+    broker.channel().queue_declare("prompts", durable=True, auto_delete=False, arguments=arguments)
+
+
 def garbage(body: bytes, headers: Any = None, **properties: Any) -> dict[str, Any]:
     told = {"lang": "py", "task": "worker.generate", "id": str(uuid.uuid4())}
     return {

@@ -227,7 +227,7 @@ class AsyncClient:
 
     @cached_property
     def _enqueuer(self) -> Enqueuer:
-        return Enqueuer(self._broker_url)
+        return Enqueuer(self._broker_url, self._settings.queue_type)
 
 
 def _other_broker(settings: Settings) -> str | None:

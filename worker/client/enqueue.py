@@ -66,14 +66,16 @@ class _Sending:
 class Enqueuer:
     """Sends job messages over one broker connection, which belongs to one thread."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, queue_type: str = "classic") -> None:
         self._url = broker_url
         self._where = address(broker_url)
         # The backend is named so that CELERY_RESULT_BACKEND of the caller's environment,
         # which is meant for the caller's own app, does not become ours.
         self._app = Celery("berlin-client", set_as_current=False, fixups=[], backend="disabled://")
         self._app.conf.update(
-            broker_transport_options=_TRANSPORT_OPTIONS, broker_connection_timeout=_SOCKET_TIMEOUT_S
+            broker_transport_options=_TRANSPORT_OPTIONS,
+            broker_connection_timeout=_SOCKET_TIMEOUT_S,
+            task_create_missing_queue_type=queue_type,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="berlin-client-enqueue")
         self._producer: Any = None
