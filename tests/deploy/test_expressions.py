@@ -52,9 +52,9 @@ def scrape(port: int) -> str:
         return str(reply.read().decode())
 
 
-@pytest.mark.parametrize("expression", EXPRESSIONS, ids=lambda each: each.where)
-def test_every_metric_and_label_of_an_expression_is_told_by_a_real_worker(told, expression):
-    assert list(told.missing(expression.text)) == []
+def test_every_metric_and_label_of_an_expression_is_told_by_a_real_worker(told):
+    missing = {each.where: list(told.missing(each.text)) for each in EXPRESSIONS}
+    assert not {where: what for where, what in missing.items() if what}
 
 
 def test_the_series_of_the_alerts_tests_are_those_that_a_worker_tells(told):

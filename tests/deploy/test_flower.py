@@ -104,16 +104,13 @@ def test_its_page_in_a_browser_shows_our_tasks_and_no_prompt(page, tmp_path):
     assert_tells_no_secret(done.stdout)
 
 
-def test_no_page_of_it_shows_a_prompt_or_a_reply(page):
+def test_its_pages_show_no_prompt_and_no_reply_and_stop_no_worker_without_a_login(page):
     for path in (
         "/", "/workers?json=1", "/tasks", "/broker", f"/worker/{page.worker}", "/metrics",
         f"/task/{page.ended}", f"/task/{page.running}",
     ):  # fmt: skip
         assert_tells_no_secret(page.get(path))
     assert "worker.generate" in page.get(f"/task/{page.running}")
-
-
-def test_nobody_stops_a_worker_by_it_without_a_login(page):
     for action in (f"worker/shutdown/{page.worker}", f"task/revoke/{page.running}"):
         asked = urllib.request.Request(page.url(f"/api/{action}"), method="POST", data=b"")
         with pytest.raises(urllib.error.HTTPError, match="401"):

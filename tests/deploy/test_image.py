@@ -6,8 +6,10 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import pip
 import pytest
 
 from tests.support.manifests import DEPLOY
@@ -65,7 +67,9 @@ def carry_out(steps: list[tuple[str, str]], folder: Path) -> None:
 def folder(tmp_path) -> Path:
     """A place for the image, with a Python that has pip and nothing else, as the base image has."""
     (tmp_path / "src").mkdir()
-    subprocess.run([ROOT / ".venv" / "bin" / "python", "-m", "venv", tmp_path / "bare"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    (packages,) = (tmp_path / "bare").glob("lib/*/site-packages")
+    (packages / "pip").symlink_to(Path(pip.__file__).parent)
     return tmp_path
 
 
