@@ -21,7 +21,7 @@ from schemas.names import is_job_id
 from worker import context
 from worker.arrivals import Arrivals
 from worker.attempt import Attempt, Stopped, internal_error
-from worker.errors import Fenced, JobError
+from worker.errors import Away, Fenced, JobError
 from worker.journal import Journal
 from worker.leases import Claim, Leases, Store
 from worker.providers.base import Provider
@@ -347,7 +347,7 @@ class Runner:
             return replace(claim, cancel=True) if arrival.cancelled else claim
         except asyncio.CancelledError:
             # A claim that nobody knows of would keep the job from all others for a lease.
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, Away):
                 async with asyncio.timeout(_STOP_S):
                     claim = await answer
                 if claim.verdict == "claimed":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import redis.asyncio
@@ -10,13 +11,14 @@ import redis.asyncio
 from schemas import names
 from schemas.shards import shard_of
 from tests.support.core import JOB, check_keys, expire_lease, load_scripts, make_store, record
-from tests.support.rig import Bell, stopped
+from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says, stopped
 from worker.embedded.redis import free_port
-from worker.errors import SettingsError
-from worker.leases import NOTHING_WAITS
+from worker.errors import Away, SettingsError
+from worker.leases import NOTHING_WAITS, Claim
 from worker.shards.marks import MARK_TTL_S, Marks, check_unmarked
 from worker.shards.parking import Parking
 from worker.shards.router import StrayBell
+from worker.shards.store import ShardStore
 
 ON_1 = "job-2"
 
@@ -179,6 +181,42 @@ async def test_a_stray_is_rung_once_and_leaves_no_record(redis_client, bell):
     assert bell.rung == [ON_1]
     assert await record(redis_client, ON_1) == {}
     assert await redis_client.zscore(names.WATCH, ON_1) is None
+
+
+async def test_a_job_is_not_waited_for_once_its_shard_counts_as_away():
+    async with redis.asyncio.Redis.from_url(f"redis://127.0.0.1:{free_port()}/0") as client:
+        store = ShardStore(
+            client, owner="w", lease_s=9, log_ttl_s=9, queue_ttl_s=9, dead_letters_max=9
+        )
+        claim = partial(store.claim, ON_1, JOB, call="1", deadline_s=9)
+        with pytest.raises(ConnectionError):
+            await claim()
+        store.is_away = lambda: True
+        with pytest.raises(Away):
+            await claim()
+        # What runs here, or is to be cancelled if it waits, is for this process alone to end.
+        with pytest.raises(ConnectionError):
+            await claim(held_attempt=1)
+        with pytest.raises(ConnectionError):
+            await claim(only_queued=True)
+
+
+async def test_a_delivery_that_is_cancelled_while_its_shard_goes_away_ends_as_cancelled(
+    redis_client,
+):
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def claim(*_: object, **__: object) -> Claim:
+        asked.set()
+        await answers.wait()
+        raise Away
+
+    async with Worker(redis_client, ScriptedProvider(says("a"))) as worker:
+        worker.store.claim = claim
+        task = worker.start()
+        await asked.wait()
+        async with cancelled(task):
+            asyncio.get_running_loop().call_later(0.05, answers.set)
 
 
 async def test_dead_letters_are_in_one_place_for_all_shards(redis_client, other):
