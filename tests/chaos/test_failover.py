@@ -14,6 +14,7 @@ import redis
 from tests.support.chaos import Site, size
 from tests.support.proxy import TcpProxy
 from tests.support.workers import wait_until
+from worker.client import CursorExpired
 from worker.embedded.redis import RedisProcess
 
 SLOW = "[[delay:0.1]]"
@@ -96,6 +97,8 @@ def test_what_was_not_replicated_is_lost_and_nothing_else(make_site, pair, repor
     with site.worker("-c", str(streams)), site.worker("-c", str(streams)):
         job_ids = begun(site, streams, chunks=40)
         wait_until(pair.caught_up, "the replica has it all")
+        reading = site.client.stream(job_ids[0])
+        next(reading)
         pair.link.blackhole()
         written = pair.old.info("replication")["master_repl_offset"]
         late = [site.client.submit("accepted, and then nobody knows of it") for _ in range(10)]
@@ -103,6 +106,8 @@ def test_what_was_not_replicated_is_lost_and_nothing_else(make_site, pair, repor
         assert pair.new.info("replication")["slave_repl_offset"] <= written
         site.ledger.fault()
         pair.fail_over()
+        with pytest.raises(CursorExpired, match="has lost events"):
+            list(reading)
         figures = site.ledger.check()
         lost = [job_id for job_id in late if site.client.status(job_id).status == "unknown"]
     note = f"{len(lost)} of {len(late)} accepted after the replica had fallen behind are lost"

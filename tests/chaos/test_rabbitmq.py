@@ -2,9 +2,11 @@
 
 import time
 
+import pytest
 from kombu import Connection
 
-from tests.support.chaos import Replicas, chance, in_background, size
+from tests.support.chaos import FULL, Replicas, chance, in_background, size
+from tests.support.saboteur import installed
 from tests.support.workers import wait_until
 
 
@@ -54,3 +56,31 @@ def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit,
     note = f"consuming again in {back_s:.1f} s; {restarts} second calls"
     report("RabbitMQ: killed and restarted", figures, note=note)
     assert left_over(rabbit.url) == 0
+
+
+@pytest.mark.skipif(not FULL, reason="takes a minute")
+def test_a_hung_worker_keeps_no_job_that_a_client_has_submitted(
+    make_site, rabbit, tmp_path, report
+):
+    """RabbitMQ goes on delivering to it; there is no taking back what it has not begun."""
+    site = make_site(broker_url=rabbit.url, **installed(tmp_path))
+    block_s = 90
+    with site.worker("-c", "50") as hung:
+        site.submit(
+            "one two three four",
+            provider="saboteur",
+            options={"act": "block", "block_s": block_s, "once": str(tmp_path / "once")},
+        )
+        hung.wait_for_log("received")
+        time.sleep(1)  # its main thread lives on, and says nothing of it
+        with site.worker("-c", "50"):
+            began = time.monotonic()
+            mine = {site.submit() for _ in range(20)}
+            for _ in range(20):
+                site.submit(how="bare")
+            wait_until(lambda: not mine & set(site.ledger.unfinished), "all of the client's", 300)
+            took_s = time.monotonic() - began
+            bare = len(site.ledger.unfinished)
+            figures = site.ledger.check(300)
+    note = f"the client's 20 over in {took_s:.0f} s; {bare} bare ones wait for the worker"
+    report("RabbitMQ: event loop blocked, jobs delivered to it", figures, note=note)

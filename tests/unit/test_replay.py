@@ -189,6 +189,24 @@ def test_what_may_have_been_missed_is_read_from_the_log():
     assert replay.need is Need.PAGE
 
 
+@pytest.mark.parametrize("status", ["running", "queued", "completed"])
+def test_a_log_that_has_gone_back_behind_what_was_read_is_an_error(status):
+    replay = reader_at(3)
+    replay.messages([encode(event) for event in life(8)[3:6]])
+    replay.missed()
+    assert replay.page([]) == []
+    last = entry(life(1)[2] if status == "completed" else life(8)[3])
+    with pytest.raises(CursorExpired, match=r"lost events .* to 6"):
+        replay.glance(Glance(status, 4, last), may_wait=False)
+
+
+def test_a_cursor_of_the_callers_own_beyond_the_end_waits_for_it():
+    replay = Replay(JOB, after=9)
+    replay.page([])
+    replay.glance(Glance("running", 3, entry(life(8)[2])), may_wait=False)
+    assert replay.need is Need.LISTEN
+
+
 def test_a_forged_jump_costs_one_look_and_nothing_else():
     replay = reader_at(3)
     replay.messages([encode(Chunk(**base(10**9), content="x"))])

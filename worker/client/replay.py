@@ -10,7 +10,9 @@ The rules (contract, "Reading without a gap"):
 3. An empty page says nothing by itself: nothing new, not begun yet, over, or expired.
    A :class:`Glance` at the job's record and at the last entry of its log decides.
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
-5. Version 1 only gains fields and types of events, which are skipped where they are not
+5. A log that ends before what was read of it is another one by now (Redis has failed over,
+   or came back with an older state): an error, for what follows does not follow on that.
+6. Version 1 only gains fields and types of events, which are skipped where they are not
    known. An event of another version may mean anything: that is an error, and so is a job
    that is over without a terminal event that can be read. Nothing ends in silence.
 
@@ -65,13 +67,13 @@ class Glance:
 class Replay:
     """One reader of one job; ``after`` is the last ``seq`` that it has already seen."""
 
-    __slots__ = ("_known", "cursor", "job_id", "need")
+    __slots__ = ("_after", "_known", "cursor", "job_id", "need")
 
     def __init__(self, job_id: str, after: int = 0) -> None:
         if after < 0:
             raise ValueError("after is the last seq already seen: 0 or more")
         self.job_id = job_id
-        self.cursor = after
+        self.cursor = self._after = after
         self.need = Need.PAGE
         # Whoever has seen an event, or a record, knows that the job existed.
         self._known = after > 0
@@ -124,6 +126,11 @@ class Replay:
         seq = _seq(seen.last)
         if seq > self.cursor:
             self.need = Need.PAGE
+        elif seq < self.cursor and self.cursor > self._after:
+            raise CursorExpired(
+                f"job {self.job_id}: its log has lost events {seq + 1} to {self.cursor}, which "
+                "were read (Redis came back with an older state): read it again from the start"
+            )
         elif _is_terminal(seen.last):
             self.need = Need.NOTHING
         elif seen.status in TERMINAL_TYPES:
