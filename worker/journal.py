@@ -272,19 +272,19 @@ class Journal:
         return batches
 
     def _count(self, batches: list[Batch], replies: list[bool], took_s: float) -> None:
-        stats, sent_bytes = self.stats, 0
-        for batch, taken in zip(batches, replies, strict=True):
-            sent_bytes += batch.size
-            if not taken:
-                stats.fenced += 1
-                continue
-            stats.chunks += batch.new_chunks
-            stats.events += len(batch.events)
-            stats.event_bytes += batch.size
-            if batch.ending:
-                stats.jobs.add(batch.ending, batch.log.error)
+        stats, sent_bytes = self.stats, sum([batch.size for batch in batches])
         stats.flush.observe(took_s)
         stats.flush_bytes.observe(sent_bytes)
+        if False in replies:
+            stats.fenced += replies.count(False)
+            batches = [batch for batch, taken in zip(batches, replies, strict=True) if taken]
+            sent_bytes = sum([batch.size for batch in batches])
+        # Lists, not loops: where each batch holds one chunk this is done for each chunk.
+        stats.chunks += sum([batch.new_chunks for batch in batches])
+        stats.events += sum([len(batch.events) for batch in batches])
+        stats.event_bytes += sent_bytes
+        for batch in [batch for batch in batches if batch.ending]:
+            stats.jobs.add(batch.ending, batch.log.error)
 
     async def _send(self, batches: list[Batch]) -> list[bool]:
         tries = 0
