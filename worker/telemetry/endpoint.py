@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from worker.queue import depth
-from worker.telemetry.http import serving
 from worker.telemetry.life import LIFE
-from worker.telemetry.metrics import registry
-from worker.telemetry.observer import Inside, Observer
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,6 +39,11 @@ def observed(
     if settings.http_port is None:
         yield
         return
+    # prometheus-client and http.server take a while to import.
+    from worker.telemetry.http import serving  # noqa: PLC0415
+    from worker.telemetry.metrics import registry  # noqa: PLC0415
+    from worker.telemetry.observer import Inside, Observer  # noqa: PLC0415
+
     LIFE.loop.give()
     LIFE.consumer.give()  # it begins when the jobs can run
     cores = router.cores
