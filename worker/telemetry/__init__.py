@@ -2,5 +2,5 @@
 
 ``metrics`` renders :class:`worker.stats.Stats` for Prometheus, ``http`` serves it beside the
 probes, ``logs`` formats every line of the worker's log, ``tracing`` is what those who run jobs
-know of traces, and ``otel`` makes them.
+know of traces, ``otel`` makes them, and ``exporting`` sends them.
 """

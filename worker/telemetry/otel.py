@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry; needs the extra ``otel``, so only ``tracing`` imports it, when asked.
+"""Spans by OpenTelemetry; needs the extra ``otel``, so nothing imports it before that is known.
 
 Names of spans and attributes follow the GenAI and messaging conventions,
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; ours begin with ``berlin.``.
@@ -8,19 +8,13 @@ No message of an error is in a span: it may quote what the model said. The code 
 import asyncio
 import contextlib
 import json
-import logging
-import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
-from importlib.metadata import entry_points, version
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from schemas import PromptJob, names
@@ -30,9 +24,6 @@ from worker.telemetry.tracing import CURRENT, memo_of
 if TYPE_CHECKING:
     from worker.providers.base import Report
 
-logger = logging.getLogger(__name__)
-
-_SHUTDOWN_S: Final = 5.0
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
 _OPTIONS: Final = (
@@ -45,29 +36,6 @@ _USAGE: Final = {
     "output_tokens": "output_tokens",
 }
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    environ: Mapping[str, str], *, servers: Mapping[str, str], own: bool
-) -> AsyncIterator["OtelTracer | None"]:
-    """The tracer of this process, or ``None`` where there is no exporter for it.
-
-    Where somebody has set up OpenTelemetry for the whole process, that is used; ``own`` says
-    whether the environment asks for one otherwise.
-    """
-    provider: Any = trace.get_tracer_provider()
-    foreign = not isinstance(provider, trace.ProxyTracerProvider)
-    mine = None if foreign or not own else _make_provider(environ)
-    if mine is None and not foreign:
-        yield None
-        return
-    tracer = (mine or provider).get_tracer("worker", version("berlin-worker"))
-    try:
-        yield OtelTracer(tracer, servers=servers, captures=captures(environ))
-    finally:
-        if mine is not None:
-            await _shut_down(mine)
 
 
 def captures(environ: Mapping[str, str]) -> bool:
@@ -272,51 +240,6 @@ class _Chat:
             said = _message("assistant", "".join(self._text)) | {"finish_reason": finish_reason}
             self._span.set_attribute("gen_ai.output.messages", _json([said]))
         self._span.end()
-
-
-def _make_provider(environ: Mapping[str, str]) -> TracerProvider | None:
-    exporters = [
-        exporter
-        for name in environ.get("OTEL_TRACES_EXPORTER", "").split(",") or ["otlp"]
-        if (exporter := _exporter(name.strip() or "otlp", environ)) is not None
-    ]
-    if not exporters:
-        return None
-    resource = Resource.create({"service.name": "berlin-worker"})
-    # What the environment says of the service counts; `create` lets ours win.
-    resource = resource.merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-    return provider
-
-
-async def _shut_down(provider: TracerProvider) -> None:
-    """Send what is left, in a thread that nobody waits for in the end: a collector may be away."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def work() -> None:
-        provider.shutdown()
-        with contextlib.suppress(RuntimeError):  # the loop is closed by now
-            loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=work, name="traces-shutdown", daemon=True).start()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_SHUTDOWN_S):
-            await done.wait()
-
-
-def _exporter(name: str, environ: Mapping[str, str]) -> SpanExporter | None:
-    if name == "otlp":
-        protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get(
-            "OTEL_EXPORTER_OTLP_PROTOCOL"
-        )
-        name = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
-    for found in entry_points(group="opentelemetry_traces_exporter", name=name):
-        exporter: SpanExporter = found.load()()
-        return exporter
-    logger.error("no traces to %s: no installed package has an exporter of this name", name)
-    return None
 
 
 def _server(url: str) -> dict[str, Any]:
