@@ -96,13 +96,7 @@ class Account:
         An error shows ``shown_line_chars`` of a bad line; ``None``: the line as it came.
         Closing the generator closes the connection.
         """
-        token = await _timed(tokens.get, report)
-        response = await self._complete(prompt, token, proxy)
-        if response.status == HTTPStatus.UNAUTHORIZED:
-            response.close()
-            await tokens.invalidate(token)
-            token = await _timed(tokens.get, report)
-            response = await self._complete(prompt, token, proxy)
+        response, token = await self._open(prompt, tokens, proxy, report)
         secrets = self._secrets(proxy, token)
 
         def quote(line: bytes) -> str:
@@ -116,10 +110,16 @@ class Account:
             if not _is_success(response):
                 raise await self._refusal(response, proxy, token)
             decoder = ReplyDecoder(Limits.of(self._settings), quote)
+            read = response.content.readany
             while True:
-                data, broken = await _read_any(response)
-                deltas, error = decoder.feed(data) if data or broken else decoder.finish()
-                failure = error or broken
+                broken = None
+                try:
+                    data = await read()
+                except Exception as error:  # noqa: BLE001  # the edge, as in _post
+                    # What has arrived all the same, and the error that follows it.
+                    data, broken = http.unread(response), http.transport_error(error)
+                deltas, bad = decoder.feed(data) if data or broken else decoder.finish()
+                failure = bad or broken
                 if failure:
                     response.close()  # before the yield: whoever reads may take its time
                 if deltas:
@@ -130,6 +130,19 @@ class Account:
                     return
         finally:
             response.close()
+
+    async def _open(
+        self, prompt: Prompt, tokens: TokenSource, proxy: str | None, report: Report
+    ) -> tuple[aiohttp.ClientResponse, Token]:
+        """The answer to one completion, and the token that it was asked with."""
+        token = await _timed(tokens.get, report)
+        response = await self._complete(prompt, token, proxy)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            response.close()
+            await tokens.invalidate(token)
+            token = await _timed(tokens.get, report)
+            response = await self._complete(prompt, token, proxy)
+        return response, token
 
     async def _complete(
         self, prompt: Prompt, token: Token, proxy: str | None
@@ -210,11 +223,3 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
         return await http.read_at_most(response, limit)
     except Exception as error:  # noqa: BLE001  # the edge, as in _post
         raise http.transport_error(error) from None
-
-
-async def _read_any(response: aiohttp.ClientResponse) -> tuple[bytes, JobError | None]:
-    """What has arrived, empty at the end, and the error that follows it."""
-    try:
-        return await response.content.readany(), None
-    except Exception as error:  # noqa: BLE001  # the edge, as in _post
-        return http.unread(response), http.transport_error(error)
