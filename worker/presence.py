@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -94,11 +94,8 @@ class Identity:
 
 def this_process() -> Identity:
     """The identity of the running process, under a new name."""
-    try:
-        told = version("berlin-worker")
-    except PackageNotFoundError:
-        told = "?"
     host = socket.gethostname()
+    told = version("berlin-worker")
     return Identity(secrets.token_hex(6), host, os.getpid(), told, round(time.time(), 3))
 
 
