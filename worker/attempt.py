@@ -55,6 +55,11 @@ class Attempt:
     message has waited in this process before the job had a record to count from.
     """
 
+    __slots__ = (
+        "_claimed", "_deaf", "_first_chunk", "_journal", "_log", "_reason", "_task",
+        "_unrecorded_s", "attempt", "claim", "stopped",
+    )  # fmt: skip
+
     def __init__(
         self,
         claim: Claim,

@@ -27,6 +27,11 @@ class Watchdog:
     ``deadline`` is a time of the event loop, the others are durations in seconds.
     """
 
+    __slots__ = (
+        "_cancelling", "_deadline", "_idle_s", "_kind", "_last", "_limit_s", "_loop", "_paused",
+        "_task", "_timer", "expired", "last_chunk",
+    )  # fmt: skip
+
     def __init__(self, *, deadline: float, first_chunk_s: float, idle_s: float) -> None:
         self._deadline = deadline
         self._limit_s = first_chunk_s

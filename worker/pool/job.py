@@ -90,6 +90,12 @@ class Job:
     ``(soft, seconds)`` when a limit has passed.
     """
 
+    __slots__ = (
+        "_awaiting", "_hard_limit_s", "_on_end", "_on_failure", "_on_limit", "_on_success",
+        "_soft_limit_s", "_task", "_throw_soft_limit", "_timers", "_trace", "cause", "ended",
+        "greenlet", "number", "soft_limit_hit", "task_id",
+    )  # fmt: skip
+
     def __init__(
         self,
         number: int,

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -110,20 +111,14 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     ) -> "_Entry":
         """Start the task, or let it wait for a slot."""
         number = next(self._numbers)
-        post = self._mailbox.post
-
-        def on_limit(soft: bool, limit_s: float) -> None:
-            if timeout_callback:
-                post(lambda: timeout_callback(soft, limit_s))
-
         job = Job(
             number,
             correlation_id or str(number),
-            lambda: target(*(args or ()), **(kwargs or {})),
+            partial(target, *(args or ()), **(kwargs or {})),
             on_success=callback or _ignore,
             on_failure=error_callback or _ignore,
-            on_end=lambda job, report: post(lambda: self._on_end(job, report)),
-            on_limit=on_limit,
+            on_end=self._post_end,
+            on_limit=partial(self._post_limit, timeout_callback),
             soft_limit_s=soft_timeout or self.options.get("soft_timeout"),
             hard_limit_s=timeout or self.options.get("timeout"),
         )
@@ -159,6 +154,13 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self._inbox_announced = False
         while self._inbox:
             self._inbox.popleft().start(self._thread.loop)
+
+    def _post_end(self, job: Job, report: Callable[[], None] | None) -> None:  # in the loop's
+        self._mailbox.post(partial(self._on_end, job, report))
+
+    def _post_limit(self, callback: Any, soft: bool, limit_s: float) -> None:  # the same
+        if callback:
+            self._mailbox.post(partial(callback, soft, limit_s))
 
     def _on_end(self, job: Job, report: Callable[[], None] | None) -> None:
         try:

@@ -25,6 +25,12 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
     acknowledged: bool
     _broker_answers = True  # of the class, for all requests: after one failure none tries again
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Celery has decoded the body to look at it. Without a content type the tracer takes what
+        # it gets: it need not decode a second time, and nobody keeps a second copy.
+        self._body, self._content_type = self._payload, None
+
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Raise ``TaskRevokedError`` if it was revoked, or has expired, while it waited."""
         if self.revoked():

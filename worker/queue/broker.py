@@ -66,6 +66,7 @@ class QoS(redis.QoS):
     def append(self, message: Any, delivery_tag: str) -> None:
         """Hold a message until it is acknowledged."""
         if self.channel.takes:
+            message._raw = None  # noqa: SLF001  # for kombu's own, which writes it down itself
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)

@@ -56,6 +56,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         def on_message(message: Any) -> None:
             try:
                 handle(message)
+                # Celery's request has what it needs of them, for as long as the job streams.
+                message.headers, message.body = {}, b""
             except (*self.connection_errors, *self.channel_errors):
                 raise
             except Exception as error:  # noqa: BLE001  # a message may have any shape
