@@ -48,7 +48,7 @@ def test_connections_cut_a_hundred_times_cost_no_second_call(site, report):
     cuts, streams = 100, size(40, 200)
     mine = {client["id"] for client in site.redis.client_list()}
     with site.worker("-c", str(streams)) as worker:
-        job_ids = streaming(site, streams, chunks=size(250, 400))
+        job_ids = streaming(site, streams, chunks=size(180, 400))
         cut = 0
         while cut < cuts:
             theirs = [each["id"] for each in site.redis.client_list() if each["id"] not in mine]
