@@ -9,8 +9,8 @@ import pytest
 from tests.support.workers import wait_until
 from worker import service
 from worker.pool.thread import LoopThread
-from worker.queue.broker import QoS
 from worker.queue.deliveries import CUT_OFF_S, HUNG_S, look
+from worker.queue.held import QoS
 
 
 @pytest.fixture(autouse=True)

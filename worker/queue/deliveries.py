@@ -14,7 +14,7 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from worker.queue.broker import QoS
+from worker.queue.held import QoS
 
 logger = get_logger(__name__)
 
