@@ -109,8 +109,13 @@ class Stack:
         return (self._folder / f"{service}.log").read_text()
 
     def _here(self, text: str) -> str:
-        text = text.replace("/etc/berlin", str(DEPLOY / "redis")).replace("/tmp", str(self._folder))
-        return text.replace("@redis:6379", f"@127.0.0.1:{self.redis_port}")
+        here = {
+            "/etc/berlin": f"{DEPLOY}/redis",
+            "/tmp": f"{self._folder}",
+            "@redis:6379": f"@127.0.0.1:{self.redis_port}",
+        }
+        # All at once: what is put in may hold what is looked for.
+        return re.sub("|".join(here), lambda found: here[found[0]], text)
 
 
 def entrypoint(stage: str) -> list[str]:

@@ -308,7 +308,8 @@ def test_doctor_of_fakeredis_warns_and_does_not_crash(stack: Stack, fake_redis_u
 
 
 def test_berlin_worker_becomes_celery(stack: Stack, redis_server: RedisProcess) -> None:
-    env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}8"}
+    # The banner is for people.
+    env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}8", "WORKER_LOG_FORMAT": "console"}
     options = ["-c", "3", "--without-mingle", "--without-gossip", "--hostname=thin@%h"]
     process = stack.start("worker", *options, env=env, stderr=subprocess.STDOUT)
     assert process.stdout is not None
