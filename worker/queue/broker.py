@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any, Final
 
 from celery.utils.log import get_logger
@@ -36,6 +36,7 @@ logger = get_logger(__name__)
 _MOST_AT_ONCE: Final = 32
 _TAKE: Final = source("take")
 _NOTHING: Final = "worker:nothing"
+_REFUSED_S: Final = 1.0
 
 
 class _Taking:
@@ -101,6 +102,8 @@ class _Taking:
         except ResponseError as error:
             logger.warning("no message can be taken: %s", error)
             self._refused = True
+            if paused:
+                sleep(_REFUSED_S)  # not even the pause is allowed: an ACL that forbids it all
             raise Empty from error
         finally:
             self._in_poll = None
@@ -133,9 +136,10 @@ class _Taking:
         except Exception as error:  # noqa: BLE001  # a body that kombu cannot decode ends a worker
             logger.error("a message was discarded: %s", type(error).__name__)  # noqa: TRY400
             letter = {"job_id": "", "reason": "undecodable", "message": raw, "ts": f"{time():.3f}"}
-            with self.conn_or_acquire() as client:
-                client.xadd(names.DEAD_LETTERS, letter, maxlen=self.dead_letters_max)
-            self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # the same
+            # In one step: a message that is still there would come back, to be buried again.
+            with self.conn_or_acquire() as client, client.pipeline() as pipe:
+                pipe.xadd(names.DEAD_LETTERS, letter, maxlen=self.dead_letters_max)
+                self.qos._remove_from_indices(tag, pipe).execute()  # noqa: SLF001  # the same
 
     def _read_move(self: Any, **options: Any) -> bytes | None:
         try:
