@@ -59,7 +59,8 @@ class QoS(redis.QoS):
             self.settle()
         elif not self._settles:
             self._settles = True
-            hub.call_soon(self.settle)
+            # Not call_soon: who acknowledges is called so, and would wait out the next poll.
+            hub.call_later(0, self.settle)
 
     def settle(self) -> None:
         """Send the acknowledgements that are owed.
