@@ -34,8 +34,8 @@ test-quick: .venv/.dev ## unit and contract tests alone
 chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; prints a table
 	@BERLIN_CHAOS=full BERLIN_CHAOS_REPORT=$${BERLIN_CHAOS_REPORT-chaos.md} $(BIN)/pytest -v tests/chaos
 
-chaos-short: .venv/.dev ## the same in a few minutes, two at a time
-	@$(BIN)/pytest -n 2 --dist worksteal tests/chaos
+chaos-short: .venv/.dev ## the same in a few minutes, three at a time
+	@$(BIN)/pytest -n 3 --dist worksteal --durations=8 tests/chaos
 
 bench: .venv/.dev ## ours beside eight ways to do the same, half an hour: make bench [BENCH='--size quick']
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
