@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_timeout
 import redis
 import redis.asyncio
 from hypothesis import HealthCheck, settings
@@ -23,14 +24,23 @@ settings.register_profile(
 settings.load_profile("worker")
 
 _TEARDOWN_S = 60.0
+_AGAIN_S = 2.0
+"""A limit is told again and again: an event loop may take the first time for an error of a
+callback, and a coroutine may swallow it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool:
+    """As pytest-timeout does, again and again."""
+    pytest_timeout.pytest_timeout_set_timer(item, settings)
+    if settings.method == "signal":
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, _AGAIN_S)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Iterator[None]:
-    """Keep a test that failed from hanging the run: pytest-timeout watches it no longer.
-
-    The alarm goes on, for an event loop may take the first one for an error of a callback.
-    """
+    """Keep a test that failed from hanging the run: pytest-timeout watches it no longer."""
     unwatched = signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
     def alarm(*_: object) -> None:
@@ -38,7 +48,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
 
     if unwatched:
         signal.signal(signal.SIGALRM, alarm)
-        signal.setitimer(signal.ITIMER_REAL, _TEARDOWN_S, 1.0)
+        signal.setitimer(signal.ITIMER_REAL, _TEARDOWN_S, _AGAIN_S)
     try:
         return (yield)
     finally:

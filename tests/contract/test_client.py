@@ -11,6 +11,7 @@ import pytest
 
 from schemas import Completed, names
 from tests.support.job_writer import JobWriter
+from tests.support.waiting import stopped
 from worker.client import (
     AsyncClient,
     ClientError,
@@ -224,8 +225,7 @@ async def test_a_reader_that_is_cancelled_unsubscribes(client, writer):
     await writer.queued()
     reading = asyncio.create_task(seqs(client.stream(JOB)))
     await until(lambda: _is(readers(writer.client), 1))
-    reading.cancel()
-    await asyncio.wait([reading])
+    await stopped(reading)
     del reading
     gc.collect()
     await until(lambda: _is(readers(writer.client), 0))

@@ -7,8 +7,7 @@ import pytest
 import redis.asyncio
 
 from schemas import names
-from tests.support.rig import stopped
-from tests.support.waiting import until
+from tests.support.waiting import stopped, until
 from worker import control
 
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas import names
 from tests.support.http import failing, get, scrape, value
+from tests.support.waiting import stopped
 from worker.embedded.redis import free_port
 from worker.errors import SettingsError
 from worker.queue import depth
@@ -77,7 +78,7 @@ class Site:
                 self.url = f"http://127.0.0.1:{port}"
                 yield
         finally:
-            beating.cancel()
+            await stopped(beating)
 
     async def failing(self, path: str) -> tuple[int, set[str]]:
         """What a probe hears."""

@@ -1,11 +1,11 @@
 """The fleet as it stands in Redis: who announces is there, who does not disappears."""
 
 import asyncio
-import contextlib
 
 import redis.asyncio
 
 from schemas import names
+from tests.support.waiting import stopped
 from worker.presence import Announcement, Identity, Load, Presence
 from worker.stats import Stats
 
@@ -85,8 +85,6 @@ async def test_it_goes_on_after_redis_was_away_and_leaving_waits_for_nobody(redi
         async with asyncio.timeout(30):
             while not await redis_client.exists(names.alive_key("one")):  # noqa: ASYNC110  # the same
                 await asyncio.sleep(0.01)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await stopped(task)
     async with redis.asyncio.Redis(port=1) as nowhere:
         await presence(nowhere, "one").withdraw()

@@ -11,7 +11,8 @@ import redis.asyncio
 from schemas import names
 from schemas.shards import shard_of
 from tests.support.core import JOB, check_keys, expire_lease, load_scripts, make_store, record
-from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says, stopped
+from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says
+from tests.support.waiting import stopped
 from worker.embedded.redis import free_port
 from worker.errors import Away, SettingsError
 from worker.leases import NOTHING_WAITS, Claim

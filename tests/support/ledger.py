@@ -11,6 +11,7 @@ import redis
 
 from schemas import encode
 from tests.support.verdicts import TERMINAL, Accepted, Figures, Log, figures_of
+from tests.support.waiting import stopped
 from tests.support.workers import wait_until
 from worker.client import AsyncClient
 
@@ -187,9 +188,7 @@ class _Readers:
 
     async def _close(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*map(stopped, tasks))
         if self._client is not None:
             await self._client.aclose()
 

@@ -9,6 +9,7 @@ import redis.asyncio
 
 from schemas import Event, PromptJob
 from tests.support.core import job_object, load_scripts, make_store, read_log
+from tests.support.waiting import stopped
 from worker.journal import Journal
 from worker.leases import Leases, Renewal
 from worker.providers.base import Report
@@ -167,17 +168,9 @@ class Worker:
         return events
 
 
-async def stopped(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end; see ``worker.service`` for why once may not do."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.1)
-
-
 @contextlib.asynccontextmanager
 async def cancelled(task: asyncio.Task[None]) -> AsyncIterator[None]:
     """Cancel ``task`` after the block, and see that it ends as cancelled."""
     yield
-    task.cancel()
-    await asyncio.wait({task}, timeout=30)
+    await stopped(task)
     assert task.cancelled()

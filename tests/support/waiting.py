@@ -9,3 +9,10 @@ async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  # any condition: there is no event to wait for
             await asyncio.sleep(0.001)
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end; see ``worker.service`` for why once may not do."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from tests.support.rig import Bell, stopped
-from tests.support.waiting import until
+from tests.support.rig import Bell
+from tests.support.waiting import stopped, until
 from worker.leases import Claim, Leases, Overdue
 
 QUEUED_MS = 1000
