@@ -15,4 +15,4 @@ async def stopped(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait for its end; see ``worker.service`` for why once may not do."""
     while not task.done():
         task.cancel()
-        await asyncio.wait({task}, timeout=0.1)
+        await asyncio.wait({task}, timeout=1.0)
