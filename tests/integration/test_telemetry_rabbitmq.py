@@ -1,20 +1,16 @@
 """Probes and metrics where RabbitMQ is the broker: what it cannot tell is not told."""
 
-import os
-
-import pytest
 from celery import Celery
 
 from tests.support.fleet import Fleet, prompt
 from tests.support.http import PORT, failing, scrape, url_of, value
+from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.workers import wait_until
 
 
 def test_the_queue_is_counted_and_a_broker_that_is_gone_is_not_ready(fleet: Fleet) -> None:
-    binary = find_rabbitmq()
-    if binary is None:
-        pytest.fail("no rabbitmq-server") if os.environ.get("CI") else pytest.skip("no server")
+    binary = needed(find_rabbitmq(), "rabbitmq-server")
     with RabbitProcess(binary) as rabbit, Celery(broker=rabbit.url) as fleet.app:
         fleet.env["CELERY_BROKER_URL"] = rabbit.url
         with fleet.worker("-c", "1", **PORT) as worker:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import os
 import re
 import shutil
 import sys
@@ -10,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
+from tests.support.needed import needed
 from tests.support.workers import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -24,10 +23,7 @@ def tool(name: str) -> str:
     """The path of a program. In CI a missing one is a failure, at a desk its tests are skipped."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        told = f"no {name}"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
-    return found
+    return needed(found, name)
 
 
 def compose(environ: Mapping[str, str]) -> Manifest:

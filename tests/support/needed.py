@@ -1,0 +1,15 @@
+"""What a test needs of the machine: in CI it must be there, at a desk the test is skipped."""
+
+import os
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def needed(found: T | None, what: str) -> T:
+    """``found``, where it was; else the test fails in CI, and is skipped elsewhere."""
+    if found is None:
+        pytest.fail(f"no {what}") if os.environ.get("CI") else pytest.skip(f"no {what}")
+    return found
