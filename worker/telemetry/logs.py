@@ -5,14 +5,16 @@ line says which job it is about, and of which attempt, wherever one is at work. 
 prompt, since nobody logs one; passwords that the settings know are hidden wherever they stand.
 """
 
+import contextlib
 import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -45,9 +47,9 @@ def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: boo
     terminal = logfile is None and sys.__stderr__ is not None and sys.__stderr__.isatty()
     style = style_of(settings.log_format, terminal=terminal)
     handler: logging.Handler = (
-        logging.StreamHandler(sys.__stderr__)
+        _Stream(sys.__stderr__)
         if logfile is None
-        else WatchedFileHandler(logfile, encoding="utf-8", errors="backslashreplace")
+        else _File(logfile, encoding="utf-8", errors="backslashreplace")
     )
     handler.setFormatter(
         formatter(style, secrets_of(settings), colors=terminal and colors is not False)
@@ -114,6 +116,29 @@ def say_json(told: str, *_: Any) -> None:
     line = {"timestamp": _now(), "level": "info", "logger": "celery", "event": told.strip()}
     # A handler of a signal may have interrupted the logger, in the middle of a line.
     os.write(_STDERR, json.dumps(line).encode() + b"\n")
+
+
+class _PastTheLog(logging.Handler):
+    """Tells why a line could not be written on the true stderr.
+
+    ``sys.stderr``, where the standard library tells it, is the log itself once Celery has
+    redirected it: one line whose reader has gone would become dozens.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
+        with contextlib.suppress(OSError):  # nobody reads that either
+            if sys.__stderr__ is not None:
+                place = f"{record.pathname}:{record.lineno}"
+                print(f"This could not be logged, of {place}", file=sys.__stderr__)
+                traceback.print_exc(file=sys.__stderr__)
+
+
+class _Stream(_PastTheLog, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _File(_PastTheLog, WatchedFileHandler):
+    pass
 
 
 def _from_record(_: Any, __: str, event: "EventDict") -> "EventDict":
