@@ -6,9 +6,11 @@ All cases of the table run at once, on two workers, among jobs that nothing happ
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.support.chaos import size
+from tests.support.workers import wait_until
 
 MODES = ("restart", "fail", "keep")
 
@@ -122,8 +124,12 @@ def test_a_401_in_mid_fleet_costs_one_login(site, report):
             site.submit(None, "[[delay:0.02]]", follow=n % 10 == 0)
         for _ in range(expiries):
             site.upstream.ask("inject", "expire")
-            for n in range(jobs // expiries):
+            opened = [
                 site.submit(None, "[[delay:0.02]]", follow=n % 10 == 0)
+                for n in range(jobs // expiries)
+            ]
+            # A call that meets two expiries in a row counts as refused, and its job fails.
+            wait_until(partial(site.streaming, opened), "the jobs to stream")
         figures = site.ledger.check()
     logins = site.upstream.ask("logins")
     report("401 in mid-fleet, 3 workers", figures, runs=expiries, note=f"{logins - 1} logins")
