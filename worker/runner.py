@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -86,9 +86,10 @@ class Runner:
             return
         claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
         self.leases.saw(claim)
-        async with contextlib.AsyncExitStack() as stack:
-            if claim.verdict == "claimed" and self._is_suspect(claim):
-                claim = await self._on_probation(stack, claim, deadline_s=job.deadline_s)
+        if claim.verdict == "claimed" and self._is_suspect(claim):
+            async with self._on_probation(claim, deadline_s=job.deadline_s) as claim:
+                await self._claimed(claim, job, data, received)
+        else:
             await self._claimed(claim, job, data, received)
 
     async def _claimed(self, claim: Claim, job: PromptJob, data: bytes, received: float) -> None:
@@ -119,9 +120,8 @@ class Runner:
         """Whether the job would be given up if this attempt were lost too."""
         return 0 < claim.strikes == self.policy.max_attempts - 1
 
-    async def _on_probation(
-        self, stack: contextlib.AsyncExitStack, claim: Claim, *, deadline_s: float
-    ) -> Claim:
+    @contextlib.asynccontextmanager
+    async def _on_probation(self, claim: Claim, *, deadline_s: float) -> AsyncIterator[Claim]:
         """Wait for the turn of a suspect, then claim it again; its strike is taken back in time.
 
         One that runs alone gets it back when it has survived; one of a group at once, since
@@ -133,17 +133,22 @@ class Runner:
             # Not held while it waits: that would be the strike that ends it.
             await self._answered(lambda: self.store.release(job_id, claim.attempt))
             if self.suspects.waits(job_id):
-                return replace(claim, verdict="leased")
-        alone = await stack.enter_async_context(self.suspects.turn(job_id))
-        if waits:
-            claim = await self._claim(job_id, b"", deadline_s=deadline_s)
-        if claim.verdict == "claimed":
-            if alone:
+                yield replace(claim, verdict="leased")
+                return
+        async with self.suspects.turn(job_id) as alone:
+            if waits:
+                claim = await self._claim(job_id, b"", deadline_s=deadline_s)
+            if claim.verdict != "claimed":
+                yield claim
+            elif alone:
                 survived = asyncio.create_task(self._survived(claim))
-                stack.callback(survived.cancel)
+                try:
+                    yield claim
+                finally:
+                    survived.cancel()
             else:
                 await self._pardon(claim)
-        return claim
+                yield claim
 
     async def _survived(self, claim: Claim) -> None:
         await asyncio.sleep(self.suspects.probation_s)

@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty
+from sys import intern
 from time import monotonic, sleep, time
 from typing import Any, Final
 
@@ -124,7 +125,7 @@ class _Taking:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]  # the same
 
     def _deliver(self: Any, raw: str, queue: str) -> None:
-        message = json.loads(raw)
+        message = json.loads(raw, object_pairs_hook=_shared_keys)
         tag = message["properties"]["delivery_tag"]
         try:
             self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's own does
@@ -173,6 +174,14 @@ class _Taking:
     def _key(self: Any, queue: str, step: int) -> str:
         key: str = self._q_for_pri(queue, step)
         return key
+
+
+def _shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of an envelope; Celery keeps it while its job streams, and all have the same keys.
+
+    Of a stream's 47 KB the names of its headers were 1.5.
+    """
+    return {intern(key): value for key, value in pairs}
 
 
 class RedisChannel(_Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information
