@@ -134,6 +134,18 @@ async def test_every_service_works_as_its_own_user(guarded, fleet):
     assert guarded.denials() == []
 
 
+def test_a_worker_that_a_full_redis_refused_takes_jobs_when_there_is_room(guarded, admin, fleet):
+    with fleet.worker("-c", "4") as worker:
+        admin.config_set("maxmemory", 1)
+        try:
+            # It is refused a second time, so it has paused between the two.
+            worker.wait_for_log("no message can be taken", times=2)
+        finally:
+            admin.config_set("maxmemory", 0)
+        assert fleet.ended(fleet.send(prompt("after all")))[-1]["type"] == "completed"
+    assert guarded.denials() == []
+
+
 async def test_every_service_works_as_its_own_user_on_several_event_stores(guarded, fleet):
     def stores(user: str) -> list[str]:
         return [guarded.url(user).removesuffix("/0") + place for place in ("/1", "/2")]

@@ -78,7 +78,7 @@ class _Taking:
         wait_s = self.brpop_timeout if timeout is None else timeout
         if self._refused:
             # A pause, for which no thread waits: nobody ever pushes to this list.
-            self.client.connection.send_command("BLPOP", _NOTHING, wait_s or 1)
+            self.client.connection.send_command("BRPOP", _NOTHING, wait_s or 1)
         else:
             self.client.connection.send_command("BLMOVE", key, key, "RIGHT", "RIGHT", wait_s or 0)
 
@@ -102,7 +102,7 @@ class _Taking:
             raise RedisConnectionError(str(error)) from error  # there is another primary now
         except ResponseError as error:
             logger.warning("no message can be taken: %s", error)
-            self._refused = True
+            self._refused = not paused
             if paused:
                 sleep(_REFUSED_S)  # not even the pause is allowed: an ACL that forbids it all
             raise Empty from error
