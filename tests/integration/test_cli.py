@@ -292,11 +292,21 @@ def test_doctor_says_what_is_wrong(stack: Stack) -> None:
     told = {verdict["name"]: verdict for verdict in map(json.loads, out.splitlines())}
     assert code == 1
     assert told["rights"]["level"] == "fail"
-    assert "ACL SETUSER" in told["rights"]["advice"]
+    assert "users.acl" in told["rights"]["advice"]
     assert "auth_failed" in told["login"]["told"]
     assert "BERLIN_PASSWORD" in told["login"]["advice"]
     for secret in ("hunter2", ":pw"):
         assert secret not in out + err
+
+
+@pytest.mark.parametrize("command", [["doctor", "--no-login"], ["worker"]])
+def test_a_refused_login_is_no_redis_that_is_away(stack: Stack, command: list[str]) -> None:
+    url = stack.env["REDIS_URL"].replace("redis://", "redis://nobody:hunter2@")
+    code, out, err = stack.run(*command, env={"REDIS_URL": url})
+    assert code == 1
+    assert "answers, but refuses the login" in out + err
+    assert "correct REDIS_URL" in out + err
+    assert "hunter2" not in out + err
 
 
 def test_doctor_of_fakeredis_warns_and_does_not_crash(stack: Stack, fake_redis_url: str) -> None:

@@ -88,7 +88,7 @@ def _print(verdict: Verdict) -> None:
 
 def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
     if told := redis_problem(settings.redis_url):
-        yield Verdict("redis", "fail", told, "start Redis, or point REDIS_URL at another")
+        yield Verdict("redis", "fail", told, "start Redis, or correct REDIS_URL")
     else:
         yield Verdict("redis", "ok", address(settings.redis_url))
         with open_redis(settings.redis_url) as redis:
@@ -99,7 +99,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
             yield from _examine_shard(settings, place)
     if settings.broker_url != settings.redis_url:
         told = broker_problem(settings)
-        advice = "start it, or point CELERY_BROKER_URL at another" if told else ""
+        advice = "start it, or correct CELERY_BROKER_URL" if told else ""
         yield Verdict(
             "broker", "fail" if told else "ok", told or address(settings.broker_url), advice
         )

@@ -9,7 +9,7 @@ from kombu.utils.url import parse_url as parse_broker_url
 from redis import Redis
 from redis.asyncio.connection import parse_url
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from worker.client import AsyncClient
@@ -57,10 +57,12 @@ def open_redis(url: str) -> Redis:
 
 
 def redis_problem(url: str) -> str | None:
-    """One line without secrets, where Redis does not answer."""
+    """One line without secrets, where Redis does not answer, or not to this user."""
     try:
         with open_redis(url) as client:
             client.ping()
+    except AuthenticationError as error:
+        return f"Redis at {address(url)} answers, but refuses the login: {reason(error)}"
     except (RedisError, OSError, ValueError) as error:
         return f"Redis at {address(url)} does not answer: {reason(error)}"
     return None
@@ -88,4 +90,4 @@ def reason(error: BaseException) -> str:
     """Why, in a few words; the text of a ``ValueError`` may repeat a URL, so it is left out."""
     if isinstance(error, ValueError):
         return "the URL makes no sense"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -36,7 +36,7 @@ def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
     settings = load_settings()
     check_login(settings)
     if told := redis_problem(settings.redis_url) or broker_problem(settings):
-        raise Problem(told, advice="start it, or point REDIS_URL or CELERY_BROKER_URL at another")
+        raise Problem(told, advice="start it, or correct REDIS_URL or CELERY_BROKER_URL")
     for url in settings.shards if settings.sharded else ():
         if told := redis_problem(url):
             say(f"berlin: {told}; its jobs wait until it does", fg="yellow")

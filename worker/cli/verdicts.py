@@ -111,8 +111,8 @@ def refusal(name: str, error: BaseException, told: str) -> Verdict:
     """
     if isinstance(error, NoPermissionError):
         advice = (
-            "allow the user ~job:* ~worker:* ~token:* ~limit:* ~prompts ~_kombu* ~unacked*, "
-            "&job:* &job-control, and what the scripts call (ACL SETUSER)"
+            "allow the user what deploy/redis/users.acl allows `worker`; if it is that one, the "
+            "server's ACL file is older than this version: make it anew (deploy/redis/acl)"
         )
     elif isinstance(error, OutOfMemoryError) or "OOM" in told:
         advice = (
