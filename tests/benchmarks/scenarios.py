@@ -48,7 +48,7 @@ _FULL = (
     Scenario("stream", "1,000 streams x 200 chunks, 10 a second each", 1000, 200, 100),
     Scenario("flat", "1,000 streams x 200 chunks, flat out", 1000, 200, 0),
     Scenario("jobs", "jobs of one chunk", 5000, 1, 0, ("ours", *QUEUES), kind="backlog"),
-    Scenario("idle", "one job at a time", 100, 1, 0, kind="idle", rounds_at_most=1),
+    Scenario("idle", "one job at a time", 100, 1, 0, kind="idle"),
     Scenario("flight-100", "100 streams, 5,000 chunks a second", 100, 750, 20, ("ours", "floor")),
     Scenario(
         *("flight-5000", "5,000 streams, 5,000 chunks a second", 5000, 35, 1000, ("ours", "floor")),
@@ -57,7 +57,6 @@ _FULL = (
     Scenario(
         *("reader", "one process reads 5,000 jobs along", 5000, 20, 1000, ("ours",), "reader"),
         streams=5000,
-        rounds_at_most=1,
     ),
     Scenario("workers-1", "one worker, flat out", 1000, 200, 0, ("ours",), streams=1000),
     Scenario("workers-2", "two workers, flat out", 1000, 200, 0, ("ours",), streams=500, workers=2),
