@@ -38,7 +38,10 @@ class Settings(BaseModel):
         private=True,
     )
     broker_url: str = _env(
-        "CELERY_BROKER_URL", "", "job queue; `REDIS_URL` where not set", private=True
+        "CELERY_BROKER_URL",
+        "",
+        "job queue: Redis, Sentinels or RabbitMQ; `REDIS_URL` where not set",
+        private=True,
     )
     queue_type: Literal["classic", "quorum"] = _env(
         "WORKER_QUEUE_TYPE",
