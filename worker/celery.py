@@ -3,6 +3,7 @@
 from celery import Celery
 
 from schemas import names
+from worker.client.broker_url import parted
 from worker.pool import AsyncioTask
 from worker.queue import broker
 from worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
@@ -12,10 +13,14 @@ from worker.telemetry import celery_log
 
 _settings = Settings.from_env()
 broker.install()
+_broker_url, _sentinel_options = parted(_settings.broker_url)
 
 app = Celery("worker", task_cls=AsyncioTask, include=["worker.tasks"])
 app.conf.update(
-    broker_url=_settings.broker_url,
+    broker_url=_broker_url,
+    # Also under these names: Celery would take CELERY_BROKER_URL as it stands.
+    broker_read_url=_broker_url,
+    broker_write_url=_broker_url,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     # A broker that refuses something for now, a full one for instance, ends no worker.
@@ -36,6 +41,7 @@ app.conf.update(
         "unacked_index_key": "unacked_index:prompts",
         "unacked_mutex_key": "unacked_mutex:prompts",
         "dead_letters_max": _settings.dead_letters_max,
+        **_sentinel_options,
     },
     task_default_queue=names.QUEUE,
     task_default_queue_type=_settings.queue_type,

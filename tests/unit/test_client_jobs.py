@@ -60,6 +60,8 @@ def test_an_id_that_breaks_the_pattern_is_refused(job_id):
         ("rediss://:p@ss/w:rd@host:6379", "rediss://host:6379"),
         ("sentinel://:pw@a:1;sentinel://:pw@b:2", "sentinel://a:1;sentinel://b:2"),
         ("amqp://user:pw@host:5672//", "amqp://host:5672//"),
+        ("redis://:p?w@host:6379/0", "redis://"),
+        ("redis://user:pw@host:6379/0?password=p@w", "redis://"),
         ("user:pw@host", "host"),
     ],
 )

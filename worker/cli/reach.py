@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from worker.client import AsyncClient
 from worker.client.addresses import address
+from worker.client.broker_url import parted
 from worker.errors import SettingsError
 from worker.settings import Settings
 
@@ -32,7 +33,8 @@ def load_settings() -> Settings:
             raise SettingsError(f"{variable} must be of the form redis://host:6379/0") from None
     if settings.broker_url != settings.redis_url:
         try:
-            resolve_transport(parse_broker_url(settings.broker_url)["transport"])
+            first = parted(settings.broker_url)[0].partition(";")[0]
+            resolve_transport(parse_broker_url(first)["transport"])
         except (KeyError, ImportError, ValueError):
             told = "CELERY_BROKER_URL must be of the form redis://, sentinel:// or amqp://"
             raise SettingsError(told) from None
@@ -73,12 +75,13 @@ def broker_problem(settings: Settings) -> str | None:
     url = settings.broker_url
     if url == settings.redis_url:
         return None
-    options = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
+    timeouts = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
+    kombu_url, options = parted(url)
+    if url.startswith(("redis", "sentinel")):
+        options |= timeouts
     try:
         with Connection(  # type: ignore[no-untyped-call]  # kombu
-            url,
-            connect_timeout=TIMEOUT_S,
-            transport_options=options if url.startswith("redis") else {},
+            kombu_url, connect_timeout=TIMEOUT_S, transport_options=options
         ) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_S)
     except (KombuError, OSError, KeyError, ImportError, ValueError) as error:

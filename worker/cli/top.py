@@ -15,6 +15,7 @@ from schemas import names
 from worker.cli.reach import TIMEOUT_S, load_settings, open_redis, reason
 from worker.cli.top_fleet import Fleet, Raw
 from worker.client.addresses import address
+from worker.client.broker_url import parted
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,7 +122,13 @@ def _app(broker_url: str) -> Any:
     from celery import Celery  # noqa: PLC0415  # as above
 
     app = Celery("berlin-top", set_as_current=False, fixups=[], backend="disabled://")
-    app.conf.update(broker_url=broker_url, broker_connection_timeout=TIMEOUT_S)
+    url, options = parted(broker_url)
+    app.conf.update(
+        broker_url=url,
+        broker_write_url=url,  # Celery would take CELERY_BROKER_URL as it stands
+        broker_transport_options=options,
+        broker_connection_timeout=TIMEOUT_S,
+    )
     return app
 
 

@@ -8,5 +8,7 @@ def address(url: str) -> str:
 
 def _bare(url: str) -> str:
     scheme, separator, rest = url.rpartition("://")
-    place = rest.rpartition("@")[2].partition("?")[0]
+    before, _, after = rest.partition("?")
+    # With an "@" in it nobody can tell a query from the rest of a password: then it is not told.
+    place = "" if "@" in after else before.rpartition("@")[2]
     return f"{scheme}{separator}{place}"

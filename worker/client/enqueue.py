@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from schemas import names
 from worker.client.addresses import address
 from worker.client.batch import Batcher
+from worker.client.broker_url import parted
 from worker.errors import Unavailable
 from worker.telemetry import tracing
 
@@ -67,13 +68,13 @@ class Enqueuer:
     """Sends job messages over one broker connection, which belongs to one thread."""
 
     def __init__(self, broker_url: str, queue_type: str = "classic") -> None:
-        self._url = broker_url
+        self._url, sentinel_options = parted(broker_url)
         self._where = address(broker_url)
         # The backend is named so that CELERY_RESULT_BACKEND of the caller's environment,
         # which is meant for the caller's own app, does not become ours.
         self._app = Celery("berlin-client", set_as_current=False, fixups=[], backend="disabled://")
         self._app.conf.update(
-            broker_transport_options=_TRANSPORT_OPTIONS,
+            broker_transport_options=_TRANSPORT_OPTIONS | sentinel_options,
             broker_connection_timeout=_SOCKET_TIMEOUT_S,
             task_create_missing_queue_type=queue_type,
         )

@@ -107,7 +107,8 @@ def secrets_of(settings: "Settings") -> set[str]:
     values |= set(",".join(values).split(","))  # several keys in one setting
     addresses = [settings.broker_url, *settings.shards, settings.redis_url, *settings.proxies]
     for address in filter(None, (*addresses, settings.berlin_proxy)):
-        values.add(unquote(urlsplit(address).password or ""))
+        for part in address.split(";"):  # Sentinels, each with a login
+            values.add(unquote(urlsplit(part).password or ""))
     return {value for value in values if len(value) >= _SHORTEST_SECRET}
 
 
