@@ -38,7 +38,8 @@ class Claim:
     """What the record of a job said when an attempt was (or was not) begun; times in ms.
 
     ``seq`` and ``chunks`` (since the last reset) stand as earlier attempts left them;
-    ``strikes`` counts the attempts before this one that did not end well.
+    ``strikes`` counts the attempts before this one that did not end well. ``leased_ms`` is when
+    the lease of another one will have run out, unless it is renewed; 0 where nobody has one.
     """
 
     job_id: str
@@ -51,6 +52,7 @@ class Claim:
     created_ms: int
     started_ms: int
     now_ms: int
+    leased_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STORE_RETRY_S = 0.5
+_LOOK_AGAIN_S = 1.0
+"""How often a delivery that waits for a lease looks whether it is renewed."""
 _PARDONS = 3
 """As many times ``max_attempts`` may a job be struck that is pardoned again and again."""
 _STOP_S = 5.0
@@ -60,9 +62,18 @@ class Runner:
     suspects: Suspects = field(default_factory=Suspects)
     arrivals: Arrivals = field(default_factory=Arrivals)
 
-    async def run(self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    async def run(
+        self,
+        job_id: str,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        *,
+        came_back: bool = False,
+    ) -> None:
         """Run the job of one delivery to its end, or drop the delivery if the job is not free.
 
+        One that ``came_back`` has had a worker before, which may be dead; if so, this is its
+        place in the queue, and the delivery waits here until that worker's lease has run out.
         Raises ``CancelledError`` if it was cancelled from outside, after the job has been
         ended or handed back; nothing else.
         """
@@ -85,6 +96,8 @@ class Runner:
             self._processed(received, error.code.value)
             return
         claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
+        if came_back:
+            claim = await self._outwaited(claim, data, deadline_s=job.deadline_s)
         self.leases.saw(claim)
         if claim.verdict == "claimed" and self._is_suspect(claim):
             async with self._on_probation(claim, deadline_s=job.deadline_s) as claim:
@@ -115,6 +128,17 @@ class Runner:
 
     def _processed(self, received: float, error: str) -> None:
         self.journal.stats.processing.of(error).observe(time.monotonic() - received)
+
+    async def _outwaited(self, claim: Claim, data: bytes, *, deadline_s: float) -> Claim:
+        """Claim again until the lease of another one has run out, or has been renewed."""
+        job_id, until_ms = claim.job_id, claim.leased_ms
+        while claim.verdict == "leased" and claim.leased_ms == until_ms:
+            if self.leases.holder(job_id) is not None:
+                break  # it never left: the connection broke, and not the worker
+            left_s = (until_ms - claim.now_ms + 1) / 1000
+            await asyncio.sleep(min(left_s, _LOOK_AGAIN_S))
+            claim = await self._claim(job_id, data, deadline_s=deadline_s)
+        return claim
 
     def _is_suspect(self, claim: Claim) -> bool:
         """Whether the job would be given up if this attempt were lost too."""

@@ -85,7 +85,8 @@ class RedisStore:
         args += (int(only_queued), trace)
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        verdict, attempt, seq, chunks, strikes, cancel, created_ms, started_ms, now_ms = reply
+        verdict, attempt, seq, chunks, strikes, cancel, *times = reply
+        created_ms, started_ms, now_ms, leased_ms = times
         return Claim(
             job_id=job_id,
             verdict=verdict.decode(),
@@ -97,6 +98,7 @@ class RedisStore:
             created_ms=created_ms,
             started_ms=started_ms,
             now_ms=now_ms,
+            leased_ms=leased_ms,
         )
 
     async def append(self, batch: list[Batch]) -> list[bool]:

@@ -9,6 +9,7 @@ from schemas import names
 from worker import service
 from worker.celery import app
 from worker.pool import AsyncioRequest, AsyncioTask
+from worker.queue.deliveries import came_back_at_once
 
 
 class PromptRequest(AsyncioRequest):
@@ -42,8 +43,9 @@ async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     told = {name: self.request.get(name) for name in tracer.fields}
     # Anybody may put anything on the queue.
     headers = {name: value for name, value in told.items() if isinstance(value, str)}
+    came_back = came_back_at_once(self.request.delivery_info, app.conf.broker_read_url)
     with tracer.delivery(job_id, headers):
-        await service.runner().run(job_id, args, kwargs)
+        await service.runner().run(job_id, args, kwargs, came_back=came_back)
 
 
 @task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # the same

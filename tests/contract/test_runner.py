@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from unittest.mock import AsyncMock
 
 import pytest
 import redis.asyncio
@@ -281,6 +282,40 @@ async def test_a_second_delivery_of_a_running_job_is_dropped(worker):
         assert await here.log() == before
         await here.runner.cancel(JOB_ID, "requested")
         await task
+
+
+async def test_a_delivery_that_came_back_is_dropped_where_the_lease_is_renewed(worker):
+    async with worker(says("a", hangs=True)) as here, worker(says("b"), owner="w2") as there:
+        task = here.start()
+        before = await here.logged(2)
+        await here.run(came_back=True)
+        await there.run(came_back=True)
+        assert (here.provider.calls, there.provider.calls) == (1, 0)
+        assert await here.log() == before
+        await here.runner.cancel(JOB_ID, "requested")
+        await task
+
+
+async def test_a_delivery_that_came_back_outwaits_the_lease_of_a_dead_worker(
+    worker, redis_client, monkeypatch
+):
+    monkeypatch.setattr("worker.runner._LOOK_AGAIN_S", 0.001)
+    async with worker(says("a", hangs=True)) as dead, worker(says("b"), owner="w2") as there:
+        lost = dead.start()
+        await dead.logged(2)
+        await dead.pause_renewals()
+        claim = AsyncMock(wraps=there.store.claim)
+        monkeypatch.setattr(there.store, "claim", claim)
+        delivery = there.start(came_back=True)
+        await until(lambda: claim.await_count > 2)
+        assert there.provider.calls == 0
+        await expire_lease(redis_client, JOB_ID)
+        await delivery
+        events = await there.log()
+        assert [each.type for each in events] == ["started", "chunk", "reset", "chunk", "completed"]
+        assert text_of(events) == "b"
+        lost.cancel()
+        await asyncio.wait({lost})
 
 
 async def test_a_delivery_of_a_finished_job_is_dropped(worker):

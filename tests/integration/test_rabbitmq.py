@@ -17,6 +17,7 @@ from kombu import Connection, pools
 from tests.support.fleet import Fleet, prompt, recorded, text_of
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
+from tests.support.saboteur import installed
 from tests.support.workers import wait_until
 from worker.client import AsyncClient, Unavailable
 from worker.embedded.redis import free_port
@@ -118,6 +119,40 @@ def test_a_killed_workers_job_is_restarted_elsewhere_once(fleet, broker):
                 assert [e["type"] for e in events].count("reset") == (job_id in dead)
                 assert text_of(events).endswith(" a b c d")
             assert second.stop() == 0  # what is acknowledged has reached the broker
+    assert messages(broker) == 0
+
+
+def test_a_killed_workers_job_is_the_next_one_and_not_the_last(fleet):
+    # Long enough that another worker is there before it has run out.
+    lease = {**QUICK, "WORKER_LEASE_S": "4"}
+    with fleet.worker("-c", "1", **lease) as first:
+        lost = fleet.send(prompt("[[stall:2*1]] lost a b c d"))
+        fleet.running(lost)
+        waiting = [fleet.send(prompt(f"job {n}")) for n in range(5)]
+        first.kill()
+    with fleet.worker("-c", "1", **lease):
+        events = fleet.ended(lost)
+        assert [e["type"] for e in events].count("reset") == 1
+        assert not any(map(fleet.log, waiting))
+        for job_id in waiting:
+            assert fleet.ended(job_id)[-1]["type"] == "completed"
+
+
+def test_a_worker_that_hangs_gives_back_all_that_it_has(fleet, broker, tmp_path):
+    fleet.env |= installed(tmp_path)
+    act = {"act": "block", "block_s": 20, "once": str(tmp_path / "once"), "delay_s": 0.1}
+    with fleet.worker("-c", "50") as hung:
+        blocker = fleet.send(prompt("one two three", provider="saboteur", options=act))
+        fleet.running(blocker)
+        job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]
+        hung.wait_for_log("this worker hangs")
+        with fleet.worker("-c", "50"):
+            assert [fleet.ended(job_id)[-1]["type"] for job_id in job_ids] == ["completed"] * 10
+            assert "can work again" not in hung.log
+            assert text_of(fleet.ended(blocker)) == "one two three"
+            hung.wait_for_log("can work again")
+        assert fleet.ended(fleet.send(prompt("after it")))[-1]["type"] == "completed"
+        assert hung.stop() == 0
     assert messages(broker) == 0
 
 

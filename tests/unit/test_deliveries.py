@@ -9,7 +9,7 @@ import pytest
 from tests.support.workers import wait_until
 from worker import service
 from worker.pool.thread import LoopThread
-from worker.queue.deliveries import CUT_OFF_S, HUNG_S, look
+from worker.queue.deliveries import CUT_OFF_S, HUNG_S, came_back_at_once, look
 from worker.queue.held import QoS
 
 
@@ -58,3 +58,21 @@ def test_the_silence_of_a_loop_is_measured_until_it_answers():
     finally:
         thread.close()
         wait_until(lambda: thread.exited)
+
+
+@pytest.mark.parametrize(
+    ("delivery_info", "broker_url", "expected"),
+    [
+        ({"redelivered": True}, "amqp://rabbit//", True),
+        ({"redelivered": True}, "pyamqp://rabbit//", True),
+        ({"redelivered": True}, "amqps://rabbit//", True),
+        ({"redelivered": False}, "amqp://rabbit//", False),
+        ({}, "amqp://rabbit//", False),
+        ({"redelivered": True}, "redis://broker/0", False),
+        ({"redelivered": True}, "rediss://broker/0", False),
+    ],
+)
+def test_only_rabbitmq_gives_a_message_back_before_the_lease_of_its_job_has_run_out(
+    delivery_info, broker_url, expected
+):
+    assert came_back_at_once(delivery_info, broker_url) is expected

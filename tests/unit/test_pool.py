@@ -1,12 +1,14 @@
 """The asyncio pool's tasks without a pool: called directly, eagerly, or in another pool."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery, Task
 
-from worker.pool import AsyncioPool, AsyncioTask, cancel_cause
+from worker.pool import AsyncioPool, AsyncioRequest, AsyncioTask, cancel_cause
 
 
 @pytest.fixture
@@ -90,3 +92,18 @@ def test_celery_finds_the_pool_by_its_name() -> None:
 
     found: Any = get_implementation("worker.pool:AsyncioPool")
     assert found is AsyncioPool
+
+
+def test_a_broker_that_has_failed_is_not_tried_again_and_the_next_one_is() -> None:
+    def request(channel: Any) -> Any:
+        made = AsyncioRequest.__new__(AsyncioRequest)
+        made.id, made.acknowledged = "one", False
+        made._connection_errors, made._eventer = (ConnectionError,), None
+        made._message = SimpleNamespace(channel=channel, reject=channel.reject)
+        return made
+
+    dead, alive = Mock(spec=["reject"]), Mock(spec=["reject"])
+    dead.reject.side_effect = ConnectionError("gone")
+    for channel in (dead, dead, alive):
+        request(channel).hand_back()
+    assert (dead.reject.call_count, alive.reject.call_count) == (1, 1)

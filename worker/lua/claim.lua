@@ -11,8 +11,8 @@
 --       6 attempt of the caller that gives way to its next one (0: none)
 --       7 '1' to claim only what is known and queued
 --       8 headers by which a later message of the job continues its trace, JSON (may be left out)
--- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now}
---       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms
+-- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now, leased}
+--       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms; leased until, or 0
 
 local r = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'strikes',
                      'cancel', 'created_ms', 'started_ms', 'owner')
@@ -22,7 +22,7 @@ local now = now_ms()
 local function reply(verdict, fields)
   return {verdict, fields.attempt or attempt, tonumber(r[3] or 0), tonumber(r[4] or 0),
           fields.strikes or tonumber(r[5] or 0), r[6] or '', fields.created or 0,
-          fields.started or 0, now}
+          fields.started or 0, now, fields.leased or 0}
 end
 
 if OVER[status] then
@@ -40,7 +40,7 @@ local strikes = tonumber(r[5] or 0)
 if status == 'running' then
   local lease = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
   if tonumber(ARGV[6]) ~= attempt and lease > now then
-    return reply('leased', {})
+    return reply('leased', {leased = lease})
   end
   strikes = strikes + 1
 elseif tonumber(ARGV[6]) ~= 0 then

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import Task, current_task
@@ -23,7 +23,8 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
     """Celery's request, which the pool can hand back to the broker."""
 
     acknowledged: bool
-    _broker_answers = True  # of the class, for all requests: after one failure none tries again
+    _dead: ClassVar[Any] = None
+    """The channel to the broker that has failed last, for all requests: none tries it again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,17 +62,21 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             super().on_failure(exc_info, *args, **kwargs)
 
     def hand_back(self) -> None:
-        """Return the message to the head of its queue, unless it is acknowledged already."""
+        """The task is over, and shall run again: :meth:`let_go` of its message."""
         task_ready(self)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Return the message to the head of its queue, unless it is acknowledged already."""
         if self.acknowledged:
             return
         self.acknowledged = True
-        if not AsyncioRequest._broker_answers:
+        if self.message.channel is AsyncioRequest._dead is not None:
             return
         try:
             _return_to_queue(self.message)
         except self.connection_errors as error:
-            AsyncioRequest._broker_answers = False
+            AsyncioRequest._dead = self.message.channel
             logger.warning("Without a broker, tasks go back when it notices: %r", error)
         else:
             self.send_event("task-rejected", requeue=True)

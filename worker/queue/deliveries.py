@@ -6,6 +6,7 @@ short: a worker renews the messages that it holds, in the thread that received t
 a lost connection it holds on to those of the tasks that still run.
 """
 
+from collections.abc import Mapping
 from math import inf
 from time import monotonic
 from typing import Any, Final
@@ -27,7 +28,7 @@ CUT_OFF_S: Final = 4.0
 
 
 class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """A step of Celery's consumer; does nothing with a broker that is not Redis."""
+    """A step of Celery's consumer."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -35,10 +36,14 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         super().__init__(consumer, **kwargs)
         self._timers: list[Any] = []
         self._qos: QoS | None = None
+        self._paused = False
 
     def start(self, consumer: Any) -> None:
         """Celery calls this for each connection to the broker."""
-        if consumer.connection.transport.driver_type != "redis":
+        repeat = consumer.timer.call_repeatedly
+        self._paused = False
+        self._timers = [repeat(HUNG_S / 2, self._look, (consumer,))]
+        if not _is_redis(consumer):
             return
         qos = self._qos = consumer.task_consumer.channel.qos
         # What Celery had received and not begun it has forgotten: that is delivered again.
@@ -46,9 +51,7 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         qos.keep_all()
         if QoS.restores_from:
             QoS.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
-        repeat = consumer.timer.call_repeatedly
-        self._timers = [
-            repeat(HUNG_S / 2, look, (consumer.pool,)),
+        self._timers += [
             repeat(RENEW_INTERVAL_S, qos.keep),
             repeat(RENEW_INTERVAL_S / 10, qos.keep_some),
         ]
@@ -66,10 +69,49 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         if self._qos is not None:
             self._qos.settle()  # those of the last turn, which no turn follows
 
+    def _look(self, consumer: Any) -> None:
+        look(consumer.pool)
+        if _is_redis(consumer) or consumer.blueprint.state != bootsteps.RUN:
+            return
+        # RabbitMQ delivers until it is told otherwise, and takes nothing back from the living.
+        if QoS.hung != self._paused:
+            self._paused = QoS.hung
+            if QoS.hung:
+                _stop_consuming(consumer.task_consumer)
+            else:
+                # Not here: of the errors in a timer the hub tells none but a lost connection.
+                consumer.call_soon(consumer.task_consumer.consume)
+        if consumer.pool.silent_s > VISIBILITY_TIMEOUT_S:
+            for request in tuple(state.requests.values()):
+                request.let_go()
+
     def _cancel(self) -> None:
         for timer in self._timers:
             timer.cancel()
         self._timers = []
+
+
+def _stop_consuming(task_consumer: Any) -> None:
+    # kombu's own cancel() waits for the answer, without a limit; the network may be the trouble.
+    for tag in task_consumer._active_tags.values():  # noqa: SLF001  # kombu offers no other way
+        task_consumer.channel.basic_cancel(tag, nowait=True)
+    task_consumer._active_tags.clear()  # noqa: SLF001  # the same
+    task_consumer._active_queue_no_ack.clear()  # noqa: SLF001  # the same
+
+
+def _is_redis(consumer: Any) -> bool:
+    return bool(consumer.connection.transport.driver_type == "redis")
+
+
+def came_back_at_once(delivery_info: Mapping[str, Any], broker_url: str) -> bool:
+    """Whether the worker that had a message before may have died just now.
+
+    RabbitMQ gives messages back when a connection ends, before the leases of the jobs have run
+    out; Redis after ``VISIBILITY_TIMEOUT_S``, when their leases are long over.
+    """
+    return bool(delivery_info.get("redelivered")) and not broker_url.startswith(
+        ("redis", "sentinel")
+    )
 
 
 def look(pool: Any) -> None:

@@ -67,22 +67,34 @@ class Router:
         return self.cores[shard].away
 
     def run(
-        self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
+        self,
+        job_id: str,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        *,
+        came_back: bool = False,
     ) -> Coroutine[Any, Any, None]:
         """Run the job of one delivery; see :meth:`Runner.run`.
 
         A job whose shard is away is parked. What cannot be parked waits here for its shard.
         """
         if len(self.cores) == 1:  # not so much as a frame more for each stream
-            return self.cores[0].runner.run(job_id, args, kwargs)
-        return self._run(job_id, args, kwargs)
+            return self.cores[0].runner.run(job_id, args, kwargs, came_back=came_back)
+        return self._run(job_id, args, kwargs, came_back=came_back)
 
-    async def _run(self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    async def _run(
+        self,
+        job_id: str,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        *,
+        came_back: bool,
+    ) -> None:
         shard = self._shard(job_id)
         core = self.cores[shard]
         while not (core.away and await self._parked(shard, job_id, args, kwargs)):
             try:
-                await core.runner.run(job_id, args, kwargs)
+                await core.runner.run(job_id, args, kwargs, came_back=came_back)
             except Away:
                 await asyncio.sleep(_RETRY_S)
             else:
