@@ -13,6 +13,8 @@ from worker.celery import app
 app.log.setup(logging.INFO, redirect_stdouts=True)
 seen = []
 logging.getLogger().handlers[0].addFilter(lambda record: seen.append(record) or True)
+sys.__stdout__.write("set up\\n")
+sys.__stdout__.flush()
 input()
 """
 """A log as a worker's: what is printed to stderr goes there too. It counts its lines."""
@@ -42,6 +44,7 @@ def test_a_line_that_nobody_reads_makes_no_others():
     with python(LOG + said) as process:
         assert process.stderr
         assert process.stdout
+        assert process.stdout.readline() == "set up\n"
         process.stderr.close()
         assert process.stdin
         process.stdin.write("\n")
@@ -52,7 +55,7 @@ def test_a_line_that_nobody_reads_makes_no_others():
 def test_a_line_that_cannot_be_made_is_told_past_the_log_with_its_place():
     with python(LOG + "logging.error('%d', 'no number')\nlogging.error('next')") as process:
         told = process.communicate("\n")[1]
-    assert "This could not be logged, of <string>:8" in told
+    assert "This could not be logged, of <string>:10" in told
     assert "TypeError" in told
     assert '"event": "next"' in told
     assert told.count("Traceback") == 1

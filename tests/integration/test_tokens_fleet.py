@@ -196,7 +196,9 @@ async def test_wrong_credentials_reach_the_upstream_no_faster_than_the_back_off(
         assert not told["tokens"]
         assert set(told["errors"]) == {"auth_failed"}
     # The n-th pause is at least half of 0.5 s times 2**n; a little is left to rounding.
-    gaps = [after - before for before, after in zip(server.times, server.times[1:], strict=False)]
+    # What follows the fourth login may be sooner: it is cut short by the end of the hammering.
+    times = server.times[:4]
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
     for turn, gap in enumerate(gaps):
         assert gap > 0.24 * 2**turn
     assert sum(told["errors"]["auth_failed"] for told in heard) > 10 * server.logins

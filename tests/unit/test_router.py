@@ -23,9 +23,9 @@ class Part:
     hangs: asyncio.Event | None = None
     fails: int = 0
 
-    async def run(self, *asked: Any) -> None:
+    async def run(self, *asked: Any, came_back: bool) -> None:
         """Note it, and find the shard away as often as told to."""
-        self.asked.append(("run", *asked))
+        self.asked.append(("run", *asked) + ("came back",) * came_back)
         if self.fails:
             self.fails -= 1
             self.silent_s = AWAY_S + 1
@@ -202,3 +202,10 @@ async def test_a_stray_that_could_not_be_rung_is_not_forgotten():
     with pytest.raises(ConnectionError):
         await StrayBell(Bell(away), records, shard=0, count=2).ring(ON_1, b"{}")
     assert records.forgotten == []
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_that_a_message_came_back_is_passed_on(parts):
+    all_parts = [Part() for _ in range(parts)]
+    await routed(*all_parts).run(ON_1, [{}], {}, came_back=True)
+    assert all_parts[-1].asked == [("run", ON_1, [{}], {}, "came back")]
