@@ -13,8 +13,9 @@ from worker.celery import app
 app.log.setup(logging.INFO, redirect_stdouts=True)
 seen = []
 logging.getLogger().handlers[0].addFilter(lambda record: seen.append(record) or True)
-sys.__stdout__.write("set up\\n")
-sys.__stdout__.flush()
+def tell(what):
+    print(what, file=sys.__stdout__, flush=True)  # nobody else flushes it, once it is replaced
+tell("set up")
 input()
 """
 """A log as a worker's: what is printed to stderr goes there too. It counts its lines."""
@@ -40,7 +41,7 @@ def python(code: str) -> "subprocess.Popen[str]":
 
 
 def test_a_line_that_nobody_reads_makes_no_others():
-    said = "print('by print'); logging.error('by logging')\nsys.__stdout__.write(f'{len(seen)}')"
+    said = "print('by print'); logging.error('by logging'); tell(len(seen))"
     with python(LOG + said) as process:
         assert process.stderr
         assert process.stdout
@@ -49,13 +50,13 @@ def test_a_line_that_nobody_reads_makes_no_others():
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
-        assert process.stdout.read() == "2"
+        assert process.stdout.read() == "2\n"
 
 
 def test_a_line_that_cannot_be_made_is_told_past_the_log_with_its_place():
     with python(LOG + "logging.error('%d', 'no number')\nlogging.error('next')") as process:
         told = process.communicate("\n")[1]
-    assert "This could not be logged, of <string>:10" in told
+    assert "This could not be logged, of <string>:11" in told
     assert "TypeError" in told
     assert '"event": "next"' in told
     assert told.count("Traceback") == 1
