@@ -1,6 +1,7 @@
 """One login per expiry over real processes: all at once, killed, stopped, refused."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -197,8 +198,7 @@ async def test_wrong_credentials_reach_the_upstream_no_faster_than_the_back_off(
         assert set(told["errors"]) == {"auth_failed"}
     # The n-th pause is at least half of 0.5 s times 2**n; a little is left to rounding.
     # What follows the fourth login may be sooner: it is cut short by the end of the hammering.
-    times = server.times[:4]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(server.times[:4])]
     for turn, gap in enumerate(gaps):
         assert gap > 0.24 * 2**turn
     assert sum(told["errors"]["auth_failed"] for told in heard) > 10 * server.logins
