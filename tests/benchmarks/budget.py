@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from tests.benchmarks import envs
 from tests.benchmarks.fleet import CONTENDERS, ENVS, ROOT
+from tests.benchmarks.marks import between
 from tests.benchmarks.processes import Bench
 from tests.benchmarks.run import Run
 from tests.benchmarks.scenarios import scenarios
 from worker.embedded.redis import find_server
 
-_BEGIN, _END = "<!-- budget -->\n", "<!-- /budget -->"
 _SAMPLES_A_SECOND: Final = 200
 _CONTENDERS: Final = ("ours", "floor")
 
@@ -60,7 +60,7 @@ PARTS: Final = (
     Part(
         "jobs",
         "claim, request upstream, first and last event, acknowledgement",
-        ("Job.", "Job._await", "SharedScriptConnection", "ClientSession", "main (floor"),
+        ("Job.", "SharedScriptConnection", "ClientSession", "main (floor"),
     ),
     Part("leases", "their renewal, and who else holds one", ("Leases.",)),
     Part("Celery", "its main thread: messages, acknowledgements, timers", ("main (celery",)),
@@ -112,12 +112,6 @@ def _costs(run: dict[str, Any]) -> dict[str, float]:
 
 def _us(cost: float | None) -> str:
     return "—" if cost is None else f"{cost:.1f}"
-
-
-def filled(readme: str, text: str) -> str:
-    """``readme`` with the table between its marks; ``ValueError`` where it has none."""
-    before, after = readme.index(_BEGIN) + len(_BEGIN), readme.index(_END)
-    return f"{readme[:before]}{text}\n{readme[after:]}"
 
 
 class _Watched(Run):
@@ -183,7 +177,7 @@ def main() -> int:
     print(text)
     if options.publish:
         readme = ROOT / "README.md"
-        readme.write_text(filled(readme.read_text(), text))
+        readme.write_text(between(readme.read_text(), "budget", text))
     return 0
 
 

@@ -28,13 +28,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tests.benchmarks.marks import between
+
 FIGURES: Final = Path(__file__).with_name("figures.json")
 README: Final = Path(__file__).parents[2] / "README.md"
 STREAMS: Final = (1_000, 100_000, 1_000_000)
 _LONG_S: Final = 3600
 _SHORT_S: Final = 300
 _FEW: Final = (4, 1)
-_MARKS: Final = "<!-- capacity -->\n", "<!-- /capacity -->"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,9 +248,7 @@ def _row(cells: Iterable[str]) -> str:
 
 def filled(readme: str, costs: Costs) -> str:
     """``readme`` with the table between its marks."""
-    begin, end = _MARKS
-    before, after = readme.index(begin) + len(begin), readme.index(end)
-    return f"{readme[:before]}{table(costs)}\n{readme[after:]}"
+    return between(readme, "capacity", table(costs))
 
 
 def published() -> Costs:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.benchmarks.fleet import CONTENDERS
+from tests.benchmarks.marks import between
 from tests.benchmarks.scenarios import EVERYBODY, Scenario, scenarios
 from tests.benchmarks.stats import Summary
 from tests.benchmarks.targets import verdicts
@@ -109,11 +110,7 @@ Ours carries the log, the fence and the lease; none of the others does. All figu
 
 def filled(readme: str, figures: dict[str, Any]) -> str:
     """``readme`` with its section on speed between the marks; ``ValueError`` where it has none."""
-    begin, end = "<!-- benchmark -->\n", "<!-- /benchmark -->"
-    if begin not in readme or end not in readme:
-        raise ValueError(f"README.md: put {begin.strip()} and {end} where the table shall stand")
-    before, after = readme.index(begin) + len(begin), readme.index(end)
-    return f"{readme[:before]}{_SECTION}{targets(figures)}\n{readme[after:]}"
+    return between(readme, "benchmark", f"{_SECTION}{targets(figures)}")
 
 
 def table(scenario: Scenario, runs: Runs) -> str:

@@ -1,0 +1,10 @@
+"""What is measured goes into the README between marks. Pure."""
+
+
+def between(readme: str, name: str, text: str) -> str:
+    """``readme`` with ``text`` between the marks of ``name``; ``ValueError`` where it has none."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if begin not in readme or end not in readme:
+        raise ValueError(f"README.md: put {begin.strip()} and {end} where the table shall stand")
+    before, after = readme.index(begin) + len(begin), readme.index(end)
+    return f"{readme[:before]}{text}\n{readme[after:]}"
