@@ -15,6 +15,10 @@ from schemas.names import JOB_ID_PATTERN
 MAX_JOB_BYTES: Final = 1024 * 1024
 """A job object larger than this, as compact UTF-8 JSON, is refused (contract)."""
 
+# json.dumps makes an encoder in each call, unless it may do as it likes.
+_compact: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+).encode
 _field_name: Final = re.compile(r"[A-Za-z0-9_]{1,40}", re.ASCII)
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
@@ -80,8 +84,7 @@ def parse_job(obj: object, job_id: str) -> tuple[PromptJob, bytes]:
 def dump_job(obj: dict[str, Any]) -> bytes:
     """A job object as compact UTF-8 JSON, bounded; raises :class:`InvalidJob`."""
     try:
-        text = json.dumps(obj, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        data = text.encode()
+        data = _compact(obj).encode()
     except RecursionError:
         raise InvalidJob("the job object is nested too deeply") from None
     except UnicodeEncodeError:

@@ -6,7 +6,6 @@ an event). Connecting, TLS, authentication and parsing stay redis-py's.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +14,8 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from worker.lua import sha1
 
 _TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 3.0
@@ -37,7 +38,7 @@ class ScriptConnection:
     def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
         self._pool: Any = pool  # redis-py's own methods are not all typed
         self._connection: Any = None
-        self._shas = {script: _sha(script) for script in scripts}
+        self._shas = {script: sha1(script) for script in scripts}
         self._used_at = 0.0
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
@@ -159,7 +160,3 @@ async def _reply(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
-
-
-def _sha(script: str) -> str:
-    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

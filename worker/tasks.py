@@ -43,7 +43,7 @@ async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     told = {name: self.request.get(name) for name in tracer.fields}
     # Anybody may put anything on the queue.
     headers = {name: value for name, value in told.items() if isinstance(value, str)}
-    came_back = came_back_at_once(self.request.delivery_info, app.conf.broker_read_url)
+    came_back = came_back_at_once(self.request.delivery_info, app.conf)
     with tracer.delivery(job_id, headers):
         await service.runner().run(job_id, args, kwargs, came_back=came_back)
 

@@ -7,7 +7,10 @@ else sets itself anew. So a stream costs a timer now and then, not one for each 
 import asyncio
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+_LOOKS_S: Final = 1.0
+"""The least between two looks where nothing is due."""
 
 
 class Expired(StrEnum):
@@ -28,8 +31,8 @@ class Watchdog:
     """
 
     __slots__ = (
-        "_cancelling", "_deadline", "_idle_s", "_kind", "_last", "_limit_s", "_loop", "_paused",
-        "_task", "_timer", "expired", "last_chunk",
+        "_cancelling", "_deadline", "_due", "_idle_s", "_kind", "_last", "_limit_s", "_loop",
+        "_paused", "_task", "_timer", "expired", "last_chunk",
     )  # fmt: skip
 
     def __init__(self, *, deadline: float, first_chunk_s: float, idle_s: float) -> None:
@@ -57,8 +60,9 @@ class Watchdog:
         self._last = self.last_chunk = self._loop.time()
         if self._kind is Expired.FIRST_CHUNK:
             self._kind, self._limit_s = Expired.IDLE, self._idle_s
-            self._timer.cancel()
-            self._arm()
+            if self._last + self._idle_s < self._due:
+                self._timer.cancel()
+                self._arm()
 
     def pause(self) -> None:
         """The upstream is not being read: only the deadline counts."""
@@ -70,8 +74,11 @@ class Watchdog:
         self._last = self._loop.time()
 
     def _arm(self) -> None:
-        due = min(self._last + self._limit_s, self._deadline)
-        self._timer = self._loop.call_at(due, self._ring)
+        self._due = min(self._last + self._limit_s, self._deadline)
+        if self._kind is Expired.FIRST_CHUNK:
+            # By then at the latest: so the first chunk seldom needs a timer of its own.
+            self._due = min(self._due, self._loop.time() + max(self._idle_s, _LOOKS_S))
+        self._timer = self._loop.call_at(self._due, self._ring)
 
     def _ring(self) -> None:
         now = self._loop.time()

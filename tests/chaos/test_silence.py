@@ -1,6 +1,8 @@
 """Workers that fall silent and come back: what they worked on is no longer theirs."""
 
+import json
 import signal
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -35,6 +37,26 @@ def test_a_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, r
     report("SIGSTOP past the lease, then SIGCONT", figures, note=f"{streams} streams")
     assert figures.resets == streams
     assert site.upstream.ask("open_streams") == 0
+
+
+def test_an_idle_worker_that_is_stopped_takes_one_job_and_keeps_it_from_nobody(site, report):
+    with site.worker("-c", "300") as sleeper:
+        first = site.submit(None)
+        wait_until(lambda: first not in site.ledger.unfinished, "a worker that waits")
+        with site.worker("-c", "300") as other:
+            sleeper.send_signal(signal.SIGSTOP)
+            asked = time.time()
+            job_ids = [site.submit(None, "[[delay:0.1]]", follow=n % 5 == 0) for n in range(50)]
+            wait_until(lambda: not set(job_ids) & set(site.ledger.unfinished), "all are done")
+            last_s = max(began(site, job_id) for job_id in job_ids) - asked
+            sleeper.send_signal(signal.SIGCONT)
+            for _ in range(10):
+                site.submit(None, "[[delay:0.01]]", follow=True)
+            figures = site.ledger.check()
+            assert other.stop() == 0
+    note = f"50 jobs for another, the last began after {last_s:.1f} s"
+    report("SIGSTOP of a worker that waits for a job", figures, note=note)
+    assert last_s < 10
 
 
 def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, report):
@@ -76,6 +98,12 @@ def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path
         figures = site.ledger.check()
     report(f"event loop blocked for {block_s} s", figures, note=f"{streams} streams")
     assert figures.worst_recovery_s < 10
+
+
+def began(site, job_id):
+    """When the job said ``started``, as a Unix time."""
+    [(_, fields)] = site.redis.xrange(f"job:{{{job_id}}}:log", count=1)
+    return json.loads(fields[b"event"])["ts"]
 
 
 def restarted(site, job_ids):

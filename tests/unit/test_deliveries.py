@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from tests.support.workers import wait_until
 from worker import service
@@ -75,4 +76,5 @@ def test_the_silence_of_a_loop_is_measured_until_it_answers():
 def test_only_rabbitmq_gives_a_message_back_before_the_lease_of_its_job_has_run_out(
     delivery_info, broker_url, expected
 ):
-    assert came_back_at_once(delivery_info, broker_url) is expected
+    conf = Celery(broker=broker_url, set_as_current=False).conf
+    assert came_back_at_once(delivery_info, conf) is expected

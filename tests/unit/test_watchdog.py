@@ -264,6 +264,27 @@ def test_chunks_set_no_timers():
     run(main)
 
 
+def test_the_first_chunk_sets_no_timer_either_unless_its_own_is_due_too_late():
+    async def main(loop):
+        async with watchdog(first_chunk_s=60, idle_s=30) as dog:
+            before = loop.timers_set
+            dog.saw_chunk()
+            assert loop.timers_set == before
+        # An idle timeout of milliseconds is no reason to look every few milliseconds.
+        async with watchdog(first_chunk_s=60, idle_s=0.01) as dog:
+            before = loop.timers_set
+            await asyncio.sleep(50.5)
+            assert loop.timers_set - before - 1 == 50
+            dog.saw_chunk()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.sleep(100)
+            assert loop.now == pytest.approx(50.51)
+            raise TimeoutError  # as the block would end
+
+    with pytest.raises(TimeoutError):
+        run(main)
+
+
 def test_a_block_that_ends_in_time_leaves_no_timer_behind():
     async def main(loop):
         async with watchdog() as dog:

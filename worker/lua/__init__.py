@@ -1,11 +1,17 @@
 """The Lua scripts, each a file with a header that says its keys, arguments and reply."""
 
+import hashlib
 import importlib.resources
 
 
 def source(name: str) -> str:
     """The text of the script ``name`` (without ``.lua``), the prelude before it."""
     return _read("prelude") + _read(name)
+
+
+def sha1(script: str) -> str:
+    """By what EVALSHA names a script."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def _read(name: str) -> str:

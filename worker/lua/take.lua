@@ -7,7 +7,8 @@
 --       3 worker:dead   4... the lists of the queue, in the order in which they are served
 -- ARGV  1 messages to take at most   2 time now, s (the consumer's: so kombu counts)
 --       3 length to which the dead letters are trimmed
--- reply {list, message, list, message, ...}: lists are counted from 1
+-- reply {1 if there is more, list, message, list, message, ...}: lists are counted from 1
+-- A full server refuses it before anything has moved.
 
 local function envelope(raw)
   local ok, message = pcall(cjson.decode, raw)
@@ -27,7 +28,10 @@ local function envelope(raw)
   return properties
 end
 
-local reply = {}
+-- RPOP alone a full server would allow; this changes nothing, and is refused.
+redis.call('ZADD', KEYS[2], 'XX', ARGV[2], '')
+
+local reply = {0}
 local room = tonumber(ARGV[1])
 for list = 4, #KEYS do
   while room > 0 do
@@ -48,6 +52,9 @@ for list = 4, #KEYS do
       redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'job_id', '', 'reason', reason,
                  'message', raw, 'ts', now_ms() / 1000)
     end
+  end
+  if room == 0 and redis.call('LLEN', KEYS[list]) > 0 then
+    reply[1] = 1
   end
 end
 return reply

@@ -53,6 +53,8 @@ class Account:
         """Raises ``SettingsError`` for missing credentials or an address that is none."""
         self._name, self._password = _credentials(settings)
         self.url = _base_url(settings)
+        self._login_url = self.url.joinpath(wire.LOGIN_PATH)
+        self._completion_url = self.url.joinpath(wire.COMPLETION_PATH)
         self._session = session
         self._settings = settings
         self._headers = wire.request_headers(self.url, http.ACCEPT_ENCODING)
@@ -70,7 +72,7 @@ class Account:
         body = wire.login_body(self._name, self._password)
         try:
             async with asyncio.timeout(self._settings.login_timeout_s):
-                response = await self._post(wire.LOGIN_PATH, body, {}, proxy)
+                response = await self._post(self._login_url, body, {}, proxy)
                 try:
                     if not _is_success(response):
                         raise await self._refusal(response, proxy, None, _LOGIN_REFUSALS)
@@ -147,14 +149,15 @@ class Account:
     async def _complete(
         self, prompt: Prompt, token: Token, proxy: str | None
     ) -> aiohttp.ClientResponse:
-        return await self._post(wire.COMPLETION_PATH, prompt.body(), {"token": token.value}, proxy)
+        headers = {"token": token.value}
+        return await self._post(self._completion_url, prompt.body(), headers, proxy)
 
     async def _post(
-        self, path: str, body: bytes, headers: Mapping[str, str], proxy: str | None
+        self, url: URL, body: bytes, headers: Mapping[str, str], proxy: str | None
     ) -> aiohttp.ClientResponse:
         try:
             return await self._session.post(
-                self.url.joinpath(path.lstrip("/")),
+                url,
                 data=body,
                 headers={**self._headers, **headers},
                 proxy=proxy or None,

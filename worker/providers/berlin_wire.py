@@ -15,8 +15,9 @@ from yarl import URL
 from schemas import ErrorCode, Message
 from worker.errors import JobError
 
-LOGIN_PATH: Final = "/api/login"
-COMPLETION_PATH: Final = "/api/chat/completions"
+# Below the address of the upstream, which may have a path of its own.
+LOGIN_PATH: Final = "api/login"
+COMPLETION_PATH: Final = "api/chat/completions"
 DEFAULT_MODEL: Final = "gpt-3.5-turbo"
 DEFAULT_OPTIONS: Final[Mapping[str, Any]] = {
     "temperature": 0,
@@ -25,6 +26,7 @@ DEFAULT_OPTIONS: Final[Mapping[str, Any]] = {
     "max_tokens": 1888,
 }
 _FIREFOX: Final = "Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:109.0) Gecko/20100101 Firefox/119.0"
+_dumps: Final = json.JSONEncoder(allow_nan=False).encode
 _MAX_TOKEN_CHARS: Final = 7000  # with the other headers under the 8 KiB that servers take
 
 
@@ -91,7 +93,7 @@ def completion_body(
     """
     merged = {"model": model or DEFAULT_MODEL, **DEFAULT_OPTIONS, **options}
     body = {"prompt": prompt, "parentMessageId": parent_message_id, "options": merged}
-    return json.dumps(body, allow_nan=False).encode()
+    return _dumps(body).encode()
 
 
 def read_token(body: bytes) -> str:

@@ -2,8 +2,11 @@
 
 kombu 5.7 pops a message (BRPOP) and then writes down that it holds it: a worker that is
 killed in between loses it (measured: 32 of 100 kills under load). Here a worker waits for
-a message without popping it, by moving the last one onto itself (BLMOVE), then takes it
-and writes it down in one script (``take.lua``), where kombu's own QoS looks for it.
+a message without popping it, by moving the last one onto itself (BLMOVE), and a script takes
+it and writes it down in one step (``take.lua``), where kombu's own QoS looks for it. Both are
+sent at once, so that the server runs the script as soon as there is a message: it takes one,
+and says whether more wait; those the next call takes, without a wait. What was taken for a
+consumer that is gone by then goes back.
 
 It also differs when a connection ends. kombu would give everything back at once, and a
 second copy of each running job would start (and when the server is gone, it would fail on
@@ -14,10 +17,9 @@ channel adopts it, and sends the acknowledgements that the last one could not.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty
-from sys import intern
 from time import monotonic, sleep, time
 from typing import Any, Final
 
@@ -25,17 +27,20 @@ from celery.utils.log import get_logger
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
+from pydantic_core import from_json
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from schemas import names
-from worker.lua import source
+from worker.lua import sha1, source
 from worker.queue.held import QoS
 
 logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
 _TAKE: Final = source("take")
+_TAKE_SHA1: Final = sha1(_TAKE)
+_SCRIPT: Final = frozenset({"EVAL", "EVALSHA"})
 _NOTHING: Final = "worker:nothing"
 _REFUSED_S: Final = 1.0
 
@@ -49,6 +54,13 @@ class _Taking:
     """Whether the server can; fakeredis 2.40 does not block on BLMOVE."""
     _refused = False
     """Whether the server has just refused to move a message: it is full, or cannot write."""
+    _more = False
+    """Whether messages wait: there is nothing to wait for."""
+    _script_known = False
+    _asked: tuple[str, ...] = ()
+    """The commands on their way, of each its first word."""
+    _lists: Sequence[tuple[str, str]] = ()
+    """Queue and key of each list that the script looks at."""
     _kept: Any = None
 
     @contextmanager
@@ -67,54 +79,120 @@ class _Taking:
         if not self.takes:
             super()._brpop_start(timeout)  # type: ignore[misc]  # kombu's channel follows
             return
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        if not queues:
+        if not self.active_queues:
             return
-        # One list can be waited for: those of other priorities are looked at when the wait
-        # ends, after brpop_timeout at the latest.
-        key = self._key(queues[0], self.priority_steps[0])
-        self._in_poll = self.client.connection
+        commands = self._commands(self.brpop_timeout if timeout is None else timeout)
+        connection = self._in_poll = self.client.connection
+        self._asked = tuple(command[0] for command in commands)
         self._brpop_sent_at = monotonic()
-        wait_s = self.brpop_timeout if timeout is None else timeout
+        connection.send_packed_command(connection.pack_commands(commands))
+
+    def _commands(self: Any, wait_s: float) -> list[tuple[Any, ...]]:
         if self._refused:
             # A pause, for which no thread waits: nobody ever pushes to this list.
-            self.client.connection.send_command("BRPOP", _NOTHING, wait_s or 1)
-        else:
-            self.client.connection.send_command("BLMOVE", key, key, "RIGHT", "RIGHT", wait_s or 0)
+            return [("BRPOP", _NOTHING, wait_s or 1)]
+        if self._more:
+            room = self.qos.can_consume_max_estimate()
+            return [self._take(_MOST_AT_ONCE if room is None else min(room, _MOST_AT_ONCE))]
+        # One message at most: if this process stops before it reads the reply, another worker
+        # gets it after the visibility timeout only.
+        take = self._take(1)
+        # One list can be waited for: those of other priorities are looked at when the wait
+        # ends, after brpop_timeout at the latest.
+        _, key = self._lists[0]
+        return [("BLMOVE", key, key, "RIGHT", "RIGHT", wait_s or 0), take]
 
     def _brpop_read(self: Any, **options: Any) -> bool:
         if not self.takes:
             read: bool = super()._brpop_read(**options)  # type: ignore[misc]  # the same
             return read
-        if self._closing:
-            # Nothing was popped, so nothing is lost; a dead connection would take a timeout.
-            self._in_poll = None
-            raise Empty
         try:
-            paused, self._refused = self._refused, False
-            moved = self._read_move(**options)
-            if paused:
-                raise Empty
-            if moved is None and monotonic() - self._brpop_sent_at < self.brpop_timeout / 2:
-                self.takes = False
-            taken = self._take()
-        except ReadOnlyError as error:
-            raise RedisConnectionError(str(error)) from error  # there is another primary now
-        except ResponseError as error:
-            logger.warning("no message can be taken: %s", error)
-            self._refused = not paused
-            if paused:
-                sleep(_REFUSED_S)  # not even the pause is allowed: an ACL that forbids it all
-            raise Empty from error
+            taken = self._taken(self._replies())
+        except self.connection_errors:
+            if self._closing:
+                raise Empty from None
+            raise
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
         if not taken:
             raise Empty
+        self._give_back([message for queue, message in taken if not self._consumes(queue)])
         for queue, message in taken:
-            self._queue_cycle.rotate(queue)
-            self._deliver(message, queue)
+            if self._consumes(queue):
+                self._queue_cycle.rotate(queue)
+                self._deliver(message, queue)
         return True
+
+    def _take(self: Any, most: int) -> tuple[Any, ...]:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        self._lists = [
+            (queue, self._q_for_pri(queue, step))
+            for step in self.priority_steps
+            for queue in queues
+        ]
+        keys = [self.unacked_key, self.unacked_index_key, names.DEAD_LETTERS]
+        keys += [key for _, key in self._lists]
+        script = ("EVALSHA", _TAKE_SHA1) if self._script_known else ("EVAL", _TAKE)
+        return (*script, len(keys), *keys, most, time(), self.dead_letters_max)
+
+    def _replies(self: Any) -> list[Any]:
+        """The reply to each command that was sent; an error reply is one, too.
+
+        None where the channel is being closed and nothing has come: nothing was taken then,
+        and a dead connection would take a timeout.
+        """
+        connection = self.client.connection
+        # One that is not connected would do that now.
+        if self._closing and not (connection._sock and connection.can_read()):  # noqa: SLF001  # the same
+            return []
+        replies: list[Any] = []
+        while len(replies) < len(self._asked):
+            try:
+                replies.append(connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+            except self.connection_errors:
+                connection.disconnect()  # the next round connects again
+                raise
+        return replies
+
+    def _taken(self: Any, replies: list[Any]) -> list[tuple[str, str]]:
+        """What the script has taken, each message with its queue."""
+        paused, self._refused, self._more = self._refused, False, False
+        taken: list[tuple[str, str]] = []
+        for command, reply in zip(self._asked, replies, strict=False):
+            match reply:
+                case ReadOnlyError():  # there is another primary now
+                    raise RedisConnectionError(str(reply)) from reply
+                case NoScriptError():
+                    self._script_known = False
+                case ResponseError() if not self._refused:
+                    logger.warning("no message can be taken: %s", reply)
+                    self._refused = True
+                case [more, *numbered] if command in _SCRIPT:
+                    self._more, self._script_known = bool(more), True
+                    queues = [self._lists[number - 1][0] for number in numbered[::2]]
+                    taken = list(zip(queues, map(bytes_to_str, numbered[1::2]), strict=True))
+                case None if command == "BLMOVE":
+                    waited_s = monotonic() - self._brpop_sent_at
+                    self.takes = waited_s >= self.brpop_timeout / 2
+        if paused and self._refused:
+            sleep(_REFUSED_S)  # not even the pause is allowed: an ACL that forbids it all
+            self._refused = False
+        return taken
+
+    def _consumes(self: Any, queue: str) -> bool:
+        return queue in self._active_queues and not self._closing
+
+    def _give_back(self: Any, messages: list[str]) -> None:
+        """To the head of their queues; without a server the visibility timeout does it."""
+        try:
+            # The last to return is the first to be delivered, so the oldest comes last.
+            for message in reversed(messages):
+                self.qos.restore_by_tag(json.loads(message)["properties"]["delivery_tag"])
+        except self.connection_errors as error:
+            logger.warning("a message goes back when its time is up: %s", error)
 
     def _put(self: Any, queue: str, message: Any, **kwargs: Any) -> None:
         if (message.get("headers") or {}).get(names.FIRST):
@@ -125,7 +203,7 @@ class _Taking:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]  # the same
 
     def _deliver(self: Any, raw: str, queue: str) -> None:
-        message = json.loads(raw, object_pairs_hook=_shared_keys)
+        message = _envelope(raw)
         tag = message["properties"]["delivery_tag"]
         try:
             self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's own does
@@ -142,46 +220,17 @@ class _Taking:
                 pipe.xadd(names.DEAD_LETTERS, letter, maxlen=self.dead_letters_max)
                 self.qos._remove_from_indices(tag, pipe).execute()  # noqa: SLF001  # the same
 
-    def _read_move(self: Any, **options: Any) -> bytes | None:
-        try:
-            moved: bytes | None = self.client.parse_response(
-                self.client.connection, "BLMOVE", **options
-            )
-        except self.connection_errors:
-            # The next round connects again.
-            self.client.connection.disconnect()
-            raise
-        return moved
 
-    def _take(self: Any) -> list[tuple[str, str]]:
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        lists = [
-            (queue, self._key(queue, step)) for step in self.priority_steps for queue in queues
-        ]
-        room = self.qos.can_consume_max_estimate()
-        most = _MOST_AT_ONCE if room is None else max(1, min(room, _MOST_AT_ONCE))
-        keys = [self.unacked_key, self.unacked_index_key, names.DEAD_LETTERS]
-        keys += [key for _, key in lists]
-        with self.conn_or_acquire() as client:
-            # Not EVALSHA: fakeredis closes the connection of whoever asks for an unknown script.
-            reply = client.eval(_TAKE, len(keys), *keys, most, time(), self.dead_letters_max)
-        numbers, messages = reply[::2], reply[1::2]
-        return [
-            (lists[number - 1][0], bytes_to_str(message))
-            for number, message in zip(numbers, messages, strict=True)
-        ]
+def _envelope(raw: str) -> dict[str, Any]:
+    """A message as it stands on the queue; Celery keeps it while its job streams.
 
-    def _key(self: Any, queue: str, step: int) -> str:
-        key: str = self._q_for_pri(queue, step)
-        return key
-
-
-def _shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of an envelope; Celery keeps it while its job streams, and all have the same keys.
-
-    Of a stream's 47 KB the names of its headers were 1.5.
+    All have the same keys, and share them: of a stream's 47 KB these were 1.5.
     """
-    return {intern(key): value for key, value in pairs}
+    try:
+        message: dict[str, Any] = from_json(raw, cache_strings="keys")
+    except ValueError:  # half a surrogate pair
+        message = json.loads(raw)
+    return message
 
 
 class RedisChannel(_Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information

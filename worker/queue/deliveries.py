@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, Final
 
 from celery import bootsteps
+from celery.app.utils import Settings
 from celery.utils.log import get_logger
 from celery.worker import state
 
@@ -103,13 +104,14 @@ def _is_redis(consumer: Any) -> bool:
     return bool(consumer.connection.transport.driver_type == "redis")
 
 
-def came_back_at_once(delivery_info: Mapping[str, Any], broker_url: str) -> bool:
+def came_back_at_once(delivery_info: Mapping[str, Any], conf: Settings) -> bool:
     """Whether the worker that had a message before may have died just now.
 
     RabbitMQ gives messages back when a connection ends, before the leases of the jobs have run
-    out; Redis after ``VISIBILITY_TIMEOUT_S``, when their leases are long over.
+    out; Redis after ``VISIBILITY_TIMEOUT_S``, when their leases are long over. ``conf`` is the
+    app's, which takes longer to look something up than all else here.
     """
-    return bool(delivery_info.get("redelivered")) and not broker_url.startswith(
+    return bool(delivery_info.get("redelivered")) and not conf.broker_read_url.startswith(
         ("redis", "sentinel")
     )
 

@@ -1,0 +1,198 @@
+"""How a consumer takes messages from Redis: one with the wait, the rest without, none lost."""
+
+import base64
+import contextlib
+import json
+import socket
+
+import pytest
+import redis
+from kombu import Connection, Consumer, Producer, Queue
+
+from tests.support.workers import wait_until
+from worker.queue.broker import RedisTransport
+
+QUEUE = Queue("prompts", durable=True)
+INDEX = "unacked_index"
+
+
+@pytest.fixture
+def server(real_redis_url):
+    with redis.Redis.from_url(real_redis_url) as client:
+        yield client
+
+
+class Taker:
+    """A consumer that keeps what it gets and acknowledges nothing."""
+
+    def __init__(self, connection):
+        self.got = []
+        self.connection = connection
+        self.channel = self.connection.channel()
+        self.consumer = Consumer(
+            self.channel, [QUEUE], on_message=lambda message: self.got.append(message.payload)
+        )
+        self.consumer.consume()
+
+    def turn(self, timeout=0.1):
+        """Read what there is, and ask for more."""
+        with contextlib.suppress(TimeoutError, socket.timeout):
+            self.connection.drain_events(timeout=timeout)
+
+    def until(self, count):
+        wait_until(lambda: self.turn() or len(self.got) >= count, f"{count} messages")
+
+    def asked(self):
+        """The wait is on its way to the server, and nobody reads its reply."""
+        self.channel.connection.cycle.on_poll_start()
+
+
+@pytest.fixture
+def connect(real_redis_url):
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(
+            Connection(real_redis_url, transport=RedisTransport, transport_options=options)
+        )
+
+
+@pytest.fixture
+def taker(connect):
+    return lambda **options: Taker(connect(**options))
+
+
+@pytest.fixture
+def send(connect):
+    producer = Producer(connect(priority_steps=[0, 5]).channel(), auto_declare=False)
+
+    def send(*bodies, **options):
+        for body in bodies:
+            producer.publish(body, routing_key="prompts", **options)
+
+    return send
+
+
+def waiting(server):
+    """What is on the queue, the first to be served first."""
+    wait_until(lambda: server.llen("prompts"), "a message")
+    messages = [json.loads(raw) for raw in reversed(server.lrange("prompts", 0, -1))]
+    return [json.loads(base64.b64decode(message["body"])) for message in messages]
+
+
+def calls(server, command):
+    return server.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+def test_one_comes_with_the_wait_and_those_behind_it_together(server, taker, send):
+    one = taker()
+    one.asked()
+    send(*range(100))
+    one.until(100)
+    assert one.got == list(range(100))
+    assert server.zcard(INDEX) == server.hlen("unacked") == 100
+    server.config_resetstat()
+    send("after")
+    one.until(101)
+    # Of the two that reply, the second began to wait again: nothing asks in circles.
+    assert calls(server, "evalsha") + calls(server, "eval") <= 3
+
+
+def test_a_wait_that_is_answered_after_the_consumer_has_gone_gives_its_message_back(
+    server, taker, send
+):
+    leaving = taker()
+    leaving.asked()
+    leaving.consumer.cancel()
+    send(1, 2)
+    wait_until(lambda: server.zcard(INDEX) == 1, "taken for nobody")
+    leaving.turn()
+    assert leaving.got == []
+    assert server.zcard(INDEX) == server.hlen("unacked") == 0
+    assert waiting(server) == [1, 2]
+
+
+def test_a_channel_that_is_closed_gives_back_what_has_been_taken_for_it(server, taker, send):
+    leaving = taker()
+    leaving.asked()
+    send(1, 2)
+    wait_until(lambda: server.zcard(INDEX) == 1, "taken for nobody")
+    leaving.channel.close()
+    assert leaving.got == []
+    assert server.zcard(INDEX) == server.hlen("unacked") == 0
+    assert waiting(server) == [1, 2]
+
+
+def test_a_channel_that_is_closed_while_it_waits_takes_nothing_later(server, taker, send):
+    leaving = taker()
+    leaving.asked()
+    leaving.channel.close()
+    wait_until(lambda: not server.info("clients")["blocked_clients"], "nobody waits")
+    send(1)
+    assert waiting(server) == [1]
+
+
+def test_what_a_worker_that_stands_still_has_been_given_is_one_message(server, taker, send):
+    stands, works = taker(), taker(visibility_timeout=1, unacked_restore_interval=0.1)
+    stands.asked()
+    send(*range(10))
+    wait_until(lambda: server.zcard(INDEX) == 1, "taken for nobody")
+    works.until(9)
+    assert works.got == list(range(1, 10))
+
+    def comes_back():
+        works.channel.qos.restore_visible(interval=1)
+        works.turn()
+        return 0 in works.got
+
+    wait_until(comes_back, "the one comes back")
+
+
+def test_a_server_that_has_forgotten_the_script_loses_nothing(server, taker, send):
+    one = taker()
+    send("before")
+    one.until(1)
+    one.asked()
+    server.script_flush()
+    send("after", "and after")
+    one.until(3)
+    assert one.got == ["before", "after", "and after"]
+
+
+def test_a_full_server_hands_out_nothing_and_keeps_the_order(server, taker, send):
+    one = taker()
+    one.asked()
+    server.config_set("maxmemory", "1")
+    try:
+        # The wait ends in an error, or has begun before and takes: then its script is refused.
+        for _ in range(20):
+            one.turn()
+        server.config_set("maxmemory", "0")
+        send("first", "second")
+        server.config_set("maxmemory", "1")
+        for _ in range(20):
+            one.turn()
+        assert server.zcard(INDEX) == 0
+        assert one.got == []
+    finally:
+        server.config_set("maxmemory", "0")
+    one.until(2)
+    assert one.got == ["first", "second"]
+
+
+def test_no_more_is_taken_than_there_is_room_for(server, taker, send):
+    one = taker()
+    one.consumer.qos(prefetch_count=5)
+    send(*range(10))
+    one.until(5)
+    for _ in range(5):
+        one.turn(0.01)
+    assert one.got == list(range(5))
+    assert server.zcard(INDEX) == 5
+    assert waiting(server) == list(range(5, 10))
+
+
+def test_a_message_of_another_priority_is_found_when_the_wait_ends(server, taker, send):
+    one = taker(priority_steps=[0, 5])
+    one.asked()
+    send("low", priority=5)
+    one.until(1)
+    assert one.got == ["low"]
