@@ -7,13 +7,14 @@ decided in ``lifecycle``, what follows a failure in ``retry``.
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from schemas import ErrorCode, InvalidJob, PromptJob
 from schemas.jobs import parse_job
@@ -31,6 +32,9 @@ from worker.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_claims: Final = itertools.count(1)
+"""Numbers the claims of this process: with the name of its owner each has one of its own."""
 
 _STORE_RETRY_S = 0.5
 _LOOK_AGAIN_S = 1.0
@@ -355,9 +359,10 @@ class Runner:
         held_attempt: int = 0,
         only_queued: bool = False,
     ) -> Claim:
-        call = secrets.token_hex(8)
-        answer = asyncio.create_task(
-            self._answered(
+        call = str(next(_claims))
+
+        def answered() -> Awaitable[Claim]:
+            return self._answered(
                 lambda: self.store.claim(
                     job_id,
                     data,
@@ -368,17 +373,18 @@ class Runner:
                     trace=tracing.current().memo,
                 )
             )
-        )
+
         try:
             # Who claims a job holds it before anything else happens here.
             with self.arrivals.expected(job_id) as arrival:
-                claim = await asyncio.shield(answer)
+                claim = await answered()
             return replace(claim, cancel=True) if arrival.cancelled else claim
         except asyncio.CancelledError:
-            # A claim that nobody knows of would keep the job from all others for a lease.
+            # A claim that nobody knows of would keep the job from all others for a lease. Made
+            # again under its name, it finds what it has begun.
             with contextlib.suppress(TimeoutError, Away):
                 async with asyncio.timeout(_STOP_S):
-                    claim = await answer
+                    claim = await answered()
                 if claim.verdict == "claimed":
                     await self._stopped(Attempt(claim, self.journal))
             raise

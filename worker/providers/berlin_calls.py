@@ -7,6 +7,7 @@ flood of logins.
 """
 
 import asyncio
+import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -43,7 +44,9 @@ class Prompt:
 
     def body(self) -> bytes:
         """The body of one call: the message ID is fresh in each."""
-        return wire.completion_body(self.text, self.model, self.options, str(uuid.uuid4()))
+        # Not uuid4, which asks the system: while it answers, another thread takes the turn.
+        message_id = uuid.UUID(int=random.getrandbits(128), version=4)
+        return wire.completion_body(self.text, self.model, self.options, str(message_id))
 
 
 class Account:
