@@ -12,9 +12,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from schemas import ErrorCode, InvalidJob, PromptJob
 from schemas.jobs import parse_job
@@ -25,22 +25,20 @@ from worker.attempt import Attempt, Stopped, internal_error
 from worker.errors import Away, Fenced, JobError
 from worker.journal import Journal
 from worker.leases import Claim, Leases, Store
+from worker.patience import answered
+from worker.probation import is_suspect, on_probation
 from worker.providers.base import Provider
 from worker.retry import Again, Fail, Keep, RetryPolicy, decide
 from worker.suspects import Suspects
 from worker.telemetry import tracing
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _claims: Final = itertools.count(1)
 """Numbers the claims of this process: with the name of its owner each has one of its own."""
 
-_STORE_RETRY_S = 0.5
 _LOOK_AGAIN_S = 1.0
 """How often a delivery that waits for a lease looks whether it is renewed."""
-_PARDONS = 3
-"""As many times ``max_attempts`` may a job be struck that is pardoned again and again."""
 _STOP_S = 5.0
 """How long a job that is cancelled from outside waits for Redis."""
 _NO_DEADLINE_S = 600.0
@@ -85,7 +83,7 @@ class Runner:
         if not is_job_id(job_id):
             logger.error("a message without a usable job ID went to the dead letters")
             call = secrets.token_hex(8)
-            await self._answered(lambda: self.store.bury(None, "invalid_job_id", call=call))
+            await answered(lambda: self.store.bury(None, "invalid_job_id", call=call))
             return
         context.JOB.set((job_id, 0))
         self.journal.stats.deliveries += 1
@@ -103,8 +101,14 @@ class Runner:
         if came_back:
             claim = await self._outwaited(claim, data, deadline_s=job.deadline_s)
         self.leases.saw(claim)
-        if claim.verdict == "claimed" and self._is_suspect(claim):
-            async with self._on_probation(claim, deadline_s=job.deadline_s) as claim:
+        if is_suspect(claim, self.policy):
+            async with on_probation(
+                claim,
+                lambda: self._claim(job_id, b"", deadline_s=job.deadline_s),
+                store=self.store,
+                suspects=self.suspects,
+                policy=self.policy,
+            ) as claim:
                 await self._claimed(claim, job, data, received)
         else:
             await self._claimed(claim, job, data, received)
@@ -144,51 +148,6 @@ class Runner:
             claim = await self._claim(job_id, data, deadline_s=deadline_s)
         return claim
 
-    def _is_suspect(self, claim: Claim) -> bool:
-        """Whether the job would be given up if this attempt were lost too."""
-        return 0 < claim.strikes == self.policy.max_attempts - 1
-
-    @contextlib.asynccontextmanager
-    async def _on_probation(self, claim: Claim, *, deadline_s: float) -> AsyncIterator[Claim]:
-        """Wait for the turn of a suspect, then claim it again; its strike is taken back in time.
-
-        One that runs alone gets it back when it has survived; one of a group at once, since
-        it might be another of them that kills the worker.
-        """
-        job_id = claim.job_id
-        waits = self.suspects.busy
-        if waits:
-            # Not held while it waits: that would be the strike that ends it.
-            await self._answered(lambda: self.store.release(job_id, claim.attempt))
-            if self.suspects.waits(job_id):
-                yield replace(claim, verdict="leased")
-                return
-        async with self.suspects.turn(job_id) as alone:
-            if waits:
-                claim = await self._claim(job_id, b"", deadline_s=deadline_s)
-            if claim.verdict != "claimed":
-                yield claim
-            elif alone:
-                survived = asyncio.create_task(self._survived(claim))
-                try:
-                    yield claim
-                finally:
-                    survived.cancel()
-            else:
-                await self._pardon(claim)
-                yield claim
-
-    async def _survived(self, claim: Claim) -> None:
-        await asyncio.sleep(self.suspects.probation_s)
-        await self._pardon(claim)
-
-    async def _pardon(self, claim: Claim) -> None:
-        """Take back the last strike: not for ever, a job that kills late would go on to kill."""
-        if claim.attempt < _PARDONS * self.policy.max_attempts:
-            await self._answered(
-                lambda: self.store.pardon(claim.job_id, claim.attempt, strikes=claim.strikes - 1)
-            )
-
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``: at once if it runs here, or if it waits in the queue.
 
@@ -198,7 +157,7 @@ class Runner:
         if self._cancel_here(job_id, reason):
             return
         if only_queued:
-            await self._answered(lambda: self.store.keep_cancel_flag(job_id))
+            await answered(lambda: self.store.keep_cancel_flag(job_id))
         claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S, only_queued=only_queued)
         if claim.verdict == "claimed":
             with contextlib.suppress(Fenced):
@@ -221,7 +180,7 @@ class Runner:
         call = secrets.token_hex(8)
         if known is not None:
             call = f"{known}/{reason}/{hashlib.sha256(message).hexdigest()}"
-        await self._answered(lambda: self.store.bury(known, reason, call=call, message=message))
+        await answered(lambda: self.store.bury(known, reason, call=call, message=message))
         if known is not None:
             await self._refuse(known, JobError(ErrorCode.INVALID_JOB, told))
 
@@ -312,7 +271,7 @@ class Runner:
         # One letter, also where this attempt is lost too, before it could say that it gives up.
         reason = ErrorCode.TOO_MANY_ATTEMPTS.value
         call = f"{claim.job_id}/{reason}/{claim.created_ms}"
-        await self._answered(lambda: self.store.bury(claim.job_id, reason, call=call, job=data))
+        await answered(lambda: self.store.bury(claim.job_id, reason, call=call, job=data))
         told = f"{claim.strikes} attempts ended with the loss of their worker"
         await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, told))
 
@@ -361,8 +320,8 @@ class Runner:
     ) -> Claim:
         call = str(next(_claims))
 
-        def answered() -> Awaitable[Claim]:
-            return self._answered(
+        def claimed() -> Awaitable[Claim]:
+            return answered(
                 lambda: self.store.claim(
                     job_id,
                     data,
@@ -377,23 +336,14 @@ class Runner:
         try:
             # Who claims a job holds it before anything else happens here.
             with self.arrivals.expected(job_id) as arrival:
-                claim = await answered()
+                claim = await claimed()
             return replace(claim, cancel=True) if arrival.cancelled else claim
         except asyncio.CancelledError:
             # A claim that nobody knows of would keep the job from all others for a lease. Made
             # again under its name, it finds what it has begun.
             with contextlib.suppress(TimeoutError, Away):
                 async with asyncio.timeout(_STOP_S):
-                    claim = await answered()
+                    claim = await claimed()
                 if claim.verdict == "claimed":
                     await self._stopped(Attempt(claim, self.journal))
             raise
-
-    async def _answered(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until the store answers: a job waits for Redis, it does not fail for it."""
-        while True:
-            try:
-                return await call()
-            except ConnectionError as error:
-                logger.warning("the job store does not answer, jobs wait: %s", error)
-                await asyncio.sleep(_STORE_RETRY_S)

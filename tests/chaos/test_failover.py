@@ -13,6 +13,7 @@ import redis
 
 from tests.support.chaos import Site, size
 from tests.support.proxy import TcpProxy
+from tests.support.replication import caught_up
 from tests.support.workers import wait_until
 from worker.client import CursorExpired
 from worker.embedded.redis import RedisProcess
@@ -32,12 +33,6 @@ class Pair:
     old: redis.Redis
     new: redis.Redis
 
-    def caught_up(self) -> bool:
-        """Whether the replica has all that the primary has written."""
-        written = self.old.info("replication")["master_repl_offset"]
-        here = self.new.info("replication")
-        return here["master_link_status"] == "up" and here["slave_repl_offset"] >= written
-
     def fail_over(self) -> None:
         """Kill the primary, promote the replica, and let the address lead there."""
         self.primary.kill()
@@ -55,7 +50,7 @@ def pair(make_redis) -> Iterator[Pair]:
         )
         new.replicaof("127.0.0.1", link.port)
         made = Pair(primary, replica, address, link, old, new)
-        wait_until(made.caught_up, "the replica follows")
+        wait_until(lambda: caught_up(old, new), "the replica follows")
         yield made
 
 
@@ -77,7 +72,7 @@ def test_all_that_was_replicated_ends_once_and_right_after_a_failover(make_site,
         for n in range(streams):  # these wait
             site.submit(None, how=("client", "bare")[n % 2])
         pair.old.client_pause(60_000, all=False)
-        wait_until(pair.caught_up, "the replica has it all")
+        wait_until(lambda: caught_up(pair.old, pair.new), "the replica has it all")
         site.ledger.fault()
         pair.fail_over()
         began = time.monotonic()
@@ -96,7 +91,7 @@ def test_what_was_not_replicated_is_lost_and_nothing_else(make_site, pair, repor
     site = make_site(pair.address.url_of(pair.primary.url))
     with site.worker("-c", str(streams)), site.worker("-c", str(streams)):
         job_ids = begun(site, streams, chunks=40)
-        wait_until(pair.caught_up, "the replica has it all")
+        wait_until(lambda: caught_up(pair.old, pair.new), "the replica has it all")
         reading = site.client.stream(job_ids[0])
         next(reading)
         pair.link.blackhole()

@@ -9,6 +9,7 @@ from typing import Self
 
 import redis
 
+from tests.support.replication import caught_up
 from tests.support.workers import wait_until
 from worker.embedded.redis import RedisProcess, free_port
 
@@ -45,12 +46,11 @@ class SentinelPair:
 
     def caught_up(self) -> bool:
         """Whether the replica has all that the primary has written."""
-        clients = [redis.Redis.from_url(server.url) for server in self._servers]
-        old, new = (client.info("replication") for client in clients)
-        for client in clients:
-            client.close()
-        up = new["role"] == "slave" and new["master_link_status"] == "up"
-        return bool(up and new["slave_repl_offset"] >= old["master_repl_offset"])
+        with ExitStack() as stack:
+            primary, replica = (
+                stack.enter_context(redis.Redis.from_url(server.url)) for server in self._servers
+            )
+            return caught_up(primary, replica)
 
     def __enter__(self) -> Self:
         primary, replica = map(self._stack.enter_context, self._servers)
