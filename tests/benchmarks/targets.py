@@ -107,7 +107,7 @@ def _verdicts(median: _Medians, upstream_ms: float) -> Iterator[Verdict]:
         "one reader of 5,000 jobs: one connection, nothing lost",
         "—"
         if cost is None
-        else f"{connections:.0f} connection, {lost:.0f} lost, {cost:.0f} µs a chunk",
+        else f"connections: {connections:.0f}, lost: {lost:.0f}, {cost:.0f} µs a chunk",
         None if cost is None else lost == 0 and connections == 1,
     )
 

@@ -9,7 +9,9 @@ import redis.asyncio
 
 from tests.support.job_writer import JobWriter
 from tests.support.needed import needed
+from tests.support.proxy import TcpProxy
 from worker.client import AsyncClient, CursorExpired, Options, Unavailable
+from worker.client import hub as hub_module
 from worker.embedded.redis import RedisProcess, find_server
 from worker.settings import Settings
 
@@ -31,6 +33,16 @@ async def seqs(stream) -> list[int]:
     return [event.seq async for event in stream]
 
 
+async def connections(server) -> int:
+    return (await server.info("clients"))["connected_clients"]
+
+
+async def written(server, job_id: str) -> str:
+    """A job that is over."""
+    await JobWriter(server, job_id).whole("a")
+    return job_id
+
+
 async def subscribed(server, wanted: int) -> None:
     async with asyncio.timeout(60):
         while len(await server.pubsub_channels("job:*")) != wanted:  # noqa: ASYNC110
@@ -49,14 +61,19 @@ async def write_all(server, ids: list[str]) -> None:
         await writer.completed()
 
 
-async def test_many_jobs_of_one_client_share_one_subscription_and_lose_nothing(
+async def test_many_jobs_of_one_client_share_one_connection_and_lose_nothing(
     server, real_redis_url
 ):
     ids = [f"job-{n}" for n in range(JOBS)]
-    async with make_client(real_redis_url) as client:
+    for job_id in ids[::2]:
+        await JobWriter(server, job_id).queued()
+    before = await connections(server)
+    async with make_client(real_redis_url, reread_after_s=0.1) as client:
         reading = [asyncio.create_task(seqs(client.stream(job_id))) for job_id in ids]
         await subscribed(server, JOBS)
-        assert len(await server.client_list(_type="pubsub")) == 1
+        last = await client.stream(await written(server, "over")).batch()
+        assert last[-1].type == "completed"  # the others have read their logs by now
+        assert await connections(server) == before + 1
         await write_all(server, ids)
         assert await asyncio.gather(*reading) == [list(range(1, CHUNKS + 3))] * JOBS
         await subscribed(server, 0)
@@ -103,6 +120,57 @@ async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(serve
         assert held <= 10_000
         await writer.completed()
         assert await seqs(stream) == list(range(2, 303))
+
+
+async def test_pages_beyond_what_the_server_keeps_for_a_subscriber_are_read_in_parts():
+    """Such a page ends the connection, and would do so again and again."""
+    with own_server(**{"client-output-buffer-limit": "pubsub 600kb 0 0"}) as process:
+        async with (
+            redis.asyncio.Redis.from_url(process.url) as server,
+            make_client(process.url) as client,
+        ):
+            writer = JobWriter(server, "job-1")
+            await writer.started()
+            for _ in range(40):
+                await writer.chunk("x" * 300_000)
+            await writer.completed()
+            assert await asyncio.wait_for(seqs(client.stream("job-1")), 60) == list(range(1, 43))
+
+
+async def test_a_server_that_pushes_nothing_is_read_over_a_connection_of_its_own():
+    with own_server(**{"rename-command": 'HELLO ""'}) as process:
+        async with (
+            redis.asyncio.Redis.from_url(process.url, protocol=2) as server,
+            make_client(process.url) as client,
+        ):
+            writer = JobWriter(server, "job-1")
+            await writer.started()
+            stream = client.stream("job-1")
+            assert (await anext(stream)).seq == 1
+            before = await connections(server)
+            await writer.chunk("a")
+            await writer.completed()
+            assert await asyncio.wait_for(seqs(stream), 60) == [2, 3]
+            assert before == 3  # ours, that of channels, that of logs
+
+
+@pytest.mark.parametrize("listening", [True, False])
+async def test_a_half_open_connection_is_made_anew(server, real_redis_url, monkeypatch, listening):
+    monkeypatch.setattr(hub_module, "_LOOK_EVERY_S", 0.1)
+    writer = JobWriter(server, "job-1")
+    await writer.started()
+    with TcpProxy.of(real_redis_url) as proxy:
+        url = proxy.url_of(real_redis_url)
+        async with make_client(url, reread_after_s=3600 if listening else 0.1) as client:
+            stream = client.stream("job-1")
+            await anext(stream)
+            rest = asyncio.create_task(seqs(stream))
+            await asyncio.sleep(0)  # it waits for a message, or asks for what it may have missed
+            proxy.blackhole()
+            await writer.chunk("a")
+            await writer.completed()
+            proxy.heal()
+            assert await asyncio.wait_for(rest, 60) == [2, 3]
 
 
 async def test_a_server_that_is_restarted_under_readers_loses_nothing_that_it_kept():

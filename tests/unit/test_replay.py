@@ -361,3 +361,20 @@ def test_a_record_that_goes_while_it_is_waited_for_is_an_error_at_once():
 def test_a_cursor_is_not_negative():
     with pytest.raises(ValueError, match="after"):
         Replay(JOB, -1)
+
+
+def test_a_page_that_is_lost_is_asked_for_in_parts():
+    replay = Replay(JOB)
+    sizes = []
+    for _ in range(4):
+        sizes.append(replay.page_size)
+        replay.page_lost()
+    assert sizes == [PAGE_SIZE, 62, 7, 1]
+    assert replay.page_size == 1
+
+
+def test_a_small_page_that_is_full_is_not_the_last_one():
+    replay = Replay(JOB)
+    replay.page_lost()
+    replay.page([entry(event) for event in life(PAGE_SIZE)[: replay.page_size]])
+    assert replay.need is Need.PAGE

@@ -31,7 +31,7 @@ class AsyncClient:
     What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
     ``CELERY_BROKER_URL``, ``WORKER_EVENT_SHARDS``); a ``redis_url`` that is given holds all
     events, unless ``event_shards`` are given too. However many jobs are followed, they share
-    one pub/sub connection to each event store. Nothing is connected before it is needed; close
+    one connection to each event store. Nothing is connected before it is needed; close
     it by ``async with`` or :meth:`aclose`. Every method raises
     :class:`~worker.errors.Unavailable` where Redis or the broker does not answer, and
     :class:`~worker.errors.SettingsError` where the workers have other event stores.

@@ -3,6 +3,7 @@
 redis-py's own retries would repeat a command whose reply was lost without saying so.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
@@ -19,6 +20,8 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+
+from worker.client.link import Command
 
 TIMEOUT_S: Final = 5.0
 _CONNECTIONS: Final = 8
@@ -37,11 +40,20 @@ def commands(url: str) -> Redis:
     return Redis.from_pool(pool)
 
 
-def pubsub(url: str) -> AbstractConnection:
-    """For subscriptions: one connection, on which silence is no error."""
+def readers(url: str) -> AbstractConnection:
+    """For all readers: one connection, on which silence is no error."""
     pool = ConnectionPool.from_url(url, socket_timeout=None, **_common())
     connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
     return connection
+
+
+async def ask(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    """The replies to ``commands``, sent together: as they come, errors in their place."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.response_callbacks = {}
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute(raise_on_error=False))
 
 
 def passes(error: Exception) -> bool:
@@ -68,6 +80,6 @@ def _common() -> dict[str, Any]:
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": False,
-        # Messages come as plain replies: the handling of RESP3's pushes costs more.
+        # What wants RESP3 asks for it (worker.client.link).
         "protocol": 2,
     }

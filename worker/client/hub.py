@@ -1,9 +1,12 @@
-"""One pub/sub connection for all readers of a client.
+"""One connection for all readers of a client: their channels, and what they ask of the logs.
 
 A reader opens a :class:`Mailbox` for its channel, waits until the subscription is
 acknowledged (sending SUBSCRIBE is not enough: a message published right after it is
 lost), and takes its messages from there. A reader that does not keep up, and every
 reader after the connection was lost, gets a notice in their place: the log has it all.
+
+What is asked goes over the same connection, beside the subscriptions; where a server or a
+proxy does not push messages (RESP3), over others.
 """
 
 import asyncio
@@ -11,23 +14,25 @@ import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from worker.client.connections import TIMEOUT_S
+from worker.client.link import Command, Link
 from worker.client.mailbox import Mailbox
 from worker.client.values import CLOSED
 from worker.errors import ClientError
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT_S: Final = 10.0
-_PING_INTERVAL_S: Final = 5.0
-_SILENT_FOR_S: Final = 15.0
-"""A connection on which not even a PONG has come for so long is half open: a new one is made."""
+_LOOK_EVERY_S: Final = 2.5
+_LOOKS: Final = 3
+"""A connection on which not even a PONG has come for so many looks is half open: a new one is
+made. Counted, not timed, so that a client that was busy itself does not take it for silence."""
 _BACKOFF_S: Final = (0.05, 2.0)
 _TICK_S: Final = 0.5
 _CHANNELS_PER_COMMAND: Final = 500
@@ -47,11 +52,13 @@ class Hub:
     def __init__(
         self,
         connect: Callable[[], AbstractConnection],
+        ask_beside: Callable[[Sequence[Command]], Awaitable[list[Any]]],
         *,
         buffer_bytes: int,
         reread_after_s: float,
     ) -> None:
         self._connect = connect
+        self._ask_beside = ask_beside
         self._buffer_bytes = buffer_bytes
         self._reread_after_s = reread_after_s
         self._loop = asyncio.get_running_loop()
@@ -62,7 +69,9 @@ class Hub:
         # many SUBSCRIBEs of a channel have no answer yet.
         self._subscribed: set[bytes] = set()
         self._unanswered: Counter[bytes] = Counter()
-        self._heard = 0.0
+        self._link: Link | None = None
+        # Whether `_link` pushes is known from the first answer to a SUBSCRIBE on.
+        self._usable: asyncio.Future[Link] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -84,6 +93,16 @@ class Hub:
         Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting is in vain.
         """
         await asyncio.shield(self._channels[mailbox.channel].acknowledged)
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies to ``commands``, as they come; an error is in its place among them.
+
+        For those who have a mailbox here. Raises redis-py's errors and ``TimeoutError``,
+        :class:`~worker.client.link.Lost` where the connection ended before the replies.
+        """
+        async with asyncio.timeout(TIMEOUT_S):
+            link = await asyncio.shield(self._usable)
+        return await (link.ask(commands) if link.pushes else self._ask_beside(commands))
 
     def close(self, mailbox: Mailbox) -> None:
         """No further messages for ``mailbox``; the last one of its channel unsubscribes."""
@@ -130,29 +149,27 @@ class Hub:
         shortest_s, longest_s = _BACKOFF_S
         pause_s = shortest_s
         while True:
-            connection = self._connect()
+            link = self._link = Link(self._connect(), self._deliver, self._answer)
             try:
-                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+                await link.connect()
                 pause_s = shortest_s
-                await self._serve(connection)
+                await self._serve(link)
             except (AuthenticationError, NoPermissionError) as error:
                 self._refuse(error)
             except (RedisError, OSError) as error:
-                logger.warning("pub/sub connection lost (%s): reconnecting", type(error).__name__)
+                logger.warning("the readers' connection is lost (%s)", type(error).__name__)
+                self._give_up(error)
             finally:
-                with contextlib.suppress(RedisError):
-                    await connection.disconnect()
+                await link.close()
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
             pause_s = min(pause_s * 2, longest_s)
 
-    async def _serve(self, connection: AbstractConnection) -> None:
+    async def _serve(self, link: Link) -> None:
         self._subscribed.clear()
         self._unanswered.clear()
         self._changes.update(self._channels)
         self._changed.set()
-        self._heard = self._loop.time()
-        work = [self._read(connection), self._write(connection), self._watch(connection)]
+        work = [link.serve(), self._write(link), self._watch(link)]
         tasks = [asyncio.create_task(coroutine) for coroutine in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -163,20 +180,13 @@ class Hub:
         for task in done:
             task.result()
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        while True:
-            reply: Any = await connection.read_response(disconnect_on_error=False)
-            self._heard = self._loop.time()
-            kind = reply[0]
-            if kind == b"message":
-                channel = self._channels.get(reply[1])
-                if channel is not None:
-                    for mailbox in channel.mailboxes:
-                        mailbox.put(reply[2])
-            elif kind == b"subscribe":
-                self._answer(reply[1])
+    def _deliver(self, name: bytes, data: bytes) -> None:
+        channel = self._channels.get(name)
+        if channel is not None:
+            for mailbox in channel.mailboxes:
+                mailbox.put(data)
 
-    async def _write(self, connection: AbstractConnection) -> None:
+    async def _write(self, link: Link) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -184,7 +194,7 @@ class Hub:
             wanted = {name for name in changes if name in self._channels}
             for names in _parts((changes - wanted) & self._subscribed):
                 self._subscribed.difference_update(names)
-                await connection.send_command("UNSUBSCRIBE", *names)
+                await link.unsubscribe(names)
             for name in wanted & self._subscribed:
                 # Closed and opened again in between, without a command.
                 if not self._unanswered[name]:
@@ -192,18 +202,22 @@ class Hub:
             for names in _parts(wanted - self._subscribed):
                 self._subscribed.update(names)
                 self._unanswered.update(names)
-                await connection.send_command("SUBSCRIBE", *names)
+                await link.subscribe(names)
 
-    async def _watch(self, connection: AbstractConnection) -> None:
-        while True:
-            await asyncio.sleep(_PING_INTERVAL_S)
-            silent_s = self._loop.time() - self._heard
-            if silent_s > _SILENT_FOR_S:
-                raise RedisConnectionError("the pub/sub connection has gone silent")
-            if silent_s > _PING_INTERVAL_S / 2:
-                await connection.send_command("PING")
+    async def _watch(self, link: Link) -> None:
+        quiet = 0
+        while quiet < _LOOKS:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            quiet = 0 if link.heard else quiet + 1
+            link.heard = False
+            if quiet:
+                await link.ping()
+        raise RedisConnectionError("the server has gone silent")
 
     def _answer(self, name: bytes) -> None:
+        if not self._usable.done():
+            assert self._link is not None  # for mypy: it is the one that answers
+            self._usable.set_result(self._link)
         # Where SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
         # answer says that the channel is subscribed.
         self._unanswered[name] -= 1
@@ -223,14 +237,21 @@ class Hub:
             mailbox.miss()
 
     def _refuse(self, error: RedisError) -> None:
-        logger.warning("Redis refuses the pub/sub connection: %s", error)
+        logger.warning("Redis refuses the readers' connection: %s", error)
         for channel in self._channels.values():
             if not channel.acknowledged.done():
                 _fail(channel.acknowledged, error)
                 channel.acknowledged = self._loop.create_future()
+        # A channel that may not be read ends the connection for all: the others ask again.
+        denied = isinstance(error, NoPermissionError)
+        self._give_up(RedisConnectionError(str(error)) if denied else error)
+
+    def _give_up(self, error: Exception) -> None:
+        _fail(self._usable, error)
+        self._usable = self._loop.create_future()
 
 
-def _fail(future: asyncio.Future[None], error: Exception) -> None:
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # nobody need be waiting for it

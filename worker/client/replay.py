@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 PAGE_SIZE: Final = 500
 """Entries asked for at once; a shorter page was the last one for now."""
 
+_SHRINK: Final = 8
+
 _KNOWN_TYPES: Final = TERMINAL_TYPES | {"started", "chunk", "reset"}
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
@@ -67,7 +69,7 @@ class Glance:
 class Replay:
     """One reader of one job; ``after`` is the last ``seq`` that it has already seen."""
 
-    __slots__ = ("_after", "_known", "cursor", "job_id", "need")
+    __slots__ = ("_after", "_known", "cursor", "job_id", "need", "page_size")
 
     def __init__(self, job_id: str, after: int = 0) -> None:
         if after < 0:
@@ -75,11 +77,12 @@ class Replay:
         self.job_id = job_id
         self.cursor = self._after = after
         self.need = Need.PAGE
+        self.page_size = PAGE_SIZE
         # Whoever has seen an event, or a record, knows that the job existed.
         self._known = after > 0
 
     def page(self, entries: Sequence[Entry]) -> list[Event]:
-        """Take a page of the log, at most :data:`PAGE_SIZE` entries after the cursor.
+        """Take a page of the log, at most :attr:`page_size` entries after the cursor.
 
         Raises :class:`CursorExpired` if the log no longer holds the event after the cursor,
         :class:`Unreadable` if that is of another version.
@@ -108,9 +111,17 @@ class Replay:
                 return events
         if not entries:
             self.need = Need.GLANCE
-        elif len(entries) < PAGE_SIZE:
+        elif len(entries) < self.page_size:
             self.need = Need.LISTEN
         return events
+
+    def page_lost(self) -> None:
+        """The connection ended while a page was on its way: ask for less.
+
+        It may have been more than the server keeps for a subscriber that is behind
+        (``client-output-buffer-limit pubsub``, by default 32 MB), and then it always is.
+        """
+        self.page_size = max(1, self.page_size // _SHRINK)
 
     def glance(self, seen: Glance, *, may_wait: bool) -> None:
         """Take what the record and the end of the log say.

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -63,11 +63,15 @@ class Shard:
                 return
             try:
                 for key, mark in self._expected.items():
-                    await marks.check(self.redis, key, mark, self.where)
+                    await marks.check(self._value, key, mark, self.where)
             except (RedisError, OSError):
                 self._checked_until = time.monotonic() + _ASK_AGAIN_S
             else:
                 self._checked_until = time.monotonic() + _CHECK_AGAIN_S
+
+    async def _value(self, key: str) -> Any:
+        # Who only reads needs no other connection.
+        return await (self.logs.value(key) if "hub" in vars(self) else self.redis.get(key))
 
     @cached_property
     def redis(self) -> Redis:
@@ -76,9 +80,10 @@ class Shard:
 
     @cached_property
     def hub(self) -> Hub:
-        """One pub/sub connection for all jobs that are followed here."""
+        """One connection for all jobs that are followed here."""
         return Hub(
-            lambda: connections.pubsub(self.url),
+            lambda: connections.readers(self.url),
+            lambda commands: connections.ask(self.redis, commands),
             buffer_bytes=self._options.buffer_bytes,
             reread_after_s=self._options.reread_after_s,
         )
@@ -86,7 +91,7 @@ class Shard:
     @cached_property
     def logs(self) -> Logs:
         """Reads what is there."""
-        return Logs(self.redis)
+        return Logs(self.hub.ask)
 
     @cached_property
     def submitter(self) -> Submitter:
@@ -102,6 +107,6 @@ class Shard:
     async def aclose(self) -> None:
         """Close what was opened."""
         opened = vars(self)
-        for part in ("hub", "logs", "submitter", "redis"):
+        for part in ("logs", "hub", "submitter", "redis"):
             if part in opened:
                 await opened.pop(part).aclose()

@@ -11,8 +11,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from schemas import Event, names
 from worker.client.connections import passes, trouble
+from worker.client.link import Lost
 from worker.client.mailbox import Mailbox, Notice
-from worker.client.replay import Need, Replay
+from worker.client.replay import Entry, Need, Replay
 from worker.client.shard import Shard
 from worker.client.values import Options
 from worker.errors import Unavailable
@@ -87,10 +88,10 @@ class Stream:
     async def start(self) -> None:
         """Subscribe, and submit the job of ``submit_and_stream``; the first event does it too."""
         if self._started_s is None:
-            await self._shard.check()
             if self._mailbox is None:
                 self._mailbox = self._hub.open(names.channel(self.job_id))
             await self._acknowledged(self._mailbox)
+            await self._shard.check()
             if self._submit is not None:
                 await self._submit()
             self._started_s = asyncio.get_running_loop().time()
@@ -128,14 +129,20 @@ class Stream:
         await self.start()
         replay, job_id = self._replay, self.job_id
         if replay.need is Need.PAGE:
-            return replay.page(
-                await self._patiently(lambda: self._shard.logs.page(job_id, replay.cursor))
-            )
+            return replay.page(await self._patiently(self._page))
         if replay.need is Need.GLANCE:
             seen = await self._patiently(lambda: self._shard.logs.glance(job_id))
             replay.glance(seen, may_wait=self._may_wait())
             return []
         return await self._listen()
+
+    async def _page(self) -> list[Entry]:
+        replay = self._replay
+        try:
+            return await self._shard.logs.page(replay.job_id, replay.cursor, replay.page_size)
+        except Lost:
+            replay.page_lost()
+            raise
 
     async def _listen(self) -> list[Event]:
         assert self._mailbox is not None  # for mypy: start() has opened it

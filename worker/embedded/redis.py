@@ -10,6 +10,7 @@ import functools
 import importlib.resources
 import importlib.util
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -84,7 +85,9 @@ class RedisProcess:
         """Start and wait until it answers; raises ``Unavailable`` with the server's last words."""
         settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": self._data.name}
         arguments = [
-            part for key, value in (settings | self._config).items() for part in (f"--{key}", value)
+            part
+            for key, value in (settings | self._config).items()
+            for part in (f"--{key}", *(shlex.split(value) or [""]))
         ]
         log = Path(self._data.name, "server.log")
         with log.open("ab") as out:

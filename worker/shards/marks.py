@@ -9,7 +9,7 @@ the only event store nothing is marked, but a mark is still looked for.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -57,13 +57,15 @@ def trouble(expected: str | None, found: str | None, at: str) -> str | None:
     )
 
 
-async def check(client: Redis, key: str, expected: str | None, at: str) -> None:
-    """Raise ``SettingsError`` for a mark that is another one; redis-py's errors come out.
+async def check(
+    get: Callable[[str], Awaitable[Any]], key: str, expected: str | None, at: str
+) -> None:
+    """Raise ``SettingsError`` for a mark that is another one; the errors of ``get`` come out.
 
     Where an ACL keeps the mark from the caller, nothing is checked.
     """
     try:
-        found: Any = await client.get(key)
+        found = await get(key)
     except NoPermissionError:
         return
     if told := trouble(expected, found.decode() if found is not None else None, at):
@@ -101,7 +103,7 @@ class Marks:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 if not await client.set(key, mark, nx=True, ex=MARK_TTL_S):
-                    await check(client, key, mark, at)
+                    await check(client.get, key, mark, at)
                     await client.expire(key, MARK_TTL_S)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             logger.warning("Redis at %s cannot be marked: %s", at, error or "no answer")
@@ -111,7 +113,7 @@ async def check_unmarked(client: Redis, at: str) -> None:
     """Raise ``SettingsError`` where a Redis that shall hold all events is one of several stores."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            await check(client, names.SHARDS, None, at)
-            await check(client, names.SHARD, None, at)
+            await check(client.get, names.SHARDS, None, at)
+            await check(client.get, names.SHARD, None, at)
     except (RedisError, OSError) as error:
         logger.warning("Redis at %s cannot be asked: %s", at, error or "no answer")
