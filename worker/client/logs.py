@@ -19,7 +19,8 @@ from worker.client.link import Command
 from worker.client.replay import Entry, Glance
 
 _READS_AT_ONCE: Final = 16
-"""Reads in one round trip: of 64 full pages, a live event waits half as long again at p99."""
+"""Reads in one round trip. While 64 readers of long logs keep a process busy, its live events
+come 70 ms late at p99; 116 ms with 64 reads and a connection for logs alone, and no sooner read."""
 
 
 class Logs:
