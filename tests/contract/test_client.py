@@ -23,6 +23,7 @@ from worker.client import (
     Unreadable,
 )
 from worker.embedded.redis import free_port
+from worker.errors import SettingsError
 from worker.settings import Settings
 
 JOB = "job-1"
@@ -343,3 +344,28 @@ def test_importing_the_client_brings_neither_the_worker_nor_its_http_client():
 
 async def _is(asked: Awaitable[int], wanted: int) -> bool:
     return await asked == wanted
+
+
+async def test_a_stream_that_is_read_no_further_keeps_no_one_from_asking(redis_url, redis_client):
+    """Nothing is connected for it yet, and nothing would ever answer there."""
+    await redis_client.set(names.SHARDS, "3")
+    async with AsyncClient(redis_url, settings=Settings()) as client:
+        client.stream(JOB)
+        with pytest.raises(SettingsError):
+            await client.status(JOB)
+
+
+async def test_reading_on_after_the_client_is_closed_is_an_error_at_once(client, writer):
+    await writer.long_log(600)
+    stream = client.stream(JOB)
+    assert len(await stream.batch()) == 500
+    await client.aclose()
+    with pytest.raises(ClientError, match="closed"):
+        await stream.batch()
+
+
+@pytest.mark.parametrize("wrong", ["redis://h:99999", "redis://h?nonsense=4", "http://h"])
+async def test_a_url_of_which_no_connection_can_be_made_is_an_error_at_once(wrong):
+    async with AsyncClient(wrong, settings=Settings()) as client:
+        with pytest.raises((ValueError, TypeError)):
+            await client.result(JOB)

@@ -174,6 +174,74 @@ async def test_a_half_open_connection_is_made_anew(server, real_redis_url, monke
             assert await asyncio.wait_for(rest, 60) == [2, 3]
 
 
+async def test_a_server_that_reads_no_more_is_left_and_what_was_asked_is_asked_again(
+    server, real_redis_url, monkeypatch
+):
+    """Thousands of subscriptions are on the way when it stops."""
+    monkeypatch.setattr(hub_module, "_LOOK_EVERY_S", 0.1)
+    ids = [f"job-{n:0>100}" for n in range(5000)]
+    await written(server, ids[0])
+    await written(server, ids[-1])
+    with TcpProxy.of(real_redis_url) as proxy:
+        async with make_client(proxy.url_of(real_redis_url)) as client:
+            assert len(await seqs(client.stream(ids[0]))) == 3
+            proxy.stall()
+            reading = [asyncio.create_task(seqs(client.stream(job_id))) for job_id in ids]
+            async with asyncio.timeout(30):
+                while proxy.accepted < 2:  # noqa: ASYNC110  # the condition is the proxy's
+                    await asyncio.sleep(0.01)
+            proxy.heal()
+            assert await asyncio.wait_for(reading[-1], 60) == [1, 2, 3]
+            for task in reading:
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def test_a_channel_that_may_not_be_read_is_the_trouble_of_its_reader_alone():
+    with own_server() as process:
+        async with redis.asyncio.Redis.from_url(process.url) as server:
+            await server.acl_setuser(
+                "narrow",
+                enabled=True,
+                nopass=True,
+                keys=["*"],
+                channels=["job:good*"],
+                commands=["+@all"],
+            )
+            writer = JobWriter(server, "good-1")
+            await writer.started()
+            url = process.url.replace("redis://", "redis://narrow:any@")
+            async with make_client(url, reread_after_s=3600) as client:
+                good = client.stream("good-1")
+                refused = asyncio.create_task(seqs(client.stream("bad-1")))
+                assert (await anext(good)).seq == 1
+                with pytest.raises(Unavailable, match="refuses this user"):
+                    await refused
+                with pytest.raises(Unavailable, match="refuses this user"):
+                    async with client.stream("bad-1"):
+                        pass
+                await writer.completed()
+                assert await asyncio.wait_for(seqs(good), 30) == [2]
+
+
+async def test_many_readers_of_a_server_that_stays_away_all_give_up_in_time():
+    """Not one after the other: together they would wait for minutes."""
+    with own_server(appendonly="yes", appendfsync="always") as process:
+        async with (
+            redis.asyncio.Redis.from_url(process.url) as server,
+            make_client(process.url, reread_after_s=0.1, give_up_after_s=1) as client,
+        ):
+            ids = [f"job-{n}" for n in range(400)]
+            for job_id in ids:
+                await JobWriter(server, job_id).started()
+            streams = [client.stream(job_id) for job_id in ids]
+            await asyncio.gather(*map(anext, streams))
+            process.kill()
+            rest = asyncio.gather(*map(anext, streams), return_exceptions=True)
+            ends = await asyncio.wait_for(rest, 30)
+            assert {type(end) for end in ends} == {Unavailable}
+
+
 async def test_a_server_that_is_restarted_under_readers_loses_nothing_that_it_kept():
     with own_server(appendonly="yes", appendfsync="always") as server_process:
         async with (

@@ -378,3 +378,11 @@ def test_a_small_page_that_is_full_is_not_the_last_one():
     replay.page_lost()
     replay.page([entry(event) for event in life(PAGE_SIZE)[: replay.page_size]])
     assert replay.need is Need.PAGE
+
+
+def test_once_the_log_is_read_to_its_end_the_next_pages_are_whole_again():
+    replay = Replay(JOB)
+    replay.page_lost()
+    replay.page([entry(event) for event in life(3)[:2]])
+    assert replay.need is Need.LISTEN
+    assert replay.page_size == PAGE_SIZE

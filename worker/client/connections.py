@@ -3,7 +3,7 @@
 redis-py's own retries would repeat a command whose reply was lost without saying so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
@@ -40,11 +40,15 @@ def commands(url: str) -> Redis:
     return Redis.from_pool(pool)
 
 
-def readers(url: str) -> AbstractConnection:
-    """For all readers: one connection, on which silence is no error."""
+def readers(url: str) -> Callable[[], AbstractConnection]:
+    """Makes connections for readers, on which silence is no error.
+
+    Raises ``ValueError`` or ``TypeError`` for a URL of which none can be made.
+    """
     pool = ConnectionPool.from_url(url, socket_timeout=None, **_common())
-    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
-    return connection
+    make: Callable[[], AbstractConnection] = pool.make_connection
+    make()
+    return make
 
 
 async def ask(redis: Redis, commands: Sequence[Command]) -> list[Any]:

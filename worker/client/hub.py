@@ -21,7 +21,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.client.connections import TIMEOUT_S
+from worker.client.connections import TIMEOUT_S, passes
 from worker.client.link import Command, Link
 from worker.client.mailbox import Mailbox
 from worker.client.values import CLOSED
@@ -30,12 +30,11 @@ from worker.errors import ClientError
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 2.5
-_LOOKS: Final = 3
+_LOOKS: Final = 4
 """A connection on which not even a PONG has come for so many looks is half open: a new one is
 made. Counted, not timed, so that a client that was busy itself does not take it for silence."""
 _BACKOFF_S: Final = (0.05, 2.0)
 _TICK_S: Final = 0.5
-_CHANNELS_PER_COMMAND: Final = 500
 
 
 class _Channel:
@@ -69,9 +68,10 @@ class Hub:
         # many SUBSCRIBEs of a channel have no answer yet.
         self._subscribed: set[bytes] = set()
         self._unanswered: Counter[bytes] = Counter()
-        self._link: Link | None = None
-        # Whether `_link` pushes is known from the first answer to a SUBSCRIBE on.
+        # The connection to ask, once it has answered a SUBSCRIBE, for only then it is known
+        # whether it pushes; or why there is none.
         self._usable: asyncio.Future[Link] = self._loop.create_future()
+        self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -94,10 +94,16 @@ class Hub:
         """
         await asyncio.shield(self._channels[mailbox.channel].acknowledged)
 
+    @property
+    def usable(self) -> bool:
+        """Whether :meth:`ask` would be answered, as far as is known."""
+        return self._usable.done() and self._usable.exception() is None
+
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to ``commands``, as they come; an error is in its place among them.
 
-        For those who have a mailbox here. Raises redis-py's errors and ``TimeoutError``,
+        For those who have a mailbox here. While the connection is away it fails at once, by
+        what the last attempt to connect has met. Raises redis-py's errors and ``OSError``,
         :class:`~worker.client.link.Lost` where the connection ended before the replies.
         """
         async with asyncio.timeout(TIMEOUT_S):
@@ -154,11 +160,14 @@ class Hub:
                 await link.connect()
                 pause_s = shortest_s
                 await self._serve(link)
-            except (AuthenticationError, NoPermissionError) as error:
+            except AuthenticationError as error:
                 self._refuse(error)
             except (RedisError, OSError) as error:
                 logger.warning("the readers' connection is lost (%s)", type(error).__name__)
-                self._give_up(error)
+                self._give_up(error if passes(error) else RedisConnectionError(str(error)))
+            except Exception as error:
+                logger.exception("the readers' connection has failed: reconnecting")
+                self._give_up(RedisConnectionError(str(error)))
             finally:
                 await link.close()
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
@@ -192,71 +201,74 @@ class Hub:
             self._changed.clear()
             changes, self._changes = self._changes, set()
             wanted = {name for name in changes if name in self._channels}
-            for names in _parts((changes - wanted) & self._subscribed):
-                self._subscribed.difference_update(names)
-                await link.unsubscribe(names)
+            gone = (changes - wanted) & self._subscribed
+            self._subscribed -= gone
+            link.unsubscribe(gone)
             for name in wanted & self._subscribed:
                 # Closed and opened again in between, without a command.
                 if not self._unanswered[name]:
                     self._acknowledge(name)
-            for names in _parts(wanted - self._subscribed):
-                self._subscribed.update(names)
-                self._unanswered.update(names)
-                await link.subscribe(names)
+            new = wanted - self._subscribed
+            self._subscribed |= new
+            self._unanswered.update(new)
+            link.subscribe(new)
 
     async def _watch(self, link: Link) -> None:
         quiet = 0
-        while quiet < _LOOKS:
+        while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             quiet = 0 if link.heard else quiet + 1
             link.heard = False
+            if quiet == _LOOKS:
+                raise RedisConnectionError("the server has gone silent")
             if quiet:
-                await link.ping()
-        raise RedisConnectionError("the server has gone silent")
+                link.ping()
 
-    def _answer(self, name: bytes) -> None:
-        if not self._usable.done():
+    def _answer(self, name: bytes, refused: NoPermissionError | None) -> None:
+        if refused is None and not self.usable:
             assert self._link is not None  # for mypy: it is the one that answers
-            self._usable.set_result(self._link)
+            self._news().set_result(self._link)
         # Where SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
         # answer says that the channel is subscribed.
         self._unanswered[name] -= 1
         if self._unanswered[name] <= 0:
             del self._unanswered[name]
             if name in self._subscribed:
-                self._acknowledge(name)
+                self._acknowledge(name, refused)
 
-    def _acknowledge(self, name: bytes) -> None:
+    def _acknowledge(self, name: bytes, refused: NoPermissionError | None = None) -> None:
         channel = self._channels.get(name)
+        if refused is not None:
+            self._subscribed.discard(name)
         if channel is None:
             return
-        if not channel.acknowledged.done():
+        if channel.acknowledged.done():  # a new connection: nothing came in between
+            for mailbox in channel.mailboxes:
+                mailbox.miss()
+        elif refused is not None:
+            _fail(channel.acknowledged, refused)
+        else:
             channel.acknowledged.set_result(None)
-            return
-        for mailbox in channel.mailboxes:  # a new connection: nothing came in between
-            mailbox.miss()
 
-    def _refuse(self, error: RedisError) -> None:
+    def _refuse(self, error: AuthenticationError) -> None:
         logger.warning("Redis refuses the readers' connection: %s", error)
         for channel in self._channels.values():
             if not channel.acknowledged.done():
                 _fail(channel.acknowledged, error)
                 channel.acknowledged = self._loop.create_future()
-        # A channel that may not be read ends the connection for all: the others ask again.
-        denied = isinstance(error, NoPermissionError)
-        self._give_up(RedisConnectionError(str(error)) if denied else error)
+        self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        _fail(self._usable, error)
-        self._usable = self._loop.create_future()
+        _fail(self._news(), error)
+
+    def _news(self) -> asyncio.Future[Link]:
+        """A fresh ``_usable``, or the one that is still waited for."""
+        if self._usable.done():
+            self._usable = self._loop.create_future()
+        return self._usable
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # nobody need be waiting for it
-
-
-def _parts(names: set[bytes]) -> list[list[bytes]]:
-    ordered, step = list(names), _CHANNELS_PER_COMMAND
-    return [ordered[at : at + step] for at in range(0, len(ordered), step)]

@@ -7,13 +7,13 @@ redis-py connects, with TLS and login, but reads either messages or replies, one
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, NoPermissionError, RedisError, ResponseError
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
@@ -26,33 +26,38 @@ Command = tuple[Any, ...]
 
 
 class Lost(RedisConnectionError):
-    """The connection ended after the commands were sent, and before the last reply."""
+    """The connection ended between the commands and the last of their replies."""
 
 
 class _Asked:
     """Commands that were sent together, and what they have been answered so far."""
 
-    __slots__ = ("answer", "left", "replies", "subscribes")
+    __slots__ = ("answer", "channel", "left", "replies")
 
-    def __init__(self, count: int, *, subscribes: bool) -> None:
+    def __init__(self, count: int, channel: bytes | None = None) -> None:
         self.answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self.left = count
         self.replies: list[Any] = []
-        self.subscribes = subscribes
+        self.channel = channel
+        """That of a SUBSCRIBE."""
 
 
 class Link:
     """Commands out, replies and messages in; for one life of one connection.
 
-    ``on_message`` is called with the channel and the data, ``on_subscribed`` with the channel
-    whose SUBSCRIBE has been confirmed; both must be quick and raise nothing.
+    ``on_message`` is called with a channel and the data, ``on_subscribed`` with a channel and
+    ``None``, or the error by which this user may not read it. Both must be quick and raise
+    nothing.
+
+    Nothing waits until what it sends is taken: a peer that reads no more is told by its
+    silence, and what is sent meanwhile is little.
     """
 
     def __init__(
         self,
         connection: AbstractConnection,
         on_message: Callable[[bytes, bytes], None],
-        on_subscribed: Callable[[bytes], None],
+        on_subscribed: Callable[[bytes, NoPermissionError | None], None],
     ) -> None:
         self._connection: Any = connection  # redis-py's own methods are not all typed
         self._on_message = on_message
@@ -87,12 +92,12 @@ class Link:
         raise RedisConnectionError("the server has closed the connection")
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived. Raises what ends the connection: the server refuses a SUBSCRIBE,
-        or says what nobody has asked for."""
+        """Take what has arrived. Raises what ends the connection: a SUBSCRIBE fails for another
+        reason than a right that is missing, or there is a reply that nobody has asked for."""
         self._parser.feed(data)
         while (reply := self._parser.gets()) is not _NO_MORE:
             pushed = type(reply) is hiredis.PushNotification
-            if not pushed and (self.pushes or type(reply) is not list):
+            if not reply or (not pushed and (self.pushes or type(reply) is not list)):
                 self._answered(reply)
             elif reply[0] == b"message":
                 self._on_message(reply[1], reply[2])
@@ -100,26 +105,28 @@ class Link:
                 self._answered(reply)
                 if reply[0] == b"subscribe":
                     self.pushes = pushed
-                    self._on_subscribed(reply[1])
+                    self._on_subscribed(reply[1], None)
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send ``commands`` together; an error is in its place among the replies.
 
         Raises :class:`Lost` where the connection ends first.
         """
-        return await (await self._send(commands, len(commands)))
+        asked = _Asked(len(commands))
+        self._send(commands, asked)
+        return await asked.answer
 
-    async def subscribe(self, channels: Sequence[bytes]) -> None:
-        """Send SUBSCRIBE; each of the channels is confirmed by itself."""
-        await self._send([("SUBSCRIBE", *channels)], len(channels), subscribes=True)
+    def subscribe(self, channels: Collection[bytes]) -> None:
+        """Send a SUBSCRIBE for each, so that one that this user may not read fails alone."""
+        self._send([("SUBSCRIBE", name) for name in channels], *(_Asked(1, n) for n in channels))
 
-    async def unsubscribe(self, channels: Sequence[bytes]) -> None:
-        """Send UNSUBSCRIBE."""
-        await self._send([("UNSUBSCRIBE", *channels)], len(channels))
+    def unsubscribe(self, channels: Collection[bytes]) -> None:
+        """Send an UNSUBSCRIBE for each."""
+        self._send([("UNSUBSCRIBE", name) for name in channels], *(_Asked(1) for _ in channels))
 
-    async def ping(self) -> None:
+    def ping(self) -> None:
         """Make a server that is there say something."""
-        await self._send([("PING",)], 1)
+        self._send([("PING",)], _Asked(1))
 
     async def close(self) -> None:
         """Disconnect; whoever waits for a reply gets :class:`Lost`."""
@@ -128,27 +135,27 @@ class Link:
             if not asked.answer.done():
                 asked.answer.set_exception(Lost("the connection ended before the reply"))
                 asked.answer.exception()  # nobody need be waiting for it
+        if writer := self._connection._writer:  # noqa: SLF001  # see above
+            writer.transport.abort()  # what a peer that reads no more has not taken is given up
         with contextlib.suppress(RedisError):
             await self._connection.disconnect()
 
-    async def _send(
-        self, commands: Iterable[Command], replies: int, *, subscribes: bool = False
-    ) -> asyncio.Future[list[Any]]:
-        if self._lost:
+    def _send(self, commands: Iterable[Command], *asked: _Asked) -> None:
+        writer: asyncio.StreamWriter | None = self._connection._writer  # noqa: SLF001  # see above
+        if self._lost or writer is None:
             raise RedisConnectionError("the connection has ended")
-        asked = _Asked(replies, subscribes=subscribes)
-        self._asked.append(asked)
-        # Written before this waits for anything, so in the order in which answers are awaited.
-        packed = b"".join(map(hiredis.pack_command, commands))
-        await self._connection.send_packed_command(packed, check_health=False)
-        return asked.answer
+        self._asked.extend(asked)
+        writer.write(b"".join(map(hiredis.pack_command, commands)))
 
     def _answered(self, reply: Any) -> None:
-        asked = self._asked[0] if self._asked else None
-        if isinstance(reply, Exception) and (asked is None or asked.subscribes):
-            raise reply
-        if asked is None:
-            raise RedisConnectionError("a reply that nobody has asked for")
+        if not self._asked:
+            unasked = InvalidResponse("a reply that nobody has asked for")
+            raise reply if isinstance(reply, Exception) else unasked
+        asked = self._asked[0]
+        if asked.channel is not None and isinstance(reply, Exception):
+            if not isinstance(reply, NoPermissionError):
+                raise reply
+            self._on_subscribed(asked.channel, reply)
         asked.replies.append(reply)
         asked.left -= 1
         if not asked.left:

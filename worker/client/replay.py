@@ -112,7 +112,7 @@ class Replay:
         if not entries:
             self.need = Need.GLANCE
         elif len(entries) < self.page_size:
-            self.need = Need.LISTEN
+            self.need, self.page_size = Need.LISTEN, PAGE_SIZE
         return events
 
     def page_lost(self) -> None:

@@ -70,8 +70,13 @@ class Shard:
                 self._checked_until = time.monotonic() + _CHECK_AGAIN_S
 
     async def _value(self, key: str) -> Any:
-        # Who only reads needs no other connection.
-        return await (self.logs.value(key) if "hub" in vars(self) else self.redis.get(key))
+        if "hub" not in vars(self) or not self.hub.usable:
+            return await self.redis.get(key)
+        # Who only reads needs no second connection to an event store.
+        [value] = await self.hub.ask([("GET", key)])
+        if isinstance(value, Exception):
+            raise value
+        return value
 
     @cached_property
     def redis(self) -> Redis:
@@ -82,7 +87,7 @@ class Shard:
     def hub(self) -> Hub:
         """One connection for all jobs that are followed here."""
         return Hub(
-            lambda: connections.readers(self.url),
+            connections.readers(self.url),
             lambda commands: connections.ask(self.redis, commands),
             buffer_bytes=self._options.buffer_bytes,
             reread_after_s=self._options.reread_after_s,

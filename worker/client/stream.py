@@ -49,6 +49,7 @@ class Stream:
         self._replay = Replay(names.check_job_id(job_id), after)
         self._shard = shard
         self._hub = shard.hub
+        self._logs = shard.logs
         self._options = options
         self._submit = submit
         self._started_s: float | None = None
@@ -109,7 +110,11 @@ class Stream:
         self.close()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -131,7 +136,7 @@ class Stream:
         if replay.need is Need.PAGE:
             return replay.page(await self._patiently(self._page))
         if replay.need is Need.GLANCE:
-            seen = await self._patiently(lambda: self._shard.logs.glance(job_id))
+            seen = await self._patiently(lambda: self._logs.glance(job_id))
             replay.glance(seen, may_wait=self._may_wait())
             return []
         return await self._listen()
@@ -139,7 +144,7 @@ class Stream:
     async def _page(self) -> list[Entry]:
         replay = self._replay
         try:
-            return await self._shard.logs.page(replay.job_id, replay.cursor, replay.page_size)
+            return await self._logs.page(replay.job_id, replay.cursor, replay.page_size)
         except Lost:
             replay.page_lost()
             raise
