@@ -355,13 +355,14 @@ async def test_a_stream_that_is_read_no_further_keeps_no_one_from_asking(redis_u
             await client.status(JOB)
 
 
-async def test_reading_on_after_the_client_is_closed_is_an_error_at_once(client, writer):
+async def test_reading_after_the_client_is_closed_is_an_error_at_once(client, writer):
     await writer.long_log(600)
-    stream = client.stream(JOB)
-    assert len(await stream.batch()) == 500
+    begun, new = client.stream(JOB), client.stream(JOB)
+    assert len(await begun.batch()) == 500
     await client.aclose()
-    with pytest.raises(ClientError, match="closed"):
-        await stream.batch()
+    for stream in (begun, new):
+        with pytest.raises(ClientError, match="closed"):
+            await stream.batch()
 
 
 @pytest.mark.parametrize("wrong", ["redis://h:99999", "redis://h?nonsense=4", "http://h"])

@@ -72,11 +72,17 @@ class Hub:
         # whether it pushes; or why there is none.
         self._usable: asyncio.Future[Link] = self._loop.create_future()
         self._link: Link | None = None
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, channel: str) -> Mailbox:
-        """A mailbox for ``channel``; close it with :meth:`close`."""
+        """A mailbox for ``channel``; close it with :meth:`close`.
+
+        Raises ``ClientError`` once the client is closed.
+        """
+        if self._closed:
+            raise ClientError(CLOSED)
         mailbox = Mailbox(channel.encode(), self._buffer_bytes)
         if mailbox.channel not in self._channels:
             self._channels[mailbox.channel] = _Channel()
@@ -128,6 +134,7 @@ class Hub:
 
     async def aclose(self) -> None:
         """Close the connection; readers that still wait get a ``ClientError``."""
+        self._closed = True
         for channel in self._channels.values():
             _fail(channel.acknowledged, ClientError(CLOSED))
             for mailbox in channel.mailboxes:
