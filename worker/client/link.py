@@ -144,8 +144,9 @@ class Link:
         writer: asyncio.StreamWriter | None = self._connection._writer  # noqa: SLF001  # see above
         if self._lost or writer is None:
             raise RedisConnectionError("the connection has ended")
-        self._asked.extend(asked)
-        writer.write(b"".join(map(hiredis.pack_command, commands)))
+        if asked:
+            self._asked.extend(asked)
+            writer.write(b"".join(map(hiredis.pack_command, commands)))
 
     def _answered(self, reply: Any) -> None:
         if not self._asked:
