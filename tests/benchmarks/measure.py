@@ -52,15 +52,21 @@ def unique_bytes(pids: Iterable[int]) -> int:
     return kilobytes * 1024
 
 
-def tcp_connections(pid: int) -> int:
-    """The established TCP connections of a process."""
+def tcp_connections(pid: int, to_port: int | None = None) -> int:
+    """The established TCP connections of a process, all of them or those to one port."""
     held = set()
     for entry in (_PROC / str(pid) / "fd").iterdir():
         with contextlib.suppress(OSError):  # it has just been closed
             held.add(str(entry.readlink()))
-    # man 5 proc, /proc/net/tcp: the fourth field is the state, 01 established; the tenth the inode
+    # man 5 proc, /proc/net/tcp: the third field is the other end, <address>:<port> in hexadecimal,
+    # the fourth the state, 01 established; the tenth the inode
     rows = (row.split() for row in (_PROC / "net/tcp").read_text().splitlines()[1:])
-    return sum(row[3] == "01" and f"socket:[{row[9]}]" in held for row in rows)
+    return sum(
+        row[3] == "01"
+        and f"socket:[{row[9]}]" in held
+        and to_port in {None, int(row[2].rpartition(":")[2], 16)}
+        for row in rows
+    )
 
 
 def machine_busy_s() -> float:

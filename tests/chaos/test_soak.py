@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import linear_regression
+from urllib.parse import urlsplit
 
+from tests.benchmarks.measure import tcp_connections
 from tests.support.chaos import size
 from tests.support.ledger import Ledger
 from tests.support.verdicts import Figures
@@ -18,7 +20,11 @@ MOST_KIB_PER_1000 = size(4096, 256)  # a short run is half warm-up: it finds wha
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds when ``jobs`` are behind it."""
+    """What a worker holds when ``jobs`` are behind it.
+
+    Its connections to the upstream are not counted among the files: those of one batch are kept
+    for the next, as many as were busy at once.
+    """
 
     jobs: int
     memory_kib: float
@@ -26,13 +32,14 @@ class Footprint:
     threads: int
 
     @classmethod
-    def of(cls, pid: int, jobs: int) -> "Footprint":
+    def of(cls, pid: int, jobs: int, upstream_url: str) -> "Footprint":
         process = Path("/proc", str(pid))
         resident = int((process / "statm").read_text().split()[1])
         return cls(
             jobs,
             resident * os.sysconf("SC_PAGE_SIZE") / 1024,
-            len(list((process / "fd").iterdir())),
+            len(list((process / "fd").iterdir()))
+            - tcp_connections(pid, urlsplit(upstream_url).port),
             len(list((process / "task").iterdir())),
         )
 
@@ -62,7 +69,7 @@ def test_a_worker_that_runs_for_long_grows_in_nothing(make_site, report):
                     faults = "[[status:503*1]]" if m % 10 == 0 else ""
                     site.submit(None, faults, chunks=10, how="bare" if m % 2 else "client")
                 judged.append(site.ledger.check(size(60, 300)))
-            taken.append(Footprint.of(worker.process.pid, n * batch))
+            taken.append(Footprint.of(worker.process.pid, n * batch, site.upstream.url))
         wait_until(
             lambda: not any(site.redis.scan_iter("job:*", count=1000)),
             "no record and no log is left after its TTL",
@@ -79,6 +86,6 @@ def test_a_worker_that_runs_for_long_grows_in_nothing(make_site, report):
     print(note)  # noqa: T201  # pytest shows it
     report(f"soak: {batch * BATCHES} jobs over one worker", together(judged), note=note)
     assert kib_per_1000 < MOST_KIB_PER_1000, [round(each.memory_kib) for each in taken]
-    # Connections come and go with load, by a few; a leak would go with the jobs.
+    # Connections to Redis come and go with load, by a few; a leak would go with the jobs.
     assert after[-1].files <= after[0].files + 8
     assert after[-1].threads <= after[0].threads + 2
