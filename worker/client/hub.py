@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.client.connections import TIMEOUT_S, passes
-from worker.client.link import Command, Link
+from worker.client.link import Command, Link, fail
 from worker.client.mailbox import Mailbox
 from worker.client.values import CLOSED
 from worker.errors import ClientError
@@ -108,9 +108,10 @@ class Hub:
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to ``commands``, as they come; an error is in its place among them.
 
-        For those who have a mailbox here. While the connection is away it fails at once, by
-        what the last attempt to connect has met. Raises redis-py's errors and ``OSError``,
-        :class:`~worker.client.link.Lost` where the connection ended before the replies.
+        Waits for the first channel to be subscribed, 5 s at the most. While the connection is
+        away it fails at once, by what the last attempt to connect has met. Raises redis-py's
+        errors and ``OSError``, :class:`~worker.client.link.Lost` where the connection ended
+        before the replies.
         """
         async with asyncio.timeout(TIMEOUT_S):
             link = await asyncio.shield(self._usable)
@@ -136,7 +137,7 @@ class Hub:
         """Close the connection; readers that still wait get a ``ClientError``."""
         self._closed = True
         for channel in self._channels.values():
-            _fail(channel.acknowledged, ClientError(CLOSED))
+            fail(channel.acknowledged, ClientError(CLOSED))
             for mailbox in channel.mailboxes:
                 mailbox.shut()
         if self._timer is not None:
@@ -253,7 +254,7 @@ class Hub:
             for mailbox in channel.mailboxes:
                 mailbox.miss()
         elif refused is not None:
-            _fail(channel.acknowledged, refused)
+            fail(channel.acknowledged, refused)
         else:
             channel.acknowledged.set_result(None)
 
@@ -261,21 +262,15 @@ class Hub:
         logger.warning("Redis refuses the readers' connection: %s", error)
         for channel in self._channels.values():
             if not channel.acknowledged.done():
-                _fail(channel.acknowledged, error)
+                fail(channel.acknowledged, error)
                 channel.acknowledged = self._loop.create_future()
         self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        _fail(self._news(), error)
+        fail(self._news(), error)
 
     def _news(self) -> asyncio.Future[Link]:
         """A fresh ``_usable``, or the one that is still waited for."""
         if self._usable.done():
             self._usable = self._loop.create_future()
         return self._usable
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # nobody need be waiting for it

@@ -132,9 +132,7 @@ class Link:
         """Disconnect; whoever waits for a reply gets :class:`Lost`."""
         self._lost = True
         for asked in self._asked:
-            if not asked.answer.done():
-                asked.answer.set_exception(Lost("the connection ended before the reply"))
-                asked.answer.exception()  # nobody need be waiting for it
+            fail(asked.answer, Lost("the connection ended before the reply"))
         if writer := self._connection._writer:  # noqa: SLF001  # see above
             writer.transport.abort()  # what a peer that reads no more has not taken is given up
         with contextlib.suppress(RedisError):
@@ -163,3 +161,10 @@ class Link:
             self._asked.popleft()
             if not asked.answer.done():
                 asked.answer.set_result(asked.replies)
+
+
+def fail(future: asyncio.Future[Any], error: Exception) -> None:
+    """End a future by ``error`` unless it is over; nobody need be waiting for it."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # else asyncio would complain

@@ -10,14 +10,13 @@ import functools
 import importlib.resources
 import importlib.util
 import platform
-import shlex
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,10 +55,12 @@ class RedisProcess:
     """A server process of our own on a free loopback port, its data in a directory of its own.
 
     It can be killed and started again with the same port and data. ``config`` holds
-    further directives, for example ``{"appendonly": "yes"}``.
+    further directives, for example ``{"appendonly": "yes"}``; a tuple holds several words.
     """
 
-    def __init__(self, binary: Path, config: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, binary: Path, config: Mapping[str, str | tuple[str, ...]] | None = None
+    ) -> None:
         self._binary = binary
         self._config = {"save": "", "appendonly": "no", **(config or {})}
         self._data = tempfile.TemporaryDirectory(prefix="berlin-redis-", ignore_cleanup_errors=True)
@@ -87,7 +88,7 @@ class RedisProcess:
         arguments = [
             part
             for key, value in (settings | self._config).items()
-            for part in (f"--{key}", *(shlex.split(value) or [""]))
+            for part in (f"--{key}", *([value] if isinstance(value, str) else value))
         ]
         log = Path(self._data.name, "server.log")
         with log.open("ab") as out:
