@@ -1,10 +1,17 @@
 """The Redis that tests and demo start by themselves."""
 
+import contextlib
+import random
+import socket
 import tempfile
+from pathlib import Path
 
+import pytest
 import redis
 
-from worker.embedded.redis import RedisProcess, find_server
+from worker.embedded import redis as embedded
+from worker.embedded.redis import RedisProcess, find_server, free_port
+from worker.errors import Unavailable
 
 
 async def test_answers_and_runs_lua(redis_client):
@@ -32,3 +39,32 @@ def test_a_server_starts_where_the_temporary_directory_has_a_space(tmp_path, mon
     assert binary is not None
     with RedisProcess(binary) as server, redis.Redis.from_url(server.url) as client:
         assert client.config_get("dir")["dir"].startswith(str(place))
+
+
+def test_a_free_port_is_none_that_the_system_gives_out():
+    place = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(place.read_text().split()[0]) if place.exists() else 49_152
+    if first < 32_768:
+        pytest.skip(f"this system gives out ports from {first:,} on")
+    assert all(free_port() < first for _ in range(100))
+
+
+def test_ports_differ_where_processes_have_seeded_their_generator_alike():
+    def ports() -> list[int]:
+        random.seed(1)
+        return [free_port() for _ in range(3)]
+
+    assert ports() != ports()
+
+
+def test_no_port_is_free_that_somebody_has(monkeypatch):
+    free = free_port()
+    monkeypatch.setattr(embedded, "_PORTS", range(free, free + 100))
+    with contextlib.ExitStack() as held:
+        for port in range(free + 1, free + 100):
+            with contextlib.suppress(OSError):  # another has it
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+        assert free_port() == free
+        held.enter_context(socket.create_server(("127.0.0.1", free)))
+        with pytest.raises(Unavailable, match="no free port"):
+            free_port()

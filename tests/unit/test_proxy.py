@@ -127,6 +127,7 @@ def test_a_black_hole_swallows_bytes_and_ends_and_never_gives_them_back(proxy, c
     client.sendall(b"lost")
     with connected(proxy) as during:
         during.sendall(b"lost too")
+        wait_until(lambda: proxy.accepted == 2, "the proxy has taken it, while it is a black hole")
         assert hears_nothing(client)
         proxy.heal()
         assert hears_nothing(client)

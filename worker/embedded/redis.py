@@ -10,6 +10,7 @@ import functools
 import importlib.resources
 import importlib.util
 import platform
+import random
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,13 @@ from typing import Self
 from worker.errors import Unavailable
 
 _START_TIMEOUT_S = 10.0
+
+# Below what systems give to outgoing connections and to who asks for port 0 (Linux from 32,768,
+# others from 49,152), either of which could take the port before its server has it.
+_PORTS = range(20_000, 32_768)
+
+# The operating system's: test runners seed the global one alike in every process.
+_random = random.SystemRandom()
 
 
 def find_server() -> Path | None:
@@ -44,11 +52,15 @@ def _wheel_binary() -> Path | None:
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback TCP port that was free a moment ago, from those that no system gives out itself.
+
+    Raises ``Unavailable`` if a hundred of them are taken.
+    """
+    for port in _random.sample(_PORTS, 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Unavailable(f"no free port among a hundred of {_PORTS[0]} to {_PORTS[-1]}")
 
 
 class RedisProcess:
