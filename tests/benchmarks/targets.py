@@ -53,16 +53,18 @@ class _Medians:
 
 
 def _verdicts(median: _Medians, upstream_ms: float) -> Iterator[Verdict]:
-    ours = median("stream", "ours", "cpu_us_a_chunk")
-    yield _at_most(
-        "CPU a chunk, 1,000 streams x 200 chunks: <= 1.5 x the floor",
-        *(ours, median("stream", "floor", "cpu_us_a_chunk"), _CPU_TO_FLOOR, "µs"),
-    )
-    best = median.best("stream", PEERS, "cpu_us_a_chunk", min)
-    yield _at_most(
-        f"the same: <= 1/3 of the best peer{f' ({best[1]})' if best else ''}",
-        *(ours, best and best[0], _CPU_TO_BEST_PEER, "µs"),
-    )
+    # The target names no pace, so it is asked of a slow one and of the fastest.
+    for scenario, pace in (("stream", "10 a second each"), ("flat", "flat out")):
+        ours = median(scenario, "ours", "cpu_us_a_chunk")
+        yield _at_most(
+            f"CPU a chunk, 1,000 streams x 200 chunks, {pace}: <= 1.5 x the floor",
+            *(ours, median(scenario, "floor", "cpu_us_a_chunk"), _CPU_TO_FLOOR, "µs"),
+        )
+        best = median.best(scenario, PEERS, "cpu_us_a_chunk", min)
+        yield _at_most(
+            f"the same: <= 1/3 of the best peer{f' ({best[1]})' if best else ''}",
+            *(ours, best and best[0], _CPU_TO_BEST_PEER, "µs"),
+        )
     yield _at_most(
         "from 100 to 5,000 streams in flight: CPU a chunk grows by <= 20 %",
         median("flight-5000", "ours", "steady_cpu_us_a_chunk"),

@@ -136,13 +136,17 @@ def test_a_verdict_is_given_where_both_figures_are_there():
         run("floor", cpu_us_a_chunk=40.0, steady_lag_ms={"p50": 1.0, "p99": 1.0}),
         run("saq", cpu_us_a_chunk=160.0),
         run("arq", cpu_us_a_chunk=400.0),
+        run("ours", "flat", cpu_us_a_chunk=10.0),
+        run("arq", "flat", cpu_us_a_chunk=29.0),
+        run("saq", "flat", cpu_us_a_chunk=40.0),
         run("ours", "idle", first_chunk_ms={"p50": 5.4}),
         run("ours", "jobs", jobs_a_second=900.0),
         run("taskiq", "jobs", jobs_a_second=1000.0),
     ]
     held = [v.held for v in verdicts(runs, upstream_ms=0.5)]
-    assert held == [True, True, None, None, False, True, False, None, None]
+    assert held == [True, True, None, False, None, None, False, True, False, None, None]
     assert "(saq)" in verdicts(runs, upstream_ms=0.5)[1].target
+    assert "(arq)" in verdicts(runs, upstream_ms=0.5)[3].target
     assert all(v.held is None for v in verdicts([], upstream_ms=0.5))
 
 
