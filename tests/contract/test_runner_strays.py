@@ -110,7 +110,7 @@ async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, clingi
         yield ["c"]
 
     async with worker(clinging, second) as here:
-        task = here.start(idle_timeout_s=0.2)
+        task = here.start(idle_timeout_s=1.0)
         await here.logged(4)
         await clinging.leaves()
         go.set()
