@@ -11,6 +11,7 @@ import pytest
 
 from schemas import Completed, names
 from tests.support.job_writer import JobWriter
+from tests.support.proxy import TcpProxy
 from tests.support.waiting import stopped
 from worker.client import (
     AsyncClient,
@@ -363,6 +364,47 @@ async def test_reading_after_the_client_is_closed_is_an_error_at_once(client, wr
     for stream in (begun, new):
         with pytest.raises(ClientError, match="closed"):
             await stream.batch()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.status(JOB),
+        lambda client: client.cancel(JOB),
+        lambda client: client.submit("Hi"),
+        lambda client: client.result(JOB),
+    ],
+    ids=["status", "cancel", "submit", "result"],
+)
+async def test_a_closed_client_connects_no_more(redis_url, writer, use):
+    with TcpProxy.of(redis_url) as proxy:
+        client = AsyncClient(proxy.url_of(redis_url), "memory://", settings=Settings())
+        await client.aclose()
+        with pytest.raises(ClientError, match="closed"):
+            await use(client)
+        assert proxy.accepted == 0
+
+
+async def test_what_is_being_asked_as_the_client_is_closed_leaves_no_connection(redis_url, writer):
+    await writer.started()
+    with TcpProxy.of(redis_url) as proxy:
+        for steps in range(40):
+            client = AsyncClient(proxy.url_of(redis_url), settings=Settings())
+            asking = [
+                asyncio.create_task(client.status(JOB)),
+                asyncio.create_task(seqs(client.stream(JOB))),
+            ]
+            for _ in range(steps):  # wherever they are by then
+                await asyncio.sleep(0)
+            await client.aclose()
+            await asyncio.wait(asking)
+            for asked in asking:
+                assert asked.exception() is None or isinstance(asked.exception(), ClientError)
+        await until(lambda: _is(_open(proxy), 0))
+
+
+async def _open(proxy: TcpProxy) -> int:
+    return proxy.connections
 
 
 @pytest.mark.parametrize("wrong", ["redis://h:99999", "redis://h?nonsense=4", "http://h"])

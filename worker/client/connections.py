@@ -28,9 +28,30 @@ _CONNECTIONS: Final = 8
 _POOL_TIMEOUT_S: Final = 30.0
 
 
+class _Pool(BlockingConnectionPool):
+    """Closed for good: a connection that is in use, or being made, is closed by giving it back.
+
+    redis-py's would take it away from who uses it, by whatever error that then meets, and keep
+    one that is being made, since there is nothing to disconnect yet.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._closed = False
+
+    async def release(self, connection: AbstractConnection) -> None:
+        await super().release(connection)
+        if self._closed:
+            await connection.disconnect(nowait=True)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: ARG002
+        self._closed = True
+        await super().disconnect(inuse_connections=False)
+
+
 def commands(url: str) -> Redis:
     """For commands: a few connections, shared by all who ask."""
-    pool = BlockingConnectionPool.from_url(
+    pool = _Pool.from_url(
         url,
         max_connections=_CONNECTIONS,
         timeout=_POOL_TIMEOUT_S,

@@ -15,7 +15,8 @@ from worker.client.enqueue import Enqueuer
 from worker.client.hub import Hub
 from worker.client.logs import Logs
 from worker.client.submit import Submitter
-from worker.client.values import Options
+from worker.client.values import CLOSED, Options
+from worker.errors import ClientError
 from worker.shards import marks
 
 _CHECK_AGAIN_S: Final = 60.0
@@ -48,6 +49,7 @@ class Shard:
         self._enqueuer = enqueuer
         self._options = options
         self._record_ttl_s = record_ttl_s
+        self._closed = False
 
     async def check(self) -> None:
         """Raise ``SettingsError`` where the workers have another list of event stores.
@@ -80,12 +82,14 @@ class Shard:
 
     @cached_property
     def redis(self) -> Redis:
-        """For commands."""
+        """For commands. Raises ``ClientError`` once the client is closed, as all parts do."""
+        self._stay_closed()
         return connections.commands(self.url)
 
     @cached_property
     def hub(self) -> Hub:
         """One connection for all jobs that are followed here."""
+        self._stay_closed()
         return Hub(
             connections.readers(self.url),
             lambda commands: connections.ask(self.redis, commands),
@@ -110,8 +114,13 @@ class Shard:
         )
 
     async def aclose(self) -> None:
-        """Close what was opened."""
+        """Close what was opened, for good."""
+        self._closed = True
         opened = vars(self)
         for part in ("logs", "hub", "submitter", "redis"):
             if part in opened:
                 await opened.pop(part).aclose()
+
+    def _stay_closed(self) -> None:
+        if self._closed:
+            raise ClientError(CLOSED)
