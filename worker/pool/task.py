@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 from greenlet import getcurrent
+from kombu.transport import virtual
 
 from worker.pool.job import CancelCause, HandedBack, JobGreenlet, stack_owner
 
@@ -91,7 +92,8 @@ def _return_to_queue(message: Any) -> None:
     qos: Any = getattr(message.channel, "qos", None)
     if hasattr(qos, "restore_by_tag"):
         qos.restore_by_tag(message.delivery_tag)
-        qos.ack(message.delivery_tag)
+        # Not qos.ack(): it would take the message from whoever has it next, under the same tag.
+        virtual.QoS.ack(qos, message.delivery_tag)
     else:
         message.reject(requeue=True)
 
