@@ -90,7 +90,7 @@ class Runner:
         try:
             job, data = self._check(job_id, args, kwargs)
         except InvalidJob as error:
-            await self._refuse(job_id, JobError(ErrorCode.INVALID_JOB, str(error)))
+            await self.refuse(job_id, str(error))
             self._processed(received, ErrorCode.INVALID_JOB.value)
             return
         except JobError as error:
@@ -182,7 +182,11 @@ class Runner:
             call = f"{known}/{reason}/{hashlib.sha256(message).hexdigest()}"
         await answered(lambda: self.store.bury(known, reason, call=call, message=message))
         if known is not None:
-            await self._refuse(known, JobError(ErrorCode.INVALID_JOB, told))
+            await self.refuse(known, told)
+
+    async def refuse(self, job_id: str, told: str) -> None:
+        """End a job that cannot be run as ``failed``, ``invalid_job``, unless it has begun."""
+        await self._refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))
 
     def _check(
         self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]

@@ -81,6 +81,13 @@ def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
     asyncio.run_coroutine_threadsafe(work, loop).result(_CLOSE_S)
 
 
+def refuse(job_id: str, told: str) -> None:
+    """End a job whose message is buried as ``failed``; returns at once. From any thread."""
+    if _running is not None:
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.refuse(job_id, told), loop)
+
+
 def silent_s() -> float:
     """How long no event store has answered. From any thread."""
     return 0.0 if _running is None else _running[0].silent_s

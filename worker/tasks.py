@@ -10,16 +10,20 @@ from worker import service
 from worker.celery import app
 from worker.pool import AsyncioRequest, AsyncioTask
 from worker.queue.deliveries import came_back_at_once
+from worker.queue.usable import check
 
 
 class PromptRequest(AsyncioRequest):
-    """A request whose arguments stay out of logs, events and ``inspect``: they are a prompt.
+    """A request that can run, or :class:`~worker.queue.usable.Unusable` is raised.
+
+    Its arguments stay out of logs, events and ``inspect``: they are a prompt.
 
     A producer that knows of it hides them itself (``argsrepr``); a bare one does not.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check(self._request_dict, self._body, self._eta)
         self._argsrepr = self._kwargsrepr = "<hidden>"
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
 

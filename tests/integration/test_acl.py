@@ -8,6 +8,7 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import redis
@@ -220,6 +221,14 @@ def test_garbage_is_buried_by_the_rights_of_a_worker(guarded, fleet):
     assert guarded.denials() == []
 
 
+def top_of(guarded: Guarded, user: str, *, capacity: int) -> dict[str, Any] | None:
+    """What ``berlin top`` tells, once it tells of one worker of that capacity."""
+    top = cli(guarded, user, "top", "--once", "--json")
+    assert top.returncode == 0, top.stderr
+    told = json.loads(top.stdout)
+    return told if [worker["capacity"] for worker in told["workers"]] == [capacity] else None
+
+
 def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
     with fleet.worker("-c", "2"):
         fleet.redis.xadd(
@@ -231,10 +240,8 @@ def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
         job_id = cli(guarded, "operator", "dead", "replay", entry).stdout.strip()
         assert text_of(fleet.ended(job_id)) == "echo of again"
         assert cli(guarded, "operator", "status", job_id).returncode == 0
-        top = cli(guarded, "operator", "top", "--once", "--json")
-        assert top.returncode == 0, top.stderr
-        told = json.loads(top.stdout)
-        assert [worker["capacity"] for worker in told["workers"]] == [2]
+        # Its first announcement may be older than its pool.
+        told = wait_until(lambda: top_of(guarded, "operator", capacity=2), "the worker is told of")
         assert (told["waiting"], told["dead_letters"]) == (0, 0)
         assert cli(guarded, "operator", "tail", job_id).returncode == 0
         submitted = cli(guarded, "operator", "submit", "hello")

@@ -49,6 +49,7 @@ def without(taken: dict[str, Any], *path: str) -> dict[str, Any]:
     return taken
 
 
+FORGED = "evil\n2026-11-23T00:00:00 [info     ] a forged line"
 BOMB = zlib.compress(b" " * 50_000_000)
 GARBAGE: dict[str, bytes | dict[str, Any] | list[Any]] = {
     "not JSON": b"\xff\xfenot JSON " + SECRET.encode(),
@@ -74,8 +75,39 @@ GARBAGE: dict[str, bytes | dict[str, Any] | list[Any]] = {
     "a compressed bomb": message(BOMB, headers={"compression": "application/x-gzip"}),
     "an ID that is no job ID": message(headers={"id": "../*"}),
     "an ID that is a number": message(headers={"id": 7}),
+    "an ID that would forge a line of the log": message(headers={"id": FORGED}),
     "an eta that is none": message(headers={"eta": "soon"}),
 }
+CALLBACK = {"task": "t", "args": [], "kwargs": {}, "options": {"queue": "elsewhere"}}
+UNUSABLE: dict[str, dict[str, Any]] = {
+    "a task of another name": {"headers": {"task": "worker.unknown"}},
+    "an eta that is none": {"headers": {"eta": "soon"}},
+    "an eta that is too late": {"headers": {"eta": "9999-12-31T23:59:59.999999-12:00"}},
+    "an eta that is too early": {"headers": {"eta": "0001-01-01T00:00:00+14:00"}},
+    "an expiry that is none": {"headers": {"expires": "soon"}},
+    "a limit that is text": {"headers": {"timelimit": ["30", None]}},
+    "limits of another shape": {"headers": {"timelimit": {"hard": 30}}},
+    "three limits": {"headers": {"timelimit": [1, 2, 3]}},
+    "a limit that is no number": {"headers": {"timelimit": [float("nan"), None]}},
+    "arguments that are none": {"args": None},
+    "arguments that are a number": {"args": 5},
+    "keyword arguments that are none": {"kwargs": None},
+    "keyword arguments that are a list": {"kwargs": [1]},
+    "a keyword argument": {"kwargs": {"a": 1}},
+    "a list to follow": {"embed": [1]},
+    "a callback": {"embed": {"callbacks": [CALLBACK]}},
+    "a callback of a failure": {"embed": {"errbacks": [CALLBACK]}},
+    "a chain": {"embed": {"chain": [CALLBACK]}},
+    "a chord": {"embed": {"chord": CALLBACK}},
+    "an unknown compression": {"headers": {"compression": "application/x-other"}},
+    "a compressed bomb": {"headers": {"compression": "application/x-gzip"}, "body": BOMB},
+    "an unknown body encoding": {"properties": {"body_encoding": "rot13"}},
+    "a body that is not base64": {"raw": {"body": "%%%"}},
+    "half a surrogate pair": {"headers": {"argsrepr": "\udfff"}, "metadata": {"a": "\udfff"}},
+    "no properties": {"raw": {"properties": None}},
+    "no delivery tag": {"properties": {"delivery_tag": None}},
+}
+"""What cannot run, though it bears the ID of a job: parts of a message."""
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +129,34 @@ def test_garbage_is_buried_and_the_next_job_runs(garbage_fleet, name):
     wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "nothing is left unacked")
     assert worker.process.poll() is None
     assert SECRET not in worker.log
+    assert "forged" not in worker.log
 
 
-@pytest.mark.parametrize(
-    "headers", [{"task": "worker.unknown"}, {"eta": "soon"}], ids=["unknown task", "bad eta"]
-)
-def test_what_cannot_run_but_has_a_job_id_ends_as_failed_for_its_reader(garbage_fleet, headers):
-    fleet, _ = garbage_fleet
-    item = message(json.dumps([[prompt(SECRET)], {}, {}]).encode(), headers=headers)
-    fleet.redis.lpush("prompts", json.dumps(item))
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_cannot_run_but_has_a_job_id_ends_as_failed_for_its_reader(garbage_fleet, name):
+    fleet, worker = garbage_fleet
+    parts = UNUSABLE[name]
+    job = prompt(SECRET, **({"metadata": parts["metadata"]} if "metadata" in parts else {}))
+    args = parts.get("args", [job])
+    body = json.dumps([args, parts.get("kwargs", {}), parts.get("embed", {})]).encode()
+    item = message(
+        parts.get("body", body), headers=parts.get("headers"), **parts.get("properties", {})
+    )
+    fleet.redis.lpush("prompts", json.dumps(item | parts.get("raw", {})))
     (event,) = fleet.ended(item["headers"]["id"])
     assert (event["type"], event["error"]["code"]) == ("failed", "invalid_job")
+    wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "nothing is left unacked")
+    assert fleet.redis.exists("prompts", "elsewhere") == 0
+    assert SECRET not in worker.log
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bzip2", "lzma"])
+def test_a_compressed_message_runs(garbage_fleet, compression):
+    fleet, _ = garbage_fleet
+    sent = fleet.app.send_task(
+        "worker.generate", [prompt("é\n" * 100_000)], queue="prompts", compression=compression
+    )
+    assert fleet.ended(sent.id)[-1]["type"] == "completed"
 
 
 def test_a_message_of_protocol_1_or_of_another_priority_runs(garbage_fleet):

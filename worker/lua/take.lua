@@ -7,25 +7,26 @@
 --       3 worker:dead   4... the lists of the queue, in the order in which they are served
 -- ARGV  1 messages to take at most   2 time now, s (the consumer's: so kombu counts)
 --       3 length to which the dead letters are trimmed
--- reply {1 if there is more, list, message, list, message, ...}: lists are counted from 1
+-- reply {1 if there is more, list, message, list, message, ...}: lists are counted from 1;
+--       list 0: the message is buried, and its reader, if it has one, is to be told
 -- A full server refuses it before anything has moved.
 
+-- What kombu needs of a message, or nothing, and the job ID that it bears.
 local function envelope(raw)
   local ok, message = pcall(cjson.decode, raw)
   if not ok or type(message) ~= 'table' then
-    return nil, 'not_a_message'
+    return nil, ''
   end
-  local properties = message.properties
+  local properties, headers = message.properties, message.headers
   local delivery = type(properties) == 'table' and properties.delivery_info
+  local id = type(headers) == 'table' and headers.id
+  id = type(id) == 'string' and #id <= 128 and id:match('^[%w_-]+$') or ''
   if type(delivery) ~= 'table' or type(properties.delivery_tag) ~= 'string'
       or type(delivery.exchange) ~= 'string' or type(delivery.routing_key) ~= 'string'
-      or type(message.headers) ~= 'table' or type(message.body) ~= 'string' then
-    return nil, 'not_a_message'
+      or type(headers) ~= 'table' or type(message.body) ~= 'string' then
+    return nil, id
   end
-  if message.headers.compression then
-    return nil, 'compressed'  -- a few bytes may become gigabytes before anybody looks at them
-  end
-  return properties
+  return properties, id
 end
 
 -- RPOP alone a full server would allow; this changes nothing, and is refused.
@@ -40,7 +41,7 @@ for list = 4, #KEYS do
       break
     end
     room = room - 1
-    local properties, reason = envelope(raw)
+    local properties, id = envelope(raw)
     if properties then
       local delivery, tag = properties.delivery_info, properties.delivery_tag
       redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',' .. cjson.encode(delivery.exchange) .. ','
@@ -49,8 +50,10 @@ for list = 4, #KEYS do
       reply[#reply + 1] = list - 3
       reply[#reply + 1] = raw
     else
-      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'job_id', '', 'reason', reason,
-                 'message', raw, 'ts', now_ms() / 1000)
+      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'job_id', id, 'reason',
+                 'not_a_message', 'message', raw, 'ts', now_ms() / 1000)
+      reply[#reply + 1] = 0
+      reply[#reply + 1] = raw
     end
   end
   if room == 0 and redis.call('LLEN', KEYS[list]) > 0 then

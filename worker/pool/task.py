@@ -93,7 +93,7 @@ def _return_to_queue(message: Any) -> None:
     if hasattr(qos, "restore_by_tag"):
         qos.restore_by_tag(message.delivery_tag)
         # Not qos.ack(): it would take the message from whoever has it next, under the same tag.
-        virtual.QoS.ack(qos, message.delivery_tag)
+        virtual.QoS.ack(qos, message.delivery_tag)  # type: ignore[no-untyped-call]
     else:
         message.reject(requeue=True)
 

@@ -45,7 +45,7 @@ _NOTHING: Final = "worker:nothing"
 _REFUSED_S: Final = 1.0
 
 
-class _Taking:
+class Taking:
     """A channel that takes messages in one step; stands before kombu's class."""
 
     QoS = QoS
@@ -62,6 +62,11 @@ class _Taking:
     _lists: Sequence[tuple[str, str]] = ()
     """Queue and key of each list that the script looks at."""
     _kept: Any = None
+
+    @staticmethod
+    def tell_reader(job_id: str) -> None:
+        """Called for a message that is buried since kombu cannot read it, with the job ID that it
+        bears or an empty string. Who consumes puts its own in the place of this."""
 
     @contextmanager
     def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
@@ -172,8 +177,11 @@ class _Taking:
                     self._refused = True
                 case [more, *numbered] if command in _SCRIPT:
                     self._more, self._script_known = bool(more), True
-                    queues = [self._lists[number - 1][0] for number in numbered[::2]]
-                    taken = list(zip(queues, map(bytes_to_str, numbered[1::2]), strict=True))
+                    for number, raw in zip(numbered[::2], numbered[1::2], strict=True):
+                        if number:
+                            taken.append((self._lists[number - 1][0], bytes_to_str(raw)))
+                        else:
+                            self.tell_reader(_id_of(raw))
                 case None if command == "BLMOVE":
                     waited_s = monotonic() - self._brpop_sent_at
                     self.takes = waited_s >= self.brpop_timeout / 2
@@ -214,11 +222,13 @@ class _Taking:
             raise
         except Exception as error:  # noqa: BLE001  # a body that kombu cannot decode ends a worker
             logger.error("a message was discarded: %s", type(error).__name__)  # noqa: TRY400
-            letter = {"job_id": "", "reason": "undecodable", "message": raw, "ts": f"{time():.3f}"}
+            job_id, reason = _id_of(raw), "undecodable"
+            letter = {"job_id": job_id, "reason": reason, "message": raw, "ts": f"{time():.3f}"}
             # In one step: a message that is still there would come back, to be buried again.
             with self.conn_or_acquire() as client, client.pipeline() as pipe:
                 pipe.xadd(names.DEAD_LETTERS, letter, maxlen=self.dead_letters_max)
                 self.qos._remove_from_indices(tag, pipe).execute()  # noqa: SLF001  # the same
+            self.tell_reader(job_id)
 
 
 def _envelope(raw: str) -> dict[str, Any]:
@@ -233,7 +243,16 @@ def _envelope(raw: str) -> dict[str, Any]:
     return message
 
 
-class RedisChannel(_Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information
+def _id_of(raw: str | bytes) -> str:
+    """The job ID that a message bears which kombu cannot read, or an empty string."""
+    try:
+        job_id = json.loads(raw)["headers"]["id"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return ""
+    return job_id if names.is_job_id(job_id) else ""
+
+
+class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information
     """For ``redis://`` and ``rediss://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # kombu's own subclass adds some too
@@ -243,7 +262,7 @@ class RedisChannel(_Taking, redis.Channel):  # type: ignore[misc]  # kombu has n
     dead_letters_max = 10_000
 
 
-class SentinelChannel(_Taking, redis.SentinelChannel):  # type: ignore[misc]  # the same
+class SentinelChannel(Taking, redis.SentinelChannel):  # type: ignore[misc]  # the same
     """For ``sentinel://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # the same

@@ -12,15 +12,18 @@ from typing import Any, Final
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
-from kombu import compression
 from kombu.serialization import registry
 from kombu.utils.encoding import str_to_bytes
 
 from worker import service
+from worker.queue import inflate
+from worker.queue.broker import Taking
+from worker.queue.usable import Unusable
 from worker.telemetry.life import LIFE
 
 logger = get_logger(__name__)
 
+_TOLD: Final = "the message is no worker.generate task that this worker could run"
 _RECONNECT_S: Final = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
 
 
@@ -29,9 +32,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # kombu decompresses a body before anybody can refuse it, and a few bytes may become
-        # gigabytes. Without a decoder the message is an error, its body as it came.
-        compression._decoders.clear()  # noqa: SLF001  # kombu 5.7 offers no other way
+        inflate.install()
+        Taking.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
         # A job is plain JSON: no hook for each object of it, to which some objects say more.
         registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 
@@ -78,15 +80,34 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         self._discard(message, "unknown_task", exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Celery cannot make a request of the message."""
-        self._discard(message, "not_a_task", exc)
+        """Celery cannot make a request of the message, or what it would make could not run."""
+        if isinstance(exc, Unusable):
+            self._discard(message, exc.reason, exc, told=str(exc))
+        else:
+            self._discard(message, "not_a_task", exc)
 
-    def _discard(self, message: Any, reason: str, error: Exception | None) -> None:
+    def _discard(
+        self, message: Any, reason: str, error: Exception | None, *, told: str = _TOLD
+    ) -> None:
         logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
-        job_id = message.headers.get("id") if isinstance(message.headers, dict) else None
-        told = "the message is no worker.generate task that this worker could run"
         try:
-            service.discard(job_id, reason, told, str_to_bytes(message.body or b""))
+            service.discard(_id_of(message), reason, told, str_to_bytes(message.body or b""))
         except TimeoutError:
             return  # not acknowledged: the broker delivers it again
         message.ack_log_error(logger, self.connection_errors)
+
+
+def _tell_reader(job_id: str) -> None:
+    if job_id:
+        service.refuse(job_id, "the message is none that a Celery worker can read")
+
+
+def _id_of(message: Any) -> Any:
+    """The task ID that a message bears: in its headers, or, by protocol 1, in its body."""
+    headers = message.headers
+    if isinstance(headers, dict) and "id" in headers:
+        return headers["id"]
+    try:
+        return message.payload.get("id")
+    except Exception:  # noqa: BLE001  # it may be anything
+        return None

@@ -139,6 +139,11 @@ class Router:
         except Away as error:
             raise TimeoutError from error
 
+    async def refuse(self, job_id: str, told: str) -> None:
+        """End a job whose message is buried; see :meth:`Runner.refuse`."""
+        with contextlib.suppress(Away):
+            await self.cores[self._shard(job_id)].runner.refuse(job_id, told)
+
     async def drained(self) -> None:
         """Return when nothing waits for any shard any more."""
         await asyncio.gather(*(core.journal.drained() for core in self.cores))
