@@ -48,6 +48,15 @@ class Stopped:
     cancel_reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """How long the parts of a call upstream took; the zeros are those of an attempt without one."""
+
+    login_s: float = 0.0
+    first_chunk_s: float | None = None
+    stream_s: float = 0.0
+
+
 class Attempt:
     """The attempt that ``claim`` has begun, run by the current task.
 
@@ -56,7 +65,7 @@ class Attempt:
     """
 
     __slots__ = (
-        "_claimed", "_deaf", "_first_chunk", "_journal", "_log", "_reason", "_task",
+        "_call", "_claimed", "_deaf", "_first_chunk", "_journal", "_log", "_reason", "_task",
         "_unrecorded_s", "attempt", "claim", "stopped",
     )  # fmt: skip
 
@@ -75,6 +84,7 @@ class Attempt:
         self._journal = journal
         self._task = asyncio.current_task()
         self._claimed = time.monotonic()
+        self._call = _Call()
         self._first_chunk: float | None = None
         self._deaf = False
         self._unrecorded_s = unrecorded_s
@@ -158,31 +168,21 @@ class Attempt:
     async def _stream(
         self, job: PromptJob, provider: Provider, report: Report, chat: tracing.Chat
     ) -> None:
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
         watchdog = Watchdog(
-            deadline=begun + self.remaining_s(job),
+            deadline=asyncio.get_running_loop().time() + self.remaining_s(job),
             first_chunk_s=job.first_chunk_timeout_s,
             idle_s=job.idle_timeout_s,
         )
         try:
-            with self._counted(job, watchdog):
+            with self._counted(job, watchdog, report):
                 async with watchdog:
                     await contained(
                         f"provider {job.provider} of job {self.claim.job_id}",
                         self._read(chat.reading(provider.stream(job, report)), watchdog, chat),
                         on_cancel=self._hear_no_more,
                     )
-            ended = loop.time()
             chat.finished()
-            first = self._first_chunk
-            await self._end_completed(
-                report.finish_reason,
-                report.usage,
-                login_s=report.login_s,
-                first_chunk_s=None if first is None else first - begun,
-                stream_s=0.0 if first is None else ended - first,
-            )
+            await self._end_completed(report.finish_reason, report.usage)
         except (JobError, Fenced, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001  # a provider may be anybody's code
@@ -208,8 +208,8 @@ class Attempt:
                     watchdog.resume()
 
     @contextlib.contextmanager
-    def _counted(self, job: PromptJob, watchdog: Watchdog) -> Iterator[None]:
-        """Count the call upstream that the block makes, however it ends."""
+    def _counted(self, job: PromptJob, watchdog: Watchdog, report: Report) -> Iterator[None]:
+        """Time and count the call upstream that the block makes, however it ends."""
         clock = asyncio.get_running_loop().time
         begun, code = clock(), ""
         try:
@@ -225,12 +225,17 @@ class Attempt:
             code = _TIMEOUTS[timeout][0] if timeout else ErrorCode.INTERNAL
             raise
         finally:
-            first = self._first_chunk
+            first, ended = self._first_chunk, clock()
+            self._call = _Call(
+                login_s=report.login_s,
+                first_chunk_s=None if first is None else first - begun,
+                stream_s=0.0 if first is None else ended - first,
+            )
             self._journal.stats.operation(
                 job.provider,
                 job.model,
-                duration_s=clock() - begun,
-                first_chunk_s=None if first is None else first - begun,
+                duration_s=ended - begun,
+                first_chunk_s=self._call.first_chunk_s,
                 stream_s=0.0 if first is None else max(0.0, watchdog.last_chunk - first),
                 chunks=self._log.chunks,
                 error=str(code),
@@ -245,7 +250,7 @@ class Attempt:
 
     async def end_kept(self) -> None:
         """End as completed with the text that is there."""
-        await self._end_completed("interrupted", None, login_s=0, first_chunk_s=None, stream_s=0)
+        await self._end_completed("interrupted", None)
 
     async def end_failed(self, error: JobError) -> None:
         """End as failed."""
@@ -261,19 +266,17 @@ class Attempt:
         self,
         finish_reason: Literal["stop", "length", "interrupted"],
         usage: dict[str, Any] | None,
-        *,
-        login_s: float,
-        first_chunk_s: float | None,
-        stream_s: float,
     ) -> None:
-        claim = self.claim
+        claim, call = self.claim, self._call
         before_s = (claim.now_ms - claim.created_ms) / 1000 + self._unrecorded_s
         queue_s = (claim.started_ms - claim.created_ms) / 1000 + self._unrecorded_s
         timings = Timings(
             queue_ms=_milliseconds(queue_s),
-            login_ms=_milliseconds(login_s),
-            first_chunk_ms=None if first_chunk_s is None else _milliseconds(first_chunk_s),
-            stream_ms=_milliseconds(stream_s),
+            login_ms=_milliseconds(call.login_s),
+            first_chunk_ms=(
+                None if call.first_chunk_s is None else _milliseconds(call.first_chunk_s)
+            ),
+            stream_ms=_milliseconds(call.stream_s),
             total_ms=_milliseconds(before_s + time.monotonic() - self._claimed),
         )
         head = self._head()

@@ -18,10 +18,15 @@ strays: Final[set[asyncio.Task[BaseException | None]]] = set()
 """What has not ended when it had to, in this process, for as long as it goes on."""
 
 
+class CancelledItself(Exception):
+    """The work has raised ``CancelledError``, and nobody had told it to stop."""
+
+
 async def contained(
     name: str, work: Coroutine[Any, Any, None], *, on_cancel: Callable[[], None]
 ) -> None:
-    """Do ``work`` in a task of its own; raises what it raises.
+    """Do ``work`` in a task of its own; raises what it raises, :class:`CancelledItself` for a
+    cancellation of its own: to whoever waits it would look like one from outside.
 
     A cancellation is passed on to it, after ``on_cancel``, and raised within ``CLEAN_UP_S``,
     however the work has answered it.
@@ -42,6 +47,8 @@ async def contained(
         raise
     error = task.result()
     try:
+        if isinstance(error, asyncio.CancelledError):
+            raise CancelledItself(name) from None
         if error is not None:
             raise error
     finally:

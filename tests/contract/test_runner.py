@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import types
 from unittest.mock import AsyncMock
 
 import pytest
@@ -368,12 +369,36 @@ async def test_after_chunks_fail_fails_with_the_error_itself(worker):
 
 
 async def test_after_chunks_keep_completes_with_what_is_there(worker):
-    async with worker(says("half", then=BUSY)) as here:
+    async def stream(job, report):
+        report.login_s = 0.25
+        yield ["half"]
+        await asyncio.sleep(0.02)
+        raise BUSY
+
+    async with worker(stream) as here:
         await here.run(on_interrupt="keep")
         events = await here.log()
     assert [each.type for each in events] == ["started", "chunk", "completed"]
-    assert events[-1].finish_reason == "interrupted"
+    end = events[-1]
+    assert end.finish_reason == "interrupted"
     assert text_of(events) == "half"
+    timings = end.timings
+    assert timings.login_ms == 250
+    assert timings.stream_ms >= 20
+    assert timings.total_ms >= timings.queue_ms + timings.first_chunk_ms + timings.stream_ms - 1
+
+
+async def test_a_provider_that_cancels_itself_fails_and_is_not_restarted(worker):
+    async def stream(job, report):
+        yield ["half"]
+        raise asyncio.CancelledError
+
+    async with worker(stream) as here:
+        await here.run()
+        events = await here.log()
+        assert here.provider.calls == 1
+    assert [each.type for each in events] == ["started", "chunk", "failed"]
+    assert (events[-1].error.code, events[-1].error.retryable) == ("internal", False)
 
 
 async def test_the_last_attempt_ends_with_its_own_error(worker):
@@ -928,14 +953,37 @@ async def test_a_job_taken_over_after_chunks_goes_on_as_it_asks(
 # Outages
 
 
-async def test_a_soft_time_limit_ends_the_job_and_is_no_bug_of_the_provider(worker):
-    class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
-        """What the pool raises in the coroutine of a task."""
+class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """What the pool raises in the coroutine of a task."""
 
-    async with worker(says("a", then=SoftLimit())) as here:
+
+@types.coroutine
+def limited(coro):
+    """``coro`` as the pool runs it: a soft limit is raised in it where it is cancelled."""
+    step, value = coro.send, None
+    while True:
+        try:
+            awaited = step(value)
+        except StopIteration as end:
+            return end.value
+        try:
+            value, step = (yield awaited), coro.send
+        except asyncio.CancelledError:
+            value, step = SoftLimit(), coro.throw
+
+
+async def test_a_soft_time_limit_ends_the_job_and_is_no_bug_of_the_provider(worker):
+    async with worker(says("a", hangs=True)) as here:
         here.cause = "time_limit"
+
+        async def run():
+            await limited(here.run())
+
+        task = asyncio.create_task(run())
+        await here.logged(2)
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await here.run()
+            await task
         events = await here.log()
     assert [each.type for each in events] == ["started", "chunk", "failed"]
     assert events[-1].error.code is ErrorCode.DEADLINE_EXCEEDED
