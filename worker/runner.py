@@ -308,7 +308,8 @@ class Runner:
             await attempt.end_cancelled("revoked")
         elif cause == "time_limit":
             told = "the worker's time limit has passed"
-            await attempt.end_failed(JobError(ErrorCode.DEADLINE_EXCEEDED, told))
+            error = JobError(ErrorCode.DEADLINE_EXCEEDED, told, retryable=True)
+            await attempt.end_failed(error)
         else:
             await attempt.flush()
             await self.store.release(attempt.claim.job_id, attempt.claim.attempt)

@@ -372,6 +372,38 @@ async def read_from(
         await runner.cleanup()
 
 
+@pytest.mark.parametrize("broken", [b"ZZ\r\nxx\r\n", b"F" * 40 + b"\r\n"])
+@pytest.mark.parametrize("pause_s", [0, 0.1])
+async def test_a_reply_whose_framing_breaks_ends_at_once(broken: bytes, pause_s: float) -> None:
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(line("a"))
+        await asyncio.sleep(pause_s)
+        assert request.transport is not None
+        request.transport.write(broken)
+        await asyncio.sleep(60)
+        return response
+
+    async with asyncio.timeout(5):
+        text, error = await read_from(breaks)
+    assert text in {"a", ""}  # all in one read, it is no reply at all
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
+
+
+async def test_a_connection_that_serves_many_replies_remembers_none(
+    upstream: Upstream, make: Make
+) -> None:
+    provider = make()
+    for _ in range(5):
+        assert await read(provider) == (REPLY, None)
+    connector: Any = provider._account._session.connector
+    [[(protocol, _)]] = connector._conns.values()
+    assert not protocol.closed._callbacks
+
+
 async def test_bytes_that_are_no_http_are_an_upstream_error() -> None:
     async def garbage(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None

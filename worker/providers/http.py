@@ -9,6 +9,7 @@ import email.utils
 import errno
 import re
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -206,3 +207,31 @@ def unread(response: aiohttp.ClientResponse) -> bytes:
     # Taking back the error is the only way to the buffer that aiohttp has in public.
     response.content.set_exception(None)  # type: ignore[arg-type]
     return response.content.read_nowait()
+
+
+def end_with_connection(response: aiohttp.ClientResponse) -> Callable[[], None]:
+    """Let a read of the body fail once the connection is closed; call what is returned after it.
+
+    aiohttp 3.14 closes a connection on which the framing of a body is broken, and lets whoever
+    reads that body wait for ever.
+    """
+    content, connection = response.content, response.connection
+    protocol = None if connection is None else connection.protocol
+    closed = None if protocol is None else protocol.closed
+    if closed is None:  # the whole body has come with the head
+        return _nothing
+
+    def end(closed: asyncio.Future[None]) -> None:
+        closed.exception()  # else asyncio would complain that nobody asks for it
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+    def forget() -> None:
+        closed.remove_done_callback(end)  # the connection may serve others after this
+
+    closed.add_done_callback(end)
+    return forget
+
+
+def _nothing() -> None:
+    pass
