@@ -5,7 +5,7 @@ from celery import Celery
 from schemas import names
 from worker.client.broker_url import parted
 from worker.pool import AsyncioTask
-from worker.queue import broker
+from worker.queue import broker, revoke_option
 from worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from worker.queue.pulse import Pulse
 from worker.settings import Settings
@@ -13,6 +13,7 @@ from worker.telemetry import celery_log
 
 _settings = Settings.from_env()
 broker.install()
+revoke_option.install()
 _broker_url, _sentinel_options = parted(_settings.broker_url)
 
 app = Celery("worker", task_cls=AsyncioTask, include=["worker.tasks"])

@@ -1,14 +1,17 @@
 """The main job on real parts: a bare producer, a real worker, a bare subscriber."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded, text_of
-from tests.support.workers import WorkerProcess, wait_until
+from tests.support.workers import ROOT, WorkerProcess, wait_until
 from worker.embedded.upstream import upstream_in_thread
 
 
@@ -193,3 +196,25 @@ def test_prompt_and_secrets_appear_in_no_log_of_the_worker(fleet):
     assert "worker.generate" in worker.log
     for secret in ("secret prompt", fleet.upstream.password, fleet.upstream.account):
         assert secret not in worker.log
+
+
+def celery_control(fleet: Fleet, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "celery", "-A", "worker", "control", "--timeout", "5", *words]
+    return subprocess.run(
+        command, env=os.environ | fleet.env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_line_of_the_contract_ends_a_running_job(fleet):
+    with fleet.worker("-c", "2"):
+        job_id, other = (fleet.send(prompt("[[endless]] [[delay:0.05]] a")) for _ in range(2))
+        fleet.running(job_id)
+        fleet.running(other)
+        told = celery_control(fleet, "revoke", job_id, "--terminate")
+        assert told.returncode == 0, told.stderr
+        end = fleet.ended(job_id)[-1]
+        assert (end["type"], end["reason"]) == ("cancelled", "revoked")
+        assert fleet.events(other)[-1]["type"] == "chunk"
+        wrong = celery_control(fleet, "shutdown", "--terminate")
+        assert wrong.returncode == 2
+        assert "--terminate belongs to revoke" in wrong.stderr
