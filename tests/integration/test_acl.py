@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -249,6 +250,9 @@ def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
         with Celery(broker=guarded.url("operator")) as app:
             assert app.control.ping(timeout=5, limit=1)
             assert app.control.inspect(timeout=5, limit=1).active()
+        celery = celery_cli(guarded, "operator", "inspect", "--timeout", "5", "ping")
+        assert celery.returncode == 0, celery.stderr
+        assert "1 node online" in celery.stdout
     assert guarded.denials() == []
 
 
@@ -420,9 +424,17 @@ def test_the_file_is_not_made_without_all_passwords():
 
 
 def cli(guarded: Guarded, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return ran(guarded, user, [*BERLIN, *arguments])
+
+
+def celery_cli(guarded: Guarded, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return ran(guarded, user, [sys.executable, "-m", "celery", "-A", "worker", *arguments])
+
+
+def ran(guarded: Guarded, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"REDIS_URL": guarded.url(user), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [*BERLIN, *arguments],
+        command,
         env=env,
         cwd=ROOT,
         capture_output=True,

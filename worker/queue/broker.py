@@ -51,7 +51,8 @@ class Taking:
     QoS = QoS
     do_restore = False
     takes = True
-    """Whether the server can; fakeredis 2.40 does not block on BLMOVE."""
+    """Not where nothing is acknowledged, as by who collects replies: they may get lost, and not
+    every user has the right. Nor where the server does not block on BLMOVE, as fakeredis 2.40."""
     _refused = False
     """Whether the server has just refused to move a message: it is full, or cannot write."""
     _more = False
@@ -67,6 +68,11 @@ class Taking:
     def tell_reader(job_id: str) -> None:
         """Called for a message that is buried since kombu cannot read it, with the job ID that it
         bears or an empty string. Who consumes puts its own in the place of this."""
+
+    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """As kombu's."""
+        self.takes = self.takes and not no_ack
+        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]  # as below
 
     @contextmanager
     def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
