@@ -48,7 +48,7 @@ async def contained(
     error = task.result()
     try:
         if isinstance(error, asyncio.CancelledError):
-            raise CancelledItself(name) from None
+            raise CancelledItself(name).with_traceback(error.__traceback__) from None
         if error is not None:
             raise error
     finally:

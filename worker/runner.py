@@ -90,11 +90,11 @@ class Runner:
         try:
             job, data = self._check(job_id, args, kwargs)
         except InvalidJob as error:
-            await self.refuse(job_id, str(error))
+            await self.refuse(job_id, JobError(ErrorCode.INVALID_JOB, str(error)))
             self._processed(received, ErrorCode.INVALID_JOB.value)
             return
         except JobError as error:
-            await self._refuse(job_id, error)
+            await self.refuse(job_id, error)
             self._processed(received, error.code.value)
             return
         claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
@@ -182,11 +182,14 @@ class Runner:
             call = f"{known}/{reason}/{hashlib.sha256(message).hexdigest()}"
         await answered(lambda: self.store.bury(known, reason, call=call, message=message))
         if known is not None:
-            await self.refuse(known, told)
+            await self.refuse(known, JobError(ErrorCode.INVALID_JOB, told))
 
-    async def refuse(self, job_id: str, told: str) -> None:
-        """End a job that cannot be run as ``failed``, ``invalid_job``, unless it has begun."""
-        await self._refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))
+    async def refuse(self, job_id: str, refusal: JobError) -> None:
+        """End a job as failed, unless somebody is at work on it."""
+        claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S)
+        if claim.verdict == "claimed":
+            with contextlib.suppress(Fenced):
+                await Attempt(claim, self.journal).end_failed(refusal)
 
     def _check(
         self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
@@ -203,12 +206,6 @@ class Runner:
         except Exception as error:  # noqa: BLE001  # a provider may be anybody's code
             raise internal_error(error, job_id) from None
         return job, data
-
-    async def _refuse(self, job_id: str, refusal: JobError) -> None:
-        claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S)
-        if claim.verdict == "claimed":
-            with contextlib.suppress(Fenced):
-                await Attempt(claim, self.journal).end_failed(refusal)
 
     async def _run(self, job: PromptJob, data: bytes, attempt: Attempt) -> Attempt:
         """Run attempts until the job is over; returns the last one."""
@@ -307,9 +304,7 @@ class Runner:
         elif cause == "revoked":
             await attempt.end_cancelled("revoked")
         elif cause == "time_limit":
-            told = "the worker's time limit has passed"
-            error = JobError(ErrorCode.DEADLINE_EXCEEDED, told, retryable=True)
-            await attempt.end_failed(error)
+            await attempt.end_failed(time_limit_passed())
         else:
             await attempt.flush()
             await self.store.release(attempt.claim.job_id, attempt.claim.attempt)
@@ -352,3 +347,9 @@ class Runner:
                 if claim.verdict == "claimed":
                     await self._stopped(Attempt(claim, self.journal))
             raise
+
+
+def time_limit_passed() -> JobError:
+    """What a job fails with that ran into a time limit of Celery's."""
+    told = "the worker's time limit has passed"
+    return JobError(ErrorCode.DEADLINE_EXCEEDED, told, retryable=True)

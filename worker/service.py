@@ -81,11 +81,11 @@ def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
     asyncio.run_coroutine_threadsafe(work, loop).result(_CLOSE_S)
 
 
-def refuse(job_id: str, told: str) -> None:
-    """End a job whose message is buried as ``failed``; returns at once. From any thread."""
+def refuse(job_id: str, refusal: JobError) -> None:
+    """End a job as failed, unless somebody is at work on it; returns at once. From any thread."""
     if _running is not None:
         current, loop = _running
-        asyncio.run_coroutine_threadsafe(current.refuse(job_id, told), loop)
+        asyncio.run_coroutine_threadsafe(current.refuse(job_id, refusal), loop)
 
 
 def silent_s() -> float:

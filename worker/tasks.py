@@ -1,16 +1,22 @@
 """The task: take what Celery knows of the delivery, and hand it to the runner."""
 
-from typing import Any
+from typing import Any, Final
 
 from celery.signals import task_revoked
 from celery.worker.request import Context
 
-from schemas import names
+from schemas import ErrorCode, names
 from worker import service
 from worker.celery import app
-from worker.pool import AsyncioRequest, AsyncioTask
+from worker.errors import JobError
+from worker.pool import AsyncioRequest, AsyncioTask, is_handed_back
 from worker.queue.deliveries import came_back_at_once
 from worker.queue.usable import check
+from worker.runner import time_limit_passed
+
+_METHODS: Final = (name for name in dir(Context) if callable(getattr(Context, name)))
+_NO_HEADERS: Final = frozenset({"shadow", *_METHODS})
+"""A name in place of the task's, for the log; methods of what Celery makes of the headers."""
 
 
 class PromptRequest(AsyncioRequest):
@@ -24,6 +30,12 @@ class PromptRequest(AsyncioRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check(self._request_dict, self._body, self._eta)
+        # Celery takes all else there, and every header, for a part of the request: another ID,
+        # or something in the place of a method.
+        self._body = (*self._body[:2], None)
+        for name in _NO_HEADERS & self._request_dict.keys():
+            del self._request_dict[name]
+        self.name = self._type
         self._argsrepr = self._kwargsrepr = "<hidden>"
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
 
@@ -31,6 +43,18 @@ class PromptRequest(AsyncioRequest):
         """What ``inspect`` tells of the request."""
         told: dict[str, Any] = super().info(safe=True)
         return told
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """As Celery's; a job that was not even claimed by then is told of its end, too."""
+        super().on_timeout(soft, timeout)
+        service.refuse(self.id, time_limit_passed())
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
+        """As Celery's; what raises there is not the job, which may not even have been claimed."""
+        super().on_failure(exc_info, *args, **kwargs)
+        if not is_handed_back(exc_info):
+            told = "the worker could not run the task"
+            service.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
 
 
 class PromptTask(AsyncioTask):

@@ -1,6 +1,5 @@
 """The Redis that tests and demo start by themselves."""
 
-import contextlib
 import random
 import socket
 import tempfile
@@ -58,13 +57,14 @@ def test_ports_differ_where_processes_have_seeded_their_generator_alike():
 
 
 def test_no_port_is_free_that_somebody_has(monkeypatch):
-    free = free_port()
-    monkeypatch.setattr(embedded, "_PORTS", range(free, free + 100))
-    with contextlib.ExitStack() as held:
-        for port in range(free + 1, free + 100):
-            with contextlib.suppress(OSError):  # another has it
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
-        assert free_port() == free
-        held.enter_context(socket.create_server(("127.0.0.1", free)))
+    class AlwaysTheSame:
+        def sample(self, ports: range, count: int) -> list[int]:
+            return [taken] * (count - 1) + [last]
+
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken, last = holder.getsockname()[1], free_port()
+        monkeypatch.setattr(embedded, "_random", AlwaysTheSame())
+        assert free_port() == last
+        last = taken
         with pytest.raises(Unavailable, match="no free port"):
             free_port()

@@ -99,6 +99,9 @@ UNUSABLE: dict[str, dict[str, Any]] = {
     "a callback of a failure": {"embed": {"errbacks": [CALLBACK]}},
     "a chain": {"embed": {"chain": [CALLBACK]}},
     "a chord": {"embed": {"chord": CALLBACK}},
+    "a callback in the headers": {"headers": {"callbacks": [CALLBACK]}},
+    "a chain in the headers": {"headers": {"chain": [CALLBACK]}, "embed": None},
+    "a limit that has passed": {"headers": {"timelimit": [-1, None]}},
     "an unknown compression": {"headers": {"compression": "application/x-other"}},
     "a compressed bomb": {"headers": {"compression": "application/x-gzip"}, "body": BOMB},
     "an unknown body encoding": {"properties": {"body_encoding": "rot13"}},
@@ -150,6 +153,37 @@ def test_what_cannot_run_but_has_a_job_id_ends_as_failed_for_its_reader(garbage_
     assert SECRET not in worker.log
 
 
+ODD: dict[str, dict[str, Any]] = {
+    "another ID": {"embed": {"id": "another"}},
+    "no job ID in its place": {"embed": {"id": "../x"}},
+    "a part of another type": {"embed": {"delivery_info": 7, "retries": "x"}},
+    "something in the place of a method": {"embed": {"get": 7, "update": 7}},
+    "the same in the headers": {"headers": {"get": 7, "update": 7, "_get_custom_headers": 7}},
+    "another name": {"headers": {"shadow": FORGED}},
+}
+"""What Celery would take over into its request."""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_a_message_says_of_its_request_changes_nothing(garbage_fleet, name):
+    fleet, worker = garbage_fleet
+    body = json.dumps([[prompt("Hi")], {}, ODD[name].get("embed", {})]).encode()
+    item = message(body, headers=ODD[name].get("headers"))
+    fleet.redis.lpush("prompts", json.dumps(item))
+    assert fleet.ended(item["headers"]["id"])[-1]["type"] == "completed"
+    assert not fleet.redis.exists("job:{another}:log")
+    assert "forged" not in worker.log
+
+
+def test_a_limit_that_passes_before_the_job_begins_is_told(garbage_fleet):
+    fleet, _ = garbage_fleet
+    body = json.dumps([[prompt("[[stall:1]] a b")], {}, {}]).encode()
+    item = message(body, headers={"timelimit": [0.00001, None]})
+    fleet.redis.lpush("prompts", json.dumps(item))
+    end = fleet.ended(item["headers"]["id"])[-1]
+    assert (end["type"], end["error"]["code"]) == ("failed", "deadline_exceeded")
+
+
 @pytest.mark.parametrize("compression", ["gzip", "bzip2", "lzma"])
 def test_a_compressed_message_runs(garbage_fleet, compression):
     fleet, _ = garbage_fleet
@@ -161,12 +195,17 @@ def test_a_compressed_message_runs(garbage_fleet, compression):
 
 def test_a_message_of_protocol_1_or_of_another_priority_runs(garbage_fleet):
     fleet, _ = garbage_fleet
-    job_id = str(uuid.uuid4())
-    body = {"task": "worker.generate", "id": job_id, "args": [prompt("old")], "kwargs": {}}
-    old = message(json.dumps(body).encode())
+    job_id, bare_id = str(uuid.uuid4()), str(uuid.uuid4())
+    job = {"task": "worker.generate", "id": job_id, "args": [prompt("old")], "kwargs": {}}
+    body = json.dumps(job)
+    old = message(body.encode())
     old["headers"] = {}
     fleet.redis.lpush("prompts", json.dumps(old))
     assert fleet.ended(job_id)[-1]["type"] == "completed"
+
+    bare = without(message(body.replace(job_id, bare_id).encode()), "headers")  # as gocelery's
+    fleet.redis.lpush("prompts", json.dumps(bare))
+    assert fleet.ended(bare_id)[-1]["type"] == "completed"
 
     urgent = fleet.app.send_task("worker.generate", [prompt("x")], queue="prompts", priority=6)
     assert fleet.ended(urgent.id)[-1]["type"] == "completed"

@@ -54,7 +54,7 @@ def test_they_go_back_at_once_though_a_stream_still_runs(fleet):
 
 def test_who_takes_them_over_loses_none_when_it_is_killed(fleet):
     with fleet.worker("-c", "20") as first, fleet.worker("-c", "20") as second:
-        sent = schedule(fleet, 10, countdown_s=12)
+        sent = schedule(fleet, 10, countdown_s=25)
         wait_until(lambda: received(first) + received(second) == 10, "they hold them")
         assert first.stop() == 0
         wait_until(lambda: held(fleet) == fleet.redis.zcard(INDEX) == 10, "the other has all")

@@ -41,7 +41,16 @@ def test_an_id_must_be_a_job_id(job_id):
 
 @pytest.mark.parametrize(
     "limits",
-    ["30", ["30", None], [1], [1, 2, 3], {"a": 1}, [float("nan"), None], [1, float("inf")]],
+    [
+        "30",
+        ["30", None],
+        [1],
+        [1, 2, 3],
+        {"a": 1},
+        [float("nan"), None],
+        [1, float("inf")],
+        [-1, None],
+    ],
 )
 def test_limits_are_two_numbers(limits):
     assert reason({"timelimit": limits}) == "not_a_task"
@@ -55,6 +64,7 @@ def test_arguments_have_their_shape(payload):
 @pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord"])
 def test_nothing_is_to_follow(name):
     assert reason(payload=(JOB, {}, {name: [{"task": "t"}]})) == "follow_up"
+    assert reason({name: [{"task": "t"}]}) == "follow_up"
 
 
 def test_a_time_must_be_one_that_a_clock_can_tell():

@@ -39,6 +39,13 @@ This package imports nothing else of ours.
 
 from worker.pool.job import CancelCause, cancel_cause
 from worker.pool.pool import AsyncioPool
-from worker.pool.task import AsyncioRequest, AsyncioTask
+from worker.pool.task import AsyncioRequest, AsyncioTask, is_handed_back
 
-__all__ = ["AsyncioPool", "AsyncioRequest", "AsyncioTask", "CancelCause", "cancel_cause"]
+__all__ = [
+    "AsyncioPool",
+    "AsyncioRequest",
+    "AsyncioTask",
+    "CancelCause",
+    "cancel_cause",
+    "is_handed_back",
+]

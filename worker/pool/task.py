@@ -50,9 +50,7 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
         """As Celery's; :class:`HandedBack` hands the message back, ``MemoryError`` is a failure."""
-        error = exc_info.exception
-        if isinstance(error, ExceptionWithTraceback):
-            error = error.exc
+        error = _error_of(exc_info)
         if isinstance(error, HandedBack):
             self.hand_back()
         else:
@@ -81,6 +79,16 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             logger.warning("Without a broker, tasks go back when it notices: %r", error)
         else:
             self.send_event("task-rejected", requeue=True)
+
+
+def is_handed_back(exc_info: Any) -> bool:
+    """Whether a task has not failed, but was stopped by a shutdown, and shall run again."""
+    return isinstance(_error_of(exc_info), HandedBack)
+
+
+def _error_of(exc_info: Any) -> Any:
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
 
 
 def _return_to_queue(message: Any) -> None:

@@ -221,8 +221,7 @@ def end_with_connection(response: aiohttp.ClientResponse) -> Callable[[], None]:
     if closed is None:  # the whole body has come with the head
         return _nothing
 
-    def end(closed: asyncio.Future[None]) -> None:
-        closed.exception()  # else asyncio would complain that nobody asks for it
+    def end(_: asyncio.Future[None]) -> None:
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
 
@@ -230,7 +229,15 @@ def end_with_connection(response: aiohttp.ClientResponse) -> Callable[[], None]:
         closed.remove_done_callback(end)  # the connection may serve others after this
 
     closed.add_done_callback(end)
+    # Once for each connection: else asyncio complains of an error that nobody asks for.
+    closed.remove_done_callback(_ask)
+    closed.add_done_callback(_ask)
     return forget
+
+
+def _ask(closed: asyncio.Future[None]) -> None:
+    if not closed.cancelled():
+        closed.exception()
 
 
 def _nothing() -> None:

@@ -184,10 +184,10 @@ class Taking:
                 case [more, *numbered] if command in _SCRIPT:
                     self._more, self._script_known = bool(more), True
                     for number, raw in zip(numbered[::2], numbered[1::2], strict=True):
-                        if number:
+                        if number > 0:
                             taken.append((self._lists[number - 1][0], bytes_to_str(raw)))
                         else:
-                            self.tell_reader(_id_of(raw))
+                            self.tell_reader(_id_of(raw) if number else bytes_to_str(raw))
                 case None if command == "BLMOVE":
                     waited_s = monotonic() - self._brpop_sent_at
                     self.takes = waited_s >= self.brpop_timeout / 2

@@ -15,7 +15,9 @@ from celery.worker.consumer import Consumer
 from kombu.serialization import registry
 from kombu.utils.encoding import str_to_bytes
 
+from schemas import ErrorCode
 from worker import service
+from worker.errors import JobError
 from worker.queue import inflate
 from worker.queue.broker import Taking
 from worker.queue.usable import Unusable
@@ -99,7 +101,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
 def _tell_reader(job_id: str) -> None:
     if job_id:
-        service.refuse(job_id, "the message is none that a Celery worker can read")
+        told = "the message is none that a Celery worker can read"
+        service.refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))
 
 
 def _id_of(message: Any) -> Any:

@@ -26,8 +26,8 @@ def check(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime | No
     """Raise :class:`Unusable` unless Celery can bring this message to its task.
 
     ``payload`` is what protocol 2 has in its body: positional arguments, keyword arguments, and
-    what is to follow. A follow-up would let whoever may enqueue a job write to any key, by the
-    name of its queue, with the rights of the worker.
+    what is to follow, for which Celery looks in the headers, too. A follow-up would let whoever
+    may enqueue a job write to any key, by the name of its queue, with the rights of the worker.
     """
     if not is_job_id(headers.get("id")):
         raise Unusable("invalid_job_id", "the task ID is no job ID")
@@ -36,11 +36,11 @@ def check(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime | No
         raise Unusable("not_a_task", "arguments: a list and an object are needed")
     if follow_ups and not isinstance(follow_ups, dict):
         raise Unusable("not_a_task", "what follows the arguments is no object")
-    if follow_ups and any(map(follow_ups.get, _FOLLOW_UPS)):
+    if any(map({**headers, **(follow_ups or {})}.get, _FOLLOW_UPS)):
         told = "link, link_error, chain and chord are not run: follow the job by its channel"
         raise Unusable("follow_up", told)
     if not _are_limits(headers.get("timelimit")):
-        raise Unusable("not_a_task", "timelimit: two numbers of seconds are needed, or null")
+        raise Unusable("not_a_task", "timelimit: two numbers of seconds are needed, or nulls")
     if eta is not None and not _can_be_waited_for(eta):
         raise Unusable("not_a_task", "eta: beyond what a clock can tell")
 
@@ -50,7 +50,8 @@ def _are_limits(limits: Any) -> bool:
         return True
     is_pair = isinstance(limits, list | tuple) and len(limits) == 2  # noqa: PLR2004
     return is_pair and all(
-        each is None or (isinstance(each, int | float) and isfinite(each)) for each in limits
+        each is None or (isinstance(each, int | float) and isfinite(each) and each >= 0)
+        for each in limits
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from schemas.names import is_job_id
 from schemas.shards import shard_of
-from worker.errors import Away
+from worker.errors import Away, JobError
 from worker.journal import Journal
 from worker.leases import Doorbell, Leases
 from worker.runner import Runner
@@ -56,6 +56,7 @@ class Router:
         self.cores = cores
         self._park = park
         self._cancelling: set[asyncio.Task[None]] = set()
+        self._refusing: set[asyncio.Task[None]] = set()
 
     @property
     def silent_s(self) -> float:
@@ -139,13 +140,20 @@ class Router:
         except Away as error:
             raise TimeoutError from error
 
-    async def refuse(self, job_id: str, told: str) -> None:
-        """End a job whose message is buried; see :meth:`Runner.refuse`."""
-        with contextlib.suppress(Away):
-            await self.cores[self._shard(job_id)].runner.refuse(job_id, told)
+    async def refuse(self, job_id: str, refusal: JobError) -> None:
+        """End a job as failed; see :meth:`Runner.refuse`."""
+        runner = self.cores[self._shard(job_id)].runner
+        task = asyncio.create_task(runner.refuse(job_id, refusal))
+        self._refusing.add(task)
+        try:
+            with contextlib.suppress(Away):
+                await task
+        finally:
+            self._refusing.discard(task)
 
     async def drained(self) -> None:
         """Return when nothing waits for any shard any more."""
+        await asyncio.gather(*self._refusing, return_exceptions=True)
         await asyncio.gather(*(core.journal.drained() for core in self.cores))
 
     def _shard(self, job_id: object) -> int:
