@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_revoked
 from celery.worker.request import Context
 
@@ -9,7 +10,7 @@ from schemas import ErrorCode, names
 from worker import service
 from worker.celery import app
 from worker.errors import JobError
-from worker.pool import AsyncioRequest, AsyncioTask, is_handed_back
+from worker.pool import AsyncioRequest, AsyncioTask, HandedBack, error_of
 from worker.queue.deliveries import came_back_at_once
 from worker.queue.usable import check
 from worker.runner import time_limit_passed
@@ -52,7 +53,7 @@ class PromptRequest(AsyncioRequest):
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
         """As Celery's; what raises there is not the job, which may not even have been claimed."""
         super().on_failure(exc_info, *args, **kwargs)
-        if not is_handed_back(exc_info):
+        if not isinstance(error_of(exc_info), HandedBack | SoftTimeLimitExceeded):  # see on_timeout
             told = "the worker could not run the task"
             service.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
 

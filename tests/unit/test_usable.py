@@ -64,7 +64,7 @@ def test_arguments_have_their_shape(payload):
 @pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord"])
 def test_nothing_is_to_follow(name):
     assert reason(payload=(JOB, {}, {name: [{"task": "t"}]})) == "follow_up"
-    assert reason({name: [{"task": "t"}]}) == "follow_up"
+    assert reason({name: [{"task": "t"}]}, (JOB, {}, {name: None})) == "follow_up"
 
 
 def test_a_time_must_be_one_that_a_clock_can_tell():

@@ -37,15 +37,16 @@ Settings, all optional:
 This package imports nothing else of ours.
 """
 
-from worker.pool.job import CancelCause, cancel_cause
+from worker.pool.job import CancelCause, HandedBack, cancel_cause
 from worker.pool.pool import AsyncioPool
-from worker.pool.task import AsyncioRequest, AsyncioTask, is_handed_back
+from worker.pool.task import AsyncioRequest, AsyncioTask, error_of
 
 __all__ = [
     "AsyncioPool",
     "AsyncioRequest",
     "AsyncioTask",
     "CancelCause",
+    "HandedBack",
     "cancel_cause",
-    "is_handed_back",
+    "error_of",
 ]

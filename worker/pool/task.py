@@ -50,7 +50,7 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
         """As Celery's; :class:`HandedBack` hands the message back, ``MemoryError`` is a failure."""
-        error = _error_of(exc_info)
+        error = error_of(exc_info)
         if isinstance(error, HandedBack):
             self.hand_back()
         else:
@@ -81,12 +81,8 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             self.send_event("task-rejected", requeue=True)
 
 
-def is_handed_back(exc_info: Any) -> bool:
-    """Whether a task has not failed, but was stopped by a shutdown, and shall run again."""
-    return isinstance(_error_of(exc_info), HandedBack)
-
-
-def _error_of(exc_info: Any) -> Any:
+def error_of(exc_info: Any) -> Any:
+    """The exception that a request is told of; :class:`HandedBack` is no failure."""
     error = exc_info.exception
     return error.exc if isinstance(error, ExceptionWithTraceback) else error
 

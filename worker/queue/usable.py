@@ -36,7 +36,7 @@ def check(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime | No
         raise Unusable("not_a_task", "arguments: a list and an object are needed")
     if follow_ups and not isinstance(follow_ups, dict):
         raise Unusable("not_a_task", "what follows the arguments is no object")
-    if any(map({**headers, **(follow_ups or {})}.get, _FOLLOW_UPS)):
+    if any(map(headers.get, _FOLLOW_UPS)) or any(map((follow_ups or {}).get, _FOLLOW_UPS)):
         told = "link, link_error, chain and chord are not run: follow the job by its channel"
         raise Unusable("follow_up", told)
     if not _are_limits(headers.get("timelimit")):
