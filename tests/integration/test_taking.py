@@ -25,10 +25,10 @@ def server(real_redis_url):
 class Taker:
     """A consumer that keeps what it gets and acknowledges nothing."""
 
-    def __init__(self, connection):
+    def __init__(self, connection, channel=None):
         self.got = []
         self.connection = connection
-        self.channel = self.connection.channel()
+        self.channel = channel or self.connection.channel()
         self.consumer = Consumer(
             self.channel, [QUEUE], on_message=lambda message: self.got.append(message.payload)
         )
@@ -69,6 +69,26 @@ def send(connect):
             producer.publish(body, routing_key="prompts", **options)
 
     return send
+
+
+def waits_by(server, command):
+    """Whether a connection waits for a message by that command."""
+    return command in {client["cmd"] for client in server.client_list()}
+
+
+def test_a_channel_that_has_collected_replies_takes_messages_as_any_other(server, connect, send):
+    connection = connect()
+    replies = Queue("replies", durable=False)
+    with Consumer(connection.default_channel, [replies], no_ack=True, on_message=print):
+        with contextlib.suppress(TimeoutError, socket.timeout):
+            connection.drain_events(timeout=0.1)
+        wait_until(lambda: waits_by(server, "brpop"), "it waits as kombu does")
+    taker = Taker(connection, connection.default_channel)
+    send("a", "b")
+    taker.until(2)
+    taker.asked()
+    wait_until(lambda: waits_by(server, "blmove"), "it waits, and moves nothing")
+    assert server.zcard(INDEX) == 2
 
 
 def waiting(server):

@@ -50,9 +50,8 @@ class Taking:
 
     QoS = QoS
     do_restore = False
-    takes = True
-    """Not where nothing is acknowledged, as by who collects replies: they may get lost, and not
-    every user has the right. Nor where the server does not block on BLMOVE, as fakeredis 2.40."""
+    _blocks = True
+    """Whether the server blocks on BLMOVE; fakeredis 2.40 does not."""
     _refused = False
     """Whether the server has just refused to move a message: it is full, or cannot write."""
     _more = False
@@ -69,10 +68,28 @@ class Taking:
         """Called for a message that is buried since kombu cannot read it, with the job ID that it
         bears or an empty string. Who consumes puts its own in the place of this."""
 
-    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._acknowledging: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    @property
+    def takes(self) -> bool:
+        """Whether messages are taken by the script, as of the commands on their way."""
+        return bool(self._asked)
+
+    def basic_consume(
+        self: Any, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
+    ) -> Any:
+        """As kombu's. Where nobody acknowledges, as who collects replies, they may get lost, and
+        the user may have no right to take them by the script."""
+        if not no_ack:
+            self._acknowledging.add(consumer_tag)
+        return super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)  # type: ignore[misc]  # as below
+
+    def basic_cancel(self: Any, consumer_tag: str) -> Any:
         """As kombu's."""
-        self.takes = self.takes and not no_ack
-        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]  # as below
+        self._acknowledging.discard(consumer_tag)
+        return super().basic_cancel(consumer_tag)  # type: ignore[misc]  # as below
 
     @contextmanager
     def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
@@ -87,7 +104,8 @@ class Taking:
         yield client
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
-        if not self.takes:
+        if not (self._blocks and self._acknowledging):
+            self._asked = ()
             super()._brpop_start(timeout)  # type: ignore[misc]  # kombu's channel follows
             return
         if not self.active_queues:
@@ -190,7 +208,7 @@ class Taking:
                             self.tell_reader(_id_of(raw) if number else bytes_to_str(raw))
                 case None if command == "BLMOVE":
                     waited_s = monotonic() - self._brpop_sent_at
-                    self.takes = waited_s >= self.brpop_timeout / 2
+                    self._blocks = waited_s >= self.brpop_timeout / 2
         if paused and self._refused:
             sleep(_REFUSED_S)  # not even the pause is allowed: an ACL that forbids it all
             self._refused = False
