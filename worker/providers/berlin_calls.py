@@ -110,7 +110,7 @@ class Account:
                 return hide(text, secrets)
             return clean(text, secrets, shown_line_chars)
 
-        forget_connection = http.end_with_connection(response)
+        connection_end = http.ConnectionEnd(response)
         # Chunks are yielded outside of every `except`: closing must raise nothing.
         try:
             if not _is_success(response):
@@ -135,7 +135,7 @@ class Account:
                 if not data:
                     return
         finally:
-            forget_connection()
+            connection_end.forget()
             response.close()
 
     async def _open(

@@ -5,11 +5,11 @@ proxy with its password.
 """
 
 import asyncio
+import contextvars
 import email.utils
 import errno
 import re
 import ssl
-from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -209,36 +209,42 @@ def unread(response: aiohttp.ClientResponse) -> bytes:
     return response.content.read_nowait()
 
 
-def end_with_connection(response: aiohttp.ClientResponse) -> Callable[[], None]:
-    """Let a read of the body fail once the connection is closed; call what is returned after it.
+class ConnectionEnd:
+    """Lets a read of a body fail once its connection is closed; :meth:`forget` it after the read.
 
     aiohttp 3.14 closes a connection on which the framing of a body is broken, and lets whoever
     reads that body wait for ever.
     """
-    content, connection = response.content, response.connection
-    protocol = None if connection is None else connection.protocol
-    closed = None if protocol is None else protocol.closed
-    if closed is None:  # the whole body has come with the head
-        return _nothing
 
-    def end(_: asyncio.Future[None]) -> None:
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+    __slots__ = ("_closed", "_content")
 
-    def forget() -> None:
-        closed.remove_done_callback(end)  # the connection may serve others after this
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._content = response.content
+        protocol = response.connection.protocol if response.connection is not None else None
+        # None where the whole body has come with the head.
+        self._closed = protocol.closed if protocol is not None else None
+        if self._closed is not None:
+            self._closed.add_done_callback(self, context=_CONTEXT)
 
-    closed.add_done_callback(end)
-    # Once for each connection: else asyncio complains of an error that nobody asks for.
-    closed.remove_done_callback(_ask)
-    closed.add_done_callback(_ask)
-    return forget
+    def __call__(self, closed: asyncio.Future[None]) -> None:
+        """The connection is closed."""
+        _ask(closed)
+        if not self._content.is_eof() and self._content.exception() is None:
+            self._content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+    def forget(self) -> None:
+        """The connection may serve others from now on."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self)
+            self._closed.remove_done_callback(_ask)
+            self._closed.add_done_callback(_ask, context=_CONTEXT)
+
+
+_CONTEXT: Final = contextvars.Context()
+"""One for all: each would have a copy of its own otherwise, for as long as the stream lasts."""
 
 
 def _ask(closed: asyncio.Future[None]) -> None:
+    # Else asyncio complains of an error that nobody asks for.
     if not closed.cancelled():
         closed.exception()
-
-
-def _nothing() -> None:
-    pass
