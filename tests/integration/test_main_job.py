@@ -218,3 +218,15 @@ def test_the_command_line_of_the_contract_ends_a_running_job(fleet):
         wrong = celery_control(fleet, "shutdown", "--terminate")
         assert wrong.returncode == 2
         assert "--terminate belongs to revoke" in wrong.stderr
+
+
+def test_workers_as_users_start_them_take_their_jobs_by_the_script(fleet):
+    def waiting() -> list[str]:
+        return sorted(
+            c["cmd"] for c in fleet.redis.client_list() if c["cmd"] in {"blmove", "brpop"}
+        )
+
+    with fleet.worker("-c", "2", alone=False), fleet.worker("-c", "2", alone=False):
+        job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]
+        assert {fleet.ended(job_id)[-1]["type"] for job_id in job_ids} == {"completed"}
+        wait_until(lambda: waiting() == ["blmove", "blmove"], "both wait, and move nothing")

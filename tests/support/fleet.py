@@ -29,8 +29,8 @@ class Fleet:
         self.app = Celery(broker=redis_url)
         self.redis = redis.Redis.from_url(redis_url)
 
-    def worker(self, *arguments: str, **env: str) -> WorkerProcess:
-        return WorkerProcess("worker", *arguments, env=self.env | env)
+    def worker(self, *arguments: str, alone: bool = True, **env: str) -> WorkerProcess:
+        return WorkerProcess("worker", *arguments, env=self.env | env, alone=alone)
 
     def send(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
         sent = self.app.send_task(

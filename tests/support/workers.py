@@ -34,7 +34,7 @@ class WorkerProcess:
 
     As a context manager it starts the worker and waits until it is ready; on exit it kills
     the process, and prints its log if the test failed. ``wait=False`` does not wait, for workers
-    that must not start.
+    that must not start; ``alone=False`` lets it look for others, as Celery does by default.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class WorkerProcess:
         env: Mapping[str, str] | None = None,
         ready: str = " ready.",
         wait: bool = True,
+        alone: bool = True,
     ) -> None:
         # Mingle and gossip cost a second of start-up and say nothing about one worker.
-        quick = ("--without-mingle", "--without-gossip", "--loglevel", "INFO")
+        quick = ("--without-mingle", "--without-gossip") if alone else ()
         self._command: Sequence[str] = (
-            *(sys.executable, "-m", "celery", "-A", app, "worker", *quick),
+            *(sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", *quick),
             *(f"--hostname=w{os.getpid()}-{id(self):x}@%h", *arguments),
         )
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
