@@ -145,11 +145,9 @@ class Router:
         runner = self.cores[self._shard(job_id)].runner
         task = asyncio.create_task(runner.refuse(job_id, refusal))
         self._refusing.add(task)
-        try:
-            with contextlib.suppress(Away):
-                await task
-        finally:
-            self._refusing.discard(task)
+        task.add_done_callback(self._refusing.discard)
+        with contextlib.suppress(Away):
+            await task
 
     async def drained(self) -> None:
         """Return when nothing waits for any shard any more."""
