@@ -51,7 +51,7 @@ format: .venv/.dev ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix .
 
 readme: .venv/.dev ## write the tables of settings and capacity into the README
-	@$(BIN)/python -m worker.settings | awk 'NR == FNR { rows = rows $$0 "\n"; next } \
+	@$(BIN)/python -m berlin_worker.settings | awk 'NR == FNR { rows = rows $$0 "\n"; next } \
 		/<!-- \/settings -->/ { inside = 0 } !inside; \
 		/<!-- settings -->/ { printf "%s", rows; inside = 1 }' - README.md > README.md.new
 	@mv README.md.new README.md

@@ -10,9 +10,9 @@ import redis
 import redis.asyncio
 from hypothesis import HealthCheck, settings
 
+from berlin_worker.embedded.redis import RedisProcess, fake_redis, find_server
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.needed import needed
-from worker.embedded.redis import RedisProcess, fake_redis, find_server
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
 # at a desk and are always the same in CI.

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from berlin_worker.embedded.redis import find_server
 from tests.benchmarks import capacity, envs, report
 from tests.benchmarks.fleet import CONTENDERS, ENVS, ROOT, Contender
 from tests.benchmarks.processes import Bench, Failed
 from tests.benchmarks.run import Run
 from tests.benchmarks.scenarios import EVERYBODY, Scenario, scenarios
 from tests.benchmarks.stats import percentile
-from worker.embedded.redis import find_server
 
 OUT = ROOT / ".bench"
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from berlin_worker.embedded.redis import find_server
 from tests.benchmarks import envs
 from tests.benchmarks.fleet import CONTENDERS, ENVS, ROOT
 from tests.benchmarks.marks import between
 from tests.benchmarks.processes import Bench
 from tests.benchmarks.run import Run
 from tests.benchmarks.scenarios import scenarios
-from worker.embedded.redis import find_server
 
 _SAMPLES_A_SECOND: Final = 200
 _CONTENDERS: Final = ("ours", "floor")

@@ -56,7 +56,7 @@ CONTENDERS = {
             "Berlin Worker",
             "",
             (
-                *("celery", "-A", "worker", "worker", "-c", "{streams}"),
+                *("celery", "-A", "berlin_worker", "worker", "-c", "{streams}"),
                 *("--loglevel", "WARNING", "--hostname", "w{number}@%h"),
             ),
             "ours.py",

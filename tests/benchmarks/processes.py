@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+from berlin_worker.embedded.redis import RedisProcess
 from tests.benchmarks import measure
 from tests.benchmarks.fleet import ROOT
 from tests.benchmarks.upstream import prompt
-from worker.embedded.redis import RedisProcess
 
 START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 5.0

@@ -11,8 +11,8 @@ import time
 
 import uvloop
 
-from schemas import Chunk, Completed
-from worker.client import AsyncClient
+from berlin_schemas import Chunk, Completed
+from berlin_worker.client import AsyncClient
 
 
 async def follow(client: AsyncClient, job_id: str) -> tuple[int, bool]:

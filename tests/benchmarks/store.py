@@ -16,12 +16,12 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from schemas import Started, names
-from schemas.shards import shard_of
+from berlin_schemas import Started, names
+from berlin_schemas.shards import shard_of
+from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.journal import JobLog, Journal
+from berlin_worker.store import RedisStore
 from tests.benchmarks.measure import cpu_s
-from worker.embedded.redis import RedisProcess, find_server
-from worker.journal import JobLog, Journal
-from worker.store import RedisStore
 
 _TEXT: Final = " lorem"
 _READER: Final = """

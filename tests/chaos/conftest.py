@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from berlin_worker.embedded.redis import RedisProcess, find_server
 from tests.support.chaos import FULL, Site
 from tests.support.chaos_report import Row, properties
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.verdicts import Figures
-from worker.embedded.redis import RedisProcess, find_server
 
 HERE = Path(__file__).parent
 

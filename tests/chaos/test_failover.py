@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import pytest
 import redis
 
+from berlin_worker.client import CursorExpired
+from berlin_worker.embedded.redis import RedisProcess
 from tests.support.chaos import Site, size
 from tests.support.proxy import TcpProxy
 from tests.support.replication import caught_up
 from tests.support.workers import wait_until
-from worker.client import CursorExpired
-from worker.embedded.redis import RedisProcess
 
 SLOW = "[[delay:0.1]]"
 

@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 from kombu.exceptions import OperationalError
 
+from berlin_worker.cli import main
+from berlin_worker.errors import CursorExpired, Unavailable
 from tests.support.chaos import size
 from tests.support.workers import wait_until
-from worker.cli import main
-from worker.errors import CursorExpired, Unavailable
 
 SLOW = "[[delay:0.05]]"
 

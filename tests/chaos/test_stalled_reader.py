@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from schemas import names
+from berlin_schemas import names
 from tests.support.chaos import size
 from tests.support.proxy import TcpProxy
 from tests.support.verdicts import TERMINAL

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from schemas import ErrorCode, Message
+from berlin_schemas import ErrorCode, Message
+from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers.berlin import Berlin
 from tests.support.waiting import until
-from worker.embedded.upstream import Upstream, upstream_in_thread
-from worker.errors import JobError, SettingsError
-from worker.providers.berlin import Berlin
 
 HELLO = [{"role": "user", "content": "Hello"}]
 REPLY = "one two three"
@@ -144,7 +144,7 @@ async def test_every_failure_of_the_upstream_is_a_runtime_error(
 async def test_a_silent_upstream_is_given_up(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch, silence: str
 ) -> None:
-    monkeypatch.setattr("worker.providers.berlin._STANDALONE_READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("berlin_worker.providers.berlin._STANDALONE_READ_TIMEOUT_S", 0.3)
     with pytest.raises(JobError) as caught:
         await read([{"role": "user", "content": f"[[{silence}]]"}])
     assert caught.value.code is ErrorCode.UPSTREAM_TIMEOUT

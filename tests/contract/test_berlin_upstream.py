@@ -21,16 +21,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from schemas import ErrorCode, PromptJob
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.embedded.replies import line
+from berlin_worker.embedded.upstream import Upstream
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers.base import Report, Services
+from berlin_worker.providers.berlin import BerlinProvider
+from berlin_worker.providers.http import open_session
+from berlin_worker.settings import Settings
+from berlin_worker.tokens.local import LocalTokens
 from tests.support.waiting import until
-from worker.embedded.replies import line
-from worker.embedded.upstream import Upstream
-from worker.errors import JobError, SettingsError
-from worker.providers.base import Report, Services
-from worker.providers.berlin import BerlinProvider
-from worker.providers.http import open_session
-from worker.settings import Settings
-from worker.tokens.local import LocalTokens
 
 SECRET_ACCOUNT = 'me&"you"@example.org'
 SECRET_PASSWORD = "p/ss w+rd"

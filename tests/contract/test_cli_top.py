@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from schemas import names
-from worker.cli.reach import open_redis
-from worker.cli.top import read
-from worker.embedded.redis import free_port
-from worker.presence import Announcement
-from worker.settings import Settings
+from berlin_schemas import names
+from berlin_worker.cli.reach import open_redis
+from berlin_worker.cli.top import read
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.presence import Announcement
+from berlin_worker.settings import Settings
 
 
 def settings(url: str, **env: str) -> Settings:

@@ -9,11 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from schemas import Completed, names
-from tests.support.job_writer import JobWriter
-from tests.support.proxy import TcpProxy
-from tests.support.waiting import stopped
-from worker.client import (
+from berlin_schemas import Completed, names
+from berlin_worker.client import (
     AsyncClient,
     ClientError,
     CursorExpired,
@@ -23,9 +20,12 @@ from worker.client import (
     Unavailable,
     Unreadable,
 )
-from worker.embedded.redis import free_port
-from worker.errors import SettingsError
-from worker.settings import Settings
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.errors import SettingsError
+from berlin_worker.settings import Settings
+from tests.support.job_writer import JobWriter
+from tests.support.proxy import TcpProxy
+from tests.support.waiting import stopped
 
 JOB = "job-1"
 
@@ -335,9 +335,10 @@ async def test_the_last_event_of_a_stream_is_the_terminal_one(client, writer):
 
 def test_importing_the_client_brings_neither_the_worker_nor_its_http_client():
     code = (
-        "import sys, worker.client; "
+        "import sys, berlin_worker.client; "
         "print([m for m in sys.modules if m.split('.')[0] == 'aiohttp' or m in "
-        "('worker.celery', 'worker.tasks', 'worker.runner', 'worker.pool')])"
+        "('berlin_worker.celery', 'berlin_worker.tasks', 'berlin_worker.runner', "
+        "'berlin_worker.pool')])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

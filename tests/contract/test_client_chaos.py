@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
+from berlin_worker.client import AsyncClient, CursorExpired, Options, Unavailable
+from berlin_worker.client import hub as hub_module
+from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.settings import Settings
 from tests.support.job_writer import JobWriter
 from tests.support.needed import needed
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import until
-from worker.client import AsyncClient, CursorExpired, Options, Unavailable
-from worker.client import hub as hub_module
-from worker.embedded.redis import RedisProcess, find_server
-from worker.settings import Settings
 
 JOBS = 200
 CHUNKS = 20

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis.asyncio
 
-from schemas import InvalidJob, PromptJob, names
+from berlin_schemas import InvalidJob, PromptJob, names
+from berlin_worker.client import AsyncClient, Options, Unavailable
+from berlin_worker.client import enqueue as enqueue_module
+from berlin_worker.client.enqueue import Enqueuer, MaybeSent, NotSent
+from berlin_worker.embedded.redis import RedisProcess, find_server, free_port
+from berlin_worker.settings import Settings
 from tests.support.job_writer import JobWriter
 from tests.support.needed import needed
-from worker.client import AsyncClient, Options, Unavailable
-from worker.client import enqueue as enqueue_module
-from worker.client.enqueue import Enqueuer, MaybeSent, NotSent
-from worker.embedded.redis import RedisProcess, find_server, free_port
-from worker.settings import Settings
 
 QUICK = Options(submit_timeout_s=2, reread_after_s=0.2)
 

@@ -10,10 +10,10 @@ import pytest
 import redis
 import redis.asyncio
 
-from schemas import InvalidJob, names
+from berlin_schemas import InvalidJob, names
+from berlin_worker.client import Client, ClientError, CursorExpired, JobFailed, Options
+from berlin_worker.settings import Settings
 from tests.support.job_writer import JobWriter
-from worker.client import Client, ClientError, CursorExpired, JobFailed, Options
-from worker.settings import Settings
 
 JOB = "job-1"
 OPTIONS = Options(reread_after_s=0.2, wait_for_start_s=0.4)

@@ -10,10 +10,10 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
-from schemas import names
-from worker.client import AsyncClient, Client
-from worker.settings import Settings
-from worker.telemetry.tracing import headers_of
+from berlin_schemas import names
+from berlin_worker.client import AsyncClient, Client
+from berlin_worker.settings import Settings
+from berlin_worker.telemetry.tracing import headers_of
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import json
 import pytest
 import redis.asyncio
 
-from schemas import names
+from berlin_schemas import names
+from berlin_worker import control
 from tests.support.waiting import stopped, until
-from worker import control
 
 
 class Listener:

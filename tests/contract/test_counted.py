@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from schemas import ErrorCode
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.stats import Stats
 from tests.support.core import expire_lease, raw_log
 from tests.support.rig import JOB_ID, ScriptedProvider, Stream, Worker, says
 from tests.support.waiting import until
-from worker.errors import JobError
-from worker.stats import Stats
 
 BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
 

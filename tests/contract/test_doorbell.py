@@ -8,9 +8,9 @@ import pytest
 import redis.exceptions
 from celery import Celery
 
-from schemas import names
-from worker.embedded.redis import free_port
-from worker.queue.doorbell import CeleryDoorbell
+from berlin_schemas import names
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.queue.doorbell import CeleryDoorbell
 
 SECRET = "the prompt that nobody else may read"
 JOB = {"messages": [{"role": "user", "content": SECRET}]}
@@ -85,7 +85,7 @@ async def test_a_broker_that_breaks_off_while_counting_is_too(bell, monkeypatch,
 
 
 async def test_it_goes_before_all_others_where_the_transport_is_ours(redis_url, redis_client):
-    with bell_of(redis_url, broker_transport="worker.queue.broker:RedisTransport") as bell:
+    with bell_of(redis_url, broker_transport="berlin_worker.queue.broker:RedisTransport") as bell:
         await redis_client.lpush(names.QUEUE, "waits")
         await bell.ring("job-1", json.dumps(JOB).encode())
     [behind, first] = await redis_client.lrange(names.QUEUE, 0, -1)

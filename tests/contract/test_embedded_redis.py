@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from worker.embedded import redis as embedded
-from worker.embedded.redis import RedisProcess, find_server, free_port
-from worker.errors import Unavailable
+from berlin_worker.embedded import redis as embedded
+from berlin_worker.embedded.redis import RedisProcess, find_server, free_port
+from berlin_worker.errors import Unavailable
 
 
 async def test_answers_and_runs_lua(redis_client):

@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from berlin_worker.embedded.faults import FAULTS, Fault, Plan, in_prompt, parse, without_faults
+from berlin_worker.embedded.replies import pleasant_reply
+from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
 from tests.support.waiting import until
-from worker.embedded.faults import FAULTS, Fault, Plan, in_prompt, parse, without_faults
-from worker.embedded.replies import pleasant_reply
-from worker.embedded.upstream import Upstream, upstream_in_thread
 
 
 @pytest.fixture

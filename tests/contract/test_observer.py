@@ -16,17 +16,17 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from prometheus_client import CollectorRegistry
 
-from schemas import names
+from berlin_schemas import names
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.errors import SettingsError
+from berlin_worker.queue import depth
+from berlin_worker.stats import Stats
+from berlin_worker.telemetry.http import serving
+from berlin_worker.telemetry.life import Life
+from berlin_worker.telemetry.metrics import registry
+from berlin_worker.telemetry.observer import Inside, Observer
 from tests.support.http import failing, get, scrape, value
 from tests.support.waiting import stopped
-from worker.embedded.redis import free_port
-from worker.errors import SettingsError
-from worker.queue import depth
-from worker.stats import Stats
-from worker.telemetry.http import serving
-from worker.telemetry.life import Life
-from worker.telemetry.metrics import registry
-from worker.telemetry.observer import Inside, Observer
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import asyncio
 
 import redis.asyncio
 
-from schemas import names
+from berlin_schemas import names
+from berlin_worker.presence import Announcement, Identity, Load, Presence
+from berlin_worker.stats import Stats
 from tests.support.waiting import stopped
-from worker.presence import Announcement, Identity, Load, Presence
-from worker.stats import Stats
 
 
 def presence(client, worker, *, ttl_s=60.0, interval_s=0.01):

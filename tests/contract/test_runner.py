@@ -11,7 +11,10 @@ import pytest
 import redis.asyncio
 from celery.exceptions import SoftTimeLimitExceeded
 
-from schemas import ErrorCode, names
+from berlin_schemas import ErrorCode, names
+from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.errors import JobError
+from berlin_worker.store import RedisStore
 from tests.support.core import (
     JOB,
     check_keys,
@@ -27,9 +30,6 @@ from tests.support.core import (
 )
 from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
 from tests.support.waiting import until
-from worker.embedded.redis import RedisProcess, find_server
-from worker.errors import JobError
-from worker.store import RedisStore
 
 SECRET = "the prompt that nobody else may read"
 BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
@@ -300,7 +300,7 @@ async def test_a_delivery_that_came_back_is_dropped_where_the_lease_is_renewed(w
 async def test_a_delivery_that_came_back_outwaits_the_lease_of_a_dead_worker(
     worker, redis_client, monkeypatch
 ):
-    monkeypatch.setattr("worker.runner._LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr("berlin_worker.runner._LOOK_AGAIN_S", 0.001)
     async with worker(says("a", hangs=True)) as dead, worker(says("b"), owner="w2") as there:
         lost = dead.start()
         await dead.logged(2)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from schemas import ErrorCode, names
+from berlin_schemas import ErrorCode, names
+from berlin_worker.errors import JobError
 from tests.support.core import check_keys
 from tests.support.rig import JOB_ID, ScriptedProvider, Worker, says
-from worker.errors import JobError
 
 BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
 

@@ -5,11 +5,11 @@ import logging
 
 import pytest
 
-from schemas import ErrorCode
+from berlin_schemas import ErrorCode
+from berlin_worker.contained import strays
 from tests.support.core import check_keys, make_store
 from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled
 from tests.support.waiting import until
-from worker.contained import strays
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ async def keys(redis_client):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr("worker.contained.CLEAN_UP_S", 0.05)
+    monkeypatch.setattr("berlin_worker.contained.CLEAN_UP_S", 0.05)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from schemas import ErrorCode
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.telemetry.otel import OtelTracer
+from berlin_worker.telemetry.tracing import headers_of
 from tests.support.core import expire_lease, record
 from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
-from worker.errors import JobError
-from worker.telemetry.otel import OtelTracer
-from worker.telemetry.tracing import headers_of
 
 BROKEN = JobError(ErrorCode.UPSTREAM_ERROR, "the secret text", retryable=True, upstream_status=502)
 

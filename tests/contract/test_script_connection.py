@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
-from worker.script_connection import ScriptConnection, SharedScriptConnection
+from berlin_worker.script_connection import ScriptConnection, SharedScriptConnection
 
 ECHO = "return ARGV[1]"
 FAIL = "return redis.error_reply('no')"

@@ -8,18 +8,18 @@ from functools import partial
 import pytest
 import redis.asyncio
 
-from schemas import names
-from schemas.shards import shard_of
+from berlin_schemas import names
+from berlin_schemas.shards import shard_of
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.errors import Away, SettingsError
+from berlin_worker.leases import NOTHING_WAITS, Claim
+from berlin_worker.shards.marks import MARK_TTL_S, Marks, check_unmarked
+from berlin_worker.shards.parking import Parking
+from berlin_worker.shards.router import StrayBell
+from berlin_worker.shards.store import ShardStore
 from tests.support.core import JOB, check_keys, expire_lease, load_scripts, make_store, record
 from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says
 from tests.support.waiting import stopped
-from worker.embedded.redis import free_port
-from worker.errors import Away, SettingsError
-from worker.leases import NOTHING_WAITS, Claim
-from worker.shards.marks import MARK_TTL_S, Marks, check_unmarked
-from worker.shards.parking import Parking
-from worker.shards.router import StrayBell
-from worker.shards.store import ShardStore
 
 ON_1 = "job-2"
 

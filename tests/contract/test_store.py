@@ -7,7 +7,8 @@ import math
 import pytest
 import redis.asyncio
 
-from schemas import Cancelled, Chunk, Completed, Reset, Timings, decode, names
+from berlin_schemas import Cancelled, Chunk, Completed, Reset, Timings, decode, names
+from berlin_worker.lua import source
 from tests.support.core import (
     JOB,
     LOG_TTL_S,
@@ -24,7 +25,6 @@ from tests.support.core import (
     record,
     subscribed,
 )
-from worker.lua import source
 
 ID = "job-1"
 _call = itertools.count()

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from schemas import Completed, Reset, Started, Timings, decode, names
+from berlin_schemas import Completed, Reset, Started, Timings, decode, names
+from berlin_worker.lifecycle import Phase
 from tests.support.core import (
     JOB,
     LOG_TTL_S,
@@ -33,7 +34,6 @@ from tests.support.core import (
     raw_log,
     record,
 )
-from worker.lifecycle import Phase
 
 JOBS = ("one", "two")
 WORKERS = range(3)

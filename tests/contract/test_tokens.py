@@ -11,14 +11,14 @@ import redis.asyncio
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
-from schemas import ErrorCode, names
+from berlin_schemas import ErrorCode, names
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers.base import Token
+from berlin_worker.settings import Settings
+from berlin_worker.tokens import RedisSource, RedisTokens
+from berlin_worker.tokens.state import FREE_REFUSALS
 from tests.support.login import Upstream
-from worker.embedded.redis import free_port
-from worker.errors import JobError, SettingsError
-from worker.providers.base import Token
-from worker.settings import Settings
-from worker.tokens import RedisSource, RedisTokens
-from worker.tokens.state import FREE_REFUSALS
 
 ACCOUNT = "someone@example.org"
 PASSWORD = "a password"

@@ -17,14 +17,14 @@ import pytest
 import redis
 from celery import Celery
 
+from berlin_worker.client import Client
+from berlin_worker.embedded.redis import find_server, free_port
+from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.cli import BERLIN
 from tests.support.fleet import prompt
 from tests.support.manifests import DEPLOY, compose, example_environ
 from tests.support.needed import needed
 from tests.support.workers import ROOT, wait_until
-from worker.client import Client
-from worker.embedded.redis import find_server, free_port
-from worker.embedded.upstream import upstream_in_thread
 
 REDIS_CLI = f"""#!{sys.executable}
 import os, redis, sys

@@ -6,13 +6,13 @@ import urllib.request
 import pytest
 import yaml
 
+from berlin_worker.client import Client
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.manifests import tool
 from tests.support.promql import Told, expressions, selectors_of
 from tests.support.workers import ROOT, wait_until
-from worker.client import Client
-from worker.embedded.redis import free_port
-from worker.embedded.upstream import upstream_in_thread
 
 EXPRESSIONS = expressions()
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import Fleet, prompt
 from tests.support.manifests import tool
 from tests.support.workers import wait_until
-from worker.embedded.redis import free_port
-from worker.embedded.upstream import upstream_in_thread
 
 PROMPT = "the-secret-prompt"
 REPLY = "the-secret-reply"

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from schemas import names
+from berlin_schemas import names
+from berlin_worker.cli import main
+from berlin_worker.settings import Settings
 from tests.support.manifests import (
     DEPLOY,
     compose,
@@ -19,8 +21,6 @@ from tests.support.manifests import (
     tool,
     without_hashes,
 )
-from worker.cli import main
-from worker.settings import Settings
 
 KUBERNETES = DEPLOY / "kubernetes"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
@@ -187,8 +187,8 @@ def test_systemd_takes_the_unit(tmp_path):
 
 def test_whoever_stops_a_worker_waits_for_its_drain():
     """The drain, twice the clean-up of what is left, and the last events: then nobody is killed."""
-    from worker import service
-    from worker.pool import pool
+    from berlin_worker import service
+    from berlin_worker.pool import pool
 
     stack = compose(dict.fromkeys(example_environ(), "x"))["services"]["worker"]
     deployment = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"]
@@ -245,7 +245,7 @@ def test_grafana_finds_dashboard_and_data_source_where_compose_puts_them():
 
 
 def test_what_is_counted_to_scale_are_the_keys_of_the_queue():
-    from worker.celery import app
+    from berlin_worker.celery import app
 
     triggers = one(rendered(KUBERNETES / "overlays" / "keda"), "ScaledObject")["spec"]["triggers"]
     counted = {each["name"]: each["metadata"]["listName"] for each in triggers}

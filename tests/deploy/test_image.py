@@ -13,9 +13,9 @@ from pathlib import Path
 import pip
 import pytest
 
+from berlin_worker.embedded.redis import free_port
 from tests.support.manifests import DEPLOY
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
-from worker.embedded.redis import free_port
 
 TEXT = re.sub(
     r"\\\n\s*", "", re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)

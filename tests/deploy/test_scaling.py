@@ -10,11 +10,11 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from berlin_worker.embedded.redis import free_port
 from tests.support.chaos import Site
 from tests.support.manifests import DEPLOY, one, rendered
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import ROOT, WorkerProcess, wait_until
-from worker.embedded.redis import free_port
 
 SLOTS = 10
 COUNT = """
@@ -109,7 +109,7 @@ def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
     assert sum(ended) <= 69
     wait_until(lambda: counted(site.redis) == 0, "there is nothing to do")
     asked = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "worker", "inspect", "ping"],
+        [sys.executable, "-m", "celery", "-A", "berlin_worker", "inspect", "ping"],
         env=os.environ | site.env, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "pong" in asked.stdout

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import Fleet
-from worker.embedded.upstream import upstream_in_thread
 
 
 @pytest.fixture

@@ -17,19 +17,19 @@ import redis.asyncio
 from celery import Celery
 from redis.exceptions import AuthenticationError, RedisError
 
-from schemas import names
+from berlin_schemas import names
+from berlin_worker.client import AsyncClient, Options
+from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.embedded.upstream import upstream_in_thread
+from berlin_worker.errors import SettingsError
+from berlin_worker.settings import Settings
+from berlin_worker.shards.parking import Parking
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt, text_of
 from tests.support.http import PORT, scrape, url_of, value
 from tests.support.needed import needed
 from tests.support.rig import Bell
 from tests.support.workers import ROOT, wait_until
-from worker.client import AsyncClient, Options
-from worker.embedded.redis import RedisProcess, find_server
-from worker.embedded.upstream import upstream_in_thread
-from worker.errors import SettingsError
-from worker.settings import Settings
-from worker.shards.parking import Parking
 
 MAKE_ACL = ROOT / "deploy" / "redis" / "acl"
 USERS = ("producer", "subscriber", "worker", "operator", "monitor")
@@ -428,7 +428,7 @@ def cli(guarded: Guarded, user: str, *arguments: str) -> subprocess.CompletedPro
 
 
 def celery_cli(guarded: Guarded, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return ran(guarded, user, [sys.executable, "-m", "celery", "-A", "worker", *arguments])
+    return ran(guarded, user, [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments])
 
 
 def ran(guarded: Guarded, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from tests.support.workers import ROOT
 
 LOG = """
 import logging, sys
-from worker.celery import app
+from berlin_worker.celery import app
 app.log.setup(logging.INFO, redirect_stdouts=True)
 seen = []
 logging.getLogger().handlers[0].addFilter(lambda record: seen.append(record) or True)
@@ -26,7 +26,7 @@ def nameless(number):
     raise KeyError(number)
 grp.getgrgid = nameless
 os.getuid = os.geteuid = lambda: {uid}
-from worker.celery import app
+from berlin_worker.celery import app
 app.Worker()
 """
 """What a worker does before it connects, as a user whose group has no name."""

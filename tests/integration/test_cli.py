@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from berlin_worker.embedded.redis import RedisProcess
 from tests.support.cli import BERLIN, Stack, cli_stack, end
 from tests.support.workers import TIMEOUT_S, wait_until
-from worker.embedded.redis import RedisProcess
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from berlin_worker.embedded.redis import RedisProcess
 from tests.support.cli import BERLIN
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
-from worker.embedded.redis import RedisProcess
 
 
 class Demo:
@@ -64,7 +64,12 @@ def test_the_demo_shows_the_text_and_says_what_to_try_next(demo: Demo) -> None:
     code, out, err = demo.run("Why is the sky blue?")
     assert code == 0, err
     assert out.startswith("You asked: “Why is the sky blue?”")
-    for told in ("for this run only", "worker    celery -A worker worker", "first text", "Next:"):
+    for told in (
+        "for this run only",
+        "worker    celery -A berlin_worker worker",
+        "first text",
+        "Next:",
+    ):
         assert told in err
     assert "Traceback" not in err
 

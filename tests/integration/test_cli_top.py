@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from berlin_worker.embedded.redis import RedisProcess, find_server
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
-from worker.embedded.redis import RedisProcess, find_server
 
 
 def berlin(fleet: Fleet, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

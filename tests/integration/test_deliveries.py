@@ -3,9 +3,9 @@
 import json
 import time
 
+from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S
 from tests.support.fleet import prompt
 from tests.support.workers import wait_until
-from worker.queue.deliveries import VISIBILITY_TIMEOUT_S
 
 INDEX = "unacked_index:prompts"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import Fleet, prompt
 from tests.support.workers import wait_until
-from worker.embedded.upstream import upstream_in_thread
 
 SECRET = "a secret prompt"
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded, text_of
 from tests.support.workers import ROOT, WorkerProcess, wait_until
-from worker.embedded.upstream import upstream_in_thread
 
 
 def test_a_bare_producer_and_a_bare_subscriber_see_the_same_bytes_as_the_log(fleet):
@@ -179,7 +179,7 @@ def test_a_killed_workers_job_is_restarted_elsewhere(fleet):
 
 def test_without_credentials_the_worker_says_so_in_one_line_and_ends(fleet):
     worker = WorkerProcess(
-        "worker", env=fleet.env | {"BERLIN_ACCOUNT": "", "BERLIN_PASSWORD": ""}, wait=False
+        "berlin_worker", env=fleet.env | {"BERLIN_ACCOUNT": "", "BERLIN_PASSWORD": ""}, wait=False
     )
     with worker:
         assert worker.wait() != 0
@@ -199,7 +199,17 @@ def test_prompt_and_secrets_appear_in_no_log_of_the_worker(fleet):
 
 
 def celery_control(fleet: Fleet, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "celery", "-A", "worker", "control", "--timeout", "5", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "berlin_worker",
+        "control",
+        "--timeout",
+        "5",
+        *words,
+    ]
     return subprocess.run(
         command, env=os.environ | fleet.env, cwd=ROOT, capture_output=True, text=True, check=False
     )

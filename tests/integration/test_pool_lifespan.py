@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from berlin_worker.embedded.redis import RedisProcess, find_server
 from tests.support.toy import APP, Toy, toy
 from tests.support.workers import wait_until
-from worker.embedded.redis import RedisProcess, find_server
 
 
 @pytest.fixture

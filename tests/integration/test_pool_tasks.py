@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from berlin_worker.embedded.redis import RedisProcess
 from tests.support.toy import Sent, TaskFailed, Toy, toy
 from tests.support.workers import WorkerProcess, wait_until
-from worker.embedded.redis import RedisProcess
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_traceback_has_two_lines_of_the_bridge_and_then_the_users_code(app: To
     files = [
         line for line in sent.meta["traceback"].splitlines() if line.lstrip().startswith("File ")
     ]
-    ours = [line for line in files if "/worker/pool/" in line]
+    ours = [line for line in files if "/worker/berlin_worker/pool/" in line]
     assert len(ours) == 2
     assert "pool_app.py" in files[-1]
     assert files.index(ours[-1]) == len(files) - 2
@@ -188,7 +188,7 @@ def test_inspect_tells_what_is_active(app: Toy, worker: WorkerProcess) -> None:
     (active,) = app.inspect(worker, "active")
     assert (active["id"], active["acknowledged"]) == (sent.id, False)
     pool = app.inspect(worker, "stats")["pool"]
-    assert pool["implementation"] == "worker.pool.pool:AsyncioPool"
+    assert pool["implementation"] == "berlin_worker.pool.pool:AsyncioPool"
     assert (pool["max-concurrency"], pool["in-flight"], pool["waiting"]) == (100, 1, 0)
     app.release("inspected")
     assert sent.get() == "inspected"

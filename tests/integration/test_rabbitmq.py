@@ -14,14 +14,14 @@ from amqp.exceptions import NotFound
 from celery import Celery
 from kombu import Connection, pools
 
+from berlin_worker.client import AsyncClient, Unavailable
+from berlin_worker.embedded.redis import free_port
+from berlin_worker.settings import Settings
 from tests.support.fleet import Fleet, prompt, recorded, text_of
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.saboteur import installed
 from tests.support.workers import wait_until
-from worker.client import AsyncClient, Unavailable
-from worker.embedded.redis import free_port
-from worker.settings import Settings
 
 SECRET = "a secret prompt"
 QUICK = {

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
+from berlin_worker.client import Client
+from berlin_worker.embedded.redis import find_server
 from tests.support.cli import BERLIN
 from tests.support.fleet import Fleet, prompt, text_of
 from tests.support.needed import needed
 from tests.support.sentinel import SentinelPair
 from tests.support.workers import wait_until
-from worker.client import Client
-from worker.embedded.redis import find_server
 
 
 @pytest.fixture

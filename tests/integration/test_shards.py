@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import redis
 
-from schemas import names
-from schemas.shards import shard_of
+from berlin_schemas import names
+from berlin_schemas.shards import shard_of
+from berlin_worker.client import AsyncClient, JobFailed, Options
+from berlin_worker.embedded.redis import RedisProcess
+from berlin_worker.embedded.upstream import upstream_in_thread
+from berlin_worker.errors import SettingsError
+from berlin_worker.settings import Settings
 from tests.support.cli import Stack
 from tests.support.fleet import QUICK_LEASES, TERMINAL, Fleet, prompt, recorded, text_of
 from tests.support.workers import WorkerProcess, wait_until
-from worker.client import AsyncClient, JobFailed, Options
-from worker.embedded.redis import RedisProcess
-from worker.embedded.upstream import upstream_in_thread
-from worker.errors import SettingsError
-from worker.settings import Settings
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 ENDLESS = "[[endless]] [[drip:0.01]]"
@@ -207,7 +207,7 @@ def test_a_worker_with_another_list_says_so_and_ends(shards):
             "": "spread over 2 event stores",
         }.items():
             other = WorkerProcess(
-                "worker", env=shards.fleet.env | {"WORKER_EVENT_SHARDS": listed}, wait=False
+                "berlin_worker", env=shards.fleet.env | {"WORKER_EVENT_SHARDS": listed}, wait=False
             )
             with other:
                 assert other.wait() != 0

@@ -9,8 +9,8 @@ import pytest
 import redis
 from kombu import Connection, Consumer, Producer, Queue
 
+from berlin_worker.queue.broker import RedisTransport
 from tests.support.workers import wait_until
-from worker.queue.broker import RedisTransport
 
 QUEUE = Queue("prompts", durable=True)
 INDEX = "unacked_index"

@@ -4,13 +4,13 @@ import json
 import signal
 from typing import Any
 
+from berlin_worker.client import Client
+from berlin_worker.telemetry.table import TABLE
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.http import PORT, failing, get, scrape, url_of, value
 from tests.support.proxy import TcpProxy
 from tests.support.saboteur import installed
 from tests.support.workers import wait_until
-from worker.client import Client
-from worker.telemetry.table import TABLE
 
 PROMPT = "the-secret-prompt"
 QUIET = {"PYTHONWARNINGS": "ignore"}
@@ -150,11 +150,14 @@ def test_every_line_is_json_and_a_line_on_a_job_says_which(fleet):
     for job_id in (failed, refused):
         lines = [line for line in told if job_id in line["event"]]
         assert {line["job_id"] for line in lines} == {job_id}
-        assert {"celery.worker.strategy", "worker.attempt"} <= {line["logger"] for line in lines}
+        assert {"celery.worker.strategy", "berlin_worker.attempt"} <= {
+            line["logger"] for line in lines
+        }
     attempts = [
         line.get("attempt")
         for line in told
-        if line["logger"] in {"worker.attempt", "worker.runner"} and line["job_id"] == failed
+        if line["logger"] in {"berlin_worker.attempt", "berlin_worker.runner"}
+        and line["job_id"] == failed
     ]
     assert attempts == [1, 2]
 

@@ -17,10 +17,10 @@ from aiohttp import web
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from worker.embedded.redis import RedisProcess, find_server
-from worker.errors import JobError
-from worker.settings import Settings
-from worker.tokens import RedisTokens
+from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.errors import JobError
+from berlin_worker.settings import Settings
+from berlin_worker.tokens import RedisTokens
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 4

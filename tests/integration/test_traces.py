@@ -10,11 +10,11 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
+from berlin_worker.client import AsyncClient
+from berlin_worker.settings import Settings
 from tests.support.collector import Collector, collector
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.workers import ROOT
-from worker.client import AsyncClient
-from worker.settings import Settings
 
 SECRET = "nobody should read this in a trace"
 

@@ -20,11 +20,11 @@ from collections import Counter
 import aiohttp
 import redis.asyncio
 
-from schemas import ErrorCode
-from worker.errors import JobError
-from worker.providers.base import Token, TokenSource
-from worker.settings import Settings
-from worker.tokens import RedisTokens
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.providers.base import Token, TokenSource
+from berlin_worker.settings import Settings
+from berlin_worker.tokens import RedisTokens
 
 
 class Callers:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
-PACKAGES = ("schemas", "worker")
+PACKAGES = ("berlin_schemas", "berlin_worker")
 JOB_TIMEOUT_S = 60.0
 
 
@@ -27,7 +27,7 @@ def packages_come_from_the_wheel() -> None:
         package = importlib.import_module(name)
         assert Path(package.__file__ or "").is_relative_to(sys.prefix), package.__file__
         assert importlib.resources.files(name).joinpath("py.typed").is_file(), name
-    scripts = {file.name for file in importlib.resources.files("worker.lua").iterdir()}
+    scripts = {file.name for file in importlib.resources.files("berlin_worker.lua").iterdir()}
     assert {"append.lua", "claim.lua", "submit.lua"} <= scripts, scripts
 
 
@@ -45,11 +45,26 @@ def providers_load_by_their_entry_points() -> None:
         point.load()
 
 
+def a_project_has_its_own_modules_of_these_names() -> None:
+    """A FastAPI project has ``schemas.py``, a Celery project ``worker.py``: ours shadow neither.
+
+    Run from the folder of such a project, as the checks after this one are too.
+    """
+    for name in ("schemas", "worker"):
+        Path(f"{name}.py").write_text("OWN = True\n")
+    code = (
+        "import schemas, worker, berlin_worker.client, berlin_schemas\n"
+        "assert schemas.OWN and worker.OWN\n"
+        "berlin_schemas.PromptJob(messages=[{'role': 'user', 'content': 'Hello'}])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def commands_answer() -> None:
     for command in (
         ("berlin", "--help"),
-        ("celery", "-A", "worker", "worker", "--help"),
-        ("celery", "-A", "worker", "report"),
+        ("celery", "-A", "berlin_worker", "worker", "--help"),
+        ("celery", "-A", "berlin_worker", "report"),
     ):
         done = subprocess.run(
             [BIN / command[0], *command[1:]],
@@ -63,13 +78,13 @@ def commands_answer() -> None:
 
 def a_job_goes_through() -> None:
     """As another service would: a bare Celery producer, a bare Redis client, the contract."""
-    from worker.embedded.redis import any_redis
+    from berlin_worker.embedded.redis import any_redis
 
     with any_redis() as (url, told), tempfile.TemporaryFile() as log:
         print(f"  {told}")
         own = {"REDIS_URL": url, "CELERY_BROKER_URL": url, "WORKER_PROVIDERS": "echo"}
         worker = subprocess.Popen(
-            [BIN / "celery", "-A", "worker", "worker"],
+            [BIN / "celery", "-A", "berlin_worker", "worker"],
             env=os.environ | own,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -111,6 +126,7 @@ CHECKS: tuple[Callable[[], None], ...] = (
     packages_come_from_the_wheel,
     every_module_imports,
     providers_load_by_their_entry_points,
+    a_project_has_its_own_modules_of_these_names,
     commands_answer,
     a_job_goes_through,
 )

@@ -16,11 +16,11 @@ from typing import Any, Literal, Self
 import redis
 from celery import Celery
 
-from schemas import names
+from berlin_schemas import names
+from berlin_worker.client import Client
 from tests.support.ledger import Ledger
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import WorkerProcess
-from worker.client import Client
 
 FULL = os.environ.get("BERLIN_CHAOS") == "full"
 
@@ -95,7 +95,7 @@ class Site(AbstractContextManager["Site"]):
 
     def worker(self, *arguments: str, **env: str) -> WorkerProcess:
         """A worker, not yet started; ``env`` holds further settings."""
-        return WorkerProcess("worker", *arguments, env=self.env | env)
+        return WorkerProcess("berlin_worker", *arguments, env=self.env | env)
 
     def submit(
         self,

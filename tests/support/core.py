@@ -9,11 +9,11 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from schemas import Event, Started, decode, names
-from worker.journal import Batch, JobLog, Journal
-from worker.leases import Claim
-from worker.lua import source
-from worker.store import RedisStore
+from berlin_schemas import Event, Started, decode, names
+from berlin_worker.journal import Batch, JobLog, Journal
+from berlin_worker.leases import Claim
+from berlin_worker.lua import source
+from berlin_worker.store import RedisStore
 
 LOG_TTL_S = 100
 QUEUE_TTL_S = 1000

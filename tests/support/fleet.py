@@ -8,8 +8,8 @@ from typing import Any
 import redis
 from celery import Celery
 
+from berlin_worker.embedded.upstream import Upstream
 from tests.support.workers import WorkerProcess, wait_until
-from worker.embedded.upstream import Upstream
 
 QUICK_LEASES = {
     "WORKER_LEASE_S": "1",
@@ -30,7 +30,7 @@ class Fleet:
         self.redis = redis.Redis.from_url(redis_url)
 
     def worker(self, *arguments: str, alone: bool = True, **env: str) -> WorkerProcess:
-        return WorkerProcess("worker", *arguments, env=self.env | env, alone=alone)
+        return WorkerProcess("berlin_worker", *arguments, env=self.env | env, alone=alone)
 
     def send(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
         sent = self.app.send_task(

@@ -4,7 +4,7 @@ from typing import Any
 
 import redis.asyncio
 
-from schemas import (
+from berlin_schemas import (
     Cancelled,
     Chunk,
     Completed,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import redis
 
-from schemas import encode
+from berlin_schemas import encode
+from berlin_worker.client import AsyncClient
 from tests.support.verdicts import TERMINAL, Accepted, Figures, Log, figures_of
 from tests.support.waiting import stopped
 from tests.support.workers import wait_until
-from worker.client import AsyncClient
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

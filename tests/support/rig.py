@@ -7,14 +7,14 @@ from typing import Any, Self
 
 import redis.asyncio
 
-from schemas import Event, PromptJob
+from berlin_schemas import Event, PromptJob
+from berlin_worker.journal import Journal
+from berlin_worker.leases import Leases, Renewal
+from berlin_worker.providers.base import Report
+from berlin_worker.retry import RetryPolicy
+from berlin_worker.runner import Runner
 from tests.support.core import job_object, load_scripts, make_store, read_log
 from tests.support.waiting import stopped
-from worker.journal import Journal
-from worker.leases import Leases, Renewal
-from worker.providers.base import Report
-from worker.retry import RetryPolicy
-from worker.runner import Runner
 
 JOB_ID = "job-1"
 Stream = Callable[[PromptJob, Report], AsyncGenerator[list[str], None]]

@@ -9,9 +9,9 @@ from typing import Self
 
 import redis
 
+from berlin_worker.embedded.redis import RedisProcess, free_port
 from tests.support.replication import caught_up
 from tests.support.workers import wait_until
-from worker.embedded.redis import RedisProcess, free_port
 
 
 class SentinelPair:

@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
+from berlin_worker.embedded.faults import without_faults
+from berlin_worker.embedded.upstream import Upstream
 from tests.support.workers import ROOT
-from worker.embedded.faults import without_faults
-from worker.embedded.upstream import Upstream
 
 
 class UpstreamProcess(AbstractContextManager["UpstreamProcess"]):
-    """:class:`worker.embedded.upstream.Upstream`, asked over pipes; ``options`` are JSON."""
+    """:class:`berlin_worker.embedded.upstream.Upstream`, asked over pipes; ``options`` are JSON."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options

@@ -17,7 +17,7 @@ from greenlet import GreenletExit
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from worker.pool import AsyncioTask, cancel_cause
+from berlin_worker.pool import AsyncioTask, cancel_cause
 
 URL = os.environ["TOY_REDIS_URL"]
 
@@ -28,7 +28,7 @@ app = Celery(
     task_cls=AsyncioTask,
 )
 app.conf.update(
-    worker_pool="worker.pool:AsyncioPool",
+    worker_pool="berlin_worker.pool:AsyncioPool",
     task_acks_late=True,
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=True,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from schemas import ErrorCode, Message
-from worker.errors import JobError
-from worker.providers.berlin_wire import (
+from berlin_schemas import ErrorCode, Message
+from berlin_worker.errors import JobError
+from berlin_worker.providers.berlin_wire import (
     check_options,
     completion_body,
     format_prompt,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.client.broker_url import parted
-from worker.errors import SettingsError
+from berlin_worker.client.broker_url import parted
+from berlin_worker.errors import SettingsError
 
 
 @pytest.mark.parametrize(

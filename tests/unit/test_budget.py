@@ -16,7 +16,10 @@ READ = f"{LOOP};Attempt._read (worker/attempt.py:196);Account.stream (worker/pro
         (LOOP, "event loop"),
         (READ, "read"),
         (f"{READ};ReplyDecoder.feed (worker/providers/lines.py:1)", "parse"),
-        (f"{LOOP};Journal.run (worker/journal.py:1);writelines (asyncio/streams.py:2)", "append"),
+        (
+            f"{LOOP};Journal.run (worker/journal.py:1);writelines (asyncio/streams.py:2)",
+            "append",
+        ),
         ("thread (8): MainThread;main (celery/__main__.py:1);loads (json/__init__.py:2)", "parse"),
         ("thread (9): other;wait (threading.py:1)", "rest"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.telemetry.checks import CONSUMER_SILENT_S, Outside, live, ready, report
+from berlin_worker.telemetry.checks import CONSUMER_SILENT_S, Outside, live, ready, report
 
 QUIET = {"loop_silence_s": 0.1, "consumer_silence_s": 0.9, "draining": False, "lease_s": 6.0}
 

@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from schemas import Cancelled, Failed, InvalidJob
-from schemas.errors import ErrorCode, ErrorInfo
-from worker.cli import COMMANDS, main
-from worker.cli.errors import Problem, problem
-from worker.cli.fields import build_job, key_value
-from worker.cli.run_worker import celery_command, check_login
-from worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
-from worker.settings import Settings
+from berlin_schemas import Cancelled, Failed, InvalidJob
+from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli import COMMANDS, main
+from berlin_worker.cli.errors import Problem, problem
+from berlin_worker.cli.fields import build_job, key_value
+from berlin_worker.cli.run_worker import celery_command, check_login
+from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
+from berlin_worker.settings import Settings
 
 NOWHERE = "redis://somebody:secret@127.0.0.1:1/0"
 
@@ -31,8 +31,8 @@ def run(*arguments: str, stdin: str | bytes | None = None, **env: str) -> tuple[
 
 def test_the_help_lists_every_command_without_importing_one() -> None:
     probe = (
-        "import sys, worker.cli\n"
-        "try: worker.cli.main(['--help'])\n"
+        "import sys, berlin_worker.cli\n"
+        "try: berlin_worker.cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'celery', 'kombu', 'redis', 'aiohttp', 'pydantic', 'rich'} & set(sys.modules)\n"
         "print('heavy:', sorted(heavy))"
@@ -161,7 +161,7 @@ def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
 
 def test_celery_gets_its_options_and_a_log_level() -> None:
     assert celery_command(7, ("--without-gossip",))[2:] == [
-        *("celery", "-A", "worker", "worker"),
+        *("celery", "-A", "berlin_worker", "worker"),
         *("--concurrency=7", "--loglevel=info", "--without-gossip"),
     ]
     for given in (("-l", "debug"), ("-ldebug",), ("--loglevel=debug",), ("--loglevel", "debug")):

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from schemas import Cancelled, Failed, Timings
-from schemas.errors import ErrorCode, ErrorInfo
-from worker.cli import batch as command
-from worker.cli import main
-from worker.cli.batch_files import BatchFiles
-from worker.cli.batch_lines import BadLine, Line, WrongOutput, read_lines, survey
-from worker.cli.batch_run import Batch
-from worker.cli.errors import Problem
-from worker.client import CursorExpired, JobFailed, JobStatus, Result, Unavailable
+from berlin_schemas import Cancelled, Failed, Timings
+from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli import batch as command
+from berlin_worker.cli import main
+from berlin_worker.cli.batch_files import BatchFiles
+from berlin_worker.cli.batch_lines import BadLine, Line, WrongOutput, read_lines, survey
+from berlin_worker.cli.batch_run import Batch
+from berlin_worker.cli.errors import Problem
+from berlin_worker.client import CursorExpired, JobFailed, JobStatus, Result, Unavailable
 
 TIMINGS = Timings(queue_ms=1, login_ms=0, first_chunk_ms=2, stream_ms=3, total_ms=4)
 

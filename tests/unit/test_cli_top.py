@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from worker.cli.top_fleet import Fleet, Raw, Token
-from worker.cli.top_view import FleetView, ago, seconds
-from worker.presence import Announcement, Recent
+from berlin_worker.cli.top_fleet import Fleet, Raw, Token
+from berlin_worker.cli.top_view import FleetView, ago, seconds
+from berlin_worker.presence import Announcement, Recent
 
 NOW = 10_000.0
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from redis import exceptions
 
-from schemas.errors import ErrorCode
-from worker.cli import verdicts
-from worker.errors import JobError
+from berlin_schemas.errors import ErrorCode
+from berlin_worker.cli import verdicts
+from berlin_worker.errors import JobError
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import Cancelled, Chunk, Completed, Event, Failed, Reset, Started, Timings, decode
-from schemas.errors import ErrorCode, ErrorInfo
-from worker.cli.jobs import status_rows
-from worker.cli.output import Stdout, printable
-from worker.cli.views import FinalView, JsonView, Shown, TextView, View, exit_code
-from worker.client import JobStatus
+from berlin_schemas import (
+    Cancelled,
+    Chunk,
+    Completed,
+    Event,
+    Failed,
+    Reset,
+    Started,
+    Timings,
+    decode,
+)
+from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli.jobs import status_rows
+from berlin_worker.cli.output import Stdout, printable
+from berlin_worker.cli.views import FinalView, JsonView, Shown, TextView, View, exit_code
+from berlin_worker.client import JobStatus
 
 TIMINGS = Timings(queue_ms=1, login_ms=0, first_chunk_ms=2, stream_ms=3, total_ms=1500)
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from schemas import InvalidJob, Message, PromptJob
-from worker.client.addresses import address
-from worker.client.jobs import prepare
+from berlin_schemas import InvalidJob, Message, PromptJob
+from berlin_worker.client.addresses import address
+from berlin_worker.client.jobs import prepare
 
 HI = [{"role": "user", "content": "Hi"}]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.control import parse
+from berlin_worker.control import parse
 
 
 def test_a_message_names_a_job():

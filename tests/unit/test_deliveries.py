@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from berlin_worker import service
+from berlin_worker.pool.thread import LoopThread
+from berlin_worker.queue.deliveries import CUT_OFF_S, HUNG_S, came_back_at_once, look
+from berlin_worker.queue.held import QoS
 from tests.support.workers import wait_until
-from worker import service
-from worker.pool.thread import LoopThread
-from worker.queue.deliveries import CUT_OFF_S, HUNG_S, came_back_at_once, look
-from worker.queue.held import QoS
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from worker.telemetry import exporting, tracing
+from berlin_worker.telemetry import exporting, tracing
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_traces_are_sent_where_the_environment_says_where(
 async def test_a_missing_extra_is_said_once_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delattr("worker.telemetry.exporting")
-    monkeypatch.setitem(sys.modules, "worker.telemetry.exporting", None)
+    monkeypatch.delattr("berlin_worker.telemetry.exporting")
+    monkeypatch.setitem(sys.modules, "berlin_worker.telemetry.exporting", None)
     async with tracing.opened({"OTEL_TRACES_EXPORTER": "otlp"}) as tracer:
         assert tracer is tracing.OFF
     assert "berlin-worker[otel]" in caplog.text

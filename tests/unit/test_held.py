@@ -6,7 +6,7 @@ from unittest.mock import MagicMock
 import pytest
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
-from worker.queue.held import QoS
+from berlin_worker.queue.held import QoS
 
 
 class Channel:

@@ -7,8 +7,8 @@ import zlib
 import pytest
 from kombu import compression
 
-from schemas.jobs import MAX_JOB_BYTES
-from worker.queue import inflate
+from berlin_schemas.jobs import MAX_JOB_BYTES
+from berlin_worker.queue import inflate
 
 COMPRESS = {"gzip": zlib.compress, "bzip2": bz2.compress, "lzma": lzma.compress}
 METHODS = sorted(COMPRESS)

@@ -9,11 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import Chunk, Completed, ErrorCode, ErrorInfo, Failed, Started, Timings, decode, encode
+from berlin_schemas import (
+    Chunk,
+    Completed,
+    ErrorCode,
+    ErrorInfo,
+    Failed,
+    Started,
+    Timings,
+    decode,
+    encode,
+)
+from berlin_worker.errors import Fenced
+from berlin_worker.journal import Journal
+from berlin_worker.lifecycle import LifecycleError, Phase
 from tests.support.waiting import until
-from worker.errors import Fenced
-from worker.journal import Journal
-from worker.lifecycle import LifecycleError, Phase
 
 JOB = "job-1"
 TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
+from berlin_worker.leases import Claim, Leases, Overdue
 from tests.support.rig import Bell
 from tests.support.waiting import stopped, until
-from worker.leases import Claim, Leases, Overdue
 
 QUEUED_MS = 1000
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from schemas.events import TERMINAL_TYPES
-from worker.lifecycle import TABLE, LifecycleError, Phase, advance, phase_of
+from berlin_schemas.events import TERMINAL_TYPES
+from berlin_worker.lifecycle import TABLE, LifecycleError, Phase, advance, phase_of
 
 EVENT_TYPES = ("started", "chunk", "reset", "completed", "failed", "cancelled")
 

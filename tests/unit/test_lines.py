@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import ErrorCode
-from worker.errors import JobError
-from worker.providers.lines import Decoded, Limits, ReplyDecoder
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.providers.lines import Decoded, Limits, ReplyDecoder
 
 LIMITS = Limits(max_line_bytes=1 << 20, max_chunks=100_000, max_text_bytes=1 << 24)
 

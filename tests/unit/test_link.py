@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis.exceptions import AuthenticationError, InvalidResponse, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.client.link import Link, Lost
+from berlin_worker.client.link import Link, Lost
 
 SUBSCRIBED = b">3\r\n$9\r\nsubscribe\r\n$1\r\n%s\r\n:1\r\n"
 MESSAGE = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n%d\r\n"

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import pytest
 import structlog
 
-from worker.context import JOB
-from worker.settings import Settings
-from worker.telemetry import logs
+from berlin_worker.context import JOB
+from berlin_worker.settings import Settings
+from berlin_worker.telemetry import logs
 
 PROMPT = "the-secret-prompt"
 PASSWORD = 'pass"wörd'

@@ -10,11 +10,11 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from schemas import ErrorCode
-from worker.stats import Stats
-from worker.telemetry.metrics import registry, table
-from worker.telemetry.reading import Reading
-from worker.telemetry.table import PROCESS, TABLE
+from berlin_schemas import ErrorCode
+from berlin_worker.stats import Stats
+from berlin_worker.telemetry.metrics import registry, table
+from berlin_worker.telemetry.reading import Reading
+from berlin_worker.telemetry.table import PROCESS, TABLE
 
 READING = Reading(
     messaging_system="rabbitmq",

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 from celery import Celery, Task
 
-from worker.pool import AsyncioPool, AsyncioRequest, AsyncioTask, cancel_cause
+from berlin_worker.pool import AsyncioPool, AsyncioRequest, AsyncioTask, cancel_cause
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_nothing_is_being_cancelled_outside_of_a_task() -> None:
 def test_celery_finds_the_pool_by_its_name() -> None:
     from celery.concurrency import get_implementation
 
-    found: Any = get_implementation("worker.pool:AsyncioPool")
+    found: Any = get_implementation("berlin_worker.pool:AsyncioPool")
     assert found is AsyncioPool
 
 

@@ -9,8 +9,8 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError
 
-from worker.pool import CancelCause, cancel_cause
-from worker.pool.job import HandedBack, Job, current_job
+from berlin_worker.pool import CancelCause, cancel_cause
+from berlin_worker.pool.job import HandedBack, Job, current_job
 
 
 class Harness:

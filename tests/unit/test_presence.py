@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.presence import Announcement, Identity, Load, Window, announcement
-from worker.stats import Stats
+from berlin_worker.presence import Announcement, Identity, Load, Window, announcement
+from berlin_worker.stats import Stats
 
 ME = Identity("0123456789ab", "host-1", 42, "1.2.3", 1000.0)
 

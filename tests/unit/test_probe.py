@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.telemetry.probe import NoAnswer, Probe, ask_all
+from berlin_worker.telemetry.probe import NoAnswer, Probe, ask_all
 
 LATER = 30.0
 

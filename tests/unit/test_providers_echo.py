@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import ErrorCode, PromptJob
-from worker.errors import JobError
-from worker.providers.base import Report
-from worker.providers.echo import EchoProvider
-from worker.settings import Settings
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.errors import JobError
+from berlin_worker.providers.base import Report
+from berlin_worker.providers.echo import EchoProvider
+from berlin_worker.settings import Settings
 
 SERVICES: Any = SimpleNamespace(settings=Settings.from_env({"WORKER_MAX_CHUNKS": "1000"}))
 

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import ErrorCode
-from worker.errors import JobError
-from worker.providers.http import (
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.providers.http import (
     ACCEPT_ENCODING,
     open_session,
     proxy_problem,
@@ -28,7 +28,7 @@ from worker.providers.http import (
     status_error,
     transport_error,
 )
-from worker.settings import Settings
+from berlin_worker.settings import Settings
 
 SECRET = "proxy-password"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

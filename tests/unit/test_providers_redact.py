@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.providers.redact import clean, hide
+from berlin_worker.providers.redact import clean, hide
 
 SECRET = 'pä"ss/w+rd & <more>'
 

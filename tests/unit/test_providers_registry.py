@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas import ErrorCode, PromptJob
-from worker import providers
-from worker.errors import JobError, SettingsError
-from worker.providers.base import Report
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker import providers
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers.base import Report
 
 MODULE = """
 class Shout:
@@ -62,7 +62,7 @@ def test_our_providers_are_there(name: str) -> None:
 
 def test_no_package_takes_a_name_of_ours(site: Path) -> None:
     install(site, "shouting", "berlin = shouting:Shout")
-    assert providers.load("berlin").__module__ == "worker.providers.berlin"
+    assert providers.load("berlin").__module__ == "berlin_worker.providers.berlin"
 
 
 def test_an_unknown_name_is_an_invalid_job() -> None:

@@ -8,9 +8,9 @@ import pytest
 from celery import bootsteps
 from celery.worker.consumer import Consumer
 
-from worker.queue.consumer import PromptConsumer
-from worker.queue.pulse import Pulse
-from worker.telemetry.life import LIFE, Sign
+from berlin_worker.queue.consumer import PromptConsumer
+from berlin_worker.queue.pulse import Pulse
+from berlin_worker.telemetry.life import LIFE, Sign
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import Cancelled, Chunk, Completed, Event, Reset, Started, Timings, encode
-from worker.client.replay import PAGE_SIZE, Entry, Glance, Need, Replay
-from worker.errors import CursorExpired, Unreadable
+from berlin_schemas import Cancelled, Chunk, Completed, Event, Reset, Started, Timings, encode
+from berlin_worker.client.replay import PAGE_SIZE, Entry, Glance, Need, Replay
+from berlin_worker.errors import CursorExpired, Unreadable
 
 JOB = "job-1"
 ZERO = Timings(queue_ms=0, login_ms=0, first_chunk_ms=0, stream_ms=0, total_ms=0)
@@ -73,7 +73,7 @@ class Run:
     delivered: list[int] = field(default_factory=list)
 
     def step(self, *, quiet: bool = False) -> None:
-        """The reader's next move; what :class:`worker.client.stream.Stream` does."""
+        """The reader's next move; what :class:`berlin_worker.client.stream.Stream` does."""
         events: list[Event] = []
         match self.replay.need:
             case Need.PAGE:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import ErrorCode
-from worker.errors import JobError
-from worker.retry import FINAL_CODES, Again, Fail, Keep, RetryPolicy, decide
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.retry import FINAL_CODES, Again, Fail, Keep, RetryPolicy, decide
 
 POLICY = RetryPolicy(max_attempts=3, base_s=0.5, max_s=30.0)
 

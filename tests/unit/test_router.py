@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from schemas.shards import shard_of
-from worker.errors import Away
-from worker.shards.router import AWAY_S, Core, Router, StrayBell
+from berlin_schemas.shards import shard_of
+from berlin_worker.errors import Away
+from berlin_worker.shards.router import AWAY_S, Core, Router, StrayBell
 
 ON_0, ON_1 = "job-1", "job-2"
 

@@ -9,7 +9,7 @@ CODE = """
 import resource, sys
 soft, hard, most = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-from worker.cli.run_worker import raise_file_limit
+from berlin_worker.cli.run_worker import raise_file_limit
 raise_file_limit(most)
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import names
-from schemas.__main__ import json_schema
+from berlin_schemas import names
+from berlin_schemas.__main__ import json_schema
 
 BAD_IDS = ["", "x" * 129, "a\n", "\n", "a b", "a:b", "{a}", "ä", "٣", "a\0", "*"]
 NAMERS = [names.channel, names.log_key, names.state_key]
@@ -63,19 +63,24 @@ def test_what_is_no_text_is_no_id(value):
 
 def test_importing_the_contract_loads_nothing_heavy():
     code = (
-        "import sys, schemas, schemas.names; print(*sorted(m.split('.')[0] for m in sys.modules))"
+        "import sys, berlin_schemas, berlin_schemas.names; "
+        "print(*sorted(m.split('.')[0] for m in sys.modules))"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
-    heavy = {"worker", "celery", "kombu", "redis", "aiohttp", "asyncio", "click", "rich"}
+    heavy = {"berlin_worker", "celery", "kombu", "redis", "aiohttp", "asyncio", "click", "rich"}
     assert heavy.isdisjoint(loaded)
     assert "pydantic" in loaded
 
 
 def test_the_json_schema_is_whole_and_prints_from_the_command_line():
     printed = subprocess.run(
-        [sys.executable, "-m", "schemas"], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-m", "berlin_schemas"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     ).stdout
     document = json.loads(printed)
     assert document == json_schema()

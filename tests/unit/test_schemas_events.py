@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import schemas
-from schemas import (
+import berlin_schemas
+from berlin_schemas import (
     Cancelled,
     Chunk,
     Completed,
@@ -22,7 +22,7 @@ from schemas import (
     decode,
     encode,
 )
-from schemas.events import TERMINAL_TYPES
+from berlin_schemas.events import TERMINAL_TYPES
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 counts = st.integers(min_value=1, max_value=2**53)
@@ -170,4 +170,4 @@ def test_a_chunk_that_could_not_be_read_cannot_be_built(content):
 
 
 def test_the_package_exports_what_it_lists():
-    assert all(hasattr(schemas, name) for name in schemas.__all__)
+    assert all(hasattr(berlin_schemas, name) for name in berlin_schemas.__all__)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import InvalidJob, PromptJob
-from schemas.jobs import MAX_JOB_BYTES, dump_job, parse_job
+from berlin_schemas import InvalidJob, PromptJob
+from berlin_schemas.jobs import MAX_JOB_BYTES, dump_job, parse_job
 
 ID = "0b7e2c1a-9f6d-4e5b-8a3c-2d1f0e9c8b7a"
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.errors import SettingsError
-from worker.settings import Settings, table
+from berlin_worker.errors import SettingsError
+from berlin_worker.settings import Settings, table
 
 README = Path(__file__).parents[2] / "README.md"
 SECRET = "hunter2-secret"
@@ -126,7 +126,7 @@ def test_the_table_in_the_readme_is_that_of_the_code():
 
 def test_the_table_prints_from_the_command_line():
     printed = subprocess.run(
-        [sys.executable, "-m", "worker.settings"],
+        [sys.executable, "-m", "berlin_worker.settings"],
         capture_output=True,
         text=True,
         check=True,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.names import JOB_ID_PATTERN
-from schemas.shards import shard_of
-from worker.errors import SettingsError
-from worker.settings import Settings
-from worker.shards.marks import on_shard, trouble
+from berlin_schemas.names import JOB_ID_PATTERN
+from berlin_schemas.shards import shard_of
+from berlin_worker.errors import SettingsError
+from berlin_worker.settings import Settings
+from berlin_worker.shards.marks import on_shard, trouble
 
 JOBS = [str(uuid.UUID(int=n * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)) for n in range(6000)]
 GOLDEN = {

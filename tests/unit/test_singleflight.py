@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from worker.tokens.singleflight import SingleFlight
+from berlin_worker.tokens.singleflight import SingleFlight
 
 
 class Work:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import ErrorCode
-from worker.stats import MODELS_MAX, OUTCOMES, Counts, Histogram, Histograms, Models, Stats
+from berlin_schemas import ErrorCode
+from berlin_worker.stats import MODELS_MAX, OUTCOMES, Counts, Histogram, Histograms, Models, Stats
 
 VALUES = st.lists(st.floats(min_value=0, max_value=1000), min_size=1, max_size=200)
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from berlin_worker.suspects import Suspects, group_size
 from tests.support.waiting import until
-from worker.suspects import Suspects, group_size
 
 LONG_S = 60.0
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from schemas import ErrorCode, ErrorInfo
-from worker.errors import SettingsError
-from worker.providers.base import Token
-from worker.tokens.seal import seal_for
-from worker.tokens.state import (
+from berlin_schemas import ErrorCode, ErrorInfo
+from berlin_worker.errors import SettingsError
+from berlin_worker.providers.base import Token
+from berlin_worker.tokens.seal import seal_for
+from berlin_worker.tokens.state import (
     FREE_REFUSALS,
     POLL_MAX_S,
     Failure,

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from schemas import ErrorCode
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.providers.base import Token
+from berlin_worker.tokens import LocalTokens
 from tests.support.login import Upstream
-from worker.errors import JobError
-from worker.providers.base import Token
-from worker.tokens import LocalTokens
 
 
 async def test_many_concurrent_callers_share_one_login() -> None:

@@ -14,11 +14,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from schemas import ErrorCode, PromptJob
-from worker.errors import Fenced, JobError
-from worker.providers.base import Report
-from worker.telemetry import tracing
-from worker.telemetry.otel import OtelTracer, captures
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.errors import Fenced, JobError
+from berlin_worker.providers.base import Report
+from berlin_worker.telemetry import tracing
+from berlin_worker.telemetry.otel import OtelTracer, captures
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PRODUCER = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
@@ -301,7 +301,7 @@ async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch
 def test_what_runs_a_job_imports_no_opentelemetry() -> None:
     # redis-py does where it is installed, so not a whole worker.
     probe = (
-        "import sys, worker.runner, worker.telemetry.tracing as tracing\n"
+        "import sys, berlin_worker.runner, berlin_worker.telemetry.tracing as tracing\n"
         "assert tracing.inject() == {}\n"
         "print('loaded:', [name for name in sys.modules if name.startswith('opentelemetry')])"
     )

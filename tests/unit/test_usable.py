@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from worker.queue.usable import Unusable, check
+from berlin_worker.queue.usable import Unusable, check
 
 JOB = [{"messages": []}]
 

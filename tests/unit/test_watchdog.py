@@ -7,7 +7,7 @@ import selectors
 
 import pytest
 
-from worker.watchdog import Expired, Watchdog
+from berlin_worker.watchdog import Expired, Watchdog
 
 
 class _NoWait(selectors.DefaultSelector):

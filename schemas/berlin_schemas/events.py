@@ -1,0 +1,112 @@
+"""The events of a job, as they stand on its channel and in its log.
+
+One JSON object each, version 1. ``seq`` counts from 1 without a gap over the
+whole life of a job; ``attempt`` counts from 1; ``ts`` is Unix time in seconds.
+``completed``, ``failed`` and ``cancelled`` are terminal: a job has exactly one,
+and it is the last event of its log. Unknown fields are ignored, so that a
+later version may add some.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from berlin_schemas.errors import ErrorInfo
+from berlin_schemas.names import JOB_ID_PATTERN
+
+VERSION: Final = 1
+
+JobId = Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$")]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, ser_json_inf_nan="null")
+
+    v: Literal[1] = VERSION
+    job_id: JobId
+    seq: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    ts: float = Field(allow_inf_nan=False)
+
+
+class Started(_Event):
+    """An attempt has begun, and nothing of the job has been published before it."""
+
+    type: Literal["started"] = "started"
+
+
+class Chunk(_Event):
+    """A piece of text, never empty."""
+
+    type: Literal["chunk"] = "chunk"
+    content: str = Field(min_length=1)
+
+
+class Reset(_Event):
+    """A new attempt has begun: discard every earlier chunk."""
+
+    type: Literal["reset"] = "reset"
+    reason: str
+
+
+class Timings(BaseModel):
+    """Where the time of a completed job went, in milliseconds.
+
+    ``queue_ms``: from the submission, where the record of the job tells it, else from
+    the receipt by the worker, to the first attempt. The others are of the last attempt:
+    ``login_ms`` waiting for a token, ``first_chunk_ms`` from its start to the first
+    chunk, ``stream_ms`` from there to the end. ``total_ms``: from where ``queue_ms``
+    begins to the end of the job.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    queue_ms: Milliseconds
+    login_ms: Milliseconds
+    first_chunk_ms: Milliseconds | None
+    stream_ms: Milliseconds
+    total_ms: Milliseconds
+
+
+class Completed(_Event):
+    """The upstream has said all (``stop``, ``length``) or the text was cut and kept."""
+
+    type: Literal["completed"] = "completed"
+    finish_reason: Literal["stop", "length", "interrupted"]
+    timings: Timings
+    usage: dict[str, Any] | None = None
+
+
+class Failed(_Event):
+    """The job is over without a result; ``error`` says why."""
+
+    type: Literal["failed"] = "failed"
+    error: ErrorInfo
+
+
+class Cancelled(_Event):
+    """The job is over because somebody asked for it."""
+
+    type: Literal["cancelled"] = "cancelled"
+    reason: str
+
+
+Event = Annotated[
+    Started | Chunk | Reset | Completed | Failed | Cancelled, Field(discriminator="type")
+]
+Terminal = Completed | Failed | Cancelled
+TERMINAL_TYPES: Final = frozenset({"completed", "failed", "cancelled"})
+
+EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The event as one line of JSON; a ``usage`` that is not known is left out."""
+    leave_out = {"usage"} if isinstance(event, Completed) and event.usage is None else None
+    return event.model_dump_json(exclude=leave_out).encode()
+
+
+def decode(data: bytes | str) -> Event:
+    """The event that ``data`` holds; raises ``ValueError`` (pydantic's) if it holds none."""
+    return EVENT.validate_json(data)

@@ -1,0 +1,140 @@
+"""The job object: what a producer puts on the queue (contract, "Job object").
+
+Only ``messages`` is required. Types are not coerced and unknown top-level
+fields are refused, so that a misspelt option is an error, not a surprise.
+"""
+
+import json
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+
+from berlin_schemas.names import JOB_ID_PATTERN
+
+MAX_JOB_BYTES: Final = 1024 * 1024
+"""A job object larger than this, as compact UTF-8 JSON, is refused (contract)."""
+
+# json.dumps makes an encoder in each call, unless it may do as it likes.
+_compact: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+).encode
+_field_name: Final = re.compile(r"[A-Za-z0-9_]{1,40}", re.ASCII)
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class InvalidJob(ValueError):
+    """The job object breaks the contract; the message says where, without its text."""
+
+
+class Message(BaseModel):
+    """One turn of the conversation. Further fields are for providers that know them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class PromptJob(BaseModel):
+    """One prompt for one provider; every duration in seconds.
+
+    ``deadline_s`` runs over all attempts, from the start of the first. ``on_interrupt``
+    says what a retry after the first published chunk does: ``restart`` (a ``reset``
+    event, then a fresh stream), ``fail``, or ``keep`` (end with what is there).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    job_id: Annotated[str, Field(pattern=f"^{JOB_ID_PATTERN}$")] | None = None
+    provider: Name = "berlin"
+    model: Name = "gpt-3.5-turbo"
+    messages: list[Message] = Field(min_length=1)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    proxy: str | None = Field(default=None, max_length=2048)
+    deadline_s: Seconds = 600.0
+    first_chunk_timeout_s: Seconds = 60.0
+    idle_timeout_s: Seconds = 30.0
+    on_interrupt: Literal["restart", "fail", "keep"] = "restart"
+    tenant: Name | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def parse_job(obj: object, job_id: str) -> tuple[PromptJob, bytes]:
+    """The job in a decoded job object, and that object as compact UTF-8 JSON.
+
+    ``job_id`` is the Celery task ID, which the object's own must equal. Raises
+    :class:`InvalidJob`, whose message names the fields at fault and never repeats
+    their values: a prompt must not reach a log through an error.
+    """
+    if not isinstance(obj, dict):
+        raise InvalidJob(f"a job is a JSON object, not {_json_type(obj)}")
+    data = dump_job(obj)
+    try:
+        job = PromptJob.model_validate(obj)
+    except ValidationError as error:
+        raise InvalidJob(_explain(error)) from None
+    if job.job_id is not None and job.job_id != job_id:
+        raise InvalidJob("job_id is not the task ID of the message that carries the job")
+    return job, data
+
+
+def dump_job(obj: dict[str, Any]) -> bytes:
+    """A job object as compact UTF-8 JSON, bounded; raises :class:`InvalidJob`."""
+    try:
+        data = _compact(obj).encode()
+    except RecursionError:
+        raise InvalidJob("the job object is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise InvalidJob("the job object holds half a surrogate pair: no UTF-8") from None
+    except (TypeError, ValueError):
+        raise InvalidJob("the job object holds what JSON cannot, such as NaN") from None
+    if len(data) > MAX_JOB_BYTES:
+        raise InvalidJob(f"the job object has {len(data)} bytes; at most {MAX_JOB_BYTES} are taken")
+    return data
+
+
+_WORDING: Final = {
+    "dict_type": "must be an object",
+    "extra_forbidden": "no such field",
+    "list_type": "must be an array",
+    "missing": "is missing",
+    "model_type": "must be an object",
+    "recursion_depth_exceeded": "is nested too deeply",
+    "string_pattern_mismatch": "must be 1 to 128 characters of A-Z a-z 0-9 _ -",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
+"""What the contract calls a problem, where pydantic's words are of Python."""
+
+
+def _explain(error: ValidationError) -> str:
+    shown = 3
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [f"{_place(p['loc'])}: {_wording(p['type'], p['msg'])}" for p in problems[:shown]]
+    if len(problems) > shown:
+        told.append(f"and {len(problems) - shown} more")
+    return "; ".join(told)
+
+
+def _wording(kind: str, message: str) -> str:
+    return _WORDING.get(kind) or message.replace("Input should be", "must be", 1)
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    # Names that the producer made up could hold anything, of any length.
+    if loc[:1] in {("options",), ("metadata",)}:
+        loc = loc[:1]
+    return ".".join(map(_safe, loc)) or "job"
+
+
+def _safe(part: int | str) -> str:
+    name = str(part)
+    return name if _field_name.fullmatch(name) else "(name not shown)"
+
+
+def _json_type(obj: object) -> str:
+    names = {str: "a string", list: "an array", bool: "a boolean", type(None): "null"}
+    return names.get(type(obj), "a number")

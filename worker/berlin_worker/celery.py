@@ -1,0 +1,71 @@
+"""The Celery app: configuration only. ``celery -A berlin_worker worker`` finds it by this name."""
+
+from celery import Celery
+
+from berlin_schemas import names
+from berlin_worker.client.broker_url import parted
+from berlin_worker.pool import AsyncioTask
+from berlin_worker.queue import broker, revoke_option
+from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
+from berlin_worker.queue.pulse import Pulse
+from berlin_worker.settings import Settings
+from berlin_worker.telemetry import celery_log
+
+_settings = Settings.from_env()
+broker.install()
+revoke_option.install()
+_broker_url, _sentinel_options = parted(_settings.broker_url)
+
+app = Celery("worker", task_cls=AsyncioTask, include=["berlin_worker.tasks"])
+app.conf.update(
+    broker_url=_broker_url,
+    # Also under these names: Celery would take CELERY_BROKER_URL as it stands.
+    broker_read_url=_broker_url,
+    broker_write_url=_broker_url,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    # A broker that refuses something for now, a full one for instance, ends no worker.
+    broker_channel_error_retry=True,
+    # Without these a half-open connection to the broker is never noticed.
+    broker_transport_options={
+        "socket_timeout": 5,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 3,
+        # Messages that a worker held when it died come back this soon; see KeepDeliveries.
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 5,
+        # Keys of our own: the shortest timeout of all apps that share them would win.
+        "unacked_key": "unacked:prompts",
+        "unacked_index_key": "unacked_index:prompts",
+        "unacked_mutex_key": "unacked_mutex:prompts",
+        "dead_letters_max": _settings.dead_letters_max,
+        **_sentinel_options,
+    },
+    task_default_queue=names.QUEUE,
+    task_default_queue_type=_settings.queue_type,
+    task_create_missing_queue_type=_settings.queue_type,
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_acks_on_failure_or_timeout=True,
+    worker_consumer="berlin_worker.queue.consumer:PromptConsumer",
+    worker_pool="berlin_worker.pool:AsyncioPool",
+    worker_pool_lifespan="berlin_worker.service:lifespan",
+    worker_pool_drain_timeout=_settings.drain_timeout_s,
+    worker_concurrency=1000,
+    worker_prefetch_multiplier=1,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=True,
+    # Nothing of these carries a prompt, and each costs every job something.
+    worker_send_task_events=False,
+    task_send_sent_event=False,
+    task_track_started=False,
+    event_queue_ttl=60,
+    control_queue_ttl=300,
+)
+app.steps["consumer"].update({KeepDeliveries, Pulse})
+celery_log.install(app, _settings)

@@ -1,0 +1,132 @@
+"""From the options of a command to a job object (pure), and those options themselves."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from berlin_schemas.names import is_job_id
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SECONDS: Final = click.FloatRange(min=0, min_open=True)
+
+
+def check_id(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """A callback: a job ID is checked before anything is asked of Redis."""
+    if value is not None and not is_job_id(value):
+        raise click.BadParameter("a job ID is 1 to 128 characters of A-Z a-z 0-9 _ -")
+    return value
+
+
+def _key_values(
+    _ctx: click.Context, _param: click.Parameter, given: Iterable[str]
+) -> dict[str, Any] | None:
+    return dict(map(key_value, given)) or None
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """``key=value``, the value read as JSON, and as a string where it is none."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter(f"{text!r} is not of the form key=value")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def job_options(*, short_option: bool) -> Callable[[F], F]:
+    """The options that become fields of the job object; ``-o`` only where it is not taken."""
+    names = ("-o", "--option") if short_option else ("--option",)
+    options: list[Callable[[F], F]] = [
+        click.option("--model", help="Model of the provider."),
+        click.option("--provider", help="Who answers: berlin (default), echo, ..."),
+        click.option("--system", metavar="TEXT", help="A system message before the prompt."),
+        click.option(
+            *names,
+            "options",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=_key_values,
+            help="Option of the provider, the value in JSON: temperature=0.2. Repeatable.",
+        ),
+        click.option("--deadline", "deadline_s", type=_SECONDS, help="Seconds for the whole job."),
+        click.option(
+            "--first-chunk-timeout",
+            "first_chunk_timeout_s",
+            type=_SECONDS,
+            help="Seconds until the first text.",
+        ),
+        click.option(
+            "--idle-timeout",
+            "idle_timeout_s",
+            type=_SECONDS,
+            help="Seconds between two pieces of text.",
+        ),
+        click.option(
+            "--on-interrupt",
+            type=click.Choice(["restart", "fail", "keep"]),
+            help="What a retry does once text has come.",
+        ),
+        click.option("--proxy", help="Proxy, one of those that the worker allows."),
+        click.option("--tenant", help="Whose job it is."),
+        click.option(
+            "--metadata",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=_key_values,
+            help="Carried along, not interpreted. Repeatable.",
+        ),
+    ]
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def build_job(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The job object ``base`` with the options that were ``given``, which win over its own."""
+    set_options = {name: value for name, value in given.items() if value is not None}
+    system = set_options.pop("system", None)
+    job = {**base, **set_options}
+    for name in ("options", "metadata"):
+        if name in set_options and isinstance(base.get(name), Mapping):
+            job[name] = {**base[name], **set_options[name]}
+    messages = job.get("messages", [])
+    if system is not None and isinstance(messages, list):
+        job["messages"] = [{"role": "system", "content": system}, *messages]
+    return job
+
+
+def from_prompt(prompt: str) -> dict[str, Any]:
+    """The job object with ``prompt`` as the only message."""
+    if not prompt.strip():
+        raise click.UsageError("The prompt is empty.")
+    return {"messages": [{"role": "user", "content": prompt}]}
+
+
+def from_stdin() -> str:
+    """The prompt on stdin, without the newline that ends its last line."""
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise click.UsageError("What stdin holds is not UTF-8 text.") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """The job object in a JSON file."""
+    try:
+        job = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{path} holds no JSON: {error}") from None
+    if not isinstance(job, dict):
+        raise click.UsageError(f"{path} holds no job object, which is a JSON object.")
+    return job

@@ -1,0 +1,174 @@
+"""Follow one job to its end on stdout, until it is over, Ctrl-C, or nobody reads any more."""
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from berlin_schemas import Cancelled, Event
+from berlin_worker.cli.errors import BROKEN_PIPE, FAILED, Problem
+from berlin_worker.cli.interrupts import Interrupts
+from berlin_worker.cli.log import Log
+from berlin_worker.cli.output import Stdout, printable, say
+from berlin_worker.cli.views import FinalView, JsonView, TextView, View, exit_code
+from berlin_worker.client import AsyncClient, Stream
+from berlin_worker.errors import ClientError, Unavailable
+
+CANCEL_PATIENCE_S: Final = 5.0
+"""How long the end of a cancelled job is waited for."""
+_LATE_S: Final = 5.0
+_LATE: Final = "nothing has come yet: the job waits for a worker (`berlin doctor` counts them)"
+_PAGER_PATIENCE_S: Final = 0.1
+
+
+def view_for(out: Stdout, *, as_json: bool, final: bool) -> View:
+    """The view that the options ask for."""
+    if as_json:
+        return JsonView()
+    return (FinalView if final else TextView)(is_terminal=out.is_terminal)
+
+
+async def follow(
+    client: AsyncClient,
+    stream: Stream,
+    *,
+    after: int = 0,
+    as_json: bool,
+    final: bool,
+    cancel: bool,
+) -> int:
+    """Show the events of ``stream``, those with a ``seq`` beyond ``after``; returns the exit code.
+
+    ``cancel``: whoever leaves early cancels the job (it is theirs); else it goes on.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        log = await stack.enter_async_context(Log(stream.job_id)) if as_json else None
+        interrupts = stack.enter_context(Interrupts())
+        out = stack.enter_context(Stdout())
+        if cancel:
+            # To its end: a submission under way would lift the mark of a cancellation.
+            await stream.start()
+        view = view_for(out, as_json=as_json, final=final)
+        follower = Follower(stream, out, view, after=after, log=log)
+        reading = asyncio.create_task(follower.read())
+        leaving = asyncio.create_task(_leaves(interrupts, out))
+        try:
+            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done() and not _cannot_write(reading):
+                return exit_code(reading.result())
+            code = await leaving if leaving.done() or out.gone.done() else FAILED
+            unheard = code == BROKEN_PIPE or _cannot_write(reading)
+            await follower.leave(quietly=unheard)
+            if cancel:
+                await _cancel(client, stream, reading, patient=not unheard)
+            elif not unheard:
+                say(f"the job goes on: {follower.go_on}")
+            if code == FAILED:
+                reading.result()  # the disk is full, or the like
+        except Unavailable as error:
+            raise Problem(str(error), advice=f"to go on later: {follower.go_on}") from error
+        else:
+            return code
+        finally:
+            reading.cancel()
+            leaving.cancel()
+            await asyncio.gather(reading, leaving, return_exceptions=True)
+            stream.close()
+
+
+class Follower:
+    """Writes what a view makes of the events of one job."""
+
+    def __init__(
+        self, stream: Stream, out: Stdout, view: View, *, after: int, log: Log | None
+    ) -> None:
+        self._stream = stream
+        self._log = log
+        self._out = out
+        self._view = view
+        self._silent = False
+        self._seq = after
+
+    @property
+    def go_on(self) -> str:
+        """The command that goes on after the last event that was shown."""
+        after = f" --after {self._seq}" if self._seq else ""
+        return f"berlin tail {self._stream.job_id}{after}"
+
+    async def read(self) -> Event | None:
+        """Show all events; returns the last one."""
+        last = None
+        late = asyncio.get_running_loop().call_later(_LATE_S, say, _LATE)
+        try:
+            while True:
+                # All that is there at once: one write for many events of a long log.
+                events = await self._stream.batch()
+                late.cancel()
+                last = await self._show(events)
+        except StopAsyncIteration:
+            return last
+        finally:
+            late.cancel()
+
+    async def leave(self, *, quietly: bool) -> None:
+        """End the output. JSON lines go on to the end of the job, unless ``quietly``."""
+        self._silent = quietly or not isinstance(self._view, JsonView)
+        if quietly or not self._silent:
+            return
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_PAGER_PATIENCE_S):  # it may take nothing more
+                await self._out.write(self._view.end().out)
+
+    async def _show(self, events: list[Event]) -> Event:
+        last = events[-1]
+        written = await self._log.read(self._seq, last.seq) if self._log else {}
+        data = b""
+        for event in () if self._silent else events:
+            shown = self._view.show(event, written.get(event.seq))
+            data += shown.out
+            if shown.notice:
+                await self._out.write(data)
+                data = b""
+                say(printable(shown.notice), **_style(shown.notice))
+        await self._out.write(data)
+        self._seq = last.seq
+        return last
+
+
+async def _leaves(interrupts: Interrupts, out: Stdout) -> int:
+    """Wait until the user leaves; returns the exit code for it."""
+    signalled = asyncio.create_task(interrupts.wait())
+    try:
+        either: set[asyncio.Future[Any]] = {signalled, out.gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return signalled.result() if signalled.done() else BROKEN_PIPE
+    finally:
+        signalled.cancel()
+
+
+def _cannot_write(reading: asyncio.Task[Any]) -> bool:
+    return reading.done() and isinstance(reading.exception(), OSError)
+
+
+async def _cancel(
+    client: AsyncClient, stream: Stream, reading: asyncio.Task[Event | None], *, patient: bool
+) -> None:
+    job_id = stream.job_id
+    try:
+        await client.cancel(job_id, "the submitter has left")
+        if not patient:
+            return
+        async with asyncio.timeout(CANCEL_PATIENCE_S):
+            event = await asyncio.shield(reading)
+    except TimeoutError:
+        say(f"job {job_id} is marked as cancelled: it ends when a worker sees it")
+    except ClientError as error:
+        say(f"berlin: job {job_id} could not be cancelled, and may go on: {error}", fg="red")
+    else:
+        if isinstance(event, Cancelled):
+            say(f"job {job_id} is cancelled", dim=True)
+        elif event is not None:
+            say(f"job {job_id} had ended before: {event.type}", dim=True)
+
+
+def _style(notice: str) -> dict[str, Any]:
+    return {"fg": "red"} if notice.startswith("berlin:") else {"dim": True}

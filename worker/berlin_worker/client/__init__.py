@@ -1,0 +1,34 @@
+"""Submit jobs and read their events, from asyncio or from threads.
+
+    async with AsyncClient() as client:
+        async for event in client.submit_and_stream("Hello"):
+            ...
+
+    with Client() as client:
+        print(client.result(client.submit("Hello")).text)
+
+Needs Redis and the broker alone: neither the worker nor its HTTP client is imported.
+"""
+
+from berlin_schemas import InvalidJob
+from berlin_worker.client.aio import AsyncClient
+from berlin_worker.client.stream import Stream
+from berlin_worker.client.sync import Client, SyncStream
+from berlin_worker.client.values import JobStatus, Options, Result
+from berlin_worker.errors import ClientError, CursorExpired, JobFailed, Unavailable, Unreadable
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "CursorExpired",
+    "InvalidJob",
+    "JobFailed",
+    "JobStatus",
+    "Options",
+    "Result",
+    "Stream",
+    "SyncStream",
+    "Unavailable",
+    "Unreadable",
+]

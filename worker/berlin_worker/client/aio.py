@@ -1,0 +1,235 @@
+"""The asynchronous client."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from redis.exceptions import RedisError
+
+from berlin_schemas import Cancelled, Chunk, Completed, Failed, Reset, names
+from berlin_schemas.shards import shard_of
+from berlin_worker.client import connections, records
+from berlin_worker.client.enqueue import Enqueuer
+from berlin_worker.client.jobs import Prompt, Submission, prepare
+from berlin_worker.client.shard import Shard
+from berlin_worker.client.stream import Stream
+from berlin_worker.client.values import JobStatus, Options, Result
+from berlin_worker.errors import JobFailed, Unavailable, Unreadable
+from berlin_worker.settings import Settings
+from berlin_worker.shards.marks import on_shard
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Submits jobs and follows them, in one event loop.
+
+    What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
+    ``CELERY_BROKER_URL``, ``WORKER_EVENT_SHARDS``); a ``redis_url`` that is given holds all
+    events, unless ``event_shards`` are given too. However many jobs are followed, they share
+    one connection to each event store. Nothing is connected before it is needed; close
+    it by ``async with`` or :meth:`aclose`. Every method raises
+    :class:`~berlin_worker.errors.Unavailable` where Redis or the broker does not answer, and
+    :class:`~berlin_worker.errors.SettingsError` where the workers have other event stores.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        broker_url: str | None = None,
+        *,
+        event_shards: Sequence[str] = (),
+        settings: Settings | None = None,
+        options: Options | None = None,
+    ) -> None:
+        self._settings = settings or Settings.from_env()
+        self._redis_url = redis_url or self._settings.redis_url
+        urls = event_shards or ((redis_url,) if redis_url else self._settings.shards)
+        self._broker_url = broker_url or _other_broker(self._settings) or self._redis_url
+        self._options = options or Options()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sharded = tuple(urls) != (self._redis_url,)
+        make = partial(
+            Shard,
+            enqueuer=lambda: self._enqueuer,
+            options=self._options,
+            record_ttl_s=self._settings.queue_ttl_s,
+        )
+        if self._sharded:
+            count = len(urls)
+            self._home = make(self._redis_url, expected={names.SHARDS: str(count)})
+            self._shards = [
+                make(url, expected={names.SHARD: on_shard(place, count)}, home=self._home)
+                for place, url in enumerate(urls)
+            ]
+        else:
+            self._home = make(self._redis_url, expected={names.SHARDS: None, names.SHARD: None})
+            self._shards = [self._home]
+
+    async def submit(self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any) -> str:
+        """Put a job on the queue and return its ID.
+
+        ``prompt`` is a :class:`~berlin_schemas.PromptJob`, a job object, a list of messages, or the
+        text of one message; ``job_fields`` are further fields of the job object
+        (``model="..."``). With a ``job_id`` of the caller's own submitting is idempotent: the
+        job runs once, however often it is submitted.
+
+        Raises :class:`~berlin_schemas.InvalidJob` before anything is sent, and
+        :class:`~berlin_worker.errors.Unavailable` if the job was not accepted; where that is not
+        certain, its message says so and names the job.
+        """
+        submission = prepare(prompt, job_id, job_fields)
+        await self._whole(self._accept(submission))
+        return submission.job_id
+
+    def stream(
+        self, job_id: str, after: int = 0, *, wait_for_start_s: float | None = None
+    ) -> Stream:
+        """The events of a job with a ``seq`` beyond ``after``, up to the terminal one.
+
+        ``wait_for_start_s`` overrides that of the options, for this stream.
+        """
+        return self._stream(job_id, after, wait_for_start_s, None)
+
+    def submit_and_stream(
+        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any
+    ) -> Stream:
+        """Submit a job and read its events; the iterator's ``job_id`` is known at once.
+
+        The job is submitted by the first step of the iterator (or on entering it as a
+        context), after its channel is subscribed. Raises as :meth:`submit` and
+        :meth:`stream` do, :class:`~berlin_schemas.InvalidJob` at once.
+        """
+        submission = prepare(prompt, job_id, job_fields)
+        return self._stream(
+            submission.job_id, 0, None, lambda: self._whole(self._accept(submission))
+        )
+
+    async def cancel(self, job_id: str, reason: str | None = None) -> None:
+        """Ask for a job to be cancelled, in one step; what is over stays as it is.
+
+        With several event stores in two: a flag first, which the workers find by themselves,
+        then the message that tells them at once.
+        """
+        shard, state = self._shard(job_id), names.state_key(job_id)
+        message = {"cancel": job_id} if reason is None else {"cancel": job_id, "reason": reason}
+        told = (names.CONTROL_CHANNEL, json.dumps(message))
+        await shard.check()
+        async with shard.redis.pipeline(transaction=True) as pipeline:
+            pipeline.hset(state, "cancel", "1")
+            pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
+            if not self._sharded:
+                pipeline.publish(*told)
+            await self._asked(pipeline.execute, shard.where)
+        if self._sharded:
+            await self._asked(lambda: self._home.redis.publish(*told), self._home.where)
+
+    async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
+        """Wait for the end of a job and return its text.
+
+        Raises :class:`~berlin_worker.errors.JobFailed` if it failed or was cancelled,
+        ``TimeoutError`` if it is not over within ``timeout_s``, and as :meth:`stream` does.
+        """
+        async with asyncio.timeout(timeout_s), self.stream(job_id) as events:
+            text: list[str] = []
+            async for event in events:
+                match event:
+                    case Chunk():
+                        text.append(event.content)
+                    case Reset():
+                        text.clear()
+                    case Completed():
+                        return Result(
+                            "".join(text), event.finish_reason, event.timings, event.usage
+                        )
+                    case Failed() | Cancelled():
+                        raise JobFailed(event)
+        raise Unreadable(f"job {job_id} is over, but this version cannot read how it ended")
+
+    async def status(self, job_id: str) -> JobStatus:
+        """What the record of the job says; never waits for the job.
+
+        Without the right to read records, what its log tells: no ``created_ts`` then.
+        """
+        shard = self._shard(job_id)
+        await shard.check()
+        return await self._asked(lambda: records.status(shard.redis, job_id), shard.where)
+
+    async def aclose(self) -> None:
+        """Finish the submissions under way and close every connection."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for store in {*self._shards, self._home}:
+            await store.aclose()
+        if "_enqueuer" in vars(self):
+            await vars(self).pop("_enqueuer").aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _stream(
+        self,
+        job_id: str,
+        after: int,
+        wait_for_start_s: float | None,
+        submit: Callable[[], Awaitable[None]] | None,
+    ) -> Stream:
+        options = self._options
+        if wait_for_start_s is not None:
+            options = replace(options, wait_for_start_s=wait_for_start_s)
+        return Stream(
+            job_id,
+            after,
+            shard=self._shard(job_id),
+            options=options,
+            submit=submit,
+        )
+
+    def _shard(self, job_id: str) -> Shard:
+        return self._shards[shard_of(job_id, len(self._shards))]
+
+    async def _accept(self, submission: Submission) -> None:
+        shard = self._shard(submission.job_id)
+        await shard.check()
+        await shard.submitter.accept(submission)
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work`` to its end, even if the caller is cancelled: nothing stays half done."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may have been cancelled: then nobody asks for it
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]], where: str) -> T:
+        try:
+            return await ask()
+        except (RedisError, OSError) as error:
+            raise Unavailable(connections.trouble(where, error)) from error
+
+    # Each is made when it is first needed, in the event loop that needs it.
+
+    @cached_property
+    def _enqueuer(self) -> Enqueuer:
+        return Enqueuer(self._broker_url, self._settings.queue_type)
+
+
+def _other_broker(settings: Settings) -> str | None:
+    """The broker, where the settings name one that is not simply their Redis."""
+    return settings.broker_url if settings.broker_url != settings.redis_url else None

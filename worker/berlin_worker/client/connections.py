@@ -1,0 +1,110 @@
+"""Redis connections of a client: bounded waits, and no retries but those that the callers make.
+
+redis-py's own retries would repeat a command whose reply was lost without saying so.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from berlin_worker.client.link import Command
+
+TIMEOUT_S: Final = 5.0
+_CONNECTIONS: Final = 8
+_POOL_TIMEOUT_S: Final = 30.0
+
+
+class _Pool(BlockingConnectionPool):
+    """Closed for good: a connection that is in use, or being made, is closed by giving it back.
+
+    redis-py's would take it away from who uses it, by whatever error that then meets, and keep
+    one that is being made, since there is nothing to disconnect yet.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._closed = False
+
+    async def release(self, connection: AbstractConnection) -> None:
+        await super().release(connection)
+        if self._closed:
+            await connection.disconnect(nowait=True)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: ARG002
+        self._closed = True
+        await super().disconnect(inuse_connections=False)
+
+
+def commands(url: str) -> Redis:
+    """For commands: a few connections, shared by all who ask."""
+    pool = _Pool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=_POOL_TIMEOUT_S,
+        socket_timeout=TIMEOUT_S,
+        **_common(),
+    )
+    return Redis.from_pool(pool)
+
+
+def readers(url: str) -> Callable[[], AbstractConnection]:
+    """Makes connections for readers, on which silence is no error.
+
+    Raises ``ValueError`` or ``TypeError`` for a URL of which none can be made.
+    """
+    pool = ConnectionPool.from_url(url, socket_timeout=None, **_common())
+    make: Callable[[], AbstractConnection] = pool.make_connection
+    make()
+    return make
+
+
+async def ask(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    """The replies to ``commands``, sent together: as they come, errors in their place."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.response_callbacks = {}
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute(raise_on_error=False))
+
+
+def passes(error: Exception) -> bool:
+    """Whether Redis may be back in a moment: it is away, starts up, or fails over."""
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return False
+    if isinstance(error, BusyLoadingError | ReadOnlyError | TryAgainError):
+        return True
+    return not isinstance(error, ResponseError) and isinstance(error, RedisError | OSError)
+
+
+def trouble(where: str, error: BaseException) -> str:
+    """What to say of an error of the Redis at ``where``: it is away, or it refuses."""
+    if isinstance(error, NoPermissionError):
+        return f"Redis at {where} answers, but refuses this user a command ({error})"
+    if isinstance(error, AuthenticationError):
+        return f"Redis at {where} answers, but refuses the login ({error})"
+    return f"Redis at {where} does not answer ({type(error).__name__})"
+
+
+def _common() -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": TIMEOUT_S,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+        # What wants RESP3 asks for it (berlin_worker.client.link).
+        "protocol": 2,
+    }

@@ -1,0 +1,171 @@
+"""Putting jobs on the queue: Celery's blocking ``send_task``, in one thread of its own.
+
+The app is bare: no backend, no fixups, no registered tasks, nothing of ``berlin_worker.celery``.
+"""
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import Any, Final
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from berlin_schemas import names
+from berlin_worker.client.addresses import address
+from berlin_worker.client.batch import Batcher
+from berlin_worker.client.broker_url import parted
+from berlin_worker.errors import Unavailable
+from berlin_worker.telemetry import tracing
+
+_AT_ONCE: Final = 64
+_SOCKET_TIMEOUT_S: Final = 3.0
+_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
+    # Redis and Sentinel
+    "socket_timeout": _SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+    "socket_keepalive": True,
+    # RabbitMQ: a publish counts once the broker has confirmed it
+    "confirm_publish": True,
+    "read_timeout": _SOCKET_TIMEOUT_S,
+    "write_timeout": _SOCKET_TIMEOUT_S,
+}
+
+
+MESSAGE: Final[dict[str, Any]] = {
+    "queue": names.QUEUE,
+    "serializer": "json",
+    # Celery would copy the prompt into headers, from where it reaches events and logs.
+    "argsrepr": "<hidden>",
+    "kwargsrepr": "{}",
+    "ignore_result": True,
+    "retry": False,
+}
+"""How every message of ours is sent: options of ``send_task``."""
+
+
+class NotSent(Unavailable):
+    """The message did not reach the broker."""
+
+
+class MaybeSent(Unavailable):
+    """The broker went away before it confirmed the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    job_id: str
+    job: dict[str, Any]
+    deadline: float
+    context: Context
+    """That of the caller: the message continues the trace in which the job was submitted."""
+
+
+class Enqueuer:
+    """Sends job messages over one broker connection, which belongs to one thread."""
+
+    def __init__(self, broker_url: str, queue_type: str = "classic") -> None:
+        self._url, sentinel_options = parted(broker_url)
+        self._where = address(broker_url)
+        # The backend is named so that CELERY_RESULT_BACKEND of the caller's environment,
+        # which is meant for the caller's own app, does not become ours.
+        self._app = Celery("berlin-client", set_as_current=False, fixups=[], backend="disabled://")
+        self._app.conf.update(
+            broker_transport_options=_TRANSPORT_OPTIONS | sentinel_options,
+            broker_connection_timeout=_SOCKET_TIMEOUT_S,
+            task_create_missing_queue_type=queue_type,
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="berlin-client-enqueue")
+        self._producer: Any = None
+        self._batches: Batcher[_Sending, None] = Batcher(self._hand_over, at_most=_AT_ONCE)
+
+    async def enqueue(self, job_id: str, job: dict[str, Any], *, timeout_s: float) -> None:
+        """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` where nobody knows.
+
+        Bounded: by ``timeout_s`` until its turn comes, and by socket timeouts from then on.
+        """
+        deadline = time.monotonic() + timeout_s
+        await self._batches.ask(_Sending(job_id, job, deadline, copy_context()))
+
+    async def aclose(self) -> None:
+        """Close the connection; waits for what is being sent."""
+        await self._batches.aclose()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    async def _hand_over(self, batch: list[_Sending]) -> list[Exception | None]:
+        # Handing a message to another thread costs as much as sending it.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._send_all, batch)
+
+    def _send_all(self, batch: list[_Sending]) -> list[Exception | None]:
+        outcomes: list[Exception | None] = []
+        for sending in batch:
+            if outcomes and isinstance(outcomes[-1], Unavailable):
+                # The broker has just failed: no timeout for each that stands in line.
+                outcomes.append(NotSent(str(outcomes[-1])))
+                continue
+            try:
+                # In the caller's context: what instruments Celery looks there too.
+                sending.context.run(self._send, sending)
+            except Exception as error:  # noqa: BLE001  # goes to the one who asked
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+        return outcomes
+
+    def _send(self, sending: _Sending) -> None:
+        fresh = self._producer is None
+        try:
+            self._try(sending)
+        except MaybeSent:
+            # A connection that lay idle may have been cut meanwhile. Sending twice does no
+            # harm: of two messages with one job ID a worker drops the second.
+            if fresh:
+                raise
+            self._try(sending)
+
+    def _try(self, sending: _Sending) -> None:
+        if time.monotonic() >= sending.deadline:
+            raise NotSent(f"the broker at {self._where} is too slow to take the job")
+        connected = False
+        try:
+            producer = self._connected()
+            connected = True
+            self._app.send_task(
+                names.TASK,
+                args=[sending.job],
+                task_id=sending.job_id,
+                producer=producer,
+                add_to_parent=False,
+                confirm_timeout=_SOCKET_TIMEOUT_S,
+                headers=tracing.inject(),
+                **MESSAGE,
+            )
+        except (OperationalError, OSError) as error:
+            self._disconnect()
+            told = f"the broker at {self._where} does not take the job ({_cause(error)})"
+            raise (MaybeSent if connected else NotSent)(told) from error
+
+    def _connected(self) -> Any:
+        if self._producer is None:
+            # By its URL: the app's own configuration gives way to CELERY_BROKER_URL.
+            connection = self._app.connection_for_write(self._url)
+            connection.ensure_connection(
+                max_retries=1, interval_start=0.2, timeout=_SOCKET_TIMEOUT_S
+            )
+            self._producer = self._app.amqp.Producer(connection, auto_declare=False)
+        return self._producer
+
+    def _disconnect(self) -> None:
+        if self._producer is not None:
+            connection, self._producer = self._producer.connection, None
+            with contextlib.suppress(OperationalError, OSError):
+                connection.release()
+
+
+def _cause(error: BaseException) -> str:
+    return type(error.__cause__ or error).__name__

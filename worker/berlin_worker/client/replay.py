@@ -1,0 +1,267 @@
+"""How one reader gets every event of a job once and in order (pure, no I/O).
+
+The rules (contract, "Reading without a gap"):
+
+1. The log is the truth; the channel only says early what the log will say too. An event
+   of the channel is delivered if it is the very next one, skipped if it has been seen,
+   and anything else (a jump, a message that is no event) sends the reader to the log.
+2. The caller subscribes and has the acknowledgement *before* the first page is read, so
+   that what is missing in the log at that moment is on its way over the channel.
+3. An empty page says nothing by itself: nothing new, not begun yet, over, or expired.
+   A :class:`Glance` at the job's record and at the last entry of its log decides.
+4. A terminal event ends it. So does a cursor at or beyond the terminal event.
+5. A log that ends before what was read of it is another one by now (Redis has failed over,
+   or came back with an older state): an error, for what follows does not follow on that.
+6. Version 1 only gains fields and types of events, which are skipped where they are not
+   known. An event of another version may mean anything: that is an error, and so is a job
+   that is over without a terminal event that can be read. Nothing ends in silence.
+
+A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`Replay.page`,
+:meth:`Replay.glance`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
+:meth:`Replay.quiet` where nothing came. Events that come back are to be delivered.
+"""
+
+import enum
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from berlin_schemas import Event, decode
+from berlin_schemas.events import TERMINAL_TYPES, VERSION
+from berlin_worker.errors import CursorExpired, Unreadable
+
+logger = logging.getLogger(__name__)
+
+PAGE_SIZE: Final = 500
+"""Entries asked for at once; a shorter page was the last one for now."""
+
+_SHRINK: Final = 8
+
+_KNOWN_TYPES: Final = TERMINAL_TYPES | {"started", "chunk", "reset"}
+
+Entry = tuple[bytes, Mapping[bytes, bytes]]
+"""An entry of the log as Redis gives it: ID ``<seq>-0`` and its fields."""
+
+
+class Need(enum.Enum):
+    """What a reader does next."""
+
+    PAGE = "read the page of the log after the cursor"
+    GLANCE = "look at the record and at the last entry of the log"
+    LISTEN = "wait for the channel"
+    NOTHING = "it is over"
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The record's status and last ``seq``, then the log's last entry; ``None`` where missing.
+
+    In this order: the other way round a job that runs to its end in between would look expired.
+    """
+
+    status: str | None
+    seq: int
+    last: Entry | None
+
+
+class Replay:
+    """One reader of one job; ``after`` is the last ``seq`` that it has already seen."""
+
+    __slots__ = ("_after", "_known", "cursor", "job_id", "need", "page_size")
+
+    def __init__(self, job_id: str, after: int = 0) -> None:
+        if after < 0:
+            raise ValueError("after is the last seq already seen: 0 or more")
+        self.job_id = job_id
+        self.cursor = self._after = after
+        self.need = Need.PAGE
+        self.page_size = PAGE_SIZE
+        # Whoever has seen an event, or a record, knows that the job existed.
+        self._known = after > 0
+
+    def page(self, entries: Sequence[Entry]) -> list[Event]:
+        """Take a page of the log, at most :attr:`page_size` entries after the cursor.
+
+        Raises :class:`CursorExpired` if the log no longer holds the event after the cursor,
+        :class:`Unreadable` if that is of another version.
+        """
+        events: list[Event] = []
+        for entry in entries:
+            seq = _seq(entry)
+            if seq <= self.cursor:
+                continue
+            if seq != self.cursor + 1:
+                raise CursorExpired(
+                    f"job {self.job_id}: its log lacks events {self.cursor + 1} to {seq - 1}"
+                )
+            try:
+                event = _event(self.job_id, seq, entry[1].get(b"event", b""))
+            except Unreadable:
+                if events:
+                    return events  # first what comes before it
+                raise
+            self._advance(seq)
+            if event is None:
+                continue
+            events.append(event)
+            if event.type in TERMINAL_TYPES:
+                self.need = Need.NOTHING
+                return events
+        if not entries:
+            self.need = Need.GLANCE
+        elif len(entries) < self.page_size:
+            self.need, self.page_size = Need.LISTEN, PAGE_SIZE
+        return events
+
+    def page_lost(self) -> None:
+        """The connection ended while a page was on its way: ask for less.
+
+        It may have been more than the server keeps for a subscriber that is behind
+        (``client-output-buffer-limit pubsub``, by default 32 MB), and then it always is.
+        """
+        self.page_size = max(1, self.page_size // _SHRINK)
+
+    def glance(self, seen: Glance, *, may_wait: bool) -> None:
+        """Take what the record and the end of the log say.
+
+        ``may_wait``: whether a job of which there is no trace may still appear. Raises
+        :class:`CursorExpired` where nothing can come any more, :class:`Unreadable` where
+        nobody can tell how the job has ended.
+        """
+        if seen.last is None:
+            self._judge_without_log(seen, may_wait=may_wait)
+            return
+        self._known = True
+        seq = _seq(seen.last)
+        if seq > self.cursor:
+            self.need = Need.PAGE
+        elif seq < self.cursor and self.cursor > self._after:
+            raise CursorExpired(
+                f"job {self.job_id}: its log has lost events {seq + 1} to {self.cursor}, which "
+                "were read (Redis came back with an older state): read it again from the start"
+            )
+        elif _is_terminal(seen.last):
+            self.need = Need.NOTHING
+        elif seen.status in TERMINAL_TYPES:
+            raise Unreadable(f"job {self.job_id} is over, but its last event cannot be read")
+        else:
+            self.need = Need.LISTEN
+
+    def _judge_without_log(self, seen: Glance, *, may_wait: bool) -> None:
+        status = seen.status
+        if status in TERMINAL_TYPES and self.cursor >= seen.seq:
+            self.need = Need.NOTHING
+            return
+        if self.cursor > 0 or seen.seq > 0 or status in TERMINAL_TYPES:
+            raise CursorExpired(f"job {self.job_id}: its log has expired")
+        if status is None and self._known:
+            raise CursorExpired(f"job {self.job_id}: its record has expired, and it has no log")
+        if status is None and not may_wait:
+            raise CursorExpired(
+                f"job {self.job_id}: there is no record and no log of it; it was never "
+                "submitted, waits in a queue that nobody works on, or has expired"
+            )
+        self._known = status is not None
+        self.need = Need.LISTEN
+
+    def messages(self, batch: Iterable[bytes]) -> list[Event]:
+        """Take messages of the channel, in the order of their arrival.
+
+        From the first that does not fit the rest is dropped: all that was published
+        before the log is read is in the log.
+        """
+        events: list[Event] = []
+        for data in batch:
+            if self.need is not Need.LISTEN:
+                break
+            found = _parse(self.job_id, data)
+            if found is None:
+                self.need = Need.PAGE
+                break
+            seq, event = found
+            if seq <= self.cursor:
+                continue
+            if seq != self.cursor + 1:
+                self.need = Need.PAGE
+                break
+            self._advance(seq)
+            if event is not None:
+                events.append(event)
+                if event.type in TERMINAL_TYPES:
+                    self.need = Need.NOTHING
+        return events
+
+    def missed(self) -> None:
+        """Messages may have been lost: the connection broke, or a buffer was full."""
+        if self.need is not Need.NOTHING:
+            self.need = Need.PAGE
+
+    def quiet(self) -> None:
+        """Nothing has arrived for a while: a message may have been lost, or the log expired."""
+        if self.need is Need.LISTEN:
+            self.need = Need.GLANCE
+
+    def _advance(self, seq: int) -> None:
+        self.cursor = seq
+        self._known = True
+
+
+def _seq(entry: Entry) -> int:
+    return int(entry[0].partition(b"-")[0])
+
+
+def _parse(job_id: str, data: bytes) -> tuple[int, Event | None] | None:
+    """``seq`` and event of a message; no event if its type is of a later version, and
+    ``None`` altogether if the message is no event of this job."""
+    try:
+        event = decode(data)
+    except ValueError:
+        return _foreign(job_id, data)
+    return (event.seq, event) if event.job_id == job_id else None
+
+
+def _foreign(job_id: str, data: bytes) -> tuple[int, None] | None:
+    obj = _object(data)
+    if obj.get("job_id") != job_id or obj.get("v") != VERSION:
+        return None
+    seq, kind = obj.get("seq"), obj.get("type")
+    if type(seq) is not int or not isinstance(kind, str) or kind in _KNOWN_TYPES:
+        return None
+    return seq, None
+
+
+def _object(data: bytes) -> dict[str, object]:
+    """The JSON object in ``data``; an empty one where there is none."""
+    try:
+        obj = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return obj if isinstance(obj, dict) else {}
+
+
+def _event(job_id: str, seq: int, data: bytes) -> Event | None:
+    """The event of a log entry; ``None`` for one that this version cannot read.
+
+    Unlike a message of the channel, an entry has nothing behind it to be re-read from: it
+    is skipped, and its ID tells its ``seq``. Raises :class:`Unreadable` for another version.
+    """
+    found = _parse(job_id, data)
+    if found is None or found[0] != seq:
+        version = _object(data).get("v", VERSION)
+        if version != VERSION:
+            raise Unreadable(
+                f"event {seq} of job {job_id} is of version {str(version)[:20]} of the contract, "
+                f"and this client reads version {VERSION}"
+            )
+        logger.warning("entry %d in the log of job %s is no event; skipped", seq, job_id)
+        return None
+    return found[1]
+
+
+def _is_terminal(entry: Entry) -> bool:
+    try:
+        return decode(entry[1].get(b"event", b"")).type in TERMINAL_TYPES
+    except ValueError:
+        return False

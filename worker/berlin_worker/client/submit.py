@@ -1,0 +1,171 @@
+"""Accepting a job: its record first, then its message; both, or an error and neither.
+
+The record makes submitting idempotent, and lets the workers find a job whose message was
+lost. A message that fails takes the record with it, so that an error means "not accepted".
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from berlin_schemas import names
+from berlin_worker.client.batch import Batcher
+from berlin_worker.client.enqueue import Enqueuer
+from berlin_worker.client.jobs import Submission
+from berlin_worker.errors import Unavailable
+from berlin_worker.lua import source
+from berlin_worker.telemetry import tracing
+
+_AT_ONCE: Final = 64
+_LOOK_AGAIN_MS: Final = 30_000
+"""When the workers look for a submitted job whose message nobody has taken."""
+
+_Argument = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    script: str
+    keys: list[str]
+    args: list[_Argument]
+
+
+class _Record(IntEnum):
+    """What ``submit.lua`` replies."""
+
+    BEGUN = 0
+    WRITTEN = 1
+    WAITING = 2
+    """Submitted before, by whomever; its message is sent again, since it may be missing."""
+
+
+class _Withdrawal(IntEnum):
+    """What ``withdraw.lua`` replies."""
+
+    BEGUN = 0
+    DONE = 1
+    SHARED = 2
+    """Somebody else has submitted the same job meanwhile, and was told that it will run."""
+
+
+class Submitter:
+    """Writes records in Redis and sends messages to the broker."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        enqueuer: Enqueuer,
+        *,
+        address: str,
+        record_ttl_s: int,
+        timeout_s: float,
+    ) -> None:
+        self._enqueuer = enqueuer
+        self._address = address
+        self._record_ttl_s = record_ttl_s
+        self._timeout_s = timeout_s
+        self._redis = redis
+        self._scripts = {name: source(name) for name in ("submit", "withdraw")}
+        self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE)
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._failure: tuple[float, Unavailable] | None = None
+
+    async def accept(self, submission: Submission) -> None:
+        """Raises :class:`Unavailable`, which says whether the job may still run."""
+        asked = time.monotonic()
+        async with self._turn:
+            # Who stood in line while the broker did not answer shares the outcome, in place
+            # of waiting for a timeout of its own.
+            if self._failure is not None and self._failure[0] > asked:
+                told = "Redis or the broker has just failed for others in line"
+                raise Unavailable(
+                    f"job {submission.job_id} was not accepted: {told}"
+                ) from self._failure[1]
+            try:
+                await self._accept(submission)
+            except Unavailable as error:
+                self._failure = (time.monotonic(), error)
+                raise
+
+    async def aclose(self) -> None:
+        """Stop; nothing may be under way."""
+        await self._calls.aclose()
+
+    async def _accept(self, submission: Submission) -> None:
+        job_id = submission.job_id
+        record = await self._write(submission)
+        if record is _Record.BEGUN:
+            return
+        try:
+            await self._enqueuer.enqueue(job_id, submission.job, timeout_s=self._timeout_s)
+        except Unavailable as error:
+            if record is _Record.WRITTEN:
+                await self._withdraw(job_id, error)
+            else:
+                raise Unavailable(f"{error}; {_may_run(job_id)}") from error
+
+    async def _write(self, submission: Submission) -> "_Record":
+        job_id = submission.job_id
+        keys = [names.state_key(job_id), names.WATCH]
+        args: list[_Argument] = [
+            job_id,
+            submission.data,
+            self._record_ttl_s,
+            _LOOK_AGAIN_MS,
+            tracing.memo_of(tracing.inject()),
+        ]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                try:
+                    return _Record(await self._write_record(keys, args))
+                except (AuthenticationError, ResponseError):
+                    raise
+                except (RedisError, OSError):
+                    # The reply may have been lost, and the record that is found be our own.
+                    return _Record(await self._write_record(keys, args))
+        except (AuthenticationError, ResponseError) as error:
+            told = f"Redis at {self._address} refuses it ({error})"
+            raise Unavailable(f"job {job_id} was not accepted: {told}") from error
+        except (RedisError, OSError) as error:
+            told = f"Redis at {self._address} does not answer ({type(error).__name__})"
+            raise Unavailable(f"{told}; {_may_run(job_id)}") from error
+
+    async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
+        keys = [names.state_key(job_id), names.WATCH]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                withdrawn = await self._undo_record(keys, [job_id, self._record_ttl_s])
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"{cause}; {_may_run(job_id)}") from error
+        # BEGUN: a worker has it, so the message had arrived all the same.
+        if withdrawn == _Withdrawal.DONE:
+            raise Unavailable(f"{cause}; job {job_id} was not accepted") from cause
+        if withdrawn == _Withdrawal.SHARED:
+            raise Unavailable(f"{cause}; {_may_run(job_id)}") from cause
+
+    async def _write_record(self, keys: list[str], args: list[_Argument]) -> int:
+        return await self._calls.ask(_Call("submit", keys, args))
+
+    async def _undo_record(self, keys: list[str], args: list[_Argument]) -> int:
+        return await self._calls.ask(_Call("withdraw", keys, args))
+
+    async def _run(self, calls: list[_Call]) -> list[int | Exception]:
+        # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error
+        # must mean that nobody knows what became of the call.
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.eval(self._scripts[call.script], len(call.keys), *call.keys, *call.args)
+            replies: list[int | Exception] = await pipeline.execute(raise_on_error=False)
+        return replies
+
+
+def _may_run(job_id: str) -> str:
+    return (
+        f"job {job_id} may still run: to be sure that it does, submit it again with this "
+        "job_id; to be sure that it does not, cancel it"
+    )

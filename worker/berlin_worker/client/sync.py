@@ -1,0 +1,216 @@
+"""The synchronous client: the asynchronous one, its event loop in a background thread.
+
+One implementation for both; any number of threads may share a client.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from berlin_schemas import Event
+from berlin_worker.client.aio import AsyncClient
+from berlin_worker.client.jobs import Prompt
+from berlin_worker.client.stream import Stream
+from berlin_worker.client.values import CLOSED, JobStatus, Options, Result
+from berlin_worker.errors import ClientError
+from berlin_worker.settings import Settings
+
+T = TypeVar("T")
+
+_left_behind: Final[list["_Portal"]] = []
+"""Portals of the parent process, after a fork: collecting them would touch its sockets."""
+
+
+class Client:
+    """Submits jobs and follows them, from any thread.
+
+    The methods are those of :class:`~berlin_worker.client.AsyncClient`, and so is what they raise.
+    The thread starts with the first call, so that a client made before a fork works in every
+    child. Close it by ``with`` or :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        broker_url: str | None = None,
+        *,
+        event_shards: Sequence[str] = (),
+        settings: Settings | None = None,
+        options: Options | None = None,
+    ) -> None:
+        settings = settings or Settings.from_env()
+        self._make: Callable[[], AsyncClient] = lambda: AsyncClient(
+            redis_url, broker_url, event_shards=event_shards, settings=settings, options=options
+        )
+        self._lock = threading.Lock()
+        self._portal: _Portal | None = None
+
+    def submit(self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any) -> str:
+        """See :meth:`AsyncClient.submit`."""
+        return self._run(lambda c: c.submit(prompt, job_id=job_id, **job_fields))
+
+    def stream(
+        self, job_id: str, after: int = 0, *, wait_for_start_s: float | None = None
+    ) -> "SyncStream":
+        """See :meth:`AsyncClient.stream`."""
+        return self._stream(lambda c: c.stream(job_id, after, wait_for_start_s=wait_for_start_s))
+
+    def submit_and_stream(
+        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any
+    ) -> "SyncStream":
+        """See :meth:`AsyncClient.submit_and_stream`."""
+        return self._stream(lambda c: c.submit_and_stream(prompt, job_id=job_id, **job_fields))
+
+    def cancel(self, job_id: str, reason: str | None = None) -> None:
+        """See :meth:`AsyncClient.cancel`."""
+        self._run(lambda c: c.cancel(job_id, reason))
+
+    def result(self, job_id: str, timeout_s: float | None = None) -> Result:
+        """See :meth:`AsyncClient.result`."""
+        return self._run(lambda c: c.result(job_id, timeout_s))
+
+    def status(self, job_id: str) -> JobStatus:
+        """See :meth:`AsyncClient.status`."""
+        return self._run(lambda c: c.status(job_id))
+
+    def close(self) -> None:
+        """Finish the submissions under way, close every connection and end the thread."""
+        with self._lock:
+            portal, self._portal = self._portal, None
+        if portal is not None and portal.pid == os.getpid():
+            portal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, call: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+        portal = self._opened()
+        return portal.run(call(portal.client))
+
+    def _stream(self, call: Callable[[AsyncClient], Stream]) -> "SyncStream":
+        portal = self._opened()
+
+        async def made() -> Stream:
+            return call(portal.client)
+
+        return SyncStream(portal, portal.run(made()))
+
+    def _opened(self) -> "_Portal":
+        with self._lock:
+            if self._portal is not None and self._portal.pid != os.getpid():
+                _left_behind.append(self._portal)
+                self._portal = None
+            if self._portal is None:
+                self._portal = _Portal(self._make())
+            return self._portal
+
+
+class SyncStream:
+    """The events of a job, each once and in order, up to its terminal one.
+
+    An iterator, and a context manager for those who leave early and want to be sure when it
+    is closed. See :class:`berlin_worker.client.stream.Stream`, which it reads.
+    """
+
+    def __init__(self, portal: "_Portal", stream: Stream) -> None:
+        self._portal = portal
+        self._stream = stream
+        self._ready: deque[Event] = deque()
+
+    @property
+    def job_id(self) -> str:
+        """The job that is read."""
+        return self._stream.job_id
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        if not self._ready:
+            # All that is there in one go: changing threads costs more than an event.
+            batch = self._portal.run(self._batch())
+            if not batch:
+                raise StopIteration
+            self._ready.extend(batch)
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """Unsubscribe. The iterator is at its end then."""
+        self._ready.clear()
+        with contextlib.suppress(ClientError):  # the client was closed, and the stream with it
+            self._portal.run(self._stream.aclose())
+
+    def __enter__(self) -> Self:
+        self._portal.run(self._stream.start())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _batch(self) -> list[Event]:
+        try:
+            return await self._stream.batch()
+        except StopAsyncIteration:
+            return []
+
+
+class _Portal:
+    """An event loop in a thread, and the client that lives in it."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+        self.pid = os.getpid()
+        self._closing = False
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, name="berlin-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work`` in the loop and wait for it; interrupted, it is cancelled."""
+        with self._lock:  # nothing is handed to a loop that is about to stop
+            if self._closing or self.pid != os.getpid():
+                work.close()
+                raise ClientError(CLOSED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise ClientError(CLOSED) from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close the client and end the thread."""
+        with self._lock:
+            self._closing = True
+            future = asyncio.run_coroutine_threadsafe(self.client.aclose(), self._loop)
+        try:
+            future.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _work(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()

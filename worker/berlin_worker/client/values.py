@@ -1,0 +1,53 @@
+"""What the client takes and gives: frozen values."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from berlin_schemas import Timings
+
+CLOSED: Final = "the client was closed"
+
+Status = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How patient a client is, and how much it remembers."""
+
+    wait_for_start_s: float = 60.0
+    """How long a stream from the start waits for a job of which there is no trace: one put
+    on the queue by a bare ``send_task`` shows only when a worker takes it. A job that was
+    submitted by a client has a record, and is waited for without limit."""
+    give_up_after_s: float = 60.0
+    """How long a reader rides out a Redis that does not answer, before ``Unavailable``."""
+    submit_timeout_s: float = 10.0
+    """How long a submission may wait for Redis and the broker, before ``Unavailable``."""
+    reread_after_s: float = 5.0
+    """A reader to which nothing has come for so long looks at the log."""
+    buffer_bytes: int = 256 * 1024
+    """Messages kept for one reader that does not keep up; beyond it they are dropped, and
+    the reader goes back to the log for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A completed job: the text after the last ``reset``, and what its end said."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "interrupted"]
+    timings: Timings
+    usage: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What the record of a job says; ``unknown`` where there is none (not taken by a worker
+    yet, or expired). Times are Unix seconds by the clock of Redis."""
+
+    job_id: str
+    status: Status
+    attempt: int = 0
+    seq: int = 0
+    cancel_requested: bool = False
+    created_ts: float | None = None
+    started_ts: float | None = None

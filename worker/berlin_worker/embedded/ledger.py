@@ -1,0 +1,81 @@
+"""What the stand-in upstream remembers: tokens that it gave out, faults that were ordered.
+
+Not safe for threads: :class:`berlin_worker.embedded.upstream.Upstream` holds a lock.
+"""
+
+import secrets
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from berlin_worker.embedded.faults import Fault, Plan
+
+
+@dataclass(slots=True)
+class _Issued:
+    at: float
+    uses: int = 0
+
+
+class IssuedTokens:
+    """Tokens that are good for ``max_age_s`` seconds and ``max_uses`` calls; ``None``: for ever."""
+
+    def __init__(self, max_age_s: float | None, max_uses: int | None) -> None:
+        self._max_age_s = max_age_s
+        self._max_uses = max_uses
+        self._issued: dict[str, _Issued] = {}
+
+    def issue(self) -> str:
+        """A new token; the older ones stay good."""
+        token = secrets.token_urlsafe(24)
+        self._issued[token] = _Issued(time.monotonic())
+        return token
+
+    def use(self, token: str) -> bool:
+        """Whether ``token`` is good for this call, which is counted."""
+        issued = self._issued.get(token)
+        if issued is None:
+            return False
+        if self._max_age_s is not None and time.monotonic() - issued.at > self._max_age_s:
+            return False
+        issued.uses += 1
+        return self._max_uses is None or issued.uses <= self._max_uses
+
+    def expire(self) -> None:
+        """No token that was given out is good any more."""
+        self._issued.clear()
+
+
+class OrderedFaults:
+    """Faults for the calls to come, and how often those of a prompt have struck."""
+
+    def __init__(self) -> None:
+        self._left: list[tuple[Fault, int | None]] = []
+        self._struck: Counter[tuple[str, str]] = Counter()
+
+    def add(self, fault: Fault) -> None:
+        """Let the next ``fault.times`` calls have it."""
+        self._left.append((fault, fault.times))
+
+    def clear(self) -> None:
+        """Forget all orders."""
+        self._left.clear()
+
+    def apply(self, plan: Plan) -> Plan:
+        """``plan`` with what is ordered for this call."""
+        for fault, _ in self._left:
+            plan = fault.apply(plan)
+        counted = [(fault, left and left - 1) for fault, left in self._left]
+        self._left = [(fault, left) for fault, left in counted if left != 0]
+        return plan
+
+    def brought(self, plan: Plan, prompt: str, faults: list[Fault]) -> Plan:
+        """``plan`` with the faults of its prompt, each as often as the prompt says."""
+        for fault in faults:
+            strikes = (prompt, str(fault))
+            if fault.times is None:
+                plan = fault.apply(plan)
+            elif self._struck[strikes] < fault.times:
+                self._struck[strikes] += 1
+                plan = fault.apply(plan)
+        return plan

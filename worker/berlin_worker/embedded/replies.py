@@ -1,0 +1,107 @@
+"""What the stand-in upstream answers, and how it goes out."""
+
+import asyncio
+import itertools
+import json
+import textwrap
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+from aiohttp import web
+
+from berlin_worker.embedded.faults import Plan, without_faults
+
+_GARBAGE: Final = b"<html><body>502 Bad Gateway</body></html>\n"
+_BOMB_PIECE_BYTES: Final = 1_000_000
+
+
+def pleasant_reply(prompt: str) -> str:
+    """What the demo reads: it quotes the prompt and says what is going on."""
+    asked = without_faults(prompt).removesuffix("\nAssistant:").rpartition("User: ")[2]
+    quoted = textwrap.shorten(asked, 120, placeholder=" …")
+    return (
+        f"You asked: “{quoted}” I am only a stand-in for a language model, so I cannot tell. "
+        "But I can tell what is happening. Each of these words left me as one line of JSON. "
+        "A worker read it, and in one step wrote it to the log of your job and published it "
+        "on its channel, where you are reading it now. Come late, and the log will tell you "
+        "what you missed. Stop the worker, and another one will take your job over."
+    )
+
+
+async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> web.StreamResponse:
+    """Answer ``request`` as ``plan`` says, up to the end of the body.
+
+    A leaking error body repeats ``secrets``.
+    """
+    if plan.silent == "mute":
+        await asyncio.Event().wait()
+    if plan.silent == "drop":
+        return await _hang_up(request, web.StreamResponse())
+    if plan.status != web.HTTPOk.status_code:
+        return _error(plan, secrets)
+    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+    squeeze = None
+    if plan.gzip or plan.bomb_bytes:
+        response.headers["Content-Encoding"] = "gzip"
+        squeeze = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    await response.prepare(request)
+    for piece in _pieces(plan):
+        # Also without a delay: others are to be served meanwhile.
+        await asyncio.sleep(plan.delay_s if plan.drip_s is None else plan.drip_s)
+        data = piece
+        if squeeze is not None:
+            data = squeeze.compress(piece) + squeeze.flush(zlib.Z_SYNC_FLUSH)
+        await response.write(data)
+    if plan.end == "stall":
+        await asyncio.Event().wait()
+    if plan.end == "cut":
+        return await _hang_up(request, response)
+    if squeeze is not None:
+        await response.write(squeeze.flush())
+    return response  # whose end goes out when the handler has returned, and counted
+
+
+def line(delta: str) -> bytes:
+    """One delta as the upstream sends it."""
+    return json.dumps({"content": delta}, ensure_ascii=False).encode() + b"\n"
+
+
+def _pieces(plan: Plan) -> Iterator[bytes]:
+    lines = _lines(plan)
+    if plan.drip_s is None:
+        return lines
+    return (bytes([byte]) for piece in lines for byte in piece)
+
+
+def _lines(plan: Plan) -> Iterator[bytes]:
+    if plan.bomb_bytes:
+        yield b'{"content": "'
+        for sent in range(0, plan.bomb_bytes, _BOMB_PIECE_BYTES):
+            yield b"0" * min(_BOMB_PIECE_BYTES, plan.bomb_bytes - sent)
+        yield b'"}\n'
+    if plan.raw is not None:
+        yield plan.raw
+        return
+    lines = [line(chunk) for chunk in plan.chunks]
+    yield from itertools.cycle(lines) if plan.end == "endless" else lines
+    if plan.end == "garbage":
+        yield _GARBAGE
+
+
+def _error(plan: Plan, secrets: tuple[str, ...]) -> web.Response:
+    told = f"{plan.status} as ordered"
+    if plan.leak:
+        told = "refused:\n\x1b[31m" + " / ".join(secrets)
+    headers = {"Retry-After": plan.retry_after} if plan.retry_after is not None else {}
+    if web.HTTPMultipleChoices.status_code <= plan.status < web.HTTPBadRequest.status_code:
+        headers["Location"] = "/api/elsewhere"
+    body = {"code": plan.status, "message": told}
+    return web.json_response(body, status=plan.status, headers=headers)
+
+
+async def _hang_up(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.close()
+    await asyncio.Event().wait()  # the closed connection cancels this handler
+    return response

@@ -1,0 +1,92 @@
+"""Every error that Berlin Worker raises on purpose.
+
+    BerlinWorkerError
+    ├── SettingsError        the environment lacks a setting, or one makes no sense
+    ├── JobError             a job cannot go on; carries a code of the contract
+    ├── Away                 one of several event stores does not answer: the job waits elsewhere
+    ├── Fenced               another attempt owns the job: stop at once, say nothing
+    └── ClientError          what users of berlin_worker.client see
+        ├── Unavailable      Redis or the broker does not answer
+        ├── CursorExpired    the log that was asked for is gone
+        ├── Unreadable       an event of the job is of another version of the contract
+        └── JobFailed        the job ended as ``failed`` or ``cancelled``
+
+Foreign errors (aiohttp's, redis-py's) are mapped to these once, at the edge.
+"""
+
+from berlin_schemas import Cancelled, ErrorCode, ErrorInfo, Failed
+
+
+class BerlinWorkerError(Exception):
+    """The root of the tree."""
+
+
+class SettingsError(BerlinWorkerError):
+    """The environment lacks a setting or holds one that makes no sense; says which."""
+
+
+class JobError(BerlinWorkerError, RuntimeError):
+    """A job, or an attempt of it, cannot go on.
+
+    ``retry_after_s`` is what the upstream asked for, in seconds. It is a
+    ``RuntimeError`` because ``Berlin.create_async_generator`` promises one.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        retryable: bool = False,
+        upstream_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.upstream_status = upstream_status
+        self.retry_after_s = retry_after_s
+
+    def info(self) -> ErrorInfo:
+        """The ``error`` object of the ``failed`` event."""
+        return ErrorInfo(
+            code=self.code,
+            message=self.message,
+            retryable=self.retryable,
+            upstream_status=self.upstream_status,
+        )
+
+
+class Fenced(BerlinWorkerError):
+    """The store refuses this attempt's events: the job belongs to a newer one, or is over."""
+
+
+class Away(BerlinWorkerError):
+    """A job cannot be begun, for its event store has not answered for a while; others do."""
+
+
+class ClientError(BerlinWorkerError):
+    """The root of what ``berlin_worker.client`` raises."""
+
+
+class Unavailable(ClientError):
+    """Redis or the broker does not answer; the message names the address without secrets."""
+
+
+class CursorExpired(ClientError):
+    """The log of the job has expired, or it never existed: nothing can be replayed from it."""
+
+
+class Unreadable(ClientError):
+    """The job has an event that this version cannot read, and so cannot tell how it goes on."""
+
+
+class JobFailed(ClientError):
+    """The job ended without a result; ``event`` is its terminal event."""
+
+    def __init__(self, event: Failed | Cancelled) -> None:
+        told = event.error.message if isinstance(event, Failed) else event.reason
+        code = event.error.code.value if isinstance(event, Failed) else "cancelled"
+        super().__init__(f"{code}: {told}")
+        self.event = event

@@ -1,0 +1,313 @@
+"""The pool as Celery sees it. What runs in the loop's thread says so; all else in the main one."""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from itertools import count
+from time import monotonic
+from typing import Any
+
+from billiard.common import REMAP_SIGTERM
+from celery import platforms, signals
+from celery._state import _task_stack
+from celery.concurrency.base import BasePool
+from celery.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerShutdown
+from celery.platforms import EX_FAILURE, EX_OK
+from celery.utils.imports import symbol_by_name
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from berlin_worker.pool.job import CancelCause, Job, stack_owner
+from berlin_worker.pool.mailbox import Mailbox
+from berlin_worker.pool.thread import LifespanError, LoopThread
+
+logger = get_logger(__name__)
+
+_CLEANUP_TIMEOUT_S = 10.0
+
+
+class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type information
+    """Runs tasks in one event loop; ``limit`` is how many are in flight at most.
+
+    A task above the limit waits here, in order, and is not accepted yet.
+    """
+
+    body_can_be_buffer = True
+    signal_safe = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._numbers = count(1)
+        self._waiting: deque[_Entry] = deque()
+        self._running: dict[int, Job] = {}
+        self._lock = threading.RLock()  # of the two above; contended without a hub only
+        self._inbox: deque[Job] = deque()
+        self._inbox_announced = False
+        self._mailbox = Mailbox(has_hub=not self.options.get("threads", True))
+        self._thread = LoopThread(
+            self._lifespan, on_crash=self._on_crash, on_exit=self._mailbox.wake
+        )
+        self._unstarted: list[Any] = []
+        self._finishing = False
+        self._signals = 0
+
+    # Starting.
+
+    def on_start(self) -> None:
+        """Start the loop and enter the lifespan; a failure ends the worker with one line."""
+        # Celery would log the arguments of each task at level DEBUG: they may hold a secret.
+        self._does_debug = False
+        if not hasattr(_task_stack, "__ident_func__"):
+            raise ImproperlyConfigured("AsyncioPool does not work with USE_FAST_LOCALS")
+        _task_stack.__ident_func__ = stack_owner
+        signals.worker_shutting_down.connect(self._on_shutdown_signal)
+        try:
+            self._thread.start(poll=state.maybe_shutdown)
+        except LifespanError as error:
+            logger.critical("The worker cannot start: %s", error)
+            logger.debug("The lifespan failed", exc_info=error.__cause__)
+            raise WorkerShutdown(EX_FAILURE) from None
+        if (
+            REMAP_SIGTERM == "SIGQUIT"
+            and self.app.conf.get("worker_pool_drain_timeout") is not None
+        ):
+            # It asks for a shutdown that is bounded and loses nothing. That is our warm one;
+            # Celery's cold one would cancel what could still end, or sleep in a signal handler.
+            platforms.signals["SIGTERM"] = self._stop_warm
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Celery calls this for each connection to the broker."""
+        self._mailbox.attach(loop)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        configured = self.app.conf.get("worker_pool_lifespan") if self.app else None
+        if configured is None:
+            yield
+            return
+        enter: Callable[[Any], AbstractAsyncContextManager[Any]] = symbol_by_name(configured)
+        async with enter(self.app):
+            yield
+
+    # Running tasks.
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Any = None,
+        kwargs: Any = None,
+        *,
+        callback: Any = None,
+        accept_callback: Any = None,
+        error_callback: Any = None,
+        timeout_callback: Any = None,
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        correlation_id: str | None = None,
+        **_: Any,
+    ) -> "_Entry":
+        """Start the task, or let it wait for a slot."""
+        number = next(self._numbers)
+        job = Job(
+            number,
+            correlation_id or str(number),
+            partial(target, *(args or ()), **(kwargs or {})),
+            on_success=callback or _ignore,
+            on_failure=error_callback or _ignore,
+            on_end=self._post_end,
+            on_limit=partial(self._post_limit, timeout_callback),
+            soft_limit_s=soft_timeout or self.options.get("soft_timeout"),
+            hard_limit_s=timeout or self.options.get("timeout"),
+        )
+        entry = _Entry(job, accept_callback, self._terminate_waiting)
+        with self._lock:
+            self._waiting.append(entry)
+            self._fill()
+        return entry
+
+    def _fill(self) -> None:
+        with self._lock:
+            while self._waiting and len(self._running) < self.limit:
+                self._admit(self._waiting.popleft())
+
+    def _admit(self, entry: "_Entry") -> None:
+        job = entry.job
+        # Before it is accepted: Celery may terminate it right then.
+        self._running[job.number] = job
+        try:
+            if entry.accept:
+                entry.accept(job.number, monotonic())
+        except BaseException as error:
+            del self._running[job.number]
+            if isinstance(error, TaskRevokedError):
+                return
+            raise
+        self._inbox.append(job)
+        if not self._inbox_announced:
+            self._inbox_announced = True
+            self._thread.call_soon(self._start_jobs)
+
+    def _start_jobs(self) -> None:  # in the loop's thread
+        self._inbox_announced = False
+        while self._inbox:
+            self._inbox.popleft().start(self._thread.loop)
+
+    def _post_end(self, job: Job, report: Callable[[], None] | None) -> None:  # in the loop's
+        self._mailbox.post(partial(self._on_end, job, report))
+
+    def _post_limit(self, callback: Any, soft: bool, limit_s: float) -> None:  # the same
+        if callback:
+            self._mailbox.post(partial(callback, soft, limit_s))
+
+    def _on_end(self, job: Job, report: Callable[[], None] | None) -> None:
+        try:
+            if report:
+                report()
+        finally:
+            with self._lock:
+                self._running.pop(job.number, None)
+                self._fill()
+
+    # Cancelling.
+
+    def cancel_job(self, number: int, cause: CancelCause) -> bool:
+        """Cancel a task; false if it is not running, or is being cancelled already."""
+        job = self._running.get(number)
+        return job is not None and job.cancel(cause, self._thread.call_soon)
+
+    def terminate_job(self, pid: int, _signal: Any = None) -> None:
+        """Cancel a task for ``revoke --terminate``; ``pid`` is the number it was accepted with."""
+        self.cancel_job(pid, CancelCause.REVOKED)
+
+    def _terminate_waiting(self, entry: "_Entry") -> None:
+        # Celery announces a revoked task when it is accepted, so it is, although it never starts.
+        with self._lock, contextlib.suppress(ValueError):
+            self._waiting.remove(entry)
+            self._admit(entry)
+
+    def flush(self) -> None:
+        """Forget what waits: the connection is gone, and the broker delivers it again."""
+        with self._lock:
+            self._waiting.clear()
+
+    @property
+    def silent_s(self) -> float:
+        """How long the event loop has not answered, in seconds; asking it is what tells."""
+        return self._thread.silent_s
+
+    # Size.
+
+    def grow(self, n: int = 1) -> None:
+        """Allow ``n`` more tasks in flight."""
+        self.limit += n
+        self._fill()
+
+    def shrink(self, n: int = 1) -> None:
+        """Allow ``n`` fewer; those that run go on. Raises ``ValueError`` below zero."""
+        if n > self.limit:
+            raise ValueError(f"cannot take {n} from {self.limit} slots")
+        self.limit -= n
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()
+        info["in-flight"] = len(self._running)
+        info["waiting"] = len(self._waiting)
+        info["event-loop"] = self._thread.implementation
+        return info
+
+    # Stopping.
+
+    def on_close(self) -> None:
+        """Note what has been received but not started, before the consumer forgets it."""
+        requests = tuple(state.requests.values())
+        self._unstarted = [each for each in requests if each not in state.active_requests]
+
+    def on_stop(self) -> None:
+        """Warm shutdown. A cold one calls this in a signal handler, and on_terminate later."""
+        if self._state == self.CLOSE:
+            self._finish(self.app.conf.get("worker_pool_drain_timeout"))
+
+    def on_terminate(self) -> None:
+        """Cold shutdown, after the soft one if there was any."""
+        self._finish(0)
+
+    def _stop_warm(self, *_: Any) -> None:  # a signal handler, as Celery's
+        signals.worker_shutting_down.send(sender=self, sig="SIGTERM", how="Warm", exitcode=EX_OK)
+        state.should_stop = EX_OK
+
+    def _on_shutdown_signal(self, **_: Any) -> None:
+        self._signals += 1
+        self._mailbox.wake()
+
+    def _finish(self, drain_timeout_s: float | None) -> None:
+        """Drain, hand back, end the loop. Each further signal cuts one of the waits short."""
+        if self._finishing:
+            return
+        self._finishing = True
+        heard = min(self._signals, 1)
+        cleanup_timeout_s = self.app.conf.get("worker_pool_cleanup_timeout", _CLEANUP_TIMEOUT_S)
+
+        def ended() -> bool:
+            return not self._running or (self._thread.exited and self._mailbox.empty)
+
+        def hurry(phase: int) -> Callable[[], bool]:
+            return lambda: self._signals > heard + phase
+
+        self._hand_back_unstarted()
+        self._mailbox.run_until(ended, drain_timeout_s, hurry(0))
+        if self._running:
+            logger.warning("Cancelling %d tasks to stop the worker", len(self._running))
+            for request in tuple(state.active_requests):
+                request.cancel(self, emit_retry=not request.task.acks_late)
+            self._mailbox.run_until(ended, cleanup_timeout_s, hurry(1))
+        if self._running:
+            left = _enumerate(job.task_id for job in self._running.values())
+            logger.error("Leaving while these tasks still clean up: %s", left)
+        self._thread.close()
+        self._mailbox.run_until(lambda: self._thread.exited, cleanup_timeout_s, hurry(1))
+        if not self._thread.exited:
+            logger.error("Leaving while the lifespan or a task still holds the event loop")
+
+    def _hand_back_unstarted(self) -> None:
+        self.flush()
+        # The last to return is the first to be delivered, so the oldest comes last.
+        for request in reversed(self._unstarted):
+            hand_back = getattr(request, "hand_back", None)
+            hand_back() if hand_back else request.reject(requeue=True)
+        self._unstarted = []
+
+    def _on_crash(self, error: BaseException) -> None:  # in the loop's thread
+        logger.critical("The event loop of the pool has ended: %r", error, exc_info=error)
+        for job in tuple(self._running.values()):
+            job.cancel(CancelCause.SHUTDOWN, self._thread.call_soon)
+        # Celery's loop looks at this flag: it is how its signal handlers stop the worker.
+        state.should_stop = EX_FAILURE
+        self._mailbox.wake()
+
+
+class _Entry:
+    """A task that was given to the pool; Celery keeps a weak reference to it."""
+
+    __slots__ = ("__weakref__", "_terminate", "accept", "job")
+
+    def __init__(self, job: Job, accept: Any, terminate: Callable[["_Entry"], None]) -> None:
+        self.job = job
+        self.accept = accept
+        self._terminate = terminate
+
+    def terminate(self, _signal: Any = None) -> None:
+        """End the task if it still waits; Celery calls ``terminate_job`` for one that runs."""
+        self._terminate(self)
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
+def _enumerate(names: Iterable[str], most: int = 10) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

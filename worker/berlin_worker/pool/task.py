@@ -1,0 +1,148 @@
+"""The task class: ``async def`` bodies, and a request that can be handed back."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from billiard.einfo import ExceptionWithTraceback
+from celery import Task, current_task
+from celery.exceptions import TaskRevokedError
+from celery.utils.log import get_logger
+from celery.worker.request import Request
+from celery.worker.state import task_ready
+from greenlet import getcurrent
+from kombu.transport import virtual
+
+from berlin_worker.pool.job import CancelCause, HandedBack, JobGreenlet, stack_owner
+
+logger = get_logger(__name__)
+
+
+class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type information
+    """Celery's request, which the pool can hand back to the broker."""
+
+    acknowledged: bool
+    _dead: ClassVar[Any] = None
+    """The channel to the broker that has failed last, for all requests: none tries it again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Celery has decoded the body to look at it. Without a content type the tracer takes what
+        # it gets: it need not decode a second time, and nobody keeps a second copy.
+        self._body, self._content_type = self._payload, None
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Raise ``TaskRevokedError`` if it was revoked, or has expired, while it waited."""
+        if self.revoked():
+            raise TaskRevokedError(self.id)
+        super().on_accepted(pid, time_accepted)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Cancel the task for a shutdown or a lost connection; what has ended stays as it is."""
+        # Celery wants the retry signal of an acks_late task on connection loss only.
+        lost = emit_retry and self.task.acks_late
+        cause = CancelCause.CONNECTION_LOST if lost else CancelCause.SHUTDOWN
+        cancel_job = getattr(pool, "cancel_job", None)  # other pools have none
+        if cancel_job is None or cancel_job(self.worker_pid, cause):
+            super().cancel(pool, signal, emit_retry=emit_retry)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
+        """As Celery's; :class:`HandedBack` hands the message back, ``MemoryError`` is a failure."""
+        error = error_of(exc_info)
+        if isinstance(error, HandedBack):
+            self.hand_back()
+        else:
+            if isinstance(error, MemoryError):
+                # Celery would end the process, with the message in its hands. The tracer has
+                # stored the failure already: this is for the acknowledgement and the event.
+                exc_info.exception = RuntimeError(repr(error))
+            super().on_failure(exc_info, *args, **kwargs)
+
+    def hand_back(self) -> None:
+        """The task is over, and shall run again: :meth:`let_go` of its message."""
+        task_ready(self)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Return the message to the head of its queue, unless it is acknowledged already."""
+        if self.acknowledged:
+            return
+        self.acknowledged = True
+        if self.message.channel is AsyncioRequest._dead is not None:
+            return
+        try:
+            _return_to_queue(self.message)
+        except self.connection_errors as error:
+            AsyncioRequest._dead = self.message.channel
+            logger.warning("Without a broker, tasks go back when it notices: %r", error)
+        else:
+            self.send_event("task-rejected", requeue=True)
+
+
+def error_of(exc_info: Any) -> Any:
+    """The exception that a request is told of; :class:`HandedBack` is no failure."""
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
+def _return_to_queue(message: Any) -> None:
+    """Give ``message`` back to the broker; it is the next one to be delivered.
+
+    kombu's Redis transport would put a rejected message behind all others
+    (``restore_by_tag(leftmost=True)``, where BRPOP takes from the right).
+    """
+    qos: Any = getattr(message.channel, "qos", None)
+    if hasattr(qos, "restore_by_tag"):
+        qos.restore_by_tag(message.delivery_tag)
+        # Not qos.ack(): it would take the message from whoever has it next, under the same tag.
+        virtual.QoS.ack(qos, message.delivery_tag)  # type: ignore[no-untyped-call]
+    else:
+        message.reject(requeue=True)
+
+
+class AsyncioTask(Task):  # type: ignore[misc]  # celery has no type information
+    """A task whose body may be ``async def``: ``Celery(task_cls=AsyncioTask)``."""
+
+    abstract = True
+    Request = AsyncioRequest
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Here, not in __call__: Celery wraps `run` for autoretry_for after the class is made.
+        super().__init_subclass__(**kwargs)
+        run = cls.__dict__.get("run")
+        if isinstance(run, staticmethod):
+            cls.run = staticmethod(_awaited(run.__func__))
+        elif run is not None:
+            cls.run = _awaited(run)
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Let the coroutine of a task see ``self.request``."""
+        super().on_bound(app)
+        cls.request_stack.__ident_func__ = stack_owner
+
+
+def _awaited(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def awaited_run(*args: Any, **kwargs: Any) -> Any:
+        result = run(*args, **kwargs)
+        if not inspect.iscoroutine(result):
+            return result
+        current = getcurrent()
+        if isinstance(current, JobGreenlet):
+            return current.job.result_of(result)
+        if _in_loop() or not current_task or current_task.request.called_directly:
+            return result  # a direct call: the caller awaits it
+        return asyncio.run(result)  # eager, or in another pool
+
+    return awaited_run
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""The reply of the upstream: bytes, cut anywhere, to text deltas. Pure.
+
+The reply is newline-delimited JSON, one ``{"content": "<delta>"}`` a line. Blank
+lines are skipped, and the end of the body is the end of the reply. Of a key that
+stands twice the last counts, as in every common JSON reader. Whatever else comes
+(a ``content`` that is missing or no string, other JSON, no JSON, no UTF-8) is a
+bad chunk. Only ``\\n`` ends a line: U+2028 and its like are text.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic_core import from_json
+
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.settings import Settings
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_LONE: Final = "\N{REPLACEMENT CHARACTER}"
+
+Decoded = tuple[list[str], JobError | None]
+"""The deltas that are sound, and the error that comes after them, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that is taken of one reply; ``max_text_bytes`` counts all bytes, JSON included."""
+
+    max_line_bytes: int
+    max_chunks: int
+    max_text_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """The limits that the environment sets."""
+        return cls(settings.max_line_bytes, settings.max_chunks, settings.max_text_bytes)
+
+
+class ReplyDecoder:
+    """Decodes one reply. The deltas do not depend on where the bytes were cut.
+
+    ``quote`` makes the text that an error shows of a bad line. After an error the
+    decoder is of no further use. Deltas are never empty and always encode as UTF-8:
+    half a surrogate pair waits for the next delta, and becomes U+FFFD if that
+    does not bring the other half.
+    """
+
+    def __init__(self, limits: Limits, quote: Callable[[bytes], str]) -> None:
+        self._limits = limits
+        self._quote = quote
+        self._line = bytearray()
+        self._half = ""
+        self._bytes = 0
+        self._chunks = 0
+
+    def feed(self, data: bytes) -> Decoded:
+        """The deltas in the lines that ``data`` completes."""
+        room = self._limits.max_text_bytes - self._bytes
+        self._bytes += len(data)
+        *lines, rest = data[:room].split(b"\n")
+        if lines:
+            if self._line:
+                self._line += lines[0]
+                lines[0] = bytes(self._line)
+            self._line = bytearray(rest)
+        else:
+            self._line += rest
+        deltas, error = self._decode(lines)
+        if error is None and len(self._line) > self._limits.max_line_bytes:
+            error = self._line_too_long()
+        if error is None and len(data) > room:
+            error = _too_much(f"{self._limits.max_text_bytes} bytes", "WORKER_MAX_TEXT_BYTES")
+        return deltas, error
+
+    def finish(self) -> Decoded:
+        """The deltas that the end of the body completes: a last line needs no newline."""
+        deltas, error = self._decode([bytes(self._line)])
+        if error is None and self._half:
+            error = self._take(_LONE, deltas)
+        return deltas, error
+
+    def _decode(self, lines: Iterable[bytes]) -> Decoded:
+        deltas: list[str] = []
+        for line in lines:
+            if not line or line.isspace():
+                continue
+            if len(line) > self._limits.max_line_bytes:
+                return deltas, self._line_too_long()
+            content = _content(line)
+            if content is None:
+                told = f"the upstream sent a line without content: {self._quote(line)}"
+                return deltas, JobError(ErrorCode.BAD_CHUNK, told)
+            # UTF-8 has no halves of pairs: they come as escapes only.
+            if self._half or b"\\u" in line:
+                content = self._join(content)
+            if content and (error := self._take(content, deltas)):
+                return deltas, error
+        return deltas, None
+
+    def _take(self, delta: str, deltas: list[str]) -> JobError | None:
+        if self._chunks == self._limits.max_chunks:
+            return _too_much(f"{self._chunks} chunks", "WORKER_MAX_CHUNKS")
+        self._chunks += 1
+        deltas.append(delta)
+        return None
+
+    def _join(self, content: str) -> str:
+        text = self._half + content
+        if _SURROGATE.search(text) is None:
+            return text
+        self._half = ""
+        if "\ud800" <= text[-1] <= "\udbff":
+            self._half, text = text[-1], text[:-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+    def _line_too_long(self) -> JobError:
+        return _too_much(
+            f"{self._limits.max_line_bytes} bytes in one line", "WORKER_MAX_LINE_BYTES"
+        )
+
+
+def _content(line: bytes) -> str | None:
+    # Measured: 0.20 µs a line, where json.loads takes 1.66 µs.
+    try:
+        value = from_json(line, cache_strings="keys")
+    except ValueError:
+        value = _lenient(line)
+    content = value.get("content") if isinstance(value, dict) else None
+    return content if isinstance(content, str) else None
+
+
+def _lenient(line: bytes) -> object:
+    # pydantic refuses half a surrogate pair, which another delta may complete.
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _too_much(what: str, setting: str) -> JobError:
+    told = f"the upstream sent more than {what}, the most that is taken ({setting})"
+    return JobError(ErrorCode.UPSTREAM_ERROR, told)

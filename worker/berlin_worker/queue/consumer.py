@@ -1,0 +1,116 @@
+"""Celery's consumer, for a queue on which anything may stand.
+
+Celery logs a message that it cannot use with its body, which may hold a prompt, and
+drops it; a message of an odd shape ends the worker. Here such a message goes to the dead
+letters, and where it has a usable ID, its reader is told: ``failed``, ``invalid_job``.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer
+from kombu.serialization import registry
+from kombu.utils.encoding import str_to_bytes
+
+from berlin_schemas import ErrorCode
+from berlin_worker import service
+from berlin_worker.errors import JobError
+from berlin_worker.queue import inflate
+from berlin_worker.queue.broker import Taking
+from berlin_worker.queue.usable import Unusable
+from berlin_worker.telemetry.life import LIFE
+
+logger = get_logger(__name__)
+
+_TOLD: Final = "the message is no worker.generate task that this worker could run"
+_RECONNECT_S: Final = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+
+
+class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type information
+    """``app.conf.worker_consumer``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        inflate.install()
+        Taking.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
+        # A job is plain JSON: no hook for each object of it, to which some objects say more.
+        registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long it takes; Celery would come to wait 30 s between its tries."""
+        connect = functools.partial(conn.ensure_connection, **_RECONNECT_S)
+
+        def ensure_connection(*args: Any, callback: Callable[[], None], **kwargs: Any) -> Any:
+            def between_tries() -> None:
+                LIFE.consumer.give()
+                callback()
+
+            return connect(*args, callback=between_tries, **kwargs)
+
+        conn.ensure_connection = ensure_connection
+        return super().ensure_connected(conn)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """What is called for each message."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> None:
+            try:
+                handle(message)
+                # Celery's request has what it needs of them, for as long as the job streams.
+                message.headers, message.body = {}, b""
+            except (*self.connection_errors, *self.channel_errors):
+                raise
+            except Exception as error:  # noqa: BLE001  # a message may have any shape
+                self._discard(message, "not_a_task", error)
+
+        return on_message
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """The body is not what its headers say, or of a kind that is not accepted."""
+        self._discard(message, "undecodable", exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """The message is of neither of Celery's protocols."""
+        self._discard(message, "not_a_task", None)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """The message names a task that this worker does not have."""
+        self._discard(message, "unknown_task", exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Celery cannot make a request of the message, or what it would make could not run."""
+        if isinstance(exc, Unusable):
+            self._discard(message, exc.reason, exc, told=str(exc))
+        else:
+            self._discard(message, "not_a_task", exc)
+
+    def _discard(
+        self, message: Any, reason: str, error: Exception | None, *, told: str = _TOLD
+    ) -> None:
+        logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
+        try:
+            service.discard(_id_of(message), reason, told, str_to_bytes(message.body or b""))
+        except TimeoutError:
+            return  # not acknowledged: the broker delivers it again
+        message.ack_log_error(logger, self.connection_errors)
+
+
+def _tell_reader(job_id: str) -> None:
+    if job_id:
+        told = "the message is none that a Celery worker can read"
+        service.refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))
+
+
+def _id_of(message: Any) -> Any:
+    """The task ID that a message bears: in its headers, or, by protocol 1, in its body."""
+    headers = message.headers
+    if isinstance(headers, dict) and "id" in headers:
+        return headers["id"]
+    try:
+        return message.payload.get("id")
+    except Exception:  # noqa: BLE001  # it may be anything
+        return None

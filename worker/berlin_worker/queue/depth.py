@@ -1,0 +1,35 @@
+"""How many messages there are, by their state, as far as the broker tells. Blocks."""
+
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import ChannelError
+from redis.exceptions import ResponseError
+
+from berlin_schemas import names
+
+
+def count(app: Celery) -> dict[str, int]:
+    """``waiting`` on the queue, and (Redis) ``unacknowledged``: taken by a worker, and not done.
+
+    Over a connection of its own. Raises what the broker's client raises.
+    """
+    with app.connection_for_write() as connection:
+        channel = connection.channel()
+        try:
+            declared = channel.queue_declare(names.QUEUE, passive=True)
+            counted = {"waiting": declared.message_count}
+        except ChannelError:
+            counted = {"waiting": 0}  # no such queue: nothing waits on it
+        if connection.transport.driver_type == "redis":
+            counted |= _unacknowledged(channel)
+    return counted
+
+
+def _unacknowledged(channel: Any) -> dict[str, int]:
+    try:
+        with channel.conn_or_acquire() as client:
+            # The index has an entry for each message that is held, as the hash beside it.
+            return {"unacknowledged": client.zcard(channel.unacked_index_key)}
+    except ResponseError:  # a user that may not ask
+        return {}

@@ -1,0 +1,32 @@
+"""``celery -A berlin_worker control revoke ID --terminate``, as the contract has it.
+
+Celery 5.7 knows no such option: there it is ``control terminate SIGTERM ID``.
+"""
+
+import functools
+import sys
+from typing import Any
+
+import click
+
+
+def install() -> None:
+    """Add the option where this process is Celery's command line; nothing happens in others."""
+    module: Any = sys.modules.get("celery.bin.control")
+    if module is None:
+        return
+    control: click.Command = module.control
+    run: Any = control.callback
+
+    @functools.wraps(run)
+    def run_with_option(*, command: str, terminate: bool, **options: Any) -> Any:
+        if terminate:
+            if command != "revoke":
+                raise click.UsageError("--terminate belongs to revoke")
+            command = "terminate"
+            click.get_current_context().args.insert(0, "SIGTERM")
+        return run(command=command, **options)
+
+    help_text = "With revoke: end a task that runs, too."
+    control.params.append(click.Option(["--terminate"], is_flag=True, help=help_text))
+    control.callback = run_with_option

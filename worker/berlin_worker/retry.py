@@ -1,0 +1,79 @@
+"""What to do after an attempt has failed. A pure decision: it returns, it does not sleep."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+
+FINAL_CODES = frozenset(
+    {ErrorCode.DEADLINE_EXCEEDED, ErrorCode.TOO_MANY_ATTEMPTS, ErrorCode.INVALID_JOB}
+)
+"""Codes after which a further attempt of the same job makes no sense, whatever the error says."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """``max_attempts`` counts the first; back-off is ``base_s * 2 ** (tries - 1)``, capped."""
+
+    max_attempts: int
+    base_s: float
+    max_s: float
+
+    def backoff_s(self, tries: int, jitter: float) -> float:
+        """Seconds to wait after ``tries`` attempts; ``jitter`` in [0, 1) spreads the upper half."""
+        full = min(self.max_s, self.base_s * 2.0 ** min(tries - 1, 32))
+        return full * (0.5 + 0.5 * jitter)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Wait for ``delay_s``, then begin the next attempt (with a reset if there are chunks)."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """End as completed with the text that is there, ``finish_reason`` interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """End as failed with this error."""
+
+    error: JobError
+
+
+Decision = Again | Keep | Fail
+
+
+def decide(
+    error: JobError,
+    *,
+    tries: int,
+    streaming: bool,
+    on_interrupt: Literal["restart", "fail", "keep"],
+    remaining_s: float,
+    policy: RetryPolicy,
+    jitter: float,
+) -> Decision:
+    """What follows an attempt that ended with ``error``.
+
+    ``tries`` counts the attempts so far that were not handed back at a shutdown;
+    ``streaming`` says that chunks have been published since the last reset;
+    ``remaining_s`` is the time to the job's deadline. What the upstream asked to wait
+    (``Retry-After``) is waited, unless the deadline comes first: then it fails at once.
+    """
+    if not error.retryable or error.code in FINAL_CODES:
+        return Fail(error)
+    if streaming and on_interrupt == "keep":
+        return Keep()
+    if streaming and on_interrupt == "fail":
+        return Fail(error)
+    if tries >= policy.max_attempts:
+        return Fail(error)
+    delay_s = max(policy.backoff_s(tries, jitter), error.retry_after_s or 0.0)
+    if delay_s >= remaining_s:
+        return Fail(error)
+    return Again(delay_s)

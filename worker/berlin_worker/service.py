@@ -1,0 +1,296 @@
+"""The composition root: all that a worker process runs on, opened and closed in order."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from celery import Celery
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from berlin_schemas import ErrorCode, names
+from berlin_worker import control, providers
+from berlin_worker.client.addresses import address
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.garbage import seldom_collected
+from berlin_worker.journal import Journal
+from berlin_worker.leases import Leases
+from berlin_worker.pool import cancel_cause
+from berlin_worker.presence import Load, Presence, this_process
+from berlin_worker.providers.base import Provider, Services
+from berlin_worker.providers.http import open_session
+from berlin_worker.queue.doorbell import CeleryDoorbell
+from berlin_worker.retry import RetryPolicy
+from berlin_worker.runner import Runner
+from berlin_worker.settings import Settings
+from berlin_worker.shards.marks import Marks, check_unmarked
+from berlin_worker.shards.parking import Parking
+from berlin_worker.shards.router import Core, Router, StrayBell
+from berlin_worker.shards.store import ShardStore
+from berlin_worker.stats import Stats
+from berlin_worker.store import RedisStore
+from berlin_worker.suspects import Suspects
+from berlin_worker.telemetry import tracing
+from berlin_worker.telemetry.endpoint import observed
+from berlin_worker.telemetry.life import LIFE
+from berlin_worker.tokens import RedisTokens
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_S = 5.0
+_running: tuple[Router, asyncio.AbstractEventLoop] | None = None
+_tracer: tracing.Tracer = tracing.OFF
+
+
+def runner() -> Router:
+    """What runs the jobs of this process; raises ``RuntimeError`` outside of :func:`lifespan`."""
+    if _running is None:
+        raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
+    return _running[0]
+
+
+def tracer() -> tracing.Tracer:
+    """Where the spans of this process come from."""
+    return _tracer
+
+
+def cancel(job_id: str, reason: str) -> None:
+    """End a job as ``cancelled``, known or not; returns at once. From any thread."""
+    if _running is not None and names.is_job_id(job_id):
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.cancel(job_id, reason, only_queued=False), loop)
+
+
+def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
+    """Bury a message that is no delivery of a job; returns when it is done. From any thread.
+
+    Raises ``TimeoutError`` while Redis does not answer.
+    """
+    assert _running is not None, "called by the consumer, which the pool outlives"
+    current, loop = _running
+    work = current.discard(job_id, reason, told, message)
+    asyncio.run_coroutine_threadsafe(work, loop).result(_CLOSE_S)
+
+
+def refuse(job_id: str, refusal: JobError) -> None:
+    """End a job as failed, unless somebody is at work on it; returns at once. From any thread."""
+    if _running is not None:
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.refuse(job_id, refusal), loop)
+
+
+def silent_s() -> float:
+    """How long no event store has answered. From any thread."""
+    return 0.0 if _running is None else _running[0].silent_s
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Celery) -> AsyncIterator[None]:
+    """Open what the jobs need, in the pool's event loop; close it after the last has ended.
+
+    Raises ``SettingsError`` for settings that are missing or make no sense.
+    """
+    global _running, _tracer  # noqa: PLW0603  # one worker, one loop, one runner in a process
+    settings = Settings.from_env()
+    async with contextlib.AsyncExitStack() as stack:
+        servers = {"berlin": settings.berlin_url}
+        _tracer = await stack.enter_async_context(tracing.opened(os.environ, servers=servers))
+        home = await stack.enter_async_context(connect(settings.redis_url))
+        stores = [
+            home if url == settings.redis_url else await stack.enter_async_context(connect(url))
+            for url in settings.shards
+        ]
+        http = await stack.enter_async_context(open_session(settings))
+        doorbell = stack.enter_context(contextlib.closing(CeleryDoorbell(app)))
+        stats = Stats(settings.metrics_named_models)
+        tokens = RedisTokens(home, settings, stats)
+        services = Services(http, tokens, settings, os.environ)
+        suspects = Suspects()
+        shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
+        cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
+        parking = Parking(home, doorbell, count=len(stores), ttl_s=settings.queue_ttl_s)
+        current = Router(cores, parking if len(cores) > 1 else None)
+        background: dict[str, Coroutine[Any, Any, None]] = {}
+        for shard, core in enumerate(cores):
+            background |= {
+                f"journal-{shard}": core.journal.run(),
+                f"renew-{shard}": core.leases.renew_forever(),
+                f"reap-{shard}": core.leases.reap_forever(),
+            }
+        background["control"] = control.listen(home, current.cancel)
+        background["life"] = LIFE.beat_forever(stats.loop_lag)
+        presence = Presence(
+            home,
+            this_process(),
+            snapshot=stats.snapshot,
+            load=lambda: Load(sum(len(core.leases) for core in cores), LIFE.slots, LIFE.draining),
+            interval_s=settings.renew_interval_s,
+            ttl_s=settings.lease_s,
+        )
+        background["presence"] = presence.announce_forever()
+        stack.push_async_callback(presence.withdraw)
+        if len(cores) > 1:
+            background["parking"] = parking.bring_back_forever(current.is_away)
+        if marks := await _marked(settings, home, stores):
+            background["marks"] = marks.write_forever()
+        for name, work in background.items():
+            stack.push_async_callback(_cancelled, _supervised(name, work))
+        stack.enter_context(
+            observed(app, settings, current, stats=stats, tokens=tokens, suspects=suspects)
+        )
+        stack.enter_context(seldom_collected())
+        _running = current, asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            _running, _tracer = None, tracing.OFF
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await current.drained()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the jobs of all shards have in common."""
+
+    home: redis.asyncio.Redis
+    doorbell: CeleryDoorbell
+    provider: Callable[[str], Provider]
+    suspects: Suspects
+    stats: Stats
+
+
+def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int) -> Core:
+    """What the jobs of one shard run on."""
+    count = len(settings.shards)
+    store = (RedisStore if count == 1 else ShardStore)(
+        client,
+        owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+        lease_s=settings.lease_s,
+        log_ttl_s=settings.log_ttl_s,
+        queue_ttl_s=settings.queue_ttl_s,
+        dead_letters_max=settings.dead_letters_max,
+        dead_letters=shared.home,
+    )
+    # Each has its part of the buffer: one that is slow must not fill it for all.
+    buffer_bytes = max(1, settings.journal_buffer_bytes // count)
+    journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats)
+    bell = StrayBell(shared.doorbell, store, shard=shard, count=count)
+    leases = Leases(
+        store,
+        lease_s=settings.lease_s,
+        renew_interval_s=settings.renew_interval_s,
+        reap_interval_s=settings.reap_interval_s,
+        doorbell=shared.doorbell if count == 1 else bell,
+        stats=shared.stats,
+    )
+    runner = Runner(
+        store=store,
+        journal=journal,
+        leases=leases,
+        provider=shared.provider,
+        policy=RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_max_s),
+        proxies=settings.proxies,
+        cancel_cause=cancel_cause,
+        suspects=shared.suspects,
+    )
+    core = Core(journal, leases, runner)
+    if isinstance(store, ShardStore):
+        store.is_away = lambda: core.away
+    return core
+
+
+async def _marked(
+    settings: Settings, home: redis.asyncio.Redis, stores: list[redis.asyncio.Redis]
+) -> Marks | None:
+    """The marks of this worker, written; or a look that ``REDIS_URL`` bears none."""
+    at_home = address(settings.redis_url)
+    if not settings.sharded:
+        await check_unmarked(home, at_home)
+        return None
+    places = [address(url) for url in settings.shards]
+    marks = Marks((home, at_home), list(zip(stores, places, strict=True)))
+    await marks.write()
+    return marks
+
+
+class _FreshPool(redis.asyncio.BlockingConnectionPool):
+    """Hands out no connection that has lain idle: to find it half open would take a timeout."""
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Called by redis-py for each connection that it hands out."""
+        now = asyncio.get_running_loop().time()
+        if connection.is_connected and now > connection.next_health_check:
+            await connection.disconnect(nowait=True)
+        await super().ensure_connection(connection)
+
+
+def connect(url: str) -> redis.asyncio.Redis:
+    """A Redis of events, log, token and limits; a lost connection shows within seconds."""
+    pool = _FreshPool.from_url(
+        url,
+        max_connections=32,
+        timeout=None,
+        socket_timeout=5.0,
+        socket_connect_timeout=5.0,
+        socket_keepalive=True,
+        health_check_interval=3,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def provider_cache(services: Services, settings: Settings) -> Callable[[str], Provider]:
+    """A function that returns the provider of a name, built at its first use.
+
+    Berlin is built now where this worker serves it, so that a missing login is an
+    error at the start and not in the first job.
+    """
+    served = settings.served_providers
+    built: dict[str, Provider] = {}
+
+    def provider(name: str) -> Provider:
+        if name not in built:
+            if served and name not in served:
+                raise JobError(ErrorCode.INVALID_JOB, "provider: not served by this worker")
+            try:
+                built[name] = providers.load(name)(services)
+            except SettingsError as error:
+                logger.error("provider %s: %s", name, error)  # noqa: TRY400  # says all there is
+                told = f"provider: {name} is not configured on this worker"
+                raise JobError(ErrorCode.INVALID_JOB, told) from None
+        return built[name]
+
+    for name in served or {"berlin"}:
+        built[name] = providers.load(name)(services)
+    return provider
+
+
+def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.critical(
+                "%s has stopped, and so must this worker", name, exc_info=task.exception()
+            )
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    return task
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    # Once may not do: before Python 3.12 asyncio.wait_for, by which redis-py sends each
+    # command, swallows a cancellation that comes just as the command has been sent.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)

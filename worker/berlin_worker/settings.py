@@ -1,0 +1,218 @@
+"""Settings, read once from the environment into one frozen value.
+
+Each field names its variable; a test holds the table in the README against this
+class. The unit stands in the name.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from berlin_worker.errors import SettingsError
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+
+
+def _env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:
+    """A field read from ``variable``; a ``private`` one may hold a secret and is in no ``repr``."""
+    return Field(default, validation_alias=variable, description=description, repr=not private)
+
+
+class Settings(BaseModel):
+    """What the environment says. Secrets never appear in its ``repr``."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
+
+    redis_url: str = _env(
+        "REDIS_URL", "redis://127.0.0.1:6379/0", "events, log, token, limits", private=True
+    )
+    event_shards: str = _env(
+        "WORKER_EVENT_SHARDS",
+        "",
+        "Redis URLs over which logs and records are spread, comma-separated, in the same order "
+        "for all services; empty: `REDIS_URL` holds them",
+        private=True,
+    )
+    broker_url: str = _env(
+        "CELERY_BROKER_URL",
+        "",
+        "job queue: Redis, Sentinels or RabbitMQ; `REDIS_URL` where not set",
+        private=True,
+    )
+    queue_type: Literal["classic", "quorum"] = _env(
+        "WORKER_QUEUE_TYPE",
+        "classic",
+        "RabbitMQ: type of the queue, `classic` or `quorum`; the same for all who declare it",
+    )
+    berlin_url: str = _env("BERLIN_URL", "https://ai.berlin4h.top", "upstream base URL")
+    berlin_account: str | None = _env("BERLIN_ACCOUNT", None, "login at the upstream", private=True)
+    berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password", private=True)
+    berlin_proxy: str | None = _env(
+        "BERLIN_PROXY", None, "proxy for upstream traffic", private=True
+    )
+
+    providers: str = _env(
+        "WORKER_PROVIDERS", "", "providers that this worker serves, comma-separated; empty: all"
+    )
+    max_attempts: Count = _env(
+        "WORKER_MAX_ATTEMPTS", 3, "attempts of a job, retries and restarts included"
+    )
+    retry_base_s: Seconds = _env(
+        "WORKER_RETRY_BASE_S", 0.5, "first back-off between attempts; doubles, with jitter"
+    )
+    retry_max_s: Seconds = _env(
+        "WORKER_RETRY_MAX_S",
+        30.0,
+        "longest back-off; a longer `Retry-After` is waited all the same",
+    )
+    lease_s: Seconds = _env("WORKER_LEASE_S", 6.0, "a worker silent for longer counts as dead")
+    renew_interval_s: Seconds = _env(
+        "WORKER_RENEW_INTERVAL_S", 2.0, "how often a worker renews the leases of its jobs"
+    )
+    reap_interval_s: Seconds = _env(
+        "WORKER_REAP_INTERVAL_S", 1.0, "how often expired leases are looked for"
+    )
+    log_ttl_s: Count = _env(
+        "WORKER_LOG_TTL_S", 3600, "how long the log and record of a finished job stay"
+    )
+    queue_ttl_s: Count = _env(
+        "WORKER_QUEUE_TTL_S", 604800, "how long the record of a job that waits stays"
+    )
+    dead_letters_max: Count = _env(
+        "WORKER_DEAD_LETTERS_MAX", 10000, "length to which `worker:dead` is trimmed"
+    )
+    drain_timeout_s: Seconds = _env(
+        "WORKER_DRAIN_TIMEOUT_S", 25.0, "at shutdown, how long running jobs may go on"
+    )
+    journal_buffer_bytes: Count = _env(
+        "WORKER_JOURNAL_BUFFER_BYTES",
+        16 * 1024 * 1024,
+        "events of the process that wait for Redis; beyond it the upstream is read no further",
+    )
+    proxy_allowlist: str = _env(
+        "WORKER_PROXY_ALLOWLIST",
+        "",
+        "proxies that a job may name, comma-separated",
+        private=True,
+    )
+    connect_timeout_s: Seconds = _env(
+        "WORKER_CONNECT_TIMEOUT_S", 10.0, "connecting to the upstream"
+    )
+    login_timeout_s: Seconds = _env("WORKER_LOGIN_TIMEOUT_S", 15.0, "one login at the upstream")
+    login_backoff_max_s: Seconds = _env(
+        "WORKER_LOGIN_BACKOFF_MAX_S", 60.0, "longest back-off, shared by all, after failed logins"
+    )
+    token_ttl_s: Count = _env(
+        "WORKER_TOKEN_TTL_S", 86400, "how long a token is used before a new login"
+    )
+    token_keys: SecretStr | None = _env(
+        "WORKER_TOKEN_KEYS",
+        None,
+        "Fernet keys, comma-separated, newest first: the token is encrypted in Redis",
+        private=True,
+    )
+    http_port: Annotated[int, Field(ge=0, le=65535)] | None = _env(
+        "WORKER_HTTP_PORT",
+        None,
+        "serves `/metrics`, `/livez` and `/readyz`; `0`: any free port, which the log tells",
+    )
+    http_host: str = _env("WORKER_HTTP_HOST", "0.0.0.0", "the address it listens on")  # noqa: S104  # probes and Prometheus come from other machines
+    log_format: Literal["auto", "json", "console"] = _env(
+        "WORKER_LOG_FORMAT",
+        "auto",
+        "`json`: one object a line; `console`: for people; `auto`: `console` at a terminal",
+    )
+    metrics_models: str = _env(
+        "WORKER_METRICS_MODELS",
+        "",
+        "models that metrics name, comma-separated, all others are `other`; empty: the first 16 "
+        "that answer",
+    )
+    max_line_bytes: Count = _env(
+        "WORKER_MAX_LINE_BYTES", 1024 * 1024, "longest line taken from the upstream"
+    )
+    max_chunks: Count = _env("WORKER_MAX_CHUNKS", 100_000, "most chunks of one attempt")
+    max_text_bytes: Count = _env(
+        "WORKER_MAX_TEXT_BYTES", 16 * 1024 * 1024, "most bytes read in one attempt"
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read ``environ``; raises :class:`SettingsError`, which never repeats a value."""
+        # An empty variable counts as not set: that is how compose files pass one on.
+        given = {name: value for name, value in environ.items() if value != ""}
+        try:
+            settings = cls.model_validate(given, by_alias=True, by_name=False)
+        except ValidationError as error:
+            told = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+            raise SettingsError(told) from None
+        if settings.lease_s <= settings.renew_interval_s:
+            raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
+        if len({_database(url) for url in settings.shards}) < len(settings.shards):
+            raise SettingsError("WORKER_EVENT_SHARDS names one database twice")
+        if not settings.broker_url:
+            settings = settings.model_copy(update={"broker_url": settings.redis_url})
+        return settings
+
+    @property
+    def proxies(self) -> frozenset[str]:
+        """The proxies that a job may name."""
+        return _names(self.proxy_allowlist)
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The event stores, in their order: ``berlin_schemas.shards`` picks a job's."""
+        listed = tuple(filter(None, (url.strip() for url in self.event_shards.split(","))))
+        return listed or (self.redis_url,)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether events are elsewhere than in ``REDIS_URL`` alone."""
+        return self.shards != (self.redis_url,)
+
+    @property
+    def metrics_named_models(self) -> frozenset[str]:
+        """The models that metrics name; empty: the first that answer."""
+        return _names(self.metrics_models)
+
+    @property
+    def served_providers(self) -> frozenset[str]:
+        """The providers that this worker serves; empty: every one that is installed."""
+        return _names(self.providers)
+
+
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(filter(None, (name.strip() for name in listed.split(","))))
+
+
+def _database(url: str) -> tuple[object, ...]:
+    """What a Redis URL leads to, as far as the URL tells."""
+    try:
+        parts = urlsplit(url)
+        place, port = parts.hostname or "", parts.port or 6379
+    except ValueError:  # told by whoever connects, in the words of its client
+        return (url,)
+    return place, port, parts.path.strip("/") or "0", parse_qs(parts.query).get("db", [""])[0]
+
+
+def table() -> str:
+    """Every setting as a Markdown table, for the README (``python -m berlin_worker.settings``)."""
+    rows = (
+        f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
+        for field in Settings.model_fields.values()
+    )
+    return "\n".join(["| variable | meaning | default |", "| --- | --- | --- |", *rows])
+
+
+def _shown(default: object) -> str:
+    if default in {None, ""}:
+        return "none"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201  # printing it is the purpose

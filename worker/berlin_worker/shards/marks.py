@@ -1,0 +1,119 @@
+"""Every event store says which one it is, so that a list in another order is told at once.
+
+Whoever has the shards in another order, or another number of them, looks for jobs where they
+are not. So workers mark each shard with its place and the number of all (``worker:shard``,
+``1/3``), and ``REDIS_URL`` with the number (``worker:shards``). The marks last for as long as a
+worker lives and ``MARK_TTL_S`` more: the list is changed while none runs. Where ``REDIS_URL`` is
+the only event store nothing is marked, but a mark is still looked for.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError
+
+from berlin_schemas import names
+from berlin_worker.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+MARK_TTL_S: Final = 30
+_INTERVAL_S: Final = 10.0
+_PATIENCE_S: Final = 5.0
+
+
+def on_shard(place: int, count: int) -> str:
+    """The mark of a shard."""
+    return f"{place}/{count}"
+
+
+def trouble(expected: str | None, found: str | None, at: str) -> str | None:
+    """What is wrong where a mark at ``at`` is not the one that is expected (pure).
+
+    ``None`` for a mark stands for none; one that is missing is in order. The mark of a shard
+    has a slash, that of ``REDIS_URL`` has none.
+    """
+    if found is None or found == expected:
+        return None
+    place, slash, count = found.rpartition("/")
+    if expected is None:
+        return (
+            f"the jobs of Redis at {at} are spread over {count} event stores: set "
+            "WORKER_EVENT_SHARDS as its workers do"
+        )
+    if not slash or count != expected.rpartition("/")[2]:
+        return (
+            f"Redis at {at} is marked for {count} event stores, and WORKER_EVENT_SHARDS names "
+            f"{expected.rpartition('/')[2]}: the list must be the same everywhere, and is changed "
+            f"while no worker has run for {MARK_TTL_S} s"
+        )
+    return (
+        f"Redis at {at} is event store {int(place) + 1} of {count}, and WORKER_EVENT_SHARDS has it "
+        f"as number {int(expected.partition('/')[0]) + 1}: the order must be the same everywhere, "
+        "and none may stand there twice"
+    )
+
+
+async def check(
+    get: Callable[[str], Awaitable[Any]], key: str, expected: str | None, at: str
+) -> None:
+    """Raise ``SettingsError`` for a mark that is another one; the errors of ``get`` come out.
+
+    Where an ACL keeps the mark from the caller, nothing is checked.
+    """
+    try:
+        found = await get(key)
+    except NoPermissionError:
+        return
+    if told := trouble(expected, found.decode() if found is not None else None, at):
+        raise SettingsError(told)
+
+
+class Marks:
+    """The marks of a worker on ``home`` and on each of ``shards``, with the addresses of both."""
+
+    def __init__(self, home: tuple[Redis, str], shards: Sequence[tuple[Redis, str]]) -> None:
+        count = len(shards)
+        self._marks = [(*home, names.SHARDS, str(count))]
+        for place, shard in enumerate(shards):
+            self._marks.append((*shard, names.SHARD, on_shard(place, count)))
+
+    async def write(self) -> None:
+        """Write or renew all marks; raises ``SettingsError`` where one is another's.
+
+        A server that is away is marked later.
+        """
+        outcomes = await asyncio.gather(
+            *(self._write(*mark) for mark in self._marks), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def write_forever(self) -> None:
+        """Renew the marks until cancelled; raises as :meth:`write` does."""
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            await self.write()
+
+    async def _write(self, client: Redis, at: str, key: str, mark: str) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                if not await client.set(key, mark, nx=True, ex=MARK_TTL_S):
+                    await check(client.get, key, mark, at)
+                    await client.expire(key, MARK_TTL_S)
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            logger.warning("Redis at %s cannot be marked: %s", at, error or "no answer")
+
+
+async def check_unmarked(client: Redis, at: str) -> None:
+    """Raise ``SettingsError`` where a Redis that shall hold all events is one of several stores."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            await check(client.get, names.SHARDS, None, at)
+            await check(client.get, names.SHARD, None, at)
+    except (RedisError, OSError) as error:
+        logger.warning("Redis at %s cannot be asked: %s", at, error or "no answer")

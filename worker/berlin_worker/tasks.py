@@ -1,0 +1,83 @@
+"""The task: take what Celery knows of the delivery, and hand it to the runner."""
+
+from typing import Any, Final
+
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_revoked
+from celery.worker.request import Context
+
+from berlin_schemas import ErrorCode, names
+from berlin_worker import service
+from berlin_worker.celery import app
+from berlin_worker.errors import JobError
+from berlin_worker.pool import AsyncioRequest, AsyncioTask, HandedBack, error_of
+from berlin_worker.queue.deliveries import came_back_at_once
+from berlin_worker.queue.usable import check
+from berlin_worker.runner import time_limit_passed
+
+_METHODS: Final = frozenset(name for name in dir(Context) if callable(getattr(Context, name)))
+"""Of what Celery makes of the headers of a message."""
+
+
+class PromptRequest(AsyncioRequest):
+    """A request that can run, or :class:`~berlin_worker.queue.usable.Unusable` is raised.
+
+    Its arguments stay out of logs, events and ``inspect``: they are a prompt.
+
+    A producer that knows of it hides them itself (``argsrepr``); a bare one does not.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check(self._request_dict, self._body, self._eta)
+        # Celery takes all else there, and every header, for a part of the request: another ID,
+        # or something in the place of a method.
+        self._body = (*self._body[:2], None)
+        for name in _METHODS & self._request_dict.keys():
+            del self._request_dict[name]
+        if self._request_dict.get("shadow"):  # a name for the log; deleting costs 0.7 KB a stream
+            self.name, self._request_dict["shadow"] = self._type, None
+        self._argsrepr = self._kwargsrepr = "<hidden>"
+        self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002  # safe it is
+        """What ``inspect`` tells of the request."""
+        told: dict[str, Any] = super().info(safe=True)
+        return told
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """As Celery's; a job that was not even claimed by then is told of its end, too."""
+        super().on_timeout(soft, timeout)
+        service.refuse(self.id, time_limit_passed())
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
+        """As Celery's; what raises there is not the job, which may not even have been claimed."""
+        super().on_failure(exc_info, *args, **kwargs)
+        if not isinstance(error_of(exc_info), HandedBack | SoftTimeLimitExceeded):  # see on_timeout
+            told = "the worker could not run the task"
+            service.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
+
+
+class PromptTask(AsyncioTask):
+    """A task whose one argument is a prompt job."""
+
+    abstract = True
+    Request = PromptRequest
+
+
+@app.task(name=names.TASK, bind=True, base=PromptTask)  # type: ignore[untyped-decorator]  # celery has no types
+async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
+    """Run one prompt job (contract, "Names"): one positional argument, the job object."""
+    job_id, tracer = self.request.id, service.tracer()
+    told = {name: self.request.get(name) for name in tracer.fields}
+    # Anybody may put anything on the queue.
+    headers = {name: value for name, value in told.items() if isinstance(value, str)}
+    came_back = came_back_at_once(self.request.delivery_info, app.conf)
+    with tracer.delivery(job_id, headers):
+        await service.runner().run(job_id, args, kwargs, came_back=came_back)
+
+
+@task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # the same
+def revoked(request: Context, *, expired: bool, **_: Any) -> None:
+    """A job that Celery drops before it has begun ends as ``cancelled`` all the same."""
+    service.cancel(request.id, "expired" if expired else "revoked")

@@ -1,0 +1,83 @@
+"""``/metrics``, ``/livez`` and ``/readyz``, from threads: a blocked event loop is told of too."""
+
+import json
+import logging
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, MetricsHandler
+
+from berlin_worker.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.2
+"""How often the server looks whether it shall close: so long may that take."""
+
+Route = Callable[[], tuple[int, Mapping[str, Any]]]
+"""HTTP status and what the body says, as JSON."""
+
+
+@contextmanager
+def serving(
+    host: str, port: int, registry: CollectorRegistry, routes: Mapping[str, Route]
+) -> Iterator[int]:
+    """Serve ``routes`` by their path, and the metrics; yields the port.
+
+    Raises ``SettingsError`` where it cannot listen.
+    """
+    handler = type("Handler", (_Handler,), {"registry": registry, "routes": routes})
+    try:
+        family = socket.getaddrinfo(host, port, flags=socket.AI_PASSIVE)[0][0]
+        server = type("Server", (_Server,), {"address_family": family})((host, port), handler)
+    except OSError as error:
+        told = f"WORKER_HTTP_PORT: cannot listen on {host} port {port}: {error.strerror or error}"
+        raise SettingsError(told) from None
+    with server:
+        thread = threading.Thread(
+            target=server.serve_forever, args=(_POLL_S,), name="http", daemon=True
+        )
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 32
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # the signature is the base's
+        # Most often the other side has gone: a probe that waited no longer.
+        logger.warning("a request of the HTTP port failed: %s", type(sys.exception()).__name__)
+
+
+class _Handler(MetricsHandler):
+    timeout = _REQUEST_TIMEOUT_S
+    routes: Mapping[str, Route]
+
+    def do_GET(self) -> None:  # noqa: N802  # the name is http.server's
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            super().do_GET()
+        elif route := self.routes.get(path):
+            self._answer(*route())
+        else:
+            self._answer(404, {"paths": ["/metrics", *self.routes]})
+
+    def _answer(self, status: int, told: Mapping[str, Any]) -> None:
+        body = json.dumps(told).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,200 @@
+"""The worker's log: JSON for machines, one object a line; for people at a terminal.
+
+Every module logs by the standard library, as Celery does; here is how a record becomes a line. A
+line says which job it is about, and of which attempt, wherever one is at work. No line holds a
+prompt, since nobody logs one; passwords that the settings know are hidden wherever they stand.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+from berlin_worker.context import JOB
+from berlin_worker.providers.redact import hider
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
+
+    from berlin_worker.settings import Settings
+
+Style = Literal["json", "console"]
+
+_SHORTEST_SECRET: Final = 4
+"""Shorter ones are not looked for: they stand in every other word."""
+_STDERR: Final = 2
+
+
+def style_of(log_format: str, *, terminal: bool) -> Style:
+    """The style that ``WORKER_LOG_FORMAT`` asks for."""
+    if log_format == "auto":
+        return "console" if terminal else "json"
+    return cast("Style", log_format)
+
+
+def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: bool | None) -> Style:
+    """Have the root logger, and so every other, log in the style of the settings."""
+    terminal = logfile is None and sys.__stderr__ is not None and sys.__stderr__.isatty()
+    style = style_of(settings.log_format, terminal=terminal)
+    handler: logging.Handler = (
+        _Stream(sys.__stderr__)
+        if logfile is None
+        else _File(logfile, encoding="utf-8", errors="backslashreplace")
+    )
+    handler.setFormatter(
+        formatter(style, secrets_of(settings), colors=terminal and colors is not False)
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # For providers that log by structlog themselves.
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            _at_work,
+            _timestamp,
+            ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return style
+
+
+def formatter(style: Style, secrets: Iterable[str], *, colors: bool = False) -> logging.Formatter:
+    """A formatter for records of the standard library and of structlog."""
+    hidden = _hidden(hider(secrets))
+    if style == "json":
+        render: list[Processor] = [
+            structlog.processors.format_exc_info,
+            hidden,
+            _in_order,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+    else:
+        # Not rich's tracebacks: they show the values of variables, prompts among them.
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
+        render = [_once, structlog.processors.format_exc_info, hidden, console]
+    return ProcessorFormatter(
+        foreign_pre_chain=[_from_record],
+        processors=[ProcessorFormatter.remove_processors_meta, *render],
+    )
+
+
+def secrets_of(settings: "Settings") -> set[str]:
+    """What the settings hold that no line may show."""
+    values = {
+        field.get_secret_value()
+        for field in (settings.berlin_password, settings.token_keys)
+        if field is not None
+    }
+    values |= set(",".join(values).split(","))  # several keys in one setting
+    addresses = [settings.broker_url, *settings.shards, settings.redis_url, *settings.proxies]
+    for address in filter(None, (*addresses, settings.berlin_proxy)):
+        for part in address.split(";"):  # Sentinels, each with a login
+            values.add(unquote(urlsplit(part).password or ""))
+    return {value for value in values if len(value) >= _SHORTEST_SECRET}
+
+
+def say_json(told: str, *_: Any) -> None:
+    """What Celery says from signal handlers, as a line of the log; for ``safe_say``."""
+    line = {"timestamp": _now(), "level": "info", "logger": "celery", "event": told.strip()}
+    # A handler of a signal may have interrupted the logger, in the middle of a line.
+    os.write(_STDERR, json.dumps(line).encode() + b"\n")
+
+
+class _PastTheLog(logging.Handler):
+    """Tells why a line could not be written on the true stderr.
+
+    ``sys.stderr``, where the standard library tells it, is the log itself once Celery has
+    redirected it: one line whose reader has gone would become dozens.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
+        with contextlib.suppress(OSError):  # nobody reads that either
+            if sys.__stderr__ is not None:
+                place = f"{record.pathname}:{record.lineno}"
+                print(f"This could not be logged, of {place}", file=sys.__stderr__)
+                traceback.print_exc(file=sys.__stderr__)
+
+
+class _Stream(_PastTheLog, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _File(_PastTheLog, WatchedFileHandler):
+    pass
+
+
+def _from_record(_: Any, __: str, event: "EventDict") -> "EventDict":
+    record: logging.LogRecord = event["_record"]
+    event["timestamp"] = _time(record.created)
+    event["level"] = record.levelname.lower()
+    event["logger"] = record.name
+    about = getattr(record, "data", None)  # what Celery's lines on a task carry
+    job_id = getattr(record, "job_id", None) or (
+        about.get("id") if isinstance(about, dict) else None
+    )
+    if job_id is None:
+        return _at_work(_, __, event)
+    event["job_id"] = job_id
+    return event
+
+
+def _at_work(_: Any, __: str, event: "EventDict") -> "EventDict":
+    if (at_work := JOB.get()) is not None:
+        event["job_id"], attempt = at_work
+        if attempt:
+            event["attempt"] = attempt
+    return event
+
+
+def _timestamp(_: Any, __: str, event: "EventDict") -> "EventDict":
+    event["timestamp"] = _now()
+    return event
+
+
+def _in_order(_: Any, __: str, event: "EventDict") -> "EventDict":
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    return {**first, **event}
+
+
+def _once(_: Any, __: str, event: "EventDict") -> "EventDict":
+    """People need not read the ID of a job twice in a line."""
+    if str(event.get("job_id")) in str(event["event"]):
+        del event["job_id"]
+    return event
+
+
+def _hidden(hide: Callable[[str], str]) -> "Processor":
+    def process(_: Any, __: str, event: "EventDict") -> "EventDict":
+        for name, value in event.items():
+            if isinstance(value, str):
+                event[name] = hide(value)
+        return event
+
+    return process
+
+
+def _now() -> str:
+    return _time(datetime.now(UTC).timestamp())
+
+
+def _time(created: float) -> str:
+    return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
