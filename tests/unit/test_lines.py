@@ -155,7 +155,6 @@ BAD = [
     b'["content"]',
     b'"content"',
     b"null",
-    b'{"content": "a"',
     b'{"content": "a"} {"content": "b"}',
     b'{"content": "\xff"}',
     b'data: {"content": "a"}',

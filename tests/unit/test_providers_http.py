@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.providers.http import (
-    ACCEPT_ENCODING,
     open_session,
     proxy_problem,
     retry_after_s,
@@ -196,15 +195,6 @@ def test_other_proxies_are_told_without_repeating_them(proxy: str) -> None:
     problem = proxy_problem(f"{proxy}#{SECRET}")
     assert problem is not None
     assert SECRET not in problem
-
-
-def test_only_what_can_be_decoded_is_offered() -> None:
-    try:
-        import brotli  # noqa: F401  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        assert ACCEPT_ENCODING == "gzip, deflate"
-    else:
-        assert ACCEPT_ENCODING == "gzip, deflate, br"
 
 
 async def test_the_session_takes_nothing_from_the_environment_and_has_no_stream_timeout() -> None:

@@ -173,6 +173,7 @@ class Attempt:
             first_chunk_s=job.first_chunk_timeout_s,
             idle_s=job.idle_timeout_s,
         )
+        report.alive = watchdog.saw_life
         try:
             with self._counted(job, watchdog, report):
                 async with watchdog:

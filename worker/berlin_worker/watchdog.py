@@ -64,6 +64,11 @@ class Watchdog:
                 self._timer.cancel()
                 self._arm()
 
+    def saw_life(self) -> None:
+        """The upstream has sent something, but no text: the idle timeout counts from here."""
+        if self._kind is Expired.IDLE:
+            self._last = self._loop.time()
+
     def pause(self) -> None:
         """The upstream is not being read: only the deadline counts."""
         self._paused = True

@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from berlin_worker.settings import Settings
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Report:
-    """What a provider tells besides text. The runner reads it when the stream has ended."""
+    """What a provider reports besides text. The runner reads it when the stream has ended."""
 
     login_s: float = 0.0
     """Seconds spent waiting for a token."""
     finish_reason: Literal["stop", "length"] = "stop"
     usage: dict[str, Any] | None = None
+    alive: Callable[[], None] = _nothing
+    """To call when the upstream has sent something that is no text: the idle timeout of the job
+    starts anew. It does not end the wait for the first text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Berlin:
             account = Account(session, settings)
             # Another server is another upstream, even with the same account.
             tokens = account.source(cls._tokens, proxy, provider=f"berlin {account.url}")
-            stream = account.stream(prompt, tokens, proxy, Report(), shown_line_chars=None)
+            stream = account.stream(prompt, tokens, proxy, Report(), raw_errors=True)
             async with aclosing(stream):
                 async for deltas in stream:
                     for delta in deltas:

@@ -7,6 +7,7 @@ flood of logins.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 import uuid
@@ -23,13 +24,22 @@ from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.providers import berlin_wire as wire
 from berlin_worker.providers import http
 from berlin_worker.providers.base import Report, Token, TokenSource, TokenStore
-from berlin_worker.providers.lines import Limits, ReplyDecoder
-from berlin_worker.providers.redact import clean, hide
+from berlin_worker.providers.body import (
+    ERROR_BODY_BYTES,
+    Body,
+    read_at_most,
+    read_error_body,
+    text_of,
+)
+from berlin_worker.providers.codings import ACCEPT_ENCODING
+from berlin_worker.providers.lines import Limits, ReplyDecoder, bad_chunk
+from berlin_worker.providers.redact import hide, words
 from berlin_worker.settings import Settings
 
 _LOGIN_ANSWER_BYTES: Final = 65536
-_SHOWN_DETAIL_CHARS: Final = 200
-_SHOWN_LINE_CHARS: Final = 500
+_SHOWN_CHARS: Final = 200
+_MORE_WORDS_S: Final = 0.5
+"""How long a bad line waits for those after it: a page and JSON of several lines are one error."""
 # Some services answer wrong credentials with 400.
 _LOGIN_REFUSALS: Final = http.AUTH_STATUSES | {HTTPStatus.BAD_REQUEST}
 
@@ -60,7 +70,7 @@ class Account:
         self._completion_url = self.url.joinpath(wire.COMPLETION_PATH)
         self._session = session
         self._settings = settings
-        self._headers = wire.request_headers(self.url, http.ACCEPT_ENCODING)
+        self._headers = wire.request_headers(self.url, ACCEPT_ENCODING)
 
     def source(
         self, tokens: TokenStore, proxy: str | None, *, provider: str = "berlin"
@@ -94,49 +104,70 @@ class Account:
         proxy: str | None,
         report: Report,
         *,
-        shown_line_chars: int | None = _SHOWN_LINE_CHARS,
+        raw_errors: bool = False,
     ) -> AsyncGenerator[list[str], None]:
         """The deltas of one completion; each list came in one read. Raises ``JobError``.
 
-        An error shows ``shown_line_chars`` of a bad line; ``None``: the line as it came.
+        The error of a bad line shows 200 characters of what the upstream says there, without
+        markup, secrets and prompt; with ``raw_errors`` the line as it came, without secrets.
         Closing the generator closes the connection.
         """
-        response, token = await self._open(prompt, tokens, proxy, report)
-        secrets = self._secrets(proxy, token)
-
-        def quote(line: bytes) -> str:
-            text = line.decode(errors="replace")
-            if shown_line_chars is None:
-                return hide(text, secrets)
-            return clean(text, secrets, shown_line_chars)
-
-        connection_end = http.ConnectionEnd(response)
+        response, body, quote = await self._begin(prompt, tokens, proxy, report, raw_errors)
+        reply, read = ReplyDecoder(Limits.of(self._settings), quote), body.read
         # Chunks are yielded outside of every `except`: closing must raise nothing.
         try:
-            if not _is_success(response):
-                raise await self._refusal(response, proxy, token)
-            decoder = ReplyDecoder(Limits.of(self._settings), quote)
-            read = response.content.readany
             while True:
                 broken = None
                 try:
-                    data = await read()
+                    if not (data := await read()):
+                        body.finish()
                 except Exception as error:  # noqa: BLE001  # the edge, as in _post
                     # What has arrived all the same, and the error that follows it.
-                    data, broken = http.unread(response), http.transport_error(error)
-                deltas, bad = decoder.feed(data) if data or broken else decoder.finish()
+                    data, broken = body.unread(), http.transport_error(error)
+                deltas, bad = reply.feed(data) if data or broken else reply.finish()
                 failure = bad or broken
                 if failure:
+                    if reply.bad and data and not (raw_errors or broken):
+                        failure = bad_chunk(quote(await _with_more(reply.bad, body)))
                     response.close()  # before the yield: whoever reads may take its time
                 if deltas:
                     yield deltas
+                elif data:
+                    report.alive()
                 if failure:
                     raise failure
                 if not data:
                     return
         finally:
-            connection_end.forget()
+            body.forget()
             response.close()
+
+    async def _begin(
+        self,
+        prompt: Prompt,
+        tokens: TokenSource,
+        proxy: str | None,
+        report: Report,
+        raw_errors: bool,
+    ) -> tuple[aiohttp.ClientResponse, Body, Callable[[bytes], str]]:
+        """The answer to one completion, its body, and what makes a text to show of a bad line."""
+        response, token = await self._open(prompt, tokens, proxy, report)
+
+        def quote(line: bytes) -> str:
+            secrets = self._secrets(proxy, token)
+            if raw_errors:
+                return hide(line.decode(errors="replace"), secrets)
+            return words(text_of(line, response.charset), secrets, prompt.text, _SHOWN_CHARS)
+
+        try:
+            if _is_success(response):
+                return response, Body(response, self._settings.max_text_bytes), quote
+            refusal = await self._refusal(response, proxy, token, prompt=prompt.text)
+        except BaseException:
+            response.close()
+            raise
+        response.close()
+        raise refusal
 
     async def _open(
         self, prompt: Prompt, tokens: TokenSource, proxy: str | None, report: Report
@@ -165,6 +196,7 @@ class Account:
                 url,
                 data=body,
                 headers={**self._headers, **headers},
+                auto_decompress=False,  # providers.codings does, and sees a body that is cut
                 proxy=proxy or None,
                 allow_redirects=False,
             )
@@ -177,9 +209,11 @@ class Account:
         proxy: str | None,
         token: Token | None,
         auth_statuses: frozenset[int] = http.AUTH_STATUSES,
+        *,
+        prompt: str = "",
     ) -> JobError:
-        body = await http.read_error_body(response)
-        detail = clean(body, self._secrets(proxy, token), _SHOWN_DETAIL_CHARS)
+        body = await read_error_body(response)
+        detail = words(body, self._secrets(proxy, token), prompt, _SHOWN_CHARS)
         return http.status_error(
             response.status,
             detail,
@@ -228,6 +262,16 @@ async def _timed(get: Callable[[], Awaitable[Token]], report: Report) -> Token:
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     try:
-        return await http.read_at_most(response, limit)
+        return await read_at_most(response, limit)
     except Exception as error:  # noqa: BLE001  # the edge, as in _post
         raise http.transport_error(error) from None
+
+
+async def _with_more(line: bytes, body: Body) -> bytes:
+    """``line`` and what comes after it at once, 16 KiB at most: the words of one error."""
+    data = bytearray(line)
+    with contextlib.suppress(Exception):  # what has come is enough
+        async with asyncio.timeout(_MORE_WORDS_S):
+            while len(data) < ERROR_BODY_BYTES and (piece := await body.read()):
+                data += piece
+    return bytes(data[:ERROR_BODY_BYTES])

@@ -4,8 +4,6 @@ No message repeats the text of a foreign exception: it may hold the address of a
 proxy with its password.
 """
 
-import asyncio
-import contextvars
 import email.utils
 import errno
 import re
@@ -15,21 +13,16 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import aiohttp
-from aiohttp.compression_utils import HAS_BROTLI
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
+from berlin_worker.providers.body import Response
 from berlin_worker.settings import Settings
-
-ACCEPT_ENCODING: Final = "gzip, deflate, br" if HAS_BROTLI else "gzip, deflate"
-"""Only what can be decoded; ``br`` needs a Brotli package."""
 
 AUTH_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value})
 
-ERROR_BODY_BYTES: Final = 4096
-_ERROR_BODY_TIMEOUT_S: Final = 5.0
 _MAX_RETRY_AFTER_S: Final = 86400.0
 
 
@@ -49,7 +42,7 @@ def open_session(
             total=None, connect=settings.connect_timeout_s, sock_read=read_timeout_s
         ),
         trust_env=False,
-        auto_decompress=True,
+        response_class=Response,
     )
 
 
@@ -65,7 +58,9 @@ def proxy_problem(proxy: str) -> str | None:
 
 
 def transport_error(error: Exception) -> JobError:
-    """The contract error for whatever a call of aiohttp raises."""
+    """The contract error for whatever a call of aiohttp raises; one that is so already stays."""
+    if isinstance(error, JobError):
+        return error
     row = next(row for row in _TRANSPORT_ERRORS if isinstance(error, row.kinds))
     retryable = row.retryable
     cause = type(error).__name__
@@ -181,70 +176,3 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
-
-
-async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The first ``limit`` bytes of the body; raises what aiohttp raises."""
-    body = bytearray()
-    while len(body) < limit and (data := await response.content.readany()):
-        body += data
-    return bytes(body[:limit])
-
-
-async def read_error_body(response: aiohttp.ClientResponse) -> str:
-    """What there is of an error body, at most 4 KiB and 5 s of it."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_ERROR_BODY_TIMEOUT_S):
-            body += await read_at_most(response, ERROR_BODY_BYTES)
-    except Exception:  # noqa: BLE001, S110  # the status says enough: a broken body adds nothing
-        pass
-    return body.decode(errors="replace")
-
-
-def unread(response: aiohttp.ClientResponse) -> bytes:
-    """What arrived before the connection broke, which aiohttp's reader withholds then."""
-    # Taking back the error is the only way to the buffer that aiohttp has in public.
-    response.content.set_exception(None)  # type: ignore[arg-type]
-    return response.content.read_nowait()
-
-
-class ConnectionEnd:
-    """Lets a read of a body fail once its connection is closed; :meth:`forget` it after the read.
-
-    aiohttp 3.14 closes a connection on which the framing of a body is broken, and lets whoever
-    reads that body wait for ever.
-    """
-
-    __slots__ = ("_closed", "_content")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._content = response.content
-        protocol = response.connection.protocol if response.connection is not None else None
-        # None where the whole body has come with the head.
-        self._closed = protocol.closed if protocol is not None else None
-        if self._closed is not None:
-            self._closed.add_done_callback(self, context=_CONTEXT)
-
-    def __call__(self, closed: asyncio.Future[None]) -> None:
-        """The connection is closed."""
-        _ask(closed)
-        if not self._content.is_eof() and self._content.exception() is None:
-            self._content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
-
-    def forget(self) -> None:
-        """The connection may serve others from now on."""
-        if self._closed is not None:
-            self._closed.remove_done_callback(self)
-            self._closed.remove_done_callback(_ask)
-            self._closed.add_done_callback(_ask, context=_CONTEXT)
-
-
-_CONTEXT: Final = contextvars.Context()
-"""One for all: each would have a copy of its own otherwise, for as long as the stream lasts."""
-
-
-def _ask(closed: asyncio.Future[None]) -> None:
-    # Else asyncio complains of an error that nobody asks for.
-    if not closed.cancelled():
-        closed.exception()

@@ -1,14 +1,29 @@
-"""What may be shown of a foreign text: short, on one line, without secrets. Pure."""
+"""What may be shown of a foreign text: short, on one line, without secrets or prompt. Pure."""
 
 import functools
 import html
+import itertools
 import json
+import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from urllib.parse import quote, quote_plus
 
 _HIDDEN: Final = "[hidden]"
+
+# What a browser or a terminal would not show. Each alternative ends with the text at the latest, so that no
+# text takes more than linear time. "<" alone is no tag: "a < b" stays.
+_MARKUP: Final = re.compile(
+    r"\x1b\[[0-9;?]*[@-~]"
+    r"|<!--.*?(?:-->|\Z)"
+    r"|<(script|style)\b.*?(?:</\1\s*>|\Z)"
+    r"|<(?:[!?]|/?[a-z])[^<>]*(?:>|\Z|(?=<))",
+    re.IGNORECASE | re.DOTALL,
+)
+_RUN_CHARS: Final = 16
+_STRIDE: Final = 8
+"""Of a prompt every echo of 23 characters is found: it holds a run that begins at a stride."""
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
@@ -29,9 +44,65 @@ def clean(text: str, secrets: Iterable[str], limit: int) -> str:
     """At most ``limit`` characters of ``text``, printable, whitespace folded, secrets hidden."""
     # Bounded before the work is done: a line may have a megabyte.
     shown = hide(text[: 32 * limit], secrets)[: 4 * limit]
-    printable = "".join(char if char.isprintable() else " " for char in shown)
-    folded = " ".join(printable.split())
-    return folded if len(folded) <= limit else folded[: limit - 1] + "…"
+    return _short(_folded(shown), limit)
+
+
+def words(text: str, secrets: Sequence[str], prompt: str, limit: int) -> str:
+    """What a person would read of ``text``, the body of an error: as :func:`clean`, no markup.
+
+    Where it repeats the prompt, whole or in part, that is hidden too; a prompt of less than
+    8 characters is not, since every text would hold it.
+    """
+    # Hidden first: markup may hold a secret, and taking it out may break one apart.
+    shown = html.unescape(_MARKUP.sub(" ", hide(text, secrets)))
+    return _without(clean(shown, secrets, 4 * limit), prompt, limit)
+
+
+def _without(text: str, prompt: str, limit: int) -> str:
+    hidden = bytearray(len(text))
+    for source in _echoes(prompt):
+        if len(source) < _RUN_CHARS + _STRIDE:
+            for found in re.finditer(re.escape(source), text):
+                hidden[slice(*found.span())] = b"\1" * len(source)
+        for start in range(0, len(text) - _RUN_CHARS + 1, _STRIDE):
+            if hidden[start : start + _RUN_CHARS].count(1) == _RUN_CHARS:
+                continue
+            place = source.find(text[start : start + _RUN_CHARS])
+            if place >= 0:
+                first, last = _grown(text, start, source, place)
+                hidden[first:last] = b"\1" * (last - first)
+    runs = itertools.groupby(zip(text, hidden, strict=True), key=operator.itemgetter(1))
+    shown = "".join(_HIDDEN if is_echo else "".join(c for c, _ in run) for is_echo, run in runs)
+    return _short(shown, limit)
+
+
+def _grown(text: str, start: int, source: str, place: int) -> tuple[int, int]:
+    """The run of ``text`` around ``start`` that ``source`` has around ``place``."""
+    first, last = start, start + _RUN_CHARS
+    while first > 0 and place > 0 and text[first - 1] == source[place - 1]:
+        first, place = first - 1, place - 1
+    while (
+        last < len(text) and text[last] == source[place + last - first : place + last - first + 1]
+    ):
+        last += 1
+    return first, last
+
+
+def _echoes(prompt: str) -> set[str]:
+    """How the prompt may stand in a text that :func:`clean` has made."""
+    if len(prompt.strip()) < _STRIDE:
+        return set()
+    quoted = (prompt, json.dumps(prompt)[1:-1], json.dumps(prompt, ensure_ascii=False)[1:-1])
+    return {_folded(form) for form in quoted}
+
+
+def _folded(text: str) -> str:
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _forms(secret: str) -> set[str]:

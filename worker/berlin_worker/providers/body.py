@@ -1,0 +1,196 @@
+"""Reads the body of a reply from aiohttp, decoded, and knows whether it is whole.
+
+A body is whole only if its framing, its codings and its connection say so. aiohttp reports
+a broken framing; it does not report a coding that stops early, nor a connection that is
+reset while a body lasts until the connection's end (RFC 9112, 8: such a body is incomplete).
+"""
+
+import asyncio
+import codecs
+import contextvars
+from collections.abc import Awaitable, Callable, Iterator
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.providers.codings import BodyDecoder, codings_of
+
+ERROR_BODY_BYTES: Final = 16384
+_ERROR_BODY_TIMEOUT_S: Final = 5.0
+_MAX_CODED_BYTES: Final = 65536
+"""The most of a short body, as it comes: an error, a login."""
+_EMPTY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT})
+# Not for text, or with side effects: none of these is the charset of a page.
+_NO_CHARSETS: Final = frozenset(
+    {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
+)
+
+
+class Response(aiohttp.ClientResponse):
+    """A response that learns how its connection ends, also if that is before its head is read."""
+
+    connection_end: "asyncio.Future[None] | None" = None
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Called by aiohttp as soon as the request is on its way."""
+        protocol = connection.protocol
+        if protocol is not None and (closed := protocol.closed) is not None:
+            self.connection_end = closed
+            closed.remove_done_callback(_ask)
+            closed.add_done_callback(_ask, context=_CONTEXT)
+        return await super().start(connection)
+
+
+class Body:
+    """The body of one response; :meth:`forget` it when no more is read.
+
+    ``read`` returns the next bytes, decoded, or ``b""`` at the end; then :meth:`finish` says
+    whether the body was whole. It raises ``JobError`` for bytes that cannot be decoded, and what
+    aiohttp raises if the framing is broken. Once the connection is closed it fails: aiohttp 3.14
+    closes a connection on which the framing is broken, and lets who reads it wait for ever.
+    """
+
+    __slots__ = ("_closed", "_content", "_decoder", "_error", "_pieces", "_until_close", "read")
+
+    read: Callable[[], Awaitable[bytes]]
+
+    def __init__(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
+        """``max_bytes`` bounds a coded body as it comes. Raises ``JobError`` for its codings."""
+        transfer = _values(response, "Transfer-Encoding")
+        chunked = transfer[-1:] == ["chunked"]
+        codings = []
+        if response.status not in _EMPTY:
+            # Transfer codings are undone first, so they come last.
+            others = transfer[:-1] if chunked else transfer
+            codings = codings_of([*_values(response, "Content-Encoding"), *others])
+        self._until_close = not chunked and (
+            bool(transfer) or "Content-Length" not in response.headers
+        )
+        self._content = response.content
+        self._error: Exception | None = None
+        self._pieces: Iterator[bytes] = iter(())
+        self._decoder = BodyDecoder(codings, max_bytes) if codings else None
+        # A plain body, the common case, has no step in between.
+        self.read = self._read_coded if codings else response.content.readany
+        self._closed = response.connection_end if isinstance(response, Response) else None
+        if self._closed is not None:
+            self._closed.add_done_callback(self, context=_CONTEXT)
+
+    def __call__(self, _: "asyncio.Future[None]") -> None:
+        """The connection is closed."""
+        if not self._content.is_eof() and self._content.exception() is None:
+            self._content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+    def forget(self) -> None:
+        """The connection may serve others from now on."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self)
+
+    def finish(self) -> None:
+        """Raise ``JobError(UPSTREAM_ERROR)``, retryable, if the body that has ended was cut."""
+        if self._decoder is not None:
+            self._decoder.finish()
+        if self._until_close and self._closed is not None and self._closed.done():
+            error = None if self._closed.cancelled() else self._closed.exception()
+            if error is not None:
+                told = "the connection to the upstream broke"
+                raise JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True)
+
+    def unread(self) -> bytes:
+        """What arrived before the connection broke, which aiohttp's reader withholds then."""
+        if self._decoder is not None:
+            return b""  # read already: see below
+        return _unread(self._content)
+
+    async def _read_coded(self) -> bytes:
+        decoder = self._decoder
+        assert decoder is not None
+        if piece := next(self._pieces, None):
+            # Others are to have their turn while a bomb goes off.
+            await asyncio.sleep(0)
+            return piece
+        while self._error is None:
+            try:
+                data = await self._content.readany()
+            except Exception as error:  # noqa: BLE001  # raised again below, after the last piece
+                self._error, data = error, _unread(self._content)
+            else:
+                if not data:
+                    return b""
+            self._pieces = decoder.feed(data)
+            if piece := next(self._pieces, None):
+                return piece
+        raise self._error
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The first ``limit`` bytes of the body; raises ``JobError`` and what aiohttp raises."""
+    data = bytearray()
+    await _read_into(data, response, limit)
+    return bytes(data[:limit])
+
+
+async def read_error_body(response: aiohttp.ClientResponse) -> str:
+    """What there is of an error body, at most 16 KiB and 5 s of it."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(_ERROR_BODY_TIMEOUT_S):
+            await _read_into(data, response, ERROR_BODY_BYTES)
+    except Exception:  # noqa: BLE001, S110  # the status says enough: a broken body adds nothing
+        pass
+    return text_of(bytes(data[:ERROR_BODY_BYTES]), response.charset)
+
+
+async def _read_into(data: bytearray, response: aiohttp.ClientResponse, limit: int) -> None:
+    body = Body(response, _MAX_CODED_BYTES)
+    try:
+        while len(data) < limit:
+            if not (piece := await body.read()):
+                body.finish()
+                return
+            data += piece
+    except Exception:
+        data += body.unread()
+        raise
+    finally:
+        body.forget()
+
+
+def text_of(data: bytes, charset: str | None) -> str:
+    """``data`` as text for people: by its byte order mark, by ``charset``, or else as UTF-8."""
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if data.startswith(mark):
+            return data.decode(name, "replace")
+    try:
+        name = codecs.lookup(charset or "utf-8").name.replace("-", "_")
+        return data.decode("utf-8" if name in _NO_CHARSETS else name, "replace")
+    except (LookupError, ValueError):
+        return data.decode(errors="replace")
+
+
+def _values(response: aiohttp.ClientResponse, header: str) -> list[str]:
+    listed = ",".join(response.headers.getall(header, ()))
+    return [value for each in listed.split(",") if (value := each.strip().lower())]
+
+
+def _unread(content: aiohttp.StreamReader) -> bytes:
+    # Taking back the error is the only way to the buffer that aiohttp has in public.
+    content.set_exception(None)  # type: ignore[arg-type]
+    return content.read_nowait()
+
+
+_CONTEXT: Final = contextvars.Context()
+"""One for all: each would have a copy of its own otherwise, for as long as the stream lasts."""
+
+
+def _ask(closed: "asyncio.Future[None]") -> None:
+    # Else asyncio complains of an error that nobody asks for.
+    if not closed.cancelled():
+        closed.exception()
