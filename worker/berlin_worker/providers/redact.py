@@ -12,8 +12,8 @@ from urllib.parse import quote, quote_plus
 
 _HIDDEN: Final = "[hidden]"
 
-# What a browser or a terminal would not show. Each alternative ends with the text at the latest, so that no
-# text takes more than linear time. "<" alone is no tag: "a < b" stays.
+# What a browser or a terminal would not show. Each alternative ends with the text at the
+# latest, so that no text takes more than linear time. "<" alone is no tag: "a < b" stays.
 _MARKUP: Final = re.compile(
     r"\x1b\[[0-9;?]*[@-~]"
     r"|<!--.*?(?:-->|\Z)"

@@ -1,0 +1,92 @@
+"""An upstream of the Berlin protocol that writes its answers byte by byte, as it likes."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from berlin_schemas import PromptJob
+from berlin_worker.errors import JobError
+from berlin_worker.providers.base import Report, Services
+from berlin_worker.providers.berlin import BerlinProvider
+from berlin_worker.providers.http import open_session
+from berlin_worker.settings import Settings
+from berlin_worker.tokens.local import LocalTokens
+
+LOGIN: Final = b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"data":{"token":"a-token"}}'
+
+Answer = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
+"""Writes the answer to one request with this body; whoever closes the connection ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a provider made of one answer."""
+
+    text: str
+    error: JobError | None
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Break the connection, as a process that dies or a firewall does."""
+    opened: socket.socket = writer.get_extra_info("socket")
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def raw_upstream(
+    complete: Answer, login: Answer | None = None, **environ: str
+) -> AsyncIterator[Callable[..., Awaitable[Read]]]:
+    """Yields a function that sends a prompt to ``complete`` and reads the answer by a provider."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while not writer.is_closing():
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = next(
+                    int(line.partition(":")[2])
+                    for line in head.splitlines()
+                    if line.lower().startswith("content-length:")
+                )
+                body = await reader.readexactly(length)
+                if "/api/login" not in head.splitlines()[0]:
+                    await complete(writer, body)
+                elif login is not None:
+                    await login(writer, body)
+                else:
+                    writer.write(LOGIN)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        settings = Settings.from_env(
+            {
+                "BERLIN_URL": url,
+                "BERLIN_ACCOUNT": "account",
+                "BERLIN_PASSWORD": "p4ssw0rd",
+                **environ,
+            }
+        )
+        async with open_session(settings) as session:
+            provider = BerlinProvider(Services(session, LocalTokens(), settings, {}))
+
+            async def read(prompt: str = "Hello", report: Report | None = None) -> Read:
+                job = PromptJob(messages=[{"role": "user", "content": prompt}])
+                text = ""
+                try:
+                    async with contextlib.aclosing(
+                        provider.stream(job, report or Report())
+                    ) as stream:
+                        async for deltas in stream:
+                            assert deltas
+                            assert all(deltas)
+                            text += "".join(deltas)
+                except JobError as error:
+                    return Read(text, error)
+                return Read(text, None)
+
+            yield read
