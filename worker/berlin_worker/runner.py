@@ -23,6 +23,7 @@ from berlin_worker import context
 from berlin_worker.arrivals import Arrivals
 from berlin_worker.attempt import Attempt, Stopped, internal_error
 from berlin_worker.errors import Away, Fenced, JobError
+from berlin_worker.job_defaults import JobDefaults
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Claim, Leases, Store
 from berlin_worker.patience import answered
@@ -61,6 +62,7 @@ class Runner:
     policy: RetryPolicy
     proxies: frozenset[str]
     cancel_cause: Callable[[], str | None]
+    defaults: JobDefaults = field(default_factory=JobDefaults)
     suspects: Suspects = field(default_factory=Suspects)
     arrivals: Arrivals = field(default_factory=Arrivals)
 
@@ -200,7 +202,8 @@ class Runner:
         if job.proxy is not None and job.proxy not in self.proxies:
             raise InvalidJob("proxy: not on the operator's allow-list")
         try:
-            self.provider(job.provider).check(job)
+            job, provider = self.defaults.resolve(job, self.provider)
+            provider.check(job)
         except JobError:
             raise
         except Exception as error:  # noqa: BLE001  # a provider may be anybody's code

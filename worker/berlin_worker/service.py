@@ -22,6 +22,7 @@ from berlin_worker import control, providers
 from berlin_worker.client.addresses import address
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.garbage import seldom_collected
+from berlin_worker.job_defaults import JobDefaults
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Leases
 from berlin_worker.pool import cancel_cause
@@ -200,6 +201,7 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
         provider=shared.provider,
         policy=RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_max_s),
         proxies=settings.proxies,
+        defaults=JobDefaults(settings.default_provider, settings.default_model),
         cancel_cause=cancel_cause,
         suspects=shared.suspects,
     )
@@ -252,26 +254,50 @@ def connect(url: str) -> redis.asyncio.Redis:
 def provider_cache(services: Services, settings: Settings) -> Callable[[str], Provider]:
     """A function that returns the provider of a name, built at its first use.
 
-    Berlin is built now where this worker serves it, so that a missing login is an
-    error at the start and not in the first job.
+    The function raises ``JobError(INVALID_JOB)`` for a name that this worker does not serve.
+    What the settings name is built now, so that a missing login is an error at the start and not
+    in the first job: WORKER_PROVIDERS, or else the default provider, and Berlin if it has an
+    account. Raises ``SettingsError``.
     """
     served = settings.served_providers
+    default = settings.default_provider
+    if served and default not in served and "default_provider" in settings.model_fields_set:
+        raise SettingsError(
+            "WORKER_DEFAULT_PROVIDER must be among WORKER_PROVIDERS: add it there, or name "
+            f"{' or '.join(sorted(served))}"
+        )
     built: dict[str, Provider] = {}
+    refused: dict[str, str] = {}
 
     def provider(name: str) -> Provider:
-        if name not in built:
-            if served and name not in served:
-                raise JobError(ErrorCode.INVALID_JOB, "provider: not served by this worker")
-            try:
-                built[name] = providers.load(name)(services)
-            except SettingsError as error:
+        if name in built:
+            return built[name]
+        if served and name not in served:
+            told = f"provider: {name[:40]!a} is not served by this worker, it serves: "
+            raise JobError(ErrorCode.INVALID_JOB, told + ", ".join(sorted(served)))
+        try:
+            built[name] = providers.load(name)(services)
+        except SettingsError as error:
+            if refused.get(name) != str(error):
                 logger.error("provider %s: %s", name, error)  # noqa: TRY400  # says all there is
-                told = f"provider: {name} is not configured on this worker"
-                raise JobError(ErrorCode.INVALID_JOB, told) from None
+                refused[name] = str(error)
+            told = f"provider: {name} is not configured on this worker"
+            raise JobError(ErrorCode.INVALID_JOB, told) from None
         return built[name]
 
-    for name in served or {"berlin"}:
-        built[name] = providers.load(name)(services)
+    wanted = served or {default, *(["berlin"] if settings.berlin_account else [])}
+    for name in sorted(wanted):
+        variable = "WORKER_PROVIDERS" if served else "WORKER_DEFAULT_PROVIDER"
+        try:
+            built[name] = providers.load(name)(services)
+        except JobError as error:  # no such provider
+            raise SettingsError(f"{variable}: {error.message}") from None
+    logger.info(
+        "providers: %s%s; jobs that name none go to %s",
+        ", ".join(sorted(wanted)),
+        "" if served else ", and each other installed one that a job names",
+        default if default in wanted else f"{default}, which is not served: they are refused",
+    )
     return provider
 
 

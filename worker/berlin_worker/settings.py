@@ -58,6 +58,12 @@ class Settings(BaseModel):
     providers: str = _env(
         "WORKER_PROVIDERS", "", "providers that this worker serves, comma-separated; empty: all"
     )
+    default_provider: Annotated[str, Field(max_length=128)] = _env(
+        "WORKER_DEFAULT_PROVIDER", "berlin", "provider of jobs that name none"
+    )
+    default_model: Annotated[str, Field(max_length=128)] = _env(
+        "WORKER_DEFAULT_MODEL", "", "model of jobs that name none; empty: the provider's own"
+    )
     max_attempts: Count = _env(
         "WORKER_MAX_ATTEMPTS", 3, "attempts of a job, retries and restarts included"
     )

@@ -218,7 +218,7 @@ def _login(settings: Settings) -> Verdict:
     except SettingsError as error:
         return Verdict("login", "warn", "there are no credentials", f"for a worker, {error}")
     if not settings.berlin_account:
-        return Verdict("login", "ok", "not needed: WORKER_PROVIDERS does not name berlin")
+        return Verdict("login", "ok", "not needed: workers serve other providers")
     try:
         return verdicts.login(asyncio.run(_try_login(settings)), settings.berlin_url)
     except SettingsError as error:

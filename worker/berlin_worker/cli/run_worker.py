@@ -48,13 +48,13 @@ def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
 
 def check_login(settings: Settings) -> None:
     """Raise ``SettingsError`` where the worker would not start for want of a login."""
-    if settings.served_providers and "berlin" not in settings.served_providers:
+    if "berlin" not in (settings.served_providers or {settings.default_provider}):
         return
     password = settings.berlin_password
     if not settings.berlin_account or password is None or not password.get_secret_value():
         raise SettingsError(
             "set BERLIN_ACCOUNT and BERLIN_PASSWORD: berlin logs in with them; to serve other "
-            "providers only, set WORKER_PROVIDERS, for example to echo"
+            "providers only, set WORKER_PROVIDERS or WORKER_DEFAULT_PROVIDER, for example to echo"
         )
 
 

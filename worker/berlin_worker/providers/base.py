@@ -83,17 +83,43 @@ class Services:
 
 
 class Provider(Protocol):
-    """One upstream. Built once for a process, in its event loop: ``Class(services)``."""
+    """One upstream. Built once for a process, in its event loop: ``Class(services)``.
+
+    Everything here runs in that loop, for thousands of jobs at once: no call may block, and
+    nothing of one job may be kept in the provider. A class attribute ``default_model``, a string,
+    is the model of jobs that name none (the operator's WORKER_DEFAULT_MODEL goes first).
+    """
 
     def __init__(self, services: Services) -> None:
-        """Raises ``SettingsError`` if the environment lacks what the provider needs."""
+        """Raise ``SettingsError``, in one line, if the environment lacks what the provider needs.
+
+        No I/O: a worker must start while the upstream is away. ``services`` lives as long as
+        the process; the provider closes none of it.
+        """
 
     def check(self, job: PromptJob) -> None:
-        """Raise ``JobError(INVALID_JOB)`` for what the upstream would not take. No I/O."""
+        """Raise ``JobError(INVALID_JOB)`` for a job that the upstream would not take.
+
+        The message names the field or option at fault, never its value. It raises nothing else,
+        does no I/O and takes well under a millisecond: it runs before the job is claimed, and
+        what it lets pass must not be refused by :meth:`stream` as ``invalid_job``.
+        """
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
-        """The deltas of one attempt, as they arrive: each list came in one read.
+        """The reply of one attempt, as it arrives: each list holds the deltas of one read.
 
-        Deltas are never empty strings. Raises ``JobError`` and nothing else; closing
-        the generator closes the connection to the upstream.
+        - No list is empty, no delta is an empty string, each encodes as UTF-8; the deltas of all
+          lists, joined, are the reply.
+        - The end of the generator is the end of the reply. A reply that was cut is an error:
+          ``JobError(UPSTREAM_ERROR, retryable=True)``.
+        - It raises ``JobError`` and nothing else. ``retryable`` says that another attempt may
+          succeed; whether one follows is the runner's decision, so it does not retry by itself
+          once a delta has been yielded. No message holds a secret or the prompt.
+        - What the upstream sends that is no text is reported by ``report.alive()``; tokens and
+          the reason of the end are put into ``report`` before the generator ends.
+        - Every call makes a request of its own, also for the same job.
+        - ``aclose()`` and a cancellation close the connection to the upstream within a second, at
+          any point, and raise nothing but ``CancelledError``. Timeouts are the runner's:
+          it cancels.
+        - While the reader does not ask for more, it reads a bounded amount ahead.
         """

@@ -25,6 +25,8 @@ _STANDALONE_READ_TIMEOUT_S: Final = 60.0
 class BerlinProvider(Provider):
     """The provider ``berlin``."""
 
+    default_model = wire.DEFAULT_MODEL
+
     def __init__(self, services: Services) -> None:
         """Raises ``SettingsError`` if credentials, address or proxy cannot be used."""
         self._tokens = services.tokens
