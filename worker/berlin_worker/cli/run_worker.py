@@ -1,9 +1,7 @@
 """`berlin worker`: Celery's own command, after a look at what it needs."""
 
 import os
-import resource
 import sys
-from typing import Final
 
 import click
 
@@ -12,8 +10,6 @@ from berlin_worker.cli.output import say
 from berlin_worker.cli.reach import broker_problem, load_settings, redis_problem
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
-
-MOST_FILES: Final = 65536
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -41,7 +37,6 @@ def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
     for url in settings.shards if settings.sharded else ():
         if told := redis_problem(url):
             say(f"berlin: {told}; its jobs wait until it does", fg="yellow")
-    raise_file_limit()
     command = celery_command(concurrency, celery_args)
     os.execv(command[0], command)  # noqa: S606  # becomes Celery: signals and exit code are its own
 
@@ -56,17 +51,6 @@ def check_login(settings: Settings) -> None:
             "set BERLIN_ACCOUNT and BERLIN_PASSWORD: berlin logs in with them; to serve other "
             "providers only, set WORKER_PROVIDERS or WORKER_DEFAULT_PROVIDER, for example to echo"
         )
-
-
-def raise_file_limit(most: int = MOST_FILES) -> None:
-    """Allow this process ``most`` open files, or as many as the system lets it.
-
-    A stream needs a socket, and where 1,024 files are the default some 900 streams are the end.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def celery_command(concurrency: int | None, celery_args: tuple[str, ...]) -> list[str]:

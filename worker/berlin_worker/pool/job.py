@@ -87,13 +87,14 @@ class Job:
 
     ``on_end`` is called once, in the loop's thread, with the job and what to report to
     Celery, or ``None`` where Celery has been told already. ``on_limit`` is called with
-    ``(soft, seconds)`` when a limit has passed.
+    ``(soft, seconds)`` when a limit has passed. ``discard`` is called before the tracer: what
+    it returns, if anything, is reported and the tracer does not run.
     """
 
     __slots__ = (
-        "_awaiting", "_hard_limit_s", "_on_end", "_on_failure", "_on_limit", "_on_success",
-        "_soft_limit_s", "_task", "_throw_soft_limit", "_timers", "_trace", "cause", "ended",
-        "greenlet", "number", "soft_limit_hit", "task_id",
+        "_awaiting", "_discard", "_hard_limit_s", "_on_end", "_on_failure", "_on_limit",
+        "_on_success", "_soft_limit_s", "_task", "_throw_soft_limit", "_timers", "_trace", "cause",
+        "ended", "greenlet", "number", "soft_limit_hit", "task_id",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +107,7 @@ class Job:
         on_failure: Callable[[ExceptionInfo], None],
         on_end: Callable[["Job", Callable[[], None] | None], None],
         on_limit: Callable[[bool, float], None],
+        discard: Callable[[], Callable[[], None] | None] | None = None,
         soft_limit_s: float | None = None,
         hard_limit_s: float | None = None,
     ) -> None:
@@ -120,6 +122,7 @@ class Job:
         self._on_failure = on_failure
         self._on_end = on_end
         self._on_limit = on_limit
+        self._discard = discard
         self._soft_limit_s = soft_limit_s
         self._hard_limit_s = hard_limit_s
         self._timers: list[asyncio.TimerHandle] = []
@@ -146,6 +149,9 @@ class Job:
         """Run the tracer until the body of the task awaits something."""
         if self.cause is not None:  # cancelled on its way here: the tracer never sees it
             self._end(self._handed_back if self.cause is CancelCause.SHUTDOWN else None)
+            return
+        if self._discard is not None and (report := self._discard()) is not None:
+            self._end(report)
             return
         try:
             for limit_s, reached in (

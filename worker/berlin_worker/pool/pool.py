@@ -1,6 +1,7 @@
 """The pool as Celery sees it. What runs in the loop's thread says so; all else in the main one."""
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -22,6 +23,7 @@ from celery.worker import state
 
 from berlin_worker.pool.job import CancelCause, Job, stack_owner
 from berlin_worker.pool.mailbox import Mailbox
+from berlin_worker.pool.restart import RESTART
 from berlin_worker.pool.thread import LifespanError, LoopThread
 
 logger = get_logger(__name__)
@@ -64,6 +66,8 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             raise ImproperlyConfigured("AsyncioPool does not work with USE_FAST_LOCALS")
         _task_stack.__ident_func__ = stack_owner
         signals.worker_shutting_down.connect(self._on_shutdown_signal)
+        if not self.app.IS_macOS:  # Celery refuses SIGHUP there: a process with threads cannot exec
+            RESTART.install()
         try:
             self._thread.start(poll=state.maybe_shutdown)
         except LifespanError as error:
@@ -119,6 +123,8 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             on_failure=error_callback or _ignore,
             on_end=self._post_end,
             on_limit=partial(self._post_limit, timeout_callback),
+            # Celery's callbacks are methods of the request.
+            discard=getattr(getattr(accept_callback, "__self__", None), "discard", None),
             soft_limit_s=soft_timeout or self.options.get("soft_timeout"),
             hard_limit_s=timeout or self.options.get("timeout"),
         )
@@ -201,22 +207,32 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     # Size.
 
     def grow(self, n: int = 1) -> None:
-        """Allow ``n`` more tasks in flight."""
-        self.limit += n
+        """Allow ``n`` more tasks in flight; raises ``ValueError`` unless ``n`` is 0 or more."""
+        self.limit += _natural(n)
         self._fill()
 
     def shrink(self, n: int = 1) -> None:
-        """Allow ``n`` fewer; those that run go on. Raises ``ValueError`` below zero."""
-        if n > self.limit:
+        """Allow ``n`` fewer; those that run go on.
+
+        Raises ``ValueError`` unless ``n`` is 0 or more, and that many slots exist.
+        """
+        if _natural(n) > self.limit:
             raise ValueError(f"cannot take {n} from {self.limit} slots")
         self.limit -= n
 
     def _get_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = super()._get_info()
-        info["in-flight"] = len(self._running)
-        info["waiting"] = len(self._waiting)
-        info["event-loop"] = self._thread.implementation
-        return info
+        """Return what ``inspect stats`` shows: what Celery's pools have, and three fields more."""
+        limits = (self.options.get(name) or 0 for name in ("soft_timeout", "timeout"))
+        return {
+            **super()._get_info(),
+            "processes": [os.getpid()],
+            "max-tasks-per-child": "N/A",
+            "put-guarded-by-semaphore": False,
+            "timeouts": tuple(limits),
+            "in-flight": len(self._running),
+            "waiting": len(self._waiting),
+            "event-loop": self._thread.implementation,
+        }
 
     # Stopping.
 
@@ -238,12 +254,15 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         signals.worker_shutting_down.send(sender=self, sig="SIGTERM", how="Warm", exitcode=EX_OK)
         state.should_stop = EX_OK
 
-    def _on_shutdown_signal(self, **_: Any) -> None:
-        self._signals += 1
+    def _on_shutdown_signal(self, sig: str, how: str, **_: Any) -> None:
+        # Supervisors send SIGTERM twice, by chance or to a group: as Celery's pools, this one
+        # does not hurry for it. SIGINT and SIGQUIT come from somebody who does not want to wait.
+        if sig == "SIGINT" or how == "Cold":
+            self._signals += 1
         self._mailbox.wake()
 
     def _finish(self, drain_timeout_s: float | None) -> None:
-        """Drain, hand back, end the loop. Each further signal cuts one of the waits short."""
+        """Drain, hand back, end the loop. Each further SIGINT or SIGQUIT cuts one wait short."""
         if self._finishing:
             return
         self._finishing = True
@@ -301,6 +320,12 @@ class _Entry:
     def terminate(self, _signal: Any = None) -> None:
         """End the task if it still waits; Celery calls ``terminate_job`` for one that runs."""
         self._terminate(self)
+
+
+def _natural(n: object) -> int:
+    if not isinstance(n, int) or n < 0:  # remote control hands over what anybody sends
+        raise ValueError(f"a number of slots is 0 or more, not {n!r:.50}")
+    return n
 
 
 def _ignore(*_: Any) -> None:

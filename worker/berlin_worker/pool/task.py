@@ -4,12 +4,15 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, ClassVar
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import Task, current_task
 from celery.exceptions import TaskRevokedError
+from celery.utils.functional import maybe_list
 from celery.utils.log import get_logger
+from celery.worker import state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 from greenlet import getcurrent
@@ -38,6 +41,30 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
         if self.revoked():
             raise TaskRevokedError(self.id)
         super().on_accepted(pid, time_accepted)
+
+    def discard(self) -> Callable[[], object] | None:
+        """Return what announces the end of a task that must not start any more, or None.
+
+        Another task may block the event loop between the acceptance of this one and its start;
+        meanwhile it may be revoked, or expire. Called in the loop's thread; what it returns is to
+        be called in the main thread.
+        """
+        expires = self.expires
+        expired = expires is not None and datetime.now(expires.tzinfo) > expires
+        if expired or self.id in state.revoked or self._stamp_is_revoked():
+            return self._announce_discarded
+        return None
+
+    def _stamp_is_revoked(self) -> bool:
+        return any(
+            value in maybe_list(state.revoked_stamps.get(stamp, ()))
+            for stamp in self.stamped_headers
+            for value in maybe_list(self.stamps.get(stamp)) or ()
+        )
+
+    def _announce_discarded(self) -> None:
+        if not self.revoked():  # Celery has forgotten the revocation in between
+            self.hand_back()
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Cancel the task for a shutdown or a lost connection; what has ended stays as it is."""

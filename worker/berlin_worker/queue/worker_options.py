@@ -1,0 +1,157 @@
+"""The options of ``celery worker`` that make no sense for streams, each refused in one line.
+
+The refusal comes before any message is taken, by whatever way the option came: the command
+line, ``CELERY_WORKER_<OPTION>``, the app's configuration or ``app.Worker(...)``.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from celery import concurrency, signals
+
+from berlin_schemas import names
+from berlin_worker.pool import AsyncioPool
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+POOL: Final = f"{AsyncioPool.__module__.rpartition('.')[0]}:{AsyncioPool.__name__}"
+USAGE: Final = 2
+"""Exit code for a wrong command line."""
+
+_NO_CHILDREN: Final = "one process runs all streams and no child process exists"
+_REFUSED: Final[Mapping[str, tuple[str, str]]] = {
+    "max_tasks_per_child": (
+        "--max-tasks-per-child",
+        f"{_NO_CHILDREN}: to begin afresh send SIGHUP, which loses no stream",
+    ),
+    "max_memory_per_child": (
+        "--max-memory-per-child",
+        f"{_NO_CHILDREN}: limit the memory of the service (MemoryMax=, the container's limit)",
+    ),
+    "autoscale": (
+        "--autoscale",
+        "an idle slot costs nothing: set the most streams in flight with --concurrency",
+    ),
+    "beat": ("--beat", "this app has no schedule: run `celery beat` of the app that has one"),
+    "purge": (
+        "--purge",
+        "a worker that starts must not end the jobs of others: run `celery -A berlin_worker purge`",
+    ),
+}
+"""Name of an option that is refused whatever its value: how it is written, and what to do."""
+
+
+def pool_refusal(pool: str) -> str | None:
+    """Return why a worker cannot run with the pool of this name or path, or None."""
+    if pool in {"prefork", POOL, f"{AsyncioPool.__module__}:{AsyncioPool.__name__}"}:
+        return None
+    return (
+        f"--pool {pool!r:.80} cannot stream: leave --pool out, and this worker runs in its own "
+        "asyncio pool, --concurrency streams at once"
+    )
+
+
+def refusal(options: Mapping[str, Any]) -> str | None:
+    """Return one line on the first option that cannot be obeyed, or None.
+
+    ``options`` has the names and values of Celery's worker command, as far as they are known;
+    a false value counts as not given.
+    """
+    for name, (written, instead) in _REFUSED.items():
+        if options.get(name):
+            return f"{written} is not supported: {instead}"
+    if options.get("pool_start_method") not in (None, "fork"):
+        return f"--pool-start-method is not supported: {_NO_CHILDREN}"
+    if options.get("concurrency") == "auto":
+        return "--concurrency auto counts CPUs: name the most streams in flight, for example 1000"
+    multiplier = options.get("prefetch_multiplier")
+    if multiplier is not None and multiplier < 1:
+        return "--prefetch-multiplier must be 1 or more: with less no message is ever taken, or all"
+    return None
+
+
+def queue_refusal(queues: Collection[str]) -> str | None:
+    """Return why a worker cannot consume ``queues``, or None."""
+    if set(queues) == {names.QUEUE}:
+        return None
+    named = ", ".join(sorted(queues)) or "no queue"
+    return (
+        f"--queues, --exclude-queues: this worker would consume {named:.80}, but jobs are sent "
+        f"and requeued to {names.QUEUE} alone: leave both options out"
+    )
+
+
+def install(app: "Celery") -> None:
+    """Refuse what ``app`` cannot do, when one of its workers is about to start."""
+
+    def check(sender: Any, **_: Any) -> None:
+        if sender.app is not app:
+            return
+        told = (
+            _implementation_refusal(sender.pool_cls)
+            or refusal({**sender.options, **vars(sender)})
+            or queue_refusal(app.amqp.queues.consume_from)
+        )
+        if told:
+            click.echo(f"Error: {told}", err=True)
+            raise SystemExit(USAGE)
+
+    signals.worker_init.connect(check, weak=False)
+    module: Any = sys.modules.get("celery.bin.worker")
+    if module is not None:  # this process is Celery's command line
+        _check_command(module.worker, app)
+
+
+def _implementation_refusal(pool: Any) -> str | None:
+    """As :func:`pool_refusal`, for what Celery makes of the name: a name, a path or a class."""
+    implementation = concurrency.get_implementation(pool)
+    if isinstance(implementation, type) and issubclass(implementation, AsyncioPool):
+        return None
+    name = getattr(implementation, "__module__", str(implementation))
+    return pool_refusal(pool if isinstance(pool, str) else name)
+
+
+class _PoolName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """The value of ``--pool``: Celery's own default and the path of our pool mean our pool."""
+
+    name = "pool"
+
+    def __init__(self, app: "Celery", others: Any) -> None:
+        self._app = app
+        self._others = others
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the class of the pool; raises ``UsageError`` for one that cannot be used."""
+        if ctx is None or ctx.obj.app is not self._app or not isinstance(value, str):
+            return self._others.convert(value, param, ctx)
+        configured = self._app.conf.worker_pool
+        if told := pool_refusal(value) or _implementation_refusal(configured):
+            raise _OneLine(told)
+        return AsyncioPool
+
+
+class _OneLine(click.ClickException):
+    """Shown as one line, without Celery's usage above it."""
+
+    exit_code = USAGE
+
+
+def _check_command(command: click.Command, app: "Celery") -> None:
+    """Check in the command too: ``--detach`` leaves before a worker exists."""
+    for param in command.params:
+        if param.name == "pool":
+            param.type = _PoolName(app, param.type)
+    run: Callable[..., Any] | None = command.callback
+    assert run is not None, "Celery's command runs something"
+
+    @functools.wraps(run)
+    def checked_run(*args: Any, **options: Any) -> Any:
+        if click.get_current_context().obj.app is app and (told := refusal(options)):
+            raise _OneLine(told)
+        return run(*args, **options)
+
+    command.callback = checked_run

@@ -1,0 +1,121 @@
+"""How many streams the limit of open files allows: raise it, or take fewer streams.
+
+A worker that runs out of files fails jobs of which every one is in order, and cannot even
+connect to Redis. So the slots follow the limit: at the start, and when ``pool_grow`` adds some.
+"""
+
+import resource
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import signals
+from celery.utils.log import get_logger
+from celery.worker.control import Panel
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+FILES_OF_PROCESS: Final = 128
+"""What a worker opens beside its streams. Measured: 29 files, up to 32 connections to an
+event store under load; the rest is for probes of its HTTP port, for DNS and for exporters."""
+
+FILES_OF_STORE: Final = 32
+"""The connections to each further event store."""
+
+SPARE_SHARE: Final = 10
+"""One file more for every 10 streams: the last connection of a slot may still be closing."""
+
+USUAL_LIMIT: Final = 65536
+"""The soft limit that is asked for where the slots need less: it costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What to do about the limit of open files; ``None`` for ``soft_limit``: leave it."""
+
+    soft_limit: int | None
+    slots: int
+
+
+def plan(slots: int, soft: int, hard: int, *, base: int, files: int) -> Room:
+    """Return the soft limit to set and how many of ``slots`` it then allows, at least 1.
+
+    ``base`` is what the process opens beside its streams, ``files`` what each stream opens.
+    Limits are numbers of files; ``resource.RLIM_INFINITY`` is none.
+    """
+    infinite = resource.RLIM_INFINITY
+    needed = base + slots * files + slots // SPARE_SHARE
+    if soft == infinite:
+        return Room(None, slots)
+    wanted = max(needed, USUAL_LIMIT)
+    allowed = wanted if hard == infinite else min(wanted, hard)
+    limit = max(soft, allowed)
+    if limit < needed:
+        slots = max(1, (limit - base) * SPARE_SHARE // (files * SPARE_SHARE + 1))
+    return Room(limit if limit > soft else None, slots)
+
+
+class FileLimit:
+    """The limit of this process, for a worker with so many event stores and proxies."""
+
+    def __init__(self, *, stores: int, proxies: int) -> None:
+        self._base = FILES_OF_PROCESS + FILES_OF_STORE * (stores - 1)
+        # An idle connection serves the next stream only by the same proxy.
+        self._files = 2 if proxies else 1
+
+    def make_room(self, slots: int) -> int:
+        """Raise the soft limit for ``slots`` streams; return how many of them it allows."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = plan(slots, soft, hard, base=self._base, files=self._files)
+        if room.soft_limit is not None:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (room.soft_limit, hard))
+            except (ValueError, OSError):  # macOS has a second, lower limit that it does not name
+                room = plan(slots, soft, soft, base=self._base, files=self._files)
+        return room.slots
+
+    def warning(self, slots: int, allowed: int) -> str:
+        """Return the line for the log when ``allowed`` is less than ``slots``."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = self._base + slots * self._files + slots // SPARE_SHARE
+        return (
+            f"{allowed} streams at once in place of {slots}: the limit is {limit} open files, and "
+            f"{slots} streams need {needed}; raise the hard limit (LimitNOFILE=, ulimit -Hn, "
+            "ulimits: of the container)"
+        )
+
+
+def install(app: "Celery", limit: FileLimit) -> None:
+    """Let the workers of ``app`` have no more slots than files."""
+    reduced: list[str] = []
+
+    def before_start(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            wanted, sender.concurrency = sender.concurrency, limit.make_room(sender.concurrency)
+            if sender.concurrency < wanted:
+                reduced.append(limit.warning(wanted, sender.concurrency))
+
+    def when_log_is_set_up(**_: Any) -> None:
+        while reduced:
+            logger.warning(reduced.pop())
+
+    signals.worker_init.connect(before_start, weak=False)
+    signals.celeryd_after_setup.connect(when_log_is_set_up, weak=False)
+
+    celerys_pool_grow = Panel.data["pool_grow"]
+
+    def pool_grow(state: Any, n: int = 1, **arguments: Any) -> Any:
+        """Grow the pool, as far as the files go."""
+        if state.app is app and isinstance(n, int) and n > 0:
+            slots = state.consumer.pool.num_processes
+            allowed = limit.make_room(slots + n)
+            if allowed < slots + n:
+                told = limit.warning(slots + n, max(allowed, slots))
+                logger.warning(told)
+                celerys_pool_grow(state, n=max(0, allowed - slots), **arguments)
+                return {"ok": told}
+        return celerys_pool_grow(state, n=n, **arguments)
+
+    Panel.data["pool_grow"] = pool_grow
