@@ -130,6 +130,14 @@ class Taking:
         """A connection outside of the pool, which has a limit."""
         return self.pool.connection_class(**self.pool.connection_kwargs)
 
+    def _ask_number(self: Any, connection: Any) -> int | None:
+        """What the server calls a connection; without that its waits last until their end."""
+        connection.send_command("CLIENT", "ID")
+        try:
+            return int(connection.read_response())
+        except ResponseError:
+            return None
+
     def _wake(self: Any) -> None:
         """Let the script look at all lists now, by an end of the wait that stands before it."""
         self._look = True
@@ -151,8 +159,9 @@ class Taking:
         commands = self._commands(self.brpop_timeout if timeout is None else timeout)
         waits = commands[0][0] == "BLMOVE"
         if waits and self._numbered is not connection._sock:  # noqa: SLF001  # redis-py does not show it
-            commands.insert(0, ("CLIENT", "ID"))
-            self._numbered, self._number = connection._sock, None  # noqa: SLF001  # the same
+            # Not with the others: its reply alone would wake the hub, to wait for theirs.
+            self._number = self._ask_number(connection)
+            self._numbered = connection._sock  # noqa: SLF001  # the same
         self._asked = tuple(command[0] for command in commands)
         self._brpop_sent_at = monotonic()
         connection.send_packed_command(connection.pack_commands(commands))
@@ -272,16 +281,12 @@ class Taking:
                     raise RedisConnectionError(str(reply)) from reply
                 case NoScriptError():
                     self._script_known = False
-                case ResponseError() if command == "CLIENT":
-                    pass  # without its number, a wait lasts until its end
                 case ResponseError() if not self._refused:
                     logger.warning("no message can be taken: %s", reply)
                     self._refused = True
                 case [more, *listed] if command in _SCRIPT:
                     self._more, self._script_known = bool(more), True
                     taken += self._named(listed)
-                case int() if command == "CLIENT":
-                    self._number = reply
                 case None if command == "BLMOVE":
                     waited_s = monotonic() - self._brpop_sent_at
                     self._blocks = self._look or waited_s >= self.brpop_timeout / 2

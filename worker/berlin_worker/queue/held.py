@@ -6,7 +6,7 @@ Redis's own clock says since when a message is held, and when it goes back: thos
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import ceil
-from time import monotonic
+from time import monotonic, time
 from typing import Any, ClassVar, Final
 
 from celery.utils.log import get_logger
@@ -43,6 +43,8 @@ class QoS(redis.QoS):
     nobody could renew: the living have until then to do it."""
     hung: ClassVar[bool] = False
     """This process cannot work: it takes nothing, and keeps nothing from others."""
+    clock_ahead_s: ClassVar[float] = 0.0
+    """By how much the clock of this process is ahead of Redis's, as of the last :meth:`keep`."""
     _broken = False
     _settles = False
 
@@ -114,7 +116,7 @@ class QoS(redis.QoS):
             self._broken = False
         self._unkept = list(self._delivered.keys() - self._dirty)
         self._kept_at_once = max(_AT_LEAST, ceil(len(self._unkept) / _PARTS))
-        self.keep_some()
+        self._keep_some()
 
     def keep_all(self) -> None:
         """The same at once: after an outage there is no time to lose."""
@@ -124,11 +126,17 @@ class QoS(redis.QoS):
 
     def keep_some(self) -> None:
         """Put off the return of a part of them: all at once would hold up every job."""
+        if self._unkept:
+            self._keep_some()
+
+    def _keep_some(self) -> None:
         part = self._unkept[-self._kept_at_once :]
         del self._unkept[-self._kept_at_once :]
-        if part and not self.hung:
+        if not self.hung:
             with self._refusals_told():
-                self._run("keep", [self.unacked_index_key], part)
+                before = time()
+                now_s = float(self._run("keep", [self.unacked_index_key], part))
+                QoS.clock_ahead_s = (before + time()) / 2 - now_s
 
     @contextmanager
     def _refusals_told(self) -> Iterator[None]:
@@ -173,8 +181,8 @@ class QoS(redis.QoS):
         self.give_back([tag], leftmost=leftmost, client=client)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Give all back that is held."""
-        self.give_back(list(self._delivered), client=client)
+        """Give all back that is held, to be served in the same order."""
+        self.give_back(list(reversed(self._delivered)), client=client)
         self._delivered.clear()
 
     def give_back(self, tags: list[str], *, leftmost: bool = False, client: Any = None) -> None:
