@@ -18,7 +18,7 @@ from berlin_schemas import ErrorCode
 from berlin_worker import service
 from berlin_worker.errors import JobError
 from berlin_worker.queue import inflate
-from berlin_worker.queue.broker import Taking, is_lost_connection
+from berlin_worker.queue.guard import Guarded, is_lost_connection
 from berlin_worker.queue.remote_control import ControlNode, guarded_events
 from berlin_worker.queue.usable import Unusable
 from berlin_worker.telemetry.life import LIFE
@@ -38,7 +38,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         super().__init__(*args, **kwargs)
         inflate.install()
         self.gossip.on_message = guarded_events(self.gossip.on_message)
-        Taking.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
+        Guarded.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
         # A job is plain JSON: no hook for each object of it, to which some objects say more.
         registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 

@@ -13,7 +13,7 @@ from celery.utils.log import get_logger
 from kombu.pidbox import Node
 from redis.exceptions import ResponseError
 
-from berlin_worker.queue.broker import is_lost_connection
+from berlin_worker.queue.guard import is_lost_connection
 
 logger = get_logger(__name__)
 
