@@ -1,8 +1,10 @@
 """Jobs with a countdown: a worker holds them until their time, and may stop before it."""
 
 import json
+import time
 
 from tests.support.fleet import Fleet, prompt
+from tests.support.saboteur import with_clock_ahead
 from tests.support.workers import WorkerProcess, wait_until
 
 QUEUE, HELD, INDEX = "prompts", "unacked:prompts", "unacked_index:prompts"
@@ -62,3 +64,46 @@ def test_who_takes_them_over_loses_none_when_it_is_killed(fleet):
     with fleet.worker("-c", "20"):
         assert {fleet.ended(job_id)[-1]["type"] for job_id in sent} == {"completed"}
     assert len(fleet.upstream.prompts) == 10
+
+
+def test_workers_whose_clocks_differ_run_each_once_and_none_early(fleet, tmp_path):
+    """They hold the jobs for longer than a message is held for without being renewed."""
+    sites = [tmp_path / str(ahead) for ahead in (-30, 30)]
+    for site in sites:
+        site.mkdir()
+    envs = [with_clock_ahead(site, float(site.name)) for site in sites]
+    with (
+        fleet.worker("-c", "20", **envs[0]) as behind,
+        fleet.worker("-c", "20", **envs[1]) as ahead,
+        fleet.worker("-c", "20") as right,
+    ):
+        due = time.time() + 12
+        sent = schedule(fleet, 9, countdown_s=12)
+        wait_until(lambda: any(fleet.log(job_id) for job_id in sent), "the first begins")
+        assert time.time() > due - 1  # two clocks that differ by half a second count as the same
+        assert {fleet.ended(job_id)[-1]["type"] for job_id in sent} == {"completed"}
+        assert sum(map(received, (behind, ahead, right))) == 9
+    assert len(fleet.upstream.prompts) == 9
+
+
+def test_those_of_a_foreign_producer_are_given_back_to_the_list_that_they_came_from(fleet):
+    """Their routing key is another queue's, and all bear one tag."""
+    sent = schedule(fleet, 6, countdown_s=12)
+    foreign = []
+    for raw in fleet.redis.lrange(QUEUE, 0, -1):
+        message = json.loads(raw)
+        message["properties"]["delivery_tag"] = "always the same"
+        message["properties"]["delivery_info"] = {"exchange": "celery", "routing_key": "celery"}
+        foreign.append(json.dumps(message))
+    fleet.redis.delete(QUEUE)
+    fleet.redis.rpush(QUEUE, *foreign)
+    with fleet.worker("-c", "20") as worker:
+        wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
+        assert worker.stop() == 0
+    assert [raw.decode() for raw in fleet.redis.lrange(QUEUE, 0, -1)] == foreign
+    with fleet.worker("-c", "20") as worker:
+        wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
+        worker.kill()
+    with fleet.worker("-c", "20"):
+        assert {fleet.ended(job_id)[-1]["type"] for job_id in sent} == {"completed"}
+    assert not fleet.redis.exists("celery")

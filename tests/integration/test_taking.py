@@ -8,11 +8,13 @@ import socket
 import pytest
 import redis
 from kombu import Connection, Consumer, Producer, Queue
+from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
+from berlin_worker.errors import SettingsError
 from berlin_worker.queue.broker import RedisTransport
+from tests.support.taker import Taker
 from tests.support.workers import wait_until
 
-QUEUE = Queue("prompts", durable=True)
 INDEX = "unacked_index"
 
 
@@ -20,31 +22,6 @@ INDEX = "unacked_index"
 def server(real_redis_url):
     with redis.Redis.from_url(real_redis_url) as client:
         yield client
-
-
-class Taker:
-    """A consumer that keeps what it gets and acknowledges nothing."""
-
-    def __init__(self, connection, channel=None):
-        self.got = []
-        self.connection = connection
-        self.channel = channel or self.connection.channel()
-        self.consumer = Consumer(
-            self.channel, [QUEUE], on_message=lambda message: self.got.append(message.payload)
-        )
-        self.consumer.consume()
-
-    def turn(self, timeout=0.1):
-        """Read what there is, and ask for more."""
-        with contextlib.suppress(TimeoutError, socket.timeout):
-            self.connection.drain_events(timeout=timeout)
-
-    def until(self, count):
-        wait_until(lambda: self.turn() or len(self.got) >= count, f"{count} messages")
-
-    def asked(self):
-        """The wait is on its way to the server, and nobody reads its reply."""
-        self.channel.connection.cycle.on_poll_start()
 
 
 @pytest.fixture
@@ -216,3 +193,52 @@ def test_a_message_of_another_priority_is_found_when_the_wait_ends(server, taker
     send("low", priority=5)
     one.until(1)
     assert one.got == ["low"]
+
+
+def test_a_message_of_another_priority_ends_the_wait_of_a_worker_at_once(server, connect, send):
+    """The wait would last for ten minutes: what ends it is the message."""
+    connection = connect(priority_steps=[0, 5], polling_interval=600)
+    before, hub = get_event_loop(), Hub()
+    set_event_loop(hub)
+    try:
+        one = Taker(connection)
+        connection.transport.register_with_event_loop(connection.connection, hub)
+
+        def send_to_idle(body, **options):
+            waits = lambda: server.info("clients")["blocked_clients"] == 2  # noqa: E731  # for wait_until
+            wait_until(lambda: hub.run_once() or waits(), "both lists are waited for")
+            send(body, **options)
+            wait_until(lambda: hub.run_once() or body in one.got, body)
+
+        sent = [(f"{step} {n}", step) for n in range(3) for step in (5, 0)]
+        for body, step in sent:
+            send_to_idle(body, priority=step)
+        assert one.got == [body for body, _ in sent]
+        # One that is full takes no part, and one that is closed waits no more.
+        one.consumer.qos(prefetch_count=len(one.got))
+        send("waits", priority=5)
+        for _ in range(5):
+            hub.run_once()
+        assert len(one.got) == 6
+        one.channel.close()
+        wait_until(lambda: not server.info("clients")["blocked_clients"], "nobody waits")
+    finally:
+        set_event_loop(before)
+        hub.close()
+
+
+def test_of_several_priorities_the_highest_comes_first_and_none_is_popped_early(
+    server, taker, send
+):
+    send("last", priority=5)
+    send("first")
+    one = taker(priority_steps=[0, 5])
+    one.until(2)
+    assert one.got == ["first", "last"]
+    one.channel.qos.restore_unacked()
+    assert (server.llen("prompts"), server.llen("prompts\x06\x165")) == (1, 1)
+
+
+def test_a_prefix_of_all_keys_is_refused(connect):
+    with pytest.raises(SettingsError, match="global_keyprefix is not supported: give each fleet"):
+        connect(global_keyprefix="a:").channel()

@@ -31,6 +31,14 @@ def installed(site: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
 
 
+def with_clock_ahead(site: Path, seconds: float) -> dict[str, str]:
+    """The environment of a worker whose clock is ``seconds`` ahead of all others."""
+    (site / "sitecustomize.py").write_text(
+        f"import time\n_time = time.time\ntime.time = lambda: _time() + {seconds}\n"
+    )
+    return {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
+
+
 class Saboteur:
     """See above."""
 

@@ -37,11 +37,9 @@ app.conf.update(
         "visibility_timeout": VISIBILITY_TIMEOUT_S,
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
-        "unacked_mutex_expire": 5,
         # Keys of our own: the shortest timeout of all apps that share them would win.
         "unacked_key": "unacked:prompts",
         "unacked_index_key": "unacked_index:prompts",
-        "unacked_mutex_key": "unacked_mutex:prompts",
         "dead_letters_max": _settings.dead_letters_max,
         **_sentinel_options,
     },

@@ -1,5 +1,6 @@
 """The task: take what Celery knows of the delivery, and hand it to the runner."""
 
+from datetime import timedelta
 from typing import Any, Final
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -12,9 +13,12 @@ from berlin_worker.celery import app
 from berlin_worker.errors import JobError
 from berlin_worker.pool import AsyncioRequest, AsyncioTask, HandedBack, error_of
 from berlin_worker.queue.deliveries import came_back_at_once
+from berlin_worker.queue.held import QoS
 from berlin_worker.queue.usable import check
 from berlin_worker.runner import time_limit_passed
 
+_SAME_TIME_S: Final = 0.5
+"""Two clocks that are no further apart show the same time: to ask for it takes a while, too."""
 _METHODS: Final = frozenset(name for name in dir(Context) if callable(getattr(Context, name)))
 """Of what Celery makes of the headers of a message."""
 
@@ -27,8 +31,16 @@ class PromptRequest(AsyncioRequest):
     A producer that knows of it hides them itself (``argsrepr``); a bare one does not.
     """
 
+    _eta: Any
+    _expires: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if abs(QoS.clock_ahead_s) > _SAME_TIME_S:
+            # When a job begins, or is too late, is decided by Redis's clock, not by its holder's.
+            ahead = timedelta(seconds=QoS.clock_ahead_s)
+            self._eta = self._eta and self._eta + ahead
+            self._expires = self._expires and self._expires + ahead
         check(self._request_dict, self._body, self._eta)
         # Celery takes all else there, and every header, for a part of the request: another ID,
         # or something in the place of a method.

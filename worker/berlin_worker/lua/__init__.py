@@ -4,9 +4,9 @@ import hashlib
 import importlib.resources
 
 
-def source(name: str) -> str:
-    """The text of the script ``name`` (without ``.lua``), the prelude before it."""
-    return _read("prelude") + _read(name)
+def source(name: str, *before: str) -> str:
+    """The text of the script ``name`` (without ``.lua``), the prelude and ``before`` before it."""
+    return "".join(map(_read, ("prelude", *before, name)))
 
 
 def sha1(script: str) -> str:

@@ -1,66 +1,48 @@
--- Move messages from a job queue into the hands of a consumer, in one step: where kombu
--- pops first and writes down after, a worker killed in between takes the message with it.
+-- Move messages from the lists of a queue into the hands of a consumer, in one step: kombu pops
+-- first and writes down after, so a worker that is killed in between takes the message with it.
 --
--- What kombu could not read, or could not give back, goes to the dead letters instead.
+-- The script never looks into a message: the worker has the one parser. Tags are the worker's own.
 --
--- KEYS  1 unacked (hash: tag -> [message, exchange, routing key])   2 unacked_index (zset)
---       3 worker:dead   4... the lists of the queue, in the order in which they are served
--- ARGV  1 messages to take at most   2 time now, s (the consumer's: so kombu counts)
---       3 length to which the dead letters are trimmed
--- reply {1 if there is more, list, message, list, message, ...}: lists are counted from 1;
---       list 0: a message is buried, and this is the job ID that it bears, if any: tell its reader;
---       list -1: the same of one that is no JSON for Redis, and this is the message
--- A full server refuses it before anything has moved.
+-- KEYS  1 unacked (hash: tag -> entry, see entry.lua)   2 unacked_index (zset: tag -> since when, s)
+--       3... the lists of the queue, in the order in which they are served
+-- ARGV  1 messages to take at most   2 beginning of the tags, used for this call alone
+-- reply {1 if more wait, list, tag, message, ...}: lists are counted from 1
+-- A full server, or a wrong type of key 1 or 2, is an error before anything has moved. A list of a
+-- wrong type is passed over; its error is the reply if there is nothing else to take.
 
--- What kombu needs of a message, or nothing, and the job ID that it bears; no ID where it is no
--- JSON for Redis, which refuses half a surrogate pair. Protocol 1 can do without headers.
-local function envelope(raw)
-  local ok, message = pcall(cjson.decode, raw)
-  if not ok or type(message) ~= 'table' then
-    return nil, nil
-  end
-  local properties, headers = message.properties, message.headers
-  local delivery = type(properties) == 'table' and properties.delivery_info
-  local id = type(headers) == 'table' and headers.id
-  id = type(id) == 'string' and #id <= 128 and id:match('^[%w_-]+$') or ''
-  if type(delivery) ~= 'table' or type(properties.delivery_tag) ~= 'string'
-      or type(delivery.exchange) ~= 'string' or type(delivery.routing_key) ~= 'string'
-      or (headers ~= nil and type(headers) ~= 'table') or type(message.body) ~= 'string' then
-    return nil, id
-  end
-  return properties, id
-end
+local MOST_BYTES = 16 * 1024 * 1024 -- no job is so long: the cut makes it unreadable
 
+local since = now_ms() / 1000
 -- RPOP alone a full server would allow; this changes nothing, and is refused.
-redis.call('ZADD', KEYS[2], 'XX', ARGV[2], '')
+redis.call('ZADD', KEYS[2], 'XX', since, '')
+redis.call('HLEN', KEYS[1])
 
-local MOST_BYTES = 4 * 1024 * 1024
-local reply = {0}
-local room = tonumber(ARGV[1])
-for list = 4, #KEYS do
+local reply, room, failure = {0}, tonumber(ARGV[1]), nil
+for list = 3, #KEYS do
   while room > 0 do
-    local raw = redis.call('RPOP', KEYS[list])
-    if not raw then
+    local raw = redis.pcall('RPOP', KEYS[list])
+    if type(raw) == 'table' then
+      failure = raw
+    end
+    if type(raw) ~= 'string' then
       break
     end
     room = room - 1
-    local properties, id = envelope(raw)
-    if properties then
-      local delivery, tag = properties.delivery_info, properties.delivery_tag
-      redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',' .. cjson.encode(delivery.exchange) .. ','
-                 .. cjson.encode(delivery.routing_key) .. ']')
-      redis.call('ZADD', KEYS[2], ARGV[2], tag)
-      reply[#reply + 1] = list - 3
-      reply[#reply + 1] = raw
-    else
-      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'job_id', id or '', 'reason',
-                 'not_a_message', 'message', raw, 'ts', now_ms() / 1000)
-      reply[#reply + 1] = id and 0 or -1
-      reply[#reply + 1] = id or raw:sub(1, MOST_BYTES)
+    local tag = ARGV[2] .. ('%03d'):format((#reply - 1) / 3) -- in order, also where times are equal
+    redis.call('HSET', KEYS[1], tag, make_entry(KEYS[list], raw))
+    redis.call('ZADD', KEYS[2], since, tag)
+    reply[#reply + 1] = list - 2
+    reply[#reply + 1] = tag
+    reply[#reply + 1] = raw:sub(1, MOST_BYTES)
+  end
+  if room == 0 then
+    local left = redis.pcall('LLEN', KEYS[list])
+    if type(left) == 'number' and left > 0 then
+      reply[1] = 1
     end
   end
-  if room == 0 and redis.call('LLEN', KEYS[list]) > 0 then
-    reply[1] = 1
-  end
+end
+if failure and #reply == 1 then
+  return failure
 end
 return reply

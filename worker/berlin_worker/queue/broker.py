@@ -3,10 +3,10 @@
 kombu 5.7 pops a message (BRPOP) and then writes down that it holds it: a worker that is
 killed in between loses it (measured: 32 of 100 kills under load). Here a worker waits for
 a message without popping it, by moving the last one onto itself (BLMOVE), and a script takes
-it and writes it down in one step (``take.lua``), where kombu's own QoS looks for it. Both are
-sent at once, so that the server runs the script as soon as there is a message: it takes one,
-and says whether more wait; those the next call takes, without a wait. What was taken for a
-consumer that is gone by then goes back.
+it and writes it down in one step (``take.lua``), under a tag of the worker's own and with the list
+that it came from, to which it goes back as it came. Both are sent at once, so that the server
+runs the script as soon as there is a message: it takes one, and says whether more wait; those the
+next call takes, without a wait. What was taken for a consumer that is gone by then goes back.
 
 It also differs when a connection ends. kombu would give everything back at once, and a
 second copy of each running job would start (and when the server is gone, it would fail on
@@ -16,36 +16,39 @@ works on, since a message is held in the server by its tag and by no connection:
 channel adopts it, and sends the acknowledgements that the last one could not.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import secrets
+from collections.abc import Sequence
 from queue import Empty
-from time import monotonic, sleep, time
+from time import monotonic, sleep
 from typing import Any, Final
 
 from celery.utils.log import get_logger
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
-from pydantic_core import from_json
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from berlin_schemas import names
+from berlin_worker.errors import SettingsError
 from berlin_worker.lua import sha1, source
+from berlin_worker.queue.guard import Guarded
 from berlin_worker.queue.held import QoS
+from berlin_worker.queue.priority_waits import PriorityWaits
 
 logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
-_TAKE: Final = source("take")
+_TAKE: Final = source("take", "entry")
 _TAKE_SHA1: Final = sha1(_TAKE)
 _SCRIPT: Final = frozenset({"EVAL", "EVALSHA"})
 _NOTHING: Final = "worker:nothing"
 _REFUSED_S: Final = 1.0
+_POLL_S: Final = 0.05
+"""How often messages are looked for on a server that does not block."""
 
 
-class Taking:
+class Taking(Guarded):
     """A channel that takes messages in one step; stands before kombu's class."""
 
     QoS = QoS
@@ -61,16 +64,22 @@ class Taking:
     """The commands on their way, of each its first word."""
     _lists: Sequence[tuple[str, str]] = ()
     """Queue and key of each list that the script looks at."""
-    _kept: Any = None
+    _look = False
+    """Whether a list has a message whose wait was another: the next look waits for nothing."""
+    _numbered: Any = None
+    """The socket that the server calls by ``_number``."""
+    _number: int | None = None
 
-    @staticmethod
-    def tell_reader(job_id: str) -> None:
-        """Called for a message that is buried since kombu cannot read it, with the job ID that it
-        bears or an empty string. Who consumes puts its own in the place of this."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        if connection.client.transport_options.get("global_keyprefix"):
+            raise SettingsError(
+                "global_keyprefix is not supported: give each fleet a Redis database or server "
+                "of its own"
+            )
         self._acknowledging: set[str] = set()
-        super().__init__(*args, **kwargs)
+        self._tags, self._calls = secrets.token_urlsafe(9), 0
+        self._waits = PriorityWaits(self._connect, self._wake)
+        super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]  # kombu's channel follows
 
     @property
     def takes(self) -> bool:
@@ -91,50 +100,74 @@ class Taking:
         self._acknowledging.discard(consumer_tag)
         return super().basic_cancel(consumer_tag)  # type: ignore[misc]  # as below
 
-    @contextmanager
-    def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
-        """A client; a channel that is closed has none, and kombu fails on it in odd ways."""
-        if client is None:
-            if self.connection is None:
-                raise RedisConnectionError("the connection of this channel is gone")
-            # Kept: to make one costs more than most of what it is asked for.
-            if self._kept is None or self._kept.connection_pool is not self.pool:
-                self._kept = self._create_client()
-            client = self._kept
-        yield client
+    def close(self: Any) -> None:
+        """As kombu's."""
+        self._waits.close()
+        super().close()  # type: ignore[misc]  # as below
+
+    def _connect(self: Any) -> Any:
+        """A connection outside of the pool, which has a limit."""
+        return self.pool.connection_class(**self.pool.connection_kwargs)
+
+    def _ask_number(self: Any, connection: Any) -> int | None:
+        """What the server calls a connection; without that its waits last until their end."""
+        connection.send_command("CLIENT", "ID")
+        try:
+            return int(connection.read_response())
+        except ResponseError:
+            return None
+
+    def _wake(self: Any) -> None:
+        """Let the script look at all lists now, by an end of the wait that stands before it."""
+        self._look = True
+        if self._in_poll and self._number is not None:
+            try:
+                with self.conn_or_acquire() as client:
+                    client.client_unblock(self._number)
+            except (RedisError, OSError) as error:
+                logger.warning("messages of other priorities are found a second late: %s", error)
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
-        if not (self._blocks and self._acknowledging):
+        if not self._acknowledging:
             self._asked = ()
             super()._brpop_start(timeout)  # type: ignore[misc]  # kombu's channel follows
             return
         if not self.active_queues:
             return
-        commands = self._commands(self.brpop_timeout if timeout is None else timeout)
         connection = self._in_poll = self.client.connection
+        commands = self._commands(self.brpop_timeout if timeout is None else timeout)
+        waits = commands[0][0] == "BLMOVE"
+        if waits and self._numbered is not connection._sock:  # noqa: SLF001  # redis-py does not show it
+            # Not with the others: its reply alone would wake the hub, to wait for theirs.
+            self._number = self._ask_number(connection)
+            self._numbered = connection._sock  # noqa: SLF001  # the same
         self._asked = tuple(command[0] for command in commands)
         self._brpop_sent_at = monotonic()
         connection.send_packed_command(connection.pack_commands(commands))
+        if waits:
+            self._waits.start(key for _, key in self._lists[1:])
 
     def _commands(self: Any, wait_s: float) -> list[tuple[Any, ...]]:
         if self._refused:
             # A pause, for which no thread waits: nobody ever pushes to this list.
             return [("BRPOP", _NOTHING, wait_s or 1)]
-        if self._more:
+        if self._more or self._look:
+            self._look = False
             room = self.qos.can_consume_max_estimate()
             return [self._take(_MOST_AT_ONCE if room is None else min(room, _MOST_AT_ONCE))]
         # One message at most: if this process stops before it reads the reply, another worker
         # gets it after the visibility timeout only.
         take = self._take(1)
-        # One list can be waited for: those of other priorities are looked at when the wait
-        # ends, after brpop_timeout at the latest.
+        if not self._blocks:
+            return [("BRPOP", _NOTHING, _POLL_S), take]
+        # One list can be waited for by this connection; see priority_waits for the others.
         _, key = self._lists[0]
         return [("BLMOVE", key, key, "RIGHT", "RIGHT", wait_s or 0), take]
 
     def _brpop_read(self: Any, **options: Any) -> bool:
         if not self.takes:
-            read: bool = super()._brpop_read(**options)  # type: ignore[misc]  # the same
-            return read
+            popped: bool = self._pop_read(**options)
+            return popped
         try:
             taken = self._taken(self._replies())
         except self.connection_errors:
@@ -146,24 +179,31 @@ class Taking:
             self._flush_brpop_reauth()
         if not taken:
             raise Empty
-        self._give_back([message for queue, message in taken if not self._consumes(queue)])
-        for queue, message in taken:
+        # The last to return is the first to be delivered, so the oldest comes last.
+        self._give_back([tag for queue, tag, _ in reversed(taken) if not self._consumes(queue)])
+        for queue, tag, raw in taken:
             if self._consumes(queue):
                 self._queue_cycle.rotate(queue)
-                self._deliver(message, queue)
+                self._deliver(raw, queue, tag)
         return True
 
     def _take(self: Any, most: int) -> tuple[Any, ...]:
         queues = self._queue_cycle.consume(len(self.active_queues))
-        self._lists = [
+        self._lists = self._lists_of(queues)
+        script = ("EVALSHA", _TAKE_SHA1) if self._script_known else ("EVAL", _TAKE)
+        return (*script, *self._take_arguments(most))
+
+    def _lists_of(self: Any, queues: Sequence[str]) -> list[tuple[str, str]]:
+        return [
             (queue, self._q_for_pri(queue, step))
             for step in self.priority_steps
             for queue in queues
         ]
-        keys = [self.unacked_key, self.unacked_index_key, names.DEAD_LETTERS]
-        keys += [key for _, key in self._lists]
-        script = ("EVALSHA", _TAKE_SHA1) if self._script_known else ("EVAL", _TAKE)
-        return (*script, len(keys), *keys, most, time(), self.dead_letters_max)
+
+    def _take_arguments(self: Any, most: int) -> tuple[Any, ...]:
+        keys = [self.unacked_key, self.unacked_index_key, *(key for _, key in self._lists)]
+        self._calls += 1
+        return (len(keys), *keys, most, f"{self._tags}{self._calls:x}.")
 
     def _replies(self: Any) -> list[Any]:
         """The reply to each command that was sent; an error reply is one, too.
@@ -173,7 +213,7 @@ class Taking:
         """
         connection = self.client.connection
         # One that is not connected would do that now.
-        if self._closing and not (connection._sock and connection.can_read()):  # noqa: SLF001  # the same
+        if self._closing and not (connection._sock and connection.can_read()):  # noqa: SLF001  # redis-py does not show it
             return []
         replies: list[Any] = []
         while len(replies) < len(self._asked):
@@ -186,10 +226,10 @@ class Taking:
                 raise
         return replies
 
-    def _taken(self: Any, replies: list[Any]) -> list[tuple[str, str]]:
-        """What the script has taken, each message with its queue."""
+    def _taken(self: Any, replies: list[Any]) -> list[tuple[str, str, bytes]]:
+        """What the script has taken: of each message its queue, its tag and its bytes."""
         paused, self._refused, self._more = self._refused, False, False
-        taken: list[tuple[str, str]] = []
+        taken: list[tuple[str, str, bytes]] = []
         for command, reply in zip(self._asked, replies, strict=False):
             match reply:
                 case ReadOnlyError():  # there is another primary now
@@ -199,30 +239,28 @@ class Taking:
                 case ResponseError() if not self._refused:
                     logger.warning("no message can be taken: %s", reply)
                     self._refused = True
-                case [more, *numbered] if command in _SCRIPT:
+                case [more, *listed] if command in _SCRIPT:
                     self._more, self._script_known = bool(more), True
-                    for number, raw in zip(numbered[::2], numbered[1::2], strict=True):
-                        if number > 0:
-                            taken.append((self._lists[number - 1][0], bytes_to_str(raw)))
-                        else:
-                            self.tell_reader(_id_of(raw) if number else bytes_to_str(raw))
+                    taken += self._named(listed)
                 case None if command == "BLMOVE":
                     waited_s = monotonic() - self._brpop_sent_at
-                    self._blocks = waited_s >= self.brpop_timeout / 2
+                    self._blocks = self._look or waited_s >= self.brpop_timeout / 2
         if paused and self._refused:
             sleep(_REFUSED_S)  # not even the pause is allowed: an ACL that forbids it all
             self._refused = False
         return taken
 
+    def _named(self, listed: Sequence[Any]) -> list[tuple[str, str, bytes]]:
+        thirds = zip(listed[::3], listed[1::3], listed[2::3], strict=True)
+        return [(self._lists[n - 1][0], bytes_to_str(tag), raw) for n, tag, raw in thirds]
+
     def _consumes(self: Any, queue: str) -> bool:
         return queue in self._active_queues and not self._closing
 
-    def _give_back(self: Any, messages: list[str]) -> None:
+    def _give_back(self: Any, tags: list[str]) -> None:
         """To the head of their queues; without a server the visibility timeout does it."""
         try:
-            # The last to return is the first to be delivered, so the oldest comes last.
-            for message in reversed(messages):
-                self.qos.restore_by_tag(json.loads(message)["properties"]["delivery_tag"])
+            self.qos.give_back(tags)
         except self.connection_errors as error:
             logger.warning("a message goes back when its time is up: %s", error)
 
@@ -234,46 +272,26 @@ class Taking:
         else:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]  # the same
 
-    def _deliver(self: Any, raw: str, queue: str) -> None:
-        message = _envelope(raw)
-        tag = message["properties"]["delivery_tag"]
-        try:
-            self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's own does
-            if tag not in self.qos._delivered:  # noqa: SLF001  # kombu 5.7 does not tell otherwise
-                # Whoever got it acknowledges nothing, as who collects replies to `inspect`.
-                self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # as an ack does
-        except (*self.connection_errors, *self.connection.channel_errors):
-            raise
-        except Exception as error:  # noqa: BLE001  # a body that kombu cannot decode ends a worker
-            logger.error("a message was discarded: %s", type(error).__name__)  # noqa: TRY400
-            job_id, reason = _id_of(raw), "undecodable"
-            letter = {"job_id": job_id, "reason": reason, "message": raw, "ts": f"{time():.3f}"}
-            # In one step: a message that is still there would come back, to be buried again.
-            with self.conn_or_acquire() as client, client.pipeline() as pipe:
-                pipe.xadd(names.DEAD_LETTERS, letter, maxlen=self.dead_letters_max)
-                self.qos._remove_from_indices(tag, pipe).execute()  # noqa: SLF001  # the same
-            self.tell_reader(job_id)
+    def _get(self: Any, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002  # kombu's signature
+        """One message, held like all others; raises ``Empty``."""
+        self._lists = self._lists_of([queue])
+        while True:
+            with self.conn_or_acquire() as client:
+                _, *listed = client.eval(_TAKE, *self._take_arguments(1))
+                self._maybe_update_queues_expire(client, queue)
+            if not listed:
+                raise Empty
+            ((_, tag, raw),) = self._named(listed)
+            message: dict[str, Any] | None = self._read(raw, tag)
+            if message is not None:
+                return message
 
-
-def _envelope(raw: str) -> dict[str, Any]:
-    """A message as it stands on the queue; Celery keeps it while its job streams.
-
-    All have the same keys, and share them: of a stream's 47 KB these were 1.5.
-    """
-    try:
-        message: dict[str, Any] = from_json(raw, cache_strings="keys")
-    except ValueError:  # half a surrogate pair
-        message = json.loads(raw)
-    return message
-
-
-def _id_of(raw: str | bytes) -> str:
-    """The job ID that a message bears which kombu cannot read, or an empty string."""
-    try:
-        job_id = json.loads(raw)["headers"]["id"]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return ""
-    return job_id if names.is_job_id(job_id) else ""
+    def basic_get(self: Any, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """As kombu's."""
+        message = super().basic_get(queue, no_ack=no_ack, **kwargs)  # type: ignore[misc]  # the same
+        if message is not None and no_ack:
+            self.qos._remove_from_indices(message.delivery_tag).execute()  # noqa: SLF001  # as an ack does
+        return message
 
 
 class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information

@@ -13,13 +13,13 @@ from typing import Any, Final
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from kombu.serialization import registry
-from kombu.utils.encoding import str_to_bytes
 
 from berlin_schemas import ErrorCode
 from berlin_worker import service
 from berlin_worker.errors import JobError
 from berlin_worker.queue import inflate
-from berlin_worker.queue.broker import Taking
+from berlin_worker.queue.guard import Guarded, is_lost_connection
+from berlin_worker.queue.remote_control import ControlNode, guarded_events
 from berlin_worker.queue.usable import Unusable
 from berlin_worker.telemetry.life import LIFE
 
@@ -33,9 +33,12 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
     """``app.conf.worker_consumer``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        app = kwargs["app"]
+        app.control.mailbox.node_cls = ControlNode
         super().__init__(*args, **kwargs)
         inflate.install()
-        Taking.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
+        self.gossip.on_message = guarded_events(self.gossip.on_message)
+        Guarded.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
         # A job is plain JSON: no hook for each object of it, to which some objects say more.
         registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 
@@ -62,15 +65,18 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
                 handle(message)
                 # Celery's request has what it needs of them, for as long as the job streams.
                 message.headers, message.body = {}, b""
-            except (*self.connection_errors, *self.channel_errors):
-                raise
-            except Exception as error:  # noqa: BLE001  # a message may have any shape
+            except Exception as error:  # a message may have any shape
+                if is_lost_connection(error):
+                    raise
                 self._discard(message, "not_a_task", error)
 
         return on_message
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """The body is not what its headers say, or of a kind that is not accepted."""
+        if message.channel is not self.task_consumer.channel:  # remote control acknowledges nothing
+            logger.warning("a broadcast was dropped: %s", type(exc).__name__)
+            return
         self._discard(message, "undecodable", exc)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
@@ -93,10 +99,24 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
     ) -> None:
         logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
         try:
-            service.discard(_id_of(message), reason, told, str_to_bytes(message.body or b""))
-        except TimeoutError:
-            return  # not acknowledged: the broker delivers it again
-        message.ack_log_error(logger, self.connection_errors)
+            service.discard(_id_of(message), reason, told, _bytes_of(message.body))
+        except Exception as failure:  # noqa: BLE001  # Redis does not answer, or refuses
+            logger.error("it could not be moved to the dead letters: %r", failure)  # noqa: TRY400  # says all there is
+            self._release(message)
+        else:
+            message.ack_log_error(logger, self.connection_errors)
+
+    def _release(self, message: Any) -> None:
+        """Let the broker deliver a message again, later if it can."""
+        forget = getattr(getattr(message.channel, "qos", None), "forget", None)
+        if forget is None:
+            message.reject_log_error(logger, self.connection_errors, requeue=True)
+        else:
+            forget(message.delivery_tag)
+
+
+def _bytes_of(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else str(body or "").encode("utf-8", "replace")
 
 
 def _tell_reader(job_id: str) -> None:

@@ -1,4 +1,7 @@
-"""The messages that this worker holds: kept while it lives, acknowledged even after an outage."""
+"""The messages that this worker holds: kept while it lives, acknowledged even after an outage.
+
+Redis's own clock says since when a message is held, and when it goes back: those of workers differ.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,8 +12,12 @@ from typing import Any, ClassVar, Final
 from celery.utils.log import get_logger
 from kombu.asynchronous import get_event_loop
 from kombu.transport import redis, virtual
+from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+
+from berlin_schemas import names
+from berlin_worker.lua import source
 
 logger = get_logger(__name__)
 
@@ -18,10 +25,16 @@ _PARTS: Final = 8
 """In how many parts what is held is renewed, where it is much."""
 _AT_LEAST: Final = 32
 """Messages of a part, where there are so many."""
+_DUE_AT_ONCE: Final = 500
+"""Messages that one call of the script gives back at most: Redis does nothing else meanwhile."""
+_DUE_CALLS: Final = 40
+"""Calls of a turn, for which the main thread does nothing else."""
+_LOOKS_A_SEARCH: Final = 30
+"""How often the due are looked for until, once, entries without an index are searched as well."""
 
 
 class QoS(redis.QoS):
-    """The messages that this worker holds. What was taken by the script is written down already."""
+    """The messages that this worker holds. The script that takes them writes them down."""
 
     owed: ClassVar[set[str]] = set()
     """Tags of this process whose acknowledgement no connection has taken yet."""
@@ -30,6 +43,8 @@ class QoS(redis.QoS):
     nobody could renew: the living have until then to do it."""
     hung: ClassVar[bool] = False
     """This process cannot work: it takes nothing, and keeps nothing from others."""
+    clock_ahead_s: ClassVar[float] = 0.0
+    """By how much the clock of this process is ahead of Redis's, as of the last :meth:`keep`."""
     _broken = False
     _settles = False
 
@@ -37,6 +52,8 @@ class QoS(redis.QoS):
         super().__init__(*args, **kwargs)
         self._unkept: list[str] = []
         self._kept_at_once = 0
+        self._looks = 0
+        self._scripts: dict[str, Script] = {}
 
     def can_consume(self) -> bool:
         """Whether there is room for another message, and somebody to work on it."""
@@ -44,11 +61,8 @@ class QoS(redis.QoS):
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Hold a message until it is acknowledged."""
-        if self.channel.takes:
-            message._raw = None  # noqa: SLF001  # for kombu's own, which writes it down itself
-            virtual.QoS.append(self, message, delivery_tag)
-        else:
-            super().append(message, delivery_tag)
+        message._raw = None  # noqa: SLF001  # for kombu's own, which writes it down itself
+        virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge: with all others of this turn of the hub, or by a later connection."""
@@ -61,6 +75,10 @@ class QoS(redis.QoS):
             self._settles = True
             # Not call_soon: who acknowledges is called so, and would wait out the next poll.
             hub.call_later(0, self.settle)
+
+    def forget(self, delivery_tag: str) -> None:
+        """Hold a message no longer: unless it is acknowledged, it goes back when its time is up."""
+        virtual.QoS.ack(self, delivery_tag)
 
     def settle(self) -> None:
         """Send the acknowledgements that are owed.
@@ -98,7 +116,7 @@ class QoS(redis.QoS):
             self._broken = False
         self._unkept = list(self._delivered.keys() - self._dirty)
         self._kept_at_once = max(_AT_LEAST, ceil(len(self._unkept) / _PARTS))
-        self.keep_some()
+        self._keep_some()
 
     def keep_all(self) -> None:
         """The same at once: after an outage there is no time to lose."""
@@ -108,12 +126,17 @@ class QoS(redis.QoS):
 
     def keep_some(self) -> None:
         """Put off the return of a part of them: all at once would hold up every job."""
+        if self._unkept:
+            self._keep_some()
+
+    def _keep_some(self) -> None:
         part = self._unkept[-self._kept_at_once :]
         del self._unkept[-self._kept_at_once :]
-        if part and not self.hung:
-            with self._refusals_told(), self.channel.conn_or_acquire() as client:
-                # XX: one that was acknowledged meanwhile must not come back.
-                client.zadd(self.unacked_index_key, dict.fromkeys(part, time()), xx=True)
+        if not self.hung:
+            with self._refusals_told():
+                before = time()
+                now_s = float(self._run("keep", [self.unacked_index_key], part))
+                QoS.clock_ahead_s = (before + time()) / 2 - now_s
 
     @contextmanager
     def _refusals_told(self) -> Iterator[None]:
@@ -122,18 +145,72 @@ class QoS(redis.QoS):
         except ResponseError as error:
             logger.warning("messages that are held cannot be renewed: %s", error)
 
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Give back what a dead worker held, unless the server takes no writes."""
-        if monotonic() < self.restores_from:
+    def restore_visible(self, start: int = 0, num: int | None = 10, interval: int = 10) -> None:  # noqa: ARG002  # kombu's signature
+        """Give back what a dead worker held, by every ``interval``-th call; ``num`` at most.
+
+        A server that takes no writes does nothing. Whatever else stands in the keys, or is missing
+        there, is mended: an entry that is none of ours goes to the queue, to be read like any other
+        message.
+        """
+        self._vrestore_count += 1
+        if (self._vrestore_count - 1) % (interval or 1) or monotonic() < self.restores_from:
             return
+        queues = self.channel.active_queues
+        if not queues:
+            return
+        keys = [self.unacked_key, self.unacked_index_key, min(queues)]
+        most = num or _DUE_AT_ONCE
         try:
-            super().restore_visible(*args, **kwargs)
+            for _ in range(_DUE_CALLS):
+                search = self._looks % _LOOKS_A_SEARCH == 0
+                self._looks += 1
+                more, failure, *odd = self._run(
+                    "give_back_due", keys, [self.visibility_timeout, most, int(search)]
+                )
+                for key in odd:
+                    logger.warning("%a held what no worker wrote, and was deleted", key)
+                if failure:
+                    logger.warning("messages of dead workers cannot be given back: %a", failure)
+                if not more or num:
+                    return
         except ResponseError as error:
             logger.warning("messages of dead workers cannot be given back: %s", error)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        """Give one message back; a refusal is to its callers what a lost connection is."""
+        """Give one message back, to be served next, or last if ``leftmost``; see ``give_back``."""
+        self.give_back([tag], leftmost=leftmost, client=client)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give all back that is held, to be served in the same order."""
+        self.give_back(list(reversed(self._delivered)), client=client)
+        self._delivered.clear()
+
+    def give_back(self, tags: list[str], *, leftmost: bool = False, client: Any = None) -> None:
+        """Put messages on the lists that they came from, as they came; the last is served first.
+
+        What is not held any more is passed over. Raises redis-py's ``ConnectionError`` if the
+        server refuses: a refusal is to the callers what a lost connection is.
+        """
+        if not tags:
+            return
+        otherwise = min(self.channel.active_queues, default=names.QUEUE)
+        keys = [self.unacked_key, self.unacked_index_key, otherwise]
         try:
-            super().restore_by_tag(tag, client, leftmost)
+            self._run("give_back", keys, ["LPUSH" if leftmost else "RPUSH", *tags], client)
         except ResponseError as error:
             raise RedisConnectionError(f"a message cannot be given back: {error}") from error
+
+    def dead_letter(self, tag: str, job_id: str, reason: str) -> None:
+        """Move a message that nobody can read to the dead letters, out of what is held.
+
+        Raises what redis-py raises.
+        """
+        keys = [self.unacked_key, self.unacked_index_key, names.DEAD_LETTERS]
+        self._run("dead_letter", keys, [tag, self.channel.dead_letters_max, job_id, reason])
+
+    def _run(self, name: str, keys: list[str], args: list[Any], client: Any = None) -> Any:
+        with self.channel.conn_or_acquire(client) as connected:
+            script = self._scripts.get(name)
+            if script is None:
+                script = self._scripts[name] = Script(connected, source(name, "entry"))
+            return script(keys, args, client=connected)

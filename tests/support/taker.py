@@ -1,0 +1,35 @@
+"""A kombu consumer over our transport, without a worker around it."""
+
+import contextlib
+import socket
+
+from kombu import Consumer, Queue
+
+from tests.support.workers import wait_until
+
+QUEUE = Queue("prompts", durable=True)
+
+
+class Taker:
+    """A consumer that keeps what it gets and acknowledges nothing."""
+
+    def __init__(self, connection, channel=None):
+        self.got = []
+        self.connection = connection
+        self.channel = channel or self.connection.channel()
+        self.consumer = Consumer(
+            self.channel, [QUEUE], on_message=lambda message: self.got.append(message.payload)
+        )
+        self.consumer.consume()
+
+    def turn(self, timeout=0.1):
+        """Read what there is, and ask for more."""
+        with contextlib.suppress(TimeoutError, socket.timeout):
+            self.connection.drain_events(timeout=timeout)
+
+    def until(self, count):
+        wait_until(lambda: self.turn() or len(self.got) >= count, f"{count} messages")
+
+    def asked(self):
+        """The wait is on its way to the server, and nobody reads its reply."""
+        self.channel.connection.cycle.on_poll_start()

@@ -1,0 +1,16 @@
+-- Move a message that a worker holds, and cannot read, to the dead letters.
+--
+-- KEYS  1 unacked   2 unacked_index   3 worker:dead
+-- ARGV  1 tag   2 length to which the dead letters are trimmed   3 job ID or ''   4 reason
+-- reply 1 moved; 0 it is not held any more
+
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if not entry then
+  return 0
+end
+local _, raw = read_entry(entry)
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'job_id', ARGV[3], 'reason', ARGV[4],
+           'message', raw, 'ts', now_ms() / 1000)
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+return 1
