@@ -96,8 +96,13 @@ def bell() -> Bell:
     return Bell()
 
 
+async def discarded(*_: object) -> None:
+    """Nothing is discarded unless a test says so."""
+    raise NotImplementedError
+
+
 def lot(client: redis.asyncio.Redis, bell: Bell) -> Parking:
-    return Parking(client, bell, count=2, ttl_s=1000)
+    return Parking(client, bell, count=2, ttl_s=1000, discard=discarded)
 
 
 async def test_a_parked_job_comes_back_once_its_shard_is_there(redis_client, bell):
@@ -225,3 +230,70 @@ async def test_dead_letters_are_in_one_place_for_all_shards(redis_client, other)
     await store.bury("job-a", "too_many_attempts", call="1", job=JOB)
     assert await redis_client.xlen(names.DEAD_LETTERS) == 1
     assert not await other.exists(names.DEAD_LETTERS)
+
+
+GARBAGE: list[bytes] = [
+    b"",
+    b"\xff\xfe",
+    b"{",
+    b"7",
+    b"null",
+    b"[]",
+    b'["job-1", "nonce", {}]',
+    b'["job-1", "nonce", {}, 7]',
+    b'["../x", "nonce", {}, ""]',
+    b'[["job-1"], "nonce", {}, ""]',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("entry", GARBAGE, ids=lambda entry: repr(entry[:24]))
+async def test_garbage_among_parked_jobs_is_discarded_and_the_others_come_back(
+    redis_client, bell, entry
+):
+    letters: list[tuple[object, ...]] = []
+
+    async def discard(*letter: object) -> None:
+        letters.append(letter)
+
+    parking = Parking(redis_client, bell, count=1, ttl_s=1000, discard=discard)
+    await redis_client.zadd(names.parked_key(0), {entry: 1})
+    assert await parking.park(0, "job-a", {"messages": []})
+    await parking.bring_back(0)
+    assert bell.rung == ["job-a"]
+    assert [(letter[0], letter[1], letter[3]) for letter in letters] == [
+        (None, "invalid_parking", entry)
+    ]
+
+
+@pytest.mark.parametrize("key", [names.parked_key(0), f"{names.parked_key(0)}:turn"])
+@pytest.mark.parametrize("redis_url", ["real"], indirect=True)  # fakeredis closes at an error
+async def test_key_of_another_type_holds_no_parked_job_up(redis_client, bell, key):
+    await redis_client.set(key, "garbage")
+    parking = Parking(redis_client, bell, count=1, ttl_s=1000, discard=discarded)
+    task = asyncio.create_task(parking.bring_back_forever(lambda shard: False))
+    try:
+        async with asyncio.timeout(30):
+            while not await parking.park(0, "job-a", {"messages": []}):  # noqa: ASYNC110  # Redis has no event
+                await asyncio.sleep(0.01)
+            while bell.rung != ["job-a"]:  # noqa: ASYNC110  # it has no event
+                await asyncio.sleep(0.01)
+    finally:
+        await stopped(task)
+
+
+@pytest.mark.parametrize("mark", [b"", b"x", b"\xff", b"1/x", b"//", b"-1/2", b"9" * 50])
+async def test_mark_that_is_garbage_is_replaced(redis_client, other, mark):
+    await redis_client.set(names.SHARD, mark)
+    await redis_client.set(names.SHARDS, mark)
+    await Marks((redis_client, "home"), [(redis_client, "a"), (other, "b")]).write()
+    assert await redis_client.get(names.SHARD) == b"0/2"
+    assert await redis_client.get(names.SHARDS) == b"2"
+    await check_keys(redis_client)
+
+
+@pytest.mark.parametrize("redis_url", ["real"], indirect=True)  # fakeredis closes at an error
+async def test_mark_of_another_type_is_replaced(redis_client, other):
+    await redis_client.hset(names.SHARDS, "a", 1)
+    await Marks((redis_client, "home"), [(redis_client, "a"), (other, "b")]).write()
+    assert await redis_client.get(names.SHARDS) == b"2"

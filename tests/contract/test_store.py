@@ -541,10 +541,11 @@ async def test_a_lost_job_is_taken_however_far_the_queue_is(store, redis_client)
 
 
 async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_client):
-    await claim(store, b"", job_id="no-object")
+    await claim(store, job_id="over")
+    await redis_client.hset(names.state_key("over"), "status", "completed")
     await claim(store, job_id="expired")
     await redis_client.delete(names.state_key("expired"))
-    for name in ("no-object", "expired"):
+    for name in ("over", "expired"):
         await expire_lease(redis_client, name)
         assert await store.reap(name, again_running_s=6, again_queued_s=30) is None
     assert await store.due(10) == []

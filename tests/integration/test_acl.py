@@ -162,7 +162,7 @@ async def test_every_service_works_as_its_own_user_on_several_event_stores(guard
                 job_id = await producer.submit(str(n))
                 assert (await subscriber.result(job_id)).text == f"echo of {n}"
     async with redis.asyncio.Redis.from_url(guarded.url("worker")) as home:
-        parking = Parking(home, Bell(), count=2, ttl_s=60)
+        parking = Parking(home, Bell(), count=2, ttl_s=60, discard=None)
         assert await parking.park(1, OTHERS_JOB, {})
         await parking.bring_back(1)
     # A reader asks for the record, and does without it.

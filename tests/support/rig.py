@@ -102,6 +102,7 @@ class Worker:
             renew_interval_s=changes.pop("renew_interval_s", 0.01),
             reap_interval_s=0.01,
             doorbell=self.bell,
+            discard=self._discard,
             stats=self.journal.stats,
         )
         max_attempts = changes.pop("max_attempts", 3)
@@ -135,6 +136,9 @@ class Worker:
         assert self.journal.buffered_bytes == 0
         assert len(self.leases) == 0
         assert self.provider.calls == self.provider.closed, "a stream was not closed"
+
+    async def _discard(self, *message: Any) -> None:
+        await self.runner.discard(*message)
 
     async def pause_renewals(self) -> None:
         """As if the process hung: what is under way is done, and then nothing is renewed."""

@@ -29,6 +29,11 @@ class Record:
         self.reaped = []
         self.away = False
         self.up_for_s = 3600.0
+        self.job = b"{}"
+        self.discarded = []
+
+    async def discard(self, job_id, reason, told, message):
+        self.discarded.append((job_id, reason, told, message))
 
     async def renew(self, held):
         if self.away:
@@ -49,7 +54,7 @@ class Record:
         was = self.overdue.pop(job_id)
         if was == "taken" or (was == "queued" and passed_ms <= QUEUED_MS):
             return None
-        return Overdue(job_id, was, b"{}")
+        return Overdue(job_id, was, self.job)
 
 
 class Holder:
@@ -77,7 +82,12 @@ def record():
 @pytest.fixture
 def leases(record, bell):
     return Leases(
-        record, lease_s=0.05, renew_interval_s=0.001, reap_interval_s=0.001, doorbell=bell
+        record,
+        lease_s=0.05,
+        renew_interval_s=0.001,
+        reap_interval_s=0.001,
+        doorbell=bell,
+        discard=record.discard,
     )
 
 
@@ -255,3 +265,49 @@ async def test_after_an_outage_the_living_get_the_time_of_a_lease_to_renew(
         await leases._reap_all()
     assert loop.time() - back >= 0.05
     assert bell.rung == ["job-1"]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"null",
+        b"\xff\xfe{",
+        b'{"a": NaN}',
+        b'{"a": "\\ud800"}',
+        b"9" * 5000,
+        b"[" * 100_000,
+        b'{"a": "' + b"x" * (1 << 20) + b'"}',
+        b'{"a": "' + b"x" * (3 << 20) + b'"}',
+    ],
+    ids=lambda job: repr(job[:12]),
+)
+async def test_record_that_cannot_run_is_discarded_and_the_next_job_is_rung(
+    leases, record, bell, job
+):
+    record.job, record.overdue = job, {"odd": "running"}
+    await leases._reap_all()
+    assert [each[:2] for each in record.discarded] == [("odd", "invalid_record")]
+    record.job, record.overdue = b"{}", {"next": "running"}
+    await leases._reap_all()
+    assert bell.rung == ["next"]
+
+
+async def test_error_of_one_job_keeps_no_other_from_the_queue(leases, record, bell, monkeypatch):
+    async def ring(job_id, job, trace=b""):
+        if job_id == "odd":
+            raise RecursionError
+        bell.rung.append(job_id)
+
+    async def discard(*_):
+        raise RuntimeError("and it cannot be discarded")
+
+    monkeypatch.setattr(bell, "ring", ring)
+    leases._discard = discard
+    record.overdue = {"odd": "running", "next": "running"}
+    await leases._reap_all()
+    await leases._reap_all()
+    assert bell.rung == ["next"]

@@ -24,8 +24,10 @@ Cancel = Callable[[str, str], Awaitable[None]]
 """Called with a job ID and a reason."""
 
 
-def parse(data: bytes) -> tuple[str, str] | None:
+def parse(data: object) -> tuple[str, str] | None:
     """The job ID and the reason in a control message; ``None`` for what is no such message."""
+    if not isinstance(data, bytes):
+        return None
     try:
         message = json.loads(data)
     except (ValueError, RecursionError):
@@ -48,9 +50,19 @@ async def listen(client: redis.asyncio.Redis, cancel: Cancel) -> None:
                     if message is None:
                         continue
                     if asked := parse(message["data"]):
-                        await cancel(*asked)
+                        await _cancelled(cancel, *asked)
                     else:
                         logger.warning("a message on %s was not understood", names.CONTROL_CHANNEL)
         except (RedisError, OSError) as error:
             logger.warning("the control channel is away: %s", error)
             await asyncio.sleep(_RECONNECT_S)
+
+
+async def _cancelled(cancel: Cancel, job_id: str, reason: str) -> None:
+    """Cancel one job; an error is logged, and keeps no later message from being read."""
+    try:
+        await cancel(job_id, reason)
+    except (RedisError, OSError):
+        raise
+    except Exception:
+        logger.exception("job %s cannot be cancelled", job_id)

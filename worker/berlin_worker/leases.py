@@ -6,13 +6,15 @@ counts as dead. Reaping is done by every worker; each overdue job is taken by on
 
 import asyncio
 import contextlib
+import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from berlin_schemas.jobs import MAX_JOB_BYTES, InvalidJob, dump_job
 from berlin_worker.stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ NOTHING_WAITS: Final = 1 << 53
 
 Verdict = Literal["claimed", "over", "leased", "unknown"]
 Renewal = Literal["renewed", "lost", "cancel"]
+Discard = Callable[[str, str, str, bytes], Awaitable[None]]
+"""Ends a job that can never run; called with job ID, reason, text for its reader, dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,21 @@ class Doorbell(Protocol):
         """How many messages wait on the queue."""
 
 
+def recorded_job(data: bytes) -> dict[str, Any]:
+    """The job object that a record holds as JSON; raises :class:`InvalidJob`."""
+    if not data:
+        raise InvalidJob("it holds no job object")
+    if len(data) > 2 * MAX_JOB_BYTES:  # our own is compact; escapes make it longer
+        raise InvalidJob(f"its job object has {len(data)} bytes")
+    try:
+        found: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidJob("its job object is no JSON") from None
+    if not isinstance(found, dict):
+        raise InvalidJob("its job object is no JSON object")
+    return found
+
+
 class Leases:
     """The leases of one process."""
 
@@ -159,6 +178,7 @@ class Leases:
         renew_interval_s: float,
         reap_interval_s: float,
         doorbell: Doorbell,
+        discard: Discard,
         stats: Stats | None = None,
     ) -> None:
         self._store = store
@@ -166,6 +186,7 @@ class Leases:
         self._renew_interval_s = renew_interval_s
         self._reap_interval_s = reap_interval_s
         self._doorbell = doorbell
+        self._discard = discard
         self._stats = stats or Stats()
         self._held: dict[str, Holder] = {}
         self._reachable_since: float | None = -math.inf
@@ -247,7 +268,7 @@ class Leases:
 
     async def _reap_all(self) -> None:
         if self._unrung is not None:
-            await self._ring(self._unrung)
+            await _contained(self._unrung.job_id, self._ring(self._unrung))
         job_ids = await self._store.due(_AT_ONCE)
         self._answered_at = time.monotonic()
         now = asyncio.get_running_loop().time()
@@ -263,19 +284,38 @@ class Leases:
         # been taken from it: a queue that is never empty must not hide a message that is lost.
         passed_ms = self._passed_ms if await self._doorbell.waiting() else NOTHING_WAITS
         for job_id in job_ids:
-            overdue = await self._store.reap(
-                job_id,
-                again_running_s=self._lease_s,
-                again_queued_s=_QUEUED_AGAIN_S,
-                passed_ms=passed_ms,
-            )
-            if overdue is not None:
-                await self._ring(overdue)
+            await _contained(job_id, self._reap(job_id, passed_ms))
+
+    async def _reap(self, job_id: str, passed_ms: int) -> None:
+        overdue = await self._store.reap(
+            job_id,
+            again_running_s=self._lease_s,
+            again_queued_s=_QUEUED_AGAIN_S,
+            passed_ms=passed_ms,
+        )
+        if overdue is not None:
+            await self._ring(overdue)
 
     async def _ring(self, overdue: Overdue) -> None:
         # The record says "queued" by now, so nobody else would ring while others wait.
         self._unrung = overdue
-        await self._doorbell.ring(overdue.job_id, overdue.job, overdue.trace)
+        try:
+            # A record may hold anything: what JSON cannot say again is not sent.
+            dump_job(recorded_job(overdue.job))
+            await self._doorbell.ring(overdue.job_id, overdue.job, overdue.trace)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001  # belongs to this job alone
+            self._unrung = None
+            told = str(error) if isinstance(error, InvalidJob) else type(error).__name__
+            logger.error("job %s has a record that cannot run: %s", overdue.job_id, told)  # noqa: TRY400  # one line says all
+            await self._discard(
+                overdue.job_id,
+                "invalid_record",
+                f"the record of the job cannot run: {told}",
+                overdue.job[: 2 * MAX_JOB_BYTES],
+            )
+            return
         self._unrung = None
         self._stats.reaped.add(overdue.was)
         logger.info(
@@ -283,3 +323,13 @@ class Leases:
             *(overdue.job_id, overdue.was),
             extra={"job_id": overdue.job_id},
         )
+
+
+async def _contained(job_id: str, work: Awaitable[None]) -> None:
+    """Await ``work``; an error of one job is logged, and keeps nobody from the others."""
+    try:
+        await work
+    except ConnectionError:
+        raise
+    except Exception:
+        logger.exception("job %s was due and cannot be looked at", job_id)

@@ -5,14 +5,15 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
-from celery import Celery
+from celery import Celery, signals
+from celery.platforms import EX_FAILURE
+from celery.worker import state
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -118,7 +119,12 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         suspects = Suspects()
         shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
         cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
-        parking = Parking(home, doorbell, count=len(stores), ttl_s=settings.queue_ttl_s)
+
+        async def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
+            await current.discard(job_id, reason, told, message)
+
+        ttl_s = settings.queue_ttl_s
+        parking = Parking(home, doorbell, count=len(stores), ttl_s=ttl_s, discard=discard)
         current = Router(cores, parking if len(cores) > 1 else None)
         background: dict[str, Coroutine[Any, Any, None]] = {}
         for shard, core in enumerate(cores):
@@ -186,12 +192,17 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
     journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats)
     bell = StrayBell(shared.doorbell, store, shard=shard, count=count)
+
+    async def discard(job_id: str, reason: str, told: str, message: bytes) -> None:
+        await core.runner.discard(job_id, reason, told, message)
+
     leases = Leases(
         store,
         lease_s=settings.lease_s,
         renew_interval_s=settings.renew_interval_s,
         reap_interval_s=settings.reap_interval_s,
         doorbell=shared.doorbell if count == 1 else bell,
+        discard=discard,
         stats=shared.stats,
     )
     runner = Runner(
@@ -307,11 +318,21 @@ def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None
             logger.critical(
                 "%s has stopped, and so must this worker", name, exc_info=task.exception()
             )
-            os.kill(os.getpid(), signal.SIGTERM)
+            _stop_worker()
 
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(ended)
     return task
+
+
+def _stop_worker() -> None:
+    """Drain as at SIGTERM, and exit with a code by which a supervisor sees the failure.
+
+    Not by SIGTERM itself: its handler would set the exit code to 0.
+    """
+    state.should_stop = EX_FAILURE
+    # The pool counts this as the first signal, and wakes the main thread, which reads the flag.
+    signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=EX_FAILURE)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -7,6 +7,7 @@ refuses to write; each may then be called again with the same arguments.
 import contextlib
 import hashlib
 import itertools
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from berlin_worker.leases import NOTHING_WAITS, Claim, Overdue, Renewal
 from berlin_worker.lua import source
 from berlin_worker.script_connection import ScriptConnection, SharedScriptConnection
 
+logger = logging.getLogger(__name__)
+
 _APPEND: Final = source("append")
 _CLAIM: Final = source("claim")
 _RENEW: Final = source("renew")
@@ -28,6 +31,7 @@ _RELEASE: Final = source("release")
 _REAP: Final = source("reap")
 _PARDON: Final = source("pardon")
 _BURY: Final = source("bury")
+_DAY_MS: Final = 86_400_000
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
 
 
@@ -137,14 +141,37 @@ class RedisStore:
             await self._records.call(_PARDON, [names.state_key(job_id)], [attempt, strikes])
 
     async def due(self, limit: int) -> list[str]:
-        """The IDs of up to ``limit`` jobs that are due in the watch."""
+        """The IDs of up to ``limit`` jobs that are due in the watch.
+
+        Members that are no job IDs are removed. A member whose score lies more than a day ahead
+        is due, too: no script of ours writes such a score.
+        """
         with _unreachable():
             seconds, micros = await self._redis.time()
             now_ms = seconds * 1000 + micros // 1000
-            found: list[Any] = await self._redis.zrange(
-                names.WATCH, 0, now_ms, byscore=True, offset=0, num=limit
+            found = await self._watched("-inf", now_ms, limit)
+            if len(found) < limit:
+                found += await self._watched(now_ms + _DAY_MS, "+inf", limit - len(found))
+            due = {member: as_job_id(member) for member in found}
+            if foreign := [member for member, job_id in due.items() if job_id is None]:
+                logger.error("%d members of %s are no job IDs: removed", len(foreign), names.WATCH)
+                await self._redis.zrem(names.WATCH, *foreign)
+        return [job_id for job_id in due.values() if job_id is not None]
+
+    async def _watched(self, first: float | str, last: float | str, limit: int) -> list[bytes]:
+        bounds: Any = (first, last)  # redis-py types them as integers
+        try:
+            found: Any = await self._redis.zrange(
+                names.WATCH, bounds[0], bounds[1], byscore=True, offset=0, num=limit
             )
-        return [job_id.decode() for job_id in found]
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            # Renewals and submissions write it anew.
+            logger.error("%s is no sorted set: removed", names.WATCH)  # noqa: TRY400  # one line says all
+            await self._redis.delete(names.WATCH)
+            return []
+        return list(found)
 
     async def up_s(self) -> float:
         """How long the server has been up, in whole seconds; for ever where it does not say."""
@@ -217,6 +244,15 @@ class RedisStore:
         with _unreachable():
             # Not EVALSHA: too rare for a script that is loaded ahead.
             await self._dead_letters.eval(_BURY, len(keys), *keys, *args)
+
+
+def as_job_id(member: bytes) -> str | None:
+    """The job ID that ``member`` is; ``None`` if it is none."""
+    try:
+        job_id = member.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return job_id if names.is_job_id(job_id) else None
 
 
 @contextlib.contextmanager

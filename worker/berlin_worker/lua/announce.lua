@@ -7,7 +7,7 @@
 
 local now = now_ms()
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
+heal('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   redis.call('ZREM', KEYS[2], gone)
 end

@@ -14,14 +14,18 @@
 -- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now, leased}
 --       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms; leased until, or 0
 
-local r = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'strikes',
-                     'cancel', 'created_ms', 'started_ms', 'owner')
-local status, attempt = r[1], tonumber(r[2] or 0)
+-- Others may write records and logs: a key of another type is removed, a field that is no whole
+-- number counts as missing, and a log that does not fit its record begins anew.
+local r = heal('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'strikes',
+               'cancel', 'created_ms', 'started_ms', 'owner')
+local status, attempt = r[1], whole(r[2], 0)
+local seq, chunks = whole(r[3], 0), whole(r[4], 0)
 local now = now_ms()
+local created, started = math.min(whole(r[7], now), now), math.min(whole(r[8], now), now)
 
 local function reply(verdict, fields)
-  return {verdict, fields.attempt or attempt, tonumber(r[3] or 0), tonumber(r[4] or 0),
-          fields.strikes or tonumber(r[5] or 0), r[6] or '', fields.created or 0,
+  return {verdict, fields.attempt or attempt, seq, chunks,
+          fields.strikes or whole(r[5], 0), r[6] or '', fields.created or 0,
           fields.started or 0, now, fields.leased or 0}
 end
 
@@ -30,16 +34,16 @@ if OVER[status] then
 end
 if status == 'running' and r[9] == ARGV[2] then
   -- The same call, sent again because its reply was lost.
-  return reply('claimed', {created = tonumber(r[7]), started = tonumber(r[8])})
+  return reply('claimed', {created = created, started = started})
 end
 if ARGV[7] == '1' and status ~= 'queued' then
   return reply('unknown', {})
 end
 
-local strikes = tonumber(r[5] or 0)
+local strikes = whole(r[5], 0)
 if status == 'running' then
-  local lease = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
-  if tonumber(ARGV[6]) ~= attempt and lease > now then
+  local lease = whole(heal('ZSCORE', KEYS[3], ARGV[1]), 0)
+  if tonumber(ARGV[6]) ~= attempt and lease > now and lease < now + DAY_MS then
     return reply('leased', {leased = lease})
   end
   strikes = strikes + 1
@@ -47,8 +51,6 @@ elseif tonumber(ARGV[6]) ~= 0 then
   return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
 end
 
-local created = tonumber(r[7] or now)
-local started = tonumber(r[8] or now)
 redis.call('HSET', KEYS[1], 'status', 'running', 'attempt', attempt + 1, 'strikes', strikes,
            'owner', ARGV[2], 'created_ms', created, 'started_ms', started)
 if ARGV[5] ~= '' then
@@ -58,12 +60,17 @@ if ARGV[8] and ARGV[8] ~= '' then
   redis.call('HSET', KEYS[1], 'trace', ARGV[8])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-if attempt == 0 then
-  redis.call('DEL', KEYS[2])  -- a log whose record was lost: seq begins again at 1
+local entries, foreign = try('XLEN', KEYS[2])
+if attempt == 0 or foreign or entries ~= seq then
+  redis.call('DEL', KEYS[2])  -- a log that is not of this record: seq begins again at 1
+  if r[3] then
+    seq, chunks = 0, 0
+    redis.call('HDEL', KEYS[1], 'seq', 'chunks')
+  end
 else
   redis.call('EXPIRE', KEYS[2], ARGV[4])
 end
-redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
+heal('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
 keep(KEYS[3], ARGV[4])
 return reply('claimed', {attempt = attempt + 1, strikes = strikes, created = created,
                          started = started})

@@ -5,7 +5,7 @@
 -- ARGV  1 attempt   2 strikes that are left
 -- reply 1 taken back; 0 it is not this attempt's any more
 
-local r = redis.call('HMGET', KEYS[1], 'attempt', 'status')
+local r = try('HMGET', KEYS[1], 'attempt', 'status')
 if r[1] ~= ARGV[1] or r[2] ~= 'running' then
   return 0
 end

@@ -4,12 +4,12 @@
 -- ARGV  1 job ID   2 attempt   3 look at it again after, ms
 -- reply 1 handed back; 0 it was not this attempt's any more
 
-local r = redis.call('HMGET', KEYS[1], 'attempt', 'status')
+local r = try('HMGET', KEYS[1], 'attempt', 'status')
 if r[1] ~= ARGV[2] or r[2] ~= 'running' then
   return 0
 end
 redis.call('HSET', KEYS[1], 'status', 'queued')
 redis.call('HDEL', KEYS[1], 'owner')
-redis.call('ZADD', KEYS[2], now_ms() + ARGV[3], ARGV[1])
+heal('ZADD', KEYS[2], now_ms() + ARGV[3], ARGV[1])
 keep(KEYS[2], redis.call('TTL', KEYS[1]))
 return 1

@@ -8,12 +8,17 @@ local until_ms = now_ms() + ARGV[1]
 local replies = {}
 for k = 2, #KEYS do
   local id, attempt = ARGV[2 * k - 2], ARGV[2 * k - 1]
-  local r = redis.call('HMGET', KEYS[k], 'attempt', 'status', 'cancel')
+  local r = try('HMGET', KEYS[k], 'attempt', 'status', 'cancel')
   if r[1] ~= attempt or r[2] ~= 'running' then
     replies[#replies + 1] = 1
   else
-    redis.call('ZADD', KEYS[1], until_ms, id)
-    keep(KEYS[1], redis.call('TTL', KEYS[k]))
+    heal('ZADD', KEYS[1], until_ms, id)
+    local left = redis.call('TTL', KEYS[k])
+    if left < 0 then  -- others have written the record
+      left = LONGEST_S
+      redis.call('EXPIRE', KEYS[k], left)
+    end
+    keep(KEYS[1], left)
     replies[#replies + 1] = r[3] and 2 or 0
   end
 end

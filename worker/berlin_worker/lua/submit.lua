@@ -25,6 +25,6 @@ if ARGV[5] and ARGV[5] ~= '' then
 end
 redis.call('HDEL', KEYS[1], 'cancel')  -- what was withdrawn may be submitted again
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
+heal('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
 keep(KEYS[2], ARGV[3])
 return 1

@@ -11,17 +11,19 @@ if redis.call('TYPE', KEYS[1])['ok'] ~= 'hash' or redis.call('HGET', KEYS[1], 'g
   return 0
 end
 local now = now_ms()
-local age_ms = now - tonumber(redis.call('HGET', KEYS[1], 'at_ms') or 0)
+local age_ms = now - whole(redis.call('HGET', KEYS[1], 'at_ms'), 0)
 redis.call('DEL', KEYS[1])
 if age_ms > tonumber(ARGV[2]) then
   redis.call('DEL', KEYS[3])
   return 0
 end
-local count = redis.call('INCR', KEYS[3])
+-- Not INCR: the key may hold anything.
+local count = math.min(whole(try('GET', KEYS[3]), 0), #ARGV) + 1
+redis.call('SET', KEYS[3], count)
 local pause_ms = tonumber(ARGV[math.min(3 + count, #ARGV)])
 redis.call('PEXPIRE', KEYS[3], pause_ms + 2 * ARGV[2])
 if pause_ms > 0 then
-  redis.call('HSET', KEYS[2], 'count', 1, 'retry_at_ms', now + pause_ms, 'error', ARGV[3])
+  heal('HSET', KEYS[2], 'count', 1, 'retry_at_ms', now + pause_ms, 'error', ARGV[3])
   redis.call('PEXPIRE', KEYS[2], pause_ms)
 end
 return pause_ms

@@ -6,10 +6,10 @@
 --       5 ms after the back-off until the count is forgotten
 -- reply 1 noted; 0 the lock was lost, nothing changed
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if try('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[2], 'count', ARGV[2], 'retry_at_ms', now_ms() + ARGV[3], 'error', ARGV[4])
+heal('HSET', KEYS[2], 'count', ARGV[2], 'retry_at_ms', now_ms() + ARGV[3], 'error', ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[3] + ARGV[5])
 return 1

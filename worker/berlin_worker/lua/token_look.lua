@@ -9,7 +9,13 @@
 --       '' and 0 where there is none
 
 local now = now_ms()
-local holder = redis.call('GET', KEYS[2])
+local holder = heal('GET', KEYS[2])
+-- A lock that never expires, or not within an hour, was not taken here.
+local held_ms = redis.call('PTTL', KEYS[2])
+if holder and (held_ms < 0 or held_ms > 3600000) then
+  redis.call('DEL', KEYS[2])
+  holder = false
+end
 if ARGV[2] ~= '' and (not holder or holder == ARGV[2]) then
   redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
   holder = ARGV[2]
@@ -29,8 +35,7 @@ if redis.call('TYPE', KEYS[1])['ok'] == 'hash' then
   ttl_ms = math.max(0, redis.call('PTTL', KEYS[1]))
 end
 
-local failed = redis.call('HMGET', KEYS[3], 'count', 'retry_at_ms', 'error')
-return {
-  gen, token, ttl_ms, lock,
-  tonumber(failed[1] or 0), math.max(0, tonumber(failed[2] or 0) - now), failed[3] or '',
-}
+local failed = heal('HMGET', KEYS[3], 'count', 'retry_at_ms', 'error')
+-- The back-off is over when the key is: one that never expires was not written here, either.
+local pause_ms = math.min(whole(failed[2], 0) - now, redis.call('PTTL', KEYS[3]))
+return {gen, token, ttl_ms, lock, whole(failed[1], 0), math.max(0, pause_ms), failed[3] or ''}

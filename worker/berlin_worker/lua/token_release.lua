@@ -4,7 +4,7 @@
 -- ARGV  1 owner
 -- reply 1 freed; 0 it is not the owner's
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if try('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 return redis.call('DEL', KEYS[1])

@@ -5,7 +5,7 @@
 -- ARGV  1 owner   2 gen   3 field of the token   4 token   5 TTL of the token, s
 -- reply 1 shared; 0 the lock was lost, nothing changed
 
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then
+if try('GET', KEYS[2]) ~= ARGV[1] then
   -- A retry of a call whose reply was lost finds its own token.
   local mine = redis.call('TYPE', KEYS[1])['ok'] == 'hash'
     and redis.call('HGET', KEYS[1], 'gen') == ARGV[2]

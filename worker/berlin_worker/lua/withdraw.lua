@@ -16,7 +16,7 @@ if redis.call('HEXISTS', KEYS[1], 'shared') == 1 then
   return 2
 end
 redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
+heal('ZREM', KEYS[2], ARGV[1])
 redis.call('HSET', KEYS[1], 'cancel', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1

@@ -47,7 +47,8 @@ class CeleryDoorbell:
             names.TASK,
             args=[json.loads(job)],
             task_id=job_id,
-            headers={**trace, names.FIRST: True},
+            # What others have written into a record names no other job and no other task.
+            headers={**trace, "id": job_id, "task": names.TASK, names.FIRST: True},
             **MESSAGE,
         )
 

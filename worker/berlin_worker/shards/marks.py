@@ -9,11 +9,12 @@ the only event store nothing is marked, but a mark is still looked for.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.errors import SettingsError
@@ -36,7 +37,7 @@ def trouble(expected: str | None, found: str | None, at: str) -> str | None:
     ``None`` for a mark stands for none; one that is missing is in order. The mark of a shard
     has a slash, that of ``REDIS_URL`` has none.
     """
-    if found is None or found == expected:
+    if found is None or found == expected or not _is_mark(found):
         return None
     place, slash, count = found.rpartition("/")
     if expected is None:
@@ -57,18 +58,29 @@ def trouble(expected: str | None, found: str | None, at: str) -> str | None:
     )
 
 
+def _is_mark(found: str) -> bool:
+    """Whether a worker has written ``found``; all else is garbage, which a worker replaces."""
+    return re.fullmatch(r"[0-9]{1,6}(/[0-9]{1,6})?", found) is not None
+
+
 async def check(
     get: Callable[[str], Awaitable[Any]], key: str, expected: str | None, at: str
 ) -> None:
     """Raise ``SettingsError`` for a mark that is another one; the errors of ``get`` come out.
 
-    Where an ACL keeps the mark from the caller, nothing is checked.
+    Where an ACL keeps the mark from the caller, nothing is checked; nor where the key holds what
+    is no mark.
     """
     try:
         found = await get(key)
     except NoPermissionError:
         return
-    if told := trouble(expected, found.decode() if found is not None else None, at):
+    except ResponseError as error:
+        if str(error).startswith("WRONGTYPE"):
+            return
+        raise
+    text = found.decode(errors="replace") if found is not None else None
+    if told := trouble(expected, text, at):
         raise SettingsError(told)
 
 
@@ -104,7 +116,8 @@ class Marks:
             async with asyncio.timeout(_PATIENCE_S):
                 if not await client.set(key, mark, nx=True, ex=MARK_TTL_S):
                     await check(client.get, key, mark, at)
-                    await client.expire(key, MARK_TTL_S)
+                    # It is this mark, or garbage of any type, which SET replaces.
+                    await client.set(key, mark, ex=MARK_TTL_S)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             logger.warning("Redis at %s cannot be marked: %s", at, error or "no answer")
 

@@ -8,15 +8,16 @@ delivery is dropped, but none is lost.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, Protocol
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.telemetry import tracing
@@ -24,8 +25,13 @@ from berlin_worker.telemetry import tracing
 logger = logging.getLogger(__name__)
 
 _INTERVAL_S: Final = 1.0
+_NO_TTL: Final = -1
 _AT_ONCE: Final = 200
 """Jobs that come back in one interval, of one shard, in the whole fleet."""
+
+
+Discard = Callable[[object, str, str, bytes], Awaitable[None]]
+"""Ends what can never run; called with job ID, reason, text for its reader, dead letter."""
 
 
 class Doorbell(Protocol):
@@ -35,13 +41,34 @@ class Doorbell(Protocol):
         """Put the message of a job on the queue; raises ``ConnectionError``."""
 
 
-class Parking:
-    """``ttl_s`` is how long a job may wait."""
+class Parked(NamedTuple):
+    """A job that waits: its ID, the job object as JSON, and what continues its trace."""
 
-    def __init__(self, home: Redis, doorbell: Doorbell, *, count: int, ttl_s: int) -> None:
+    job_id: str
+    job: bytes
+    trace: bytes
+
+
+def parse(entry: bytes) -> Parked | None:
+    """The job in an entry of a parking; ``None`` for what no worker has written."""
+    try:
+        job_id, _, job, trace = json.loads(entry)
+        parked = Parked(job_id, json.dumps(job).encode(), trace.encode())
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return parked if names.is_job_id(job_id) else None
+
+
+class Parking:
+    """``ttl_s`` is how long a job may wait; ``discard`` ends what cannot come back."""
+
+    def __init__(
+        self, home: Redis, doorbell: Doorbell, *, count: int, ttl_s: int, discard: Discard
+    ) -> None:
         self._home = home
         self._doorbell = doorbell
         self._count = count
+        self._discard = discard
         self._ttl_s = ttl_s
 
     async def park(self, shard: int, job_id: str, job: Any) -> bool:
@@ -66,6 +93,8 @@ class Parking:
                 try:
                     if not is_away(shard):
                         await self.bring_back(shard)
+                except ResponseError as error:
+                    await self._heal(shard, error)
                 except (RedisError, OSError) as error:
                     logger.warning("parked jobs cannot be brought back: %s", error)
 
@@ -74,11 +103,36 @@ class Parking:
         key = names.parked_key(shard)
         if not await self._home.exists(key):
             return
-        if not await self._home.set(f"{key}:turn", "", nx=True, px=round(_INTERVAL_S * 1000)):
+        turn = f"{key}:turn"
+        if not await self._home.set(turn, "", nx=True, px=round(_INTERVAL_S * 1000)):
+            if await self._home.pttl(turn) == _NO_TTL:
+                await self._home.delete(turn)  # no worker has written it
             return
         entries: Any = await self._home.zrange(key, 0, _AT_ONCE - 1)
         for entry in entries:
-            job_id, _, job, trace = json.loads(entry)
-            await self._doorbell.ring(job_id, json.dumps(job).encode(), trace.encode())
+            await self._bring_back(entry)
             await self._home.zrem(key, entry)
         logger.info("%d jobs whose event store was away are back on the queue", len(entries))
+
+    async def _bring_back(self, entry: bytes) -> None:
+        parked = parse(entry)
+        told = "no worker has written the entry by which it was parked"
+        if parked is not None:
+            try:
+                await self._doorbell.ring(*parked)
+            except ConnectionError:
+                raise
+            except Exception as error:  # noqa: BLE001  # belongs to this job alone
+                told = f"its message cannot be sent: {type(error).__name__}"
+            else:
+                return
+        logger.error("a parked job cannot be brought back: %s", told)
+        await self._discard(parked.job_id if parked else None, "invalid_parking", told, entry)
+
+    async def _heal(self, shard: int, error: ResponseError) -> None:
+        """Remove a key of another type, which would keep all jobs of the shard for ever."""
+        key = names.parked_key(shard)
+        logger.warning("parked jobs cannot be brought back: %s", error)
+        with contextlib.suppress(RedisError, OSError):
+            if str(error).startswith("WRONGTYPE"):
+                await self._home.delete(key)
