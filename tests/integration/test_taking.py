@@ -240,5 +240,5 @@ def test_of_several_priorities_the_highest_comes_first_and_none_is_popped_early(
 
 
 def test_a_prefix_of_all_keys_is_refused(connect):
-    with pytest.raises(SettingsError, match="global_keyprefix is not supported: give each fleet"):
+    with pytest.raises(SettingsError, match="global_keyprefix is not supported; what separates"):
         connect(global_keyprefix="a:").channel()

@@ -17,7 +17,7 @@ channel adopts it, and sends the acknowledgements that the last one could not.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from queue import Empty
 from time import monotonic, sleep
 from typing import Any, Final
@@ -71,11 +71,7 @@ class Taking(Guarded):
     _number: int | None = None
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
-        if connection.client.transport_options.get("global_keyprefix"):
-            raise SettingsError(
-                "global_keyprefix is not supported: give each fleet a Redis database or server "
-                "of its own"
-            )
+        check_options(connection.client.transport_options)
         self._acknowledging: set[str] = set()
         self._tags, self._calls = secrets.token_urlsafe(9), 0
         self._waits = PriorityWaits(self._connect, self._wake)
@@ -292,6 +288,15 @@ class Taking(Guarded):
         if message is not None and no_ack:
             self.qos._remove_from_indices(message.delivery_tag).execute()  # noqa: SLF001  # as an ack does
         return message
+
+
+def check_options(transport_options: Mapping[str, Any]) -> None:
+    """Raise ``SettingsError`` for an option of kombu's that would be obeyed in part."""
+    if transport_options.get("global_keyprefix"):
+        raise SettingsError(
+            "broker_transport_options: global_keyprefix is not supported; what separates two "
+            "fleets is a Redis database or server of their own for each (CELERY_BROKER_URL)"
+        )
 
 
 class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information
