@@ -116,7 +116,7 @@ class Taking(Guarded):
     def _wake(self: Any) -> None:
         """Let the script look at all lists now, by an end of the wait that stands before it."""
         self._look = True
-        if self._in_poll and self._number is not None:
+        if self._in_poll and self._number is not None and self.qos.can_consume():
             try:
                 with self.conn_or_acquire() as client:
                     client.client_unblock(self._number)
