@@ -2,7 +2,7 @@
 
 import pytest
 import redis
-from kombu import Connection, Producer
+from kombu import Connection, Exchange, Producer, Queue
 
 from berlin_schemas import names
 from berlin_worker.queue.broker import RedisTransport
@@ -47,6 +47,17 @@ def test_a_message_is_held_from_when_it_is_taken_until_it_is_acknowledged(server
     qos.visibility_timeout = -1
     qos.restore_visible(num=None, interval=1)
     assert server.exists("unacked", "unacked_index") == 0
+
+
+def test_what_is_no_binding_keeps_nobody_from_publishing(server, connection):
+    channel = connection.channel()
+    queue = Queue("prompts", Exchange("prompts"), routing_key="prompts")(channel)
+    queue.declare()
+    server.sadd(
+        "_kombu.binding.prompts", "x", b"\xff", "a\x06\x16b", "1\x06\x162\x06\x163\x06\x164"
+    )
+    Producer(channel).publish("a", exchange="prompts", routing_key="prompts")
+    assert queue.get(no_ack=True).payload == "a"
 
 
 def test_a_message_that_is_asked_for_is_held_as_well(server, connection):

@@ -121,6 +121,7 @@ class Taking(Guarded):
                 with self.conn_or_acquire() as client:
                     client.client_unblock(self._number)
             except (RedisError, OSError) as error:
+                self._number = None
                 logger.warning("messages of other priorities are found a second late: %s", error)
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:

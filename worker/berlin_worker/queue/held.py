@@ -83,7 +83,8 @@ class QoS(redis.QoS):
 
     def forget(self, delivery_tag: str) -> None:
         """Hold a message no longer: unless it is acknowledged, it goes back when its time is up."""
-        virtual.QoS.ack(self, delivery_tag)
+        if delivery_tag in self._delivered:
+            virtual.QoS.ack(self, delivery_tag)
 
     def settle(self) -> None:
         """Send the acknowledgements that are owed.
