@@ -1,4 +1,4 @@
-"""Whose fault an error is that is raised at work on a message: the connection's or the message's."""
+"""An error that is raised at work on a message is the fault of the connection or of the message."""
 
 import errno
 import socket
@@ -7,7 +7,8 @@ import ssl
 import pytest
 from amqp.exceptions import ConnectionForced, NotFound
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, TimeoutError
+from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.queue.guard import is_lost_connection
 
@@ -16,12 +17,12 @@ from berlin_worker.queue.guard import is_lost_connection
     "error",
     [
         RedisConnectionError("gone"),
-        TimeoutError("slow"),
+        RedisTimeoutError("slow"),
         ReadOnlyError("a replica"),
         ConnectionForced("closed"),
         NotFound("no queue"),
         BrokenPipeError(errno.EPIPE, "broken"),
-        socket.timeout("slow"),
+        TimeoutError("slow"),
         socket.gaierror(socket.EAI_AGAIN, "no name"),
         ssl.SSLError(1, "no handshake"),
         OSError(errno.EHOSTUNREACH, "no route"),
