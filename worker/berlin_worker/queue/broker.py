@@ -89,7 +89,12 @@ class Taking(Guarded):
         the user may have no right to take them by the script."""
         if not no_ack:
             self._acknowledging.add(consumer_tag)
-        return super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)  # type: ignore[misc]  # as below
+        consumed = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)  # type: ignore[misc]  # as below
+        if queue in self.active_fanout_queues:
+            # At once, not when the event loop begins: a worker that says that it is ready listens.
+            self.connection.cycle._register_LISTEN(self)  # noqa: SLF001  # kombu does it so, later
+            self._subscribe()
+        return consumed
 
     def basic_cancel(self: Any, consumer_tag: str) -> Any:
         """As kombu's."""
