@@ -53,8 +53,8 @@ class Taking(Guarded):
 
     QoS = QoS
     do_restore = False
-    _blocks = True
-    """Whether the server blocks on BLMOVE; fakeredis 2.40 does not."""
+    _blocks: bool | None = None
+    """Whether the server blocks on BLMOVE, once a wait has ended; fakeredis 2.40 does not."""
     _refused = False
     """Whether the server has just refused to move a message: it is full, or cannot write."""
     _more = False
@@ -160,7 +160,7 @@ class Taking(Guarded):
         # One message at most: if this process stops before it reads the reply, another worker
         # gets it after the visibility timeout only.
         take = self._take(1)
-        if not self._blocks:
+        if self._blocks is False:
             return [("BRPOP", _NOTHING, _POLL_S), take]
         # One list can be waited for by this connection; see priority_waits for the others.
         _, key = self._lists[0]
@@ -244,7 +244,7 @@ class Taking(Guarded):
                 case [more, *listed] if command in _SCRIPT:
                     self._more, self._script_known = bool(more), True
                     taken += self._named(listed)
-                case None if command == "BLMOVE":
+                case None if command == "BLMOVE" and self._blocks is None:
                     waited_s = monotonic() - self._brpop_sent_at
                     self._blocks = self._look or waited_s >= self.brpop_timeout / 2
         if paused and self._refused:
