@@ -125,6 +125,8 @@ async def test_every_service_works_as_its_own_user(guarded, fleet):
             assert (await subscriber.result(bare)).text == "echo of from a bare producer"
             async with subscriber.stream(waiting, after=2) as stream:
                 assert (await anext(stream)).seq == 3
+            low = fleet.app.send_task(names.TASK, [prompt("low")], queue=names.QUEUE, priority=9)
+            assert (await subscriber.result(low.id)).text == "echo of low"
             cancelled = fleet.send(prompt("[[endless]] [[drip:0.01]]"))
             fleet.running(cancelled)
             assert cli(guarded, "operator", "cancel", cancelled).returncode == 0

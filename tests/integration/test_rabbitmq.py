@@ -294,3 +294,46 @@ def test_garbage_is_buried_and_does_not_loop(fleet, broker):
     # Nobody has decompressed anything: the bomb lies there as it came.
     assert max(len(letter[b"message"]) for letter in letters) <= 100_000
     assert messages(broker) == 0
+
+
+BROADCASTS = [
+    b"",
+    b"null",
+    b"[]",
+    b"7",
+    b'"x"',
+    b"\xff",
+    b"[" * 100_000,
+    b'{"method": {}}',
+    b'{"method": "none such"}',
+    b'{"method": "ping", "arguments": [1]}',
+    b'{"method": "ping", "arguments": {"a": 1}}',
+    b'{"method": "ping", "reply_to": {"exchange": "", "routing_key": "prompts"}}',
+    b'{"method": "hello", "arguments": {"from_node": "x", "revoked": {"a": "soon"}}}',
+    b'{"type": "worker-heartbeat", "hostname": "w@h", "timestamp": "now", "clock": {}}',
+    b'{"type": "worker-elect", "hostname": "w@h", "timestamp": 1, "clock": 1e400}',
+]
+
+
+def test_what_is_no_command_and_no_event_is_dropped_and_the_next_command_is_answered(fleet, broker):
+    with fleet.worker("-c", "2", alone=False) as worker:
+        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
+        producer = broker.Producer(auto_declare=False)
+        for exchange, key in (("celery.pidbox", ""), ("celeryev", "worker.heartbeat")):
+            for body in BROADCASTS:
+                for headers in ({"clock": "x"}, {"hostname": ["x"]}, {"compression": "x"}):
+                    for kind in ("application/json", "application/x-python-serialize", "x"):
+                        producer.publish(
+                            body,
+                            exchange=exchange,
+                            routing_key=key,
+                            headers=headers,
+                            content_type=kind,
+                            content_encoding="utf-8",
+                        )
+        assert fleet.ended(fleet.send(prompt("next")))[-1]["type"] == "completed"
+        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
+        assert worker.process.poll() is None
+        assert "Connection to broker lost" not in worker.log
+    assert messages(broker) == 0
+    assert not fleet.redis.exists("worker:dead")

@@ -100,7 +100,7 @@ def test_those_of_a_foreign_producer_are_given_back_to_the_list_that_they_came_f
     with fleet.worker("-c", "20") as worker:
         wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
         assert worker.stop() == 0
-    assert [raw.decode() for raw in fleet.redis.lrange(QUEUE, 0, -1)] == foreign
+    assert sorted(raw.decode() for raw in fleet.redis.lrange(QUEUE, 0, -1)) == sorted(foreign)
     with fleet.worker("-c", "20") as worker:
         wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
         worker.kill()

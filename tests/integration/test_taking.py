@@ -7,7 +7,7 @@ import socket
 
 import pytest
 import redis
-from kombu import Connection, Consumer, Producer, Queue
+from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
 from berlin_worker.errors import SettingsError
@@ -240,5 +240,24 @@ def test_of_several_priorities_the_highest_comes_first_and_none_is_popped_early(
 
 
 def test_a_prefix_of_all_keys_is_refused(connect):
-    with pytest.raises(SettingsError, match="global_keyprefix is not supported: give each fleet"):
+    with pytest.raises(SettingsError, match="global_keyprefix is not supported; what separates"):
         connect(global_keyprefix="a:").channel()
+
+
+def test_who_consumes_broadcasts_listens_at_once(server, connect):
+    connection = connect()
+    got = []
+    with connection.channel() as channel:
+        for name in ("news", "more"):
+            exchange = Exchange(name, type="fanout", durable=False)
+            queue = Queue(f"of {name}", exchange, durable=False)
+            consumer = Consumer(
+                channel, [queue], no_ack=True, on_message=lambda m: got.append(m.payload)
+            )
+            consumer.consume()
+        wait_until(lambda: server.pubsub_numpat() == 2, "both are subscribed")
+        for name in ("news", "more"):
+            Producer(channel).publish(name, exchange=name, routing_key="")
+        while len(got) < 2:
+            connection.drain_events(timeout=10)
+    assert sorted(got) == ["more", "news"]

@@ -24,6 +24,11 @@ anything = st.recursive(
 )
 
 
+_FURTHER = ("group", "chord", "chain", "parent_id", "ignore_result", "argsrepr", "shadow", "meth")
+_FURTHER += ("replaced_task_nesting", "is_eager", "called_directly", "hostname", "delivery_info")
+"""Headers that Celery takes for parts of its request; None as producers send them."""
+
+
 def task(text: str = "Hi") -> dict[str, Any]:
     """A message for ``worker.generate``, as a producer sends it."""
     job_id = str(uuid.uuid4())
@@ -44,6 +49,7 @@ def task(text: str = "Hi") -> dict[str, Any]:
             "stamped_headers": None,
             "stamps": {},
             "origin": "a test",
+            **dict.fromkeys(_FURTHER),
         },
         "properties": {
             "correlation_id": job_id,

@@ -56,6 +56,25 @@ def test_limits_are_two_numbers(limits):
     assert reason({"timelimit": limits}) == "not_a_task"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"stamped_headers": 7},
+        {"stamped_headers": [[]], "stamps": {}},
+        {"stamped_headers": "a", "stamps": {}},
+        {"stamped_headers": ["a"], "stamps": ["a"]},
+    ],
+)
+def test_stamps_are_names_and_an_object(headers):
+    assert reason(headers) == "not_a_task"
+
+
+def test_stamps_of_celery_are_usable():
+    assert reason({"stamped_headers": ["a"], "stamps": {"a": ["b"]}}) is None
+    assert reason({"stamped_headers": None, "stamps": {}}) is None
+    assert reason({"stamped_headers": ["a"]}) is None
+
+
 @pytest.mark.parametrize("payload", [(None, {}, {}), (5, {}, {}), (JOB, None, {}), (JOB, {}, [1])])
 def test_arguments_have_their_shape(payload):
     assert reason(payload=payload) == "not_a_task"

@@ -17,7 +17,7 @@ channel adopts it, and sends the acknowledgements that the last one could not.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from queue import Empty
 from time import monotonic, sleep
 from typing import Any, Final
@@ -53,8 +53,8 @@ class Taking(Guarded):
 
     QoS = QoS
     do_restore = False
-    _blocks = True
-    """Whether the server blocks on BLMOVE; fakeredis 2.40 does not."""
+    _blocks: bool | None = None
+    """Whether the server blocks on BLMOVE, once a wait has ended; fakeredis 2.40 does not."""
     _refused = False
     """Whether the server has just refused to move a message: it is full, or cannot write."""
     _more = False
@@ -71,11 +71,7 @@ class Taking(Guarded):
     _number: int | None = None
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
-        if connection.client.transport_options.get("global_keyprefix"):
-            raise SettingsError(
-                "global_keyprefix is not supported: give each fleet a Redis database or server "
-                "of its own"
-            )
+        check_options(connection.client.transport_options)
         self._acknowledging: set[str] = set()
         self._tags, self._calls = secrets.token_urlsafe(9), 0
         self._waits = PriorityWaits(self._connect, self._wake)
@@ -93,7 +89,12 @@ class Taking(Guarded):
         the user may have no right to take them by the script."""
         if not no_ack:
             self._acknowledging.add(consumer_tag)
-        return super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)  # type: ignore[misc]  # as below
+        consumed = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)  # type: ignore[misc]  # as below
+        if queue in self.active_fanout_queues:
+            # At once, not when the event loop begins: a worker that says that it is ready listens.
+            self.connection.cycle._register_LISTEN(self)  # noqa: SLF001  # kombu does it so, later
+            self._subscribe()
+        return consumed
 
     def basic_cancel(self: Any, consumer_tag: str) -> Any:
         """As kombu's."""
@@ -120,11 +121,12 @@ class Taking(Guarded):
     def _wake(self: Any) -> None:
         """Let the script look at all lists now, by an end of the wait that stands before it."""
         self._look = True
-        if self._in_poll and self._number is not None:
+        if self._in_poll and self._number is not None and self.qos.can_consume():
             try:
                 with self.conn_or_acquire() as client:
                     client.client_unblock(self._number)
             except (RedisError, OSError) as error:
+                self._number = None
                 logger.warning("messages of other priorities are found a second late: %s", error)
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
@@ -158,7 +160,7 @@ class Taking(Guarded):
         # One message at most: if this process stops before it reads the reply, another worker
         # gets it after the visibility timeout only.
         take = self._take(1)
-        if not self._blocks:
+        if self._blocks is False:
             return [("BRPOP", _NOTHING, _POLL_S), take]
         # One list can be waited for by this connection; see priority_waits for the others.
         _, key = self._lists[0]
@@ -242,7 +244,7 @@ class Taking(Guarded):
                 case [more, *listed] if command in _SCRIPT:
                     self._more, self._script_known = bool(more), True
                     taken += self._named(listed)
-                case None if command == "BLMOVE":
+                case None if command == "BLMOVE" and self._blocks is None:
                     waited_s = monotonic() - self._brpop_sent_at
                     self._blocks = self._look or waited_s >= self.brpop_timeout / 2
         if paused and self._refused:
@@ -292,6 +294,15 @@ class Taking(Guarded):
         if message is not None and no_ack:
             self.qos._remove_from_indices(message.delivery_tag).execute()  # noqa: SLF001  # as an ack does
         return message
+
+
+def check_options(transport_options: Mapping[str, Any]) -> None:
+    """Raise ``SettingsError`` for an option of kombu's that would be obeyed in part."""
+    if transport_options.get("global_keyprefix"):
+        raise SettingsError(
+            "broker_transport_options: global_keyprefix is not supported; what separates two "
+            "fleets is a Redis database or server of their own for each (CELERY_BROKER_URL)"
+        )
 
 
 class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information

@@ -10,14 +10,17 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from kombu.serialization import registry
 
 from berlin_schemas import ErrorCode
 from berlin_worker import service
-from berlin_worker.errors import JobError
+from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.queue import inflate
+from berlin_worker.queue.broker import check_options
 from berlin_worker.queue.guard import Guarded, is_lost_connection
 from berlin_worker.queue.remote_control import ControlNode, guarded_events
 from berlin_worker.queue.usable import Unusable
@@ -34,6 +37,11 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         app = kwargs["app"]
+        try:
+            check_options(app.conf.broker_transport_options)
+        except SettingsError as error:
+            logger.critical("The worker cannot start: %s", error)
+            raise WorkerShutdown(EX_FAILURE) from None
         app.control.mailbox.node_cls = ControlNode
         super().__init__(*args, **kwargs)
         inflate.install()

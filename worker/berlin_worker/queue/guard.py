@@ -44,6 +44,13 @@ class Guarded:
             client = self._kept
         yield client
 
+    def get_table(self: Any, exchange: str) -> list[tuple[str, ...]]:
+        """As kombu's, without what is no binding: one would keep all from publishing."""
+        with self.conn_or_acquire() as client:
+            members = client.smembers(self.keyprefix_queue % exchange)
+        bindings = [tuple(member.decode(errors="replace").split(self.sep)) for member in members]
+        return [binding for binding in bindings if len(binding) == 3]  # noqa: PLR2004  # routing key, pattern, queue
+
     def _deliver(self: Any, raw: bytes, queue: str, tag: str) -> None:
         message = self._read(raw, tag)
         if message is None:

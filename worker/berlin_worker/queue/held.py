@@ -12,14 +12,18 @@ from typing import Any, ClassVar, Final
 from celery.utils.log import get_logger
 from kombu.asynchronous import get_event_loop
 from kombu.transport import redis, virtual
-from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from berlin_schemas import names
-from berlin_worker.lua import source
+from berlin_worker.lua import sha1, source
 
 logger = get_logger(__name__)
+
+_SCRIPTS: Final = {
+    name: source(name, "entry") for name in ("keep", "give_back", "give_back_due", "dead_letter")
+}
+_SHA1: Final = {name: sha1(script) for name, script in _SCRIPTS.items()}
 
 _PARTS: Final = 8
 """In how many parts what is held is renewed, where it is much."""
@@ -53,7 +57,8 @@ class QoS(redis.QoS):
         self._unkept: list[str] = []
         self._kept_at_once = 0
         self._looks = 0
-        self._scripts: dict[str, Script] = {}
+        self._known: set[str] = set()
+        """Scripts that the server had."""
 
     def can_consume(self) -> bool:
         """Whether there is room for another message, and somebody to work on it."""
@@ -78,7 +83,8 @@ class QoS(redis.QoS):
 
     def forget(self, delivery_tag: str) -> None:
         """Hold a message no longer: unless it is acknowledged, it goes back when its time is up."""
-        virtual.QoS.ack(self, delivery_tag)
+        if delivery_tag in self._delivered:
+            virtual.QoS.ack(self, delivery_tag)
 
     def settle(self) -> None:
         """Send the acknowledgements that are owed.
@@ -210,7 +216,11 @@ class QoS(redis.QoS):
 
     def _run(self, name: str, keys: list[str], args: list[Any], client: Any = None) -> Any:
         with self.channel.conn_or_acquire(client) as connected:
-            script = self._scripts.get(name)
-            if script is None:
-                script = self._scripts[name] = Script(connected, source(name, "entry"))
-            return script(keys, args, client=connected)
+            if name in self._known:
+                try:
+                    return connected.evalsha(_SHA1[name], len(keys), *keys, *args)
+                except NoScriptError:
+                    self._known.discard(name)
+            reply = connected.eval(_SCRIPTS[name], len(keys), *keys, *args)
+            self._known.add(name)
+            return reply

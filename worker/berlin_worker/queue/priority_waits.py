@@ -17,6 +17,8 @@ logger = get_logger(__name__)
 
 _RETRY_S: Final = 10.0
 """Without these waits a message is found when the channel's own wait ends: there is no hurry."""
+_REFUSED_S: Final = 300.0
+"""A server that refuses them lacks a right (deploy/redis/users.acl), or is full."""
 
 
 class PriorityWaits:
@@ -73,9 +75,10 @@ class PriorityWaits:
 
     def _failed(self, key: str, error: Exception) -> None:
         """Try again later: the server refuses it, or is gone, which the channel itself notices."""
-        level = logger.warning if isinstance(error, ResponseError) else logger.debug
+        refused = isinstance(error, ResponseError)
+        level = logger.warning if refused else logger.debug
         level("messages of other priorities are found a second late: %s", error)
-        self._retry_at = monotonic() + _RETRY_S
+        self._retry_at = monotonic() + (_REFUSED_S if refused else _RETRY_S)
         self._drop(key)
 
     def _drop(self, key: str) -> None:

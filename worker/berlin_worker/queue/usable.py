@@ -41,6 +41,8 @@ def check(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime | No
         raise Unusable("follow_up", told)
     if not _are_limits(headers.get("timelimit")):
         raise Unusable("not_a_task", "timelimit: two numbers of seconds are needed, or nulls")
+    if not _are_stamps(headers.get("stamped_headers"), headers.get("stamps")):
+        raise Unusable("not_a_task", "stamped_headers, stamps: names and an object are needed")
     if eta is not None and not _can_be_waited_for(eta):
         raise Unusable("not_a_task", "eta: beyond what a clock can tell")
 
@@ -53,6 +55,14 @@ def _are_limits(limits: Any) -> bool:
         each is None or (isinstance(each, int | float) and isfinite(each) and each >= 0)
         for each in limits
     )
+
+
+def _are_stamps(stamped: Any, stamps: Any) -> bool:
+    """Whether Celery can look up in them whether the task has been revoked by one."""
+    if not stamped:
+        return True
+    names = isinstance(stamped, list) and all(isinstance(name, str) for name in stamped)
+    return names and isinstance(stamps, dict | None)
 
 
 def _can_be_waited_for(eta: datetime) -> bool:
