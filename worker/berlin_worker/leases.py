@@ -112,6 +112,9 @@ class Store(Protocol):
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Give a record that holds only somebody's ``cancel`` a TTL."""
 
+    async def revoke(self, job_id: str, *, running: bool) -> bool:
+        """Set the cancel flag of a job; says whether it waits. One that runs: if ``running``."""
+
     async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
         """Renew the leases of ``(job ID, attempt)``; says of each how it stands."""
 

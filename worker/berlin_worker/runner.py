@@ -165,6 +165,14 @@ class Runner:
         else:
             self._cancel_here(job_id, reason)  # it may have begun here since
 
+    async def revoke(self, job_id: str, *, running: bool) -> None:
+        """Note that Celery has revoked a job, so that no worker ever begins it.
+
+        One that waits by its record ends at once, one that runs is cancelled if ``running``.
+        """
+        if await answered(lambda: self.store.revoke(job_id, running=running)):
+            await self.cancel(job_id, "revoked")
+
     def _cancel_here(self, job_id: str, reason: str) -> bool:
         """Cancel the job if it is held here, or as soon as it is; says whether it is."""
         self.arrivals.cancel(job_id)

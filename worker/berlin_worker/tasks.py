@@ -11,6 +11,7 @@ from berlin_worker import service
 from berlin_worker.celery import app
 from berlin_worker.errors import JobError
 from berlin_worker.pool import AsyncioRequest, AsyncioTask, HandedBack, error_of
+from berlin_worker.queue import revocation
 from berlin_worker.queue.deliveries import came_back_at_once
 from berlin_worker.queue.usable import check
 from berlin_worker.runner import time_limit_passed
@@ -81,3 +82,6 @@ async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
 def revoked(request: Context, *, expired: bool, **_: Any) -> None:
     """A job that Celery drops before it has begun ends as ``cancelled`` all the same."""
     service.cancel(request.id, "expired" if expired else "revoked")
+
+
+revocation.install(service.revoke)
