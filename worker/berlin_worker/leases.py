@@ -44,6 +44,7 @@ class Claim:
     ``seq`` and ``chunks`` (since the last reset) stand as earlier attempts left them;
     ``strikes`` counts the attempts before this one that did not end well. ``leased_ms`` is when
     the lease of another one will have run out, unless it is renewed; 0 where nobody has one.
+    ``never_began``: the job is over, cancelled before its first attempt had opened.
     """
 
     job_id: str
@@ -57,6 +58,7 @@ class Claim:
     started_ms: int
     now_ms: int
     leased_ms: int = 0
+    never_began: bool = False
 
 
 @dataclass(frozen=True, slots=True)

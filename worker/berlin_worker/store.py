@@ -93,7 +93,7 @@ class RedisStore:
         args += (int(only_queued), trace)
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        verdict, attempt, seq, chunks, strikes, cancel, *times = reply
+        verdict, attempt, seq, chunks, strikes, cancel, *times, status = reply
         created_ms, started_ms, now_ms, leased_ms = times
         return Claim(
             job_id=job_id,
@@ -107,6 +107,7 @@ class RedisStore:
             started_ms=started_ms,
             now_ms=now_ms,
             leased_ms=leased_ms,
+            never_began=status == b"cancelled" and seq <= 1,
         )
 
     async def append(self, batch: list[Batch]) -> list[bool]:

@@ -17,7 +17,7 @@ from berlin_schemas.shards import shard_of
 from berlin_worker.errors import Away, JobError
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Doorbell, Leases
-from berlin_worker.runner import Runner
+from berlin_worker.runner import DROPPED, Outcome, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Router:
         self.cores = cores
         self._park = park
         self._cancelling: set[asyncio.Task[None]] = set()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
 
     @property
     def silent_s(self) -> float:
@@ -75,7 +75,7 @@ class Router:
         kwargs: Mapping[str, object],
         *,
         came_back: bool = False,
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Coroutine[Any, Any, Outcome]:
         """Run the job of one delivery; see :meth:`Runner.run`.
 
         A job whose shard is away is parked. What cannot be parked waits here for its shard.
@@ -91,16 +91,15 @@ class Router:
         kwargs: Mapping[str, object],
         *,
         came_back: bool,
-    ) -> None:
+    ) -> Outcome:
         shard = self._shard(job_id)
         core = self.cores[shard]
         while not (core.away and await self._parked(shard, job_id, args, kwargs)):
             try:
-                await core.runner.run(job_id, args, kwargs, came_back=came_back)
+                return await core.runner.run(job_id, args, kwargs, came_back=came_back)
             except Away:
                 await asyncio.sleep(_RETRY_S)
-            else:
-                return
+        return DROPPED
 
     async def _parked(
         self, shard: int, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
