@@ -5,7 +5,7 @@ from celery import Celery
 from berlin_schemas import names
 from berlin_worker.client.broker_url import parted
 from berlin_worker.pool import AsyncioTask
-from berlin_worker.queue import broker, revoke_option
+from berlin_worker.queue import broker, purge, revoke_option
 from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from berlin_worker.queue.pulse import Pulse
 from berlin_worker.settings import Settings
@@ -68,4 +68,5 @@ app.conf.update(
     control_queue_ttl=300,
 )
 app.steps["consumer"].update({KeepDeliveries, Pulse})
+purge.install(app)
 celery_log.install(app, _settings)

@@ -34,6 +34,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from berlin_schemas import names
 from berlin_worker.lua import sha1, source
 from berlin_worker.queue.held import QoS
+from berlin_worker.queue.purge import PurgeMixin
 
 logger = get_logger(__name__)
 
@@ -276,7 +277,7 @@ def _id_of(raw: str | bytes) -> str:
     return job_id if names.is_job_id(job_id) else ""
 
 
-class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information
+class RedisChannel(Taking, PurgeMixin, redis.Channel):  # type: ignore[misc]  # kombu has no type information
     """For ``redis://`` and ``rediss://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # kombu's own subclass adds some too
@@ -286,7 +287,7 @@ class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no
     dead_letters_max = 10_000
 
 
-class SentinelChannel(Taking, redis.SentinelChannel):  # type: ignore[misc]  # the same
+class SentinelChannel(Taking, PurgeMixin, redis.SentinelChannel):  # type: ignore[misc]  # the same
     """For ``sentinel://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # the same
