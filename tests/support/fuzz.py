@@ -1,15 +1,20 @@
 """Garbage for every place that an ACL user may write, as Hypothesis strategies.
 
 An item is a command for Redis. Places that hold Celery's own messages are apart, since kombu
-reads them: ``BERLIN_FUZZ_PLACES`` names the kinds to use (default: all of :data:`PLACES`).
+reads them: ``BERLIN_FUZZ_PLACES`` names the kinds to use, ``all`` of them, or by default those
+of :data:`STORE`.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
 from typing import Any, Final
 
+import redis
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from berlin_schemas import names
 
@@ -207,10 +212,14 @@ PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
 """What writes into each kind of place."""
 
 
+STORE: Final = ["value", "record", "control", "parked", "channel", "token"]
+"""Places that workers read by themselves; the others are read by kombu."""
+
+
 def chosen() -> list[str]:
     """The kinds of places of this run."""
     asked = os.environ.get("BERLIN_FUZZ_PLACES", "")
-    return [name for name in asked.split(",") if name] or list(PLACES)
+    return list(PLACES) if asked == "all" else [each for each in asked.split(",") if each] or STORE
 
 
 def items(places: list[str]) -> st.SearchStrategy[list[Command]]:
@@ -222,3 +231,35 @@ def placed(command: Command, *, token: str, database: int) -> Command:
     """``command`` with the names that only the running worker knows."""
     key = command[1].replace("{token}", token).replace("{db}", str(database))
     return (command[0], key, *command[2:])
+
+
+def write(
+    raw: redis.Redis,
+    count: int,
+    places: list[str],
+    *,
+    token: str = "token:fuzz",
+    after_each: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write ``count`` items; calls ``after_each`` with the number of those that are written."""
+    written = 0
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # what a worker has read cannot be taken back: no shrinking
+    )
+    @given(items(places))
+    def write_one(commands: list[Command]) -> None:
+        nonlocal written
+        for command in commands:
+            # Redis itself refuses some: a key of another type, an ID that is past.
+            with contextlib.suppress(ResponseError):
+                raw.execute_command(*placed(command, token=token, database=0))
+        written += 1
+        after_each(written)
+
+    write_one()
+    assert written == count
