@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick chaos chaos-short bench lint format readme lock wheel smoke clean
+.PHONY: help demo test test-quick fuzz chaos chaos-short bench lint format readme lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -29,6 +29,10 @@ test: .venv/.dev ## every test, in parallel and random order, with branch covera
 
 test-quick: .venv/.dev ## unit and contract tests alone
 	@$(BIN)/pytest -n $(CORES) -q tests/unit tests/contract
+
+fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a worker: make fuzz [ITEMS=n]
+	@BERLIN_FUZZ_PLACES=$${BERLIN_FUZZ_PLACES-all} BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
+		$(BIN)/pytest -v --timeout 3600 tests/integration/test_fuzz.py
 
 # Apart from the others: these count seconds, and a fault needs the machine for itself.
 chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; prints a table

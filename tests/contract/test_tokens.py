@@ -1,6 +1,7 @@
 """The token shared over Redis: two stores on two connections stand for two processes."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -614,3 +615,61 @@ async def test_without_redis_there_is_no_token(process: MakeSource) -> None:
     source = RedisTokens(client, SETTINGS).source("berlin", ACCOUNT, Upstream().login)
     assert await source.problem() == "berlin: internal"
     await client.aclose()
+
+
+# Keys that others have written
+
+
+GARBAGE = ["", "x", "-5", "1e400", "nan", "9" * 40, "\xff"]
+
+
+@pytest.mark.parametrize("beside", [KEY, LOCK, REFUSALS])
+@pytest.mark.parametrize("kind", ["string", "hash", "list"])
+async def test_key_that_holds_garbage_keeps_nobody_from_a_login(
+    process: MakeSource, redis_client: redis.asyncio.Redis, beside: str, kind: str
+) -> None:
+    """Also where it has no TTL: nobody else would ever remove it."""
+    for garbage in GARBAGE:
+        await redis_client.flushall()
+        if kind == "string":
+            await redis_client.set(beside, garbage)
+        elif kind == "hash":
+            await redis_client.hset(beside, mapping={"gen": garbage, "at_ms": garbage})
+        else:
+            await redis_client.rpush(beside, garbage)
+        upstream = Upstream()
+        source = process(upstream.login)
+        async with asyncio.timeout(20):
+            token = await source.get()
+            await source.invalidate(token)
+            assert (await source.get()).gen != token.gen
+        assert upstream.logins == 2
+        if beside == REFUSALS:
+            await redis_client.delete(REFUSALS)
+
+
+async def test_token_that_no_header_can_carry_is_none(
+    process: MakeSource, redis_client: redis.asyncio.Redis
+) -> None:
+    fields = {"gen": "1", "at_ms": "1", "token": "a\r\nEvil: header"}
+    await redis_client.hset(KEY, mapping=fields)
+    await redis_client.expire(KEY, 100)
+    assert (await process(Upstream().login).get()).value == "secret-1"
+
+
+@pytest.mark.parametrize("field", ["count", "retry_at_ms", "error"])
+async def test_failed_login_that_is_garbage_ends_with_its_key(
+    process: MakeSource, redis_client: redis.asyncio.Redis, field: str
+) -> None:
+    upstream = Upstream()
+    upstream.error = WRONG_PASSWORD
+    await failure(process(upstream.login))
+    (key,) = [key async for key in redis_client.scan_iter("token:*failed*")]
+    for garbage in GARBAGE:
+        await redis_client.hset(key, field, garbage)
+        with contextlib.suppress(JobError):
+            await process(Upstream().login).get()
+    await redis_client.delete(key)
+    await redis_client.rpush(key, "garbage")
+    await redis_client.delete(KEY)
+    assert (await process(Upstream().login).get()).value

@@ -45,7 +45,7 @@ def make_store(
 
 async def load_scripts(client: redis.asyncio.Redis) -> None:
     """Load what the store runs: fakeredis breaks a connection that asks for an unknown script."""
-    for name in ("claim", "append", "renew", "release", "reap", "pardon", "submit"):
+    for name in ("claim", "append", "renew", "release", "reap", "pardon", "revoke", "submit"):
         await client.script_load(source(name))
 
 

@@ -66,7 +66,7 @@ class Attempt:
 
     __slots__ = (
         "_call", "_claimed", "_deaf", "_first_chunk", "_journal", "_log", "_reason", "_task",
-        "_unrecorded_s", "attempt", "claim", "stopped",
+        "_unrecorded_s", "attempt", "claim", "ended", "stopped",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,7 @@ class Attempt:
         self.claim = claim
         self.attempt = claim.attempt
         self.stopped: Stopped | None = None
+        self.ended = ""
         self._reason = reason
         self._journal = journal
         self._task = asyncio.current_task()
@@ -290,6 +291,7 @@ class Attempt:
             await self._log.end(event)
         finally:
             if self.over:  # whatever stops the task from now on comes too late
+                self.ended = event.type
                 tracing.current().ended(event.type, code)
 
     def _head(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     ├── SettingsError        the environment lacks a setting, or one makes no sense
     ├── JobError             a job cannot go on; carries a code of the contract
     ├── Away                 one of several event stores does not answer: the job waits elsewhere
+    ├── TaskFailed           Celery's view of a job that has failed; carries the code alone
     ├── Fenced               another attempt owns the job: stop at once, say nothing
     └── ClientError          what users of berlin_worker.client see
         ├── Unavailable      Redis or the broker does not answer
@@ -56,6 +57,13 @@ class JobError(BerlinWorkerError, RuntimeError):
             retryable=self.retryable,
             upstream_status=self.upstream_status,
         )
+
+
+class TaskFailed(BerlinWorkerError):
+    """A job has ended as ``failed``: for Celery, its events and Flower.
+
+    Its text is the error code alone: the message of an error may hold a part of an answer.
+    """
 
 
 class Fenced(BerlinWorkerError):

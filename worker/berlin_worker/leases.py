@@ -44,6 +44,7 @@ class Claim:
     ``seq`` and ``chunks`` (since the last reset) stand as earlier attempts left them;
     ``strikes`` counts the attempts before this one that did not end well. ``leased_ms`` is when
     the lease of another one will have run out, unless it is renewed; 0 where nobody has one.
+    ``never_began``: the job is over, cancelled before its first attempt had opened.
     """
 
     job_id: str
@@ -57,6 +58,7 @@ class Claim:
     started_ms: int
     now_ms: int
     leased_ms: int = 0
+    never_began: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,9 @@ class Store(Protocol):
 
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Give a record that holds only somebody's ``cancel`` a TTL."""
+
+    async def revoke(self, job_id: str, *, running: bool) -> bool:
+        """Set the cancel flag of a job; says whether it waits. One that runs: if ``running``."""
 
     async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
         """Renew the leases of ``(job ID, attempt)``; says of each how it stands."""

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 from berlin_schemas import ErrorCode, InvalidJob, PromptJob
 from berlin_schemas.jobs import parse_job
@@ -47,6 +47,22 @@ _NO_DEADLINE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a delivery has done: how the job ended in it, with the error code if it failed.
+
+    ``dropped``: the end of the job, if any, belongs to another delivery.
+    """
+
+    status: Literal["completed", "failed", "cancelled", "dropped"]
+    code: str = ""
+
+
+COMPLETED: Final = Outcome("completed")
+CANCELLED: Final = Outcome("cancelled")
+DROPPED: Final = Outcome("dropped")
+
+
+@dataclass(frozen=True, slots=True)
 class Runner:
     """Runs deliveries. One for a process; everything in it is shared by all jobs.
 
@@ -73,7 +89,7 @@ class Runner:
         kwargs: Mapping[str, object],
         *,
         came_back: bool = False,
-    ) -> None:
+    ) -> Outcome:
         """Run the job of one delivery to its end, or drop the delivery if the job is not free.
 
         One that ``came_back`` has had a worker before, which may be dead; if so, this is its
@@ -86,19 +102,20 @@ class Runner:
             logger.error("a message without a usable job ID went to the dead letters")
             call = secrets.token_hex(8)
             await answered(lambda: self.store.bury(None, "invalid_job_id", call=call))
-            return
+            return Outcome("failed", ErrorCode.INVALID_JOB.value)
         context.JOB.set((job_id, 0))
         self.journal.stats.deliveries += 1
         try:
             job, data = self._check(job_id, args, kwargs)
-        except InvalidJob as error:
-            await self.refuse(job_id, JobError(ErrorCode.INVALID_JOB, str(error)))
-            self._processed(received, ErrorCode.INVALID_JOB.value)
-            return
-        except JobError as error:
-            await self.refuse(job_id, error)
+        except (InvalidJob, JobError) as raised:
+            error = (
+                raised
+                if isinstance(raised, JobError)
+                else JobError(ErrorCode.INVALID_JOB, str(raised))
+            )
+            refused = await self.refuse(job_id, error)
             self._processed(received, error.code.value)
-            return
+            return Outcome("failed", error.code.value) if refused else DROPPED
         claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
         if came_back:
             claim = await self._outwaited(claim, data, deadline_s=job.deadline_s)
@@ -111,18 +128,18 @@ class Runner:
                 suspects=self.suspects,
                 policy=self.policy,
             ) as claim:
-                await self._claimed(claim, job, data, received)
-        else:
-            await self._claimed(claim, job, data, received)
+                return await self._claimed(claim, job, data, received)
+        return await self._claimed(claim, job, data, received)
 
-    async def _claimed(self, claim: Claim, job: PromptJob, data: bytes, received: float) -> None:
+    async def _claimed(self, claim: Claim, job: PromptJob, data: bytes, received: float) -> Outcome:
         if claim.verdict != "claimed":
             logger.info(
                 "job %s: this delivery is dropped, the job is %s", claim.job_id, claim.verdict
             )
             self.journal.stats.dropped.add(claim.verdict)
             tracing.current().ended("dropped")
-            return
+            # Nobody else can report the end of a job that was cancelled while it waited.
+            return CANCELLED if claim.never_began else DROPPED
         self.journal.stats.claimed(claim.attempt, (claim.started_ms - claim.created_ms) / 1000)
         recorded_s = (claim.now_ms - claim.created_ms) / 1000
         unrecorded_s = max(0.0, time.monotonic() - received - recorded_s)
@@ -130,11 +147,13 @@ class Runner:
             first = Attempt(claim, self.journal, unrecorded_s=unrecorded_s)
             last = await self._run(job, data, first)
             self._processed(received, last.error)
+            return _outcome(last)
         except Fenced:
             logger.error(  # noqa: TRY400  # what there is to say
                 "job %s: stopped, another attempt has it, or its record is gone", claim.job_id
             )
             tracing.current().ended("lost")
+            return DROPPED
 
     def _processed(self, received: float, error: str) -> None:
         self.journal.stats.processing.of(error).observe(time.monotonic() - received)
@@ -167,6 +186,14 @@ class Runner:
         else:
             self._cancel_here(job_id, reason)  # it may have begun here since
 
+    async def revoke(self, job_id: str, *, running: bool) -> None:
+        """Note that Celery has revoked a job, so that no worker ever begins it.
+
+        One that waits by its record ends at once, one that runs is cancelled if ``running``.
+        """
+        if await answered(lambda: self.store.revoke(job_id, running=running)):
+            await self.cancel(job_id, "revoked")
+
     def _cancel_here(self, job_id: str, reason: str) -> bool:
         """Cancel the job if it is held here, or as soon as it is; says whether it is."""
         self.arrivals.cancel(job_id)
@@ -186,12 +213,14 @@ class Runner:
         if known is not None:
             await self.refuse(known, JobError(ErrorCode.INVALID_JOB, told))
 
-    async def refuse(self, job_id: str, refusal: JobError) -> None:
-        """End a job as failed, unless somebody is at work on it."""
+    async def refuse(self, job_id: str, refusal: JobError) -> bool:
+        """End a job as failed, unless somebody is at work on it; returns whether it did."""
         claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S)
         if claim.verdict == "claimed":
             with contextlib.suppress(Fenced):
                 await Attempt(claim, self.journal).end_failed(refusal)
+                return True
+        return False
 
     def _check(
         self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
@@ -350,6 +379,16 @@ class Runner:
                 if claim.verdict == "claimed":
                     await self._stopped(Attempt(claim, self.journal))
             raise
+
+
+def _outcome(last: Attempt) -> Outcome:
+    match last.ended:
+        case "failed":
+            return Outcome("failed", last.error)
+        case "cancelled":
+            return CANCELLED
+        case _:
+            return COMPLETED
 
 
 def time_limit_passed() -> JobError:

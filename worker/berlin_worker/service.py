@@ -90,6 +90,13 @@ def refuse(job_id: str, refusal: JobError) -> None:
         asyncio.run_coroutine_threadsafe(current.refuse(job_id, refusal), loop)
 
 
+def revoke(job_ids: list[str], running: bool) -> None:
+    """Note that Celery has revoked jobs; those that run if ``running``. From any thread."""
+    if _running is not None and job_ids:
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.revoke(job_ids, running=running), loop)
+
+
 def silent_s() -> float:
     """How long no event store has answered. From any thread."""
     return 0.0 if _running is None else _running[0].silent_s

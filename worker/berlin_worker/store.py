@@ -30,7 +30,9 @@ _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
 _REAP: Final = source("reap")
 _PARDON: Final = source("pardon")
+_REVOKE: Final = source("revoke")
 _BURY: Final = source("bury")
+_WAITS: Final = 2
 _DAY_MS: Final = 86_400_000
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
 
@@ -62,7 +64,9 @@ class RedisStore:
         self._dead_letters = dead_letters or client
         pool = client.connection_pool
         self._append = ScriptConnection(pool, _APPEND)
-        self._records = SharedScriptConnection(pool, _CLAIM, _RENEW, _RELEASE, _REAP, _PARDON)
+        self._records = SharedScriptConnection(
+            pool, _CLAIM, _RENEW, _RELEASE, _REAP, _PARDON, _REVOKE
+        )
 
     async def claim(
         self,
@@ -89,7 +93,7 @@ class RedisStore:
         args += (int(only_queued), trace)
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        verdict, attempt, seq, chunks, strikes, cancel, *times = reply
+        verdict, attempt, seq, chunks, strikes, cancel, *times, status = reply
         created_ms, started_ms, now_ms, leased_ms = times
         return Claim(
             job_id=job_id,
@@ -103,6 +107,7 @@ class RedisStore:
             started_ms=started_ms,
             now_ms=now_ms,
             leased_ms=leased_ms,
+            never_began=status == b"cancelled" and seq <= 1,
         )
 
     async def append(self, batch: list[Batch]) -> list[bool]:
@@ -139,6 +144,16 @@ class RedisStore:
         """Leave a running job with so many ``strikes`` (``pardon.lua``)."""
         with _unreachable():
             await self._records.call(_PARDON, [names.state_key(job_id)], [attempt, strikes])
+
+    async def revoke(self, job_id: str, *, running: bool) -> bool:
+        """Set the cancel flag of a job, known or not; one that runs only if ``running``.
+
+        Returns whether the job waits by its record (``revoke.lua``).
+        """
+        args = [self._queue_ttl_s, int(running)]
+        with _unreachable():
+            reply: int = await self._records.call(_REVOKE, [names.state_key(job_id)], args)
+        return reply == _WAITS
 
     async def due(self, limit: int) -> list[str]:
         """The IDs of up to ``limit`` jobs that are due in the watch.

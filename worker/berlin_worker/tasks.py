@@ -3,24 +3,34 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import task_revoked
 from celery.worker.request import Context
+from celery.worker.state import task_ready
 
 from berlin_schemas import ErrorCode, names
 from berlin_worker import service
 from berlin_worker.celery import app
-from berlin_worker.errors import JobError
-from berlin_worker.pool import AsyncioRequest, AsyncioTask, HandedBack, error_of
+from berlin_worker.errors import JobError, TaskFailed
+from berlin_worker.pool import AsyncioRequest, AsyncioTask, HandedBack, cancel_cause, error_of
+from berlin_worker.queue import revocation
 from berlin_worker.queue.deliveries import came_back_at_once
 from berlin_worker.queue.held import QoS
 from berlin_worker.queue.usable import check
-from berlin_worker.runner import time_limit_passed
+from berlin_worker.runner import Outcome, time_limit_passed
 
 _SAME_TIME_S: Final = 0.5
 """Two clocks that are no further apart show the same time: to ask for it takes a while, too."""
 _METHODS: Final = frozenset(name for name in dir(Context) if callable(getattr(Context, name)))
 """Of what Celery makes of the headers of a message."""
+
+
+class TaskDropped(Ignore):  # type: ignore[misc]  # celery has no type information
+    """This delivery has ended no job: Celery acknowledges it, and says nothing of the task."""
+
+
+class TaskCancelled(Ignore):  # type: ignore[misc]  # the same
+    """The job has ended as ``cancelled``: REVOKED for Celery."""
 
 
 class PromptRequest(AsyncioRequest):
@@ -63,11 +73,29 @@ class PromptRequest(AsyncioRequest):
         service.refuse(self.id, time_limit_passed())
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
-        """As Celery's; what raises there is not the job, which may not even have been claimed."""
+        """As Celery's, and REVOKED for a job that was cancelled.
+
+        What else raises there is not the job, which may not even have been claimed.
+        """
+        error = error_of(exc_info)
+        if isinstance(error, TaskCancelled):
+            self._end_revoked()
+            return
         super().on_failure(exc_info, *args, **kwargs)
-        if not isinstance(error_of(exc_info), HandedBack | SoftTimeLimitExceeded):  # see on_timeout
+        # For SoftTimeLimitExceeded see on_timeout.
+        if not isinstance(error, HandedBack | SoftTimeLimitExceeded | TaskFailed | TaskDropped):
             told = "the worker could not run the task"
             service.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
+
+    _already_revoked: bool
+
+    def _end_revoked(self) -> None:
+        # Not Celery's _announce_revoked: its signal asks for the end of a job that is over.
+        task_ready(self)
+        if not self._already_revoked:
+            self._already_revoked = True
+            self.send_event("task-revoked", terminated=True, signum=None, expired=False)
+        self.acknowledge()
 
 
 class PromptTask(AsyncioTask):
@@ -77,7 +105,17 @@ class PromptTask(AsyncioTask):
     Request = PromptRequest
 
 
-@app.task(name=names.TASK, bind=True, base=PromptTask)  # type: ignore[untyped-decorator]  # celery has no types
+def report(outcome: Outcome) -> None:
+    """Let Celery's state of the task follow the end of the job: raise unless it has completed."""
+    if outcome.status == "completed" or cancel_cause() is not None:
+        return  # what is being cancelled Celery has reported already
+    if outcome.status == "failed":
+        raise TaskFailed(outcome.code)
+    raise (TaskCancelled if outcome.status == "cancelled" else TaskDropped)
+
+
+# Failures of jobs are expected: one line of the log, no traceback.
+@app.task(name=names.TASK, bind=True, base=PromptTask, throws=(TaskFailed,))  # type: ignore[untyped-decorator]  # celery has no types
 async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     """Run one prompt job (contract, "Names"): one positional argument, the job object."""
     job_id, tracer = self.request.id, service.tracer()
@@ -86,10 +124,14 @@ async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     headers = {name: value for name, value in told.items() if isinstance(value, str)}
     came_back = came_back_at_once(self.request.delivery_info, app.conf)
     with tracer.delivery(job_id, headers):
-        await service.runner().run(job_id, args, kwargs, came_back=came_back)
+        outcome = await service.runner().run(job_id, args, kwargs, came_back=came_back)
+    report(outcome)
 
 
 @task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # the same
 def revoked(request: Context, *, expired: bool, **_: Any) -> None:
     """A job that Celery drops before it has begun ends as ``cancelled`` all the same."""
     service.cancel(request.id, "expired" if expired else "revoked")
+
+
+revocation.install(service.revoke)

@@ -11,8 +11,9 @@
 --       6 attempt of the caller that gives way to its next one (0: none)
 --       7 '1' to claim only what is known and queued
 --       8 headers by which a later message of the job continues its trace, JSON (may be left out)
--- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now, leased}
---       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms; leased until, or 0
+-- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now, leased, status}
+--       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms; leased until, or 0;
+--       status as it was before the claim
 
 -- Others may write records and logs: a key of another type is removed, a field that is no whole
 -- number counts as missing, and a log that does not fit its record begins anew.
@@ -26,7 +27,7 @@ local created, started = math.min(whole(r[7], now), now), math.min(whole(r[8], n
 local function reply(verdict, fields)
   return {verdict, fields.attempt or attempt, seq, chunks,
           fields.strikes or whole(r[5], 0), r[6] or '', fields.created or 0,
-          fields.started or 0, now, fields.leased or 0}
+          fields.started or 0, now, fields.leased or 0, status or ''}
 end
 
 if OVER[status] then

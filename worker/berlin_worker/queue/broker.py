@@ -35,6 +35,7 @@ from berlin_worker.lua import sha1, source
 from berlin_worker.queue.guard import Guarded
 from berlin_worker.queue.held import QoS
 from berlin_worker.queue.priority_waits import PriorityWaits
+from berlin_worker.queue.purge import PurgeMixin
 
 logger = get_logger(__name__)
 
@@ -305,7 +306,7 @@ def check_options(transport_options: Mapping[str, Any]) -> None:
         )
 
 
-class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no type information
+class RedisChannel(Taking, PurgeMixin, redis.Channel):  # type: ignore[misc]  # kombu has no type information
     """For ``redis://`` and ``rediss://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # kombu's own subclass adds some too
@@ -315,7 +316,7 @@ class RedisChannel(Taking, redis.Channel):  # type: ignore[misc]  # kombu has no
     dead_letters_max = 10_000
 
 
-class SentinelChannel(Taking, redis.SentinelChannel):  # type: ignore[misc]  # the same
+class SentinelChannel(Taking, PurgeMixin, redis.SentinelChannel):  # type: ignore[misc]  # the same
     """For ``sentinel://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # the same

@@ -17,13 +17,14 @@ from berlin_schemas.shards import shard_of
 from berlin_worker.errors import Away, JobError
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Doorbell, Leases
-from berlin_worker.runner import Runner
+from berlin_worker.runner import DROPPED, Outcome, Runner
 
 logger = logging.getLogger(__name__)
 
 AWAY_S: Final = 4.0
 """A shard that has not answered for longer gets no more jobs."""
 _RETRY_S: Final = 0.5
+_REVOKED_AT_ONCE: Final = 100
 _CANCELS: Final = 1000
 """Cancellations under way for a shard that has just gone; those beyond find their flag later."""
 
@@ -56,7 +57,7 @@ class Router:
         self.cores = cores
         self._park = park
         self._cancelling: set[asyncio.Task[None]] = set()
-        self._refusing: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
 
     @property
     def silent_s(self) -> float:
@@ -74,7 +75,7 @@ class Router:
         kwargs: Mapping[str, object],
         *,
         came_back: bool = False,
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Coroutine[Any, Any, Outcome]:
         """Run the job of one delivery; see :meth:`Runner.run`.
 
         A job whose shard is away is parked. What cannot be parked waits here for its shard.
@@ -90,16 +91,15 @@ class Router:
         kwargs: Mapping[str, object],
         *,
         came_back: bool,
-    ) -> None:
+    ) -> Outcome:
         shard = self._shard(job_id)
         core = self.cores[shard]
         while not (core.away and await self._parked(shard, job_id, args, kwargs)):
             try:
-                await core.runner.run(job_id, args, kwargs, came_back=came_back)
+                return await core.runner.run(job_id, args, kwargs, came_back=came_back)
             except Away:
                 await asyncio.sleep(_RETRY_S)
-            else:
-                return
+        return DROPPED
 
     async def _parked(
         self, shard: int, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
@@ -130,6 +130,30 @@ class Router:
         with contextlib.suppress(Away):
             await core.runner.cancel(job_id, reason, only_queued=only_queued)
 
+    async def revoke(self, job_ids: Sequence[str], *, running: bool) -> None:
+        """Note that Celery has revoked these jobs; see :meth:`Runner.revoke`.
+
+        Those of a shard that is away are not asked for: the workers remember them by themselves.
+        """
+        task = asyncio.create_task(self._revoke(job_ids, running=running))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _revoke(self, job_ids: Sequence[str], *, running: bool) -> None:
+        for start in range(0, len(job_ids), _REVOKED_AT_ONCE):
+            cores = [
+                (job_id, self.cores[self._shard(job_id)])
+                for job_id in job_ids[start : start + _REVOKED_AT_ONCE]
+            ]
+            asked = [
+                core.runner.revoke(job_id, running=running)
+                for job_id, core in cores
+                if len(self.cores) == 1 or not core.away
+            ]
+            for outcome in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, Away):
+                    logger.error("a revoked job cannot be noted", exc_info=outcome)
+
     async def discard(self, job_id: object, reason: str, told: str, message: bytes) -> None:
         """Bury a message that is no delivery of a job; see :meth:`Runner.discard`.
 
@@ -144,14 +168,14 @@ class Router:
         """End a job as failed; see :meth:`Runner.refuse`."""
         runner = self.cores[self._shard(job_id)].runner
         task = asyncio.create_task(runner.refuse(job_id, refusal))
-        self._refusing.add(task)
-        task.add_done_callback(self._refusing.discard)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
         with contextlib.suppress(Away):
             await task
 
     async def drained(self) -> None:
         """Return when nothing waits for any shard any more."""
-        await asyncio.gather(*self._refusing, return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await asyncio.gather(*(core.journal.drained() for core in self.cores))
 
     def _shard(self, job_id: object) -> int:

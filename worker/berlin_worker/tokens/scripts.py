@@ -1,9 +1,10 @@
 """The token's keys and scripts in Redis: what is sent and how replies are read, no decisions."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -18,6 +19,7 @@ from berlin_worker.tokens.state import Failure, Lock, Snapshot, parse_error
 REDIS_TIMEOUT_S = 5.0
 """A call that takes longer counts as failed, however often redis-py would try again."""
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SCRIPTS = {
     name: lua.source(name)
     for name in ("token_look", "token_store", "token_fail", "token_release", "token_drop")
@@ -61,6 +63,8 @@ class TokenScripts:
             "token_look", keys, args
         )
         value = self._seal.open(_text(sealed)) if gen and ttl_ms else None
+        if value is not None and _CONTROL.search(value):
+            value = None  # no upstream has given it out: no header can carry it
         return Snapshot(
             lock=Lock(_text(lock)),
             token=Token(value, _text(gen)) if value else None,

@@ -1,0 +1,37 @@
+"""Garbage in records, indexes and channels, while jobs run and workers are killed."""
+
+import time
+
+from tests.support import fuzz
+from tests.support.chaos import Replicas, chance, in_background, size
+
+
+def test_garbage_in_redis_and_kills_together_lose_nothing(site, report):
+    """What others have written belongs to jobs of its own: it must not touch those that run."""
+    kills, jobs, random = size(3, 30), size(60, 1500), chance()
+    garbage = size(300, 5000)
+
+    def submit() -> None:
+        for n in range(jobs):
+            how = "client" if n % 2 else "bare"
+            site.submit(None, "[[delay:0.02]]", how=how, follow=n % 20 == 0)
+
+    places = ["record", "control", "channel"]
+    with (
+        Replicas(2, lambda: site.worker("-c", "8", WORKER_MAX_ATTEMPTS="50")) as replicas,
+        in_background(submit),
+        in_background(lambda: fuzz.write(site.redis, garbage, places)),
+    ):
+        for _ in range(kills):
+            time.sleep(random.uniform(0.5, 2))  # chance decides what it hits
+            site.ledger.fault()
+            replicas.kill(random.randrange(2))
+        figures = site.ledger.check(size(90, 600))
+        restarts = replicas.restarts
+    report(
+        "garbage in Redis and random SIGKILLs, 2 replicas",
+        figures,
+        runs=kills,
+        note=f"{garbage} items of garbage, {jobs} jobs",
+    )
+    assert restarts <= kills

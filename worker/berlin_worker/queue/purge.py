@@ -1,0 +1,160 @@
+"""Purging the job queue: ``celery -A berlin_worker purge``, ``app.control.purge()``.
+
+The message of a job is a signal only, so a purge that deletes messages alone would not hold: the
+record of a job that ``client.submit`` wrote brings its message back. Here each purged message ends
+its job first (``cancelled``, reason ``purged``) and is removed then: a purge that breaks off
+leaves each job either on the queue or ended. A job that runs, or is over, stays as it is.
+"""
+
+import asyncio
+import base64
+import contextlib
+import functools
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import click
+from celery import Celery
+from redis.exceptions import RedisError
+
+from berlin_schemas import names
+from berlin_schemas.shards import shard_of
+
+REASON: Final = "purged"
+_AT_ONCE: Final = 50
+"""Messages in memory at once: each may have a megabyte and more."""
+_DEADLINE_S: Final = 600.0
+_PATIENCE_S: Final = 30.0
+"""So long the purge waits for an event store, for the jobs of one look at the queue."""
+_NOTE: Final = (
+    "With this broker a purge removes messages alone: jobs that were submitted by the client come "
+    "back within a minute. Cancel each of them: berlin cancel ID."
+)
+
+
+def job_id_of(raw: bytes) -> str | None:
+    """The job ID that a message on the queue bears; ``None`` if it bears none, or is no message.
+
+    By Celery's protocol 2 it stands in the headers, by protocol 1 in the body.
+    """
+    try:
+        message: Any = json.loads(raw)
+        headers = message.get("headers") or {}
+        found = headers["id"] if "id" in headers else _body_of(message)["id"]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+    return found if names.is_job_id(found) else None
+
+
+def _body_of(message: dict[str, Any]) -> Any:
+    body = message["body"]
+    if message["properties"].get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    return json.loads(body)
+
+
+class PurgeMixin:
+    """A channel to Redis whose purge of the job queue holds; stands before kombu's class."""
+
+    def _purge(self: Any, queue: str) -> int:
+        if queue != names.QUEUE:
+            others: int = super()._purge(queue)  # type: ignore[misc]  # kombu's channel follows
+            return others
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
+        try:
+            # In a thread of its own: the caller may be in an event loop.
+            with self.conn_or_acquire() as client, ThreadPoolExecutor(1) as thread:
+                purged: int = thread.submit(lambda: asyncio.run(_purge(client, lists))).result()
+        except (RedisError, ConnectionError, TimeoutError) as error:
+            told = f"the purge has stopped, what is left is still on the queue: {error}"
+            if click.get_current_context(silent=True) is None:
+                raise ConnectionError(told) from error
+            # Celery's command would print that there was no message.
+            raise click.ClickException(told) from None
+        return purged
+
+
+async def _purge(client: Any, lists: Sequence[str]) -> int:
+    """End the jobs of all messages on ``lists``, and remove these; returns how many they were.
+
+    ``client`` blocks; nothing else runs in this loop. Raises redis-py's errors, and the builtin
+    ``ConnectionError`` and ``TimeoutError``.
+    """
+    purged = 0
+    async with AsyncExitStack() as stack:
+        stores = await _stores(stack)
+        for key in lists:
+            # Not more than there are now: a producer that goes on must not keep the purge going.
+            left = client.llen(key)
+            while left > 0 and (messages := client.lrange(key, -min(left, _AT_ONCE), -1)):
+                left -= len(messages)
+                ids = {job_id_of(raw) for raw in messages} - {None}
+                async with asyncio.timeout(_PATIENCE_S):
+                    await asyncio.gather(*(_end(stores, job_id) for job_id in ids if job_id))
+                with client.pipeline() as pipeline:
+                    for raw in reversed(messages):
+                        pipeline.lrem(key, -1, raw)
+                    purged += sum(pipeline.execute())
+    return purged
+
+
+async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
+    """The store and the journal of each shard, closed with ``stack``."""
+    # Only a purge needs these: who imports the app need not load the worker.
+    from berlin_worker import service  # noqa: PLC0415
+    from berlin_worker.journal import Journal  # noqa: PLC0415
+    from berlin_worker.settings import Settings  # noqa: PLC0415
+    from berlin_worker.store import RedisStore  # noqa: PLC0415
+
+    settings = Settings.from_env()
+    stores: list[tuple[Any, Any]] = []
+    for url in settings.shards:
+        client = await stack.enter_async_context(service.connect(url))
+        store = RedisStore(
+            client,
+            owner=f"purge/{secrets.token_hex(4)}",
+            lease_s=settings.lease_s,
+            log_ttl_s=settings.log_ttl_s,
+            queue_ttl_s=settings.queue_ttl_s,
+            dead_letters_max=settings.dead_letters_max,
+        )
+        journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
+        writer = asyncio.create_task(journal.run())
+        stack.callback(writer.cancel)
+        stores.append((store, journal))
+    return stores
+
+
+async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> None:
+    """End a job as ``cancelled``, unless it is at work or over."""
+    from berlin_worker.attempt import Attempt  # noqa: PLC0415  # only a purge needs it
+    from berlin_worker.errors import Fenced  # noqa: PLC0415  # the same
+
+    store, journal = stores[shard_of(job_id, len(stores))]
+    claim = await store.claim(job_id, b"", call=secrets.token_hex(8), deadline_s=_DEADLINE_S)
+    if claim.verdict == "claimed":
+        with contextlib.suppress(Fenced):  # a worker has taken it over since
+            await Attempt(claim, journal).end_cancelled(REASON)
+
+
+def install(app: Celery) -> None:
+    """Let Celery's command say for which brokers it does not hold; nothing in other processes."""
+    module: Any = sys.modules.get("celery.bin.purge")
+    if module is None:
+        return
+    purge: click.Command = module.purge
+    run: Any = purge.callback
+
+    @functools.wraps(run)
+    def run_with_note(*args: Any, **options: Any) -> Any:
+        result = run(*args, **options)
+        if not app.conf.broker_write_url.startswith(("redis", "sentinel")):
+            click.echo(_NOTE, err=True)
+        return result
+
+    purge.callback = run_with_note

@@ -1,0 +1,48 @@
+"""Celery's commands ``revoke`` and ``terminate``: what they revoke stays revoked after a restart.
+
+Celery keeps revoked IDs in the memory of the workers that run at that moment. These commands also
+write the cancel flag into the record of each job.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.functional import maybe_list
+from celery.worker.control import Panel, control_command
+
+from berlin_schemas.names import is_job_id
+
+Revoke = Callable[[list[str], bool], None]
+"""Called with job IDs, and whether jobs that run are to be cancelled, too."""
+
+
+def job_ids(asked: object) -> list[str]:
+    """The job IDs in the argument of a command, each once, in order; all else is left out."""
+    try:
+        found = list(maybe_list(asked) or [])
+    except TypeError:
+        return []
+    return list(dict.fromkeys(each for each in found if is_job_id(each)))
+
+
+def install(revoke_jobs: Revoke) -> None:
+    """Let the two commands of a worker call ``revoke_jobs``, and then do what they always do."""
+    celery_revoke = Panel.data["revoke"]
+
+    @control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")  # type: ignore[untyped-decorator]  # celery has no types
+    def revoke(
+        state: Any, task_id: Any, terminate: Any = False, signal: Any = None, **kwargs: Any
+    ) -> Any:
+        """Revoke task by task id (or list of ids)."""
+        ids = job_ids(task_id)
+        revoke_jobs(ids, bool(terminate))
+        return celery_revoke(state, ids, terminate=terminate, signal=signal, **kwargs)
+
+    @control_command(  # type: ignore[untyped-decorator]  # celery has no types
+        variadic="task_id",
+        args=[("signal", str)],
+        signature="<signal> [id1 [id2 [... [idN]]]]",
+    )
+    def terminate(state: Any, signal: Any, task_id: Any, **_: Any) -> Any:
+        """Terminate task by task id (or list of ids)."""
+        return revoke(state, task_id, terminate=True, signal=signal)
