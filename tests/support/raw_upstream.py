@@ -49,10 +49,9 @@ async def raw_upstream(
         task = asyncio.current_task()
         assert task is not None
         serving.add(task)
-        try:
+        # A handler that ends as cancelled is an error to asyncio's server.
+        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(writer):
             await answer(reader, writer)
-        finally:
-            writer.close()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
