@@ -97,6 +97,9 @@ def _echoes(prompt: str) -> set[str]:
 
 
 def _folded(text: str) -> str:
+    folded = " ".join(text.split())
+    if folded.isprintable():
+        return folded  # as most prompts are, of which some have a megabyte
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())
 
