@@ -55,7 +55,7 @@ def words(text: str, secrets: Sequence[str], prompt: str, limit: int) -> str:
     """
     # Hidden first: markup may hold a secret, and taking it out may break one apart.
     shown = html.unescape(_MARKUP.sub(" ", hide(text, secrets)))
-    return _without(clean(shown, secrets, 4 * limit), prompt, limit)
+    return _without(clean(shown, secrets, 2 * limit), prompt, limit)
 
 
 def _without(text: str, prompt: str, limit: int) -> str:
