@@ -47,6 +47,10 @@ DONE, KEPT = "completed", "completed:interrupted"
 CASES = {
     "cut once": Case("[[cut:5*1]]", DONE, "failed:upstream_error", KEPT, chunks=5),
     "cut for ever": Case("[[cut:5]]", "failed:upstream_error", keep=KEPT, attempts=3, chunks=5),
+    "half a line at the end": Case("[[half:5*1]]", DONE, "failed:upstream_error", KEPT, chunks=5),
+    "gzip without its end": Case(
+        "[[unfinished:5*1]]", DONE, "failed:upstream_error", KEPT, chunks=5
+    ),
     "stalled": Case("[[stall:5*1]]", DONE, "failed:upstream_timeout", KEPT, chunks=5, fields=SHORT),
     "stalled for ever": Case(
         "[[stall:5]]", "failed:upstream_timeout", keep=KEPT, attempts=3, chunks=5, fields=SHORT

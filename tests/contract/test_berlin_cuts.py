@@ -140,3 +140,32 @@ def check(found: Read, whole: bool, place: str) -> None:
     else:
         assert found.error is not None, place
         assert (found.error.code, found.error.retryable) == (ErrorCode.UPSTREAM_ERROR, True), place
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"Transfer-Encoding: gzip, chunked\r\n", chunked(gzip.compress(PLAIN))),
+        (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", chunked(BODIES["gzip"])),
+        (
+            b"Content-Encoding: deflate\r\nTransfer-Encoding: GZIP, Chunked\r\n",
+            chunked(BODIES["deflate, gzip"]),
+        ),
+        (b"Content-Encoding: deflate\r\nContent-Encoding: gzip\r\n", BODIES["deflate, gzip"]),
+        (b"Transfer-Encoding: gzip\r\n", BODIES["gzip"]),
+    ],
+)
+async def test_codings_may_be_of_the_transfer_and_in_several_headers(
+    headers: bytes, body: bytes
+) -> None:
+    async def answer(writer: asyncio.StreamWriter, asked: bytes) -> None:
+        is_cut = json.loads(asked)["prompt"] == "cut"
+        writer.write(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (headers, body[:-12] if is_cut else body))
+        await writer.drain()
+        writer.close()
+
+    async with raw_upstream(answer) as read, asyncio.timeout(20):
+        check(await read("cut"), whole=False, place=headers.decode())
+        found = await read("whole")
+    check(found, whole=True, place=headers.decode())
+    assert found.text == "".join(WORDS)

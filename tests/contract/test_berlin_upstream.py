@@ -207,6 +207,9 @@ async def test_a_refused_completion_is_told_by_its_code(
     ("fault", "code", "retryable"),
     [
         ("cut:2", ErrorCode.UPSTREAM_ERROR, True),
+        ("half:2", ErrorCode.UPSTREAM_ERROR, True),
+        ("half:2]] [[gzip", ErrorCode.UPSTREAM_ERROR, True),
+        ("unfinished:2", ErrorCode.UPSTREAM_ERROR, True),
         ("garbage:2", ErrorCode.BAD_CHUNK, False),
     ],
 )

@@ -434,6 +434,22 @@ async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields
     assert told in end.error.message
 
 
+async def test_signs_of_life_without_text_put_off_the_idle_timeout(worker):
+    async def stream(job, report):
+        yield ["a"]
+        loop = asyncio.get_running_loop()
+        until_time = loop.time() + 2 * job.idle_timeout_s
+        while loop.time() < until_time:
+            report.alive()
+            await asyncio.sleep(0.01)
+        yield ["b"]
+
+    async with worker(stream, max_attempts=1) as here:
+        await here.run(idle_timeout_s=0.3)
+        assert text_of(await here.log()) == "ab"
+        assert (await here.kinds())[-1] == "completed"
+
+
 async def test_the_deadline_ends_the_job_and_is_not_retried(worker):
     async with worker(says("a", hangs=True)) as here:
         await here.run(deadline_s=0.5)

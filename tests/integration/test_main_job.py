@@ -240,3 +240,15 @@ def test_workers_as_users_start_them_take_their_jobs_by_the_script(fleet):
         job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]
         assert {fleet.ended(job_id)[-1]["type"] for job_id in job_ids} == {"completed"}
         wait_until(lambda: waiting() == ["blmove", "blmove"], "both wait, and move nothing")
+
+
+def test_jobs_that_name_no_provider_go_to_the_default_without_berlins_account(fleet):
+    default = {"WORKER_DEFAULT_PROVIDER": "echo", "WORKER_DEFAULT_MODEL": "small"}
+    with fleet.worker(BERLIN_ACCOUNT="", BERLIN_PASSWORD="", **default) as worker:
+        events = fleet.ended(fleet.send(prompt("say this")))
+        assert text_of(events) == "say this"
+        refused = fleet.ended(fleet.send(prompt("say this", provider="berlin")))
+    assert [e["type"] for e in refused] == ["failed"]
+    assert refused[0]["error"]["code"] == "invalid_job"
+    assert "berlin is not configured" in refused[0]["error"]["message"]
+    assert "providers: echo" in worker.log

@@ -43,7 +43,17 @@ async def raw_upstream(
 ) -> AsyncIterator[Callable[..., Awaitable[Read]]]:
     """Yields a function that sends a prompt to ``complete`` and reads the answer by a provider."""
 
+    serving: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        # A handler that ends as cancelled is an error to asyncio's server.
+        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(writer):
+            await answer(reader, writer)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -59,7 +69,6 @@ async def raw_upstream(
                     await login(writer, body)
                 else:
                     writer.write(LOGIN)
-        writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -89,4 +98,9 @@ async def raw_upstream(
                     return Read(text, error)
                 return Read(text, None)
 
-            yield read
+            try:
+                yield read
+            finally:
+                for task in serving:
+                    task.cancel()
+                await asyncio.gather(*serving, return_exceptions=True)

@@ -157,6 +157,11 @@ def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
     check_login(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
     with pytest.raises(SettingsError):
         check_login(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
+    check_login(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
+    with pytest.raises(SettingsError):
+        check_login(
+            Settings.from_env({"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"})
+        )
 
 
 def test_celery_gets_its_options_and_a_log_level() -> None:

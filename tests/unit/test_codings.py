@@ -181,6 +181,16 @@ def test_no_flipped_bit_is_taken_for_text(name: str, encode: Encode) -> None:
             assert error is not None or found == TEXT
 
 
+@given(some_coding, st.lists(st.binary(max_size=50), max_size=4), st.binary(max_size=8))
+def test_no_bytes_raise_anything_but_a_job_error(
+    coding: tuple[str, Encode], pieces: list[bytes], data: bytes
+) -> None:
+    name, encode = coding
+    _, error = decode(name, [encode(data), *pieces])
+    assert error is None or error.code is ErrorCode.UPSTREAM_ERROR
+    decode(name, pieces)
+
+
 def test_wrong_checksum_is_an_upstream_error() -> None:
     data = gzip.compress(TEXT)
     for place in range(1, 9):  # CRC and length

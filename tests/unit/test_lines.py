@@ -213,3 +213,76 @@ def test_bytes_over_the_limit_are_refused_even_if_they_are_blank() -> None:
     assert found == ["a"]
     assert error is not None
     assert "WORKER_MAX_TEXT_BYTES" in error.message
+
+
+# JSON as it may stand in a line, with halves of surrogate pairs, which JSON spells as escapes.
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | deltas.map("".join),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(json_values, st.booleans(), st.integers(min_value=1))
+def test_beginning_of_json_at_the_end_of_the_body_is_a_cut(
+    value: object, ascii_only: bool, place: int
+) -> None:
+    text = json.dumps({"content": 1, "more": value}, ensure_ascii=ascii_only)
+    data = text.encode("utf-8", "replace")  # halves of pairs stand in no UTF-8
+    found, error = decode([line("a") + data[: place % len(data) or 1]])
+    assert found == ["a"]
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_line_cut_at_any_byte_is_whole_or_a_cut(ascii_only: bool) -> None:
+    last = b"\xef\xbb\xbf" + line("Grüße 😀 \\u", ascii_only=ascii_only, end=b"")
+    for place in range(1, len(last)):
+        found, error = decode([line("a"), last[:place]])
+        assert found == ["a"]
+        assert error is not None, last[:place]
+        assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
+    assert texts(line("a"), last) == ["a", "Grüße 😀 \\u"]
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b'{"content": "a"', b"{", b'{"content": "\\ud83d x', b'{"content": "\\\\ud83d',
+        b'{"content": "\xc3', b'{"content": nul', b"[1, 2", b"nul", b'"half', b"-", b"\xef", b" {",
+    ],
+)  # fmt: skip
+def test_half_a_line_is_a_cut_only_at_the_end_of_the_body(beginning: bytes) -> None:
+    _, error = decode([line("a") + beginning])
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
+    assert "middle of a line" in error.message
+    _, error = decode([line("a") + beginning + b"\n"])
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.BAD_CHUNK, False)
+
+
+@pytest.mark.parametrize(
+    "never",
+    [
+        b"<!DOCTYPE html><ht", b'{"content": "a"} {', b'{"content": "a"},', b'{"content": "a"}]',
+        b"]", b"}", b"{]", b'{"content": a', b"{'content", b'{"content": "\x01', b'{"content": 01',
+        b'{"content" "', b'{"content": "\\x', b'{"content": "\xff', b"data: {", b"busy", b"12 1",
+        b'{"code": 500}', b"[]", b"12", b"event: message",
+    ],
+)  # fmt: skip
+def test_what_no_byte_could_mend_is_a_bad_chunk_at_the_end_of_the_body_too(never: bytes) -> None:
+    found, error = decode([line("a") + never])
+    assert found == ["a"]
+    assert error is not None
+    assert (error.code, error.retryable) == (ErrorCode.BAD_CHUNK, False)
+
+
+def test_bad_line_is_kept_with_what_came_after_it() -> None:
+    decoder = ReplyDecoder(LIMITS, lambda line: line.decode(errors="replace"))
+    _, error = decoder.feed(line("a") + b'{\n  "error": "busy"\n' + b"}")
+    assert error is not None
+    assert decoder.bad == b'{\n  "error": "busy"\n}'

@@ -347,3 +347,30 @@ def test_an_inner_timeout_of_the_block_is_not_taken_for_the_watchdogs():
         assert dog.expired is None
 
     run(main)
+
+
+def test_signs_of_life_put_off_the_idle_timeout_and_only_that():
+    async def main(loop):
+        async def read(dog, *, chunk, signs):
+            async with dog:
+                if chunk:
+                    dog.saw_chunk()
+                for _ in range(signs):
+                    await asyncio.sleep(2)
+                    dog.saw_life()
+                await asyncio.sleep(1000)
+
+        for chunk, deadline, signs, expired, at in [
+            (True, math.inf, 10, Expired.IDLE, 23.0),
+            (True, math.inf, 0, Expired.IDLE, 3.0),
+            (True, 9.0, 10, Expired.DEADLINE, 9.0),
+            (False, math.inf, 10, Expired.FIRST_CHUNK, 10.0),
+        ]:
+            begun = loop.now
+            dog = watchdog(deadline=begun + deadline)
+            with pytest.raises(TimeoutError):
+                await read(dog, chunk=chunk, signs=signs)
+            assert dog.expired is expired
+            assert loop.now - begun == pytest.approx(at)
+
+    run(main)

@@ -36,7 +36,10 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUTS = {
     Expired.FIRST_CHUNK: (ErrorCode.UPSTREAM_TIMEOUT, "no chunk within first_chunk_timeout_s"),
-    Expired.IDLE: (ErrorCode.UPSTREAM_TIMEOUT, "no further chunk within idle_timeout_s"),
+    Expired.IDLE: (
+        ErrorCode.UPSTREAM_TIMEOUT,
+        "nothing more from the upstream within idle_timeout_s",
+    ),
     Expired.DEADLINE: (ErrorCode.DEADLINE_EXCEEDED, "the job was not done within deadline_s"),
 }
 

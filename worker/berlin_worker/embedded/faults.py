@@ -28,7 +28,7 @@ class Plan:
     """All tokens expire first, the one of this call among them."""
     leak: bool = False
     """The error body repeats the token and the credentials."""
-    end: Literal["end", "cut", "stall", "garbage", "endless"] = "end"
+    end: Literal["end", "cut", "half", "unfinished", "stall", "garbage", "endless"] = "end"
     """What follows the chunks."""
     drip_s: float | None = None
     """Every byte on its own, so many seconds apart."""
@@ -91,6 +91,12 @@ FAULTS: Final[dict[str, Callable[..., Plan]]] = {
     "mute": lambda plan: replace(plan, silent="mute"),
     # cut:3: the connection closes after three chunks, in the midst of the body
     "cut": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="cut"),
+    # half:3: after three chunks half a line, and the body ends by the rules of HTTP
+    "half": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="half"),
+    # unfinished:3: compressed, and after three chunks the body ends without the trailer of gzip
+    "unfinished": lambda plan, after: replace(
+        plan, chunks=plan.chunks[: int(after)], gzip=True, end="unfinished"
+    ),
     # stall:3: silence after three chunks, until the client leaves
     "stall": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="stall"),
     # garbage:3: after three chunks a line that is no JSON, then the rest is left out

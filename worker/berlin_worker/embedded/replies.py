@@ -57,7 +57,7 @@ async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> we
         await asyncio.Event().wait()
     if plan.end == "cut":
         return await _hang_up(request, response)
-    if squeeze is not None:
+    if squeeze is not None and plan.end != "unfinished":
         await response.write(squeeze.flush())
     return response  # whose end goes out when the handler has returned, and counted
 
@@ -87,6 +87,8 @@ def _lines(plan: Plan) -> Iterator[bytes]:
     yield from itertools.cycle(lines) if plan.end == "endless" else lines
     if plan.end == "garbage":
         yield _GARBAGE
+    if plan.end == "half":
+        yield line("cut off")[:-6]
 
 
 def _error(plan: Plan, secrets: tuple[str, ...]) -> web.Response:

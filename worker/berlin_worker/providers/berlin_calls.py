@@ -127,8 +127,9 @@ class Account:
                 deltas, bad = reply.feed(data) if data or broken else reply.finish()
                 failure = bad or broken
                 if failure:
-                    if reply.bad and data and not (raw_errors or broken):
-                        failure = bad_chunk(quote(await _with_more(reply.bad, body)))
+                    if reply.bad and not raw_errors:
+                        shown = reply.bad if broken else await _with_more(reply.bad, body)
+                        failure = bad_chunk(quote(shown))
                     response.close()  # before the yield: whoever reads may take its time
                 if deltas:
                     yield deltas

@@ -32,13 +32,16 @@ _NO_CHARSETS: Final = frozenset(
 class Response(aiohttp.ClientResponse):
     """A response that learns how its connection ends, also if that is before its head is read."""
 
-    connection_end: "asyncio.Future[None] | None" = None
+    # A slot: one more entry would make its dictionary grow.
+    __slots__ = ("connection_end",)
+
+    connection_end: "asyncio.Future[None] | None"
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """Called by aiohttp as soon as the request is on its way."""
         protocol = connection.protocol
-        if protocol is not None and (closed := protocol.closed) is not None:
-            self.connection_end = closed
+        self.connection_end = closed = protocol.closed if protocol is not None else None
+        if closed is not None:
             closed.remove_done_callback(_ask)
             closed.add_done_callback(_ask, context=_CONTEXT)
         return await super().start(connection)
@@ -71,7 +74,7 @@ class Body:
         )
         self._content = response.content
         self._error: Exception | None = None
-        self._pieces: Iterator[bytes] = iter(())
+        self._pieces: Iterator[bytes] = _NONE
         self._decoder = BodyDecoder(codings, max_bytes) if codings else None
         # A plain body, the common case, has no step in between.
         self.read = self._read_coded if codings else response.content.readany
@@ -185,6 +188,8 @@ def _unread(content: aiohttp.StreamReader) -> bytes:
     content.set_exception(None)  # type: ignore[arg-type]
     return content.read_nowait()
 
+
+_NONE: Final[Iterator[bytes]] = iter(())
 
 _CONTEXT: Final = contextvars.Context()
 """One for all: each would have a copy of its own otherwise, for as long as the stream lasts."""

@@ -93,7 +93,7 @@ class ReplyDecoder:
         deltas, error = self._decode([line])
         if error is not None and error.code is ErrorCode.BAD_CHUNK and _is_beginning(line):
             told = "the reply of the upstream ends in the middle of a line"
-            error = JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True)
+            error, self.bad = JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True), b""
         if error is None and self._half:
             error = self._take(_LONE, deltas)
         return deltas, error

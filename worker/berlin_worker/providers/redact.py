@@ -55,7 +55,7 @@ def words(text: str, secrets: Sequence[str], prompt: str, limit: int) -> str:
     """
     # Hidden first: markup may hold a secret, and taking it out may break one apart.
     shown = html.unescape(_MARKUP.sub(" ", hide(text, secrets)))
-    return _without(clean(shown, secrets, 4 * limit), prompt, limit)
+    return _without(clean(shown, secrets, 2 * limit), prompt, limit)
 
 
 def _without(text: str, prompt: str, limit: int) -> str:
@@ -97,6 +97,9 @@ def _echoes(prompt: str) -> set[str]:
 
 
 def _folded(text: str) -> str:
+    folded = " ".join(text.split())
+    if folded.isprintable():
+        return folded  # as most prompts are, of which some have a megabyte
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())
 
