@@ -45,7 +45,7 @@ def test_stream_in_flight_at_a_restart_ends_once(fleet: Fleet, command: list[str
         worker.send_signal(signal.SIGHUP)
         worker.wait_for_log(" ready.", times=2)
         events = fleet.ended(job)
-        assert text_of(events) == "echo of  a b c d"
+        assert text_of(events) == "echo of [[stall:2*1]] a b c d"
         assert [event["type"] for event in events].count("completed") == 1
         assert fleet.attempt(job) == 2
         # Again, as soon as the first restart is over.
