@@ -1,6 +1,5 @@
 """The options of ``celery worker``: those that work, and those that end it in one line."""
 
-import json
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.celery_cli import run_commands
 from tests.support.fleet import Fleet, prompt, text_of
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
@@ -37,38 +37,11 @@ REFUSED: list[tuple[list[str], dict[str, str], str]] = [
     (["--pool-start-method", "spawn"], {}, "--pool-start-method"),
 ]
 
-# One process imports Celery and the app; each case is a fork of it.
-RUN_ALL = """
-import json, os, sys
-from celery.bin.celery import celery
-import berlin_worker.celery
-
-for options, env, _ in json.loads(sys.argv[1]):
-    read, write = os.pipe()
-    if os.fork() == 0:
-        os.environ.update(env)
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        os.close(write)
-        command = ["-A", "berlin_worker", "worker", *options]
-        celery(command, prog_name="celery", auto_envvar_prefix="CELERY")
-        os._exit(99)
-    os.close(write)
-    with open(read, errors="replace") as output:
-        told = output.read()
-    _, status = os.wait()
-    print(json.dumps([os.waitstatus_to_exitcode(status), told]), flush=True)
-"""
-
 
 def test_options_that_make_no_sense_end_the_worker_in_one_line():
+    commands = [(["worker", *options], env) for options, env, _ in REFUSED]
     # The address leads nowhere: a worker that gets as far as connecting never ends.
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "redis://127.0.0.1:1/0"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN_ALL, json.dumps(REFUSED)],
-        env=env, capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    outcomes = run_commands(commands, {"REDIS_URL": "redis://127.0.0.1:1/0"})
     for (options, env, written), (code, told) in zip(REFUSED, outcomes, strict=True):
         case = f"{options} {env}: {told}"
         assert code == 2, case
