@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         client: Any = getattr(module, "Client", None)
         if OURS and module.__name__.endswith("test_redis") and client is not None:
             client.connection_pool = None
-            client._sconnection.send_packed_command = lambda self, command, **_: None
+            client._sconnection.pack_commands = lambda self, commands: b""
+            client._sconnection.send_packed_command = client._sconnection.send_command
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_options_that_are_obeyed(fleet: Fleet, tmp_path: Path):
         jobs = [fleet.send(prompt(f"number {n}")) for n in range(5)]
         for n, job in enumerate(jobs):
             assert text_of(fleet.ended(job)) == f"echo of number {n}"
-        wait_until(lambda: "task.succeeded" in str(events.get_message()), "events")
+        wait_until(lambda: "celeryev/task." in str(events.get_message()), "events")
         assert worker.stop() == 0
         log = "".join(path.read_text() for path in tmp_path.glob("*.log"))
         assert " ready." in log
