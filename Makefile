@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick fuzz chaos chaos-short bench lint format readme lock wheel smoke clean
+.PHONY: help demo test test-quick test-celery fuzz chaos chaos-short bench lint format readme lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -31,8 +31,8 @@ test-quick: .venv/.dev ## unit and contract tests alone
 	@$(BIN)/pytest -n $(CORES) -q tests/unit tests/contract
 
 fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a worker: make fuzz [ITEMS=n]
-	@BERLIN_FUZZ_PLACES=$${BERLIN_FUZZ_PLACES-all} BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
-		$(BIN)/pytest -v --timeout 3600 tests/integration/test_fuzz.py
+	@BERLIN_FUZZ_PLACES=$${BERLIN_FUZZ_PLACES-all} BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) BERLIN_FUZZ=$(or $(ITEMS),10000) \
+		$(BIN)/pytest -v --timeout 3600 tests/integration/test_fuzz.py tests/integration/test_fuzz_queue.py
 
 # Apart from the others: these count seconds, and a fault needs the machine for itself.
 chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; prints a table
@@ -40,6 +40,9 @@ chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; print
 
 chaos-short: .venv/.dev ## the same in a few minutes, three at a time
 	@$(BIN)/pytest -n 3 --dist worksteal --durations=8 tests/chaos
+
+test-celery: .venv/.dev ## Celery's and kombu's own suites on our pool and transport, half an hour
+	@$(BIN)/python -m tests.celery_suites $(SUITES)
 
 bench: .venv/.dev ## ours beside eight ways to do the same, half an hour: make bench [BENCH='--size quick']
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
@@ -77,7 +80,7 @@ lock: .venv/.dev ## lock anew: make lock [UPGRADE=--upgrade]
 	@$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements.lock
 
 clean: ## remove the environment and everything that was built
-	@rm -rf .venv build dist .coverage .coverage.* .hypothesis .*_cache
+	@rm -rf .venv .suites build dist .coverage .coverage.* .hypothesis .*_cache
 	@find schemas worker tests -name __pycache__ -prune -exec rm -rf {} +
 
 # --- The environment ---------------------------------------------------------

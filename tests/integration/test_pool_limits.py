@@ -80,6 +80,39 @@ def test_a_task_that_expires_while_it_waits_never_starts(app: Toy) -> None:
         assert late.state == "REVOKED"
 
 
+@pytest.mark.parametrize("how", ["expires", "revoke"])
+def test_a_task_that_waits_for_a_blocked_loop_is_discarded(app: Toy, how: str) -> None:
+    # With 20 slots all are accepted at once; one that blocks the loop keeps the others waiting.
+    with app.worker("-c", "20") as worker:
+        blocker = app.send("block", 3)
+        worker.wait_for_log(f"[{blocker.id}] received")
+        late = app.send("hold", "late", **({"expires": 0.5} if how == "expires" else {}))
+        last = app.send("add", 1, 2)
+        wait_for_received(worker, [late.id, last.id])
+        if how == "revoke":
+            app.celery.control.revoke(late.id)
+        assert last.get() == 3
+        wait_until(lambda: late.state == "REVOKED", "the end of the late task")
+        assert starts(app) == []
+        wait_until(lambda: app.unacked() == 0, "all messages acknowledged")
+
+
+def test_inspect_stats_has_what_the_stats_of_other_pools_have(app: Toy) -> None:
+    with app.worker("-c", "3", "--soft-time-limit", "5", "--time-limit", "7") as worker:
+        pool = app.inspect(worker, "stats")["pool"]
+        assert pool == {
+            "implementation": "berlin_worker.pool.pool:AsyncioPool",
+            "max-concurrency": 3,
+            "processes": [worker.process.pid],
+            "max-tasks-per-child": "N/A",
+            "put-guarded-by-semaphore": False,
+            "timeouts": [5, 7],
+            "in-flight": 0,
+            "waiting": 0,
+            "event-loop": pool["event-loop"],
+        }
+
+
 def test_the_pool_grows_and_shrinks_by_remote_control(app: Toy) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         hold(app, "a", "b", "c", "d")

@@ -138,13 +138,34 @@ def test_an_early_acknowledged_task_is_cancelled_and_does_not_go_back(app: Toy) 
     assert_handed_back(app)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("remap", [False, True])
+def test_further_sigterms_do_not_hurry_a_drain(app: Toy, remap: bool) -> None:
+    # A supervisor may send it twice, for instance to a process and to its group.
+    worker = app.worker("-c", "1", worker_pool_drain_timeout=60)
+    worker.env["REMAP_SIGTERM"] = "SIGQUIT" if remap else ""
+    with worker:
+        sent = app.send("hold", "a")
+        waiting = app.send("hold", "b")
+        app.wait_for_note("start a")
+        worker.send_signal(signal.SIGTERM)
+        # The drain has begun: what waits has gone back.
+        wait_until(lambda: waiting.id in app.queued(), "the message of b")
+        for _ in range(3):
+            worker.send_signal(signal.SIGTERM)
+        app.release("a")
+        assert sent.get() == "a"
+        assert worker.wait() == 0
+        assert "cancelled a shutdown" not in app.notes()
+    assert_handed_back(app, waiting.id)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_a_second_signal_ends_the_drain(app: Toy, number: signal.Signals) -> None:
     with app.worker("-c", "1") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
-        worker.send_signal(number)
-        worker.wait_for_log("Warm shutdown" if number is signal.SIGTERM else "Hitting Ctrl+C")
+        worker.send_signal(signal.SIGINT)
+        worker.wait_for_log("Hitting Ctrl+C")
         worker.send_signal(number)
         worker.wait()
         assert "cancelled a shutdown" in app.notes()
@@ -152,16 +173,16 @@ def test_a_second_signal_ends_the_drain(app: Toy, number: signal.Signals) -> Non
     assert_handed_back(app, sent.id)
 
 
-def test_a_third_sigterm_does_not_wait_for_the_clean_up(app: Toy) -> None:
+def test_a_third_signal_does_not_wait_for_the_clean_up(app: Toy) -> None:
     with app.worker("-c", "1", worker_pool_cleanup_timeout=600) as worker:
         sent = app.send("never_stop", "a")
         app.wait_for_note("start a")
         worker.send_signal(signal.SIGTERM)
         worker.wait_for_log("Warm shutdown")
-        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGINT)
         worker.wait_for_log("Cancelling 1 tasks")
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait() == 0
+        worker.send_signal(signal.SIGINT)
+        worker.wait()
     assert_handed_back(app, sent.id)
 
 
@@ -219,6 +240,24 @@ def test_a_cold_shutdown_during_a_drain_hands_back(app: Toy) -> None:
         worker.stop(signal.SIGQUIT)
         assert "cancelled a shutdown" in app.notes()
     assert_handed_back(app, sent.id)
+
+
+def test_what_a_soft_shutdown_hands_back_need_not_wait_for_the_visibility_timeout(
+    app: Toy,
+) -> None:
+    with app.worker("-c", "2", worker_soft_shutdown_timeout=0.5) as worker:
+        short, long = app.send("hold", "short"), app.send("hold", "long")
+        app.wait_for_note("start long")
+        app.wait_for_note("start short")
+        worker.send_signal(signal.SIGQUIT)
+        worker.wait_for_log("Initiating Soft Shutdown")
+        app.release("short")
+        worker.wait()
+    assert short.get() == "short"
+    assert_handed_back(app, long.id)
+    app.release("long")
+    with app.worker("-c", "2"):  # by its default the timeout is an hour
+        assert long.get() == "long"
 
 
 def test_an_idle_worker_ends_at_once_with_exit_code_0(app: Toy) -> None:

@@ -84,6 +84,10 @@ def test_retry_and_autoretry_work_in_a_coroutine(app: Toy) -> None:
     assert app.run("autoretry") == 1
 
 
+def test_task_of_a_class_is_retried_by_the_app_of_the_worker(app: Toy) -> None:
+    assert app.run("retry_in_a_class") == "1 in toy"
+
+
 def test_an_ignored_result_is_not_stored(app: Toy, worker: WorkerProcess) -> None:
     sent = app.send("ignored_result")
     worker.wait_for_log(f"ignored_result[{sent.id}] succeeded")

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import redis
-from celery import Celery, Task, current_task, signals
+from celery import Celery, Task, current_app, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerShutdown
 from greenlet import GreenletExit
 from redis.backoff import ConstantBackoff
@@ -363,3 +363,21 @@ async def noop() -> None:
 @app.task(ignore_result=True)
 async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
+
+
+class RetryInAClass(Task):  # type: ignore[misc]  # celery has no type information
+    """A task of a class that knows nothing of this pool."""
+
+    name = "tests.toy.pool_app.retry_in_a_class"
+    autoretry_for = (ValueError,)
+    retry_kwargs = {"max_retries": 1, "countdown": 0}  # noqa: RUF012  # as Celery has it
+
+    def run(self) -> str:
+        if not self.request.retries:
+            raise ValueError("once more")
+        return f"{self.request.retries} in {current_app.main}"
+
+
+app.register_task(RetryInAClass())
+# As in a process that imports a second project: it is the default of all threads.
+Celery("another").set_default()

@@ -1,12 +1,14 @@
 """The asyncio pool's tasks without a pool: called directly, eagerly, or in another pool."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from celery import Celery, Task
+from celery.worker import state
 
 from berlin_worker.pool import AsyncioPool, AsyncioRequest, AsyncioTask, cancel_cause
 
@@ -107,3 +109,42 @@ def test_a_broker_that_has_failed_is_not_tried_again_and_the_next_one_is() -> No
     for channel in (dead, dead, alive):
         request(channel).hand_back()
     assert (dead.reject.call_count, alive.reject.call_count) == (1, 1)
+
+
+@pytest.mark.parametrize("n", [-1, 0.5, "2", None, float("nan")])
+def test_the_pool_takes_no_odd_number_of_slots(n: Any) -> None:
+    pool = AsyncioPool.__new__(AsyncioPool)  # without its sockets
+    pool.limit = 2
+    for change in (pool.grow, pool.shrink):
+        with pytest.raises(ValueError, match="a number of slots"):
+            change(n)
+    assert pool.limit == 2
+
+
+@pytest.mark.parametrize(
+    ("expires_in_s", "revoked", "stamp", "discarded"),
+    [
+        (None, None, None, False),
+        (60, None, None, False),
+        (-1, None, None, True),
+        (None, "one", None, True),
+        (None, "other", None, False),
+        (None, None, "a", True),
+        (None, None, "b", False),
+    ],
+)
+def test_task_that_must_not_start_any_more_is_discarded(
+    monkeypatch: pytest.MonkeyPatch,
+    expires_in_s: float | None,
+    revoked: str | None,
+    stamp: str | None,
+    discarded: bool,
+) -> None:
+    monkeypatch.setattr(state, "revoked", {revoked})
+    monkeypatch.setattr(state, "revoked_stamps", {"tenant": stamp} if stamp else {})
+    request = AsyncioRequest.__new__(AsyncioRequest)
+    now = datetime.now(UTC)
+    request._expires = None if expires_in_s is None else now + timedelta(seconds=expires_in_s)
+    request.id = "one"
+    request._request_dict = {"stamped_headers": ["tenant"], "stamps": {"tenant": ["a", "c"]}}
+    assert (request.discard() is not None) is discarded

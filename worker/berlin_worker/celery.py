@@ -6,7 +6,7 @@ from berlin_schemas import names
 from berlin_worker import slots
 from berlin_worker.client.broker_url import parted
 from berlin_worker.pool import AsyncioTask
-from berlin_worker.queue import broker, purge, revoke_option, worker_options
+from berlin_worker.queue import broker, purge, refused_commands, revoke_option, worker_options
 from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from berlin_worker.queue.pulse import Pulse
 from berlin_worker.settings import Settings
@@ -67,6 +67,7 @@ app.conf.update(
     control_queue_ttl=300,
 )
 app.steps["consumer"].update({KeepDeliveries, Pulse})
+refused_commands.install(app)
 worker_options.install(app)
 slots.install(app, slots.FileLimit(stores=len(_settings.shards), proxies=len(_settings.proxies)))
 purge.install(app)

@@ -2,10 +2,12 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from itertools import zip_longest
 
 import click
 
-from berlin_worker.cli.errors import Problem
+from berlin_worker.cli.errors import USAGE, Problem
 from berlin_worker.cli.output import say
 from berlin_worker.cli.reach import broker_problem, load_settings, redis_problem
 from berlin_worker.errors import SettingsError
@@ -28,8 +30,14 @@ def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
       WORKER_PROVIDERS=echo berlin worker
 
     SIGTERM (or Ctrl-C) lets the running jobs end, for WORKER_DRAIN_TIMEOUT_S seconds at most; what
-    is left then goes to another worker.
+    is left then goes to another worker. SIGHUP does the same, and the worker begins anew.
     """
+    if (pool := pool_of(celery_args)) is not None:
+        from berlin_worker.queue.worker_options import pool_refusal  # noqa: PLC0415  # loads Celery
+
+        # Before Celery is there: it imports gevent for `-P gevent` before it looks at this app.
+        if told := pool_refusal(pool):
+            raise Problem(told, USAGE)
     settings = load_settings()
     check_login(settings)
     if told := redis_problem(settings.redis_url) or broker_problem(settings):
@@ -39,6 +47,18 @@ def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
             say(f"berlin: {told}; its jobs wait until it does", fg="yellow")
     command = celery_command(concurrency, celery_args)
     os.execv(command[0], command)  # noqa: S606  # becomes Celery: signals and exit code are its own
+
+
+def pool_of(celery_args: Sequence[str]) -> str | None:
+    """Return the value of Celery's option ``--pool``, or None if it is not given."""
+    for argument, following in zip_longest(celery_args, celery_args[1:], fillvalue=""):
+        if argument in {"-P", "--pool"}:
+            return following
+        if argument.startswith("-P"):
+            return argument.removeprefix("-P")
+        if argument.startswith("--pool="):
+            return argument.removeprefix("--pool=")
+    return None
 
 
 def check_login(settings: Settings) -> None:

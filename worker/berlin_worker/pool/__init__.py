@@ -22,6 +22,9 @@ kilobytes in place of a process.
 - Without a pool, ``await fetch(url)`` calls the function, and eager mode or another pool runs
   it in a loop of its own.
 
+- SIGTERM drains, however often it is sent; a second SIGINT, or SIGQUIT, cuts the drain short.
+  SIGHUP drains and runs the command line of the process again.
+
 Settings, all optional:
 
 ``worker_pool_lifespan``

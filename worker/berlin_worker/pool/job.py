@@ -150,7 +150,8 @@ class Job:
         if self.cause is not None:  # cancelled on its way here: the tracer never sees it
             self._end(self._handed_back if self.cause is CancelCause.SHUTDOWN else None)
             return
-        if self._discard is not None and (report := self._discard()) is not None:
+        discard, self._discard = self._discard, None
+        if discard is not None and (report := discard()) is not None:
             self._end(report)
             return
         try:

@@ -88,7 +88,9 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
 
     @contextlib.asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        configured = self.app.conf.get("worker_pool_lifespan") if self.app else None
+        # Here, in the loop's thread: with several apps in a process another one would be current.
+        self.app.set_current()
+        configured = self.app.conf.get("worker_pool_lifespan")
         if configured is None:
             yield
             return

@@ -58,17 +58,19 @@ class Restart:
 
     def __init__(self) -> None:
         self._requested = False
+        self._stopping = False
         self._had_terminal = False
 
     def install(self) -> None:
         """Handle SIGHUP; call it in the main thread, after Celery has installed its handlers."""
+        self._stopping = False
         self._had_terminal = _has_terminal()
         signals.worker_shutting_down.connect(self._on_shutdown)
         platforms.signals["SIGHUP"] = self._on_sighup
 
     def _on_sighup(self, *_: Any) -> None:
         # A worker that is being stopped stops; one that is being restarted restarts once.
-        if any(each not in (None, False) for each in (state.should_stop, state.should_terminate)):
+        if self._stopping:
             return
         # If the terminal is gone, nobody wants a worker in the background that has no output.
         self._requested = not self._had_terminal or _has_terminal()
@@ -78,6 +80,7 @@ class Restart:
         state.should_stop = EX_OK
 
     def _on_shutdown(self, sig: str, **_: Any) -> None:
+        self._stopping = True
         if sig != "SIGHUP":
             self._requested = False
 
