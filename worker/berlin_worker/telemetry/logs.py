@@ -150,7 +150,8 @@ def _from_record(_: Any, __: str, event: "EventDict") -> "EventDict":
     event["logger"] = record.name
     ended: dict[str, Any] | None = getattr(record, job_end.ATTRIBUTE, None)
     if ended is not None:
-        return event | ended
+        event.update(ended)
+        return event
     about = getattr(record, "data", None)  # what Celery's lines on a task carry
     job_id = getattr(record, "job_id", None) or (
         about.get("id") if isinstance(about, dict) else None
