@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick test-celery fuzz chaos chaos-short bench lint format readme lock wheel smoke clean
+.PHONY: help demo test test-quick test-celery fuzz chaos chaos-short bench lint format readme manifests lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -63,6 +63,12 @@ readme: .venv/.dev ## write the tables of settings and capacity into the README
 		/<!-- settings -->/ { printf "%s", rows; inside = 1 }' - README.md > README.md.new
 	@mv README.md.new README.md
 	@$(BIN)/python -m tests.benchmarks.capacity --readme
+
+RULES := deploy/kubernetes/overlays/prometheus-operator/prometheusrule.yaml
+manifests: ## write the alerts into the manifest of the Prometheus Operator
+	@{ printf '%s\n' '# Written by `make manifests` from deploy/prometheus/alerts.yml: change it there.' \
+		'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: berlin-worker' 'spec:'; \
+		sed -n '/^groups:/,$$ { s/^./  &/; p; }' deploy/prometheus/alerts.yml; } > $(RULES)
 
 wheel: .venv/.dev ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .

@@ -7,7 +7,7 @@ from kombu import Connection
 
 from tests.support.chaos import FULL, Replicas, chance, in_background, size
 from tests.support.saboteur import installed
-from tests.support.workers import wait_until
+from tests.support.workers import VERBOSE, wait_until
 
 
 def left_over(url: str) -> int:
@@ -63,7 +63,7 @@ def test_a_hung_worker_keeps_no_job(make_site, rabbit, tmp_path, report):
     """RabbitMQ goes on delivering to it, until its main thread, which lives on, notices."""
     site = make_site(broker_url=rabbit.url, **installed(tmp_path))
     block_s = 30
-    with site.worker("-c", "50") as hung:
+    with site.worker("-c", "50", *VERBOSE) as hung:
         site.submit(
             "one two three four",
             provider="saboteur",

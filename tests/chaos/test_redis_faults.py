@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.chaos import Site, size
 from tests.support.proxy import TcpProxy
-from tests.support.workers import WorkerProcess, wait_until
+from tests.support.workers import VERBOSE, WorkerProcess, wait_until
 
 SLOW = "[[delay:0.1]]"
 
@@ -112,7 +112,7 @@ def test_a_worker_behind_a_half_open_connection_comes_back(
     with TcpProxy.of(server.url) as events, TcpProxy.of(server.url) as broker:
         by_proxy = {"CELERY_BROKER_URL": broker.url_of(server.url)}
         site = make_site(server.url, worker_url=events.url_of(server.url), **by_proxy)
-        with site.worker("-c", "50") as cut_off:
+        with site.worker("-c", "50", *VERBOSE) as cut_off:
             long = streaming(site, 10)
             # Their ends, where they can be said, are many acknowledgements that cannot be sent.
             short = streaming(site, 20, chunks=30)

@@ -201,6 +201,24 @@ def test_other_paths_and_methods_are_refused():
         assert get(f"{url}/metrics")[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz?verbose", "/metrics", "/nothing"])
+def test_head_answers_as_get_without_the_body(path):
+    routes = {"/livez": lambda: (200, {}), "/readyz": lambda: (503, {"checks": {}})}
+    with serving("127.0.0.1", 0, CollectorRegistry(), routes) as port:
+        raw = {}
+        for method in ("GET", "HEAD"):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(f"{method} {path} HTTP/1.0\r\n\r\n".encode())
+                raw[method] = connection.makefile("rb").read()
+    heads = {method: reply.partition(b"\r\n\r\n") for method, reply in raw.items()}
+    of_get, of_head = (
+        [line for line in heads[method][0].splitlines() if not line.startswith(b"Date:")]
+        for method in ("GET", "HEAD")
+    )
+    assert of_head == of_get
+    assert heads["HEAD"][1:] == (b"\r\n\r\n", b"")
+
+
 def test_prometheus_gets_the_format_that_it_asks_for():
     with serving("127.0.0.1", 0, CollectorRegistry(), {}) as port:
         url = f"http://127.0.0.1:{port}/metrics"

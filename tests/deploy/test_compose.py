@@ -20,9 +20,10 @@ from celery import Celery
 from berlin_worker.client import Client
 from berlin_worker.embedded.redis import find_server, free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
+from berlin_worker.settings import Settings
 from tests.support.cli import BERLIN
 from tests.support.fleet import prompt
-from tests.support.manifests import DEPLOY, compose, example_environ
+from tests.support.manifests import DEPLOY, compose, container_environ, example_environ
 from tests.support.needed import needed
 from tests.support.workers import ROOT, wait_until
 
@@ -56,8 +57,8 @@ class Stack:
 
     def env(self, service: str, **given: str) -> dict[str, str]:
         """The variables of a service, and nothing else of the test's own."""
-        said = self.services[service]["environment"]
-        found = {name: self._here(str(value)) for name, value in said.items()}
+        said = container_environ(self.services[service], self.environ)
+        found = {name: self._here(value) for name, value in said.items()}
         path = f"{self._bin}:{Path(sys.executable).parent}:/usr/bin:/bin"
         return {"PATH": path, "PYTHONPATH": str(ROOT), **found, **given}
 
@@ -188,8 +189,28 @@ def test_the_stack_works_by_its_own_commands(stack, tmp_path):
         process.terminate()
     grace_s = float(stack.services["worker"]["stop_grace_period"].rstrip("s"))
     assert [process.wait(grace_s) for process in (*workers, flower, server)] == [0] * 5
+    assert not secrets_of_others(stack)
     for service in ("redis", "worker", "flower"):
         assert not [value for value in stack.environ.values() if value in stack.log(service)]
+
+
+def secrets_of_others(stack: Stack) -> set[str]:
+    """Passwords of `.env` that the worker has and does not need."""
+    needed_ones = {"BERLIN_ACCOUNT", "BERLIN_PASSWORD", "WORKER_PASSWORD"}
+    others = {value for name, value in stack.environ.items() if name not in needed_ones}
+    text = "\n".join(stack.env("worker").values())
+    return {value for value in others if value in text}
+
+
+def test_each_setting_of_the_env_file_reaches_the_worker():
+    said = {str(field.validation_alias): "set" for field in Settings.model_fields.values()}
+    environ = {**dict.fromkeys(example_environ(), "x"), **said, "OTEL_SERVICE_NAME": "set"}
+    found = container_environ(compose(environ)["services"]["worker"], environ)
+    own = {"REDIS_URL"}  # the stack has a Redis of its own
+    assert {name for name in said if found.get(name) != "set"} == own
+    assert found["OTEL_SERVICE_NAME"] == "set"
+    passwords = {name for name in example_environ() if name.endswith("_PASSWORD")}
+    assert {name for name in passwords if found[name]} == {"BERLIN_PASSWORD"}
 
 
 def test_what_was_accepted_is_there_after_redis_was_killed(stack):
@@ -229,7 +250,8 @@ def test_each_service_is_confined():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert ":" in service["image"] or "build" in service
+        pinned = re.fullmatch(r"[a-z/]+:v?[0-9][\w.-]+@sha256:[0-9a-f]{64}", service["image"])
+        assert pinned or "build" in service
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
     # For --scale: neither a name nor a port of the machine that only one can have.
     assert {"ports", "container_name", "hostname"}.isdisjoint(services["worker"])

@@ -25,8 +25,9 @@ from tests.support.manifests import (
 KUBERNETES = DEPLOY / "kubernetes"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 UNIT = DEPLOY / "systemd" / "berlin-worker.service"
-FOREIGN_KINDS = {"ScaledObject", "TriggerAuthentication"}
-"""KEDA's: their schemas are in no package."""
+FOREIGN_KINDS = {"ScaledObject", "TriggerAuthentication", "PodMonitor", "PrometheusRule"}
+"""KEDA's and the Prometheus Operator's: their schemas are in no package."""
+FOLDERS = ["base", "overlays/keda", "overlays/hpa", "overlays/prometheus-operator"]
 
 
 def run(*command: object) -> str:
@@ -51,7 +52,7 @@ def test_the_example_names_each_variable_of_the_compose_file():
     assert used == set(example_environ())
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/keda"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_the_rendered_manifests_fit_the_api_of_kubernetes(tmp_path, folder):
     manifests = rendered(KUBERNETES / folder)
     assert any(each["kind"] == "Deployment" for each in manifests)
@@ -62,7 +63,7 @@ def test_the_rendered_manifests_fit_the_api_of_kubernetes(tmp_path, folder):
     run(tool("kubernetes-validate"), "--strict", path)
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/keda"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_our_rendering_is_that_of_kustomize(folder):
     """Where somebody has it; Debian 12's is too old, and the test above goes by our rendering."""
     kubectl = shutil.which("kubectl")
@@ -84,6 +85,65 @@ def test_keda_sets_the_number_of_replicas_and_nobody_else():
     assert {each["authenticationRef"]["name"] for each in triggers} == {authentication}
 
 
+def test_autoscaler_sets_the_number_of_replicas_and_nobody_else():
+    manifests = rendered(KUBERNETES / "overlays" / "hpa")
+    scaler, deployment = one(manifests, "HorizontalPodAutoscaler"), one(manifests, "Deployment")
+    assert scaler["spec"]["scaleTargetRef"] == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": "Deployment",
+        "name": deployment["metadata"]["name"],
+    }
+    assert "replicas" not in deployment["spec"]
+    assert scaler["spec"]["minReplicas"] > 0
+
+
+def test_pod_monitor_scrapes_the_port_of_the_workers_under_the_job_of_the_alerts():
+    manifests = rendered(KUBERNETES / "overlays" / "prometheus-operator")
+    monitor, pod = one(manifests, "PodMonitor"), one(manifests, "Deployment")["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels[monitor["spec"]["jobLabel"]] == "berlin-worker"
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (container,) = pod["spec"]["containers"]
+    assert endpoint["port"] in {port["name"] for port in container["ports"]}
+    assert endpoint["path"] == "/metrics"
+
+
+def test_prometheus_rule_has_the_alerts_that_prometheus_has():
+    rule = one(rendered(KUBERNETES / "overlays" / "prometheus-operator"), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(ALERTS.read_text()), "run `make manifests`"
+
+
+def test_example_secret_has_the_keys_that_the_deployment_reads(tmp_path):
+    path = KUBERNETES / "secret.example.yaml"
+    run(tool("kubernetes-validate"), "--strict", path)
+    text = path.read_text()
+    (container,) = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    references = [each["valueFrom"]["secretKeyRef"] for each in container["env"]]
+    secret = yaml.safe_load(text)
+    assert {each["name"] for each in references} == {secret["metadata"]["name"]}
+    needed = {each["key"] for each in references if not each.get("optional")}
+    assert secret["stringData"].keys() == needed
+    # With what is commented out, it has all.
+    whole = yaml.safe_load(re.sub(r"(?m)^  # (?=[a-z-]+: \S+$)", "  ", text))
+    assert whole["stringData"].keys() == {each["key"] for each in references}
+    assert all("CHANGE-ME" in value for value in whole["stringData"].values())
+
+
+def test_one_port_serves_metrics_everywhere():
+    said = {
+        "image": re.findall(r"WORKER_HTTP_PORT=(\d+)", (DEPLOY / "Dockerfile").read_text()),
+        "unit": re.findall(r"WORKER_HTTP_PORT=(\d+) ", UNIT.read_text()),
+        "README": re.findall(r"WORKER_HTTP_PORT=(\d+)", (DEPLOY.parent / "README.md").read_text()),
+        "manifest": [one(rendered(KUBERNETES / "base"), "ConfigMap")["data"]["WORKER_HTTP_PORT"]],
+    }
+    assert {name: set(ports) for name, ports in said.items()} == {key: {"9464"} for key in said}
+    stack = compose(dict.fromkeys(example_environ(), "x"))["services"]["worker"]
+    assert "WORKER_HTTP_PORT" not in stack["environment"], "the image sets it"
+
+
 def test_the_settings_of_the_manifests_are_settings_of_the_worker():
     known = {field.validation_alias for field in Settings.model_fields.values()}
     data = one(rendered(KUBERNETES / "base"), "ConfigMap")["data"]
@@ -92,6 +152,7 @@ def test_the_settings_of_the_manifests_are_settings_of_the_worker():
     ]
     stack = compose(dict.fromkeys(example_environ(), "x"))
     environment = stack["services"]["worker"]["environment"]
+    environment = {name: value for name, value in environment.items() if value}
     named = {*data, *(each["name"] for each in container["env"]), *environment}
     assert named <= known
     Settings.from_env({name: str(value) for name, value in {**data, **environment}.items()})
@@ -154,16 +215,26 @@ def test_every_alert_fires_when_it_should_and_not_before(tmp_path):
     }
     alerts = {rule["alert"] for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]}
     assert told == alerts
+    for case in cases["tests"]:
+        for each in case["alert_rule_test"]:
+            for expected in each.get("exp_alerts", ()):
+                expected["exp_annotations"]["runbook_url"] = runbook_url(each["alertname"])
     cases["rule_files"] = [str(ALERTS)]
     path = tmp_path / "cases.yml"
     path.write_text(yaml.safe_dump(cases))
     run(tool("promtool"), "test", "rules", path)
 
 
-def test_every_alert_has_its_part_in_the_runbook():
+def runbook_url(alert: str) -> str:
+    return f"deploy/README.md#{alert.lower()}"
+
+
+def test_every_alert_has_its_part_in_the_runbook_and_leads_there():
     headings = re.findall(r"^### (\w+)", (DEPLOY / "README.md").read_text(), re.MULTILINE)
     rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
     assert {rule["alert"] for rule in rules} <= set(headings)
+    for rule in rules:
+        assert rule["annotations"]["runbook_url"] == runbook_url(rule["alert"])
 
 
 def test_every_command_of_the_runbook_is_one():
@@ -199,7 +270,7 @@ def test_whoever_stops_a_worker_waits_for_its_drain():
     unit_drain_s = re.search(r"WORKER_DRAIN_TIMEOUT_S=(\d+)", unit["Environment"])
     assert unit_drain_s
     pairs = [
-        (stack["environment"]["WORKER_DRAIN_TIMEOUT_S"], stack["stop_grace_period"].rstrip("s")),
+        (Settings().drain_timeout_s, stack["stop_grace_period"].rstrip("s")),
         (data["WORKER_DRAIN_TIMEOUT_S"], deployment["terminationGracePeriodSeconds"]),
         (unit_drain_s[1], unit["TimeoutStopSec"]),
     ]
@@ -234,14 +305,17 @@ def test_grafana_finds_dashboard_and_data_source_where_compose_puts_them():
         (DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text()
     )["datasources"]
     board = (DEPLOY / "grafana" / "dashboards" / "berlin.json").read_text()
-    assert set(re.findall(r'"uid": "([^"]+)"', board)) <= {source["uid"], "berlin-worker"}
+    assert set(re.findall(r'"uid": "([^"]+)"', board)) == {"${datasource}", "berlin-worker"}
+    variable = json.loads(board)["templating"]["list"][0]
+    assert (variable["name"], variable["type"]) == ("datasource", "datasource")
+    assert (variable["query"], variable["current"]["value"]) == (source["type"], source["uid"])
     assert source["url"] == "http://prometheus:9090"
     (scraped,) = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())[
         "scrape_configs"
     ]
     (found,) = scraped["dns_sd_configs"]
     assert found["names"] == ["worker"]
-    assert found["port"] == services["worker"]["environment"]["WORKER_HTTP_PORT"]
+    assert found["port"] == 9464
 
 
 def test_what_is_counted_to_scale_are_the_keys_of_the_queue():

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,3 +169,25 @@ def test_the_final_stages_run_nothing_and_are_nobody(stage):
     assert "RUN" not in words
     assert dict(instructions(stage))["USER"] == "10001:10001"
     assert {"HEALTHCHECK", "ENTRYPOINT", "CMD"} <= set(words)
+
+
+@pytest.mark.parametrize("stage", ["worker", "flower"])
+def test_images_say_what_they_are(stage):
+    said = dict(
+        re.findall(
+            r'org\.opencontainers\.image\.(\w+)="([^"]*)"', dict(instructions(stage))["LABEL"]
+        )
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    arguments = {name.lower(): f"${name}" for name in ("VERSION", "REVISION", "CREATED", "SOURCE")}
+    assert arguments.items() <= said.items()
+    assert said["title"] == f"berlin-{stage}"
+    assert said["licenses"] == project["license"]
+    assert said["description"]
+    given = dict(rest.split("=") for word, rest in instructions(stage) if word == "ARG")
+    assert given["VERSION"] == project["version"]
+
+
+def test_base_image_is_pinned_by_tag_and_digest():
+    (python,) = re.findall(r"(?m)^ARG PYTHON=(.*)$", TEXT)
+    assert re.fullmatch(r"3\.\d+\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", python)

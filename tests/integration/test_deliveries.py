@@ -5,13 +5,13 @@ import time
 
 from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S
 from tests.support.fleet import prompt
-from tests.support.workers import wait_until
+from tests.support.workers import VERBOSE, wait_until
 
 INDEX = "unacked_index:prompts"
 
 
 def test_a_message_that_is_held_is_renewed_and_delivered_once(fleet):
-    with fleet.worker() as worker:
+    with fleet.worker(*VERBOSE) as worker:
         job_id = fleet.send(prompt("[[endless]] [[delay:0.1]]"))
         fleet.running(job_id)
         ((tag, taken),) = fleet.redis.zrange(INDEX, 0, -1, withscores=True)
@@ -27,7 +27,7 @@ def test_a_message_is_held_for_as_long_as_its_worker_drains(fleet):
     with fleet.worker(WORKER_DRAIN_TIMEOUT_S=f"{VISIBILITY_TIMEOUT_S + 4}") as leaving:
         job_id = fleet.send(prompt("[[endless]] [[delay:0.1]] x"))
         fleet.running(job_id)
-        with fleet.worker() as other:
+        with fleet.worker(*VERBOSE) as other:
             assert leaving.stop() == 0
             wait_until(lambda: fleet.attempt(job_id) == 2, "handed on")
             # Handed back, not given back behind the back of its worker and dropped.

@@ -5,7 +5,7 @@ import time
 
 from tests.support.fleet import Fleet, prompt
 from tests.support.saboteur import with_clock_ahead
-from tests.support.workers import WorkerProcess, wait_until
+from tests.support.workers import VERBOSE, WorkerProcess, wait_until
 
 QUEUE, HELD, INDEX = "prompts", "unacked:prompts", "unacked_index:prompts"
 
@@ -32,7 +32,7 @@ def queued(fleet: Fleet) -> list[str]:
 
 
 def test_a_worker_with_free_slots_hands_all_of_them_back(fleet):
-    with fleet.worker("-c", "20") as worker:
+    with fleet.worker("-c", "20", *VERBOSE) as worker:
         sent = schedule(fleet, 12)
         wait_until(lambda: held(fleet) == 12 == received(worker), "it holds them")
         assert worker.stop() == 0
@@ -41,7 +41,7 @@ def test_a_worker_with_free_slots_hands_all_of_them_back(fleet):
 
 
 def test_they_go_back_at_once_though_a_stream_still_runs(fleet):
-    with fleet.worker("-c", "20", WORKER_DRAIN_TIMEOUT_S="60") as worker:
+    with fleet.worker("-c", "20", *VERBOSE, WORKER_DRAIN_TIMEOUT_S="60") as worker:
         running = fleet.send(prompt("[[endless]] [[delay:0.05]] a"))
         sent = schedule(fleet, 3)
         fleet.running(running)
@@ -55,7 +55,7 @@ def test_they_go_back_at_once_though_a_stream_still_runs(fleet):
 
 
 def test_who_takes_them_over_loses_none_when_it_is_killed(fleet):
-    with fleet.worker("-c", "20") as first, fleet.worker("-c", "20") as second:
+    with fleet.worker("-c", "20", *VERBOSE) as first, fleet.worker("-c", "20", *VERBOSE) as second:
         sent = schedule(fleet, 10, countdown_s=25)
         wait_until(lambda: received(first) + received(second) == 10, "they hold them")
         assert first.stop() == 0

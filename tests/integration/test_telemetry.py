@@ -135,31 +135,48 @@ def test_while_it_drains_a_worker_is_alive_and_not_ready(fleet):
         assert worker.wait() == 0
 
 
-def test_every_line_is_json_and_a_line_on_a_job_says_which(fleet):
+def test_every_line_is_json_and_each_job_has_one_on_its_end(fleet):
     fleet.env |= QUIET
     with fleet.worker("-c", "5", WORKER_MAX_ATTEMPTS="2", WORKER_RETRY_BASE_S="0.01") as worker:
-        failed = fleet.send(prompt(f"[[status:503]] {PROMPT}"))
+        failed = fleet.send(prompt(f"[[status:503]] {PROMPT}", tenant="acme"))
         refused = fleet.send(prompt(PROMPT, no_such_field=1))
-        for job_id in (failed, refused):
+        unknown = fleet.send(prompt(PROMPT, provider="nobody", tenant="acme"))
+        completed = fleet.send(prompt(f"{PROMPT} b c", tenant="acme", model="m"))
+        cancelled = fleet.send(prompt(f"[[endless]] [[delay:0.05]] {PROMPT}"))
+        fleet.running(cancelled)
+        with Client(fleet.env["REDIS_URL"]) as client:
+            client.cancel(cancelled)
+        for job_id in (failed, refused, unknown, completed, cancelled):
             fleet.ended(job_id)
         worker.stop()
     told: list[dict[str, Any]] = [json.loads(line) for line in worker.log.splitlines()]
     assert all({"timestamp", "level", "event", "logger"} <= line.keys() for line in told)
     assert any("ready." in line["event"] for line in told)
     assert any("Warm shutdown" in line["event"] for line in told)
-    for job_id in (failed, refused):
-        lines = [line for line in told if job_id in line["event"]]
-        assert {line["job_id"] for line in lines} == {job_id}
-        assert {"celery.worker.strategy", "berlin_worker.attempt"} <= {
-            line["logger"] for line in lines
-        }
-    attempts = [
-        line.get("attempt")
-        for line in told
-        if line["logger"] in {"berlin_worker.attempt", "berlin_worker.runner"}
-        and line["job_id"] == failed
-    ]
-    assert attempts == [1, 2]
+    [retried] = [line for line in told if line["logger"] == "berlin_worker.runner"]
+    assert (retried["job_id"], retried["attempt"]) == (failed, 1)
+    assert not [line for line in told if "generate" in line["event"]], "Celery's lines on jobs"
+    lines = [line for line in told if line["event"] == "job ended"]
+    ends = {line["job_id"]: line for line in lines}
+    assert len(ends) == len(lines) == 5
+    shown = ("status", "error_code", "reason", "tenant", "provider", "attempts")
+    assert {job_id: tuple(line[name] for name in shown) for job_id, line in ends.items()} == {
+        failed: ("failed", "upstream_error", "HTTP 503", "acme", "berlin", 2),
+        refused: ("failed", "invalid_job", None, None, None, 1),
+        unknown: ("failed", "invalid_job", None, "acme", "nobody", 1),
+        completed: ("completed", None, "stop", "acme", "berlin", 1),
+        cancelled: ("cancelled", None, "requested", None, "berlin", 1),
+    }
+    timings = fleet.events(completed)[-1]["timings"]
+    assert {name: ends[completed][name] for name in timings} == {
+        **timings,
+        "total_ms": ends[completed]["total_ms"],  # measured a moment later
+    }
+    assert (ends[completed]["model"], ends[completed]["level"]) == ("m", "info")
+    assert ends[completed]["chunks"] == len(fleet.events(completed)) - 2
+    assert ends[failed]["level"] == "warning"
+    for secret in (PROMPT, fleet.upstream.account, fleet.upstream.password):
+        assert secret not in worker.log
 
 
 def test_people_read_lines_and_the_banner(fleet):

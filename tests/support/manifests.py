@@ -38,6 +38,14 @@ def compose(environ: Mapping[str, str]) -> Manifest:
     return loaded
 
 
+def container_environ(service: Manifest, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a service of the compose file, whose `.env` is ``environ``."""
+    files = service.get("env_file", [])
+    assert files in ([], [".env"]), files
+    given = dict(environ) if files else {}
+    return given | {name: str(value) for name, value in service["environment"].items()}
+
+
 def example_environ() -> list[str]:
     """The variables of `.env.example`."""
     lines = (DEPLOY / ".env.example").read_text().splitlines()

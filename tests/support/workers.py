@@ -29,6 +29,10 @@ def wait_until(condition: Callable[[], T], what: str = "", timeout_s: float = TI
     return value
 
 
+VERBOSE = ("--loglevel", "DEBUG")
+"""Arguments of a worker that logs each message that it receives."""
+
+
 class WorkerProcess:
     """``celery -A <app> worker <arguments>`` in a process of its own.
 

@@ -23,6 +23,7 @@ from berlin_schemas import (
     Terminal,
     Timings,
 )
+from berlin_worker import context
 from berlin_worker.contained import contained
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.journal import Journal
@@ -30,6 +31,7 @@ from berlin_worker.leases import Claim
 from berlin_worker.lifecycle import Phase
 from berlin_worker.providers.base import Provider, Report
 from berlin_worker.telemetry import tracing
+from berlin_worker.telemetry.job_end import log_end
 from berlin_worker.watchdog import Expired, Watchdog
 
 logger = logging.getLogger(__name__)
@@ -259,7 +261,6 @@ class Attempt:
 
     async def end_failed(self, error: JobError) -> None:
         """End as failed."""
-        logger.warning("job %s: failed with %s", self.claim.job_id, error.code)
         info = error.info().model_copy(update={"message": _utf8(error.message)})
         await self._end(Failed(**self._head(), error=info), error.code.value)
 
@@ -272,22 +273,25 @@ class Attempt:
         finish_reason: Literal["stop", "length", "interrupted"],
         usage: dict[str, Any] | None,
     ) -> None:
-        claim, call = self.claim, self._call
-        before_s = (claim.now_ms - claim.created_ms) / 1000 + self._unrecorded_s
-        queue_s = (claim.started_ms - claim.created_ms) / 1000 + self._unrecorded_s
-        timings = Timings(
-            queue_ms=_milliseconds(queue_s),
-            login_ms=_milliseconds(call.login_s),
-            first_chunk_ms=(
-                None if call.first_chunk_s is None else _milliseconds(call.first_chunk_s)
-            ),
-            stream_ms=_milliseconds(call.stream_s),
-            total_ms=_milliseconds(before_s + time.monotonic() - self._claimed),
-        )
+        timings = Timings.model_validate(self._durations_ms())
         head = self._head()
         await self._end(
             Completed(**head, finish_reason=finish_reason, timings=timings, usage=usage)
         )
+
+    def _durations_ms(self) -> dict[str, float | None]:
+        """Durations of the job so far in ms, by their names in ``Timings``."""
+        claim, call = self.claim, self._call
+        before_s = (claim.now_ms - claim.created_ms) / 1000 + self._unrecorded_s
+        queue_s = (claim.started_ms - claim.created_ms) / 1000 + self._unrecorded_s
+        first_chunk_s = call.first_chunk_s
+        return {
+            "queue_ms": _milliseconds(queue_s),
+            "login_ms": _milliseconds(call.login_s),
+            "first_chunk_ms": None if first_chunk_s is None else _milliseconds(first_chunk_s),
+            "stream_ms": _milliseconds(call.stream_s),
+            "total_ms": _milliseconds(before_s + time.monotonic() - self._claimed),
+        }
 
     async def _end(self, event: Terminal, code: str = "") -> None:
         try:
@@ -296,6 +300,13 @@ class Attempt:
             if self.over:  # whatever stops the task from now on comes too late
                 self.ended = event.type
                 tracing.current().ended(event.type, code)
+                if not self._log.fenced:  # else the end is another attempt's
+                    log_end(
+                        event,
+                        about=context.ABOUT.get(),
+                        chunks=self._log.chunks,
+                        durations_ms=self._durations_ms(),
+                    )
 
     def _head(self) -> dict[str, Any]:
         return {

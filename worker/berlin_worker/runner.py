@@ -228,6 +228,7 @@ class Runner:
         if len(args) != 1 or kwargs:
             raise InvalidJob("worker.generate takes one positional argument: the job object")
         job, data = parse_job(args[0], job_id)
+        context.ABOUT.set(context.About(job.provider, job.model, job.tenant))
         if job.proxy is not None and job.proxy not in self.proxies:
             raise InvalidJob("proxy: not on the operator's allow-list")
         try:

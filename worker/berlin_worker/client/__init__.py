@@ -10,7 +10,7 @@
 Needs Redis and the broker alone: neither the worker nor its HTTP client is imported.
 """
 
-from berlin_schemas import InvalidJob
+from berlin_schemas import Cancelled, Chunk, Completed, Event, Failed, InvalidJob, Reset, Started
 from berlin_worker.client.aio import AsyncClient
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.sync import Client, SyncStream
@@ -19,14 +19,21 @@ from berlin_worker.errors import ClientError, CursorExpired, JobFailed, Unavaila
 
 __all__ = [
     "AsyncClient",
+    "Cancelled",
+    "Chunk",
     "Client",
     "ClientError",
+    "Completed",
     "CursorExpired",
+    "Event",
+    "Failed",
     "InvalidJob",
     "JobFailed",
     "JobStatus",
     "Options",
+    "Reset",
     "Result",
+    "Started",
     "Stream",
     "SyncStream",
     "Unavailable",

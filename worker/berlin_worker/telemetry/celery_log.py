@@ -1,5 +1,6 @@
 """Celery's log, which becomes the worker's: its lines, what it prints, and its banner."""
 
+import logging
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -8,10 +9,30 @@ from celery import signals
 from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 
+from berlin_schemas import names
+from berlin_worker.errors import BerlinWorkerError
+
 if TYPE_CHECKING:
     from celery import Celery
 
     from berlin_worker.settings import Settings
+
+
+def _not_on_prompt_jobs(record: logging.LogRecord) -> bool:
+    """Filter Celery's lines on prompt jobs: the worker logs one of its own when a job ends.
+
+    "received", "succeeded" and their like remain for the level DEBUG. That a job failed is no
+    failure of the task; a traceback of any other exception stays.
+    """
+    about = getattr(record, "data", None)
+    if not isinstance(about, dict) or about.get("name") != names.TASK:
+        return True
+    if record.exc_info and isinstance(record.exc_info[1], BerlinWorkerError):
+        return False
+    if record.levelno != logging.INFO:
+        return True
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 
 def install(app: "Celery", settings: "Settings") -> None:
@@ -37,6 +58,8 @@ def install(app: "Celery", settings: "Settings") -> None:
     def before_banner(*, instance: Any, **_: Any) -> None:
         instance.quiet = instance.quiet or json
 
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).addFilter(_not_on_prompt_jobs)
     signals.celeryd_init.connect(before_privileges, weak=False)
     signals.setup_logging.connect(set_up, weak=False)
     signals.celeryd_after_setup.connect(before_banner, weak=False)

@@ -1,5 +1,6 @@
 """``/metrics``, ``/livez`` and ``/readyz``, from threads: a blocked event loop is told of too."""
 
+import io
 import json
 import logging
 import socket
@@ -73,6 +74,16 @@ class _Handler(MetricsHandler):
             self._answer(*route())
         else:
             self._answer(404, {"paths": ["/metrics", *self.routes]})
+
+    def do_HEAD(self) -> None:  # noqa: N802  # the name is http.server's
+        """Answer as GET does, without a body: :meth:`end_headers` drops it."""
+        self.do_GET()
+
+    def end_headers(self) -> None:
+        """Send the headers; of a HEAD request nothing follows them."""
+        super().end_headers()
+        if self.command == "HEAD":
+            self.wfile = io.BytesIO()
 
     def _answer(self, status: int, told: Mapping[str, Any]) -> None:
         body = json.dumps(told).encode() + b"\n"

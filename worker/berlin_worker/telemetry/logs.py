@@ -22,6 +22,7 @@ from structlog.stdlib import ProcessorFormatter
 
 from berlin_worker.context import JOB
 from berlin_worker.providers.redact import hider
+from berlin_worker.telemetry import job_end
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
@@ -90,7 +91,7 @@ def formatter(style: Style, secrets: Iterable[str], *, colors: bool = False) -> 
         console = structlog.dev.ConsoleRenderer(
             colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
         )
-        render = [_once, structlog.processors.format_exc_info, hidden, console]
+        render = [_sentence, _once, structlog.processors.format_exc_info, hidden, console]
     return ProcessorFormatter(
         foreign_pre_chain=[_from_record],
         processors=[ProcessorFormatter.remove_processors_meta, *render],
@@ -147,6 +148,10 @@ def _from_record(_: Any, __: str, event: "EventDict") -> "EventDict":
     event["timestamp"] = _time(record.created)
     event["level"] = record.levelname.lower()
     event["logger"] = record.name
+    ended: dict[str, Any] | None = getattr(record, job_end.ATTRIBUTE, None)
+    if ended is not None:
+        event.update(ended)
+        return event
     about = getattr(record, "data", None)  # what Celery's lines on a task carry
     job_id = getattr(record, "job_id", None) or (
         about.get("id") if isinstance(about, dict) else None
@@ -173,6 +178,15 @@ def _timestamp(_: Any, __: str, event: "EventDict") -> "EventDict":
 def _in_order(_: Any, __: str, event: "EventDict") -> "EventDict":
     first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     return {**first, **event}
+
+
+def _sentence(_: Any, __: str, event: "EventDict") -> "EventDict":
+    """People read how a job ended as a sentence."""
+    if event["event"] != job_end.EVENT or "status" not in event:
+        return event
+    names = ("timestamp", "level", "logger", "job_id", "tenant", "model")
+    short = {name: event[name] for name in names if event.get(name) is not None}
+    return {**short, "event": job_end.sentence_of(event)}
 
 
 def _once(_: Any, __: str, event: "EventDict") -> "EventDict":
