@@ -51,7 +51,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 
     def _guard_gossip(self, gossip: Any) -> None:
-        """Let no event end the worker. Celery gives its consumer of events no ``on_decode_error``."""
+        """Let no event end the worker: Celery's consumer of them has no ``on_decode_error``."""
         gossip.on_message = guarded_events(gossip.on_message)
         get_consumers = gossip.get_consumers
 
