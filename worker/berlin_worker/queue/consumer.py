@@ -45,10 +45,23 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         app.control.mailbox.node_cls = ControlNode
         super().__init__(*args, **kwargs)
         inflate.install()
-        self.gossip.on_message = guarded_events(self.gossip.on_message)
+        self._guard_gossip(self.gossip)
         Guarded.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
         # A job is plain JSON: no hook for each object of it, to which some objects say more.
         registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
+
+    def _guard_gossip(self, gossip: Any) -> None:
+        """Let no event end the worker: Celery's consumer of them has no ``on_decode_error``."""
+        gossip.on_message = guarded_events(gossip.on_message)
+        get_consumers = gossip.get_consumers
+
+        def get_guarded(channel: Any) -> Any:
+            consumers = get_consumers(channel)
+            for consumer in consumers:
+                consumer.on_decode_error = self.on_decode_error
+            return consumers
+
+        gossip.get_consumers = get_guarded
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes; Celery would come to wait 30 s between its tries."""
@@ -82,7 +95,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """The body is not what its headers say, or of a kind that is not accepted."""
-        if message.channel is not self.task_consumer.channel:  # remote control acknowledges nothing
+        tasks = getattr(self.task_consumer, "channel", None)
+        if message.channel is not tasks:  # who listens to broadcasts acknowledges nothing
             logger.warning("a broadcast was dropped: %s", type(exc).__name__)
             return
         self._discard(message, "undecodable", exc)
