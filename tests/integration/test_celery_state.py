@@ -1,8 +1,6 @@
 """Celery's commands and Celery's view of jobs: events, revoke, purge, and the exit code."""
 
 import json
-import subprocess
-import sys
 import uuid
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.integration.test_leaks import events_of
 from tests.support.fleet import Fleet, prompt
-from tests.support.workers import ROOT, wait_until
+from tests.support.workers import ROOT, celery_cli, wait_until
 
 ENDINGS = {"task-succeeded", "task-failed", "task-revoked", "task-rejected", "task-retried"}
 
@@ -131,18 +129,6 @@ def test_revoke_with_terminate_cancels_what_runs(seen):
     assert fleet.ended(job_id)[-1]["reason"] == "revoked"
 
 
-def celery(fleet, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments],
-        env=fleet.env | {"PATH": "", "PYTHONPATH": f"{ROOT}/worker:{ROOT}/schemas:{ROOT}"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
     """Every list of the queue, both protocols, garbage, a job that runs, and one that is over."""
     bare = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
@@ -160,7 +146,7 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
     fleet.redis.zadd("worker:watch", {running: fleet.redis.time()[0] * 1000 + 60_000})
     for garbage in (b"\xff", b"", b"[]", b"{}", b'{"headers": {"id": "../x"}}', b"[" * 100_000):
         fleet.redis.lpush("prompts", garbage)
-    purged = celery(fleet, "purge", "-f")
+    purged = celery_cli(fleet, "purge", "-f")
     assert "Purged 72 messages" in purged.stdout, purged
     assert not fleet.redis.keys("prompts*")
     for job_id in (*bare, recorded):
@@ -174,7 +160,7 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
 def test_purge_that_breaks_off_says_so_and_leaves_the_messages(fleet):
     job_id = fleet.send(prompt("Hello"))
     fleet.env["WORKER_EVENT_SHARDS"] = "redis://127.0.0.1:1/0"
-    purged = celery(fleet, "purge", "-f")
+    purged = celery_cli(fleet, "purge", "-f")
     assert purged.returncode == 1
     assert "what is left is still on the queue" in purged.stderr
     assert fleet.redis.llen("prompts") == 1
