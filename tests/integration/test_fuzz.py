@@ -4,12 +4,15 @@ Short by default. ``make fuzz`` writes 10,000 items (``BERLIN_FUZZ_ITEMS``) to t
 that ``BERLIN_FUZZ_PLACES`` names.
 """
 
+import itertools
 import os
 
+import pytest
 import redis
 from redis.exceptions import ResponseError
 
 from berlin_schemas import names
+from berlin_schemas.shards import shard_of
 from tests.support.fleet import QUICK_LEASES, prompt
 from tests.support.fuzz import chosen, write
 from tests.support.workers import wait_until
@@ -27,7 +30,14 @@ def due(raw: redis.Redis) -> bool:
         return True
 
 
-def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet):
+@pytest.mark.parametrize("shards", [1, 2])
+def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet, shards):
+    if shards > 1:
+        home = fleet.env["REDIS_URL"]
+        fleet.env["WORKER_EVENT_SHARDS"] = f"{home},{home.removesuffix('/0')}/1"
+    # The test reads the first event store alone, where the garbage is.
+    job_ids = (f"served-{n}" for n in itertools.count())
+    here = (each for each in job_ids if shard_of(each, shards) == 0)
     token = names.token_key("berlin", fleet.upstream.account)
     with (
         fleet.worker("-c", "4", **QUICK_LEASES) as worker,
@@ -37,7 +47,8 @@ def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet):
         def served(written: int) -> None:
             if written % EVERY:
                 return
-            job_id, after = fleet.send(prompt("after the garbage")), f"after {written} items"
+            job_id, after = next(here), f"after {written} items"
+            fleet.send(prompt("after the garbage"), task_id=job_id)
             wait_until(lambda: worker.process.poll() is not None or fleet.events(job_id), after)
             assert worker.process.poll() is None, after
             # A token that is garbage may fail the job.
@@ -47,7 +58,7 @@ def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet):
         write(raw, ITEMS, chosen(), token=token, after_each=served)
         wait_until(lambda: not due(raw), "the reaper has looked at what was written last")
         raw.delete(token, *(f"token:{{{token}}}:{what}" for what in ("lock", "refusals")))
-        job_id = fleet.send(prompt("the last one"))
+        job_id = fleet.send(prompt("the last one"), task_id=next(here))
         assert fleet.ended(job_id)[-1]["type"] == "completed"
         assert worker.process.poll() is None
         assert "has stopped, and so must this worker" not in worker.log
