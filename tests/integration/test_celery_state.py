@@ -30,8 +30,8 @@ def endings(events, job_id):
     ]
 
 
-def told(seen, job_id, *expected):
-    """Wait until Celery has told the end of a job; it tells no other one."""
+def reported(seen, job_id, *expected):
+    """Wait until Celery has reported the end of a job; it reports no other one."""
     _, _, events = seen
     wait_until(lambda: endings(events, job_id), f"an ending of {job_id}")
     assert endings(events, job_id) == list(expected)
@@ -40,14 +40,14 @@ def told(seen, job_id, *expected):
 def test_completed_job_is_a_success(seen):
     fleet = seen[0]
     job_id = fleet.send(prompt("Hello"))
-    told(seen, job_id, "task-succeeded")
+    reported(seen, job_id, "task-succeeded")
 
 
 @pytest.mark.parametrize("text", ["[[status:500]]", "[[cut:1]]"])
 def test_job_that_fails_in_its_run_is_a_failure_in_one_line(seen, text):
     fleet, worker, events = seen
     job_id = fleet.send(prompt(f"{text} Hello", on_interrupt="fail"))
-    told(seen, job_id, "task-failed")
+    reported(seen, job_id, "task-failed")
     (failed,) = (each for each in events if each.get("uuid") == job_id and "exception" in each)
     code = fleet.ended(job_id)[-1]["error"]["code"]
     assert failed["exception"] == f"TaskFailed('{code}')"
@@ -57,7 +57,7 @@ def test_job_that_fails_in_its_run_is_a_failure_in_one_line(seen, text):
 def test_refused_job_is_a_failure(seen):
     fleet = seen[0]
     job_id = fleet.send({"messages": []})
-    told(seen, job_id, "task-failed")
+    reported(seen, job_id, "task-failed")
     assert fleet.ended(job_id)[-1]["error"]["code"] == "invalid_job"
 
 
@@ -67,7 +67,7 @@ def test_job_cancelled_while_it_runs_is_revoked(seen):
     fleet.running(job_id)
     fleet.redis.hset(f"job:{{{job_id}}}:state", "cancel", 1)
     fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
-    told(seen, job_id, "task-revoked")
+    reported(seen, job_id, "task-revoked")
     assert fleet.ended(job_id)[-1]["type"] == "cancelled"
 
 
@@ -80,12 +80,12 @@ def test_job_cancelled_before_it_begins_is_revoked(seen, ended_first):
         fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
         fleet.ended(job_id)
     fleet.send(prompt("Hello"), task_id=job_id)
-    told(seen, job_id, "task-revoked")
+    reported(seen, job_id, "task-revoked")
     assert [each["type"] for each in fleet.ended(job_id)] == ["cancelled"]
 
 
 @pytest.mark.parametrize("text", ["Hello", "[[status:500]] Hello"])
-def test_second_delivery_of_a_job_tells_no_second_end(seen, text):
+def test_second_delivery_of_a_job_reports_no_second_end(seen, text):
     fleet, _, events = seen
     job_id = fleet.send(prompt(text))
     fleet.ended(job_id)
@@ -95,7 +95,7 @@ def test_second_delivery_of_a_job_tells_no_second_end(seen, text):
         "the second delivery",
     )
     later = fleet.send(prompt("later"))
-    told(seen, later, "task-succeeded")
+    reported(seen, later, "task-succeeded")
     wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "both are acknowledged")
     assert len(endings(events, job_id)) == 1
 
@@ -125,7 +125,7 @@ def test_revoke_with_terminate_cancels_what_runs(seen):
     job_id = fleet.send(prompt("[[endless]] [[delay:0.05]] Hello"))
     fleet.running(job_id)
     fleet.app.control.revoke(job_id, terminate=True)
-    told(seen, job_id, "task-revoked")
+    reported(seen, job_id, "task-revoked")
     assert fleet.ended(job_id)[-1]["reason"] == "revoked"
 
 

@@ -102,7 +102,7 @@ def report(outcome: Outcome) -> None:
             raise TaskCancelled
         case "failed" if cancel_cause() is None:
             raise TaskFailed(outcome.code)
-        case _:  # a task that is being cancelled is reported by whoever cancels it
+        case _:  # Celery reports a task itself if it cancels it
             raise TaskDropped
 
 

@@ -71,11 +71,11 @@ class PurgeMixin:
             with self.conn_or_acquire() as client, ThreadPoolExecutor(1) as thread:
                 purged: int = thread.submit(lambda: asyncio.run(_purge(client, lists))).result()
         except (RedisError, ConnectionError, TimeoutError) as error:
-            told = f"the purge has stopped, what is left is still on the queue: {error}"
+            message = f"the purge has stopped, what is left is still on the queue: {error}"
             if click.get_current_context(silent=True) is None:
-                raise ConnectionError(told) from error
+                raise ConnectionError(message) from error
             # Celery's command would print that there was no message.
-            raise click.ClickException(told) from None
+            raise click.ClickException(message) from None
         return purged
 
 
@@ -105,7 +105,7 @@ async def _purge(client: Any, lists: Sequence[str]) -> int:
 
 async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     """The store and the journal of each shard, closed with ``stack``."""
-    # Only a purge needs these: who imports the app need not load the worker.
+    # Only a purge needs these: importing the app must not load the worker.
     from berlin_worker import service  # noqa: PLC0415
     from berlin_worker.journal import Journal  # noqa: PLC0415
     from berlin_worker.settings import Settings  # noqa: PLC0415

@@ -80,8 +80,8 @@ async def check(
             return
         raise
     text = found.decode(errors="replace") if found is not None else None
-    if told := trouble(expected, text, at):
-        raise SettingsError(told)
+    if problem := trouble(expected, text, at):
+        raise SettingsError(problem)
 
 
 class Marks:
@@ -110,7 +110,7 @@ class Marks:
         """Renew the marks until cancelled.
 
         A mark that has changed meanwhile is logged and left alone: it keeps a worker from
-        starting, but whoever may write it must not be able to end those that run.
+        starting, and must not end workers that run.
         """
         while True:
             await asyncio.sleep(self.interval_s)
