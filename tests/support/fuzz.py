@@ -198,6 +198,26 @@ def _pidbox() -> st.SearchStrategy[list[Command]]:
     )
 
 
+def _events() -> st.SearchStrategy[list[Command]]:
+    """Celery's events, which workers read that know of each other."""
+    kinds = st.sampled_from(["worker.heartbeat", "worker.online", "task.multi"])
+    return st.tuples(kinds, _envelope() | texts).map(
+        lambda each: [("PUBLISH", f"/{{db}}.celeryev/{each[0]}", each[1])]
+    )
+
+
+def _kombu() -> st.SearchStrategy[list[Command]]:
+    """Values of any type under kombu's own keys, and under those of the queue."""
+    key = st.sampled_from(
+        [
+            *("prompts", "prompts\x06\x163", "unacked:prompts", "unacked_index:prompts"),
+            *("unacked_mutex:prompts", "_kombu.binding.prompts", "_kombu.binding.celeryev"),
+            *("_kombu.binding.celery.pidbox", "_kombu.binding.reply.celery.pidbox"),
+        ]
+    )
+    return key.flatmap(values).map(lambda command: [("DEL", command[1]), command])
+
+
 PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
     "value": _any_value,
     "record": _record,
@@ -208,6 +228,8 @@ PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
     "messages": _messages,
     "held": _held,
     "pidbox": _pidbox,
+    "events": _events,
+    "kombu": _kombu,
 }
 """What writes into each kind of place."""
 
