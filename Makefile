@@ -31,7 +31,7 @@ test-quick: .venv/.dev ## unit and contract tests alone
 	@$(BIN)/pytest -n $(CORES) -q tests/unit tests/contract
 
 fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a worker: make fuzz [ITEMS=n]
-	@BERLIN_FUZZ_PLACES=$${BERLIN_FUZZ_PLACES-all} BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) BERLIN_FUZZ=$(or $(ITEMS),10000) \
+	@BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
 		$(BIN)/pytest -v --timeout 3600 tests/integration/test_fuzz.py tests/integration/test_fuzz_queue.py
 
 # Apart from the others: these count seconds, and a fault needs the machine for itself.

@@ -19,7 +19,7 @@ from berlin_worker.shards.router import StrayBell
 from berlin_worker.shards.store import ShardStore
 from tests.support.core import JOB, check_keys, expire_lease, load_scripts, make_store, record
 from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says
-from tests.support.waiting import stopped
+from tests.support.waiting import stopped, until
 
 ON_1 = "job-2"
 
@@ -297,3 +297,18 @@ async def test_mark_of_another_type_is_replaced(redis_client, other):
     await redis_client.hset(names.SHARDS, "a", 1)
     await Marks((redis_client, "home"), [(redis_client, "a"), (other, "b")]).write()
     assert await redis_client.get(names.SHARDS) == b"2"
+
+
+async def test_mark_that_changes_while_a_worker_runs_does_not_end_it(redis_client, other, caplog):
+    marks = Marks((redis_client, "home"), [(redis_client, "a"), (other, "b")])
+    await marks.write()
+    marks.interval_s = 0.01
+    await redis_client.set(names.SHARDS, "7", ex=5)
+    task = asyncio.create_task(marks.write_forever())
+    await until(lambda: "marked for 7 event stores" in caplog.text)
+    assert await redis_client.get(names.SHARDS) == b"7"
+    await redis_client.delete(names.SHARDS)
+    async with asyncio.timeout(30):
+        while await redis_client.get(names.SHARDS) != b"2":  # noqa: ASYNC110  # Redis has no event
+            await asyncio.sleep(0.01)
+    await stopped(task)

@@ -50,6 +50,7 @@ class Model:
         self.lease_expired = False
         self.cancel = False
         self.log = []
+        self.log_broken = False
 
     def claim(self, held, only_queued):
         """The verdict; begins the attempt if it is ``claimed``."""
@@ -64,6 +65,8 @@ class Model:
         elif held:
             return "leased"
         self.status = "running"
+        if self.log_broken:
+            self.log, self.log_broken = [], False
         self.attempt += 1
         self.lease_expired = False
         return "claimed"
@@ -158,7 +161,10 @@ class StoreMachine(RuleBasedStateMachine):
         got = self.until_answered(lost, lambda: self.stores[picked[0][0]].append(batches))
         for (worker, job_id), batch, taken in zip(picked, batches, got, strict=True):
             model = self.models[job_id]
-            assert taken == model.owned_by(batch.log.attempt)
+            owned = model.owned_by(batch.log.attempt)
+            assert taken == (owned and not model.log_broken)
+            if owned and model.log_broken:
+                model.log, model.log_broken = [], False
             if taken:
                 model.log += batch.events
             if taken and ends:
@@ -222,6 +228,36 @@ class StoreMachine(RuleBasedStateMachine):
             model.cancel = True
             self.loop.run_until_complete(self.client.hset(names.state_key(job_id), "cancel", 1))
 
+    @rule(job_id=jobs, lost=lost_replies, running=st.booleans())
+    def revoke(self, job_id, lost, running):
+        model = self.models[job_id]
+        got = self.until_answered(lost, lambda: self.stores[0].revoke(job_id, running=running))
+        assert got == (model.status == "queued")
+        if model.status != "over" and (running or model.status != "running"):
+            model.cancel = True
+
+    @rule(job_id=jobs, kind=st.sampled_from(["string", "ahead"]))
+    def others_write_to_the_log(self, job_id, kind):
+        """It is removed, by the next event or by the next attempt, and begins anew."""
+        model, key = self.models[job_id], names.log_key(job_id)
+        if model.log and model.status in {"running", "queued"} and not model.log_broken:
+            model.log_broken = True
+            with redis.Redis.from_url(self.url) as client:
+                if kind == "string":
+                    client.set(key, "garbage", ex=100)
+                else:
+                    client.xadd(key, {"garbage": 1}, id=f"{len(model.log) + 100}-0")
+
+    @rule(job_id=jobs, field=st.sampled_from(["strikes", "created_ms", "queued_ms"]))
+    def others_write_to_the_record(self, job_id, field):
+        """A number that is none counts as missing."""
+        model = self.models[job_id]
+        if model.status in {"running", "queued"}:
+            with redis.Redis.from_url(self.url) as client:
+                client.hset(names.state_key(job_id), field, "1e400")
+            if field == "strikes":
+                model.strikes = 0
+
     @invariant()
     def the_log_is_what_the_model_took(self):
         if hasattr(self, "loop"):
@@ -230,9 +266,10 @@ class StoreMachine(RuleBasedStateMachine):
     async def _check(self):
         await check_keys(self.client)
         for job_id, model in self.models.items():
-            events = await raw_log(self.client, job_id)
-            assert events == model.log
-            check_log([decode(data) for data in events], job_id)
+            if not model.log_broken:
+                events = await raw_log(self.client, job_id)
+                assert events == model.log
+                check_log([decode(data) for data in events], job_id)
             kept = await record(self.client, job_id)
             assert kept.get("status") == ("completed" if model.status == "over" else model.status)
             assert int(kept.get("attempt", 0)) == model.attempt

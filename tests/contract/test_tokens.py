@@ -625,10 +625,10 @@ GARBAGE = ["", "x", "-5", "1e400", "nan", "9" * 40, "\xff"]
 
 @pytest.mark.parametrize("beside", [KEY, LOCK, REFUSALS])
 @pytest.mark.parametrize("kind", ["string", "hash", "list"])
-async def test_key_that_holds_garbage_keeps_nobody_from_a_login(
+async def test_key_that_holds_garbage_prevents_no_login(
     process: MakeSource, redis_client: redis.asyncio.Redis, beside: str, kind: str
 ) -> None:
-    """Also where it has no TTL: nobody else would ever remove it."""
+    """Also if it has no TTL: nothing else would ever remove it."""
     for garbage in GARBAGE:
         await redis_client.flushall()
         if kind == "string":

@@ -1,8 +1,6 @@
 """Celery's commands and Celery's view of jobs: events, revoke, purge, and the exit code."""
 
 import json
-import subprocess
-import sys
 import uuid
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.integration.test_leaks import events_of
 from tests.support.fleet import Fleet, prompt
-from tests.support.workers import ROOT, wait_until
+from tests.support.workers import ROOT, celery_cli, wait_until
 
 ENDINGS = {"task-succeeded", "task-failed", "task-revoked", "task-rejected", "task-retried"}
 
@@ -32,8 +30,8 @@ def endings(events, job_id):
     ]
 
 
-def told(seen, job_id, *expected):
-    """Wait until Celery has told the end of a job; it tells no other one."""
+def reported(seen, job_id, *expected):
+    """Wait until Celery has reported the end of a job; it reports no other one."""
     _, _, events = seen
     wait_until(lambda: endings(events, job_id), f"an ending of {job_id}")
     assert endings(events, job_id) == list(expected)
@@ -42,14 +40,14 @@ def told(seen, job_id, *expected):
 def test_completed_job_is_a_success(seen):
     fleet = seen[0]
     job_id = fleet.send(prompt("Hello"))
-    told(seen, job_id, "task-succeeded")
+    reported(seen, job_id, "task-succeeded")
 
 
 @pytest.mark.parametrize("text", ["[[status:500]]", "[[cut:1]]"])
 def test_job_that_fails_in_its_run_is_a_failure_in_one_line(seen, text):
     fleet, worker, events = seen
     job_id = fleet.send(prompt(f"{text} Hello", on_interrupt="fail"))
-    told(seen, job_id, "task-failed")
+    reported(seen, job_id, "task-failed")
     (failed,) = (each for each in events if each.get("uuid") == job_id and "exception" in each)
     code = fleet.ended(job_id)[-1]["error"]["code"]
     assert failed["exception"] == f"TaskFailed('{code}')"
@@ -59,7 +57,7 @@ def test_job_that_fails_in_its_run_is_a_failure_in_one_line(seen, text):
 def test_refused_job_is_a_failure(seen):
     fleet = seen[0]
     job_id = fleet.send({"messages": []})
-    told(seen, job_id, "task-failed")
+    reported(seen, job_id, "task-failed")
     assert fleet.ended(job_id)[-1]["error"]["code"] == "invalid_job"
 
 
@@ -69,7 +67,7 @@ def test_job_cancelled_while_it_runs_is_revoked(seen):
     fleet.running(job_id)
     fleet.redis.hset(f"job:{{{job_id}}}:state", "cancel", 1)
     fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
-    told(seen, job_id, "task-revoked")
+    reported(seen, job_id, "task-revoked")
     assert fleet.ended(job_id)[-1]["type"] == "cancelled"
 
 
@@ -82,12 +80,12 @@ def test_job_cancelled_before_it_begins_is_revoked(seen, ended_first):
         fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
         fleet.ended(job_id)
     fleet.send(prompt("Hello"), task_id=job_id)
-    told(seen, job_id, "task-revoked")
+    reported(seen, job_id, "task-revoked")
     assert [each["type"] for each in fleet.ended(job_id)] == ["cancelled"]
 
 
 @pytest.mark.parametrize("text", ["Hello", "[[status:500]] Hello"])
-def test_second_delivery_of_a_job_tells_no_second_end(seen, text):
+def test_second_delivery_of_a_job_reports_no_second_end(seen, text):
     fleet, _, events = seen
     job_id = fleet.send(prompt(text))
     fleet.ended(job_id)
@@ -97,7 +95,7 @@ def test_second_delivery_of_a_job_tells_no_second_end(seen, text):
         "the second delivery",
     )
     later = fleet.send(prompt("later"))
-    told(seen, later, "task-succeeded")
+    reported(seen, later, "task-succeeded")
     wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "both are acknowledged")
     assert len(endings(events, job_id)) == 1
 
@@ -127,20 +125,8 @@ def test_revoke_with_terminate_cancels_what_runs(seen):
     job_id = fleet.send(prompt("[[endless]] [[delay:0.05]] Hello"))
     fleet.running(job_id)
     fleet.app.control.revoke(job_id, terminate=True)
-    told(seen, job_id, "task-revoked")
+    reported(seen, job_id, "task-revoked")
     assert fleet.ended(job_id)[-1]["reason"] == "revoked"
-
-
-def celery(fleet, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments],
-        env=fleet.env | {"PATH": "", "PYTHONPATH": f"{ROOT}/worker:{ROOT}/schemas:{ROOT}"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
@@ -160,7 +146,7 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
     fleet.redis.zadd("worker:watch", {running: fleet.redis.time()[0] * 1000 + 60_000})
     for garbage in (b"\xff", b"", b"[]", b"{}", b'{"headers": {"id": "../x"}}', b"[" * 100_000):
         fleet.redis.lpush("prompts", garbage)
-    purged = celery(fleet, "purge", "-f")
+    purged = celery_cli(fleet, "purge", "-f")
     assert "Purged 72 messages" in purged.stdout, purged
     assert not fleet.redis.keys("prompts*")
     for job_id in (*bare, recorded):
@@ -174,7 +160,7 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
 def test_purge_that_breaks_off_says_so_and_leaves_the_messages(fleet):
     job_id = fleet.send(prompt("Hello"))
     fleet.env["WORKER_EVENT_SHARDS"] = "redis://127.0.0.1:1/0"
-    purged = celery(fleet, "purge", "-f")
+    purged = celery_cli(fleet, "purge", "-f")
     assert purged.returncode == 1
     assert "what is left is still on the queue" in purged.stderr
     assert fleet.redis.llen("prompts") == 1

@@ -1,6 +1,6 @@
 """A living worker, and anything on its queue and on Celery's channels: it serves the next job.
 
-``BERLIN_FUZZ`` is how many items there are of each kind, 300 by default.
+``BERLIN_FUZZ_ITEMS`` is how many items there are of each kind, 300 by default.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.support.garbage import broadcast, broadcasts, changed, messages, task
 from tests.support.workers import wait_until
 
 _IN_A_BATCH = 20
-_BATCHES = int(os.environ.get("BERLIN_FUZZ", "300")) // _IN_A_BATCH
+_BATCHES = int(os.environ.get("BERLIN_FUZZ_ITEMS", "300")) // _IN_A_BATCH
 fuzzed = settings(
     max_examples=_BATCHES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -239,7 +239,8 @@ def test_workers_as_users_start_them_take_their_jobs_by_the_script(fleet):
     with fleet.worker("-c", "2", alone=False), fleet.worker("-c", "2", alone=False):
         job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]
         assert {fleet.ended(job_id)[-1]["type"] for job_id in job_ids} == {"completed"}
-        wait_until(lambda: waiting() == ["blmove", "blmove"], "both wait, and move nothing")
+        # One wait for each list of priorities of each worker.
+        wait_until(lambda: waiting() == ["blmove"] * 8, "both wait, and move nothing")
 
 
 def test_jobs_that_name_no_provider_go_to_the_default_without_berlins_account(fleet):

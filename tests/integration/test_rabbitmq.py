@@ -21,7 +21,7 @@ from tests.support.fleet import Fleet, prompt, recorded, text_of
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.saboteur import installed
-from tests.support.workers import wait_until
+from tests.support.workers import celery_cli, wait_until
 
 SECRET = "a secret prompt"
 QUICK = {
@@ -337,3 +337,18 @@ def test_what_is_no_command_and_no_event_is_dropped_and_the_next_command_is_answ
         assert "Connection to broker lost" not in worker.log
     assert messages(broker) == 0
     assert not fleet.redis.exists("worker:dead")
+
+
+def test_purge_ends_what_waits_on_rabbitmq_too(fleet, broker):
+    waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
+    record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
+    fleet.redis.hset(f"job:{{{waiting[0]}}}:state", mapping=record)
+    fleet.redis.zadd("worker:watch", {waiting[0]: 1})
+    channel = broker.default_channel
+    channel.basic_publish(channel.prepare_message(b"no JSON"), routing_key="prompts")
+    purged = celery_cli(fleet, "purge", "-f")
+    assert "Ended the jobs of 61 messages" in purged.stdout, purged
+    assert messages(broker) == 0
+    for job_id in waiting:
+        assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]
+    assert not fleet.redis.zcard("worker:watch")

@@ -1,8 +1,7 @@
 """Garbage for every place that an ACL user may write, as Hypothesis strategies.
 
-An item is a command for Redis. Places that hold Celery's own messages are apart, since kombu
-reads them: ``BERLIN_FUZZ_PLACES`` names the kinds to use, ``all`` of them, or by default those
-of :data:`STORE`.
+An item is a command for Redis. ``BERLIN_FUZZ_PLACES`` names the kinds of places, separated by
+commas; by default all of them are used.
 """
 
 import contextlib
@@ -198,6 +197,26 @@ def _pidbox() -> st.SearchStrategy[list[Command]]:
     )
 
 
+def _events() -> st.SearchStrategy[list[Command]]:
+    """Celery's events, which workers read that know of each other."""
+    kinds = st.sampled_from(["worker.heartbeat", "worker.online", "task.multi"])
+    return st.tuples(kinds, _envelope() | texts).map(
+        lambda each: [("PUBLISH", f"/{{db}}.celeryev/{each[0]}", each[1])]
+    )
+
+
+def _kombu() -> st.SearchStrategy[list[Command]]:
+    """Values of any type under kombu's own keys, and under those of the queue."""
+    key = st.sampled_from(
+        [
+            *("prompts", "prompts\x06\x163", "unacked:prompts", "unacked_index:prompts"),
+            *("unacked_mutex:prompts", "_kombu.binding.prompts", "_kombu.binding.celeryev"),
+            *("_kombu.binding.celery.pidbox", "_kombu.binding.reply.celery.pidbox"),
+        ]
+    )
+    return key.flatmap(values).map(lambda command: [("DEL", command[1]), command])
+
+
 PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
     "value": _any_value,
     "record": _record,
@@ -208,18 +227,16 @@ PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
     "messages": _messages,
     "held": _held,
     "pidbox": _pidbox,
+    "events": _events,
+    "kombu": _kombu,
 }
 """What writes into each kind of place."""
 
 
-STORE: Final = ["value", "record", "control", "parked", "channel", "token"]
-"""Places that workers read by themselves; the others are read by kombu."""
-
-
 def chosen() -> list[str]:
     """The kinds of places of this run."""
-    asked = os.environ.get("BERLIN_FUZZ_PLACES", "")
-    return list(PLACES) if asked == "all" else [each for each in asked.split(",") if each] or STORE
+    named = os.environ.get("BERLIN_FUZZ_PLACES", "")
+    return [each for each in named.split(",") if each] or list(PLACES)
 
 
 def items(places: list[str]) -> st.SearchStrategy[list[Command]]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
@@ -31,6 +31,25 @@ def wait_until(condition: Callable[[], T], what: str = "", timeout_s: float = TI
 
 VERBOSE = ("--loglevel", "DEBUG")
 """Arguments of a worker that logs each message that it receives."""
+
+
+class Environment(Protocol):
+    """What knows the settings of a fleet."""
+
+    env: dict[str, str]
+
+
+def celery_cli(fleet: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Celery's command line as a user of the fleet does."""
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **fleet.env},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
 
 
 class WorkerProcess:

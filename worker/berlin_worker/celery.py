@@ -17,7 +17,12 @@ broker.install()
 revoke_option.install()
 _broker_url, _sentinel_options = parted(_settings.broker_url)
 
-app = Celery("worker", task_cls=AsyncioTask, include=["berlin_worker.tasks"])
+app = Celery(
+    "worker",
+    task_cls=AsyncioTask,
+    control=purge.PromptControl,
+    include=["berlin_worker.tasks"],
+)
 app.conf.update(
     broker_url=_broker_url,
     # Also under these names: Celery would take CELERY_BROKER_URL as it stands.

@@ -312,12 +312,12 @@ class Leases:
             raise
         except Exception as error:  # noqa: BLE001  # belongs to this job alone
             self._unrung = None
-            told = str(error) if isinstance(error, InvalidJob) else type(error).__name__
-            logger.error("job %s has a record that cannot run: %s", overdue.job_id, told)  # noqa: TRY400  # one line says all
+            detail = str(error) if isinstance(error, InvalidJob) else type(error).__name__
+            logger.error("job %s has a record that cannot run: %s", overdue.job_id, detail)  # noqa: TRY400  # one line says all
             await self._discard(
                 overdue.job_id,
                 "invalid_record",
-                f"the record of the job cannot run: {told}",
+                f"the record of the job cannot run: {detail}",
                 overdue.job[: 2 * MAX_JOB_BYTES],
             )
             return
@@ -331,7 +331,7 @@ class Leases:
 
 
 async def _contained(job_id: str, work: Awaitable[None]) -> None:
-    """Await ``work``; an error of one job is logged, and keeps nobody from the others."""
+    """Await ``work``; an error of one job is logged, and holds up no other job."""
     try:
         await work
     except ConnectionError:

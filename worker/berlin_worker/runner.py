@@ -138,7 +138,7 @@ class Runner:
             )
             self.journal.stats.dropped.add(claim.verdict)
             tracing.current().ended("dropped")
-            # Nobody else can report the end of a job that was cancelled while it waited.
+            # No other delivery reports the end of a job that was cancelled while it waited.
             return CANCELLED if claim.never_began else DROPPED
         self.journal.stats.claimed(claim.attempt, (claim.started_ms - claim.created_ms) / 1000)
         recorded_s = (claim.now_ms - claim.created_ms) / 1000

@@ -127,8 +127,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
         cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
-        async def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
-            await current.discard(job_id, reason, told, message)
+        async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
+            await current.discard(job_id, reason, detail, message)
 
         ttl_s = settings.queue_ttl_s
         parking = Parking(home, doorbell, count=len(stores), ttl_s=ttl_s, discard=discard)
@@ -200,8 +200,8 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
     journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats)
     bell = StrayBell(shared.doorbell, store, shard=shard, count=count)
 
-    async def discard(job_id: str, reason: str, told: str, message: bytes) -> None:
-        await core.runner.discard(job_id, reason, told, message)
+    async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
+        await core.runner.discard(job_id, reason, detail, message)
 
     leases = Leases(
         store,

@@ -262,7 +262,7 @@ class RedisStore:
 
 
 def as_job_id(member: bytes) -> str | None:
-    """The job ID that ``member`` is; ``None`` if it is none."""
+    """Decode ``member``; return ``None`` if it is no job ID."""
     try:
         job_id = member.decode("ascii")
     except UnicodeDecodeError:

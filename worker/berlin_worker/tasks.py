@@ -107,11 +107,15 @@ class PromptTask(AsyncioTask):
 
 def report(outcome: Outcome) -> None:
     """Let Celery's state of the task follow the end of the job: raise unless it has completed."""
-    if outcome.status == "completed" or cancel_cause() is not None:
-        return  # what is being cancelled Celery has reported already
-    if outcome.status == "failed":
-        raise TaskFailed(outcome.code)
-    raise (TaskCancelled if outcome.status == "cancelled" else TaskDropped)
+    match outcome.status:
+        case "completed":
+            return
+        case "cancelled":
+            raise TaskCancelled
+        case "failed" if cancel_cause() is None:
+            raise TaskFailed(outcome.code)
+        case _:  # Celery reports a task itself if it cancels it
+            raise TaskDropped
 
 
 # Failures of jobs are expected: one line of the log, no traceback.

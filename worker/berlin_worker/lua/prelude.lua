@@ -10,7 +10,7 @@ local OVER = {completed = true, failed = true, cancelled = true}
 -- The longest time, s, for which a key is kept that somebody has written without a TTL.
 local LONGEST_S = 604800
 
--- A score in worker:watch that lies further ahead is none of ours: such a job is due now.
+-- A score in worker:watch that lies further ahead was not written by our scripts: such a job is due now.
 local DAY_MS = 86400000
 
 -- The whole number that a field holds, or `otherwise`: others may write records, too. Numbers from
@@ -29,8 +29,8 @@ local function hopeless(reply)
   if type(reply) ~= 'table' or not reply.err then
     return false
   end
-  local told = tostring(reply.err)
-  return told:find('WRONGTYPE', 1, true) or told:find('ERR The ', 1, true)
+  local text = tostring(reply.err)
+  return text:find('WRONGTYPE', 1, true) or text:find('ERR The ', 1, true)
 end
 
 -- Run a command. The second value is true, and the reply empty, if a key holds another type.

@@ -10,16 +10,19 @@ import asyncio
 import base64
 import contextlib
 import functools
+import itertools
 import json
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import click
+import kombu.entity
 from celery import Celery
+from celery.app.control import Control
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
@@ -31,10 +34,7 @@ _AT_ONCE: Final = 50
 _DEADLINE_S: Final = 600.0
 _PATIENCE_S: Final = 30.0
 """So long the purge waits for an event store, for the jobs of one look at the queue."""
-_NOTE: Final = (
-    "With this broker a purge removes messages alone: jobs that were submitted by the client come "
-    "back within a minute. Cancel each of them: berlin cancel ID."
-)
+_CONFIRM: Final = "This ends every job that waits, and removes its message. Go on?"
 
 
 def job_id_of(raw: bytes) -> str | None:
@@ -71,11 +71,11 @@ class PurgeMixin:
             with self.conn_or_acquire() as client, ThreadPoolExecutor(1) as thread:
                 purged: int = thread.submit(lambda: asyncio.run(_purge(client, lists))).result()
         except (RedisError, ConnectionError, TimeoutError) as error:
-            told = f"the purge has stopped, what is left is still on the queue: {error}"
+            message = f"the purge has stopped, what is left is still on the queue: {error}"
             if click.get_current_context(silent=True) is None:
-                raise ConnectionError(told) from error
+                raise ConnectionError(message) from error
             # Celery's command would print that there was no message.
-            raise click.ClickException(told) from None
+            raise click.ClickException(message) from None
         return purged
 
 
@@ -105,7 +105,7 @@ async def _purge(client: Any, lists: Sequence[str]) -> int:
 
 async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     """The store and the journal of each shard, closed with ``stack``."""
-    # Only a purge needs these: who imports the app need not load the worker.
+    # Only a purge needs these: importing the app must not load the worker.
     from berlin_worker import service  # noqa: PLC0415
     from berlin_worker.journal import Journal  # noqa: PLC0415
     from berlin_worker.settings import Settings  # noqa: PLC0415
@@ -142,8 +142,69 @@ async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> None:
             await Attempt(claim, journal).end_cancelled(REASON)
 
 
+async def _purge_messages(get: Callable[[], Any]) -> int:
+    """End the jobs of all messages that ``get`` returns until it returns none.
+
+    A message is acknowledged when its job has ended: until then the broker gives it back.
+    """
+    purged = 0
+    async with AsyncExitStack() as stack:
+        stores = await _stores(stack)
+        while messages := [*itertools.islice(iter(get, None), _AT_ONCE)]:
+            ids = {names_job(message) for message in messages} - {None}
+            async with asyncio.timeout(_PATIENCE_S):
+                await asyncio.gather(*(_end(stores, job_id) for job_id in ids if job_id))
+            for message in messages:
+                message.ack()
+            purged += len(messages)
+    return purged
+
+
+def names_job(message: Any) -> str | None:
+    """The job ID that kombu's ``message`` bears; ``None`` if it bears none."""
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    try:
+        found = headers["id"] if "id" in headers else json.loads(message.body)["id"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return found if names.is_job_id(found) else None
+
+
+def purge_amqp(connection: Any) -> int:
+    """Purge the job queue of RabbitMQ as :class:`PurgeMixin` does it; returns how many they were.
+
+    Raises what the broker's client raises, and as ``_purge`` does.
+    """
+    channel = connection.channel()
+    # kombu 5.7 says that it is typed, and mostly is not.
+    queue: Any = kombu.entity.Queue(names.QUEUE, channel=channel, no_declare=True)  # type: ignore[no-untyped-call]
+    with ThreadPoolExecutor(1) as thread:
+        purged: int = thread.submit(
+            lambda: asyncio.run(_purge_messages(functools.partial(queue.get, no_ack=False)))
+        ).result()
+    channel.close()
+    return purged
+
+
+class PromptControl(Control):  # type: ignore[misc]  # celery has no type information
+    """``app.control``."""
+
+    def purge(self, connection: Any = None) -> int:
+        """Discard all waiting tasks; returns how many they were."""
+        with self.app.connection_or_acquire(connection) as conn:
+            purged = 0 if _holds(self.app) else purge_amqp(conn)
+            return purged + int(super().purge(conn))
+
+    discard_all = purge
+
+
+def _holds(app: Celery) -> bool:
+    """Whether the channels of the broker purge by :class:`PurgeMixin`."""
+    return bool(app.conf.broker_write_url.startswith(("redis", "sentinel")))
+
+
 def install(app: Celery) -> None:
-    """Let Celery's command say for which brokers it does not hold; nothing in other processes."""
+    """Let Celery's command end the jobs, too; nothing happens in other processes."""
     module: Any = sys.modules.get("celery.bin.purge")
     if module is None:
         return
@@ -151,10 +212,14 @@ def install(app: Celery) -> None:
     run: Any = purge.callback
 
     @functools.wraps(run)
-    def run_with_note(*args: Any, **options: Any) -> Any:
-        result = run(*args, **options)
-        if not app.conf.broker_write_url.startswith(("redis", "sentinel")):
-            click.echo(_NOTE, err=True)
-        return result
+    def run_and_end_jobs(*args: Any, **options: Any) -> Any:
+        asked = set(options["queues"] or [names.QUEUE]) - set(options["exclude_queues"] or [])
+        if _holds(app) or names.QUEUE not in asked:
+            return run(*args, **options)
+        if not options["force"]:
+            click.confirm(_CONFIRM, abort=True)
+        with app.connection_for_write() as connection:
+            click.echo(f"Ended the jobs of {purge_amqp(connection)} messages, which are removed.")
+        return run(*args, **{**options, "force": True})
 
-    purge.callback = run_with_note
+    purge.callback = run_and_end_jobs

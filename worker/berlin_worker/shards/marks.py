@@ -80,8 +80,8 @@ async def check(
             return
         raise
     text = found.decode(errors="replace") if found is not None else None
-    if told := trouble(expected, text, at):
-        raise SettingsError(told)
+    if problem := trouble(expected, text, at):
+        raise SettingsError(problem)
 
 
 class Marks:
@@ -89,6 +89,7 @@ class Marks:
 
     def __init__(self, home: tuple[Redis, str], shards: Sequence[tuple[Redis, str]]) -> None:
         count = len(shards)
+        self.interval_s = _INTERVAL_S
         self._marks = [(*home, names.SHARDS, str(count))]
         for place, shard in enumerate(shards):
             self._marks.append((*shard, names.SHARD, on_shard(place, count)))
@@ -106,10 +107,17 @@ class Marks:
                 raise outcome
 
     async def write_forever(self) -> None:
-        """Renew the marks until cancelled; raises as :meth:`write` does."""
+        """Renew the marks until cancelled.
+
+        A mark that has changed meanwhile is logged and left alone: it keeps a worker from
+        starting, and must not end workers that run.
+        """
         while True:
-            await asyncio.sleep(_INTERVAL_S)
-            await self.write()
+            await asyncio.sleep(self.interval_s)
+            try:
+                await self.write()
+            except SettingsError as error:
+                logger.error("the marks of the event stores have changed: %s", error)  # noqa: TRY400  # one line says all
 
     async def _write(self, client: Redis, at: str, key: str, mark: str) -> None:
         try:

@@ -116,18 +116,18 @@ class Parking:
 
     async def _bring_back(self, entry: bytes) -> None:
         parked = parse(entry)
-        told = "no worker has written the entry by which it was parked"
+        detail = "no worker has written the entry by which it was parked"
         if parked is not None:
             try:
                 await self._doorbell.ring(*parked)
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001  # belongs to this job alone
-                told = f"its message cannot be sent: {type(error).__name__}"
+                detail = f"its message cannot be sent: {type(error).__name__}"
             else:
                 return
-        logger.error("a parked job cannot be brought back: %s", told)
-        await self._discard(parked.job_id if parked else None, "invalid_parking", told, entry)
+        logger.error("a parked job cannot be brought back: %s", detail)
+        await self._discard(parked.job_id if parked else None, "invalid_parking", detail, entry)
 
     async def _heal(self, shard: int, error: ResponseError) -> None:
         """Remove a key of another type, which would keep all jobs of the shard for ever."""
