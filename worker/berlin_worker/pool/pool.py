@@ -263,7 +263,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     def _on_shutdown_signal(self, sig: str, how: str, **_: Any) -> None:
         # Supervisors send SIGTERM twice, by chance or to a group: as Celery's pools, this one
         # does not hurry for it. SIGINT and SIGQUIT come from somebody who does not want to wait.
-        if sig == "SIGINT" or how == "Cold":
+        if not self._signals or sig == "SIGINT" or how == "Cold":
             self._signals += 1
         self._mailbox.wake()
 
@@ -272,14 +272,14 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         if self._finishing:
             return
         self._finishing = True
-        heard = min(self._signals, 1)
+        self._signals = max(self._signals, 1)  # remote control stops without a signal
         cleanup_timeout_s = self.app.conf.get("worker_pool_cleanup_timeout", _CLEANUP_TIMEOUT_S)
 
         def ended() -> bool:
             return not self._running or (self._thread.exited and self._mailbox.empty)
 
         def hurry(phase: int) -> Callable[[], bool]:
-            return lambda: self._signals > heard + phase
+            return lambda: self._signals > 1 + phase
 
         self._hand_back_unstarted()
         self._mailbox.run_until(ended, drain_timeout_s, hurry(0))
