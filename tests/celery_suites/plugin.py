@@ -4,11 +4,13 @@
 ``ours`` is ``AsyncioPool``, its task class, and our transport. It runs in the suite's environment.
 """
 
+import functools
 import os
 from typing import Any
 
 import pytest
 from celery import concurrency
+from celery.contrib.testing import app
 from kombu.transport import redis
 
 from berlin_worker.queue import broker
@@ -19,6 +21,7 @@ concurrency.ALIASES["prefork"] = (
     "berlin_worker.pool:AsyncioPool" if OURS else "celery.concurrency.thread:TaskPool"
 )
 if OURS:
+    app.TestApp = functools.partial(app.TestApp, task_cls="berlin_worker.pool:AsyncioTask")
     broker.install()
     # kombu's own tests name the classes of its module.
     redis.Channel, redis.Transport = broker.RedisChannel, broker.RedisTransport
@@ -34,9 +37,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             client.connection_pool = None
             client._sconnection.pack_commands = lambda self, commands: b""
             client._sconnection.send_packed_command = client._sconnection.send_command
-
-
-@pytest.fixture(scope="session")
-def celery_parameters() -> dict[str, Any]:
-    """Arguments of the suite's apps."""
-    return {"task_cls": "berlin_worker.pool:AsyncioTask"} if OURS else {}

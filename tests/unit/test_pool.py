@@ -9,8 +9,10 @@ from unittest.mock import Mock
 import pytest
 from celery import Celery, Task
 from celery.worker import state
+from celery.worker.request import Request
 
 from berlin_worker.pool import AsyncioPool, AsyncioRequest, AsyncioTask, cancel_cause
+from berlin_worker.pool.task import discard_of
 
 
 @pytest.fixture
@@ -142,9 +144,9 @@ def test_task_that_must_not_start_any_more_is_discarded(
 ) -> None:
     monkeypatch.setattr(state, "revoked", {revoked})
     monkeypatch.setattr(state, "revoked_stamps", {"tenant": stamp} if stamp else {})
-    request = AsyncioRequest.__new__(AsyncioRequest)
+    request = Request.__new__(Request)
     now = datetime.now(UTC)
     request._expires = None if expires_in_s is None else now + timedelta(seconds=expires_in_s)
     request.id = "one"
     request._request_dict = {"stamped_headers": ["tenant"], "stamps": {"tenant": ["a", "c"]}}
-    assert (request.discard() is not None) is discarded
+    assert (discard_of(request) is not None) is discarded

@@ -15,15 +15,17 @@ from billiard.common import REMAP_SIGTERM
 from celery import platforms, signals
 from celery._state import _task_stack
 from celery.concurrency.base import BasePool
-from celery.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerShutdown
+from celery.exceptions import ImproperlyConfigured, WorkerShutdown
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from celery.worker import state
+from celery.worker.request import Request
 
 from berlin_worker.pool.job import CancelCause, Job, stack_owner
 from berlin_worker.pool.mailbox import Mailbox
 from berlin_worker.pool.restart import RESTART
+from berlin_worker.pool.task import discard_of, hand_back
 from berlin_worker.pool.thread import LifespanError, LoopThread
 
 logger = get_logger(__name__)
@@ -117,6 +119,9 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     ) -> "_Entry":
         """Start the task, or let it wait for a slot."""
         number = next(self._numbers)
+        # Celery's callbacks are methods of the request.
+        caller = getattr(accept_callback, "__self__", None)
+        request = caller if isinstance(caller, Request) else None
         job = Job(
             number,
             correlation_id or str(number),
@@ -125,12 +130,11 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             on_failure=error_callback or _ignore,
             on_end=self._post_end,
             on_limit=partial(self._post_limit, timeout_callback),
-            # Celery's callbacks are methods of the request.
-            discard=getattr(getattr(accept_callback, "__self__", None), "discard", None),
+            discard=request and partial(discard_of, request),
             soft_limit_s=soft_timeout or self.options.get("soft_timeout"),
             hard_limit_s=timeout or self.options.get("timeout"),
         )
-        entry = _Entry(job, accept_callback, self._terminate_waiting)
+        entry = _Entry(job, request, accept_callback, self._terminate_waiting)
         with self._lock:
             self._waiting.append(entry)
             self._fill()
@@ -143,15 +147,15 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
 
     def _admit(self, entry: "_Entry") -> None:
         job = entry.job
+        if entry.request is not None and entry.request.revoked():
+            return
         # Before it is accepted: Celery may terminate it right then.
         self._running[job.number] = job
         try:
             if entry.accept:
                 entry.accept(job.number, monotonic())
-        except BaseException as error:
+        except BaseException:
             del self._running[job.number]
-            if isinstance(error, TaskRevokedError):
-                return
             raise
         self._inbox.append(job)
         if not self._inbox_announced:
@@ -259,7 +263,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     def _on_shutdown_signal(self, sig: str, how: str, **_: Any) -> None:
         # Supervisors send SIGTERM twice, by chance or to a group: as Celery's pools, this one
         # does not hurry for it. SIGINT and SIGQUIT come from somebody who does not want to wait.
-        if sig == "SIGINT" or how == "Cold":
+        if not self._signals or sig == "SIGINT" or how == "Cold":
             self._signals += 1
         self._mailbox.wake()
 
@@ -268,14 +272,14 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         if self._finishing:
             return
         self._finishing = True
-        heard = min(self._signals, 1)
+        self._signals = max(self._signals, 1)  # remote control stops without a signal
         cleanup_timeout_s = self.app.conf.get("worker_pool_cleanup_timeout", _CLEANUP_TIMEOUT_S)
 
         def ended() -> bool:
             return not self._running or (self._thread.exited and self._mailbox.empty)
 
         def hurry(phase: int) -> Callable[[], bool]:
-            return lambda: self._signals > heard + phase
+            return lambda: self._signals > 1 + phase
 
         self._hand_back_unstarted()
         self._mailbox.run_until(ended, drain_timeout_s, hurry(0))
@@ -296,8 +300,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self.flush()
         # The last to return is the first to be delivered, so the oldest comes last.
         for request in reversed(self._unstarted):
-            hand_back = getattr(request, "hand_back", None)
-            hand_back() if hand_back else request.reject(requeue=True)
+            hand_back(request)
         self._unstarted = []
 
     def _on_crash(self, error: BaseException) -> None:  # in the loop's thread
@@ -312,10 +315,13 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
 class _Entry:
     """A task that was given to the pool; Celery keeps a weak reference to it."""
 
-    __slots__ = ("__weakref__", "_terminate", "accept", "job")
+    __slots__ = ("__weakref__", "_terminate", "accept", "job", "request")
 
-    def __init__(self, job: Job, accept: Any, terminate: Callable[["_Entry"], None]) -> None:
+    def __init__(
+        self, job: Job, request: Any, accept: Any, terminate: Callable[["_Entry"], None]
+    ) -> None:
         self.job = job
+        self.request = request
         self.accept = accept
         self._terminate = terminate
 

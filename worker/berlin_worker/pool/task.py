@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import Task, current_task
-from celery.exceptions import TaskRevokedError
 from celery.utils.functional import maybe_list
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -35,36 +34,6 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
         # Celery has decoded the body to look at it. Without a content type the tracer takes what
         # it gets: it need not decode a second time, and nobody keeps a second copy.
         self._body, self._content_type = self._payload, None
-
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """Raise ``TaskRevokedError`` if it was revoked, or has expired, while it waited."""
-        if self.revoked():
-            raise TaskRevokedError(self.id)
-        super().on_accepted(pid, time_accepted)
-
-    def discard(self) -> Callable[[], object] | None:
-        """Return what announces the end of a task that must not start any more, or None.
-
-        Another task may block the event loop between the acceptance of this one and its start;
-        meanwhile it may be revoked, or expire. Called in the loop's thread; what it returns is to
-        be called in the main thread.
-        """
-        expires = self.expires
-        expired = expires is not None and datetime.now(expires.tzinfo) > expires
-        if expired or self.id in state.revoked or self._stamp_is_revoked():
-            return self._announce_discarded
-        return None
-
-    def _stamp_is_revoked(self) -> bool:
-        return any(
-            value in maybe_list(state.revoked_stamps.get(stamp, ()))
-            for stamp in self.stamped_headers
-            for value in maybe_list(self.stamps.get(stamp)) or ()
-        )
-
-    def _announce_discarded(self) -> None:
-        if not self.revoked():  # Celery has forgotten the revocation in between
-            self.hand_back()
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Cancel the task for a shutdown or a lost connection; what has ended stays as it is."""
@@ -106,6 +75,41 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             logger.warning("Without a broker, tasks go back when it notices: %r", error)
         else:
             self.send_event("task-rejected", requeue=True)
+
+
+def discard_of(request: Request) -> Callable[[], None] | None:
+    """Return what announces the end of a task that must not start any more, or None.
+
+    Another task may block the event loop between the acceptance of this one and its start;
+    meanwhile it may be revoked, or expire. Called in the loop's thread; what it returns is to
+    be called in the main thread. ``request`` is of any class: a task of a foreign class has one.
+    """
+    expires = request.expires
+    expired = expires is not None and datetime.now(expires.tzinfo) > expires
+    if expired or request.id in state.revoked or _stamp_is_revoked(request):
+        return functools.partial(_announce_discarded, request)
+    return None
+
+
+def _stamp_is_revoked(request: Request) -> bool:
+    return any(
+        value in maybe_list(state.revoked_stamps.get(stamp, ()))
+        for stamp in request.stamped_headers
+        for value in maybe_list(request.stamps.get(stamp)) or ()
+    )
+
+
+def _announce_discarded(request: Request) -> None:
+    if not request.revoked():  # Celery has forgotten the revocation in between
+        hand_back(request)
+
+
+def hand_back(request: Request) -> None:
+    """End a task that shall run again: its message goes back to the queue."""
+    if isinstance(request, AsyncioRequest):
+        request.hand_back()
+    else:
+        request.reject(requeue=True)
 
 
 def error_of(exc_info: Any) -> Any:
