@@ -8,6 +8,7 @@ import redis
 import redis.asyncio
 
 from berlin_schemas import Cancelled, Chunk, Completed, decode, encode, names
+from berlin_worker.cli import neighbours
 from berlin_worker.client import AsyncClient, Client, Options
 from berlin_worker.databases import database_of, other_fleets
 from berlin_worker.settings import Settings
@@ -144,9 +145,16 @@ def test_other_fleets_of_a_server_are_found_by_their_keys(urls):
 
     with open_database(0) as own:
         own.set("anything", 1)
-        assert other_fleets(own, {0}, open_database) == []
+        assert other_fleets(own, {0}) == []
         for number, key in ((1, names.FLEET), (2, "another:service"), (5, names.WATCH)):
             with open_database(number) as other:
                 other.zadd(key, {"x": 1})
-        assert other_fleets(own, {0}, open_database) == [1, 5]
-        assert other_fleets(own, {0, 5}, open_database) == [1]
+        assert other_fleets(own, {0}) == [1, 5]
+        assert other_fleets(own, {0, 5}) == [1]
+        [told] = neighbours.examine(own, Settings(redis_url=urls[0]))
+        assert (told.level, told.told) == (
+            "warn",
+            "another fleet uses databases 1, 5 of this server",
+        )
+        settings = Settings(redis_url=urls[0], event_shards=",".join(urls[1:]))
+        assert list(neighbours.examine(own, settings)) == []

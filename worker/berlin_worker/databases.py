@@ -5,9 +5,12 @@ database other than 0 carry the number as ``db``, and control messages as ``flee
 and workers skip those of another database.
 """
 
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Collection
 from typing import Any
 
+from redis import ConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
@@ -18,28 +21,32 @@ def database_of(client: Any) -> int:
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
-def other_fleets(
-    client: Any, own: Collection[int], open_database: Callable[[int], Any]
-) -> list[int]:
+def database_of_url(url: str) -> int:
+    """The number of the database that ``url`` names; raises ``ValueError`` for what is no URL."""
+    return int(parse_url(url).get("db") or 0)
+
+
+def other_fleets(client: Redis, own: Collection[int]) -> list[int]:
     """The databases of the server, other than ``own``, that hold jobs or workers of a fleet.
 
-    ``client`` is synchronous and returns text or bytes, ``open_database`` opens one like it for
-    another database. A server that does not answer INFO, or refuses a database, reports none.
+    A server that does not answer INFO, or refuses a database, reports none.
     """
     try:
-        keyspace: dict[str, Any] = client.info("keyspace")
+        keyspace: Any = client.info("keyspace")
     except RedisError:
         client.connection_pool.disconnect()  # fakeredis hangs up after an error
         return []
-    numbers = sorted(int(name[2:]) for name in keyspace if name[2:].isdigit())
     found = []
-    for number in numbers:
+    for number in sorted(int(name[2:]) for name in keyspace if name[2:].isdigit()):
         if number in own:
             continue
-        try:
-            with open_database(number) as other:
-                if other.exists(names.FLEET, names.WATCH, names.JOBS):
-                    found.append(number)
-        except RedisError:
-            continue
+        with contextlib.suppress(RedisError), _on_database(client, number) as other:
+            if other.exists(names.FLEET, names.WATCH, names.JOBS):
+                found.append(number)
     return found
+
+
+def _on_database(client: Redis, number: int) -> Redis:
+    pool = client.connection_pool
+    options = {**pool.connection_kwargs, "db": number}
+    return Redis.from_pool(ConnectionPool(pool.connection_class, **options))
