@@ -7,9 +7,9 @@ and it is the last event of its log. Unknown fields are ignored, so that a
 later version may add some.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
 
 from berlin_schemas.errors import ErrorInfo
 from berlin_schemas.names import JOB_ID_PATTERN
@@ -28,6 +28,9 @@ class _Event(BaseModel):
     seq: int = Field(ge=1)
     attempt: int = Field(ge=1)
     ts: float = Field(allow_inf_nan=False)
+    db: int = Field(default=0, ge=0)
+    """The database of the worker, if it is not 0: channels are one for all databases of a
+    server. A reader skips an event of another database than its own."""
 
 
 class Started(_Event):
@@ -69,11 +72,33 @@ class Timings(BaseModel):
     total_ms: Milliseconds
 
 
+FinishReason = Literal["stop", "length", "interrupted"]
+_REASONS: Final = frozenset(get_args(FinishReason))
+
+
+def _known(reason: object) -> object:
+    """``reason``, or ``stop`` for one of a later version."""
+    return "stop" if isinstance(reason, str) and reason not in _REASONS else reason
+
+
 class Completed(_Event):
-    """The upstream has said all (``stop``, ``length``) or the text was cut and kept."""
+    """The upstream has said all (``stop``, ``length``) or the text was cut and kept.
+
+    A reason that is not known is ``stop``.
+    """
 
     type: Literal["completed"] = "completed"
-    finish_reason: Literal["stop", "length", "interrupted"]
+    finish_reason: Annotated[
+        FinishReason,
+        BeforeValidator(_known),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "examples": sorted(_REASONS),
+                "description": "An open set: an unknown reason counts as stop.",
+            }
+        ),
+    ]
     timings: Timings
     usage: dict[str, Any] | None = None
 
@@ -102,8 +127,10 @@ EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Event)
 
 
 def encode(event: Event) -> bytes:
-    """The event as one line of JSON; a ``usage`` that is not known is left out."""
-    leave_out = {"usage"} if isinstance(event, Completed) and event.usage is None else None
+    """The event as one line of JSON, without an unknown ``usage`` and without database 0."""
+    leave_out = set() if event.db else {"db"}
+    if isinstance(event, Completed) and event.usage is None:
+        leave_out.add("usage")
     return event.model_dump_json(exclude=leave_out).encode()
 
 

@@ -1,6 +1,7 @@
 """The synchronous client: the same reading and submitting, from any thread."""
 
 import asyncio
+import json
 import multiprocessing
 import threading
 from collections.abc import Awaitable, Iterator
@@ -148,3 +149,30 @@ def wait_for_subscribers(inspector: redis.Redis, job_id: str, wanted: int) -> No
             return
         pause.wait(0.01)
     pytest.fail(f"never came to {wanted} subscribers")
+
+
+def test_a_later_versions_types_codes_and_reasons_end_no_reader(client, redis_url):
+    async def work() -> None:
+        async with redis.asyncio.Redis.from_url(redis_url) as server:
+            head = {"v": 1, "attempt": 1, "ts": 1.0}
+            timings = dict.fromkeys(
+                ("queue_ms", "login_ms", "first_chunk_ms", "stream_ms", "total_ms"), 0
+            )
+            error = {"code": "quota_exceeded", "message": "no more", "retryable": False}
+            for job_id, end in (
+                (JOB, {"type": "completed", "finish_reason": "tool_calls", "timings": timings}),
+                ("job-2", {"type": "failed", "error": error}),
+            ):
+                writer = JobWriter(server, job_id)
+                await writer.started()
+                for fields in ({"type": "reasoning", "content": "hm"}, end):
+                    event = {**head, "job_id": job_id, "seq": writer.seq + 1, **fields}
+                    await writer.append_raw(json.dumps(event).encode(), status=fields["type"])
+
+    run(work())
+    assert [event.type for event in client.stream(JOB)] == ["started", "completed"]
+    assert client.result(JOB).finish_reason == "stop"
+    with pytest.raises(JobFailed, match="internal: no more"):
+        client.result("job-2")
+    assert client.status("job-2").error.message == "no more"
+    assert list(client.stream(JOB, after=3)) == []

@@ -18,7 +18,7 @@ from celery import Celery
 from redis.exceptions import AuthenticationError, RedisError
 
 from berlin_schemas import names
-from berlin_worker.client import AsyncClient, Options
+from berlin_worker.client import AsyncClient, JobIdReused, Options, Unavailable
 from berlin_worker.embedded.redis import RedisProcess, find_server
 from berlin_worker.embedded.upstream import upstream_in_thread
 from berlin_worker.errors import SettingsError
@@ -293,7 +293,7 @@ READING_PROMPTS = [
     f"COPY {STATE} {names.state_key('mine')}", f"RENAME {STATE} {names.state_key('mine')}",
     "LRANGE prompts 0 -1", "RPOP prompts", "LPOP prompts", "LMOVE prompts prompts LEFT LEFT",
     "BRPOP prompts 1", "XRANGE worker:dead - +", "XREAD STREAMS worker:dead 0",
-    "ZRANGE worker:watch 0 -1", "HGETALL unacked:prompts",
+    "ZRANGE worker:watch 0 -1", "ZRANGE worker:jobs 0 -1", "HGETALL unacked:prompts",
     f"EVAL return(redis.call('HGET',KEYS[1],'job')) 1 {STATE}",
     "EVAL return(redis.call('RPOP','prompts')) 0",
 ]  # fmt: skip
@@ -448,3 +448,17 @@ def ran(guarded: Guarded, user: str, command: list[str]) -> subprocess.Completed
         timeout=60,
         check=False,
     )
+
+
+async def test_an_operator_lists_jobs_and_a_producer_is_told_of_a_used_id(guarded, admin):
+    admin.flushall()
+    async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
+        await producer.submit("hello", job_id="mine", tenant="t")
+        await producer.submit("hello", job_id="mine", tenant="t")
+        with pytest.raises(JobIdReused):
+            await producer.submit("another", job_id="mine", tenant="t")
+        for client in (producer, subscriber):
+            with pytest.raises(Unavailable, match="refuses this user"):
+                await client.list()
+    async with AsyncClient(guarded.url("operator"), settings=Settings()) as operator:
+        assert [job.job_id for job in await operator.list(tenant="t")] == ["mine"]

@@ -8,12 +8,15 @@
     ├── Fenced               another attempt owns the job: stop at once, say nothing
     └── ClientError          what users of berlin_worker.client see
         ├── Unavailable      Redis or the broker does not answer
+        ├── JobIdReused      the ID that was submitted is that of another job
         ├── CursorExpired    the log that was asked for is gone
         ├── Unreadable       an event of the job is of another version of the contract
         └── JobFailed        the job ended as ``failed`` or ``cancelled``
 
 Foreign errors (aiohttp's, redis-py's) are mapped to these once, at the edge.
 """
+
+from typing import Self
 
 from berlin_schemas import Cancelled, ErrorCode, ErrorInfo, Failed
 
@@ -79,7 +82,28 @@ class ClientError(BerlinWorkerError):
 
 
 class Unavailable(ClientError):
-    """Redis or the broker does not answer; the message names the address without secrets."""
+    """Redis or the broker does not answer; the message names the address without secrets.
+
+    ``job_id`` names the job that was asked for or submitted, if there is one.
+    """
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobIdReused(ClientError):
+    """A job was submitted under the ID of a job with another payload; nothing was sent."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"job ID {job_id} belongs to a job with another payload: give each job an ID of its "
+            "own (the same payload may be submitted again under its ID)"
+        )
+        self.job_id = job_id
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.job_id,)
 
 
 class CursorExpired(ClientError):
@@ -98,3 +122,6 @@ class JobFailed(ClientError):
         code = event.error.code.value if isinstance(event, Failed) else "cancelled"
         super().__init__(f"{code}: {told}")
         self.event = event
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Failed | Cancelled]]:
+        return type(self), (self.event,)

@@ -7,7 +7,14 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from berlin_schemas import InvalidJob
 from berlin_worker.cli.output import printable, say
-from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable, Unreadable
+from berlin_worker.errors import (
+    CursorExpired,
+    JobFailed,
+    JobIdReused,
+    SettingsError,
+    Unavailable,
+    Unreadable,
+)
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -39,7 +46,7 @@ def problem(error: BaseException) -> Problem:
             return Problem("interrupted", INTERRUPTED)
         case BrokenPipeError():
             return Problem("", BROKEN_PIPE)
-        case SettingsError():
+        case SettingsError() | JobIdReused():
             return Problem(told, USAGE)
         case InvalidJob():
             return Problem(f"the job breaks the contract: {told}", USAGE)

@@ -175,7 +175,8 @@ TABLE: Final[tuple[Row, ...]] = (
         "worker_deliveries_dropped_total",
         "counter",
         ("reason",),
-        "Deliveries of jobs that were not free: over, leased (somebody works on it), unknown.",
+        "Deliveries of jobs that were not free: over, leased (somebody works on it), unknown, "
+        "conflict (its ID is that of another job).",
         lambda s, _: _each(s.dropped),
     ),
     Row(
