@@ -4,6 +4,7 @@ from celery import Celery
 
 from berlin_schemas import names
 from berlin_worker.client.broker_url import parted
+from berlin_worker.errors import SettingsError
 from berlin_worker.pool import AsyncioTask
 from berlin_worker.queue import broker, revoke_option
 from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
@@ -11,7 +12,11 @@ from berlin_worker.queue.pulse import Pulse
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry import celery_log
 
-_settings = Settings.from_env()
+try:
+    _settings = Settings.from_env()
+except SettingsError as error:
+    # Celery would print the traceback of an exception, whatever command it runs.
+    raise SystemExit(f"berlin: {error}") from None
 broker.install()
 revoke_option.install()
 _broker_url, _sentinel_options = parted(_settings.broker_url)
