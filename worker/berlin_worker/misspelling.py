@@ -8,7 +8,14 @@ _OURS: Final = ("WORKER_", "BERLIN_")
 _DEBUG: Final = "BERLIN_DEBUG"
 """Read by the command line."""
 _KEY: Final = "WORKER_ENDPOINT_KEY_"
-_FOREIGN: Final = frozenset({"CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"})
+_FOREIGN: Final = frozenset(
+    {
+        "CELERY_BROKER_READ_URL",
+        "CELERY_BROKER_WRITE_URL",
+        # That of the worker's user at Redis, for deploy/redis/acl and compose.yaml.
+        "WORKER_PASSWORD",
+    }
+)
 _NEAR: Final = 0.85
 """For names without a prefix of ours: other programs have variables that are alike."""
 

@@ -98,7 +98,7 @@ _CODE_NAMES: Final = (
     "event_dispatcher",
 )
 
-_REFUSED: Final = {
+REFUSED: Final = {
     **dict.fromkeys(
         (
             "socket_timeout",
@@ -180,7 +180,7 @@ def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str
 def _option(name: str, value: str, *, show: bool) -> _Option:
     if option := _USED.get(name) or _IGNORED.get(name):
         return option
-    if reason := _REFUSED.get(name):
+    if reason := REFUSED.get(name):
         named = f"{name}={_cut(value)}" if show and name not in _SECRET else name
         raise Unusable(f"the option {named} cannot be used, for {reason}")
     if not show or not _NAME.fullmatch(name):

@@ -242,22 +242,18 @@ def _socket(parts: _Parts, setting: str) -> str:
 
 
 def _database(path: str | None, options: dict[str, str], setting: str) -> int | None:
-    """The number of the database, from the path and from the options that name one."""
-    named: dict[str, int] = {}
-    for name in ("db", "virtual_host"):
-        if name in options:
-            named[name] = int(options[name])
+    """The number of the database: that of an option comes first, as redis-py has it."""
+    named = {int(options[name]) for name in ("db", "virtual_host") if name in options}
+    if len(named) > 1:
+        raise SettingsError(f"{setting}: the options db and virtual_host differ: keep one")
     if path not in {None, "", "/"}:
         number = str(path)[1:].removesuffix("/")
         if not re.fullmatch(r"[0-9]{1,9}", number):
             raise SettingsError(
                 f"{setting}: the path must be the number of a database, as in redis://host:6379/0"
             )
-        named["the path"] = int(number)
-    if len(set(named.values())) > 1:
-        listed = ", ".join(f"{name} {number}" for name, number in named.items())
-        raise SettingsError(f"{setting}: it names several databases ({listed}): keep one")
-    return next(iter(named.values()), None)
+        named = named or {int(number)}
+    return next(iter(named), None)
 
 
 def _amqp(url: str, setting: str) -> str:

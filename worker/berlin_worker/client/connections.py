@@ -23,6 +23,7 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker import servers
 from berlin_worker.client.link import Command
@@ -91,7 +92,7 @@ async def ask(redis: Redis, commands: Sequence[Command]) -> list[Any]:
 
 def passes(error: Exception) -> bool:
     """Whether Redis may be back in a moment: it is away, starts up, or fails over."""
-    if isinstance(error, AuthenticationError | AuthorizationError):
+    if isinstance(error, AuthenticationError | AuthorizationError) or refusal(error):
         return False
     if isinstance(error, BusyLoadingError | ReadOnlyError | TryAgainError):
         return True
@@ -106,7 +107,10 @@ def trouble(where: str, error: BaseException) -> str:
         return f"Redis at {where} answers, but refuses this user a command ({error})"
     if isinstance(error, AuthenticationError):
         return f"Redis at {where} answers, but refuses the login ({error})"
-    return f"Redis at {where} does not answer ({type(error).__name__})"
+    told = type(error).__name__
+    if where.startswith("rediss:") and isinstance(error, TimeoutError | RedisTimeoutError):
+        told += "; a server that speaks no TLS at this port would not either"
+    return f"Redis at {where} does not answer ({told})"
 
 
 def refusal(error: BaseException) -> str | None:
