@@ -154,12 +154,3 @@ def test_a_certificate_that_is_not_trusted_is_named_in_one_line(
         assert "certificate" in shown, command
         assert "Traceback" not in shown
         assert SECRET not in shown
-
-
-def test_a_server_without_tls_is_named_in_one_line(secured: Secured) -> None:
-    url = f"rediss://:{SECRET}@127.0.0.1:{secured.process.port}/1"
-    with (
-        Client(url) as client,
-        pytest.raises(Unavailable, match="a server that speaks no TLS"),
-    ):
-        client.status("x")

@@ -15,6 +15,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterCrossSlotError,
     ClusterError,
     MovedError,
     NoPermissionError,
@@ -32,6 +33,7 @@ TIMEOUT_S: Final = 5.0
 _CONNECTIONS: Final = 8
 _POOL_TIMEOUT_S: Final = 30.0
 _LONGEST_CHAIN: Final = 10
+_OF_CLUSTERS: Final = (ClusterError, ClusterCrossSlotError, MovedError)
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 
 E = TypeVar("E", bound=BaseException)
@@ -119,7 +121,8 @@ def refusal(error: BaseException) -> str | None:
     That is: a cluster, a database that the server does not have, a certificate that is not
     trusted, a server that speaks no TLS.
     """
-    if isinstance(error, ClusterError | MovedError) or "CROSSSLOT" in str(error):
+    # In a script the server's own word is a part of the text alone.
+    if isinstance(error, _OF_CLUSTERS) or "CROSSSLOT" in str(error):
         return servers.CLUSTER
     if isinstance(error, ResponseError) and "DB index" in str(error):
         return "does not have this database: correct its number in the URL"
@@ -127,7 +130,7 @@ def refusal(error: BaseException) -> str | None:
         # OpenSSL's sentence holds no secret: a reason, and the name that the URL has.
         return f"has a certificate that is not trusted: {cause.verify_message or cause.reason}"
     tls = _cause(error, ssl.SSLError)
-    if tls is not None and tls.reason in _NO_TLS:
+    if getattr(tls, "reason", None) in _NO_TLS:
         return "does not speak TLS: write redis:// instead of rediss://"
     return None
 
