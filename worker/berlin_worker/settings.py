@@ -28,7 +28,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
 
     redis_url: str = _env(
-        "REDIS_URL", "redis://127.0.0.1:6379/0", "events, log, token, limits", private=True
+        "REDIS_URL",
+        "redis://127.0.0.1:6379/0",
+        "events, log, token, limits: `redis://`, `rediss://` or `unix://`",
+        private=True,
     )
     event_shards: str = _env(
         "WORKER_EVENT_SHARDS",
