@@ -142,7 +142,10 @@ def test_a_job_runs_and_is_read_over_a_unix_socket(tmp_path: Path, login: str) -
         doctor = run([*BERLIN, "doctor", "--no-login"], **env)
         assert doctor.returncode == 0, doctor.stdout
         assert f"unix://{path}" in doctor.stdout
-        shown = worker.log + doctor.stdout + doctor.stderr
+        stats = run([*CELERY, "inspect", "stats", "--json"], **env).stdout
+        assert f"redis+socket://{path}" in stats
+        report = run([*CELERY, "report"], **env).stdout
+        shown = worker.log + doctor.stdout + doctor.stderr + stats + report
         assert "pa%2Fss" not in shown
         assert "pa/ss" not in shown
 

@@ -7,6 +7,7 @@ from berlin_worker.client.broker_url import parted
 from berlin_worker.errors import SettingsError
 from berlin_worker.pool import AsyncioTask
 from berlin_worker.queue import broker, revoke_option
+from berlin_worker.queue.broker_info import BrokerInfo
 from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from berlin_worker.queue.pulse import Pulse
 from berlin_worker.settings import Settings
@@ -72,5 +73,5 @@ app.conf.update(
     event_queue_ttl=60,
     control_queue_ttl=300,
 )
-app.steps["consumer"].update({KeepDeliveries, Pulse})
+app.steps["consumer"].update({BrokerInfo, KeepDeliveries, Pulse})
 celery_log.install(app, _settings)

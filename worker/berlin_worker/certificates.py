@@ -24,11 +24,10 @@ def check(options: Mapping[str, str], setting: str) -> None:
             told = ""
         if told:
             raise SettingsError(told)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if path := options.get("ssl_ca_certs"):
-        _check_authorities(context, path, f"{setting}: ssl_ca_certs {path!r}")
+        _check_authorities(path, f"{setting}: ssl_ca_certs {path!r}")
     if path := options.get("ssl_certfile"):
-        _check_own(context, path, options, setting)
+        _check_own(path, options, setting)
 
 
 def _check_readable(path: str, what: str) -> None:
@@ -42,9 +41,9 @@ def _check_readable(path: str, what: str) -> None:
     raise SettingsError(told)
 
 
-def _check_authorities(context: ssl.SSLContext, path: str, what: str) -> None:
+def _check_authorities(path: str, what: str) -> None:
     try:
-        context.load_verify_locations(cafile=path)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except (ssl.SSLError, OSError, ValueError):
         told = f"{what} holds no certificate of an authority in PEM"
     else:
@@ -52,9 +51,8 @@ def _check_authorities(context: ssl.SSLContext, path: str, what: str) -> None:
     raise SettingsError(told)
 
 
-def _check_own(
-    context: ssl.SSLContext, path: str, options: Mapping[str, str], setting: str
-) -> None:
+def _check_own(path: str, options: Mapping[str, str], setting: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         # Without a password OpenSSL would ask for one at the terminal.
         context.load_cert_chain(path, options.get("ssl_keyfile"), options.get("ssl_password", ""))
