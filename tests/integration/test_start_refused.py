@@ -45,7 +45,7 @@ def run(command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
     ids=" ".join,
 )
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "message"),
     [
         ({"REDIS_URL": f"redis://:{SECRET}/x@127.0.0.1/0"}, "REDIS_URL: .*percent-encoded"),
         ({"CELERY_BROKER_URL": f"amqp://u:{SECRET}#x@h//"}, "CELERY_BROKER_URL: .*percent-encoded"),
@@ -53,13 +53,13 @@ def run(command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
     ids=["store", "queue"],
 )
 def test_a_url_that_makes_no_sense_is_one_line(
-    command: list[str], env: dict[str, str], told: str
+    command: list[str], env: dict[str, str], message: str
 ) -> None:
     done = run(command, **env)
     assert done.returncode in {1, 2}
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("berlin: ")
-    assert all(part in line for part in told.split(".*"))
+    assert all(part in line for part in message.split(".*"))
     assert SECRET not in done.stdout + done.stderr
 
 
@@ -77,21 +77,21 @@ def cluster() -> Iterator[str]:
 
 
 def test_a_cluster_is_named_by_worker_client_and_commands(cluster: str) -> None:
-    told = "is a Redis Cluster, which is not supported yet"
+    message = "is a Redis Cluster, which is not supported yet"
     worker = WorkerProcess("berlin_worker", env=environ(REDIS_URL=cluster), wait=False)
     with worker:
         assert worker.wait() != 0
-        assert f"The worker cannot start: Redis at {cluster} {told}" in worker.log
+        assert f"The worker cannot start: Redis at {cluster} {message}" in worker.log
         assert "Traceback" not in worker.log
     with (
         Client(cluster, options=Options(submit_timeout_s=5)) as client,
-        pytest.raises(Unavailable, match=told),
+        pytest.raises(Unavailable, match=message),
     ):
         client.submit("x")
     for command in (["worker"], ["doctor", "--no-login"], ["submit", "x"]):
         done = run([*BERLIN, *command], REDIS_URL=cluster)
         assert done.returncode == 1, command
-        assert told in done.stdout + done.stderr, command
+        assert message in done.stdout + done.stderr, command
         assert "Traceback" not in done.stderr
 
 
@@ -113,12 +113,12 @@ def test_a_database_that_does_not_exist_ends_the_start(real_redis_url: str) -> N
 
 def test_a_misspelt_variable_is_a_warning_of_worker_and_doctor(real_redis_url: str) -> None:
     env = environ(REDIS_URL=real_redis_url, WORKER_LEASE=SECRET)
-    told = "WORKER_LEASE is no setting and has no effect: did you mean WORKER_LEASE_S?"
+    message = "WORKER_LEASE is no setting and has no effect: did you mean WORKER_LEASE_S?"
     with WorkerProcess("berlin_worker", env=env) as worker:
-        assert told in worker.log
+        assert message in worker.log
         assert SECRET not in worker.log
         doctor = run([*BERLIN, "doctor", "--no-login"], **env)
-    assert told in doctor.stdout
+    assert message in doctor.stdout
     assert SECRET not in doctor.stdout + doctor.stderr
 
 

@@ -132,8 +132,10 @@ def distrusted(
 def test_a_certificate_that_is_not_trusted_is_named_in_one_line(
     distrusted: tuple[str, str],
 ) -> None:
-    url, told = distrusted
-    expected = rf"Redis at rediss://127.0.0.1:\d+/1 has a certificate that is not trusted: .*{told}"
+    url, message = distrusted
+    expected = (
+        rf"Redis at rediss://127.0.0.1:\d+/1 has a certificate that is not trusted: .*{message}"
+    )
     with Client(url, options=Options(submit_timeout_s=3)) as client:
         with pytest.raises(Unavailable, match=expected):
             client.status("x")

@@ -54,7 +54,7 @@ def test_what_can_be_used_is_taken(files: dict[str, str], options: dict[str, str
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"ssl_ca_certs": "missing"}, r"ssl_ca_certs '.*missing.pem' cannot be read: No such file"),
         ({"ssl_ca_certs": "folder"}, r"ssl_ca_certs '.*' cannot be read: Is a directory"),
@@ -76,9 +76,9 @@ def test_what_can_be_used_is_taken(files: dict[str, str], options: dict[str, str
 )
 @pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL", "WORKER_EVENT_SHARDS"])
 def test_what_cannot_be_used_is_named_with_its_file(
-    files: dict[str, str], variable: str, options: dict[str, str], told: str
+    files: dict[str, str], variable: str, options: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(SettingsError, match=rf"^{variable}( .*)?: .*{told}") as refused:
+    with pytest.raises(SettingsError, match=rf"^{variable}( .*)?: .*{message}") as refused:
         Settings.from_env({variable: url_of(files, **options)})
     assert "\n" not in str(refused.value)
     assert SECRET not in str(refused.value)

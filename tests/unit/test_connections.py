@@ -28,7 +28,7 @@ def no_tls() -> ssl.SSLError:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (exceptions.MovedError("866 127.0.0.1:7001"), "is a Redis Cluster"),
         (exceptions.ClusterDownError("Hash slot not served"), "is a Redis Cluster"),
@@ -43,9 +43,9 @@ def no_tls() -> ssl.SSLError:
         (no_tls(), "does not speak TLS"),
     ],
 )
-def test_what_no_waiting_mends_is_named(error: Exception, told: str) -> None:
-    assert (refusal(error) or "").startswith(told)
-    assert trouble(AT, error).startswith(f"Redis at {AT} {told}")
+def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
+    assert (refusal(error) or "").startswith(message)
+    assert trouble(AT, error).startswith(f"Redis at {AT} {message}")
     assert not passes(error)
 
 

@@ -59,7 +59,7 @@ def test_a_server_that_has_what_is_needed_is_taken(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (REDIS_6_2, "is Redis 6.2.14, which is too old: use Redis 7.0 or later, or Valkey 7.2"),
         (KEYDB, "is Redis 6.3.4, which is too old"),
@@ -69,10 +69,10 @@ def test_a_server_that_has_what_is_needed_is_taken(text: str) -> None:
         (SENTINEL, "is a Sentinel, which holds no data"),
     ],
 )
-def test_a_server_that_cannot_do_is_refused_in_one_line(text: str, told: str) -> None:
+def test_a_server_that_cannot_do_is_refused_in_one_line(text: str, message: str) -> None:
     problem = servers.problem(parse_info(text))
     assert problem is not None
-    assert problem.startswith(told)
+    assert problem.startswith(message)
     assert "\n" not in problem
 
 

@@ -71,14 +71,14 @@ def shown_by(environ: dict[str, str]) -> str:
     try:
         settings = Settings.from_env(environ)
     except SettingsError as error:
-        told = str(error)
+        message = str(error)
         shown = words_in(error)
     else:
         parted(settings.broker_url)
         every = (settings.redis_url, settings.broker_url, *settings.shards)
         return repr(settings) + "".join(map(address, every))
-    assert "\n" not in told
-    assert told.startswith(tuple(environ))
+    assert "\n" not in message
+    assert message.startswith(tuple(environ))
     return shown
 
 
@@ -220,7 +220,7 @@ def test_the_name_of_a_client_reaches_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         *((f"redis://h?{name}=1", name) for name in redis_options.REFUSED),
         ("redis://h?db=x", "db must be the number of a database, not x"),
@@ -261,8 +261,8 @@ def test_the_name_of_a_client_reaches_both() -> None:
     ],
 )
 @pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL", "WORKER_EVENT_SHARDS"])
-def test_what_cannot_be_used_is_named_in_one_line(variable: str, url: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{variable}( .*)?: .*{told}") as refused:
+def test_what_cannot_be_used_is_named_in_one_line(variable: str, url: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}( .*)?: .*{message}") as refused:
         Settings.from_env({variable: url})
     assert "\n" not in str(refused.value)
 
@@ -273,7 +273,7 @@ def test_sentinels_are_for_the_queue_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("amqp://h//?foo=1", "the option foo cannot be used with RabbitMQ"),
         ("amqp://h:x//", "cannot be read"),
@@ -283,8 +283,8 @@ def test_sentinels_are_for_the_queue_alone() -> None:
         ("sqs://", "it must be of the form"),
     ],
 )
-def test_a_queue_that_cannot_be_used_is_named_in_one_line(url: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=f"^CELERY_BROKER_URL: .*{told}"):
+def test_a_queue_that_cannot_be_used_is_named_in_one_line(url: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^CELERY_BROKER_URL: .*{message}"):
         Settings.from_env({"CELERY_BROKER_URL": url})
 
 

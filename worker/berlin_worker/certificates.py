@@ -19,11 +19,11 @@ def check(options: Mapping[str, str], setting: str) -> None:
         try:
             next(Path(path).iterdir(), None)
         except OSError as error:
-            told = f"{setting}: ssl_ca_path {path!r} cannot be read: {error.strerror}"
+            message = f"{setting}: ssl_ca_path {path!r} cannot be read: {error.strerror}"
         else:
-            told = ""
-        if told:
-            raise SettingsError(told)
+            message = ""
+        if message:
+            raise SettingsError(message)
     if path := options.get("ssl_ca_certs"):
         _check_authorities(path, f"{setting}: ssl_ca_certs {path!r}")
     if path := options.get("ssl_certfile"):
@@ -35,20 +35,20 @@ def _check_readable(path: str, what: str) -> None:
         with Path(path).open("rb"):
             return
     except OSError as error:
-        told = f"{what} cannot be read: {error.strerror or type(error).__name__}"
+        message = f"{what} cannot be read: {error.strerror or type(error).__name__}"
     except ValueError:  # a null byte
-        told = f"{what} cannot be read: it is no path"
-    raise SettingsError(told)
+        message = f"{what} cannot be read: it is no path"
+    raise SettingsError(message)
 
 
 def _check_authorities(path: str, what: str) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except (ssl.SSLError, OSError, ValueError):
-        told = f"{what} holds no certificate of an authority in PEM"
+        message = f"{what} holds no certificate of an authority in PEM"
     else:
         return
-    raise SettingsError(told)
+    raise SettingsError(message)
 
 
 def _check_own(path: str, options: Mapping[str, str], setting: str) -> None:
@@ -57,15 +57,15 @@ def _check_own(path: str, options: Mapping[str, str], setting: str) -> None:
         # Without a password OpenSSL would ask for one at the terminal.
         context.load_cert_chain(path, options.get("ssl_keyfile"), options.get("ssl_password", ""))
     except ssl.SSLError as error:
-        told = f"{setting}: ssl_certfile {path!r} cannot be used"
+        message = f"{setting}: ssl_certfile {path!r} cannot be used"
         if error.reason == "KEY_VALUES_MISMATCH":
-            told += ": ssl_keyfile is the key of another certificate"
+            message += ": ssl_keyfile is the key of another certificate"
         else:
-            told += (
+            message += (
                 " with its key: both must be PEM, and ssl_password that of the key if it has one"
             )
     except (OSError, ValueError) as error:
-        told = f"{setting}: ssl_certfile {path!r} cannot be used ({type(error).__name__})"
+        message = f"{setting}: ssl_certfile {path!r} cannot be used ({type(error).__name__})"
     else:
         return
-    raise SettingsError(told)
+    raise SettingsError(message)

@@ -28,8 +28,8 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> None:
     for warning in settings.misspelt(environ):
         logger.warning("%s", warning)
     problems = await asyncio.gather(*map(_problem, sorted(_servers(settings))))
-    if told := next(filter(None, problems), None):
-        raise SettingsError(told)
+    if message := next(filter(None, problems), None):
+        raise SettingsError(message)
 
 
 def _servers(settings: Settings) -> set[str]:
@@ -44,13 +44,13 @@ async def _problem(url: str) -> str | None:
     try:
         async with asyncio.timeout(_PATIENCE_S), connections.commands(url) as client:
             await client.ping()
-            told = servers.problem(await _info(client))
+            message = servers.problem(await _info(client))
     except AuthenticationError as error:
         logger.error("%s; it is asked again until it does", connections.trouble(at, error))  # noqa: TRY400  # says all there is
         return None
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
-        told = connections.refusal(error)
-    return told and f"Redis at {at} {told}"
+        message = connections.refusal(error)
+    return message and f"Redis at {at} {message}"
 
 
 async def _info(client: Redis) -> dict[str, Any]:

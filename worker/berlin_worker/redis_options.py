@@ -166,8 +166,8 @@ def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str
             raise Unusable(f"the option {name} needs TLS: write rediss:// instead of redis://")
         usable = option.read(value)
         if usable is None:
-            told = _shown(value) if show and not option.secret else ""
-            raise Unusable(f"the option {name} must be {option.expected}{told}")
+            message = _shown(value) if show and not option.secret else ""
+            raise Unusable(f"the option {name} must be {option.expected}{message}")
         if name in _USED:
             found[name] = usable
     if "ssl_keyfile" in found and "ssl_certfile" not in found:

@@ -105,7 +105,7 @@ def parse_redis(url: str, setting: str) -> RedisURL:
     try:
         options = redis_options.read(parts.query, tls=parts.scheme == "rediss", show=parts.show)
     except Unusable as error:
-        told = f"{setting}: {error}"
+        message = f"{setting}: {error}"
     else:
         place = _socket(parts, setting) if unix else parts.host
         return RedisURL(
@@ -116,7 +116,7 @@ def parse_redis(url: str, setting: str) -> RedisURL:
             client_name=options.get("client_name"),
             tls=tuple((name, text) for name, text in options.items() if name.startswith("ssl_")),
         )
-    raise SettingsError(told)
+    raise SettingsError(message)
 
 
 def redis(url: str, setting: str = "REDIS_URL") -> str:
@@ -174,7 +174,7 @@ def http(url: str, setting: str, *, login: bool) -> str:
     form = "http://host:port" if login else "https://host"
     parts = _split(url, setting, form)
     if parts.scheme not in {"http", "https"} or not parts.host or not _standard(url):
-        raise SettingsError(f"{setting}: it must be of the form {form}")
+        raise SettingsError(f"{setting}: it must be of the form {form}; {_ENCODE}")
     if parts.userinfo and not login:
         raise SettingsError(f"{setting}: it must be of the form {form}, without a login")
     return url
@@ -217,15 +217,15 @@ def _check_scheme(url: str, setting: str, form: str, supported: frozenset[str]) 
     if separator and scheme in supported:
         return
     if separator and scheme in _CLUSTER_SCHEMES:
-        told = f"a Redis Cluster is not supported yet; it must be of the form {form}"
+        message = f"a Redis Cluster is not supported yet; it must be of the form {form}"
     elif separator and scheme in _SENTINEL_SCHEMES:
-        told = (
+        message = (
             f"{scheme}:// is not supported yet; Sentinels are supported for the queue alone, "
             "as CELERY_BROKER_URL=sentinel://host:26379/0?master_name=mymaster"
         )
     else:
-        told = f"it must be of the form {form}; {_ENCODE}"
-    raise SettingsError(f"{setting}: {told}")
+        message = f"it must be of the form {form}; {_ENCODE}"
+    raise SettingsError(f"{setting}: {message}")
 
 
 def _socket(parts: _Parts, setting: str) -> str:
