@@ -153,6 +153,6 @@ def test_a_certificate_that_is_not_trusted_is_named_in_one_line(
         done = berlin(url, *command)
         assert done.returncode == 1, command
         shown = done.stdout + done.stderr
-        assert "certificate" in shown, command
+        assert "has a certificate that is not trusted: " in shown, command
         assert "Traceback" not in shown
         assert SECRET not in shown
