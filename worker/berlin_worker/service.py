@@ -20,8 +20,9 @@ from redis.backoff import ExponentialBackoff
 
 from berlin_schemas import ErrorCode, names
 from berlin_schemas.shards import shard_of
-from berlin_worker import control, providers
+from berlin_worker import control, preflight, providers
 from berlin_worker.client.addresses import address
+from berlin_worker.client.connections import keepalive
 from berlin_worker.databases import database_of
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.garbage import seldom_collected
@@ -112,6 +113,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     """
     global _running, _tracer  # noqa: PLW0603  # one worker, one loop, one runner in a process
     settings = Settings.from_env()
+    await preflight.check(settings, os.environ)
     async with contextlib.AsyncExitStack() as stack:
         servers = {"berlin": settings.berlin_url}
         _tracer = await stack.enter_async_context(tracing.opened(os.environ, servers=servers))
@@ -268,7 +270,7 @@ def connect(url: str) -> redis.asyncio.Redis:
         timeout=None,
         socket_timeout=5.0,
         socket_connect_timeout=5.0,
-        socket_keepalive=True,
+        **keepalive(url),
         health_check_interval=3,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
     )

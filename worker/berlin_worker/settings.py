@@ -7,10 +7,10 @@ class. The unit stands in the name.
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from berlin_worker import certificates, misspelling, urls
 from berlin_worker.errors import SettingsError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,7 +28,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
 
     redis_url: str = _env(
-        "REDIS_URL", "redis://127.0.0.1:6379/0", "events, log, token, limits", private=True
+        "REDIS_URL",
+        "redis://127.0.0.1:6379/0",
+        "events, log, token, limits: `redis://`, `rediss://` or `unix://`",
+        private=True,
     )
     event_shards: str = _env(
         "WORKER_EVENT_SHARDS",
@@ -148,21 +151,32 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read ``environ``; raises :class:`SettingsError`, which never repeats a value."""
+        """Read ``environ``, and the certificates that its URLs name.
+
+        Raises :class:`SettingsError`, which repeats no secret.
+        """
         # An empty variable counts as not set: that is how compose files pass one on.
         given = {name: value for name, value in environ.items() if value != ""}
+        settings: Self | None
         try:
             settings = cls.model_validate(given, by_alias=True, by_name=False)
         except ValidationError as error:
             told = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+            settings = None
+        if settings is None:  # raised here, so that no chained error holds the values
             raise SettingsError(told) from None
         if settings.lease_s <= settings.renew_interval_s:
             raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
+        settings = settings.model_copy(update=_addresses(settings))
         if len({_database(url) for url in settings.shards}) < len(settings.shards):
             raise SettingsError("WORKER_EVENT_SHARDS names one database twice")
-        if not settings.broker_url:
-            settings = settings.model_copy(update={"broker_url": settings.redis_url})
         return settings
+
+    @classmethod
+    def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
+        """A warning for each variable that looks like a setting and is none; never a value."""
+        known = {str(field.validation_alias) for field in cls.model_fields.values()}
+        return misspelling.warnings(environ, known)
 
     @property
     def proxies(self) -> frozenset[str]:
@@ -195,14 +209,51 @@ def _names(listed: str) -> frozenset[str]:
     return frozenset(filter(None, (name.strip() for name in listed.split(","))))
 
 
+def _addresses(settings: Settings) -> dict[str, str]:
+    """Every Redis and the broker in the spelling of :mod:`berlin_worker.urls`; checks the rest."""
+    redis_url = redis_address(settings.redis_url, "REDIS_URL")
+    listed = settings.shards if settings.event_shards.strip(", ") else ()
+    shards = (
+        redis_address(url, f"WORKER_EVENT_SHARDS ({place} of {len(listed)})")
+        for place, url in enumerate(listed, start=1)
+    )
+    urls.http(settings.berlin_url, "BERLIN_URL", login=False)
+    if settings.berlin_proxy:
+        urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
+    for proxy in settings.proxies:
+        urls.http(proxy, "WORKER_PROXY_ALLOWLIST", login=True)
+    broker_url = settings.broker_url
+    return {
+        "redis_url": redis_url,
+        "event_shards": ",".join(shards),
+        "broker_url": broker_address(broker_url, "CELERY_BROKER_URL") if broker_url else redis_url,
+    }
+
+
+def redis_address(url: str, setting: str) -> str:
+    """The URL of a Redis in one spelling; ``setting`` names it in an error.
+
+    Raises :class:`SettingsError` for a URL, or a certificate that it names, that cannot be used.
+    """
+    parsed = urls.parse_redis(url, setting)
+    certificates.check(dict(parsed.tls), setting)
+    return parsed.url
+
+
+def broker_address(url: str, setting: str) -> str:
+    """The URL of a broker in one spelling; raises as :func:`redis_address` does."""
+    found = urls.broker(url, setting)
+    if found.partition("://")[0] in urls.REDIS_SCHEMES:
+        return redis_address(found, setting)
+    return found
+
+
 def _database(url: str) -> tuple[object, ...]:
-    """What a Redis URL leads to, as far as the URL tells."""
-    try:
-        parts = urlsplit(url)
-        place, port = parts.hostname or "", parts.port or 6379
-    except ValueError:  # told by whoever connects, in the words of its client
-        return (url,)
-    return place, port, parts.path.strip("/") or "0", parse_qs(parts.query).get("db", [""])[0]
+    """What a Redis URL leads to, as far as the URL says."""
+    parsed = urls.parse_redis(url, "WORKER_EVENT_SHARDS")
+    host, colon, port = parsed.place.rpartition(":")
+    place = (host.lower(), int(port)) if colon and port.isdigit() else (parsed.place.lower(), 6379)
+    return (parsed.place if parsed.scheme == "unix" else place), parsed.db or 0
 
 
 def table() -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from berlin_worker.cli.reach import (
     open_redis,
     reason,
     redis_problem,
+    server_info,
 )
 from berlin_worker.cli.run_worker import check_login
 from berlin_worker.cli.verdicts import Verdict
@@ -87,12 +89,14 @@ def _print(verdict: Verdict) -> None:
 
 
 def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
+    yield from map(verdicts.misspelt, settings.misspelt(os.environ))
     if told := redis_problem(settings.redis_url):
         yield Verdict("redis", "fail", told, "start Redis, or correct REDIS_URL")
     else:
         yield Verdict("redis", "ok", address(settings.redis_url))
         with open_redis(settings.redis_url) as redis:
             yield from examine_redis(redis)
+            yield from _asked("workers", lambda: _workers(redis, settings))
             yield from _examine_marks(redis, settings)
             yield from neighbours.examine(redis, settings)
     if settings.sharded:
@@ -104,6 +108,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
         yield Verdict(
             "broker", "fail" if told else "ok", told or address(settings.broker_url), advice
         )
+    yield from _providers(settings)
     if login:
         yield _login(settings)
 
@@ -119,8 +124,7 @@ def _examine_shard(settings: Settings, place: int) -> Iterator[Verdict]:
     yield Verdict(label, "ok", address(url))
     with open_redis(url) as redis:
         for verdict in examine_redis(redis):
-            if verdict.name != "workers":  # they are counted where they listen
-                yield dataclasses.replace(verdict, told=f"{label}: {verdict.told}")
+            yield dataclasses.replace(verdict, told=f"{label}: {verdict.told}")
         yield verdicts.mark(_mark(redis, names.SHARD), on_shard(place, count), address(url))
 
 
@@ -145,22 +149,21 @@ def _mark(redis: "Redis", key: str) -> str | None:
 
 def examine_redis(redis: "Redis") -> Iterator[Verdict]:
     """All that is asked of a Redis that answers."""
-    yield verdicts.server(_info(redis, "server"))
+    yield verdicts.server(server_info(redis))
     memory = _info(redis, "memory")
     yield verdicts.eviction(memory)
     yield verdicts.memory(memory)
     yield verdicts.persistence(_info(redis, "persistence"))
-    checks: dict[str, Callable[[Redis], Verdict]] = {
-        "clock": _clock,
-        "rights": _rights,
-        "pub/sub": _round_trip,
-        "workers": _workers,
-    }
-    for name, check in checks.items():
-        try:
-            yield check(redis)
-        except (RedisError, OSError) as error:
-            yield verdicts.refusal(name, error, reason(error))
+    yield from _asked("clock", lambda: _clock(redis))
+    yield from _asked("rights", lambda: _rights(redis))
+    yield from _asked("pub/sub", lambda: _round_trip(redis))
+
+
+def _asked(name: str, check: Callable[[], Verdict]) -> Iterator[Verdict]:
+    try:
+        yield check()
+    except (RedisError, OSError) as error:
+        yield verdicts.refusal(name, error, reason(error))
 
 
 def _info(redis: "Redis", section: str) -> Mapping[str, Any]:
@@ -206,11 +209,42 @@ def _round_trip(redis: "Redis") -> Verdict:
     return Verdict("pub/sub", "fail", "what was published did not arrive", advice)
 
 
-def _workers(redis: "Redis") -> Verdict:
-    # Every worker listens on the control channel, so asking who does costs nothing.
-    [(_, listening)] = redis.pubsub_numsub(names.CONTROL_CHANNEL)
-    waiting: Any = redis.llen(names.QUEUE)
-    return verdicts.workers(int(listening), waiting)
+def _workers(redis: "Redis", settings: Settings) -> Verdict:
+    # As `berlin top` counts them.
+    from berlin_worker.cli.top import read  # noqa: PLC0415  # a command beside this one
+    from berlin_worker.cli.top_fleet import Fleet  # noqa: PLC0415  # what that command shows
+
+    fleet = Fleet.of(read(redis, settings))
+    return verdicts.workers(len(fleet.workers) + fleet.unreadable, fleet.waiting)
+
+
+def _providers(settings: Settings) -> Iterator[Verdict]:
+    try:
+        check_login(settings)
+    except SettingsError:  # this machine runs no worker; the check of the login says so
+        return
+    try:
+        asyncio.run(_build_providers(settings))
+    except (SettingsError, JobError) as error:
+        yield verdicts.providers(str(error), ())
+    except Exception as error:  # noqa: BLE001  # of another package; its text may hold a secret
+        yield verdicts.providers(f"a provider raises {type(error).__name__}", ())
+    else:
+        yield verdicts.providers(None, settings.served_providers or {"berlin"})
+
+
+async def _build_providers(settings: Settings) -> None:
+    """Build what a worker builds at its start, from the same settings; raises as it does."""
+    # Half a second of import, after the checks of Redis have been shown.
+    from berlin_worker import service  # noqa: PLC0415
+    from berlin_worker.providers.base import Services  # noqa: PLC0415
+    from berlin_worker.providers.http import open_session  # noqa: PLC0415
+    from berlin_worker.stats import Stats  # noqa: PLC0415
+    from berlin_worker.tokens import RedisTokens  # noqa: PLC0415
+
+    async with open_session(settings) as session, service.connect(settings.redis_url) as redis:
+        tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
+        service.provider_cache(Services(session, tokens, settings, os.environ), settings)
 
 
 def _login(settings: Settings) -> Verdict:

@@ -53,7 +53,11 @@ def problem(error: BaseException) -> Problem:
         case Unavailable():
             return Problem(told, advice=_advice(error.__cause__))
         case RedisError():
-            return Problem(f"Redis: {told}", advice=_advice(error))
+            from berlin_worker.client.connections import refusal  # noqa: PLC0415  # half a second that help and completion save
+
+            refused = refusal(error)
+            told = f"Redis {refused}" if refused else f"Redis: {told}"
+            return Problem(told, advice=_advice(error))
         case Unreadable():
             return Problem(told, advice="install the berlin-worker that your workers have")
         case CursorExpired() | JobFailed():

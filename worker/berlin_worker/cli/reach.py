@@ -1,44 +1,28 @@
 """Whether Redis and the broker answer, asked once and quickly."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
-from kombu.transport import resolve_transport
-from kombu.utils.url import parse_url as parse_broker_url
 from redis import Redis
-from redis.asyncio.connection import parse_url
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
+from berlin_worker import servers, urls
 from berlin_worker.client import AsyncClient
 from berlin_worker.client.addresses import address
 from berlin_worker.client.broker_url import parted
-from berlin_worker.errors import SettingsError
-from berlin_worker.settings import Settings
+from berlin_worker.client.connections import refusal
+from berlin_worker.settings import Settings, redis_address
 
 TIMEOUT_S: Final = 3.0
 
 
 def load_settings() -> Settings:
-    """The settings; raises ``SettingsError`` also for a URL that none of the clients takes."""
-    settings = Settings.from_env()
-    urls = {"REDIS_URL": (settings.redis_url,), "WORKER_EVENT_SHARDS": settings.shards}
-    for variable, each in urls.items():
-        try:
-            for url in each:
-                parse_url(url)
-        except ValueError:
-            raise SettingsError(f"{variable} must be of the form redis://host:6379/0") from None
-    if settings.broker_url != settings.redis_url:
-        try:
-            first = parted(settings.broker_url)[0].partition(";")[0]
-            resolve_transport(parse_broker_url(first)["transport"])
-        except (KeyError, ImportError, ValueError):
-            told = "CELERY_BROKER_URL must be of the form redis://, sentinel:// or amqp://"
-            raise SettingsError(told) from None
-    return settings
+    """The settings; raises ``SettingsError`` for one that makes no sense."""
+    return Settings.from_env()
 
 
 def open_client() -> AsyncClient:
@@ -47,9 +31,9 @@ def open_client() -> AsyncClient:
 
 
 def open_redis(url: str) -> Redis:
-    """A client that gives up after a few seconds; raises ``ValueError`` for what is no URL."""
+    """A client that gives up after a few seconds; raises ``SettingsError`` for what is no URL."""
     return Redis.from_url(
-        url,
+        redis_address(url, "REDIS_URL"),
         socket_connect_timeout=TIMEOUT_S,
         socket_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
@@ -59,26 +43,44 @@ def open_redis(url: str) -> Redis:
 
 
 def redis_problem(url: str) -> str | None:
-    """One line without secrets, where Redis does not answer, or not to this user."""
+    """One line without secrets, if Redis does not answer, or not to this user, or is too old."""
+    at = address(url)
     try:
         with open_redis(url) as client:
             client.ping()
+            told = servers.problem(server_info(client))
     except AuthenticationError as error:
-        return f"Redis at {address(url)} answers, but refuses the login: {reason(error)}"
+        return f"Redis at {at} answers, but refuses the login: {reason(error)}"
     except (RedisError, OSError, ValueError) as error:
-        return f"Redis at {address(url)} does not answer: {reason(error)}"
-    return None
+        told = refusal(error) or f"does not answer: {reason(error)}"
+    return told and f"Redis at {at} {told}"
+
+
+def server_info(redis: Redis) -> dict[str, Any]:
+    """What INFO says of the server and of a cluster; empty if it may not, or cannot, be asked."""
+    try:
+        return {**_section(redis, "server"), **_section(redis, "cluster")}
+    except (RedisError, OSError):  # fakeredis hangs up after an error: connect anew
+        redis.connection_pool.disconnect()
+        return {}
+
+
+def _section(redis: Redis, section: str) -> Mapping[str, Any]:
+    found: Any = redis.info(section)
+    return found if isinstance(found, Mapping) else {}
 
 
 def broker_problem(settings: Settings) -> str | None:
-    """Likewise for the broker, where that is not the same Redis."""
+    """Likewise for the broker, if that is not the same Redis."""
     url = settings.broker_url
     if url == settings.redis_url:
         return None
-    timeouts = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
+    if url.partition("://")[0] in urls.REDIS_SCHEMES:
+        told = redis_problem(url)
+        return told and f"the broker: {told}"
     kombu_url, options = parted(url)
-    if url.startswith(("redis", "sentinel")):
-        options |= timeouts
+    if url.startswith("sentinel:"):
+        options |= {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
     try:
         with Connection(  # type: ignore[no-untyped-call]  # kombu
             kombu_url, connect_timeout=TIMEOUT_S, transport_options=options

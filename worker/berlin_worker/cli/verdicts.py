@@ -1,19 +1,19 @@
 """What `berlin doctor` makes of what it is told (pure). Each verdict says what to do."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from berlin_schemas import ErrorCode
+from berlin_worker import servers
 from berlin_worker.errors import JobError
 from berlin_worker.shards.marks import trouble
 
 Level = Literal["ok", "warn", "fail"]
 
 _CLOCK_TOLERANCE_S: Final = 1.0
-_OLDEST_REDIS: Final = (6, 2)
 _MEMORY_WARN: Final = 0.75
 _MEMORY_FAIL: Final = 0.95
 
@@ -29,17 +29,27 @@ class Verdict:
 
 
 def server(info: Mapping[str, Any]) -> Verdict:
-    """From ``INFO server``: which server it is, and whether it is new enough."""
-    if valkey := info.get("valkey_version"):
-        return Verdict("server", "ok", f"Valkey {valkey}")
-    version = str(info.get("redis_version", ""))
-    if not version:
+    """From ``INFO server`` and ``INFO cluster``: which server it is, and whether it is usable."""
+    name = servers.name(info)
+    if problem := servers.problem(info):
+        return Verdict("server", "fail", f"it {problem}")
+    if name is None:
         return _untold("server", "INFO server")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    if numbers < _OLDEST_REDIS:
-        advice = "use Redis 6.2 or later, or Valkey: scripts and streams are tested from there on"
-        return Verdict("server", "warn", f"Redis {version}", advice)
-    return Verdict("server", "ok", f"Redis {version}")
+    if not name.startswith(("Redis", "Valkey")):
+        return Verdict("server", "warn", name, f"it is not tested: use {servers.SUPPORTED}")
+    return Verdict("server", "ok", name)
+
+
+def misspelt(warning: str) -> Verdict:
+    """A variable of the environment that looks like a setting, and is none."""
+    return Verdict("settings", "warn", warning)
+
+
+def providers(problem: str | None, names: Collection[str]) -> Verdict:
+    """What came of building the providers that a worker with these settings serves."""
+    if problem is not None:
+        return Verdict("providers", "fail", problem, "a worker with these settings does not start")
+    return Verdict("providers", "ok", ", ".join(sorted(names)))
 
 
 def eviction(info: Mapping[str, Any]) -> Verdict:
@@ -128,10 +138,11 @@ def refusal(name: str, error: BaseException, told: str) -> Verdict:
     return Verdict(name, "fail", told, advice)
 
 
-def workers(listening: int, waiting: int) -> Verdict:
-    """How many workers listen on the control channel, and how many jobs wait in the queue."""
-    told = f"{_count(listening, 'worker')}, {_count(waiting, 'job')} in the queue"
-    if listening:
+def workers(living: int, waiting: int | None) -> Verdict:
+    """How many workers live, and how many jobs wait in the queue (``None``: not known)."""
+    jobs = "an unknown number of jobs" if waiting is None else _count(waiting, "job")
+    told = f"{_count(living, 'worker')}, {jobs} in the queue"
+    if living:
         return Verdict("workers", "ok", told)
     return Verdict("workers", "warn", told, "start one: berlin worker")
 

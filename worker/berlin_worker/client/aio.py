@@ -30,7 +30,7 @@ from berlin_worker.client.values import (
     Result,
 )
 from berlin_worker.errors import ClientError, JobFailed, Unavailable, Unreadable
-from berlin_worker.settings import Settings
+from berlin_worker.settings import Settings, broker_address, redis_address
 from berlin_worker.shards.marks import on_shard
 
 T = TypeVar("T")
@@ -45,7 +45,8 @@ class AsyncClient:
     one connection to each event store. Nothing is connected before it is needed; close
     it by ``async with`` or :meth:`aclose`. Every method raises
     :class:`~berlin_worker.errors.Unavailable` where Redis or the broker does not answer, and
-    :class:`~berlin_worker.errors.SettingsError` where the workers have other event stores.
+    :class:`~berlin_worker.errors.SettingsError` where the workers have other event stores. A URL
+    that cannot be used is a ``SettingsError`` at once.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class AsyncClient:
         options: Options | None = None,
     ) -> None:
         self._settings = settings or Settings.from_env()
-        self._redis_url = redis_url or self._settings.redis_url
-        urls = event_shards or ((redis_url,) if redis_url else self._settings.shards)
-        self._broker_url = broker_url or _other_broker(self._settings) or self._redis_url
+        self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url")
+        given = event_shards or ((redis_url,) if redis_url else self._settings.shards)
+        urls = [redis_address(url, "event_shards") for url in given]
+        other = broker_url or _other_broker(self._settings)
+        self._broker_url = broker_address(other, "broker_url") if other else self._redis_url
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None

@@ -1,12 +1,9 @@
-"""What kombu wants to be told of the broker beside its URL, taken out of it."""
+"""What kombu needs beside the URL of the broker: transport options, taken out of the URL."""
 
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
-from berlin_worker.errors import SettingsError
+from berlin_worker import urls
 
-_PRIMARY: Final = "mymaster"
-"""What Sentinel's own configuration calls the primary, unless it is changed."""
 _SENTINEL: Final[dict[str, Any]] = {
     # The first of them has often died with the primary: ask it once, for a moment, then the next.
     # By default redis-py asks eleven times, up to 5 s each.
@@ -21,16 +18,16 @@ def parted(broker_url: str) -> tuple[str, dict[str, Any]]:
 
     ``sentinel://a:26379/0;sentinel://b:26379/0?master_name=queue`` lists Sentinels; the query of
     any of them names the primary (by default ``mymaster``). What stands before the ``@`` is the
-    login at the primary. Other URLs stay as they are. Raises ``SettingsError`` for a query that
-    says anything else.
+    login at the primary. A Redis URL is translated from redis-py's spelling to kombu's. Raises
+    ``SettingsError`` for a URL that makes no sense; it repeats no secret.
     """
-    if not broker_url.startswith("sentinel://"):
-        return broker_url, {}
-    parts = [urlsplit(part) for part in broker_url.split(";")]
-    said = dict(pair for part in parts for pair in parse_qsl(part.query, keep_blank_values=True))
-    primary = said.pop("master_name", _PRIMARY)
-    if said:
-        told = f"CELERY_BROKER_URL: Sentinels take master_name alone, not {', '.join(sorted(said))}"
-        raise SettingsError(told)
-    bare = ";".join(part._replace(query="").geturl() for part in parts)
-    return bare, {"master_name": primary, "sentinel_kwargs": dict(_SENTINEL)}
+    url = urls.broker(broker_url)
+    scheme = url.partition("://")[0]
+    if scheme == "sentinel":
+        bare, primary = urls.sentinels(url)
+        return bare, {"master_name": primary, "sentinel_kwargs": dict(_SENTINEL)}
+    if scheme not in urls.REDIS_SCHEMES:
+        return url, {}
+    redis = urls.parse_redis(url, "CELERY_BROKER_URL")
+    options = {} if redis.client_name is None else {"client_name": redis.client_name}
+    return redis.kombu_url, options

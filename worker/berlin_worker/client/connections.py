@@ -3,8 +3,9 @@
 redis-py's own retries would repeat a command whose reply was lost without saying so.
 """
 
+import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -14,18 +15,28 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterError,
+    MovedError,
     NoPermissionError,
     ReadOnlyError,
     RedisError,
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from berlin_worker import servers
 from berlin_worker.client.link import Command
 
 TIMEOUT_S: Final = 5.0
 _CONNECTIONS: Final = 8
 _POOL_TIMEOUT_S: Final = 30.0
+_LONGEST_CHAIN: Final = 10
+_OF_CLUSTERS: Final = (ClusterError, ClusterCrossSlotError, MovedError)
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
+
+E = TypeVar("E", bound=BaseException)
 
 
 class _Pool(BlockingConnectionPool):
@@ -56,7 +67,7 @@ def commands(url: str) -> Redis:
         max_connections=_CONNECTIONS,
         timeout=_POOL_TIMEOUT_S,
         socket_timeout=TIMEOUT_S,
-        **_common(),
+        **_common(url),
     )
     return Redis.from_pool(pool)
 
@@ -66,7 +77,7 @@ def readers(url: str) -> Callable[[], AbstractConnection]:
 
     Raises ``ValueError`` or ``TypeError`` for a URL of which none can be made.
     """
-    pool = ConnectionPool.from_url(url, socket_timeout=None, **_common())
+    pool = ConnectionPool.from_url(url, socket_timeout=None, **_common(url))
     make: Callable[[], AbstractConnection] = pool.make_connection
     make()
     return make
@@ -83,7 +94,7 @@ async def ask(redis: Redis, commands: Sequence[Command]) -> list[Any]:
 
 def passes(error: Exception) -> bool:
     """Whether Redis may be back in a moment: it is away, starts up, or fails over."""
-    if isinstance(error, AuthenticationError | AuthorizationError):
+    if isinstance(error, AuthenticationError | AuthorizationError) or refusal(error):
         return False
     if isinstance(error, BusyLoadingError | ReadOnlyError | TryAgainError):
         return True
@@ -92,17 +103,56 @@ def passes(error: Exception) -> bool:
 
 def trouble(where: str, error: BaseException) -> str:
     """What to say of an error of the Redis at ``where``: it is away, or it refuses."""
+    if told := refusal(error):
+        return f"Redis at {where} {told}"
     if isinstance(error, NoPermissionError):
         return f"Redis at {where} answers, but refuses this user a command ({error})"
     if isinstance(error, AuthenticationError):
         return f"Redis at {where} answers, but refuses the login ({error})"
-    return f"Redis at {where} does not answer ({type(error).__name__})"
+    told = type(error).__name__
+    if where.startswith("rediss:") and isinstance(error, TimeoutError | RedisTimeoutError):
+        told += "; a server that speaks no TLS at this port would not either"
+    return f"Redis at {where} does not answer ({told})"
 
 
-def _common() -> dict[str, Any]:
+def refusal(error: BaseException) -> str | None:
+    """What is wrong where waiting does not help; ``None`` for every other error (pure).
+
+    That is: a cluster, a database that the server does not have, a certificate that is not
+    trusted, a server that speaks no TLS.
+    """
+    # In a script the server's own word is a part of the text alone.
+    if isinstance(error, _OF_CLUSTERS) or "CROSSSLOT" in str(error):
+        return servers.CLUSTER
+    if isinstance(error, ResponseError) and "DB index" in str(error):
+        return "does not have this database: correct its number in the URL"
+    if (cause := _cause(error, ssl.SSLCertVerificationError)) is not None:
+        # OpenSSL's sentence holds no secret: a reason, and the name that the URL has.
+        return f"has a certificate that is not trusted: {cause.verify_message or cause.reason}"
+    tls = _cause(error, ssl.SSLError)
+    if getattr(tls, "reason", None) in _NO_TLS:
+        return "does not speak TLS: write redis:// instead of rediss://"
+    return None
+
+
+def _cause(error: BaseException | None, kind: type[E]) -> E | None:
+    """The error of ``kind`` that ``error`` was made of, if there is one."""
+    for _ in range(_LONGEST_CHAIN):
+        if error is None or isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def keepalive(url: str) -> dict[str, Any]:
+    """The option that shows a half-open connection; a Unix socket has none, and is never so."""
+    return {} if url.startswith("unix:") else {"socket_keepalive": True}
+
+
+def _common(url: str) -> dict[str, Any]:
     return {
         "socket_connect_timeout": TIMEOUT_S,
-        "socket_keepalive": True,
+        **keepalive(url),
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": False,
         # What wants RESP3 asks for it (berlin_worker.client.link).

@@ -22,7 +22,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from berlin_worker.client.connections import TIMEOUT_S, passes
+from berlin_worker.client.connections import TIMEOUT_S, passes, refusal
 from berlin_worker.client.link import Command, Link, fail
 from berlin_worker.client.mailbox import Mailbox
 from berlin_worker.client.values import CLOSED
@@ -182,8 +182,11 @@ class Hub:
             except AuthenticationError as error:
                 self._refuse(error)
             except (RedisError, OSError) as error:
-                logger.warning("the readers' connection is lost (%s)", type(error).__name__)
-                self._give_up(error if passes(error) else RedisConnectionError(str(error)))
+                if refusal(error):  # waiting does not help: the readers get it at once
+                    self._refuse(error)
+                else:
+                    logger.warning("the readers' connection is lost (%s)", type(error).__name__)
+                    self._give_up(error if passes(error) else RedisConnectionError(str(error)))
             except Exception as error:
                 logger.exception("the readers' connection has failed: reconnecting")
                 self._give_up(RedisConnectionError(str(error)))
@@ -269,8 +272,8 @@ class Hub:
         else:
             channel.acknowledged.set_result(None)
 
-    def _refuse(self, error: AuthenticationError) -> None:
-        logger.warning("Redis refuses the readers' connection: %s", error)
+    def _refuse(self, error: Exception) -> None:
+        logger.warning("Redis refuses the readers' connection: %s", refusal(error) or error)
         for channel in self._channels.values():
             if not channel.acknowledged.done():
                 fail(channel.acknowledged, error)

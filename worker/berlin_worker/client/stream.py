@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from berlin_schemas import Event, names
 from berlin_worker.client.connections import passes, trouble
@@ -195,7 +195,7 @@ class Stream:
         try:
             async with asyncio.timeout(patience_s):
                 await self._hub.acknowledged(mailbox)
-        except (TimeoutError, AuthenticationError, NoPermissionError) as error:
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
             raise self._unavailable(error) from error
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:

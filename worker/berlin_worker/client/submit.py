@@ -15,6 +15,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.client.batch import Batcher
+from berlin_worker.client.connections import refusal, trouble
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.jobs import Submission
 from berlin_worker.errors import JobIdReused, Unavailable
@@ -136,10 +137,10 @@ class Submitter:
                     # The reply may have been lost, and the record that is found be our own.
                     return _Record(await self._write_record(keys, args))
         except (AuthenticationError, ResponseError) as error:
-            told = f"Redis at {self._address} refuses it ({error})"
+            told = f"Redis at {self._address} {refusal(error) or f'refuses it ({error})'}"
             raise Unavailable(f"job {job_id} was not accepted: {told}") from error
         except (RedisError, OSError) as error:
-            told = f"Redis at {self._address} does not answer ({type(error).__name__})"
+            told = trouble(self._address, error)
             raise Unavailable(f"{told}; {_may_run(job_id)}") from error
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:

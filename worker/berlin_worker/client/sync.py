@@ -51,6 +51,7 @@ class Client:
         self._make: Callable[[], AsyncClient] = lambda: AsyncClient(
             redis_url, broker_url, event_shards=event_shards, settings=settings, options=options
         )
+        self._make()  # connects nothing; a URL that cannot be used is an error now
         self._lock = threading.Lock()
         self._portal: _Portal | None = None
         self._closed = False

@@ -34,12 +34,15 @@ _PORTS = range(20_000, 32_768)
 _random = random.SystemRandom()
 
 
+def find_servers() -> list[Path]:
+    """Every server binary there is; the first is the one that would be started."""
+    named = (shutil.which(name) for name in ("redis-server", "valkey-server"))
+    return [*(Path(found) for found in named if found), *filter(None, [_wheel_binary()])]
+
+
 def find_server() -> Path | None:
     """The server binary that would be started; ``None`` where there is none."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    return _wheel_binary()
+    return next(iter(find_servers()), None)
 
 
 def _wheel_binary() -> Path | None:

@@ -1,0 +1,71 @@
+"""The certificates that a Redis URL names: whether they can be used, before anything connects."""
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+from berlin_worker.errors import SettingsError
+
+
+def check(options: Mapping[str, str], setting: str) -> None:
+    """Read the files that the ``ssl_`` options of a URL name, as a connection will.
+
+    Raises ``SettingsError`` with one line that names ``setting``, the option and the file.
+    """
+    for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if path := options.get(option):
+            _check_readable(path, f"{setting}: {option} {path!r}")
+    if path := options.get("ssl_ca_path"):
+        try:
+            next(Path(path).iterdir(), None)
+        except OSError as error:
+            message = f"{setting}: ssl_ca_path {path!r} cannot be read: {error.strerror}"
+        else:
+            message = ""
+        if message:
+            raise SettingsError(message)
+    if path := options.get("ssl_ca_certs"):
+        _check_authorities(path, f"{setting}: ssl_ca_certs {path!r}")
+    if path := options.get("ssl_certfile"):
+        _check_own(path, options, setting)
+
+
+def _check_readable(path: str, what: str) -> None:
+    try:
+        with Path(path).open("rb"):
+            return
+    except OSError as error:
+        message = f"{what} cannot be read: {error.strerror or type(error).__name__}"
+    except ValueError:  # a null byte
+        message = f"{what} cannot be read: it is no path"
+    raise SettingsError(message)
+
+
+def _check_authorities(path: str, what: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except (ssl.SSLError, OSError, ValueError):
+        message = f"{what} holds no certificate of an authority in PEM"
+    else:
+        return
+    raise SettingsError(message)
+
+
+def _check_own(path: str, options: Mapping[str, str], setting: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(path, options.get("ssl_keyfile"), options.get("ssl_password", ""))
+    except ssl.SSLError as error:
+        message = f"{setting}: ssl_certfile {path!r} cannot be used"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            message += ": ssl_keyfile is the key of another certificate"
+        else:
+            message += (
+                " with its key: both must be PEM, and ssl_password that of the key if it has one"
+            )
+    except (OSError, ValueError) as error:
+        message = f"{setting}: ssl_certfile {path!r} cannot be used ({type(error).__name__})"
+    else:
+        return
+    raise SettingsError(message)

@@ -1,0 +1,55 @@
+"""Variables of the environment that look like a setting, and are none (pure)."""
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Final
+
+_OURS: Final = ("WORKER_", "BERLIN_")
+_DEBUG: Final = "BERLIN_DEBUG"
+"""Read by the command line."""
+_KEY: Final = "WORKER_ENDPOINT_KEY_"
+_FOREIGN: Final = frozenset(
+    {
+        "CELERY_BROKER_READ_URL",
+        "CELERY_BROKER_WRITE_URL",
+        # That of the worker's user at Redis, for deploy/redis/acl and compose.yaml.
+        "WORKER_PASSWORD",
+    }
+)
+_NEAR: Final = 0.85
+"""For names without a prefix of ours: other programs have variables that are alike."""
+
+
+def warnings(names: Collection[str], known: Collection[str]) -> list[str]:
+    """One line for each of ``names`` that is misspelt, with the nearest of ``known``.
+
+    Every ``WORKER_*`` and ``BERLIN_*`` that is not known counts, in capitals or not. A name that
+    is near to another setting counts only if that setting is missing.
+    """
+    readable = {*known, _DEBUG}
+    return [
+        line
+        for name in sorted(set(names) - readable - set(_of_kubernetes(names)))
+        if (line := _warning(name, names, readable))
+    ]
+
+
+def _warning(name: str, names: Collection[str], known: Collection[str]) -> str | None:
+    upper = name.upper()
+    ours = upper.startswith(_OURS)
+    if (ours and upper.startswith(_KEY)) or upper in _FOREIGN:
+        return None
+    cutoff = 0.0 if ours else _NEAR
+    near = difflib.get_close_matches(upper, sorted(known), n=1, cutoff=cutoff)
+    if not near or (not ours and near[0] in names):
+        return None
+    return f"{ascii(name)[1:-1]} is no setting and has no effect: did you mean {near[0]}?"
+
+
+def _of_kubernetes(names: Collection[str]) -> Iterator[str]:
+    """The variables that Kubernetes sets for a service, which may be called "worker"."""
+    marks = [name.removesuffix("_SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST")]
+    prefixes = tuple(f"{mark}_{kind}" for mark in marks for kind in ("SERVICE_", "PORT"))
+    for name in names:
+        if prefixes and name.startswith(prefixes):
+            yield name

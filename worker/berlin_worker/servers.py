@@ -1,0 +1,54 @@
+"""Which servers are supported, from what INFO says of them (pure)."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+OLDEST_REDIS: Final = (7, 0)
+OLDEST_VALKEY: Final = (7, 2)
+SUPPORTED: Final = "Redis 7.0 or later, or Valkey 7.2 or later"
+CLUSTER: Final = (
+    "is a Redis Cluster, which is not supported yet: name a Redis, or an endpoint of it, without "
+    "cluster mode"
+)
+
+
+def name(info: Mapping[str, Any]) -> str | None:
+    """The server and its version, for example ``Valkey 9.1.0``; ``None`` if INFO does not say.
+
+    ``info`` holds the fields of the section ``server`` of INFO, and of ``cluster`` if they are
+    known; the values are as redis-py reads them.
+    """
+    for field, brand in (("valkey_version", "Valkey"), ("dragonfly_version", "Dragonfly")):
+        if version := info.get(field):
+            return f"{brand} {version}"
+    version = info.get("redis_version")
+    return f"Redis {version}" if version else None
+
+
+def problem(info: Mapping[str, Any]) -> str | None:
+    """Why a server cannot be used, as the end of "Redis at <address> ..."; ``None`` if it can.
+
+    A server, or a proxy, whose INFO does not say is not refused.
+    """
+    mode = {str(info.get(field)) for field in ("redis_mode", "server_mode")}
+    if "cluster" in mode or str(info.get("cluster_enabled")) == "1":
+        return CLUSTER
+    if "sentinel" in mode:
+        return (
+            "is a Sentinel, which holds no data: Sentinels are named in CELERY_BROKER_URL, as "
+            "sentinel://host:26379/0?master_name=mymaster"
+        )
+    if "valkey_version" in info:
+        version, oldest = _numbers(info["valkey_version"]), OLDEST_VALKEY
+    else:
+        version, oldest = _numbers(info.get("redis_version")), OLDEST_REDIS
+    if version and version < oldest:
+        return f"is {name(info)}, which is too old: use {SUPPORTED}"
+    return None
+
+
+def _numbers(version: object) -> tuple[int, ...]:
+    """The first two numbers of a version; empty if it does not begin with one."""
+    found = re.match(r"v?(\d{1,9})(?:\.(\d{1,9}))?", str(version))
+    return tuple(int(number or 0) for number in found.groups()) if found else ()
