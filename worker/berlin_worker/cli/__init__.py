@@ -1,15 +1,20 @@
 """The `berlin` command.
 
-Each command is a module that is imported when it is called, so that `berlin --help` does
-not wait for Celery, redis-py and aiohttp.
+A command is a light module that holds its options and its help, and imports what does the work
+when it runs: `berlin COMMAND --help` and each completion wait for click alone.
 """
 
 import importlib
 import os
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from berlin_worker.cli.groups import SuggestingGroup
+from berlin_worker.cli.output import discard_stdout, use_nearest_characters, wants_color
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: Final = {
     "demo": (
@@ -25,15 +30,35 @@ COMMANDS: Final = {
     "worker": ("berlin_worker.cli.run_worker", "Start a worker."),
     "top": ("berlin_worker.cli.top", "Watch the fleet: workers, queue, errors, logins."),
     "doctor": ("berlin_worker.cli.doctor", "Check Redis, broker and login, and say what to do."),
+    "completion": (
+        "berlin_worker.cli.completion",
+        "Complete commands, options and job IDs by TAB.",
+    ),
 }
 """Name of a command: its module, and the first sentence of its help."""
 
 
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """The commands, imported one by one; their errors become one line and an exit code."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; no encoding of the terminal ends it."""
+        use_nearest_characters()
+        return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the command line; colours are as NO_COLOR, FORCE_COLOR and TERM say."""
+        environ = os.environ
+        color = wants_color(
+            *(environ.get(name, "") for name in ("NO_COLOR", "FORCE_COLOR", "TERM"))
+        )
+        try:
+            return super().make_context(*args, **{"color": color, **kwargs})
+        except BrokenPipeError as error:  # the reader of the help has gone
+            raise _problem(error) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        """In the order in which they are learnt."""
+        """List the names in the order in which they are learnt."""
         return list(COMMANDS)
 
     def get_command(
@@ -55,7 +80,15 @@ class Commands(click.Group):
     ) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Complete the name of a command without importing one."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name][1]) for name in names]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; no error leaves as a traceback, unless BERLIN_DEBUG is set."""
@@ -66,18 +99,26 @@ class Commands(click.Group):
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("BERLIN_DEBUG"):
                 raise
-            from berlin_worker.cli.errors import problem  # noqa: PLC0415  # half a second that most runs save
+            raise _problem(error) from None
 
-            raise problem(error) from None
+
+def _problem(error: BaseException) -> click.ClickException:
+    from berlin_worker.cli.errors import problem
+
+    if isinstance(error, BrokenPipeError):
+        discard_stdout()
+    return problem(error)
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
-            told = version("berlin-worker")
+            number = version("berlin-worker")
         except PackageNotFoundError:
-            told = "(not installed)"
-        click.echo(f"berlin {told}")
+            number = "(not installed)"
+        click.echo(f"berlin {number}")
         ctx.exit()
 
 
@@ -85,7 +126,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings come from the environment: REDIS_URL, CELERY_BROKER_URL, BERLIN_ACCOUNT, "
-    "BERLIN_PASSWORD, ... BERLIN_DEBUG=1 shows tracebacks.",
+    "BERLIN_PASSWORD, ... BERLIN_DEBUG=1 shows tracebacks. NO_COLOR=1 and TERM=dumb switch colours "
+    "off, FORCE_COLOR=1 on.",
 )
 @click.option(
     "--version",
@@ -100,5 +142,6 @@ def main() -> None:
 
     New here? `berlin demo` needs nothing but this package.
 
-    Exit codes: 0 completed, 1 failed, 2 wrong usage or settings, 130 interrupted.
+    Exit codes: 0 completed, 1 failed, 2 wrong usage or settings, 130 interrupted, 141 the reader of
+    the output has gone.
     """

@@ -1,25 +1,13 @@
-"""`berlin tail`, `cancel` and `status`: what one does with the ID of a job."""
-
-import asyncio
-import dataclasses
-import json
-import time
+"""`berlin tail`, `cancel`, `status` and `list`: their options."""
 
 import click
 
-from berlin_schemas import Completed, Event, Failed
-from berlin_schemas.events import TERMINAL_TYPES
-from berlin_worker.cli.errors import FAILED, Problem
+from berlin_worker.cli.complete import job_ids
 from berlin_worker.cli.fields import check_id
-from berlin_worker.cli.follow import CANCEL_PATIENCE_S, follow
-from berlin_worker.cli.output import printable, say
-from berlin_worker.cli.reach import open_client
-from berlin_worker.client import AsyncClient, JobStatus
-from berlin_worker.errors import CursorExpired
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", callback=check_id)
+@click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Skip events up to this seq.")
 @click.option("--json", "as_json", is_flag=True, help="Events as NDJSON, as they are in the log.")
 @click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
@@ -42,22 +30,21 @@ def tail(job_id: str, after: int, as_json: bool, final: bool, wait_s: float) -> 
       berlin tail 0b1c2d3e --after 120 --json
 
     A job that another Celery producer has put on the queue shows no trace before a worker takes
-    it: --wait-for-start waits for that.
+    it: --wait-for-start waits for that. Exit code 0 for a completed job, also if --after names its
+    last event; 1 for a failed or cancelled one.
     """
     if final and (as_json or after):
         raise click.UsageError("--final goes with neither --json nor --after.")
-    raise SystemExit(asyncio.run(_tail(job_id, after, wait_s, as_json=as_json, final=final)))
+    import asyncio
 
+    from berlin_worker.cli import run_jobs
 
-async def _tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final: bool) -> int:
-    async with open_client() as client:
-        await client.status(job_id)  # a Redis that is not there shows at once
-        stream = client.stream(job_id, after, wait_for_start_s=wait_s)
-        return await follow(client, stream, after=after, as_json=as_json, final=final, cancel=False)
+    code = asyncio.run(run_jobs.tail(job_id, after, wait_s, as_json=as_json, final=final))
+    raise SystemExit(code)
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", callback=check_id)
+@click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
 @click.option("--wait/--no-wait", default=True, help="Wait some seconds for its end.")
 def cancel(job_id: str, wait: bool) -> None:
     """Cancel a job.
@@ -67,33 +54,15 @@ def cancel(job_id: str, wait: bool) -> None:
     \b
       berlin cancel 0b1c2d3e
     """
-    raise SystemExit(asyncio.run(_cancel(job_id, wait=wait)))
+    import asyncio
 
+    from berlin_worker.cli import run_jobs
 
-async def _cancel(job_id: str, *, wait: bool) -> int:
-    async with open_client() as client:
-        before = await client.status(job_id)
-        if before.status in TERMINAL_TYPES:
-            click.echo(f"job {job_id} is over already: {before.status}")
-            return 0
-        await client.cancel(job_id)
-        if before.status == "unknown":
-            raise Problem(
-                f"job {job_id} is not known here: it never was, or its record has expired. If "
-                "another producer has put it on the queue, it ends when a worker takes it",
-            )
-        try:
-            async with asyncio.timeout(CANCEL_PATIENCE_S if wait else 0):
-                end = await _last_event(client, job_id, before.seq)
-        except TimeoutError:
-            click.echo(f"job {job_id} is marked as cancelled: it ends when a worker sees it")
-        else:
-            click.echo(f"job {job_id} is over: {end.type if end else 'its log has expired'}")
-        return 0
+    raise SystemExit(asyncio.run(run_jobs.cancel(job_id, wait=wait)))
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", callback=check_id)
+@click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(job_id: str, as_json: bool) -> None:
     """Show how a job stands.
@@ -104,68 +73,8 @@ def status(job_id: str, as_json: bool) -> None:
 
     Exit code 1 for a job that is not known.
     """
-    raise SystemExit(asyncio.run(_status(job_id, as_json=as_json)))
+    import asyncio
 
+    from berlin_worker.cli import run_jobs
 
-async def _status(job_id: str, *, as_json: bool) -> int:
-    async with open_client() as client:
-        found = await client.status(job_id)
-        end = None
-        if found.status in TERMINAL_TYPES:
-            end = await _last_event(client, job_id, found.seq - 1)
-    if as_json:
-        told = dataclasses.asdict(found)
-        told["end"] = end.model_dump(mode="json") if end else None
-        click.echo(json.dumps(told))
-    elif found.status != "unknown":
-        _print_table(status_rows(found, end, time.time()))
-    if found.status == "unknown":
-        say(f"berlin: job {job_id} is not known: no record of it, or it has expired", fg="red")
-        return FAILED
-    return 0
-
-
-async def _last_event(client: AsyncClient, job_id: str, after: int) -> Event | None:
-    last = None
-    try:
-        async with client.stream(job_id, max(after, 0)) as stream:
-            async for event in stream:
-                last = event
-    except CursorExpired:
-        return None
-    return last
-
-
-def status_rows(found: JobStatus, end: Event | None, now_ts: float) -> list[tuple[str, str]]:
-    """What `berlin status` shows, as names and values (pure)."""
-    rows = [("job", found.job_id), ("status", found.status)]
-    if found.cancel_requested and found.status not in TERMINAL_TYPES:
-        rows.append(("cancel", "asked for"))
-    if found.attempt:
-        rows.append(("attempt", str(found.attempt)))
-    if found.seq:
-        rows.append(("events", str(found.seq)))
-    if found.created_ts:
-        rows.append(("submitted", f"{_ago(now_ts - found.created_ts)} ago"))
-    if found.created_ts and found.started_ts:
-        rows.append(("in queue", f"{max(found.started_ts - found.created_ts, 0):.2f} s"))
-    match end:
-        case Completed():
-            rows.append(("finished", end.finish_reason))
-            rows.append(("took", f"{end.timings.total_ms / 1000:.2f} s"))
-        case Failed(error=error):
-            rows.append(("error", f"{error.code}: {error.message}"))
-    return rows
-
-
-def _ago(seconds: float) -> str:
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit_s:
-            return f"{seconds / unit_s:.1f} {unit}"
-    return f"{max(seconds, 0):.1f} s"
-
-
-def _print_table(rows: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        click.echo(f"{click.style(name.ljust(width), dim=True)}  {printable(value)}")
+    raise SystemExit(asyncio.run(run_jobs.status(job_id, as_json=as_json)))
