@@ -8,7 +8,16 @@ import json
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from berlin_schemas.names import JOB_ID_PATTERN
 
@@ -23,6 +32,26 @@ _field_name: Final = re.compile(r"[A-Za-z0-9_]{1,40}", re.ASCII)
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+MAX_METADATA_KEYS: Final = 16
+MAX_METADATA_BYTES: Final = 4096
+"""As compact UTF-8 JSON."""
+
+
+def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        size = len(_compact(metadata).encode())
+    except (ValueError, RecursionError):
+        return metadata  # dump_job says what is wrong with it
+    if size > MAX_METADATA_BYTES:
+        told = "must have at most {limit} bytes as JSON"
+        raise PydanticCustomError("too_many_bytes", told, {"limit": MAX_METADATA_BYTES})
+    return metadata
+
+
+Metadata = Annotated[
+    dict[str, JsonValue], Field(max_length=MAX_METADATA_KEYS), AfterValidator(_small)
+]
 
 
 class InvalidJob(ValueError):
@@ -43,7 +72,8 @@ class PromptJob(BaseModel):
 
     ``deadline_s`` runs over all attempts, from the start of the first. ``on_interrupt``
     says what a retry after the first published chunk does: ``restart`` (a ``reset``
-    event, then a fresh stream), ``fail``, or ``keep`` (end with what is there).
+    event, then a fresh stream), ``fail``, or ``keep`` (end with what is there). ``tenant`` and
+    ``metadata`` (16 keys, 4 KiB) are the producer's: records keep them, no upstream gets them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -59,7 +89,7 @@ class PromptJob(BaseModel):
     idle_timeout_s: Seconds = 30.0
     on_interrupt: Literal["restart", "fail", "keep"] = "restart"
     tenant: Name | None = None
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
 
 def parse_job(obj: object, job_id: str) -> tuple[PromptJob, bytes]:

@@ -57,7 +57,7 @@ async def claim(store, job=JOB, *, job_id=ID, call=None, **how):
 
 async def submit(client, job_id=ID, *, again_ms=30_000):
     script = client.register_script(source("submit"))
-    keys = [names.state_key(job_id), names.WATCH]
+    keys = [names.state_key(job_id), names.WATCH, names.JOBS]
     return await script(keys, [job_id, JOB, 1000, again_ms])
 
 

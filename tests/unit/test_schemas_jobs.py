@@ -48,7 +48,9 @@ jobs = st.fixed_dictionaries(
         "idle_timeout_s": seconds,
         "on_interrupt": st.sampled_from(["restart", "fail", "keep"]),
         "tenant": st.none() | names,
-        "metadata": st.dictionaries(text, json_values),
+        "metadata": st.dictionaries(text, json_values, max_size=5).filter(
+            lambda metadata: len(json.dumps(metadata)) < 4096
+        ),
     },
 )
 
@@ -201,14 +203,27 @@ def test_deep_nesting_is_refused_and_never_a_recursion_error(depth):
 
 @pytest.mark.parametrize("letter", ["x", "ß", "€", "😀"])
 def test_a_job_of_exactly_one_mebibyte_is_taken_and_one_byte_more_is_not(letter):
-    empty = len(dump_job(job(metadata={"pad": ""})))
+    empty = len(dump_job(job(options={"pad": ""})))
     count, rest = divmod(MAX_JOB_BYTES - empty, len(letter.encode()))
     pad = letter * count + "x" * rest
-    _, data = parse_job(job(metadata={"pad": pad}), ID)
+    _, data = parse_job(job(options={"pad": pad}), ID)
     assert len(data) == MAX_JOB_BYTES == 1048576
-    assert refusal(job(metadata={"pad": pad + "x"})) == (
+    assert refusal(job(options={"pad": pad + "x"})) == (
         "the job object has 1048577 bytes; at most 1048576 are taken"
     )
+
+
+@pytest.mark.parametrize("letter", ["x", "ß", "€", "😀", "\n"])
+def test_metadata_has_at_most_16_keys_and_4_kibibytes_of_json(letter):
+    width = len(dump_job({"a": letter})) - len(dump_job({"a": ""}))
+    count, rest = divmod(4096 - len(b'{"pad":""}'), width)
+    pad = letter * count + "x" * rest
+    parse_job(job(metadata={"pad": pad}), ID)
+    assert refusal(job(metadata={"pad": pad + "x"})) == (
+        "metadata: must have at most 4096 bytes as JSON"
+    )
+    parse_job(job(metadata=dict.fromkeys(map(str, range(16)))), ID)
+    assert refusal(job(metadata=dict.fromkeys(map(str, range(17))))).startswith("metadata: ")
 
 
 @pytest.mark.parametrize("job_id", ["a", "A-z_0", "-", "x" * 128])

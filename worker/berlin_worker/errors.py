@@ -7,6 +7,7 @@
     ├── Fenced               another attempt owns the job: stop at once, say nothing
     └── ClientError          what users of berlin_worker.client see
         ├── Unavailable      Redis or the broker does not answer
+        ├── JobIdReused      the ID that was submitted is that of another job
         ├── CursorExpired    the log that was asked for is gone
         ├── Unreadable       an event of the job is of another version of the contract
         └── JobFailed        the job ended as ``failed`` or ``cancelled``
@@ -71,7 +72,23 @@ class ClientError(BerlinWorkerError):
 
 
 class Unavailable(ClientError):
-    """Redis or the broker does not answer; the message names the address without secrets."""
+    """Redis or the broker does not answer; the message names the address without secrets.
+
+    ``job_id`` names the job that was asked for or submitted, if there is one.
+    """
+
+    job_id: str | None = None
+
+
+class JobIdReused(ClientError):
+    """A job was submitted under the ID of a job with another payload; nothing was sent."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"job ID {job_id} belongs to a job with another payload: give each job an ID of its "
+            "own (the same payload may be submitted again under its ID)"
+        )
+        self.job_id = job_id
 
 
 class CursorExpired(ClientError):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from berlin_worker.facts import NO_FACTS, Facts
 from berlin_worker.stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ _QUEUED_AGAIN_S: Final = 30.0
 NOTHING_WAITS: Final = 1 << 53
 """As a time in ms, later than any: an empty queue has passed every job by."""
 
-Verdict = Literal["claimed", "over", "leased", "unknown"]
+Verdict = Literal["claimed", "over", "leased", "unknown", "conflict"]
 Renewal = Literal["renewed", "lost", "cancel"]
 
 
@@ -81,11 +82,12 @@ class Store(Protocol):
         held_attempt: int = 0,
         only_queued: bool = False,
         trace: str = "",
+        facts: Facts = NO_FACTS,
     ) -> Claim:
         """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one.
 
         ``call`` names this claim: made again under this name, it finds what it has begun.
-        ``trace`` is kept in its record, for :class:`Overdue`.
+        ``trace`` is kept in its record, for :class:`Overdue`, and so are ``facts``.
         """
 
     async def release(self, job_id: str, attempt: int) -> None:

@@ -17,14 +17,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from berlin_schemas import ErrorCode, InvalidJob, PromptJob
-from berlin_schemas.jobs import parse_job
+from berlin_schemas.fingerprint import fingerprint
+from berlin_schemas.jobs import dump_job, parse_job
 from berlin_schemas.names import is_job_id
 from berlin_worker import context
 from berlin_worker.arrivals import Arrivals
 from berlin_worker.attempt import Attempt, Stopped, internal_error
 from berlin_worker.errors import Away, Fenced, JobError
+from berlin_worker.facts import NO_FACTS, Facts, facts_of
 from berlin_worker.journal import Journal
-from berlin_worker.leases import Claim, Leases, Store
+from berlin_worker.leases import Claim, Leases, Store, Verdict
 from berlin_worker.patience import answered
 from berlin_worker.probation import is_suspect, on_probation
 from berlin_worker.providers.base import Provider
@@ -90,16 +92,25 @@ class Runner:
         try:
             job, data = self._check(job_id, args, kwargs)
         except InvalidJob as error:
-            await self.refuse(job_id, JobError(ErrorCode.INVALID_JOB, str(error)))
+            await self._refuse(job_id, JobError(ErrorCode.INVALID_JOB, str(error)), args)
             self._processed(received, ErrorCode.INVALID_JOB.value)
             return
         except JobError as error:
-            await self.refuse(job_id, error)
+            await self._refuse(job_id, error, args)
             self._processed(received, error.code.value)
             return
-        claim = await self._claim(job_id, data, deadline_s=job.deadline_s)
+        facts = facts_of(args[0], job)
+
+        def claim_it() -> Awaitable[Claim]:
+            return self._claim(job_id, data, deadline_s=job.deadline_s, facts=facts)
+
+        claim = await claim_it()
         if came_back:
-            claim = await self._outwaited(claim, data, deadline_s=job.deadline_s)
+            claim = await self._outwaited(claim, claim_it)
+        if claim.verdict == "conflict":
+            await self._bury_reused(job_id, facts, data)
+            tracing.current().ended("dropped")
+            return
         self.leases.saw(claim)
         if is_suspect(claim, self.policy):
             async with on_probation(
@@ -137,7 +148,7 @@ class Runner:
     def _processed(self, received: float, error: str) -> None:
         self.journal.stats.processing.of(error).observe(time.monotonic() - received)
 
-    async def _outwaited(self, claim: Claim, data: bytes, *, deadline_s: float) -> Claim:
+    async def _outwaited(self, claim: Claim, claim_it: Callable[[], Awaitable[Claim]]) -> Claim:
         """Claim again until the lease of another one has run out, or has been renewed."""
         job_id, until_ms = claim.job_id, claim.leased_ms
         while claim.verdict == "leased" and claim.leased_ms == until_ms:
@@ -145,8 +156,28 @@ class Runner:
                 break  # it never left: the connection broke, and not the worker
             left_s = (until_ms - claim.now_ms + 1) / 1000
             await asyncio.sleep(min(left_s, _LOOK_AGAIN_S))
-            claim = await self._claim(job_id, data, deadline_s=deadline_s)
+            claim = await claim_it()
         return claim
+
+    async def _refuse(self, job_id: str, refusal: JobError, args: Sequence[object]) -> None:
+        facts = Facts(fingerprint(args[0] if len(args) == 1 else list(args)))
+        if await self.refuse(job_id, refusal, facts=facts) == "conflict":
+            job = b""
+            with contextlib.suppress(InvalidJob):
+                job = dump_job({"args": args})
+            await self._bury_reused(job_id, facts, job)
+
+    async def _bury_reused(self, job_id: str, facts: Facts, job: bytes) -> None:
+        """Keep a job that came under the ID of another one; that other job goes on untouched."""
+        reason = "job_id_reused"
+        logger.error(
+            "job %s: a second job with this ID and another payload went to the dead letters; "
+            "each job needs an ID of its own",
+            job_id,
+        )
+        self.journal.stats.dropped.add("conflict")
+        call = f"{job_id}/{reason}/{facts.fingerprint}"
+        await answered(lambda: self.store.bury(job_id, reason, call=call, job=job))
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``: at once if it runs here, or if it waits in the queue.
@@ -182,14 +213,17 @@ class Runner:
             call = f"{known}/{reason}/{hashlib.sha256(message).hexdigest()}"
         await answered(lambda: self.store.bury(known, reason, call=call, message=message))
         if known is not None:
-            await self.refuse(known, JobError(ErrorCode.INVALID_JOB, told))
+            # A message that nobody can read is not that of a job that has a record already.
+            facts = Facts(hashlib.sha256(message).hexdigest()[:32])
+            await self.refuse(known, JobError(ErrorCode.INVALID_JOB, told), facts=facts)
 
-    async def refuse(self, job_id: str, refusal: JobError) -> None:
-        """End a job as failed, unless somebody is at work on it."""
-        claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S)
+    async def refuse(self, job_id: str, refusal: JobError, *, facts: Facts = NO_FACTS) -> Verdict:
+        """End a job as failed, unless somebody is at work on it, or its ID is that of another."""
+        claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S, facts=facts)
         if claim.verdict == "claimed":
             with contextlib.suppress(Fenced):
                 await Attempt(claim, self.journal).end_failed(refusal)
+        return claim.verdict
 
     def _check(
         self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
@@ -317,6 +351,7 @@ class Runner:
         deadline_s: float,
         held_attempt: int = 0,
         only_queued: bool = False,
+        facts: Facts = NO_FACTS,
     ) -> Claim:
         call = str(next(_claims))
 
@@ -330,6 +365,7 @@ class Runner:
                     held_attempt=held_attempt,
                     only_queued=only_queued,
                     trace=tracing.current().memo,
+                    facts=facts,
                 )
             )
 

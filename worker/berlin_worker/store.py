@@ -16,6 +16,7 @@ import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from berlin_schemas import names
+from berlin_worker.facts import NO_FACTS, Facts
 from berlin_worker.journal import Batch
 from berlin_worker.leases import NOTHING_WAITS, Claim, Overdue, Renewal
 from berlin_worker.lua import source
@@ -70,19 +71,21 @@ class RedisStore:
         held_attempt: int = 0,
         only_queued: bool = False,
         trace: str = "",
+        facts: Facts = NO_FACTS,
     ) -> Claim:
         """Begin an attempt if the job is free (``claim.lua``).
 
         ``call`` names this claim: sent again under this name, after a lost reply, it finds
         what it has begun. ``held_attempt`` is the caller's own attempt that gives way to
-        the next; ``only_queued`` claims only a job whose record says that it waits.
+        the next; ``only_queued`` claims only a job whose record says that it waits. A record
+        with another fingerprint than that of ``facts`` is a conflict.
         """
         # Until it ends a job may go back to the queue, and wait there once more.
         ttl_s = round(deadline_s) + self._queue_ttl_s
-        keys = [names.state_key(job_id), names.log_key(job_id), names.WATCH]
+        keys = [names.state_key(job_id), names.log_key(job_id), names.WATCH, names.JOBS]
         owner = f"{self._owner}/{call}"
         args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
-        args += (int(only_queued), trace)
+        args += (int(only_queued), trace, *facts.script_args())
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
         verdict, attempt, seq, chunks, strikes, cancel, *times = reply

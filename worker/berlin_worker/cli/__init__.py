@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "tail": ("berlin_worker.cli.jobs", "Follow a job from any terminal."),
     "cancel": ("berlin_worker.cli.jobs", "Cancel a job."),
     "status": ("berlin_worker.cli.jobs", "Show how a job stands."),
+    "list": ("berlin_worker.cli.jobs", "List the newest jobs."),
     "batch": ("berlin_worker.cli.batch", "Run a file of prompts; resumes without paying twice."),
     "dead": ("berlin_worker.cli.dead", "List and replay what could not be run."),
     "worker": ("berlin_worker.cli.run_worker", "Start a worker."),
@@ -69,7 +70,8 @@ class Commands(SuggestingGroup):
         """Import the module of a command."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = module.list_jobs if cmd_name == "list" else getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from berlin_schemas import Cancelled, Failed, InvalidJob
+from berlin_schemas.fingerprint import fingerprint
 from berlin_schemas.jobs import MAX_JOB_BYTES, parse_job
 from berlin_schemas.names import is_job_id
 from berlin_worker.cli.fields import build_job
@@ -108,10 +109,8 @@ def _line(number: int, text: bytes, defaults: Mapping[str, Any]) -> Line:
     own_id = job.get("job_id")
     if own_id is not None and not is_job_id(own_id):
         raise InvalidJob("job_id: must be 1 to 128 characters of A-Z a-z 0-9 _ -")
-    parsed, _ = parse_job(job, own_id or "batch-")
-    canonical = json.dumps(parsed.model_dump(mode="json", exclude={"job_id"}), sort_keys=True)
-    fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:32]
-    return Line(number, own_id or "", job, label, fingerprint, own_id is not None)
+    parse_job(job, own_id or "batch-")
+    return Line(number, own_id or "", job, label, fingerprint(job), own_id is not None)
 
 
 def _job(obj: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from berlin_worker.cli import batch_lines
 from berlin_worker.cli.batch_files import BatchOutput
 from berlin_worker.cli.batch_lines import BadLine, Kept, Line
-from berlin_worker.client import CursorExpired, JobFailed, JobStatus, Result
+from berlin_worker.client import CursorExpired, JobFailed, JobIdReused, JobStatus, Result
 
 _AHEAD: Final = 8
 """Results wait in memory for a slow one before them: at most so many times the jobs in flight."""
@@ -100,6 +100,8 @@ class Batch:
         try:
             await self._client.submit(line.job, job_id=line.job_id)
             return batch_lines.completed(line, await self._client.result(line.job_id))
+        except JobIdReused as error:  # the ID was used outside of this batch
+            return batch_lines.refused(line, str(error))
         except JobFailed as failed:
             return batch_lines.ended(line, failed.event)
         except CursorExpired:

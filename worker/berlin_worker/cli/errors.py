@@ -40,6 +40,7 @@ def problem(error: BaseException) -> Problem:
     from berlin_worker.errors import (
         CursorExpired,
         JobFailed,
+        JobIdReused,
         SettingsError,
         Unavailable,
         Unreadable,
@@ -47,7 +48,7 @@ def problem(error: BaseException) -> Problem:
 
     told = str(error) or type(error).__name__
     match error:
-        case SettingsError():
+        case SettingsError() | JobIdReused():
             return Problem(told, USAGE)
         case InvalidJob():
             return Problem(f"the job breaks the contract: {told}", USAGE)

@@ -36,9 +36,10 @@ async def follow(
     as_json: bool,
     final: bool,
     cancel: bool,
-) -> int:
+) -> int | None:
     """Show the events of ``stream``, those with a ``seq`` beyond ``after``; returns the exit code.
 
+    ``None`` if the job has none beyond ``after``.
     ``cancel``: whoever leaves early cancels the job (it is theirs); else it goes on.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -55,7 +56,8 @@ async def follow(
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not leaving.done() and not _cannot_write(reading):
-                return exit_code(reading.result())
+                last = reading.result()
+                return None if last is None else exit_code(last)
             code = await leaving if leaving.done() or out.gone.done() else FAILED
             unheard = code == BROKEN_PIPE or _cannot_write(reading)
             await follower.leave(quietly=unheard)

@@ -78,3 +78,35 @@ def status(job_id: str, as_json: bool) -> None:
     from berlin_worker.cli import run_jobs
 
     raise SystemExit(asyncio.run(run_jobs.status(job_id, as_json=as_json)))
+
+
+@click.command("list")
+@click.option("--tenant", help="Those of one tenant.")
+@click.option(
+    "--status",
+    type=click.Choice(["queued", "running", "completed", "failed", "cancelled"]),
+    help="Those that stand so.",
+)
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as `status --json`.")
+def list_jobs(tenant: str | None, status: str | None, limit: int, as_json: bool) -> None:
+    """List the newest jobs.
+
+    Newest first: ID, status, age, tenant, and the error code of a failed one. A job is listed once
+    it was submitted by this command or a client, or taken by a worker, as long as its record lasts.
+
+    \b
+      berlin list
+      berlin list --status failed --tenant acme
+      berlin list --status running --json | jq -r .job_id
+    """
+    import asyncio
+
+    from berlin_worker.cli import run_jobs
+
+    code = asyncio.run(
+        run_jobs.list_jobs(tenant=tenant, status=status, limit=limit, as_json=as_json)
+    )
+    raise SystemExit(code)

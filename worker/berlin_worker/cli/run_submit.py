@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from berlin_schemas.names import check_job_id, new_job_id
+from berlin_worker.cli.errors import FAILED
 from berlin_worker.cli.follow import follow
 from berlin_worker.cli.output import say
 from berlin_worker.cli.reach import open_client
@@ -23,7 +24,8 @@ async def run(
         # One quick question first: a Redis that is not there shows at once.
         known = await client.status(check_job_id(job_id))
         say(f"job {job_id}" + known_as(known.status), dim=True)
-        return await follow(client, stream, as_json=as_json, final=final, cancel=True)
+        code = await follow(client, stream, as_json=as_json, final=final, cancel=True)
+        return FAILED if code is None else code
 
 
 def known_as(status: str) -> str:

@@ -10,25 +10,61 @@
 Needs Redis and the broker alone: neither the worker nor its HTTP client is imported.
 """
 
-from berlin_schemas import InvalidJob
+from berlin_schemas import (
+    Cancelled,
+    Chunk,
+    Completed,
+    ErrorCode,
+    ErrorInfo,
+    Event,
+    Failed,
+    InvalidJob,
+    Message,
+    PromptJob,
+    Reset,
+    Started,
+    Timings,
+)
 from berlin_worker.client.aio import AsyncClient
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.sync import Client, SyncStream
 from berlin_worker.client.values import JobStatus, Options, Result
-from berlin_worker.errors import ClientError, CursorExpired, JobFailed, Unavailable, Unreadable
+from berlin_worker.errors import (
+    ClientError,
+    CursorExpired,
+    JobFailed,
+    JobIdReused,
+    SettingsError,
+    Unavailable,
+    Unreadable,
+)
 
 __all__ = [
     "AsyncClient",
+    "Cancelled",
+    "Chunk",
     "Client",
     "ClientError",
+    "Completed",
     "CursorExpired",
+    "ErrorCode",
+    "ErrorInfo",
+    "Event",
+    "Failed",
     "InvalidJob",
     "JobFailed",
+    "JobIdReused",
     "JobStatus",
+    "Message",
     "Options",
+    "PromptJob",
+    "Reset",
     "Result",
+    "SettingsError",
+    "Started",
     "Stream",
     "SyncStream",
+    "Timings",
     "Unavailable",
     "Unreadable",
 ]

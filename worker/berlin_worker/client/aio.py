@@ -1,6 +1,7 @@
 """The asynchronous client."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -158,6 +159,36 @@ class AsyncClient:
         shard = self._shard(job_id)
         await shard.check()
         return await self._asked(lambda: records.status(shard.redis, job_id), shard.where)
+
+    async def list(
+        self,
+        *,
+        tenant: str | None = None,
+        status: str | None = None,
+        limit: int = 50,
+        before: JobStatus | None = None,
+    ) -> "list[JobStatus]":
+        """The newest jobs, newest first: those of ``tenant`` and with ``status``, if given.
+
+        ``before`` is the last job of the page before this one. An event store lists its
+        newest 10,000 jobs, as long as their records last. A job shows once it was submitted by a
+        client or taken by a worker. Needs the right to read records.
+        """
+        if limit < 1:
+            raise ValueError("limit is how many jobs are listed at the most: 1 or more")
+        place = None if before is None else records.place_of(before)
+
+        async def of(shard: Shard) -> list[JobStatus]:
+            await shard.check()
+            return await self._asked(
+                lambda: records.newest(
+                    shard.redis, tenant=tenant, status=status, limit=limit, before=place
+                ),
+                shard.where,
+            )
+
+        found = await asyncio.gather(*(of(shard) for shard in self._shards))
+        return sorted(itertools.chain(*found), key=records.place_of, reverse=True)[:limit]
 
     async def aclose(self) -> None:
         """Finish the submissions under way and close every connection."""

@@ -1,5 +1,6 @@
 """From what a caller has at hand to a valid job object (pure)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from berlin_schemas import InvalidJob, Message, PromptJob
 from berlin_schemas.jobs import parse_job
 from berlin_schemas.names import is_job_id, new_job_id
+from berlin_worker.facts import Facts, facts_of
 
 Prompt = PromptJob | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]] | str
 """A job, a job object, the messages of one, or the text of its only message."""
@@ -21,6 +23,7 @@ class Submission:
     job_id: str
     job: dict[str, Any]
     data: bytes
+    facts: Facts
 
 
 def prepare(prompt: Prompt, job_id: str | None, fields: Mapping[str, Any]) -> Submission:
@@ -34,8 +37,9 @@ def prepare(prompt: Prompt, job_id: str | None, fields: Mapping[str, Any]) -> Su
         job_id = job.get("job_id") or new_job_id()
     if not is_job_id(job_id):
         raise InvalidJob("a job ID is 1 to 128 characters of A-Z a-z 0-9 _ -")
-    _, data = parse_job(job, job_id)
-    return Submission(job_id, job, data)
+    parsed, data = parse_job(job, job_id)
+    # The worker sees what JSON makes of the object: lists for tuples, strings for keys.
+    return Submission(job_id, job, data, facts_of(json.loads(data), parsed))
 
 
 def _as_object(prompt: Prompt) -> dict[str, Any]:

@@ -1,18 +1,36 @@
-"""How a job stands: by its record, or, where an ACL forbids that, by its log.
+"""How jobs stand: by their records, or, if an ACL forbids that, one job by its log.
 
-Records hold prompts, so whoever only shows replies need not have the right to read them.
+Records hold prompts, so a service that only shows replies need not have the right to read them.
+Whatever stands in Redis is input: a record that makes no sense is no reason to fail.
 """
 
-from typing import Any, Final
+import json
+from collections.abc import Sequence
+from typing import Any, Final, cast, get_args
 
+from pydantic import JsonValue
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from berlin_schemas import Event, Terminal, decode, names
+from berlin_schemas import Cancelled, Event, Failed, Terminal, decode, names
 from berlin_worker.client.replay import Entry
 from berlin_worker.client.values import JobStatus, Status
 
-_FIELDS: Final = ["status", "attempt", "seq", "cancel", "created_ms", "started_ms"]
+_FIELDS: Final = [
+    "status",
+    "attempt",
+    "seq",
+    "cancel",
+    "created_ms",
+    "started_ms",
+    "tenant",
+    "metadata",
+]
+_ENDED_BADLY: Final = frozenset({"failed", "cancelled"})
+_PAGE: Final = 200
+
+Place = tuple[int, str]
+"""Where a job stands among all: when it was submitted (ms), and its ID. Newer is greater."""
 
 
 async def status(redis: Redis, job_id: str) -> JobStatus:
@@ -21,16 +39,114 @@ async def status(redis: Redis, job_id: str) -> JobStatus:
         values: Any = await redis.hmget(names.state_key(job_id), _FIELDS)
     except NoPermissionError:
         return await _by_log(redis, job_id)
-    told, attempt, seq, cancel, created_ms, started_ms = values
+    found = by_record(job_id, values)
+    if found.status not in _ENDED_BADLY:
+        return found
+    [found] = await _with_ends(redis, [found])
+    return found
+
+
+async def newest(
+    redis: Redis, *, tenant: str | None, status: str | None, limit: int, before: Place | None
+) -> list[JobStatus]:
+    """Up to ``limit`` jobs of the index, newest first, that fit and come after ``before``.
+
+    Jobs whose record has expired are left out. Redis' errors come out as they are.
+    """
+    found: list[JobStatus] = []
+    cursor, offset = before, 0
+    highest = "+inf" if before is None else str(before[0])
+    while len(found) < limit:
+        page: Any = await redis.zrevrangebyscore(
+            names.JOBS, highest, "-inf", start=offset, num=_PAGE, withscores=True
+        )
+        offset += len(page)
+        places = sorted(_places(page), reverse=True)
+        # A job that came meanwhile has moved all others: what has been seen is skipped.
+        places = [place for place in places if cursor is None or place < cursor]
+        if places:
+            cursor = places[-1]
+            jobs = await _read(redis, places)
+            found += [job for job in jobs if _fits(job, tenant, status)]
+        if len(page) < _PAGE:
+            break
+    return await _with_ends(redis, found[:limit])
+
+
+def place_of(job: JobStatus) -> Place:
+    """The place of a job that :func:`newest` has returned."""
+    return (round((job.created_ts or 0.0) * 1000), job.job_id)
+
+
+def by_record(job_id: str, values: Sequence[bytes | None]) -> JobStatus:
+    """The status that the values of ``_FIELDS`` describe (pure)."""
+    told, attempt, seq, cancel, created_ms, started_ms, tenant, metadata = values
+    word = _text(told)
+    created, started = _number(created_ms), _number(started_ms)
     return JobStatus(
         job_id=job_id,
-        status=told.decode() if told else "unknown",
-        attempt=int(attempt or 0),
-        seq=int(seq or 0),
+        status=cast("Status", word) if word in get_args(Status) else "unknown",
+        attempt=_number(attempt) or 0,
+        seq=_number(seq) or 0,
         cancel_requested=cancel is not None,
-        created_ts=int(created_ms) / 1000 if created_ms else None,
-        started_ts=int(started_ms) / 1000 if started_ms else None,
+        created_ts=None if created is None else created / 1000,
+        started_ts=None if started is None else started / 1000,
+        tenant=_text(tenant),
+        metadata=_object(metadata),
     )
+
+
+def _fits(job: JobStatus, tenant: str | None, status: str | None) -> bool:
+    if job.status == "unknown":  # its record has expired
+        return False
+    return (tenant is None or job.tenant == tenant) and (status is None or job.status == status)
+
+
+def _places(page: Sequence[tuple[bytes, float]]) -> list[Place]:
+    decoded = [(int(score), member.decode(errors="replace")) for member, score in page]
+    return [place for place in decoded if names.is_job_id(place[1])]
+
+
+async def _read(redis: Redis, places: Sequence[Place]) -> list[JobStatus]:
+    async with redis.pipeline(transaction=False) as pipeline:
+        for _, job_id in places:
+            pipeline.hmget(names.state_key(job_id), _FIELDS)
+        replies = await pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        # A key of another type is the trouble of its own job alone.
+        if isinstance(reply, NoPermissionError) or not isinstance(reply, list | ResponseError):
+            raise reply
+    return [
+        by_record(job_id, reply).replaced(created_ts=created_ms / 1000)
+        for (created_ms, job_id), reply in zip(places, replies, strict=True)
+        if isinstance(reply, list)
+    ]
+
+
+async def _with_ends(redis: Redis, jobs: Sequence[JobStatus]) -> list[JobStatus]:
+    """``jobs``, those that have failed or were cancelled with what their last event says."""
+    ended = [job.job_id for job in jobs if job.status in _ENDED_BADLY]
+    if not ended:
+        return list(jobs)
+    async with redis.pipeline(transaction=False) as pipeline:
+        for job_id in ended:
+            pipeline.xrevrange(names.log_key(job_id), count=1)
+        replies = await pipeline.execute(raise_on_error=False)
+    ends = {
+        job_id: _event(reply) if isinstance(reply, list) else None
+        for job_id, reply in zip(ended, replies, strict=True)
+    }
+    return [_with_end(job, ends.get(job.job_id)) for job in jobs]
+
+
+def _with_end(job: JobStatus, end: Event | None) -> JobStatus:
+    match end:
+        case Failed():
+            return job.replaced(error=end.error)
+        case Cancelled():
+            return job.replaced(reason=end.reason)
+        case _:
+            return job
 
 
 async def _by_log(redis: Redis, job_id: str) -> JobStatus:
@@ -47,7 +163,7 @@ async def _by_log(redis: Redis, job_id: str) -> JobStatus:
         told = latest.type
     elif latest is not None:
         told = "running"  # or it waits for another attempt, which the log does not tell
-    return JobStatus(
+    found = JobStatus(
         job_id=job_id,
         status=told,
         attempt=latest.attempt if latest else 0,
@@ -55,6 +171,7 @@ async def _by_log(redis: Redis, job_id: str) -> JobStatus:
         cancel_requested=bool(cancel),
         started_ts=begun.ts if begun and begun.type == "started" else None,
     )
+    return _with_end(found, latest)
 
 
 def _event(entries: list[Entry]) -> Event | None:
@@ -62,3 +179,22 @@ def _event(entries: list[Entry]) -> Event | None:
         return decode(entries[0][1].get(b"event", b"")) if entries else None
     except ValueError:
         return None
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")
+
+
+def _number(value: bytes | None) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None
+
+
+def _object(value: bytes | None) -> dict[str, JsonValue]:
+    try:
+        found = json.loads(value or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

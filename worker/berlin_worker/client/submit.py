@@ -17,7 +17,7 @@ from berlin_schemas import names
 from berlin_worker.client.batch import Batcher
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.jobs import Submission
-from berlin_worker.errors import Unavailable
+from berlin_worker.errors import JobIdReused, Unavailable
 from berlin_worker.lua import source
 from berlin_worker.telemetry import tracing
 
@@ -42,6 +42,8 @@ class _Record(IntEnum):
     WRITTEN = 1
     WAITING = 2
     """Submitted before, by whomever; its message is sent again, since it may be missing."""
+    REUSED = 3
+    """The record is that of another job."""
 
 
 class _Withdrawal(IntEnum):
@@ -76,7 +78,9 @@ class Submitter:
         self._failure: tuple[float, Unavailable] | None = None
 
     async def accept(self, submission: Submission) -> None:
-        """Raises :class:`Unavailable`, which says whether the job may still run."""
+        """Raises :class:`Unavailable`, which says whether the job may still run, and
+        :class:`JobIdReused` if its ID is that of another job.
+        """
         asked = time.monotonic()
         async with self._turn:
             # Who stood in line while the broker did not answer shares the outcome, in place
@@ -99,6 +103,8 @@ class Submitter:
     async def _accept(self, submission: Submission) -> None:
         job_id = submission.job_id
         record = await self._write(submission)
+        if record is _Record.REUSED:
+            raise JobIdReused(job_id)
         if record is _Record.BEGUN:
             return
         try:
@@ -111,13 +117,14 @@ class Submitter:
 
     async def _write(self, submission: Submission) -> "_Record":
         job_id = submission.job_id
-        keys = [names.state_key(job_id), names.WATCH]
+        keys = [names.state_key(job_id), names.WATCH, names.JOBS]
         args: list[_Argument] = [
             job_id,
             submission.data,
             self._record_ttl_s,
             _LOOK_AGAIN_MS,
             tracing.memo_of(tracing.inject()),
+            *submission.facts.script_args(),
         ]
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -136,7 +143,7 @@ class Submitter:
             raise Unavailable(f"{told}; {_may_run(job_id)}") from error
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
-        keys = [names.state_key(job_id), names.WATCH]
+        keys = [names.state_key(job_id), names.WATCH, names.JOBS]
         try:
             async with asyncio.timeout(self._timeout_s):
                 withdrawn = await self._undo_record(keys, [job_id, self._record_ttl_s])

@@ -79,6 +79,17 @@ class Client:
         """See :meth:`AsyncClient.status`."""
         return self._run(lambda c: c.status(job_id))
 
+    def list(
+        self,
+        *,
+        tenant: str | None = None,
+        status: str | None = None,
+        limit: int = 50,
+        before: JobStatus | None = None,
+    ) -> "list[JobStatus]":
+        """See :meth:`AsyncClient.list`."""
+        return self._run(lambda c: c.list(tenant=tenant, status=status, limit=limit, before=before))
+
     def close(self) -> None:
         """Finish the submissions under way, close every connection and end the thread."""
         with self._lock:

@@ -1,9 +1,11 @@
 """What the client takes and gives: frozen values."""
 
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Self
 
-from berlin_schemas import Timings
+from pydantic import JsonValue
+
+from berlin_schemas import ErrorInfo, Timings
 
 CLOSED: Final = "the client was closed"
 
@@ -51,3 +53,13 @@ class JobStatus:
     cancel_requested: bool = False
     created_ts: float | None = None
     started_ts: float | None = None
+    tenant: str | None = None
+    metadata: dict[str, JsonValue] = field(default_factory=dict)
+    error: ErrorInfo | None = None
+    """Why a failed job has failed, as long as its log is there."""
+    reason: str | None = None
+    """Why a cancelled job was cancelled, as long as its log is there."""
+
+    def replaced(self, **changes: Any) -> Self:
+        """A copy with ``changes``."""
+        return replace(self, **changes)

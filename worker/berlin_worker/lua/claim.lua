@@ -5,17 +5,20 @@
 -- did not end well: lost with its worker, or given up for a retry. Attempts that were
 -- handed back at a shutdown are no strikes.
 --
--- KEYS  1 job:{id}:state   2 job:{id}:log   3 worker:watch
+-- KEYS  1 job:{id}:state   2 job:{id}:log   3 worker:watch   4 worker:jobs
 -- ARGV  1 job ID   2 owner, unique to this call   3 lease, ms   4 TTL of record and log, s
 --       5 job object, JSON ('' to leave what is there)
 --       6 attempt of the caller that gives way to its next one (0: none)
 --       7 '1' to claim only what is known and queued
---       8 headers by which a later message of the job continues its trace, JSON (may be left out)
+--       8 headers by which a later message of the job continues its trace, JSON ('' for none)
+--       9 fingerprint of the job object ('' if the caller has none)
+--       10... further fields of the record and their values
 -- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now, leased}
---       verdict 'claimed', 'over', 'leased' or 'unknown'; times in ms; leased until, or 0
+--       verdict 'claimed', 'over', 'leased', 'unknown', or 'conflict' (the record is that of
+--       another job with this ID); times in ms; leased until, or 0
 
 local r = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'strikes',
-                     'cancel', 'created_ms', 'started_ms', 'owner')
+                     'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint')
 local status, attempt = r[1], tonumber(r[2] or 0)
 local now = now_ms()
 
@@ -25,6 +28,11 @@ local function reply(verdict, fields)
           fields.started or 0, now, fields.leased or 0}
 end
 
+-- A record of an older version has no fingerprint, and is not compared.
+local mine = ARGV[9] or ''
+if mine ~= '' and r[10] and r[10] ~= mine then
+  return reply('conflict', {})
+end
 if OVER[status] then
   return reply('over', {})
 end
@@ -56,6 +64,13 @@ if ARGV[5] ~= '' then
 end
 if ARGV[8] and ARGV[8] ~= '' then
   redis.call('HSET', KEYS[1], 'trace', ARGV[8])
+end
+if mine ~= '' and not r[10] then
+  -- Once more as the name of a field, for submit.lua.
+  redis.call('HSET', KEYS[1], 'fingerprint', mine, 'fingerprint:' .. mine, 1, unpack(ARGV, 10))
+end
+if not r[7] then
+  index(KEYS[4], ARGV[1], created, ARGV[4])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 if attempt == 0 then

@@ -14,3 +14,10 @@ local function keep(key, ttl_s)
   end
 end
 
+-- Add a job to the index of the newest jobs, which holds at most 10,000.
+local function index(key, id, created, ttl_s)
+  redis.call('ZADD', key, created, id)
+  redis.call('ZREMRANGEBYRANK', key, 0, -10001)
+  keep(key, ttl_s)
+end
+

@@ -3,7 +3,7 @@
 -- as cancelled: whoever claims it ends it without going upstream. Submitting it again
 -- lifts the mark.
 --
--- KEYS  1 job:{id}:state   2 worker:watch
+-- KEYS  1 job:{id}:state   2 worker:watch   3 worker:jobs
 -- ARGV  1 job ID   2 TTL of the mark, s
 -- reply 1 withdrawn, or the record was lost; 0 a worker has the job, or has had it;
 --       2 it waits, for somebody else as well
@@ -17,6 +17,7 @@ if redis.call('HEXISTS', KEYS[1], 'shared') == 1 then
 end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('HSET', KEYS[1], 'cancel', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1

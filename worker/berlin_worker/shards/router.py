@@ -56,7 +56,7 @@ class Router:
         self.cores = cores
         self._park = park
         self._cancelling: set[asyncio.Task[None]] = set()
-        self._refusing: set[asyncio.Task[None]] = set()
+        self._refusing: set[asyncio.Task[Any]] = set()
 
     @property
     def silent_s(self) -> float:

@@ -1,0 +1,61 @@
+"""The fingerprint of a job object: what decides whether two jobs of one ID are the same job.
+
+Two job objects have one fingerprint if they mean the same job: the order of keys, fields
+that hold their default, ``job_id`` and the spelling of a number (``1``, ``1.0``) do not count.
+The rules read the object itself, not the model, so that a version with further fields
+computes the same fingerprint, and so that an object that breaks the contract has one too.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from berlin_schemas.jobs import PromptJob
+
+_EXACT: Final = 2**53
+"""Below it every whole float is one integer."""
+
+
+def fingerprint(obj: object) -> str:
+    """32 hexadecimal digits for a decoded job object, or any other JSON value.
+
+    Empty for what is nested too deeply, or is no JSON: such an object equals no other.
+    """
+    if isinstance(obj, Mapping):
+        defaults = _defaults()
+        obj = {
+            name: value
+            for name, value in obj.items()
+            if name != "job_id" and not (name in defaults and _same(value, defaults[name]))
+        }
+    try:
+        text = json.dumps(_canonical(obj), sort_keys=True, separators=(",", ":"))
+    except (RecursionError, TypeError, ValueError):
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    return {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in PromptJob.model_fields.items()
+        if not field.is_required()
+    }
+
+
+def _same(value: object, default: object) -> bool:
+    # For Python False equals 0 and 0.0, for JSON it does not.
+    return isinstance(value, bool) is isinstance(default, bool) and value == default
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {name: _canonical(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return value
