@@ -7,7 +7,8 @@ _PROMPT = "Why is the sky blue?"
 
 @click.command()
 @click.argument("prompt", default=_PROMPT)
-def demo(prompt: str) -> None:
+@click.option("--keep", is_flag=True, help="Leave all of it running until Ctrl-C.")
+def demo(prompt: str, keep: bool) -> None:
     """Stream a prompt through a whole setup, nothing to install.
 
     Starts a Redis (or takes an idle one from REDIS_URL), a stand-in for the upstream and a real
@@ -17,7 +18,8 @@ def demo(prompt: str) -> None:
       berlin demo
       berlin demo "Tell me a story"
       berlin demo "Hello [[cut:20*1]]"     the upstream breaks off once
+      berlin demo --keep                   prints what to export in a second terminal
     """
     from berlin_worker.cli import run_demo
 
-    raise SystemExit(run_demo.run(prompt))
+    raise SystemExit(run_demo.run(prompt, keep=keep))

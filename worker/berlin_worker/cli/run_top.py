@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,8 @@ from kombu.transport.redis import PRIORITY_STEPS, Channel
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from berlin_schemas import names
+from berlin_worker.cli.interrupts import interruptible
+from berlin_worker.cli.keys import single_keys
 from berlin_worker.cli.reach import TIMEOUT_S, load_settings, open_redis, reason
 from berlin_worker.cli.top_fleet import Fleet, Raw
 from berlin_worker.client.addresses import address
@@ -118,12 +121,15 @@ def _show(
     from berlin_worker.cli.top_view import FleetView  # noqa: PLC0415
 
     console = Console()
-    if once or not console.is_terminal:
+    if once or not console.is_interactive or not sys.stdout.isatty():
         console.print(FleetView(fleet))
         return
-    with Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live:
-        while True:
-            time.sleep(interval_s)
+    with (
+        interruptible(),
+        single_keys() as keys,
+        Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while not keys.left_within(interval_s):
             problem = None
             try:
                 fleet = look()

@@ -4,7 +4,11 @@ import click
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Show it once and end; so it is without a terminal.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Show it once and end; so it is without a terminal, or on a dumb one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option(
     "--interval",
@@ -18,7 +22,7 @@ def top(*, once: bool, as_json: bool, interval_s: float) -> None:
     """Watch the fleet: workers, queue, errors, logins.
 
     A worker that dies or hangs disappears within WORKER_LEASE_S. Rates and means are of the last
-    ten seconds, counts since the start of each worker. Ctrl-C leaves.
+    ten seconds, counts since the start of each worker. q or Ctrl-C leaves.
 
     \b
       berlin top
