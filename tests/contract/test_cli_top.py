@@ -7,7 +7,7 @@ import redis
 
 from berlin_schemas import names
 from berlin_worker.cli.reach import open_redis
-from berlin_worker.cli.run_top import read
+from berlin_worker.cli.top import read
 from berlin_worker.embedded.redis import free_port
 from berlin_worker.presence import Announcement
 from berlin_worker.settings import Settings

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from berlin_schemas import Cancelled, Failed, Timings
 from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli import batch as command
 from berlin_worker.cli import main
-from berlin_worker.cli import run_batch as command
 from berlin_worker.cli.batch_files import BatchFiles
 from berlin_worker.cli.batch_lines import BadLine, Line, read_lines
 from berlin_worker.cli.batch_run import Batch

@@ -21,8 +21,8 @@ from berlin_schemas import (
     decode,
 )
 from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli.jobs import status_rows
 from berlin_worker.cli.output import printable
-from berlin_worker.cli.run_jobs import status_rows
 from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import FinalView, JsonView, Shown, TextView, View, exit_code
 from berlin_worker.client import JobStatus

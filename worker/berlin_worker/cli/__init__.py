@@ -18,25 +18,31 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "demo": (
-        "berlin_worker.cli.demo",
+        "demo_command",
         "Stream a prompt through a whole setup, nothing to install.",
     ),
-    "submit": ("berlin_worker.cli.submit", "Send a prompt and stream the answer."),
-    "tail": ("berlin_worker.cli.jobs", "Follow a job from any terminal."),
-    "cancel": ("berlin_worker.cli.jobs", "Cancel a job."),
-    "status": ("berlin_worker.cli.jobs", "Show how a job stands."),
-    "list": ("berlin_worker.cli.jobs", "List the newest jobs."),
-    "batch": ("berlin_worker.cli.batch", "Run a file of prompts; resumes without paying twice."),
-    "dead": ("berlin_worker.cli.dead", "List and replay what could not be run."),
-    "worker": ("berlin_worker.cli.run_worker", "Start a worker."),
-    "top": ("berlin_worker.cli.top", "Watch the fleet: workers, queue, errors, logins."),
-    "doctor": ("berlin_worker.cli.doctor", "Check Redis, broker and login, and say what to do."),
+    "submit": ("submit_command", "Send a prompt and stream the answer."),
+    "tail": ("jobs_command", "Follow a job from any terminal."),
+    "cancel": ("jobs_command", "Cancel a job."),
+    "status": ("jobs_command", "Show how a job stands."),
+    "list": ("jobs_command", "List the newest jobs."),
+    "batch": (
+        "batch_command",
+        "Run a file of prompts; resumes without paying twice.",
+    ),
+    "dead": ("dead_command", "List and replay what could not be run."),
+    "worker": ("worker_command", "Start a worker."),
+    "top": ("top_command", "Watch the fleet: workers, queue, errors, logins."),
+    "doctor": (
+        "doctor_command",
+        "Check Redis, broker and login, and say what to do.",
+    ),
     "completion": (
-        "berlin_worker.cli.completion",
+        "completion_command",
         "Complete commands, options and job IDs by TAB.",
     ),
 }
-"""Name of a command: its module, and the first sentence of its help."""
+"""Name of a command: its module here, and the first sentence of its help."""
 
 
 class Commands(SuggestingGroup):
@@ -70,7 +76,7 @@ class Commands(SuggestingGroup):
         """Import the module of a command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(COMMANDS[cmd_name][0])
+        module = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name][0]}")
         command = module.list_jobs if cmd_name == "list" else getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command

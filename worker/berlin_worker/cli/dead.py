@@ -1,57 +1,77 @@
-"""`berlin dead`: its options."""
+"""List and replay the dead letters, which are what could not be run."""
 
-import re
+import json
+from collections.abc import Iterator
+from typing import Any, Final
 
 import click
 
-from berlin_worker.cli.groups import SuggestingGroup
+from berlin_schemas import InvalidJob, names
+from berlin_worker.cli.errors import FAILED, Problem
+from berlin_worker.cli.output import printable, say, show
+from berlin_worker.cli.reach import load_settings, open_redis
+from berlin_worker.client import Client
+
+_PAGE: Final = 100
+
+Letter = tuple[str, dict[str, str]]
+"""Entry ID and fields: ``job_id`` (may be empty), ``reason``, ``ts``, ``job`` or ``message``."""
 
 
-def _check_entries(
-    ctx: click.Context, _param: click.Parameter, entries: tuple[str, ...]
-) -> tuple[str, ...]:
-    for entry in entries:
-        if not ctx.resilient_parsing and not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", entry):
-            raise click.BadParameter(
-                f"{entry!r} is no entry: take the first column of `berlin dead list`"
-            )
-    return entries
-
-
-@click.group(cls=SuggestingGroup)
-def dead() -> None:
-    """List and replay what could not be run.
-
-    Dead letters are jobs that are malformed, or that no worker has survived. The newest
-    WORKER_DEAD_LETTERS_MAX are kept.
-    """
-
-
-@dead.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the job.")
-@click.option("-n", "limit", type=click.IntRange(min=1), help="The newest so many.")
 def list_letters(*, as_json: bool, limit: int | None) -> None:
-    """List dead letters, newest first; the prompts only with --json.
+    """Print the dead letters, newest first, at most ``limit``."""
+    shown = 0
+    for entry, letter in _letters(limit):
+        shown += 1
+        if as_json:
+            click.echo(json.dumps({"entry": entry, **letter}))
+        else:
+            show(printable(f"{entry}  {letter.get('job_id') or '-'}  {letter.get('reason')}"))
+    if not shown and not as_json:
+        say("no dead letters")
 
-    \b
-      berlin dead list -n 20
-      berlin dead list --json | jq -r .reason | sort | uniq -c
-    """
-    from berlin_worker.cli import run_dead
 
-    run_dead.list_letters(as_json=as_json, limit=limit)
+def replay(entries: tuple[str, ...]) -> int:
+    """Submit the jobs in dead letters anew; returns the exit code."""
+    settings = load_settings()
+    failed = 0
+    with open_redis(settings.redis_url) as redis, Client(settings=settings) as client:
+        for entry in entries:
+            found: Any = redis.xrange(names.DEAD_LETTERS, entry, entry)
+            if not found:
+                raise Problem(f"there is no dead letter {entry}")
+            try:
+                job_id = client.submit(job_of(found[0][1]))
+            except InvalidJob as error:
+                failed += 1
+                say(f"berlin: {entry} is no job, and stays: {error}", fg="red")
+                continue
+            redis.xdel(names.DEAD_LETTERS, entry)
+            click.echo(job_id)
+    return FAILED if failed else 0
 
 
-@dead.command()
-@click.argument("entries", nargs=-1, required=True, metavar="ENTRY...", callback=_check_entries)
-def replay(entries: tuple[str, ...]) -> None:
-    """Put dead letters on the queue again, each as a job with a new ID, which is printed.
+def job_of(letter: dict[str, str]) -> dict[str, Any]:
+    """The job object in a letter, without its old ID; raises ``InvalidJob``."""
+    try:
+        job = json.loads(letter.get("job") or "null")
+    except ValueError:
+        job = None
+    if not isinstance(job, dict):
+        raise InvalidJob("the letter holds no job object")
+    # The old ID has ended as failed, and a job runs once for each ID.
+    return {name: value for name, value in job.items() if name != "job_id"}
 
-    ENTRY is the first column of `berlin dead list`. A letter that was replayed is removed.
 
-    \b
-      berlin dead replay 1763805600000-0
-    """
-    from berlin_worker.cli import run_dead
-
-    raise SystemExit(run_dead.replay(entries))
+def _letters(limit: int | None) -> Iterator[Letter]:
+    """The letters, newest first, read page by page."""
+    end, left = "+", limit
+    with open_redis(load_settings().redis_url) as redis:
+        while left is None or left > 0:
+            count = _PAGE if left is None else min(_PAGE, left)
+            page: list[Letter] = redis.xrevrange(names.DEAD_LETTERS, end, count=count)
+            yield from page
+            if len(page) < count:
+                return
+            end = f"({page[-1][0]}"
+            left = None if left is None else left - count

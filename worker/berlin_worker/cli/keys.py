@@ -49,6 +49,11 @@ def _terminal() -> int | None:
     """Stdin, if it is a terminal whose keys are for this process: none in the background."""
     try:
         fd = sys.stdin.fileno()
-        return fd if os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp() else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):  # closed, or a test's
         return None
+    if not os.isatty(fd):
+        return None
+    try:
+        return fd if os.tcgetpgrp(fd) == os.getpgrp() else None
+    except OSError:  # not the controlling terminal: it stops nobody
+        return fd

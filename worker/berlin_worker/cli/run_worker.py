@@ -5,8 +5,6 @@ import resource
 import sys
 from typing import Final
 
-import click
-
 from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.output import say
 from berlin_worker.cli.reach import broker_problem, load_settings, redis_problem
@@ -16,24 +14,8 @@ from berlin_worker.settings import Settings
 MOST_FILES: Final = 65536
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Streams in flight at most.")
-@click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
-def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
-    """Start a worker.
-
-    Looks whether settings, Redis and broker are there, then becomes
-    `celery -A berlin_worker worker`; any further options are Celery's
-    (`celery -A berlin_worker worker --help` lists them).
-
-    \b
-      berlin worker
-      berlin worker -c 500 --loglevel=warning --without-gossip
-      WORKER_PROVIDERS=echo berlin worker
-
-    SIGTERM (or Ctrl-C) lets the running jobs end, for WORKER_DRAIN_TIMEOUT_S seconds at most; what
-    is left then goes to another worker.
-    """
+def run(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
+    """Become Celery, if all that it needs is there; raises as the checks do."""
     settings = load_settings()
     check_login(settings)
     if told := redis_problem(settings.redis_url) or broker_problem(settings):
