@@ -6,12 +6,14 @@ when it runs: `berlin COMMAND --help` and each completion wait for click alone.
 
 import importlib
 import os
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from berlin_worker.cli.groups import SuggestingGroup
-from berlin_worker.cli.output import discard_stdout, use_nearest_characters, wants_color
+from berlin_worker.cli.output import discard_stdout, use_nearest_characters, utf8_word, wants_color
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -48,10 +50,11 @@ COMMANDS: Final = {
 class Commands(SuggestingGroup):
     """The commands, imported one by one; their errors become one line and an exit code."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
         """Run the program; no encoding of the terminal ends it."""
         use_nearest_characters()
-        return super().main(*args, **kwargs)
+        words = list(map(utf8_word, sys.argv[1:] if args is None else args))
+        return super().main(words, *rest, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the command line; colours are as NO_COLOR, FORCE_COLOR and TERM say."""

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final
 
 import click
 
+from berlin_worker.cli.errors import USAGE, Problem
 from berlin_worker.cli.output import say
 
 PATIENCE_S: Final = 5.0
@@ -34,18 +35,16 @@ _MARKS: Final = (
 def decode_text(data: bytes, name: str) -> str:
     """Return the text in ``data``: UTF-8, or what its byte order mark says, without that mark.
 
-    Raises ``click.UsageError``, which names ``name``, for bytes that are no text.
+    Raises :class:`Problem`, which names ``name``, for bytes that are no text.
     """
     encoding = _encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         shown = encoding.removesuffix("-sig").upper()
-        raise click.UsageError(f"{name} is no {shown} text (byte {error.start + 1}).") from None
+        raise _bad(f"{name} is no {shown} text (byte {error.start + 1})") from None
     if "\0" in text:
-        raise click.UsageError(
-            f"{name} holds NUL characters: it is binary, or UTF-16 without a BOM."
-        )
+        raise _bad(f"{name} holds NUL characters: it is binary, or UTF-16 without a BOM")
     return text
 
 
@@ -91,7 +90,7 @@ def prompt_text(prompt: str | None, *, use_stdin: bool | None) -> str:
 def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | None:
     """Read all; ``None`` if not one byte and no end has come within ``patience_s``.
 
-    Says once that it waits. Raises ``click.UsageError`` for more than any job holds.
+    Says once that it waits. Raises :class:`Problem` for more than any job holds.
     """
     try:
         fd = source.fileno()
@@ -112,7 +111,7 @@ def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | No
             parts.append(part)
             size += len(part)
         if size > _MOST_BYTES:
-            raise click.UsageError(f"stdin holds more than {_MOST_BYTES >> 20} MiB: no job does.")
+            raise _bad(f"stdin holds more than {_MOST_BYTES >> 20} MiB: no job does")
 
 
 def job_file(path: Path) -> dict[str, Any]:
@@ -125,9 +124,9 @@ def job_file(path: Path) -> dict[str, Any]:
     try:
         job = json.loads(decode_text(data, name))
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{name} holds no JSON: {error}") from None
+        raise _bad(f"{name} holds no JSON: {error}") from None
     if not isinstance(job, dict):
-        raise click.UsageError(f"{name} holds no job object, which is a JSON object.")
+        raise _bad(f"{name} holds no job object, which is a JSON object")
     return job
 
 
@@ -143,7 +142,7 @@ def _without_last_newline(text: str) -> str:
 def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of a binary file in UTF-8; one with a mark of UTF-16 or UTF-32 is recoded.
 
-    Raises ``click.UsageError`` for a file that is not what its mark says.
+    Raises :class:`Problem` for a file that is not what its mark says.
     """
     head = source.read(4)
     source.seek(0)
@@ -157,9 +156,14 @@ def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
             yield line.encode(errors="surrogatepass")
     except UnicodeDecodeError as error:
         name = getattr(source, "name", "the input")
-        raise click.UsageError(f"{name} is no {encoding.upper()} text: {error.reason}.") from None
+        raise _bad(f"{name} is no {encoding.upper()} text: {error.reason}") from None
     finally:
-        text.detach()
+        with contextlib.suppress(ValueError):  # the file is closed already
+            text.detach()
+
+
+def _bad(told: str) -> Problem:
+    return Problem(told, USAGE)
 
 
 def _encoding(data: bytes) -> str:

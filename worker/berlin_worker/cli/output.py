@@ -86,6 +86,16 @@ def use_nearest_characters() -> None:
             reconfigure(errors=_ERRORS)
 
 
+def utf8_word(word: str) -> str:
+    """Return a word of the command line as UTF-8, whatever the locale has made of its bytes."""
+    if word.isascii():
+        return word
+    try:
+        return word.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        return word
+
+
 def wants_color(no_color: str, force_color: str, term: str) -> bool | None:
     """Whether to colour; ``None``: if it is a terminal.
 
