@@ -123,7 +123,7 @@ def survey(
 
     Raises :class:`WrongOutput` if no result is that of a line.
     """
-    found, used = Survey(), set[int]()
+    found, used, recognized = Survey(), set[int](), False
     own_ids: dict[str, tuple[int, str]] = {}
     for index, line in enumerate(lines):
         found.total += 1
@@ -139,6 +139,7 @@ def survey(
                     "different payloads"
                 )
         tried, result = known.decide(line, retry_failed=retry_failed)
+        recognized |= result is not None or (isinstance(tried, Line) and tried.retry > 0)
         if result is not None:
             used.add(result.place)
             found.done += 1
@@ -146,7 +147,7 @@ def survey(
             if found.in_place == index and known.is_at(index, tried):
                 found.in_place += 1
     found.unused = known.completed_without(used)
-    if found.unused and not used and found.total:
+    if found.unused and not recognized and found.total:
         raise WrongOutput("it holds the results of another input")
     return found
 
