@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import hiredis
 
 TIMEOUT_S: Final = 0.3
+THREAD: Final = "recent-jobs"
 _MOST: Final = 50
 _JOBS: Final = "worker:jobs"
 """``berlin_schemas.names.JOBS``, whose package takes a quarter of a second to import."""
@@ -22,7 +23,7 @@ def recent_jobs(environ: Mapping[str, str]) -> list[str]:
     """Return up to 50 job IDs, newest first; none if Redis does not answer in time."""
     found: list[str] = []
     # A thread, since neither the look-up of a name nor a TLS handshake keeps to a timeout.
-    thread = threading.Thread(target=_collect, args=(environ, found), daemon=True)
+    thread = threading.Thread(target=_collect, args=(environ, found), name=THREAD, daemon=True)
     thread.start()
     thread.join(TIMEOUT_S)
     return list(found)
@@ -76,7 +77,11 @@ def _connect(url: str) -> tuple[socket.socket, list[tuple[str, ...]]]:
     if parts.scheme == "unix":
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(TIMEOUT_S)
-        connection.connect(unquote(parts.path))
+        try:
+            connection.connect(unquote(parts.path))
+        except OSError:
+            connection.close()
+            raise
         database = query.get("db", "")
     elif parts.scheme in {"redis", "rediss"}:
         place = (parts.hostname or "localhost", parts.port or 6379)
