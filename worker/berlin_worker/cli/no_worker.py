@@ -13,16 +13,17 @@ from berlin_worker.client import connections
 
 PATIENCE_S: Final = 5.0
 """How long nothing may happen before workers are counted."""
-_NONE: Final = "no worker has announced itself; start one with `berlin worker`"
+NO_WORKER: Final = "no worker has announced itself; start one with `berlin worker`"
+_LATE: Final = "nothing has come yet: the job waits for a worker"
 _SOME: Final = "nothing has come yet: the job waits for one of {} workers (`berlin top` shows them)"
-_UNKNOWN: Final = "nothing has come yet: the job waits for a worker (`berlin doctor` counts them)"
+_UNKNOWN: Final = f"{_LATE} (`berlin doctor` counts them)"
 
 
 def hint(workers: int | None) -> str:
     """Return what to say; ``None``: workers cannot be counted (pure)."""
     if workers is None:
         return _UNKNOWN
-    return _SOME.format(workers) if workers else _NONE
+    return _SOME.format(workers) if workers else f"{_LATE}, and {NO_WORKER}"
 
 
 async def count_workers() -> int | None:
@@ -46,7 +47,7 @@ async def say_once(progress: Callable[[], object]) -> None:
         before = progress()
         await asyncio.sleep(PATIENCE_S)
         if progress() == before and await count_workers() == 0:
-            say(hint(0))
+            say(NO_WORKER)
             return
 
 
