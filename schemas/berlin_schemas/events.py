@@ -28,6 +28,9 @@ class _Event(BaseModel):
     seq: int = Field(ge=1)
     attempt: int = Field(ge=1)
     ts: float = Field(allow_inf_nan=False)
+    db: int = Field(default=0, ge=0)
+    """The database of the worker, if it is not 0: channels are one for all databases of a
+    server. A reader skips an event of another database than its own."""
 
 
 class Started(_Event):
@@ -102,8 +105,10 @@ EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Event)
 
 
 def encode(event: Event) -> bytes:
-    """The event as one line of JSON; a ``usage`` that is not known is left out."""
-    leave_out = {"usage"} if isinstance(event, Completed) and event.usage is None else None
+    """The event as one line of JSON, without an unknown ``usage`` and without database 0."""
+    leave_out = set() if event.db else {"db"}
+    if isinstance(event, Completed) and event.usage is None:
+        leave_out.add("usage")
     return event.model_dump_json(exclude=leave_out).encode()
 
 

@@ -14,15 +14,16 @@ from tests.support.waiting import stopped, until
 class Listener:
     """A task that listens; it is stopped however the test ends."""
 
-    def __init__(self, client):
+    def __init__(self, client, **how):
         self.asked = []
         self._client = client
+        self._how = how
 
     async def cancel(self, job_id, reason):
         self.asked.append((job_id, reason))
 
     async def __aenter__(self):
-        self.task = asyncio.create_task(control.listen(self._client, self.cancel))
+        self.task = asyncio.create_task(control.listen(self._client, self.cancel, **self._how))
         return self
 
     async def __aexit__(self, *_):
@@ -55,6 +56,11 @@ async def test_each_message_cancels_its_job_and_garbage_harms_nothing(listener, 
         [],
         {"cancel": 7},
         {"cancel": "job:{x}"},
+        {"cancel": "zero", "fleet": "0"},
+        {"cancel": "zero", "fleet": True},
+        {"cancel": "zero", "fleet": 0.0},
+        {"cancel": "zero", "fleet": []},
+        {"cancel": "zero", "fleet": 10**400},
         {"cancel": "one", "reason": "enough"},
         b"[" * 100_000,
         {"cancel": "two"},
@@ -79,3 +85,33 @@ async def test_a_listener_whose_connection_was_killed_listens_again(real_redis_u
                 while asked not in listener.asked:
                     await publish(other, {"cancel": asked[0]})
                     await asyncio.sleep(0.005)
+
+
+async def test_a_message_concerns_the_fleet_that_it_names_or_that_has_the_flag(
+    redis_client, redis_url
+):
+    flagged = control.flags(lambda job_id: redis_client)
+    async with (
+        redis.asyncio.Redis.from_url(redis_url) as client,
+        Listener(client, fleet=3, flagged=flagged) as listener,
+    ):
+        await _subscribed(redis_client)
+        await redis_client.hset(names.state_key("mine"), "cancel", "1")
+        await redis_client.hset(names.state_key("theirs"), "status", "running")
+        for message in (
+            {"cancel": "theirs"},
+            {"cancel": "unknown"},
+            {"cancel": "mine", "fleet": 0},
+            {"cancel": "theirs", "fleet": 2},
+            {"cancel": "theirs", "fleet": None},
+            {"cancel": "mine"},
+            {"cancel": "theirs", "fleet": 3},
+        ):
+            await publish(redis_client, message)
+        await until(lambda: len(listener.asked) == 2)
+    assert [job_id for job_id, _ in listener.asked] == ["mine", "theirs"]
+
+
+async def test_a_flag_that_cannot_be_read_counts_as_none(redis_url):
+    async with redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0") as away:
+        assert not await control.flags(lambda job_id: away)("mine")

@@ -8,6 +8,7 @@ from typing import Any, Self
 import redis.asyncio
 
 from berlin_schemas import Event, PromptJob
+from berlin_worker.databases import database_of
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Leases, Renewal
 from berlin_worker.providers.base import Report
@@ -95,7 +96,11 @@ class Worker:
         self.bell = Bell()
         self.cause: Any = None
         self.store = make_store(client, owner=owner, lease_s=changes.pop("lease_s", 60.0))
-        self.journal = Journal(self.store, buffer_bytes=changes.pop("buffer_bytes", 1 << 20))
+        self.journal = Journal(
+            self.store,
+            buffer_bytes=changes.pop("buffer_bytes", 1 << 20),
+            database=database_of(client),
+        )
         self.leases = Leases(
             self.store,
             lease_s=60.0,

@@ -43,6 +43,73 @@ def reader_at(cursor: int) -> Replay:
     return replay
 
 
+def of_database(event: Event, database: int) -> bytes:
+    return encode(event.model_copy(update={"db": database}))
+
+
+FOREIGN = [
+    *(of_database(event, 7) for event in life(40)),
+    of_database(Cancelled(**base(3), reason="theirs"), 7),
+    of_database(Chunk(**base(10**6), content="far"), 7),
+    json.dumps({"v": 1, **base(3), "type": "thought", "db": 7}).encode(),
+]
+GARBAGE = [
+    b"",
+    b"\xff",
+    b"null",
+    b"[" * 5000,
+    b"{}",
+    encode(Chunk(**{**base(3), "job_id": "another"}, content="x")),
+    json.dumps({"v": 2, **base(3), "type": "chunk", "content": "x"}).encode(),
+    json.dumps({"v": 1, **base(3), "type": "thought", "db": "7"}).encode(),
+    json.dumps({"v": 1, **base(3), "type": "chunk", "content": "x", "db": -1}).encode(),
+]
+
+
+@pytest.mark.parametrize("database", [0, 1])
+@given(st.lists(st.sampled_from(FOREIGN) | st.integers(3, 8), max_size=30))
+def test_events_of_another_database_are_silence(database, order):
+    own = {event.seq: event for event in life(6)}
+    replay = Replay(JOB, database=database)
+    replay.page([entry(own[1]), entry(own[2])])
+    seen = []
+    for each in order:
+        data = of_database(own[each], database) if isinstance(each, int) else each
+        events = replay.messages([data])
+        assert not (events and isinstance(each, bytes))
+        seen += events
+        if replay.need is Need.PAGE:  # a jump in the reader's own events
+            seen += replay.page([entry(own[n]) for n in range(replay.cursor + 1, each + 1)])
+    assert [event.seq for event in seen] == list(range(3, 3 + len(seen)))
+    assert [event.content for event in seen if event.type == "chunk"] == [
+        own[event.seq].content for event in seen if event.type == "chunk"
+    ]
+
+
+@pytest.mark.parametrize("data", GARBAGE)
+def test_what_is_no_event_of_the_job_sends_a_reader_to_the_log(data):
+    replay = reader_at(2)
+    assert replay.messages([data, encode(life(5)[2])]) == []
+    assert replay.need is Need.PAGE
+    assert replay.cursor == 2
+
+
+def test_an_event_without_a_database_sends_a_reader_of_another_to_the_log():
+    replay = Replay(JOB, database=1)
+    replay.page([entry(life(5)[0])])
+    assert replay.messages([encode(life(5)[1])]) == []
+    assert replay.need is Need.PAGE
+    assert [event.seq for event in replay.page([entry(life(5)[1])])] == [2]
+
+
+def test_the_bytes_of_events_are_kept_if_they_are_wanted():
+    replay = Replay(JOB)
+    replay.raw = []
+    replay.page([entry(life(5)[0]), (b"2-0", {b"event": later(2)})])
+    replay.messages([encode(life(5)[2]), later(4)])
+    assert replay.raw == [encode(life(5)[0]), encode(life(5)[2])]
+
+
 # One reader against a model of the server: a log, a channel that may lose, repeat and
 # delay messages, and a reader that makes its moves in between, in any order.
 

@@ -82,6 +82,8 @@ class JobLog:
         self._flushed: asyncio.Future[None] | None = None
         self._settled_seq = seq
         self._chunk_head = f'{{"v":1,"job_id":"{job_id}","attempt":{attempt},"type":"chunk"'
+        if journal.database:
+            self._chunk_head += f',"db":{journal.database}'
         self.job_id = job_id
         self.attempt = attempt
         self.seq = seq
@@ -123,6 +125,8 @@ class JobLog:
 
         Raises ``ValueError`` for an event that JSON cannot hold, and then appends nothing.
         """
+        if self._journal.database:
+            event = event.model_copy(update={"db": self._journal.database})
         data = encode(event)
         batch = self._batch()
         self.phase = lifecycle.advance(self.phase, event.type)
@@ -198,10 +202,16 @@ def _nobody() -> None:
 
 
 class Journal:
-    """One writer for all logs of a process. ``buffer_bytes`` bounds what waits for the store."""
+    """One writer for all logs of a process. ``buffer_bytes`` bounds what waits for the store.
 
-    def __init__(self, store: Store, *, buffer_bytes: int, stats: Stats | None = None) -> None:
+    ``database`` is the number of the store's database on its server: events name it.
+    """
+
+    def __init__(
+        self, store: Store, *, buffer_bytes: int, stats: Stats | None = None, database: int = 0
+    ) -> None:
         self._store = store
+        self.database = database
         self._limit = buffer_bytes
         self.stats = stats or Stats()
         self._queue: deque[JobLog] = deque()

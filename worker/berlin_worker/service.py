@@ -18,8 +18,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from berlin_schemas import ErrorCode, names
+from berlin_schemas.shards import shard_of
 from berlin_worker import control, providers
 from berlin_worker.client.addresses import address
+from berlin_worker.databases import database_of
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.garbage import seldom_collected
 from berlin_worker.journal import Journal
@@ -126,7 +128,10 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
                 f"renew-{shard}": core.leases.renew_forever(),
                 f"reap-{shard}": core.leases.reap_forever(),
             }
-        background["control"] = control.listen(home, current.cancel)
+        flagged = control.flags(lambda job_id: stores[shard_of(job_id, len(stores))])
+        background["control"] = control.listen(
+            home, current.cancel, fleet=database_of(home), flagged=flagged
+        )
         background["life"] = LIFE.beat_forever(stats.loop_lag)
         presence = Presence(
             home,
@@ -183,7 +188,8 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
     )
     # Each has its part of the buffer: one that is slow must not fill it for all.
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
-    journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats)
+    database = database_of(client)
+    journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats, database=database)
     bell = StrayBell(shared.doorbell, store, shard=shard, count=count)
     leases = Leases(
         store,

@@ -12,7 +12,7 @@ import click
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
-from berlin_worker.cli import verdicts
+from berlin_worker.cli import neighbours, verdicts
 from berlin_worker.cli.errors import FAILED
 from berlin_worker.cli.output import printable, show
 from berlin_worker.cli.reach import (
@@ -81,6 +81,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
         with open_redis(settings.redis_url) as redis:
             yield from examine_redis(redis)
             yield from _examine_marks(redis, settings)
+            yield from neighbours.examine(redis, settings)
     if settings.sharded:
         for place in range(len(settings.shards)):
             yield from _examine_shard(settings, place)

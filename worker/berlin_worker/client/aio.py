@@ -117,7 +117,11 @@ class AsyncClient:
         then the message that tells them at once.
         """
         shard, state = self._shard(job_id), names.state_key(job_id)
-        message = {"cancel": job_id} if reason is None else {"cancel": job_id, "reason": reason}
+        message: dict[str, str | int] = {"cancel": job_id}
+        if reason is not None:
+            message["reason"] = reason
+        if self._home.database:  # else the flag alone says whose job it is
+            message["fleet"] = self._home.database
         told = (names.CONTROL_CHANNEL, json.dumps(message))
         await shard.check()
         async with shard.redis.pipeline(transaction=True) as pipeline:

@@ -7,6 +7,10 @@ The rules (contract, "Reading without a gap"):
    and anything else (a jump, a message that is no event) sends the reader to the log.
 2. The caller subscribes and has the acknowledgement *before* the first page is read, so
    that what is missing in the log at that moment is on its way over the channel.
+   A channel is one for all databases of a server, and another fleet may have a job of the
+   same ID: its events are skipped, since they name another database (:attr:`Event.db`).
+   Events without one are of database 0, or of a worker of an older version: a reader of
+   another database goes to the log for them.
 3. An empty page says nothing by itself: nothing new, not begun yet, over, or expired.
    A :class:`Glance` at the job's record and at the last entry of its log decides.
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
@@ -69,15 +73,20 @@ class Glance:
 class Replay:
     """One reader of one job; ``after`` is the last ``seq`` that it has already seen."""
 
-    __slots__ = ("_after", "_known", "cursor", "job_id", "need", "page_size")
+    __slots__ = (
+        "_after", "_database", "_known", "cursor", "job_id", "need", "page_size", "raw",
+    )  # fmt: skip
 
-    def __init__(self, job_id: str, after: int = 0) -> None:
+    def __init__(self, job_id: str, after: int = 0, *, database: int = 0) -> None:
         if after < 0:
             raise ValueError("after is the last seq already seen: 0 or more")
         self.job_id = job_id
         self.cursor = self._after = after
         self.need = Need.PAGE
         self.page_size = PAGE_SIZE
+        self.raw: list[bytes] | None = None
+        """If it is a list, it receives the bytes of each event that is returned."""
+        self._database = database
         # Whoever has seen an event, or a record, knows that the job existed.
         self._known = after > 0
 
@@ -96,8 +105,9 @@ class Replay:
                 raise CursorExpired(
                     f"job {self.job_id}: its log lacks events {self.cursor + 1} to {seq - 1}"
                 )
+            data = entry[1].get(b"event", b"")
             try:
-                event = _event(self.job_id, seq, entry[1].get(b"event", b""))
+                event = _event(self.job_id, seq, data)
             except Unreadable:
                 if events:
                     return events  # first what comes before it
@@ -105,9 +115,8 @@ class Replay:
             self._advance(seq)
             if event is None:
                 continue
-            events.append(event)
-            if event.type in TERMINAL_TYPES:
-                self.need = Need.NOTHING
+            self._deliver(events, event, data)
+            if self.need is Need.NOTHING:
                 return events
         if not entries:
             self.need = Need.GLANCE
@@ -180,7 +189,12 @@ class Replay:
             if found is None:
                 self.need = Need.PAGE
                 break
-            seq, event = found
+            seq, event, database = found
+            if database != self._database:
+                if database:
+                    continue
+                self.need = Need.PAGE  # it names none: the log says whether it is ours
+                break
             if seq <= self.cursor:
                 continue
             if seq != self.cursor + 1:
@@ -188,9 +202,7 @@ class Replay:
                 break
             self._advance(seq)
             if event is not None:
-                events.append(event)
-                if event.type in TERMINAL_TYPES:
-                    self.need = Need.NOTHING
+                self._deliver(events, event, data)
         return events
 
     def missed(self) -> None:
@@ -203,6 +215,13 @@ class Replay:
         if self.need is Need.LISTEN:
             self.need = Need.GLANCE
 
+    def _deliver(self, events: list[Event], event: Event, data: bytes) -> None:
+        events.append(event)
+        if self.raw is not None:
+            self.raw.append(data)
+        if event.type in TERMINAL_TYPES:
+            self.need = Need.NOTHING
+
     def _advance(self, seq: int) -> None:
         self.cursor = seq
         self._known = True
@@ -212,24 +231,24 @@ def _seq(entry: Entry) -> int:
     return int(entry[0].partition(b"-")[0])
 
 
-def _parse(job_id: str, data: bytes) -> tuple[int, Event | None] | None:
-    """``seq`` and event of a message; no event if its type is of a later version, and
-    ``None`` altogether if the message is no event of this job."""
+def _parse(job_id: str, data: bytes) -> tuple[int, Event | None, int] | None:
+    """``seq``, event and database of a message; no event if its type is of a later version,
+    and ``None`` altogether if the message is no event of this job."""
     try:
         event = decode(data)
     except ValueError:
         return _foreign(job_id, data)
-    return (event.seq, event) if event.job_id == job_id else None
+    return (event.seq, event, event.db) if event.job_id == job_id else None
 
 
-def _foreign(job_id: str, data: bytes) -> tuple[int, None] | None:
+def _foreign(job_id: str, data: bytes) -> tuple[int, None, int] | None:
     obj = _object(data)
     if obj.get("job_id") != job_id or obj.get("v") != VERSION:
         return None
-    seq, kind = obj.get("seq"), obj.get("type")
+    seq, kind, database = obj.get("seq"), obj.get("type"), obj.get("db", 0)
     if type(seq) is not int or not isinstance(kind, str) or kind in _KNOWN_TYPES:
         return None
-    return seq, None
+    return (seq, None, database) if type(database) is int else None
 
 
 def _object(data: bytes) -> dict[str, object]:

@@ -16,6 +16,7 @@ from berlin_worker.client.hub import Hub
 from berlin_worker.client.logs import Logs
 from berlin_worker.client.submit import Submitter
 from berlin_worker.client.values import CLOSED, Options
+from berlin_worker.databases import database_of
 from berlin_worker.errors import ClientError
 from berlin_worker.shards import marks
 
@@ -79,6 +80,11 @@ class Shard:
         if isinstance(value, Exception):
             raise value
         return value
+
+    @cached_property
+    def database(self) -> int:
+        """The number of the database."""
+        return database_of(self.redis)
 
     @cached_property
     def redis(self) -> Redis:

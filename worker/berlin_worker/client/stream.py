@@ -46,13 +46,14 @@ class Stream:
         submit: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._mailbox: Mailbox | None = None
-        self._replay = Replay(names.check_job_id(job_id), after)
+        self._replay = Replay(names.check_job_id(job_id), after, database=shard.database)
         self._shard = shard
         self._hub = shard.hub
         self._logs = shard.logs
         self._options = options
         self._submit = submit
         self._started_s: float | None = None
+        self._progress_s = 0.0
         self._ready: deque[Event] = deque()
         self._closed = False
 
@@ -95,7 +96,7 @@ class Stream:
             await self._shard.check()
             if self._submit is not None:
                 await self._submit()
-            self._started_s = asyncio.get_running_loop().time()
+            self._started_s = self._progress_s = asyncio.get_running_loop().time()
 
     def close(self) -> None:
         """Unsubscribe. The iterator is at its end then."""
@@ -157,8 +158,18 @@ class Stream:
         elif taken is Notice.QUIET:
             self._replay.quiet()
         else:
-            return self._replay.messages(taken)
+            return self._heard(taken)
         return []
+
+    def _heard(self, messages: list[bytes]) -> list[Event]:
+        """Take messages; those of other fleets alone are silence, however many come."""
+        now = asyncio.get_running_loop().time()
+        if events := self._replay.messages(messages):
+            self._progress_s = now
+        elif now - self._progress_s > self._options.reread_after_s:
+            self._progress_s = now
+            self._replay.quiet()
+        return events
 
     def _may_wait(self) -> bool:
         assert self._started_s is not None  # for mypy: start() has set it
