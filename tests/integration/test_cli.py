@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from berlin_worker.embedded.redis import RedisProcess
-from tests.support.cli import BERLIN, Stack, cli_stack, end
+from tests.support.cli import BERLIN, HUP, Stack, cli_stack, end
 from tests.support.workers import TIMEOUT_S, wait_until
 
 
@@ -174,7 +174,12 @@ def test_after_a_reset_the_text_begins_anew(stack: Stack, job_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    ("number", "exit_code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="INT"),
+        pytest.param(signal.SIGTERM, 143, id="TERM"),
+        HUP,
+    ],
 )
 def test_ctrl_c_cancels_the_job(
     stack: Stack, job_id: str, number: signal.Signals, exit_code: int

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from berlin_worker.embedded.redis import RedisProcess
-from tests.support.cli import BERLIN
+from tests.support.cli import BERLIN, HUP
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
 
@@ -142,8 +142,11 @@ def test_the_demo_is_not_led_astray_by_settings_for_the_real_thing(demo: Demo) -
 
 @pytest.mark.parametrize(
     ("number", "exit_code"),
-    [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
-    ids=["INT", "TERM", "HUP"],
+    [
+        pytest.param(signal.SIGINT, 0, id="INT"),
+        pytest.param(signal.SIGTERM, 143, id="TERM"),
+        HUP,
+    ],
 )
 def test_a_demo_that_is_kept_serves_other_commands_until_a_signal(
     demo: Demo, number: signal.Signals, exit_code: int

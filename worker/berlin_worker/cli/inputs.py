@@ -162,8 +162,8 @@ def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
             text.detach()
 
 
-def _bad(told: str) -> Problem:
-    return Problem(told, USAGE)
+def _bad(message: str) -> Problem:
+    return Problem(message, USAGE)
 
 
 def _encoding(data: bytes) -> str:
