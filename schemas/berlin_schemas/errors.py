@@ -1,12 +1,13 @@
 """The error codes of the contract and the error object of a ``failed`` event."""
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 
 class ErrorCode(StrEnum):
-    """Why a job failed. Closed in version 1 of the contract."""
+    """Why a job failed. An open set: a later version may add codes."""
 
     INVALID_JOB = "invalid_job"
     AUTH_FAILED = "auth_failed"
@@ -20,8 +21,29 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
+_CODES = frozenset(ErrorCode)
+
+
+def _known(code: object) -> object:
+    """``code``, or ``internal`` for a code of a later version."""
+    return ErrorCode.INTERNAL if isinstance(code, str) and code not in _CODES else code
+
+
+Code = Annotated[
+    ErrorCode,
+    BeforeValidator(_known),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "examples": sorted(ErrorCode),
+            "description": "An open set: an unknown code counts as internal.",
+        }
+    ),
+]
+
+
 class ErrorInfo(BaseModel):
-    """What a ``failed`` event says of its cause.
+    """What a ``failed`` event says of its cause. A code that is not known is ``internal``.
 
     ``retryable`` tells the producer whether the same job may succeed later;
     ``upstream_status`` is the HTTP status of the upstream, where there was one.
@@ -29,7 +51,7 @@ class ErrorInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    code: ErrorCode
+    code: Code
     message: str
     retryable: bool
     upstream_status: int | None = None

@@ -7,9 +7,9 @@ and it is the last event of its log. Unknown fields are ignored, so that a
 later version may add some.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
 
 from berlin_schemas.errors import ErrorInfo
 from berlin_schemas.names import JOB_ID_PATTERN
@@ -72,11 +72,33 @@ class Timings(BaseModel):
     total_ms: Milliseconds
 
 
+FinishReason = Literal["stop", "length", "interrupted"]
+_REASONS: Final = frozenset(get_args(FinishReason))
+
+
+def _known(reason: object) -> object:
+    """``reason``, or ``stop`` for one of a later version."""
+    return "stop" if isinstance(reason, str) and reason not in _REASONS else reason
+
+
 class Completed(_Event):
-    """The upstream has said all (``stop``, ``length``) or the text was cut and kept."""
+    """The upstream has said all (``stop``, ``length``) or the text was cut and kept.
+
+    A reason that is not known is ``stop``.
+    """
 
     type: Literal["completed"] = "completed"
-    finish_reason: Literal["stop", "length", "interrupted"]
+    finish_reason: Annotated[
+        FinishReason,
+        BeforeValidator(_known),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "examples": sorted(_REASONS),
+                "description": "An open set: an unknown reason counts as stop.",
+            }
+        ),
+    ]
     timings: Timings
     usage: dict[str, Any] | None = None
 

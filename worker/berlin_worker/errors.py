@@ -15,6 +15,8 @@
 Foreign errors (aiohttp's, redis-py's) are mapped to these once, at the edge.
 """
 
+from typing import Self
+
 from berlin_schemas import Cancelled, ErrorCode, ErrorInfo, Failed
 
 
@@ -77,7 +79,9 @@ class Unavailable(ClientError):
     ``job_id`` names the job that was asked for or submitted, if there is one.
     """
 
-    job_id: str | None = None
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 class JobIdReused(ClientError):
@@ -89,6 +93,9 @@ class JobIdReused(ClientError):
             "own (the same payload may be submitted again under its ID)"
         )
         self.job_id = job_id
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.job_id,)
 
 
 class CursorExpired(ClientError):
@@ -107,3 +114,6 @@ class JobFailed(ClientError):
         code = event.error.code.value if isinstance(event, Failed) else "cancelled"
         super().__init__(f"{code}: {told}")
         self.event = event
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Failed | Cancelled]]:
+        return type(self), (self.event,)

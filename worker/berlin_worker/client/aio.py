@@ -1,25 +1,35 @@
 """The asynchronous client."""
 
 import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
 from berlin_schemas import Cancelled, Chunk, Completed, Failed, Reset, names
 from berlin_schemas.shards import shard_of
-from berlin_worker.client import connections, records
+from berlin_worker.client import connections, records, sse
 from berlin_worker.client.enqueue import Enqueuer
+from berlin_worker.client.fields import JobFields
 from berlin_worker.client.jobs import Prompt, Submission, prepare
 from berlin_worker.client.shard import Shard
 from berlin_worker.client.stream import Stream
-from berlin_worker.client.values import JobStatus, Options, Result
-from berlin_worker.errors import JobFailed, Unavailable, Unreadable
+from berlin_worker.client.values import (
+    ANOTHER_LOOP,
+    CLOSED,
+    NO_LOOP,
+    JobStatus,
+    Options,
+    Result,
+)
+from berlin_worker.errors import ClientError, JobFailed, Unavailable, Unreadable
 from berlin_worker.settings import Settings
 from berlin_worker.shards.marks import on_shard
 
@@ -53,6 +63,8 @@ class AsyncClient:
         self._broker_url = broker_url or _other_broker(self._settings) or self._redis_url
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
+        self._closed = False
         self._sharded = tuple(urls) != (self._redis_url,)
         make = partial(
             Shard,
@@ -71,7 +83,9 @@ class AsyncClient:
             self._home = make(self._redis_url, expected={names.SHARDS: None, names.SHARD: None})
             self._shards = [self._home]
 
-    async def submit(self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any) -> str:
+    async def submit(
+        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
+    ) -> str:
         """Put a job on the queue and return its ID.
 
         ``prompt`` is a :class:`~berlin_schemas.PromptJob`, a job object, a list of messages, or the
@@ -81,8 +95,11 @@ class AsyncClient:
 
         Raises :class:`~berlin_schemas.InvalidJob` before anything is sent, and
         :class:`~berlin_worker.errors.Unavailable` if the job was not accepted; where that is not
-        certain, its message says so and names the job.
+        certain, its message says so and names the job. Raises
+        :class:`~berlin_worker.errors.JobIdReused` if ``job_id`` is that of a job with another
+        payload.
         """
+        self._enter()
         submission = prepare(prompt, job_id, job_fields)
         await self._whole(self._accept(submission))
         return submission.job_id
@@ -94,10 +111,10 @@ class AsyncClient:
 
         ``wait_for_start_s`` overrides that of the options, for this stream.
         """
-        return self._stream(job_id, after, wait_for_start_s, None)
+        return self._stream(job_id, after, wait_for_start_s=wait_for_start_s)
 
     def submit_and_stream(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any
+        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
     ) -> Stream:
         """Submit a job and read its events; the iterator's ``job_id`` is known at once.
 
@@ -106,9 +123,16 @@ class AsyncClient:
         :meth:`stream` do, :class:`~berlin_schemas.InvalidJob` at once.
         """
         submission = prepare(prompt, job_id, job_fields)
-        return self._stream(
-            submission.job_id, 0, None, lambda: self._whole(self._accept(submission))
-        )
+        return self._stream(submission.job_id, submit=lambda: self._whole(self._accept(submission)))
+
+    def sse(self, job_id: str, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
+        """The events of a job as server-sent events, each ready to be written.
+
+        ``last_event_id`` is the header that a browser sends when it comes back: the events
+        after that one follow, or all, if it names none. A comment comes every 15 s while there
+        is no event. Raises as :meth:`stream` does.
+        """
+        return sse.frames(self._stream(job_id, sse.cursor(last_event_id), raw=True))
 
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
         """Ask for a job to be cancelled, in one step; what is over stays as it is.
@@ -116,6 +140,7 @@ class AsyncClient:
         With several event stores in two: a flag first, which the workers find by themselves,
         then the message that tells them at once.
         """
+        self._enter()
         shard, state = self._shard(job_id), names.state_key(job_id)
         message: dict[str, str | int] = {"cancel": job_id}
         if reason is not None:
@@ -129,9 +154,11 @@ class AsyncClient:
             pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
             if not self._sharded:
                 pipeline.publish(*told)
-            await self._asked(pipeline.execute, shard.where)
+            with _naming(job_id):
+                await self._asked(pipeline.execute, shard.where)
         if self._sharded:
-            await self._asked(lambda: self._home.redis.publish(*told), self._home.where)
+            with _naming(job_id):
+                await self._asked(lambda: self._home.redis.publish(*told), self._home.where)
 
     async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
         """Wait for the end of a job and return its text.
@@ -139,30 +166,25 @@ class AsyncClient:
         Raises :class:`~berlin_worker.errors.JobFailed` if it failed or was cancelled,
         ``TimeoutError`` if it is not over within ``timeout_s``, and as :meth:`stream` does.
         """
-        async with asyncio.timeout(timeout_s), self.stream(job_id) as events:
-            text: list[str] = []
-            async for event in events:
-                match event:
-                    case Chunk():
-                        text.append(event.content)
-                    case Reset():
-                        text.clear()
-                    case Completed():
-                        return Result(
-                            "".join(text), event.finish_reason, event.timings, event.usage
-                        )
-                    case Failed() | Cancelled():
-                        raise JobFailed(event)
-        raise Unreadable(f"job {job_id} is over, but this version cannot read how it ended")
+        try:
+            async with asyncio.timeout(timeout_s) as limit, self.stream(job_id) as events:
+                return await _result_of(events)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            told = f"job {job_id} was not over after {timeout_s} s"
+            raise TimeoutError(f"{told}: it goes on; wait again, or cancel it") from None
 
     async def status(self, job_id: str) -> JobStatus:
         """What the record of the job says; never waits for the job.
 
         Without the right to read records, what its log tells: no ``created_ts`` then.
         """
+        self._enter()
         shard = self._shard(job_id)
         await shard.check()
-        return await self._asked(lambda: records.status(shard.redis, job_id), shard.where)
+        with _naming(job_id):
+            return await self._asked(lambda: records.status(shard.redis, job_id), shard.where)
 
     async def list(
         self,
@@ -178,6 +200,7 @@ class AsyncClient:
         newest 10,000 jobs, as long as their records last. A job shows once it was submitted by a
         client or taken by a worker. Needs the right to read records.
         """
+        self._enter()
         if limit < 1:
             raise ValueError("limit is how many jobs are listed at the most: 1 or more")
         place = None if before is None else records.place_of(before)
@@ -195,7 +218,15 @@ class AsyncClient:
         return sorted(itertools.chain(*found), key=records.place_of, reverse=True)[:limit]
 
     async def aclose(self) -> None:
-        """Finish the submissions under way and close every connection."""
+        """Finish the submissions under way and close every connection.
+
+        Raises :class:`~berlin_worker.errors.ClientError` in another event loop than the one in
+        which the client was used.
+        """
+        if self._closed:
+            return
+        self._enter()
+        self._closed = True
         if self._tasks:
             await asyncio.wait(self._tasks)
         for store in {*self._shards, self._home}:
@@ -204,6 +235,7 @@ class AsyncClient:
             await vars(self).pop("_enqueuer").aclose()
 
     async def __aenter__(self) -> Self:
+        self._enter()
         return self
 
     async def __aexit__(
@@ -217,10 +249,13 @@ class AsyncClient:
     def _stream(
         self,
         job_id: str,
-        after: int,
-        wait_for_start_s: float | None,
-        submit: Callable[[], Awaitable[None]] | None,
+        after: int = 0,
+        *,
+        wait_for_start_s: float | None = None,
+        submit: Callable[[], Awaitable[None]] | None = None,
+        raw: bool = False,
     ) -> Stream:
+        self._enter()
         options = self._options
         if wait_for_start_s is not None:
             options = replace(options, wait_for_start_s=wait_for_start_s)
@@ -230,7 +265,21 @@ class AsyncClient:
             shard=self._shard(job_id),
             options=options,
             submit=submit,
+            raw=raw,
         )
+
+    def _enter(self) -> None:
+        """Belong to the running event loop from now on; raises ``ClientError`` in any other."""
+        if self._closed:
+            raise ClientError(CLOSED)
+        try:
+            caller = asyncio.get_running_loop(), os.getpid()
+        except RuntimeError:
+            raise ClientError(NO_LOOP) from None
+        if self._owner is None:
+            self._owner = caller
+        elif self._owner != caller:
+            raise ClientError(ANOTHER_LOOP)
 
     def _shard(self, job_id: str) -> Shard:
         return self._shards[shard_of(job_id, len(self._shards))]
@@ -238,7 +287,8 @@ class AsyncClient:
     async def _accept(self, submission: Submission) -> None:
         shard = self._shard(submission.job_id)
         await shard.check()
-        await shard.submitter.accept(submission)
+        with _naming(submission.job_id):
+            await shard.submitter.accept(submission)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work`` to its end, even if the caller is cancelled: nothing stays half done."""
@@ -268,3 +318,28 @@ class AsyncClient:
 def _other_broker(settings: Settings) -> str | None:
     """The broker, where the settings name one that is not simply their Redis."""
     return settings.broker_url if settings.broker_url != settings.redis_url else None
+
+
+@contextlib.contextmanager
+def _naming(job_id: str) -> Iterator[None]:
+    """Let an ``Unavailable`` name the job."""
+    try:
+        yield
+    except Unavailable as error:
+        error.job_id = job_id
+        raise
+
+
+async def _result_of(events: Stream) -> Result:
+    text: list[str] = []
+    async for event in events:
+        match event:
+            case Chunk():
+                text.append(event.content)
+            case Reset():
+                text.clear()
+            case Completed():
+                return Result("".join(text), event.finish_reason, event.timings, event.usage)
+            case Failed() | Cancelled():
+                raise JobFailed(event)
+    raise Unreadable(f"job {events.job_id} is over, but this version cannot read how it ended")

@@ -12,6 +12,7 @@ proxy does not push messages (RESP3), over others.
 import asyncio
 import contextlib
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -61,6 +62,7 @@ class Hub:
         self._buffer_bytes = buffer_bytes
         self._reread_after_s = reread_after_s
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._channels: dict[bytes, _Channel] = {}
         self._changed = asyncio.Event()
         self._changes: set[bytes] = set()
@@ -75,6 +77,15 @@ class Hub:
         self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether the caller runs in the event loop, and the process, of this hub."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        return loop is self._loop and os.getpid() == self._pid
 
     def open(self, channel: str) -> Mailbox:
         """A mailbox for ``channel``; close it with :meth:`close`.

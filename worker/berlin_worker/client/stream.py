@@ -15,8 +15,8 @@ from berlin_worker.client.link import Lost
 from berlin_worker.client.mailbox import Mailbox, Notice
 from berlin_worker.client.replay import Entry, Need, Replay
 from berlin_worker.client.shard import Shard
-from berlin_worker.client.values import Options
-from berlin_worker.errors import Unavailable
+from berlin_worker.client.values import ANOTHER_LOOP, Options
+from berlin_worker.errors import ClientError, Unavailable
 
 T = TypeVar("T")
 
@@ -44,9 +44,11 @@ class Stream:
         shard: Shard,
         options: Options,
         submit: Callable[[], Awaitable[object]] | None = None,
+        raw: bool = False,
     ) -> None:
         self._mailbox: Mailbox | None = None
         self._replay = Replay(names.check_job_id(job_id), after, database=shard.database)
+        self._replay.raw = [] if raw else None
         self._shard = shard
         self._hub = shard.hub
         self._logs = shard.logs
@@ -75,6 +77,8 @@ class Stream:
         if self._ready:
             ready, self._ready = list(self._ready), deque()
             return ready
+        if not self._hub.here:
+            raise ClientError(ANOTHER_LOOP)
         try:
             while self._replay.need is not Need.NOTHING and not self._closed:
                 if events := await self._step():
@@ -87,8 +91,16 @@ class Stream:
         self.close()
         raise StopAsyncIteration
 
+    async def raw_batch(self) -> list[tuple[Event, bytes]]:
+        """As :meth:`batch`, each event with its own bytes; for a stream that was made ``raw``."""
+        events = await self.batch()
+        data, self._replay.raw = self._replay.raw or [], []
+        return list(zip(events, data, strict=True))
+
     async def start(self) -> None:
         """Subscribe, and submit the job of ``submit_and_stream``; the first event does it too."""
+        if not self._hub.here:
+            raise ClientError(ANOTHER_LOOP)
         if self._started_s is None:
             if self._mailbox is None:
                 self._mailbox = self._hub.open(names.channel(self.job_id))
@@ -103,7 +115,7 @@ class Stream:
         self._closed = True
         self._ready.clear()
         if self._mailbox is not None:
-            self._hub.close(self._mailbox)
+            (self._hub.close if self._hub.here else self._hub.discard)(self._mailbox)
             self._mailbox = None
 
     async def aclose(self) -> None:
@@ -203,5 +215,6 @@ class Stream:
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(
             f"{trouble(self._shard.where, error)}: events of job {self.job_id} after seq "
-            f"{self._replay.cursor} could not be read"
+            f"{self._replay.cursor} could not be read",
+            job_id=self.job_id,
         )

@@ -8,13 +8,15 @@ import concurrent.futures
 import contextlib
 import os
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from berlin_schemas import Event
 from berlin_worker.client.aio import AsyncClient
+from berlin_worker.client.fields import JobFields
 from berlin_worker.client.jobs import Prompt
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.values import CLOSED, JobStatus, Options, Result
@@ -23,6 +25,7 @@ from berlin_worker.settings import Settings
 
 T = TypeVar("T")
 
+_FORKED: Final = "this stream was opened before a fork: open another, after the last seq seen"
 _left_behind: Final[list["_Portal"]] = []
 """Portals of the parent process, after a fork: collecting them would touch its sockets."""
 
@@ -50,8 +53,12 @@ class Client:
         )
         self._lock = threading.Lock()
         self._portal: _Portal | None = None
+        self._closed = False
+        _clients.add(self)
 
-    def submit(self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any) -> str:
+    def submit(
+        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
+    ) -> str:
         """See :meth:`AsyncClient.submit`."""
         return self._run(lambda c: c.submit(prompt, job_id=job_id, **job_fields))
 
@@ -62,10 +69,28 @@ class Client:
         return self._stream(lambda c: c.stream(job_id, after, wait_for_start_s=wait_for_start_s))
 
     def submit_and_stream(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Any
+        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
     ) -> "SyncStream":
         """See :meth:`AsyncClient.submit_and_stream`."""
         return self._stream(lambda c: c.submit_and_stream(prompt, job_id=job_id, **job_fields))
+
+    def sse(self, job_id: str, last_event_id: str | None = None) -> Iterator[bytes]:
+        """See :meth:`AsyncClient.sse`."""
+        portal = self._opened()
+
+        async def made() -> AsyncGenerator[bytes, None]:
+            return portal.client.sse(job_id, last_event_id)
+
+        async def following() -> bytes | None:
+            return await anext(frames, None)
+
+        frames = portal.run(made())
+        try:
+            while (frame := portal.run(following())) is not None:
+                yield frame
+        finally:
+            with contextlib.suppress(ClientError):  # the client was closed, and the stream with it
+                portal.run(_closing(frames))
 
     def cancel(self, job_id: str, reason: str | None = None) -> None:
         """See :meth:`AsyncClient.cancel`."""
@@ -94,7 +119,8 @@ class Client:
         """Finish the submissions under way, close every connection and end the thread."""
         with self._lock:
             portal, self._portal = self._portal, None
-        if portal is not None and portal.pid == os.getpid():
+            self._closed = True
+        if portal is not None:
             portal.close()
 
     def __enter__(self) -> Self:
@@ -122,12 +148,33 @@ class Client:
 
     def _opened(self) -> "_Portal":
         with self._lock:
-            if self._portal is not None and self._portal.pid != os.getpid():
-                _left_behind.append(self._portal)
-                self._portal = None
+            if self._closed:
+                raise ClientError(CLOSED)
             if self._portal is None:
                 self._portal = _Portal(self._make())
             return self._portal
+
+    def forked(self) -> None:
+        """Begin anew in a child process: the lock may be held by a thread of the parent."""
+        self._lock = threading.Lock()
+        if self._portal is not None:
+            _left_behind.append(self._portal)
+            self._portal = None
+
+
+_clients: Final[weakref.WeakSet[Client]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for client in list(_clients):
+        client.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+async def _closing(frames: AsyncGenerator[bytes, None]) -> None:
+    await frames.aclose()
 
 
 class SyncStream:
@@ -198,8 +245,11 @@ class _Portal:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work`` in the loop and wait for it; interrupted, it is cancelled."""
+        if self.pid != os.getpid():  # the lock may be held by a thread of the parent
+            work.close()
+            raise ClientError(_FORKED)
         with self._lock:  # nothing is handed to a loop that is about to stop
-            if self._closing or self.pid != os.getpid():
+            if self._closing:
                 work.close()
                 raise ClientError(CLOSED)
             future = asyncio.run_coroutine_threadsafe(work, self._loop)

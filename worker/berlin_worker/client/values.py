@@ -8,6 +8,11 @@ from pydantic import JsonValue
 from berlin_schemas import ErrorInfo, Timings
 
 CLOSED: Final = "the client was closed"
+ANOTHER_LOOP: Final = (
+    "this client belongs to another event loop or process: make an AsyncClient in each, or use "
+    "Client, which threads and forked processes may share"
+)
+NO_LOOP: Final = "AsyncClient needs a running event loop: call it from a coroutine, or use Client"
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
 

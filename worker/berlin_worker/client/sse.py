@@ -1,0 +1,41 @@
+"""Events of a job as server-sent events, ready for a response of type ``text/event-stream``."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from berlin_schemas import Event
+from berlin_worker.client.stream import Stream
+
+PING_S: Final = 15.0
+"""Proxies cut responses that are silent for longer, nginx by default after 60 s."""
+PING: Final = b": waiting\n\n"
+_MAX_DIGITS: Final = 15
+
+
+def cursor(last_event_id: str | None) -> int:
+    """The ``seq`` that a ``Last-Event-ID`` names; 0 for none, and for what is no ``seq``."""
+    text = (last_event_id or "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else 0
+
+
+def frame(event: Event, data: bytes) -> bytes:
+    """One event: ``id`` is its ``seq``, ``event`` its type, ``data`` its own bytes."""
+    lines = b"".join(b"data: %b\n" % line for line in data.splitlines())
+    return b"id: %d\nevent: %b\n%b\n" % (event.seq, event.type.encode(), lines)
+
+
+async def frames(stream: Stream) -> AsyncGenerator[bytes, None]:
+    """A frame for each event of ``stream``, and a comment while none comes; closes ``stream``."""
+    async with stream:
+        while True:
+            try:
+                async with asyncio.timeout(PING_S):
+                    batch = await stream.raw_batch()
+            except TimeoutError:
+                yield PING
+                continue
+            except StopAsyncIteration:
+                return
+            for event, data in batch:
+                yield frame(event, data)

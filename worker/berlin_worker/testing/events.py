@@ -1,0 +1,106 @@
+"""Builders of events; what is not given has a value that fits the contract.
+
+Every builder takes the head of an event too: ``job_id``, ``seq``, ``attempt``, ``ts``.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, TypedDict, Unpack
+
+from berlin_schemas import (
+    Cancelled,
+    Chunk,
+    Completed,
+    ErrorCode,
+    ErrorInfo,
+    Event,
+    Failed,
+    Reset,
+    Started,
+    Timings,
+)
+from berlin_schemas.events import FinishReason
+
+JOB_ID: Final = "job-1"
+TIMINGS: Final = Timings(queue_ms=1, login_ms=0, first_chunk_ms=2, stream_ms=3, total_ms=6)
+_WORD: Final = re.compile(r"\S+\s*|\s+")
+
+
+class Head(TypedDict, total=False):
+    """What all events carry; ``ts`` is in Unix seconds."""
+
+    job_id: str
+    seq: int
+    attempt: int
+    ts: float
+
+
+def started(**head: Unpack[Head]) -> Started:
+    """An attempt begins."""
+    return Started(**_head(head))
+
+
+def chunk(content: str, **head: Unpack[Head]) -> Chunk:
+    """A piece of text, which must not be empty."""
+    return Chunk(**_head(head), content=content)
+
+
+def reset(reason: str = "upstream_error", **head: Unpack[Head]) -> Reset:
+    """A new attempt begins, and earlier chunks do not count."""
+    return Reset(**_head(head), reason=reason)
+
+
+def completed(
+    finish_reason: FinishReason = "stop",
+    *,
+    usage: dict[str, Any] | None = None,
+    timings: Timings = TIMINGS,
+    **head: Unpack[Head],
+) -> Completed:
+    """The job has ended well."""
+    fields = _head(head)
+    return Completed(**fields, finish_reason=finish_reason, timings=timings, usage=usage)
+
+
+def failed(
+    code: ErrorCode | str = ErrorCode.UPSTREAM_ERROR,
+    message: str = "the upstream failed",
+    *,
+    retryable: bool = False,
+    upstream_status: int | None = None,
+    **head: Unpack[Head],
+) -> Failed:
+    """The job has failed. Raises ``ValueError`` for an unknown code."""
+    error = ErrorInfo(
+        code=ErrorCode(code), message=message, retryable=retryable, upstream_status=upstream_status
+    )
+    return Failed(**_head(head), error=error)
+
+
+def cancelled(reason: str = "requested", **head: Unpack[Head]) -> Cancelled:
+    """The job was cancelled."""
+    return Cancelled(**_head(head), reason=reason)
+
+
+def answer(
+    text: str,
+    *,
+    job_id: str = JOB_ID,
+    finish_reason: FinishReason = "stop",
+    usage: dict[str, Any] | None = None,
+) -> list[Event]:
+    """A whole job that streams ``text``, one word a chunk: the joined chunks are ``text``."""
+    chunks = [chunk(word) for word in _WORD.findall(text)]
+    return numbered([started(), *chunks, completed(finish_reason, usage=usage)], job_id=job_id)
+
+
+def numbered(events: Iterable[Event], *, job_id: str = JOB_ID) -> list[Event]:
+    """``events`` as those of one job, with ``seq`` from 1."""
+    return [
+        event.model_copy(update={"job_id": job_id, "seq": seq})
+        for seq, event in enumerate(events, 1)
+    ]
+
+
+def _head(head: Head) -> dict[str, Any]:
+    return {"job_id": JOB_ID, "seq": 1, "attempt": 1, "ts": 0.0, **head}

@@ -1,0 +1,231 @@
+"""A worker in a thread of the test's process, on a fakeredis of its own.
+
+It runs jobs by the code that workers run them by, and so real clients, and any Celery
+producer, work on it. It is one process and never dies: nothing is reaped or parked, and a
+scheduled message (``eta``) runs at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+import redis.asyncio
+from kombu.connection import Connection
+from kombu.entity import Queue
+from kombu.exceptions import KombuError
+from kombu.messaging import Consumer
+
+from berlin_schemas import PromptJob, names
+from berlin_worker import control
+from berlin_worker.client import AsyncClient, Client
+from berlin_worker.embedded.redis import fake_redis
+from berlin_worker.journal import Journal
+from berlin_worker.leases import Leases
+from berlin_worker.lua import source
+from berlin_worker.providers.base import Provider, Report, Services
+from berlin_worker.providers.echo import EchoProvider
+from berlin_worker.providers.http import open_session
+from berlin_worker.retry import RetryPolicy
+from berlin_worker.runner import Runner
+from berlin_worker.settings import Settings
+from berlin_worker.store import RedisStore
+from berlin_worker.tokens.local import LocalTokens
+
+logger = logging.getLogger(__name__)
+
+_POLL_S: Final = 0.1
+_SCRIPTS: Final = ("claim", "append", "renew", "release", "reap", "pardon")
+
+MakeProvider = Callable[[Services], Provider]
+
+
+class _AnyOptions(EchoProvider):
+    """Repeats the prompt for jobs that are meant for another provider, with its options."""
+
+    def check(self, job: PromptJob) -> None:
+        super().check(job.model_copy(update={"options": {}}))
+
+    def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        return super().stream(job.model_copy(update={"options": {}}), report)
+
+
+class InProcessWorker:
+    """A worker, its queue and its event store; a context manager.
+
+    ``providers`` are the test's own by name, each a class or function that takes
+    :class:`~berlin_worker.providers.base.Services`. Every other name repeats the prompt.
+    """
+
+    def __init__(self, providers: Mapping[str, MakeProvider] | None = None) -> None:
+        self.redis_url = ""
+        self._make = dict(providers or {})
+        self._settings = Settings()
+        self._stack = contextlib.ExitStack()
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+
+    def client(self) -> Client:
+        """A synchronous client of this worker; the caller closes it."""
+        return Client(self.redis_url, settings=self._settings)
+
+    def async_client(self) -> AsyncClient:
+        """An asynchronous client of this worker; the caller closes it."""
+        return AsyncClient(self.redis_url, settings=self._settings)
+
+    def __enter__(self) -> Self:
+        self.redis_url = self._stack.enter_context(fake_redis())
+        thread = threading.Thread(target=self._work, name="berlin-test-worker", daemon=True)
+        thread.start()
+        self._stack.callback(thread.join)
+        self._stack.callback(self._stop.set)
+        self._ready.wait()
+        if self._failed is not None:
+            self._stack.close()
+            raise self._failed
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  # goes to the thread that waits for a start
+            self._failed = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        settings = self._settings
+        async with (
+            redis.asyncio.Redis.from_url(self.redis_url) as client,
+            open_session(settings) as http,
+        ):
+            for name in _SCRIPTS:  # fakeredis hangs up on a client that names an unknown script
+                await client.script_load(source(name))
+            services = Services(http, LocalTokens(), settings, {})
+            runner, journal, leases = _core(client, settings, _providers(self._make, services))
+            background = [
+                asyncio.create_task(work)
+                for work in (
+                    journal.run(),
+                    leases.renew_forever(),
+                    control.listen(client, runner.cancel, flagged=control.flags(lambda _: client)),
+                )
+            ]
+            try:
+                await self._deliver(runner)
+                await journal.drained()
+            finally:
+                await _cancelled(background)
+
+    async def _deliver(self, runner: Runner) -> None:
+        loop, running = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+        def deliver(job_id: str, args: list[object], kwargs: dict[str, object]) -> None:
+            task = loop.create_task(runner.run(job_id, args, kwargs))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+        await asyncio.to_thread(self._consume, lambda *message: _call(loop, deliver, *message))
+        await _cancelled(running)
+
+    def _consume(self, deliver: Callable[..., None]) -> None:
+        def received(body: Any, message: Any) -> None:
+            with contextlib.suppress(TypeError, ValueError, KeyError):
+                args, kwargs, _ = body
+                if message.headers["task"] == names.TASK:
+                    deliver(message.headers["id"], args, kwargs)
+                    return
+            logger.error("a message that is no job was dropped")
+
+        queue: Any = Queue(names.QUEUE)  # type: ignore[no-untyped-call]  # kombu
+        with (
+            Connection(self.redis_url) as connection,  # type: ignore[no-untyped-call]  # kombu
+            Consumer(  # type: ignore[no-untyped-call]  # kombu
+                connection, [queue], callbacks=[received], accept=["json"], no_ack=True
+            ),
+        ):
+            self._ready.set()
+            while not self._stop.is_set():
+                try:
+                    connection.drain_events(timeout=_POLL_S)
+                except TimeoutError:
+                    continue
+                except KombuError:
+                    logger.exception("a message that cannot be read was dropped")
+
+
+def _call(loop: asyncio.AbstractEventLoop, deliver: Callable[..., None], *message: Any) -> None:
+    loop.call_soon_threadsafe(deliver, *message)
+
+
+class _NoBell:
+    """Nothing is lost in one process, and so nothing is put on the queue again."""
+
+    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+        """Do nothing."""
+
+    async def waiting(self) -> int:
+        """Return 0."""
+        return 0
+
+
+def _core(
+    client: redis.asyncio.Redis, settings: Settings, provider: Callable[[str], Provider]
+) -> tuple[Runner, Journal, Leases]:
+    store = RedisStore(
+        client,
+        owner=f"in-process/{secrets.token_hex(4)}",
+        lease_s=settings.lease_s,
+        log_ttl_s=settings.log_ttl_s,
+        queue_ttl_s=settings.queue_ttl_s,
+        dead_letters_max=settings.dead_letters_max,
+    )
+    journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
+    leases = Leases(
+        store,
+        lease_s=settings.lease_s,
+        renew_interval_s=settings.renew_interval_s,
+        reap_interval_s=settings.reap_interval_s,
+        doorbell=_NoBell(),
+        stats=journal.stats,
+    )
+    runner = Runner(
+        store=store,
+        journal=journal,
+        leases=leases,
+        provider=provider,
+        policy=RetryPolicy(settings.max_attempts, 0.01, settings.retry_max_s),
+        proxies=settings.proxies,
+        cancel_cause=lambda: None,
+    )
+    return runner, journal, leases
+
+
+def _providers(make: Mapping[str, MakeProvider], services: Services) -> Callable[[str], Provider]:
+    built = {name: each(services) for name, each in make.items()}
+    echo, any_options = EchoProvider(services), _AnyOptions(services)
+
+    def provider(name: str) -> Provider:
+        return built.get(name) or (echo if name == "echo" else any_options)
+
+    return provider
+
+
+async def _cancelled(tasks: Any) -> None:
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.5)
