@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from berlin_worker.cli.output import encoded
 from berlin_worker.embedded.redis import RedisProcess
 from tests.support.cli import BERLIN, HUP, Stack, cli_stack, end
 from tests.support.workers import TIMEOUT_S, wait_until
@@ -95,7 +96,7 @@ ENCODINGS = {
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_text_fits_the_encoding_of_the_output(stack: Stack, job_id: str, encoding: str) -> None:
     env = {"PYTHONIOENCODING": "", **ENCODINGS[encoding]}
-    shown = "“ü” → 😀 │".encode(encoding.strip(), "berlin_nearest").decode(encoding.strip())
+    shown = encoded("“ü” → 😀 │", encoding.strip()).decode(encoding.strip())
     commands: list[list[str]] = [
         ["submit", "“ü” → 😀 │", "--provider", "echo", "--job-id", job_id, "--tenant", "ü😀"],
         ["tail", job_id, "--final"],

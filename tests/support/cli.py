@@ -40,6 +40,8 @@ class Stack:
             **{name: value for name, value in os.environ.items() if not name.startswith("WORKER_")},
             "PYTHONPATH": str(ROOT),
             "CELERY_BROKER_URL": "",
+            "FORCE_COLOR": "",
+            "NO_COLOR": "",
             "REDIS_URL": redis_url,
             **upstream.environ,
         }

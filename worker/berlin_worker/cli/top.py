@@ -15,6 +15,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from berlin_schemas import names
 from berlin_worker.cli.interrupts import interruptible
 from berlin_worker.cli.keys import single_keys
+from berlin_worker.cli.output import show
 from berlin_worker.cli.reach import TIMEOUT_S, load_settings, open_redis, reason
 from berlin_worker.cli.top_fleet import Fleet, Raw
 from berlin_worker.client.addresses import address
@@ -122,7 +123,9 @@ def _show(
 
     console = Console()
     if once or not console.is_interactive or not sys.stdout.isatty():
-        console.print(FleetView(fleet))
+        with console.capture() as shown:
+            console.print(FleetView(fleet))
+        show(shown.get(), nl=False)  # rich has an exit code of its own for a reader that has gone
         return
     with (
         interruptible(),
