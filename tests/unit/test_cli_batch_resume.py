@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,6 +281,27 @@ def test_the_results_of_another_input_are_not_touched(batch: Batch) -> None:
     assert len(batch.fleet.jobs) == 2
 
 
+def test_a_retry_that_was_killed_long_ago_is_not_paid_again_without_a_word(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.fleet.broken = {"b"}
+    batch.write("a", "b", "c")
+    assert batch.run()[0] == 1
+    # Done long ago: that a line is wanted again is no reason to ask.
+    now = time.time()
+    monkeypatch.setattr(command.time, "time", lambda: now + 100_000)
+    batch.fleet.left = 0
+    assert "Redis is away" in batch.run("--retry-failed")[1]
+    monkeypatch.setattr(command.time, "time", lambda: now + 200_000)
+    code, err = batch.run("--retry-failed")
+    assert code == 1
+    assert "(lines 2); nothing was sent" in err
+    assert batch.run("--retry-failed", "--expired", "again")[0] == 1
+    batch.fleet.broken, batch.fleet.left = set(), -1
+    assert batch.run("--retry-failed", "--expired", "again")[0] == 0
+    assert batch.texts() == ["answer to a", "answer to b", "answer to c"]
+
+
 # --- stdin, stdout, encodings --------------------------------------------------------------
 
 
@@ -344,7 +366,9 @@ def test_what_is_set_aside_is_there_once_and_read_back(files: BatchFiles) -> Non
     assert known.in_file == 0
     kept = sorted((files.kept(place) for place in known.places), key=lambda each: each["line"])
     assert kept == results
-    files.finish()
+    files.finish(unused=3)
+    assert len(files.load().places) == 3
+    files.finish(unused=0)
     assert not files.load().places
 
 

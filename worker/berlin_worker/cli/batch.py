@@ -122,10 +122,9 @@ def _run(plan: Plan, source: Path, output: BatchOutput) -> int:
         return code
     found = work.found
     kept = f"{plan.output}.kept"
+    output.finish(unused=found.unused)
     if found.unused:
         say(f"{found.unused} results of lines that are no longer in the input are in {kept}")
-    else:
-        output.finish()
     say(f"{_summary(found)} in {'stdout' if plan.to_stdout else plan.output}")
     return FAILED if found.failed or found.done < found.total else 0
 
@@ -195,15 +194,7 @@ async def _expired(client: AsyncClient, work: _Work) -> list[int]:
         return []  # what was sent is still known: what is not known was not sent
     with work.lines() as lines:
         sent = itertools.takewhile(lambda line: line.number <= note.sent, work.left(lines))
-        # A line that was mended, or is run again, is in nobody's hands yet.
-        return await without_trace(
-            client,
-            (
-                line
-                for line in sent
-                if not isinstance(line, Kept) and line.number not in work.known.lines
-            ),
-        )
+        return await without_trace(client, (line for line in sent if not isinstance(line, Kept)))
 
 
 @contextlib.contextmanager

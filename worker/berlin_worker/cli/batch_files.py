@@ -55,8 +55,8 @@ class BatchOutput(Protocol):
     def about_to_send(self, number: int, since: float) -> None:
         """Note that a line is sent next."""
 
-    def finish(self) -> None:
-        """Remove what was set aside: all of it is in its place."""
+    def finish(self, *, unused: int) -> None:
+        """Note that all is done; remove what was set aside if none of it is ``unused``."""
 
 
 class StdoutResults:
@@ -85,7 +85,7 @@ class StdoutResults:
     def about_to_send(self, number: int, since: float) -> None:
         """Note nothing."""
 
-    def finish(self) -> None:
+    def finish(self, *, unused: int) -> None:
         """Do nothing."""
 
 
@@ -180,9 +180,11 @@ class BatchFiles:
         """Note that a line is sent next."""
         self._write_note(Note(self.note.run, max(number, self.note.sent), since))
 
-    def finish(self) -> None:
-        """Remove what was set aside."""
-        self.kept_path.unlink(missing_ok=True)
+    def finish(self, *, unused: int) -> None:
+        """Note that no line is under way; remove what was set aside if none is ``unused``."""
+        self._write_note(Note(self.note.run))
+        if not unused:
+            self.kept_path.unlink(missing_ok=True)
 
     def _kept_lines(self) -> Iterator[tuple[int, bytes]]:
         with contextlib.suppress(FileNotFoundError), self.kept_path.open("rb") as lines:

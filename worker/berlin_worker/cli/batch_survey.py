@@ -19,7 +19,6 @@ class Known:
     """A result that an earlier run has written; ``place`` is where the caller finds it."""
 
     place: int
-    line: int
     status: str
     fingerprint: str | None
 
@@ -31,8 +30,6 @@ class KnownResults:
         self._found: dict[str | int, Known] = {}
         self._order: list[int] = []
         self._retries = 0
-        self.lines: set[int] = set()
-        """The numbers that the lines had when their results were written."""
 
     def add(self, place: int, data: bytes, *, in_order: bool) -> None:
         """Add one result; of two of one job the last counts. Raises :class:`WrongOutput`.
@@ -47,10 +44,9 @@ class KnownResults:
             raise WrongOutput("it holds a line that is no result of a batch") from None
         if not (isinstance(line, int) and isinstance(retry, int) and isinstance(status, str)):
             raise WrongOutput("it holds a line that is no result of a batch")
-        self.lines.add(line)
         self._retries = max(self._retries, retry)
         key = job_id if isinstance(job_id, str) else line
-        self._found[key] = Known(place, line, status, fingerprint)
+        self._found[key] = Known(place, status, fingerprint)
         if in_order:
             self._order.append(hash((line, key)))
 
