@@ -113,6 +113,10 @@ def test_text_fits_the_encoding_of_the_output(stack: Stack, job_id: str, encodin
         text = out.decode(encoding.strip())
         if number < 2:
             assert text == f"{shown}\n"
+    process = stack.start("statüs", env=env)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2
+    assert "Did you mean 'status'?" in err.decode(encoding.strip())
 
 
 def test_colours_are_as_the_environment_says(stack: Stack, job_id: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import click
 import pytest
@@ -81,12 +82,20 @@ def test_completion_loads_nothing_heavy(words: str) -> None:
     assert list(found.values()) == [[]]
 
 
-def completed(*words: str) -> list[str]:
+def items(*words: str) -> list[Any]:
     from click.shell_completion import ShellComplete
 
     shell = ShellComplete(main, {}, "berlin", "_BERLIN_COMPLETE")
     *before, incomplete = words
-    return [item.value for item in shell.get_completions(list(before), incomplete)]
+    return shell.get_completions(list(before), incomplete)
+
+
+def completed(*words: str) -> list[str]:
+    return [item.value for item in items(*words)]
+
+
+def kinds(*words: str) -> list[str]:
+    return [item.type for item in items(*words)]
 
 
 def test_what_is_completed() -> None:
@@ -96,6 +105,9 @@ def test_what_is_completed() -> None:
     assert completed("submit", "--provider", "") == ["berlin", "echo"]
     assert completed("completion", "") == ["bash", "zsh", "fish"]
     assert completed("dead", "") == ["list", "replay"]
+    assert (
+        kinds("batch", "") == kinds("batch", "x", "-o", "") == kinds("submit", "-f", "") == ["file"]
+    )
 
 
 def test_models_are_completed_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

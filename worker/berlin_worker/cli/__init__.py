@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from berlin_worker.cli.groups import SuggestingGroup
-from berlin_worker.cli.output import discard_stdout, use_nearest_characters, utf8_word, wants_color
+from berlin_worker.cli.output import (
+    discard_stdout,
+    fitting,
+    use_nearest_characters,
+    utf8_word,
+    wants_color,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -105,7 +111,11 @@ class Commands(SuggestingGroup):
         """Run a command; no error leaves as a traceback, unless BERLIN_DEBUG is set."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit):
+        except click.ClickException as error:
+            # click writes UTF-8 to a stream that is ASCII.
+            error.message = fitting(error.message, sys.stderr)  # type: ignore[misc]  # final for click alone: there is no hook between
+            raise
+        except click.exceptions.Exit:
             raise
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("BERLIN_DEBUG"):
