@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from berlin_worker.cli.output import encoded
 from berlin_worker.embedded.redis import RedisProcess
-from tests.support.cli import BERLIN, Stack, cli_stack, end
+from tests.support.cli import BERLIN, HUP, Stack, cli_stack, end
 from tests.support.workers import TIMEOUT_S, wait_until
 
 
@@ -36,7 +37,7 @@ def job_id() -> str:
 def test_submit_writes_the_text_and_nothing_else(stack: Stack, job_id: str) -> None:
     assert stack.run("submit", "Hello", "--job-id", job_id) == (
         0,
-        "one two three ",
+        "one two three \n",
         f"job {job_id}\n",
     )
 
@@ -58,20 +59,106 @@ def test_a_prompt_comes_from_stdin_and_options_reach_the_upstream(stack: Stack) 
     assert body["options"]["model"] == "gpt-4"
 
 
+def test_stdin_joins_the_prompt_after_a_blank_line(stack: Stack, tmp_path: Path) -> None:
+    text = f"text {uuid.uuid4().hex}"
+    for arguments, stdin in (
+        (["Summarise"], f"\ufeff{text}\n".encode()),
+        (["Summarise"], text.encode("utf-16")),
+        ([], f"Summarise\n\n{text}\n".encode()),
+    ):
+        assert stack.run("submit", *arguments, stdin=stdin)[0] == 0
+        assert stack.upstream.prompts[-1] == f"Summarise\n\n{text}"
+    code, out, err = stack.run("submit", "Summarise", stdin=b"\xff")
+    assert (code, out) == (2, "")
+    assert err == "berlin: stdin is no UTF-8 text (byte 1)\n"
+
+
+def test_a_stdin_on_which_nothing_comes_does_not_hang(stack: Stack) -> None:
+    text = f"prompt {uuid.uuid4().hex}"
+    process = stack.start("submit", text, stdin=subprocess.PIPE)
+    assert process.wait(TIMEOUT_S) == 0
+    assert "the prompt goes alone" in end(process)[2]
+    assert stack.upstream.prompts[-1] == text
+    process = stack.start("submit", text, "--no-stdin", stdin=subprocess.PIPE)
+    assert process.wait(TIMEOUT_S) == 0
+    code, _, err = end(process)
+    assert (code, len(err.splitlines())) == (0, 1)
+
+
+ENCODINGS = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "utf-8": {"LC_ALL": "C"},
+    "ascii ": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_text_fits_the_encoding_of_the_output(stack: Stack, job_id: str, encoding: str) -> None:
+    env = {"PYTHONIOENCODING": "", **ENCODINGS[encoding]}
+    shown = encoded("“ü” → 😀 │", encoding.strip()).decode(encoding.strip())
+    commands: list[list[str]] = [
+        ["submit", "“ü” → 😀 │", "--provider", "echo", "--job-id", job_id, "--tenant", "ü😀"],
+        ["tail", job_id, "--final"],
+        ["status", job_id],
+        ["list", "-n", "3"],
+        ["top", "--once"],
+        ["dead", "list"],
+    ]
+    for number, command in enumerate(commands):
+        process = stack.start(*command, env=env, stdin=subprocess.DEVNULL)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, err
+        assert b"Traceback" not in err
+        text = out.decode(encoding.strip())
+        if number < 2:
+            assert text == f"{shown}\n"
+    process = stack.start("statüs", env=env)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2
+    assert "Did you mean 'status'?" in err.decode(encoding.strip())
+
+
+def test_colours_are_as_the_environment_says(stack: Stack, job_id: str) -> None:
+    stack.run("submit", "Hello", "--job-id", job_id)
+    for env, colours in (
+        ({"FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ({}, False),
+    ):
+        out = stack.run("status", job_id, env=env)[1]
+        assert ("\x1b[" in out) is colours
+
+
+@pytest.mark.parametrize(
+    "command", [["list", "--json"], ["--help"], ["status", "ID"], ["top", "--once"]]
+)
+def test_a_reader_that_has_gone_is_no_traceback(
+    stack: Stack, job_id: str, command: list[str]
+) -> None:
+    stack.run("submit", "Hello", "--job-id", job_id)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    process = stack.start(*(job_id if word == "ID" else word for word in command), stdout=theirs)
+    os.close(theirs)
+    code, _, err = end(process)
+    assert (code, err) == (141, "")
+
+
 def test_no_wait_prints_the_id_alone_and_tail_does_the_rest(stack: Stack) -> None:
     code, out, err = stack.run("submit", "Hello", "--no-wait")
     assert (code, err) == (0, "")
     job_id = out.removesuffix("\n")
-    assert stack.run("tail", job_id) == (0, "one two three ", "")
+    assert stack.run("tail", job_id) == (0, "one two three \n", "")
     after = json.loads(stack.run("tail", job_id, "--after", "2", "--json")[1].splitlines()[0])
     assert (after["seq"], after["content"]) == (3, "two ")
 
 
 def test_submitting_twice_pays_once(stack: Stack, job_id: str) -> None:
     text = f"once {job_id}"
-    assert stack.run("submit", text, "--job-id", job_id)[1] == "one two three "
+    assert stack.run("submit", text, "--job-id", job_id)[1] == "one two three \n"
     code, out, err = stack.run("submit", text, "--job-id", job_id)
-    assert (code, out) == (0, "one two three ")
+    assert (code, out) == (0, "one two three \n")
     assert "was submitted before, and is completed" in err
     assert stack.calls(text) == 1
 
@@ -86,13 +173,18 @@ def test_a_job_that_fails_ends_with_1_and_says_why(stack: Stack, job_id: str) ->
 def test_after_a_reset_the_text_begins_anew(stack: Stack, job_id: str) -> None:
     prompt = f"{job_id} [[cut:1*1]]"
     code, out, err = stack.run("submit", prompt, "--job-id", job_id)
-    assert (code, out) == (0, "one \none two three ")
+    assert (code, out) == (0, "one \none two three \n")
     assert "restarted (upstream_error): earlier text is void" in err
-    assert stack.run("tail", job_id, "--final")[1] == "one two three "
+    assert stack.run("tail", job_id, "--final")[1] == "one two three \n"
 
 
 @pytest.mark.parametrize(
-    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    ("number", "exit_code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="INT"),
+        pytest.param(signal.SIGTERM, 143, id="TERM"),
+        HUP,
+    ],
 )
 def test_ctrl_c_cancels_the_job(
     stack: Stack, job_id: str, number: signal.Signals, exit_code: int
@@ -152,6 +244,7 @@ def test_a_job_that_nobody_takes_is_told_of(stack: Stack, redis_server: RedisPro
     assert process.stderr is not None
     told = [process.stderr.readline().decode() for _ in range(2)]
     assert "the job waits for a worker" in told[1]
+    assert "no worker has announced itself; start one with `berlin worker`" in told[1]
     process.kill()
     end(process)
     with redis.Redis.from_url(env["REDIS_URL"]) as idle:
@@ -172,13 +265,13 @@ def test_ctrl_c_gets_through_when_nobody_reads(stack: Stack, job_id: str) -> Non
 HOSTILE = "a \x1b[2Jb\x07\r\n[bold]c[/bold]"
 
 
-def test_a_pipe_gets_what_the_model_said(stack: Stack, tmp_path: Path) -> None:
+def test_a_pipe_gets_what_the_model_said_and_a_last_newline(stack: Stack, tmp_path: Path) -> None:
     options = ["--provider", "echo"]
-    assert stack.run("submit", HOSTILE, *options)[:2] == (0, HOSTILE)
+    assert stack.run("submit", HOSTILE, *options)[:2] == (0, HOSTILE + "\n")
     # A file is no pipe: nothing about it can be waited for.
     with (tmp_path / "out").open("wb") as out:
         assert end(stack.start("submit", HOSTILE, *options, stdout=out))[0] == 0
-    assert (tmp_path / "out").read_bytes() == HOSTILE.encode()
+    assert (tmp_path / "out").read_bytes() == HOSTILE.encode() + b"\n"
 
 
 def test_a_terminal_gets_no_control_characters(stack: Stack) -> None:
@@ -227,10 +320,58 @@ def test_status_tells_how_a_job_ended(stack: Stack, job_id: str) -> None:
     stack.run("submit", "[[status:400]]", "--job-id", job_id)
     told = json.loads(stack.run("status", job_id, "--json")[1])
     assert told["status"] == "failed"
-    assert told["end"]["error"]["code"] == "upstream_error"
+    assert told["end"]["error"]["code"] == told["error"]["code"] == "upstream_error"
     code, out, _ = stack.run("status", job_id)
     assert code == 0
     assert "upstream_error: " in out
+
+
+def test_tail_at_the_terminal_event_ends_as_the_job_has(stack: Stack, job_id: str) -> None:
+    stack.run("submit", "Hello", "--job-id", job_id)
+    last = str(len(stack.events(job_id)))
+    assert stack.run("tail", job_id, "--after", last) == (0, "", "")
+    assert stack.run("tail", job_id, "--after", last, "--json") == (0, "", "")
+    failed = f"{job_id}-failed"
+    stack.run("submit", "[[status:400]]", "--job-id", failed)
+    code, out, err = stack.run("tail", failed, "--after", str(len(stack.events(failed))))
+    assert (code, out) == (1, "")
+    assert err.startswith("berlin: the job has failed: upstream_error: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_an_id_that_is_used_again_for_another_prompt_is_wrong_usage(
+    stack: Stack, job_id: str
+) -> None:
+    stack.run("submit", "Hello", "--job-id", job_id)
+    for options in ([], ["--no-wait"]):
+        code, out, err = stack.run("submit", "Another", "--job-id", job_id, *options)
+        assert (code, out) == (2, "")
+        assert f"berlin: job ID {job_id} belongs to a job with another payload" in err
+
+
+def test_jobs_are_listed(stack: Stack, job_id: str) -> None:
+    stack.run("submit", "Hello", "--job-id", job_id, "--tenant", job_id)
+    failed = f"{job_id}-failed"
+    stack.run("submit", "[[status:400]]", "--job-id", failed, "--tenant", job_id)
+    code, out, err = stack.run("list", "--tenant", job_id)
+    assert (code, err) == (0, "")
+    newer, older = (line.split() for line in out.splitlines())
+    assert (newer[0], newer[1], newer[-1]) == (failed, "failed", "upstream_error")
+    assert (older[0], older[1], older[-1]) == (job_id, "completed", job_id)
+    options = ["--tenant", job_id, "--status", "failed", "--limit", "5", "--json"]
+    [line] = stack.run("list", *options)[1].splitlines()
+    told = json.loads(line)
+    assert (told["job_id"], told["error"]["code"]) == (failed, "upstream_error")
+    assert stack.run("list", "--tenant", "nobody") == (0, "", "no job fits\n")
+    code, out, _ = stack.run("list", "--tenant", "nobody", "--json")
+    assert (code, out) == (0, "")
+    _, out, _ = stack.run(env={"_BERLIN_COMPLETE": "bash_complete", **words(f"tail {job_id}")})
+    # A busy machine may be too slow for a user's patience: nothing is offered then.
+    assert set(out.splitlines()) in (set(), {f"plain,{job_id}", f"plain,{failed}"})
+
+
+def words(text: str) -> dict[str, str]:
+    return {"COMP_WORDS": f"berlin {text}", "COMP_CWORD": str(len(text.split()))}
 
 
 @pytest.mark.parametrize("command", ["tail", "status", "cancel"])

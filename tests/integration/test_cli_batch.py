@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
+from berlin_worker.embedded.redis import RedisProcess
 from tests.support.cli import Stack, cli_stack, end
 from tests.support.workers import wait_until
 
@@ -106,6 +108,46 @@ def test_a_line_that_fails_is_a_result(stack: Stack, tmp_path: Path) -> None:
     assert files.results[3]["id"] == "x"
     assert files.results[3]["error"]["code"] == "upstream_error"
     assert files.results[4]["error"]["code"] == "invalid_job"
+
+
+def test_a_failed_line_is_retried_and_a_mended_one_runs_alone(stack: Stack, tmp_path: Path) -> None:
+    files = Files(tmp_path, 3)
+    texts = [*files.texts, f"{files.mark}-4- [[status:400*1]]"]
+    files.source.write_text("".join(f"{json.dumps(text)}\n" for text in texts))
+    assert stack.run(*files.arguments)[0] == 1
+    assert files.results[3]["status"] == "failed"
+    assert stack.run(*files.arguments, "--retry-failed")[0] == 0
+    assert stack.calls(f"{files.mark}-4-") == 2
+    texts[1] = texts[1].replace("-2-", "-2b-")
+    files.source.write_text("".join(f"{json.dumps(text)}\n" for text in texts))
+    assert stack.run(*files.arguments)[0] == 0
+    assert files.paid(stack) == [1, 1, 1]
+    assert stack.calls(f"{files.mark}-2b-") == 1
+    assert [result["line"] for result in files.results] == [1, 2, 3, 4]
+
+
+def test_a_batch_of_stdin_to_stdout(stack: Stack) -> None:
+    lines = b'"a"\n{"prompt": "b", "id": "x"}\n'
+    code, out, err = stack.run("batch", "-", "-o", "-", stdin=lines)
+    assert (code, err) == (0, "2 of 2 results in stdout\n")
+    results = [json.loads(line) for line in out.splitlines()]
+    assert [result["text"] for result in results] == ["one two three "] * 2
+    assert results[1]["id"] == "x"
+
+
+def test_a_batch_that_nobody_works_on_says_so(
+    stack: Stack, tmp_path: Path, redis_server: RedisProcess
+) -> None:
+    files = Files(tmp_path, 3)
+    url = f"{redis_server.url.removesuffix('0')}5"
+    process = stack.start(*files.arguments, env={"REDIS_URL": url})
+    assert process.stderr is not None
+    told = process.stderr.readline().decode()
+    assert told == "no worker has announced itself; start one with `berlin worker`\n"
+    process.send_signal(signal.SIGINT)
+    assert end(process)[0] == 130
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
 
 
 def test_without_redis_nothing_is_lost_and_one_line_says_so(stack: Stack, tmp_path: Path) -> None:

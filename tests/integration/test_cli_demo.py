@@ -1,6 +1,7 @@
 """`berlin demo` as a process: it shows the text, and it leaves nothing behind."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ import pytest
 import redis
 
 from berlin_worker.embedded.redis import RedisProcess
-from tests.support.cli import BERLIN
+from tests.support.cli import BERLIN, HUP
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
 
@@ -137,3 +138,54 @@ def test_a_redis_that_does_not_answer_is_one_line(demo: Demo) -> None:
 def test_the_demo_is_not_led_astray_by_settings_for_the_real_thing(demo: Demo) -> None:
     env = {"BERLIN_PROXY": "http://127.0.0.1:1", "WORKER_PROVIDERS": "echo"}
     assert demo.run("Hello", **env, CELERY_BROKER_URL="amqp://127.0.0.1:1")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [
+        pytest.param(signal.SIGINT, 0, id="INT"),
+        pytest.param(signal.SIGTERM, 143, id="TERM"),
+        HUP,
+    ],
+)
+def test_a_demo_that_is_kept_serves_other_commands_until_a_signal(
+    demo: Demo, number: signal.Signals, exit_code: int
+) -> None:
+    process = demo.start("Hello", "--keep")
+    assert process.stderr is not None
+    lines = []
+    while "Ctrl-C stops everything" not in (lines or [""])[-1]:
+        lines.append(process.stderr.readline())
+        assert lines[-1], lines
+    exports = [words[1] for line in lines if (words := shlex.split(line))[:1] == ["export"]]
+    env = dict(export.split("=", 1) for export in exports)
+    assert set(env) == {"REDIS_URL", "BERLIN_URL", "BERLIN_ACCOUNT", "BERLIN_PASSWORD"}
+    if number == signal.SIGINT:  # once is enough
+        done = subprocess.run(
+            [*BERLIN, "submit", "Again"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "CELERY_BROKER_URL": "", **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("You asked: “Again”")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == exit_code, err
+    assert out.startswith("You asked: “Hello”")
+    assert "Traceback" not in err
+
+
+def test_a_kept_demo_whose_worker_has_died_ends(demo: Demo) -> None:
+    process = demo.start("Hello", "--keep")
+    assert process.stderr is not None
+    while "Ctrl-C stops everything" not in (line := process.stderr.readline()):
+        assert line
+    [worker] = [pid for pid, command in demo.processes().items() if "celery" in command]
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert err == "berlin: the worker has ended; start the demo again\n"

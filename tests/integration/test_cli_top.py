@@ -6,8 +6,11 @@ import os
 import pty
 import signal
 import subprocess
+import termios
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from berlin_worker.embedded.redis import RedisProcess, find_server
 from tests.support.cli import BERLIN
@@ -154,6 +157,14 @@ class Terminal:
         )
         os.close(theirs)
 
+    def press(self, keys: bytes) -> None:
+        """Type on the keyboard of the terminal."""
+        os.write(self._ours, keys)
+
+    def mode(self) -> list[Any]:
+        """How the terminal treats what is typed."""
+        return termios.tcgetattr(self._ours)
+
     def text(self) -> str:
         """All of it so far."""
         with contextlib.suppress(OSError):  # nothing more at present
@@ -183,3 +194,40 @@ def test_on_a_terminal_it_survives_an_outage_of_redis_and_ctrl_c_leaves():
         # It ends once all that it writes has been read.
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
         assert terminal.process.returncode == 0
+
+
+@pytest.mark.parametrize("leave", ["q", "Q", "SIGTERM"])
+def test_q_leaves_and_the_terminal_is_as_before(redis_server: RedisProcess, leave: str) -> None:
+    with contextlib.closing(
+        Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": ""})
+    ) as terminal:
+        before = terminal.mode()
+        wait_until(lambda: "no worker lives" in terminal.text(), "the view")
+        assert terminal.mode() != before
+        terminal.press(b"x\n")
+        if leave == "SIGTERM":
+            terminal.process.send_signal(signal.SIGTERM)
+        else:
+            terminal.press(leave.encode())
+        wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
+        assert terminal.process.returncode == (143 if leave == "SIGTERM" else 0)
+        assert terminal.mode() == before
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}])
+def test_on_a_dumb_terminal_it_is_shown_once(
+    redis_server: RedisProcess, env: dict[str, str]
+) -> None:
+    with contextlib.closing(
+        Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": "", **env})
+    ) as terminal:
+        wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
+        assert terminal.process.returncode == 0
+        assert "no worker lives" in terminal.text()
+        assert "\x1b[?1049h" not in terminal.text()
+
+
+def test_colours_in_a_pipe_make_no_terminal_of_it(fleet):
+    done = berlin(fleet, "top", FORCE_COLOR="1")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b[?1049h" not in done.stdout

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,16 @@ import redis
 from berlin_worker.embedded.redis import RedisProcess, find_server
 from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
 from tests.support.workers import ROOT, TIMEOUT_S, WorkerProcess, wait_until
+
+HUP = pytest.param(
+    signal.SIGHUP,
+    129,
+    marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="nohup: SIGHUP is ignored"
+    ),
+    id="HUP",
+)
+"""A signal and the exit code that it leads to."""
 
 BERLIN = [sys.executable, "-c", "from berlin_worker.cli import main; main(prog_name='berlin')"]
 
@@ -29,6 +40,8 @@ class Stack:
             **{name: value for name, value in os.environ.items() if not name.startswith("WORKER_")},
             "PYTHONPATH": str(ROOT),
             "CELERY_BROKER_URL": "",
+            "FORCE_COLOR": "",
+            "NO_COLOR": "",
             "REDIS_URL": redis_url,
             **upstream.environ,
         }

@@ -1,8 +1,6 @@
 """The command line without a server: help, usage, settings, and what an error becomes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -27,21 +25,6 @@ def run(*arguments: str, stdin: str | bytes | None = None, **env: str) -> tuple[
     environ = {"REDIS_URL": NOWHERE, "CELERY_BROKER_URL": "", "BERLIN_DEBUG": "", **env}
     result = CliRunner().invoke(main, list(arguments), input=stdin, env=environ)
     return result.exit_code, result.stdout, result.stderr
-
-
-def test_the_help_lists_every_command_without_importing_one() -> None:
-    probe = (
-        "import sys, berlin_worker.cli\n"
-        "try: berlin_worker.cli.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'celery', 'kombu', 'redis', 'aiohttp', 'pydantic', 'rich'} & set(sys.modules)\n"
-        "print('heavy:', sorted(heavy))"
-    )
-    told = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
-    ).stdout
-    assert "heavy: []" in told
-    assert all(f"  {name} " in told for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -86,6 +69,11 @@ def test_the_version_is_told() -> None:
         ["tail", "x", "--after", "3", "--final"],
         ["cancel", "*"],
         ["batch", "/no/such/file", "-o", "out"],
+        ["dead", "replay", "+"],
+        ["list", "--status", "over"],
+        ["list", "--limit", "0"],
+        ["submit", "x", "--file", "-"],
+        ["submit", "--no-stdin"],
         ["worker", "-c", "0"],
         ["top", "--interval", "0"],
         ["demo", " "],
@@ -109,6 +97,8 @@ def test_wrong_usage_ends_with_2_before_anything_is_connected(arguments: list[st
         ["worker"],
         ["dead", "list"],
         ["dead", "replay", "1-0"],
+        ["list"],
+        ["list", "--status", "failed", "--json"],
         ["top"],
         ["top", "--once", "--json"],
         ["demo"],
@@ -262,10 +252,19 @@ def test_only_what_is_given_is_in_the_job() -> None:
 
 
 @pytest.mark.parametrize("stdin", [b"", b"\n", b"\xff\xfe"])
-def test_stdin_without_text_is_wrong_usage(stdin: bytes) -> None:
-    code, _, err = run("submit", "-", stdin=stdin)
+@pytest.mark.parametrize("arguments", [["submit", "-"], ["submit"]])
+def test_stdin_without_text_is_wrong_usage(arguments: list[str], stdin: bytes) -> None:
+    code, _, err = run(*arguments, stdin=stdin)
     assert code == 2
     assert "Error: " in err
+
+
+@pytest.mark.parametrize("stdin", [b"\xff", b"a\xff", b"\xff\xfea", b"a\0b"])
+def test_stdin_that_is_no_text_is_one_line(stdin: bytes) -> None:
+    code, _, err = run("submit", "Summarise", stdin=stdin)
+    assert code == 2
+    assert err.startswith("berlin: stdin ")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli import batch as command
 from berlin_worker.cli import main
 from berlin_worker.cli.batch_files import BatchFiles
-from berlin_worker.cli.batch_lines import BadLine, Line, WrongOutput, read_lines, survey
+from berlin_worker.cli.batch_lines import BadLine, Line, read_lines
 from berlin_worker.cli.batch_run import Batch
+from berlin_worker.cli.batch_survey import KnownResults, Survey, WrongOutput, survey
 from berlin_worker.cli.errors import Problem
 from berlin_worker.client import CursorExpired, JobFailed, JobStatus, Result, Unavailable
 
@@ -170,10 +171,18 @@ def result_of(found: Line | BadLine, status: str = "completed") -> bytes:
     return json.dumps(told).encode() + b"\n"
 
 
+def surveyed(lines: list[Line | BadLine], results: list[bytes], **options: bool) -> Survey:
+    known = KnownResults()
+    for place, result in enumerate(results):
+        known.add(place, result, in_order=True)
+    return survey(lines, known, **options)
+
+
 def test_a_survey_counts_before_anything_is_sent() -> None:
     lines = parse('"a"', '"b"', "bad", '"d"')
-    found = survey(lines, [result_of(lines[0]), result_of(lines[1], "failed")])
+    found = surveyed(lines, [result_of(lines[0]), result_of(lines[1], "failed")])
     assert (found.total, found.done, found.failed, found.bad) == (4, 2, 1, 1)
+    assert found.in_place == 2
     assert found.bad_examples == [lines[2]]
 
 
@@ -181,20 +190,21 @@ def test_a_survey_counts_before_anything_is_sent() -> None:
     "results",
     [
         [b'{"line": 2, "job_id": "batch-x"}\n'],
-        [b'{"line": 1, "job_id": "another"}\n'],
+        [b'{"line": 2, "job_id": "batch-x", "status": "completed"}\n'],
+        [b'{"line": 1, "job_id": "another", "status": "completed"}\n'],
         [b"no JSON\n"],
         [b"[]\n"],
     ],
 )
 def test_results_of_another_input_are_not_added_to(results: list[bytes]) -> None:
     with pytest.raises(WrongOutput):
-        survey(parse('"a"', '"b"'), results)
+        surveyed(parse('"a"', '"b"'), results)
 
 
-def test_more_results_than_lines_are_those_of_another_input() -> None:
-    [a, b] = parse('"a"', '"b"')
-    with pytest.raises(WrongOutput, match="more results"):
-        survey([a], [result_of(a), result_of(b)])
+def test_completed_results_of_lines_that_are_gone_are_counted() -> None:
+    [a, b, c] = parse('"a"', '"b"', '"c"')
+    found = surveyed([a], [result_of(a), result_of(b), result_of(c, "failed")])
+    assert (found.done, found.in_place, found.unused) == (1, 1, 1)
 
 
 # --- Files ---------------------------------------------------------------------------------
@@ -419,8 +429,11 @@ def test_a_batch_that_is_done_sends_nothing(tmp_path: Path, fake_client: FakeCli
     assert len(fake_client.sent) == 3
     source.write_text('"a"\n"B"\n"c"\n')
     code, err = invoke(source, "-o", out)
-    assert code == 2
-    assert "the result of line 2 is that of another job" in err
+    assert code == 0
+    assert len(fake_client.sent) == 4
+    results = [json.loads(result) for result in out.read_text().splitlines()]
+    assert [result["line"] for result in results] == [1, 2, 3]
+    assert f"1 results of lines that are no longer in the input are in {out}.kept" in err
 
 
 def test_the_input_is_never_taken_for_the_output(tmp_path: Path, fake_client: FakeClient) -> None:

@@ -22,7 +22,8 @@ from berlin_schemas import (
 )
 from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli.jobs import status_rows
-from berlin_worker.cli.output import Stdout, printable
+from berlin_worker.cli.output import printable
+from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import FinalView, JsonView, Shown, TextView, View, exit_code
 from berlin_worker.client import JobStatus
 
@@ -50,10 +51,10 @@ def show(view: View, *events: Event) -> tuple[str, list[str]]:
     return b"".join(s.out for s in shown).decode(), [s.notice for s in shown if s.notice]
 
 
-def test_piped_text_is_exactly_the_text() -> None:
+def test_piped_text_is_exactly_the_text_and_ends_its_line() -> None:
     text = "\x1b[31mred\x1b[0m\r\n[bold]no markup[/bold] ü"
     view = TextView(is_terminal=False)
-    assert show(view, Started(**head()), chunk(text), COMPLETED) == (text, [])
+    assert show(view, Started(**head()), chunk(text), COMPLETED) == (f"{text}\n", [])
     assert view.end() == Shown()
 
 
@@ -76,14 +77,14 @@ def test_no_control_character_is_printable(text: str) -> None:
 
 def test_after_a_reset_the_text_begins_on_a_new_line_with_a_notice() -> None:
     told = show(TextView(is_terminal=False), chunk("half"), RESET, chunk("whole"), COMPLETED)
-    assert told == ("half\nwhole", ["restarted (upstream_error): earlier text is void"])
+    assert told == ("half\nwhole\n", ["restarted (upstream_error): earlier text is void"])
     assert show(TextView(is_terminal=False), RESET, chunk("whole"))[0] == "whole"
 
 
 def test_the_final_view_never_shows_what_is_void() -> None:
     view = FinalView(is_terminal=False)
     told, _ = show(view, chunk("half"), RESET, chunk("the "), chunk("whole"), COMPLETED)
-    assert told == "the whole"
+    assert told == "the whole\n"
     assert show(FinalView(is_terminal=False), chunk("half"), FAILED)[0] == ""
 
 

@@ -1,39 +1,80 @@
 """The `berlin` command.
 
-Each command is a module that is imported when it is called, so that `berlin --help` does
-not wait for Celery, redis-py and aiohttp.
+A command is a light module that holds its options and its help, and imports what does the work
+when it runs: `berlin COMMAND --help` and each completion wait for click alone.
 """
 
 import importlib
 import os
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from berlin_worker.cli.groups import SuggestingGroup
+from berlin_worker.cli.output import (
+    discard_stdout,
+    fitting,
+    use_nearest_characters,
+    utf8_word,
+    wants_color,
+)
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS: Final = {
     "demo": (
-        "berlin_worker.cli.demo",
+        "demo_command",
         "Stream a prompt through a whole setup, nothing to install.",
     ),
-    "submit": ("berlin_worker.cli.submit", "Send a prompt and stream the answer."),
-    "tail": ("berlin_worker.cli.jobs", "Follow a job from any terminal."),
-    "cancel": ("berlin_worker.cli.jobs", "Cancel a job."),
-    "status": ("berlin_worker.cli.jobs", "Show how a job stands."),
-    "batch": ("berlin_worker.cli.batch", "Run a file of prompts; resumes without paying twice."),
-    "dead": ("berlin_worker.cli.dead", "List and replay what could not be run."),
-    "worker": ("berlin_worker.cli.run_worker", "Start a worker."),
-    "top": ("berlin_worker.cli.top", "Watch the fleet: workers, queue, errors, logins."),
-    "doctor": ("berlin_worker.cli.doctor", "Check Redis, broker and login, and say what to do."),
+    "submit": ("submit_command", "Send a prompt and stream the answer."),
+    "tail": ("jobs_command", "Follow a job from any terminal."),
+    "cancel": ("jobs_command", "Cancel a job."),
+    "status": ("jobs_command", "Show how a job stands."),
+    "list": ("jobs_command", "List the newest jobs."),
+    "batch": (
+        "batch_command",
+        "Run a file of prompts; resumes without paying twice.",
+    ),
+    "dead": ("dead_command", "List and replay what could not be run."),
+    "worker": ("worker_command", "Start a worker."),
+    "top": ("top_command", "Watch the fleet: workers, queue, errors, logins."),
+    "doctor": (
+        "doctor_command",
+        "Check Redis, broker and login, and say what to do.",
+    ),
+    "completion": (
+        "completion_command",
+        "Complete commands, options and job IDs by TAB.",
+    ),
 }
-"""Name of a command: its module, and the first sentence of its help."""
+"""Name of a command: its module here, and the first sentence of its help."""
 
 
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """The commands, imported one by one; their errors become one line and an exit code."""
 
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+        """Run the program; no encoding of the terminal ends it."""
+        use_nearest_characters()
+        words = list(map(utf8_word, sys.argv[1:] if args is None else args))
+        return super().main(words, *rest, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the command line; colours are as NO_COLOR, FORCE_COLOR and TERM say."""
+        environ = os.environ
+        color = wants_color(
+            *(environ.get(name, "") for name in ("NO_COLOR", "FORCE_COLOR", "TERM"))
+        )
+        try:
+            return super().make_context(*args, **{"color": color, **kwargs})
+        except BrokenPipeError as error:  # the reader of the help has gone
+            raise _problem(error) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        """In the order in which they are learnt."""
+        """List the names in the order in which they are learnt."""
         return list(COMMANDS)
 
     def get_command(
@@ -44,7 +85,8 @@ class Commands(click.Group):
         """Import the module of a command."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name][0]}")
+        command = module.list_jobs if cmd_name == "list" else getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command
 
@@ -55,29 +97,49 @@ class Commands(click.Group):
     ) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Complete the name of a command without importing one."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name][1]) for name in names]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; no error leaves as a traceback, unless BERLIN_DEBUG is set."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit):
+        except click.ClickException as error:
+            # click writes UTF-8 to a stream that is ASCII.
+            error.message = fitting(error.message, sys.stderr)  # type: ignore[misc]  # final for click alone: there is no hook between
+            raise
+        except click.exceptions.Exit:
             raise
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("BERLIN_DEBUG"):
                 raise
-            from berlin_worker.cli.errors import problem  # noqa: PLC0415  # half a second that most runs save
+            raise _problem(error) from None
 
-            raise problem(error) from None
+
+def _problem(error: BaseException) -> click.ClickException:
+    from berlin_worker.cli.errors import problem
+
+    if isinstance(error, BrokenPipeError):
+        discard_stdout()
+    return problem(error)
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
-            told = version("berlin-worker")
+            number = version("berlin-worker")
         except PackageNotFoundError:
-            told = "(not installed)"
-        click.echo(f"berlin {told}")
+            number = "(not installed)"
+        click.echo(f"berlin {number}")
         ctx.exit()
 
 
@@ -85,7 +147,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings come from the environment: REDIS_URL, CELERY_BROKER_URL, BERLIN_ACCOUNT, "
-    "BERLIN_PASSWORD, ... BERLIN_DEBUG=1 shows tracebacks.",
+    "BERLIN_PASSWORD, ... BERLIN_DEBUG=1 shows tracebacks. NO_COLOR=1 and TERM=dumb switch colours "
+    "off, FORCE_COLOR=1 on.",
 )
 @click.option(
     "--version",
@@ -100,5 +163,6 @@ def main() -> None:
 
     New here? `berlin demo` needs nothing but this package.
 
-    Exit codes: 0 completed, 1 failed, 2 wrong usage or settings, 130 interrupted.
+    Exit codes: 0 completed, 1 failed, 2 wrong usage or settings, 130 interrupted, 141 the reader of
+    the output has gone.
     """

@@ -1,29 +1,47 @@
-"""The lines of a batch: what is sent for each, and whether a result belongs to it (pure)."""
+"""The lines of a batch: what is sent for each, and the result of each (pure)."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
 
 from berlin_schemas import Cancelled, Failed, InvalidJob
+from berlin_schemas.fingerprint import fingerprint
 from berlin_schemas.jobs import MAX_JOB_BYTES, parse_job
 from berlin_schemas.names import is_job_id
 from berlin_worker.cli.fields import build_job
 from berlin_worker.client import Result
 
-_SHOWN_BAD_LINES: Final = 5
 _BOM: Final = b"\xef\xbb\xbf"
+_LONGEST_BASE: Final = 112
+"""A job ID has at most 128 characters: the rest is for the number of the retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line that can be sent; ``label`` is the ``id`` that its author gave it."""
+    """A line that can be sent.
+
+    ``own_id``: its author has given it the job ID; ``label``: the ``id`` that they gave it;
+    ``fingerprint``: equal for equal payloads; ``retry``: how often the line was run before.
+    """
 
     number: int
     job_id: str
     job: dict[str, Any]
     label: str | int | None = None
+    fingerprint: str = ""
+    own_id: bool = False
+    retry: int = 0
+
+    def as_retry(self, retry: int) -> Self:
+        """Return the line under the ID of its run number ``retry``, from 0: one ID runs once."""
+        if retry == self.retry:
+            return self
+        assert self.retry == 0, "the ID of a retry follows from the first one"
+        job_id = f"{self.job_id[:_LONGEST_BASE]}_retry{retry}"
+        job = {name: value for name, value in self.job.items() if name != "job_id"}
+        return replace(self, job_id=job_id, job=job, retry=retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +53,12 @@ class BadLine:
     job_id: None = None
 
 
-class WrongOutput(ValueError):
-    """The results are those of another input, or no results at all."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A line whose ``result`` an earlier run has written."""
+
+    number: int
+    result: dict[str, Any]
 
 
 def read_lines(
@@ -46,21 +68,34 @@ def read_lines(
 
     A line is a job object, an object with ``prompt`` in place of ``messages`` (and ``system``,
     if wanted), or a string. ``defaults`` are fields of the job object; those of the line win.
+
+    The ID of a line follows from its payload, and from how many lines before have the same one:
+    a line that is put between others changes no other ID.
     """
+    seen: dict[int, int] = {}
     for number, raw in enumerate(data, 1):
         text = (raw.removeprefix(_BOM) if number == 1 else raw).strip()
         if text:
             try:
-                yield _line(number, text, run_key, defaults)
+                line = _line(number, text, defaults)
             except (InvalidJob, ValueError, RecursionError) as error:
                 yield BadLine(number, str(error))
+                continue
+            if not line.own_id:
+                key = int(line.fingerprint[:16], 16)
+                seen[key] = twin = seen.get(key, -1) + 1
+                digest = hashlib.sha256(f"{run_key} {twin} {line.fingerprint}".encode())
+                line = replace(line, job_id=f"batch-{digest.hexdigest()[:32]}")
+            yield line
 
 
-def _line(number: int, text: bytes, run_key: str, defaults: Mapping[str, Any]) -> Line:
+def _line(number: int, text: bytes, defaults: Mapping[str, Any]) -> Line:
     if len(text) > 2 * MAX_JOB_BYTES:
         raise InvalidJob(f"the line has {len(text)} bytes: no job is that long")
     try:
         obj = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise InvalidJob(f"no UTF-8 text (byte {error.start + 1} of the line)") from None
     except ValueError as error:
         raise InvalidJob(f"no JSON: {error}") from None
     if isinstance(obj, str):
@@ -74,12 +109,8 @@ def _line(number: int, text: bytes, run_key: str, defaults: Mapping[str, Any]) -
     own_id = job.get("job_id")
     if own_id is not None and not is_job_id(own_id):
         raise InvalidJob("job_id: must be 1 to 128 characters of A-Z a-z 0-9 _ -")
-    # The same line of the same run has the same ID: submitted again, it is not run again.
-    digest = hashlib.sha256(f"{run_key} {number} ".encode())
-    job_id = own_id or "batch-"
-    _, data = parse_job(job, job_id)
-    digest.update(data)
-    return Line(number, own_id or f"batch-{digest.hexdigest()[:32]}", job, label)
+    parse_job(job, own_id or "batch-")
+    return Line(number, own_id or "", job, label, fingerprint(job), own_id is not None)
 
 
 def _job(obj: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,54 +125,6 @@ def _job(obj: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidJob("neither prompt nor messages")
     fields = {name: value for name, value in defaults.items() if value is not None}
     return build_job(fields, {"system": fields.pop("system", None), **obj})
-
-
-@dataclass(slots=True)
-class Survey:
-    """What a batch has to do, known before anything is sent."""
-
-    total: int = 0
-    done: int = 0
-    last_done: int = 0
-    """Number of the last line that has a result."""
-    failed: int = 0
-    """Results that are no completed job."""
-    bad: int = 0
-    bad_examples: list[BadLine] = field(default_factory=list)
-
-
-def survey(lines: Iterable[Line | BadLine], results: Iterable[bytes]) -> Survey:
-    """Check all lines, and the results that are there against them.
-
-    Raises :class:`WrongOutput` where a result is not that of its line.
-    """
-    found = Survey()
-    given = iter(results)
-    for line in lines:
-        found.total += 1
-        if isinstance(line, BadLine):
-            found.bad += 1
-            if found.bad <= _SHOWN_BAD_LINES:
-                found.bad_examples.append(line)
-        if (result := next(given, None)) is not None:
-            found.failed += _check_result(result, line) != "completed"
-            found.done += 1
-            found.last_done = line.number
-    if next(given, None) is not None:
-        raise WrongOutput("it holds more results than the input has lines")
-    return found
-
-
-def _check_result(result: bytes, line: Line | BadLine) -> object:
-    try:
-        told = json.loads(result)
-    except ValueError:
-        told = None
-    if not isinstance(told, dict) or told.get("line") != line.number:
-        raise WrongOutput(f"where the result of line {line.number} should be, there is another")
-    if told.get("job_id") != line.job_id:
-        raise WrongOutput(f"the result of line {line.number} is that of another job")
-    return told.get("status")
 
 
 def completed(line: Line, result: Result) -> dict[str, Any]:
@@ -169,12 +152,20 @@ def expired(line: Line) -> dict[str, Any]:
     return _result(line, "expired", error={"code": "expired", "message": told, "retryable": True})
 
 
-def refused(line: BadLine) -> dict[str, Any]:
-    """The result of a line that was not sent."""
-    error = {"code": "invalid_job", "message": line.problem, "retryable": False}
+def refused(line: Line | BadLine, problem: str) -> dict[str, Any]:
+    """The result of a line that was not accepted as a job."""
+    error = {"code": "invalid_job", "message": problem, "retryable": False}
     return _result(line, "failed", error=error)
 
 
 def _result(line: Line | BadLine, status: str, **rest: Any) -> dict[str, Any]:
-    label = {"id": line.label} if isinstance(line, Line) and line.label is not None else {}
-    return {"line": line.number, **label, "job_id": line.job_id, "status": status, **rest}
+    head: dict[str, Any] = {"line": line.number}
+    if isinstance(line, Line) and line.label is not None:
+        head["id"] = line.label
+    head["job_id"] = line.job_id
+    if isinstance(line, Line):
+        if line.fingerprint:
+            head["fingerprint"] = line.fingerprint
+        if line.retry:
+            head["retry"] = line.retry
+    return {**head, "status": status, **rest}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from berlin_worker.cli import batch_lines
-from berlin_worker.cli.batch_files import BatchFiles
-from berlin_worker.cli.batch_lines import BadLine, Line
-from berlin_worker.client import CursorExpired, JobFailed, JobStatus, Result
+from berlin_worker.cli.batch_files import BatchOutput
+from berlin_worker.cli.batch_lines import BadLine, Kept, Line
+from berlin_worker.client import CursorExpired, JobFailed, JobIdReused, JobStatus, Result
 
 _AHEAD: Final = 8
 """Results wait in memory for a slow one before them: at most so many times the jobs in flight."""
@@ -29,12 +29,12 @@ class JobClient(Protocol):
 
 
 class Batch:
-    """One run over what is left of a batch. ``told`` is called with each result."""
+    """One run over what is left of a batch. ``told`` is called with each new result."""
 
     def __init__(
         self,
         client: JobClient,
-        files: BatchFiles,
+        files: BatchOutput,
         *,
         concurrency: int,
         told: Callable[[dict[str, Any]], None],
@@ -47,10 +47,10 @@ class Batch:
         self._told = told
         self._skip = skip
         self._before = files.note
-        self._pending: deque[tuple[float, asyncio.Task[dict[str, Any]]]] = deque()
+        self._pending: deque[tuple[float, bool, asyncio.Task[dict[str, Any]]]] = deque()
 
-    async def run(self, lines: Iterable[Line | BadLine]) -> None:
-        """Send ``lines`` and write their results; raises as the client does.
+    async def run(self, lines: Iterable[Line | BadLine | Kept]) -> None:
+        """Send ``lines`` and write their results in order; raises as the client does.
 
         Whatever ends it early leaves what was sent alone: the jobs go on.
         """
@@ -58,41 +58,50 @@ class Batch:
             for line in lines:
                 await self._slots.acquire()
                 while self._pending and (
-                    self._pending[0][1].done() or len(self._pending) >= self._ahead
+                    self._pending[0][2].done() or len(self._pending) >= self._ahead
                 ):
                     await self._write_first()
                 self._begin(line)
             while self._pending:
                 await self._write_first()
         finally:
-            tasks = [task for _, task in self._pending]
+            tasks = [task for _, _, task in self._pending]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _begin(self, line: Line | BadLine) -> None:
+    def _begin(self, line: Line | BadLine | Kept) -> None:
         # What an earlier run has sent is as old as it was then.
         sent_before = line.number <= self._before.sent
         sent_ts = self._before.since if sent_before else time.time()
-        self._files.about_to_send(line.number, self._pending[0][0] if self._pending else sent_ts)
+        kept = isinstance(line, Kept)
+        if not kept:
+            oldest = self._pending[0][0] if self._pending else sent_ts
+            self._files.about_to_send(line.number, oldest)
         task = asyncio.create_task(self._result(line))
         task.add_done_callback(lambda _: self._slots.release())
-        self._pending.append((sent_ts, task))
+        self._pending.append((sent_ts, not kept, task))
 
     async def _write_first(self) -> None:
-        result = await self._pending[0][1]
+        _, new, task = self._pending[0]
+        result = await task
         self._pending.popleft()
         self._files.add(result)
-        self._told(result)
+        if new:
+            self._told(result)
 
-    async def _result(self, line: Line | BadLine) -> dict[str, Any]:
+    async def _result(self, line: Line | BadLine | Kept) -> dict[str, Any]:
+        if isinstance(line, Kept):
+            return line.result
         if isinstance(line, BadLine):
-            return batch_lines.refused(line)
+            return batch_lines.refused(line, line.problem)
         if line.number in self._skip:
             return batch_lines.expired(line)
         try:
             await self._client.submit(line.job, job_id=line.job_id)
             return batch_lines.completed(line, await self._client.result(line.job_id))
+        except JobIdReused as error:  # the ID was used outside of this batch
+            return batch_lines.refused(line, str(error))
         except JobFailed as failed:
             return batch_lines.ended(line, failed.event)
         except CursorExpired:

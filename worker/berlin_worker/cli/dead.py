@@ -1,4 +1,4 @@
-"""`berlin dead`: the dead letters, which are what could not be run."""
+"""List and replay the dead letters, which are what could not be run."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import click
 
 from berlin_schemas import InvalidJob, names
 from berlin_worker.cli.errors import FAILED, Problem
-from berlin_worker.cli.output import printable, say
+from berlin_worker.cli.output import printable, say, show
 from berlin_worker.cli.reach import load_settings, open_redis
 from berlin_worker.client import Client
 
@@ -18,46 +18,21 @@ Letter = tuple[str, dict[str, str]]
 """Entry ID and fields: ``job_id`` (may be empty), ``reason``, ``ts``, ``job`` or ``message``."""
 
 
-@click.group()
-def dead() -> None:
-    """List and replay what could not be run.
-
-    Dead letters are jobs that are malformed, or that no worker has survived. The newest
-    WORKER_DEAD_LETTERS_MAX are kept.
-    """
-
-
-@dead.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the job.")
-@click.option("-n", "limit", type=click.IntRange(min=1), help="The newest so many.")
 def list_letters(*, as_json: bool, limit: int | None) -> None:
-    """List dead letters, newest first; the prompts only with --json.
-
-    \b
-      berlin dead list -n 20
-      berlin dead list --json | jq -r .reason | sort | uniq -c
-    """
+    """Print the dead letters, newest first, at most ``limit``."""
     shown = 0
     for entry, letter in _letters(limit):
         shown += 1
         if as_json:
             click.echo(json.dumps({"entry": entry, **letter}))
         else:
-            click.echo(printable(f"{entry}  {letter.get('job_id') or '-'}  {letter.get('reason')}"))
+            show(printable(f"{entry}  {letter.get('job_id') or '-'}  {letter.get('reason')}"))
     if not shown and not as_json:
         say("no dead letters")
 
 
-@dead.command()
-@click.argument("entries", nargs=-1, required=True, metavar="ENTRY...")
-def replay(entries: tuple[str, ...]) -> None:
-    """Put dead letters on the queue again, each as a job with a new ID, which is printed.
-
-    ENTRY is the first column of `berlin dead list`. A letter that was replayed is removed.
-
-    \b
-      berlin dead replay 1763805600000-0
-    """
+def replay(entries: tuple[str, ...]) -> int:
+    """Submit the jobs in dead letters anew; returns the exit code."""
     settings = load_settings()
     failed = 0
     with open_redis(settings.redis_url) as redis, Client(settings=settings) as client:
@@ -73,7 +48,7 @@ def replay(entries: tuple[str, ...]) -> None:
                 continue
             redis.xdel(names.DEAD_LETTERS, entry)
             click.echo(job_id)
-    raise SystemExit(FAILED if failed else 0)
+    return FAILED if failed else 0
 
 
 def job_of(letter: dict[str, str]) -> dict[str, Any]:

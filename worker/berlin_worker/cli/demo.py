@@ -1,4 +1,4 @@
-"""`berlin demo`."""
+"""Stream a prompt through a whole setup, and clean up."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,19 @@ from rich.console import Console
 from berlin_schemas import Chunk, Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_schemas.names import new_job_id
-from berlin_worker.cli.demo_setup import Setup, demo_redis, demo_setup, interruptible
+from berlin_worker.cli.demo_setup import Setup, demo_redis, demo_setup
+from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.fields import from_prompt
-from berlin_worker.cli.output import Stdout, printable, say
+from berlin_worker.cli.interrupts import interruptible
+from berlin_worker.cli.output import printable, say
+from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import TextView, exit_code
 from berlin_worker.client import AsyncClient, ClientError
 from berlin_worker.settings import Settings
 
-_PROMPT = "Why is the sky blue?"
 _NEXT = (
     ('demo "Hello [[cut:20*1]]"', "the stand-in breaks off once: see the retry"),
+    ("demo --keep", "leaves it all running, for other commands and programs of yours"),
     ("doctor", "checks your Redis, and the login at your upstream"),
     ("worker", "with REDIS_URL, BERLIN_ACCOUNT and BERLIN_PASSWORD set"),
     ('submit "Hello"', "in another terminal"),
@@ -41,29 +44,36 @@ class Story:
     end: Event | None = None
 
 
-@click.command()
-@click.argument("prompt", default=_PROMPT)
-def demo(prompt: str) -> None:
-    """Stream a prompt through a whole setup, nothing to install.
-
-    Starts a Redis (or takes an idle one from REDIS_URL), a stand-in for the upstream and a real
-    worker, sends PROMPT through the queue, shows the text as it comes, and cleans up.
-
-    \b
-      berlin demo
-      berlin demo "Tell me a story"
-      berlin demo "Hello [[cut:20*1]]"     the upstream breaks off once
-    """
+def run(prompt: str, *, keep: bool) -> int:
+    """Run the demo, and ``keep`` what it has started until a signal; returns the exit code."""
     job = from_prompt(prompt)
     started = time.monotonic()
     with interruptible(), contextlib.ExitStack() as stack:
-        with Console(stderr=True).status("starting Redis, an upstream and a worker ..."):
+        console = Console(stderr=True)
+        spinner = "dots" if console.encoding.startswith("utf") else "line"
+        with console.status("starting Redis, an upstream and a worker ...", spinner=spinner):
             url, told = stack.enter_context(demo_redis(os.environ))
             setup = stack.enter_context(demo_setup(url, told, os.environ))
         _introduce(setup, time.monotonic() - started)
         story = asyncio.run(_stream(setup.settings, job))
-        _sum_up(setup, story)
-    raise SystemExit(exit_code(story.end))
+        _sum_up(setup, story, keep=keep)
+        if keep:
+            _keep(setup)
+    return exit_code(story.end)
+
+
+def _keep(setup: Setup) -> None:
+    """Leave all running until Ctrl-C."""
+    say("Redis, stand-in and worker go on. In a second terminal:\n")
+    for line in setup.exports:
+        say(f"  {line}")
+    say(f'\n  {_program()} submit "Hello"\n\nCtrl-C stops everything.')
+    try:
+        setup.watch()
+    except KeyboardInterrupt:
+        say("stopping Redis, stand-in and worker", dim=True)
+        return
+    raise Problem("the worker has ended", advice="start the demo again")
 
 
 async def _stream(settings: Settings, job: dict[str, object]) -> Story:
@@ -71,7 +81,7 @@ async def _stream(settings: Settings, job: dict[str, object]) -> Story:
     started = time.monotonic()
     async with AsyncClient(settings=settings) as client:
         with Stdout() as out:
-            view = TextView(is_terminal=out.is_terminal)
+            view = TextView(is_terminal=out.is_terminal, encoding=out.encoding)
             try:
                 async for event in client.submit_and_stream(job, job_id=job_id):
                     story.total_s = time.monotonic() - started
@@ -93,15 +103,17 @@ async def _stream(settings: Settings, job: dict[str, object]) -> Story:
 def _introduce(setup: Setup, took_s: float) -> None:
     say(f"redis     {setup.redis}", dim=True)
     say(f"upstream  a stand-in at {setup.upstream.url}", dim=True)
-    say(f"worker    celery -A berlin_worker worker, process {setup.worker_pid}", dim=True)
+    say(f"worker    celery -A berlin_worker worker, process {setup.worker.pid}", dim=True)
     say(f"          all up after {took_s:.1f} s\n", dim=True)
 
 
-def _sum_up(setup: Setup, story: Story) -> None:
+def _sum_up(setup: Setup, story: Story, *, keep: bool) -> None:
     first = "no text" if story.first_text_s is None else f"first text {story.first_text_s:.2f} s"
     say(f"\n{story.events} events: {first} after it was sent, all of it {story.total_s:.1f} s.")
     logins, calls = setup.upstream.logins, setup.upstream.completion_calls
     say(f"The worker has logged in {_times(logins)} and called the upstream {_times(calls)}.\n")
+    if keep:
+        return
     say("Next:")
     program = _program()
     width = max(len(command) for command, _ in _NEXT)

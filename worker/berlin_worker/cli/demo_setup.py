@@ -1,6 +1,7 @@
 """What the demo runs on: a Redis, a stand-in upstream, and a real worker; gone at its end."""
 
 import contextlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from berlin_worker.settings import Settings
 _START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 3.0
 _CHUNK_DELAY_S: Final = 0.02
+_WATCH_S: Final = 0.2
 _SHOWN_LOG_LINES: Final = 15
 
 
@@ -33,7 +35,18 @@ class Setup:
     redis: str
     """One line that says which Redis it is."""
     upstream: Upstream
-    worker_pid: int
+    worker: "subprocess.Popen[bytes]"
+
+    @property
+    def exports(self) -> list[str]:
+        """The lines by which another shell uses the setup."""
+        env = {"REDIS_URL": self.settings.redis_url, **self.upstream.environ}
+        return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+
+    def watch(self) -> None:
+        """Return when the worker has ended, which it does not do by itself."""
+        while self.worker.poll() is None:
+            time.sleep(_WATCH_S)
 
 
 @contextlib.contextmanager
@@ -74,12 +87,12 @@ def demo_setup(url: str, told: str, environ: Mapping[str, str]) -> Iterator[Setu
         }
         env |= {"REDIS_URL": url, "WORKER_DRAIN_TIMEOUT_S": "1", "WORKER_LOG_FORMAT": "console"}
         env |= upstream.environ
-        with _worker(env) as pid:
-            yield Setup(Settings.from_env(env), told, upstream, pid)
+        with _worker(env) as process:
+            yield Setup(Settings.from_env(env), told, upstream, process)
 
 
 @contextlib.contextmanager
-def _worker(env: Mapping[str, str]) -> Iterator[int]:
+def _worker(env: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-m", "celery", "-A", "berlin_worker", "worker", "--loglevel=INFO"]
     command += ["--without-mingle", "--without-gossip", "--hostname=demo@%h"]
     with tempfile.TemporaryDirectory(prefix="berlin-demo-") as home:
@@ -98,7 +111,7 @@ def _worker(env: Mapping[str, str]) -> Iterator[int]:
                     start_new_session=True,
                 )
             _wait_until_ready(process, log)
-            yield process.pid
+            yield process
         finally:
             if process is not None:
                 _stop(process)
@@ -121,19 +134,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(_STOP_TIMEOUT_S)
     process.kill()
     process.wait()
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, with exit code 143."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGTERM, _leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)

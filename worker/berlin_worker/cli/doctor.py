@@ -1,4 +1,4 @@
-"""`berlin doctor`."""
+"""Check what a worker needs, one check after the other."""
 
 import asyncio
 import dataclasses
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from berlin_schemas import names
 from berlin_worker.cli import neighbours, verdicts
 from berlin_worker.cli.errors import FAILED
-from berlin_worker.cli.output import printable
+from berlin_worker.cli.output import printable, show
 from berlin_worker.cli.reach import (
     TIMEOUT_S,
     broker_problem,
@@ -55,21 +55,8 @@ return 1
 """
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--login/--no-login", default=True, help="Try a login at the upstream.")
-def doctor(*, as_json: bool, login: bool) -> None:
-    """Check Redis, broker and login, and say what to do.
-
-    Nothing is changed: what is written for a trial is gone a moment later. The login is a real
-    one, and its token is thrown away.
-
-    \b
-      berlin doctor
-      berlin doctor --no-login --json | jq 'select(.level != "ok")'
-
-    Exit code 1 if a check fails; a warning is none.
-    """
+def run(*, as_json: bool, login: bool) -> int:
+    """Print what each check finds; returns the exit code."""
     settings = load_settings()
     failed = False
     for verdict in _examine(settings, login=login):
@@ -78,14 +65,14 @@ def doctor(*, as_json: bool, login: bool) -> None:
             click.echo(json.dumps(dataclasses.asdict(verdict)))
         else:
             _print(verdict)
-    raise SystemExit(FAILED if failed else 0)
+    return FAILED if failed else 0
 
 
 def _print(verdict: Verdict) -> None:
     mark = click.style(verdict.level.ljust(4), fg=_COLOURS[verdict.level])
-    click.echo(f"{mark}  {verdict.name.ljust(11)}  {printable(verdict.told)}")
+    show(f"{mark}  {verdict.name.ljust(11)}  {printable(verdict.told)}")
     if verdict.advice:
-        click.echo(" " * 19 + click.style(f"→ {verdict.advice}", dim=True))
+        show(" " * 19 + click.style(f"→ {verdict.advice}", dim=True))
 
 
 def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:

@@ -3,18 +3,8 @@
 from typing import IO, Any, Final
 
 import click
-from redis.exceptions import NoPermissionError, RedisError
 
-from berlin_schemas import InvalidJob
 from berlin_worker.cli.output import printable, say
-from berlin_worker.errors import (
-    CursorExpired,
-    JobFailed,
-    JobIdReused,
-    SettingsError,
-    Unavailable,
-    Unreadable,
-)
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -40,12 +30,24 @@ class Problem(click.ClickException):
 
 def problem(error: BaseException) -> Problem:
     """What the user is told of ``error``."""
+    if isinstance(error, KeyboardInterrupt):
+        return Problem("interrupted", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        return Problem("", BROKEN_PIPE)
+    from redis.exceptions import RedisError
+
+    from berlin_schemas import InvalidJob
+    from berlin_worker.errors import (
+        CursorExpired,
+        JobFailed,
+        JobIdReused,
+        SettingsError,
+        Unavailable,
+        Unreadable,
+    )
+
     told = str(error) or type(error).__name__
     match error:
-        case KeyboardInterrupt():
-            return Problem("interrupted", INTERRUPTED)
-        case BrokenPipeError():
-            return Problem("", BROKEN_PIPE)
         case SettingsError() | JobIdReused():
             return Problem(told, USAGE)
         case InvalidJob():
@@ -53,7 +55,9 @@ def problem(error: BaseException) -> Problem:
         case Unavailable():
             return Problem(told, advice=_advice(error.__cause__))
         case RedisError():
-            from berlin_worker.client.connections import refusal  # noqa: PLC0415  # half a second that help and completion save
+            from berlin_worker.client.connections import (
+                refusal,  # half a second that help and completion save
+            )
 
             refused = refusal(error)
             told = f"Redis {refused}" if refused else f"Redis: {told}"
@@ -70,6 +74,8 @@ def problem(error: BaseException) -> Problem:
 
 
 def _advice(error: BaseException | None) -> str:
+    from redis.exceptions import NoPermissionError
+
     if isinstance(error, NoPermissionError):
         return "deploy/redis/users.acl says who needs which rights"
     return "`berlin doctor` says what is wrong"

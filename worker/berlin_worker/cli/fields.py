@@ -1,23 +1,25 @@
 """From the options of a command to a job object (pure), and those options themselves."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from berlin_schemas.names import is_job_id
+from berlin_worker.cli.complete import models, providers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 
 
-def check_id(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """A callback: a job ID is checked before anything is asked of Redis."""
-    if value is not None and not is_job_id(value):
+def check_id(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Check a job ID before anything is asked of Redis (a callback of click)."""
+    if value is None or ctx.resilient_parsing:
+        return value
+    from berlin_schemas.names import is_job_id
+
+    if not is_job_id(value):
         raise click.BadParameter("a job ID is 1 to 128 characters of A-Z a-z 0-9 _ -")
     return value
 
@@ -43,8 +45,10 @@ def job_options(*, short_option: bool) -> Callable[[F], F]:
     """The options that become fields of the job object; ``-o`` only where it is not taken."""
     names = ("-o", "--option") if short_option else ("--option",)
     options: list[Callable[[F], F]] = [
-        click.option("--model", help="Model of the provider."),
-        click.option("--provider", help="Who answers: berlin (default), echo, ..."),
+        click.option("--model", help="Model of the provider.", shell_complete=models),
+        click.option(
+            "--provider", help="Who answers: berlin (default), echo, ...", shell_complete=providers
+        ),
         click.option("--system", metavar="TEXT", help="A system message before the prompt."),
         click.option(
             *names,
@@ -109,24 +113,6 @@ def from_prompt(prompt: str) -> dict[str, Any]:
     """The job object with ``prompt`` as the only message."""
     if not prompt.strip():
         raise click.UsageError("The prompt is empty.")
+    if any("\ud800" <= char <= "\udfff" for char in prompt):  # how Python keeps such bytes
+        raise click.UsageError("The prompt holds bytes that are no UTF-8 text.")
     return {"messages": [{"role": "user", "content": prompt}]}
-
-
-def from_stdin() -> str:
-    """The prompt on stdin, without the newline that ends its last line."""
-    try:
-        text = sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError:
-        raise click.UsageError("What stdin holds is not UTF-8 text.") from None
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def from_file(path: Path) -> dict[str, Any]:
-    """The job object in a JSON file."""
-    try:
-        job = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{path} holds no JSON: {error}") from None
-    if not isinstance(job, dict):
-        raise click.UsageError(f"{path} holds no job object, which is a JSON object.")
-    return job

@@ -5,18 +5,18 @@ import contextlib
 from typing import Any, Final
 
 from berlin_schemas import Cancelled, Event
+from berlin_worker.cli import no_worker
 from berlin_worker.cli.errors import BROKEN_PIPE, FAILED, Problem
 from berlin_worker.cli.interrupts import Interrupts
 from berlin_worker.cli.log import Log
-from berlin_worker.cli.output import Stdout, printable, say
+from berlin_worker.cli.output import printable, say
+from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import FinalView, JsonView, TextView, View, exit_code
 from berlin_worker.client import AsyncClient, Stream
 from berlin_worker.errors import ClientError, Unavailable
 
 CANCEL_PATIENCE_S: Final = 5.0
 """How long the end of a cancelled job is waited for."""
-_LATE_S: Final = 5.0
-_LATE: Final = "nothing has come yet: the job waits for a worker (`berlin doctor` counts them)"
 _PAGER_PATIENCE_S: Final = 0.1
 
 
@@ -24,7 +24,8 @@ def view_for(out: Stdout, *, as_json: bool, final: bool) -> View:
     """The view that the options ask for."""
     if as_json:
         return JsonView()
-    return (FinalView if final else TextView)(is_terminal=out.is_terminal)
+    kind = FinalView if final else TextView
+    return kind(is_terminal=out.is_terminal, encoding=out.encoding)
 
 
 async def follow(
@@ -35,9 +36,10 @@ async def follow(
     as_json: bool,
     final: bool,
     cancel: bool,
-) -> int:
+) -> int | None:
     """Show the events of ``stream``, those with a ``seq`` beyond ``after``; returns the exit code.
 
+    ``None`` if the job has none beyond ``after``.
     ``cancel``: whoever leaves early cancels the job (it is theirs); else it goes on.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -54,7 +56,8 @@ async def follow(
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not leaving.done() and not _cannot_write(reading):
-                return exit_code(reading.result())
+                last = reading.result()
+                return None if last is None else exit_code(last)
             code = await leaving if leaving.done() or out.gone.done() else FAILED
             unheard = code == BROKEN_PIPE or _cannot_write(reading)
             await follower.leave(quietly=unheard)
@@ -97,7 +100,7 @@ class Follower:
     async def read(self) -> Event | None:
         """Show all events; returns the last one."""
         last = None
-        late = asyncio.get_running_loop().call_later(_LATE_S, say, _LATE)
+        late = asyncio.create_task(no_worker.say_if_late())
         try:
             while True:
                 # All that is there at once: one write for many events of a long log.
@@ -108,6 +111,7 @@ class Follower:
             return last
         finally:
             late.cancel()
+            await asyncio.gather(late, return_exceptions=True)
 
     async def leave(self, *, quietly: bool) -> None:
         """End the output. JSON lines go on to the end of the job, unless ``quietly``."""

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: as something to wait for in an event loop, or put off for a moment."""
+"""SIGINT, SIGTERM and SIGHUP: to wait for in an event loop, to put off, to end a block by."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,12 @@ import signal
 from collections.abc import Iterator
 from typing import Final, Self
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    # The terminal is closed. nohup ignores it, and so do we then.
+    *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []),
+)
 _SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
@@ -57,3 +62,21 @@ def deferred() -> Iterator[None]:
             signal.signal(number, handler)
         for got in heard[:1]:
             signal.raise_signal(got)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, with exit code 143 and 129."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, _leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)

@@ -1,76 +1,41 @@
-"""`berlin tail`, `cancel` and `status`: what one does with the ID of a job."""
+"""Follow, cancel and show jobs."""
 
 import asyncio
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from berlin_schemas import Completed, Event, Failed
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.cli.errors import FAILED, Problem
-from berlin_worker.cli.fields import check_id
 from berlin_worker.cli.follow import CANCEL_PATIENCE_S, follow
-from berlin_worker.cli.output import printable, say
+from berlin_worker.cli.output import printable, say, show
 from berlin_worker.cli.reach import open_client
 from berlin_worker.client import AsyncClient, JobStatus
 from berlin_worker.errors import CursorExpired
 
 
-@click.command()
-@click.argument("job_id", metavar="ID", callback=check_id)
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Skip events up to this seq.")
-@click.option("--json", "as_json", is_flag=True, help="Events as NDJSON, as they are in the log.")
-@click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
-@click.option(
-    "--wait-for-start",
-    "wait_s",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Seconds to wait for a job of which there is no trace yet.",
-)
-def tail(job_id: str, after: int, as_json: bool, final: bool, wait_s: float) -> None:
-    """Follow a job from any terminal.
-
-    Replays the log from its start, or after an event, goes on live, and ends with the job.
-    Ctrl-C leaves, and the job goes on.
-
-    \b
-      berlin tail 0b1c2d3e
-      berlin tail 0b1c2d3e --after 120 --json
-
-    A job that another Celery producer has put on the queue shows no trace before a worker takes
-    it: --wait-for-start waits for that.
-    """
-    if final and (as_json or after):
-        raise click.UsageError("--final goes with neither --json nor --after.")
-    raise SystemExit(asyncio.run(_tail(job_id, after, wait_s, as_json=as_json, final=final)))
-
-
-async def _tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final: bool) -> int:
+async def tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final: bool) -> int:
+    """Follow a job; returns the exit code."""
     async with open_client() as client:
         await client.status(job_id)  # a Redis that is not there shows at once
         stream = client.stream(job_id, after, wait_for_start_s=wait_s)
-        return await follow(client, stream, after=after, as_json=as_json, final=final, cancel=False)
+        code = await follow(client, stream, after=after, as_json=as_json, final=final, cancel=False)
+        if code is not None:
+            return code
+        # Nothing follows its last event: how it ended stands in its record.
+        found = await client.status(job_id)
+        if text := ended_badly(found):
+            say(printable(text), fg="red")
+        return 0 if found.status == "completed" else FAILED
 
 
-@click.command()
-@click.argument("job_id", metavar="ID", callback=check_id)
-@click.option("--wait/--no-wait", default=True, help="Wait some seconds for its end.")
-def cancel(job_id: str, wait: bool) -> None:
-    """Cancel a job.
-
-    Cancelling twice, or after its end, does no harm.
-
-    \b
-      berlin cancel 0b1c2d3e
-    """
-    raise SystemExit(asyncio.run(_cancel(job_id, wait=wait)))
-
-
-async def _cancel(job_id: str, *, wait: bool) -> int:
+async def cancel(job_id: str, *, wait: bool) -> int:
+    """Cancel a job; returns the exit code."""
     async with open_client() as client:
         before = await client.status(job_id)
         if before.status in TERMINAL_TYPES:
@@ -92,29 +57,15 @@ async def _cancel(job_id: str, *, wait: bool) -> int:
         return 0
 
 
-@click.command()
-@click.argument("job_id", metavar="ID", callback=check_id)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def status(job_id: str, as_json: bool) -> None:
-    """Show how a job stands.
-
-    \b
-      berlin status 0b1c2d3e
-      berlin status 0b1c2d3e --json | jq -r .status
-
-    Exit code 1 for a job that is not known.
-    """
-    raise SystemExit(asyncio.run(_status(job_id, as_json=as_json)))
-
-
-async def _status(job_id: str, *, as_json: bool) -> int:
+async def status(job_id: str, *, as_json: bool) -> int:
+    """Print the status of a job; returns the exit code."""
     async with open_client() as client:
         found = await client.status(job_id)
         end = None
         if found.status in TERMINAL_TYPES:
             end = await _last_event(client, job_id, found.seq - 1)
     if as_json:
-        told = dataclasses.asdict(found)
+        told = as_dict(found)
         told["end"] = end.model_dump(mode="json") if end else None
         click.echo(json.dumps(told))
     elif found.status != "unknown":
@@ -149,13 +100,66 @@ def status_rows(found: JobStatus, end: Event | None, now_ts: float) -> list[tupl
         rows.append(("submitted", f"{_ago(now_ts - found.created_ts)} ago"))
     if found.created_ts and found.started_ts:
         rows.append(("in queue", f"{max(found.started_ts - found.created_ts, 0):.2f} s"))
-    match end:
-        case Completed():
-            rows.append(("finished", end.finish_reason))
-            rows.append(("took", f"{end.timings.total_ms / 1000:.2f} s"))
-        case Failed(error=error):
-            rows.append(("error", f"{error.code}: {error.message}"))
+    if isinstance(end, Completed):
+        rows.append(("finished", end.finish_reason))
+        rows.append(("took", f"{end.timings.total_ms / 1000:.2f} s"))
+    error = end.error if isinstance(end, Failed) else found.error
+    if error is not None:
+        rows.append(("error", f"{error.code}: {error.message}"))
+    if found.reason is not None:
+        rows.append(("reason", found.reason))
+    if found.tenant is not None:
+        rows.append(("tenant", found.tenant))
     return rows
+
+
+async def list_jobs(*, tenant: str | None, status: str | None, limit: int, as_json: bool) -> int:
+    """Print the newest jobs that fit; returns the exit code."""
+    async with open_client() as client:
+        found = await client.list(tenant=tenant, status=status, limit=limit)
+    if as_json:
+        for job in found:
+            click.echo(json.dumps(as_dict(job)))
+    else:
+        for line in table(found, time.time()):
+            show(line)
+        if not found:
+            say("no job fits")
+    return 0
+
+
+def as_dict(job: JobStatus) -> dict[str, Any]:
+    """Return a status as JSON has it (pure)."""
+    fields = {**dataclasses.asdict(job), "error": None}
+    if job.error is not None:
+        fields["error"] = job.error.model_dump(mode="json")
+    return fields
+
+
+def table(jobs: Sequence[JobStatus], now_ts: float) -> list[str]:
+    """Return what `berlin list` shows: ID, status, age, tenant, and why it ended badly (pure)."""
+    rows = [
+        (
+            job.job_id,
+            job.status,
+            "-" if job.created_ts is None else _ago(now_ts - job.created_ts),
+            job.tenant or "-",
+            " ".join((job.error.code if job.error else job.reason or "").split()),
+        )
+        for job in jobs
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [printable("  ".join(map(str.ljust, row, widths))).rstrip() for row in rows]
+
+
+def ended_badly(job: JobStatus) -> str | None:
+    """Return one line on a job that failed or was cancelled (pure)."""
+    if job.status == "failed":
+        why = f": {job.error.code}: {job.error.message}" if job.error else ""
+        return f"berlin: the job has failed{why}"
+    if job.status == "cancelled":
+        return f"the job was cancelled ({job.reason})" if job.reason else "the job was cancelled"
+    return None
 
 
 def _ago(seconds: float) -> str:
@@ -168,4 +172,4 @@ def _ago(seconds: float) -> str:
 def _print_table(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{click.style(name.ljust(width), dim=True)}  {printable(value)}")
+        show(f"{click.style(name.ljust(width), dim=True)}  {printable(value)}")

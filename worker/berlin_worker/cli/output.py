@@ -1,17 +1,12 @@
-"""Where output goes: stdout carries text or NDJSON and nothing else, stderr everything else."""
+"""What reaches a terminal: no control characters, and only what its encoding has."""
 
-import asyncio
+import codecs
 import contextlib
 import os
-import stat
 import sys
-from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, TextIO
 
 import click
-
-_PIECE_BYTES: Final = 4096
-"""A pipe that is writable takes this much without blocking (PIPE_BUF)."""
 
 _CONTROLS: Final[dict[int, str]] = {
     **{code: chr(0x2400 + code) for code in range(0x20)},
@@ -22,100 +17,117 @@ _CONTROLS: Final[dict[int, str]] = {
     ord("\r"): "",
 }
 
+_ERRORS: Final = "berlin_nearest"
+"""Name of the error handler: the nearest characters that an encoding has, else ``?``."""
+
+_NEAREST: Final[dict[str, str]] = {
+    **{chr(0x2400 + code): f"^{chr(0x40 + code)}" for code in range(0x20)},  # as cat -v has it
+    **dict.fromkeys("\u2018\u2019\u201a\u2032", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u2033\u00ab\u00bb", '"'),
+    **dict.fromkeys(
+        "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2500\u2501\u2550\u2578\u257a", "-"
+    ),
+    **dict.fromkeys("\u2502\u2503\u2551", "|"),
+    **dict.fromkeys("\u2022\u00b7\u25cf", "*"),
+    "\u2192": "->",
+    "\u2190": "<-",
+    "\u2026": "...",
+    "\u00d7": "x",
+    "\u00df": "ss",
+    "\u00b5": "u",
+    "\u03bc": "u",
+    "\u20ac": "EUR",
+}
+
 
 def printable(text: str) -> str:
-    """``text`` without control characters, which could drive a terminal; they become pictures.
+    """Return ``text`` without control characters, which could drive a terminal.
 
-    Newlines and tabs stay, carriage returns go.
+    They become pictures; newlines and tabs stay, carriage returns go.
     """
     return text.translate(_CONTROLS)
 
 
-def say(told: str, **style: Any) -> None:
-    """One line to stderr; styled where that is a terminal."""
-    with contextlib.suppress(OSError):  # nobody reads stderr: that is no reason to stop
-        click.secho(told, err=True, **style)
+def encoded(text: str, encoding: str) -> bytes:
+    """``text`` in ``encoding``; what that lacks becomes what is nearest, and raises nothing."""
+    return text.encode(encoding, _ERRORS)
 
 
-class Stdout:
-    """Standard output without a buffer of ours, written from an event loop.
+def fitting(text: str, stream: TextIO | None) -> str:
+    """``text`` with the characters alone that the encoding of ``stream`` has."""
+    encoding = encoding_of(stream)
+    return encoded(text, encoding).decode(encoding)
 
-    A reader that is slow (a pager) does not block the loop, so that Ctrl-C still works;
-    one that has gone shows at once where stdout is a pipe.
+
+def encoding_of(stream: TextIO | None) -> str:
+    """The encoding of a text stream, in Python's name; UTF-8 for a stream without one."""
+    try:
+        return codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name
+    except LookupError:
+        return "utf-8"
+
+
+def show(text: str, **style: Any) -> None:
+    """Write one line to stdout; styled if that is a terminal."""
+    click.secho(fitting(text, sys.stdout), **style)
+
+
+def say(text: str, **style: Any) -> None:
+    """Write one line to stderr; styled if that is a terminal."""
+    with contextlib.suppress(OSError, ValueError):  # without a reader of stderr, work goes on
+        click.secho(fitting(text, sys.stderr), err=True, **style)
+
+
+def use_nearest_characters() -> None:
+    """Let no encoding of stdout and stderr raise, whatever library writes to them."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=_ERRORS)
+
+
+def utf8_word(word: str) -> str:
+    """Return a word of the command line as UTF-8, whatever the locale has made of its bytes."""
+    if word.isascii():
+        return word
+    try:
+        return word.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        return word
+
+
+def wants_color(no_color: str, force_color: str, term: str) -> bool | None:
+    """Whether to colour; ``None``: if it is a terminal.
+
+    ``NO_COLOR`` (not empty) wins over ``FORCE_COLOR`` (neither empty nor 0); ``TERM=dumb`` is a
+    terminal without colours.
     """
-
-    def __init__(self, stream: BinaryIO | None = None) -> None:
-        self._stream = stream or _stdout()
-        self._fd = _file_descriptor(self._stream)
-        mode = os.fstat(self._fd).st_mode if self._fd is not None else 0
-        self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-        self.is_terminal = self._fd is not None and os.isatty(self._fd)
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the reader of the pipe has gone."""
-
-    def __enter__(self) -> Self:
-        if self._fd is not None and self._is_pipe and sys.platform == "linux":
-            # The write end of a pipe never has anything to read: only its end wakes us.
-            asyncio.get_running_loop().add_reader(self._fd, self._reader_has_gone)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._fd is not None and self._is_pipe and sys.platform == "linux":
-            asyncio.get_running_loop().remove_reader(self._fd)
-        if self.gone.done():
-            self._discard()
-
-    async def write(self, data: bytes) -> None:
-        """Write and flush; raises ``BrokenPipeError`` where nobody reads any more."""
-        try:
-            if self._fd is None:
-                self._stream.write(data)
-                self._stream.flush()
-                return
-            rest = memoryview(data)
-            while rest:
-                if self._is_pipe or self.is_terminal:
-                    await _writable(self._fd)
-                with contextlib.suppress(BlockingIOError):
-                    rest = rest[os.write(self._fd, rest[:_PIECE_BYTES]) :]
-        except BrokenPipeError:
-            self._reader_has_gone()
-            raise
-
-    def _reader_has_gone(self) -> None:
-        if not self.gone.done():
-            self.gone.set_result(None)
-        if self._fd is not None and sys.platform == "linux":
-            asyncio.get_running_loop().remove_reader(self._fd)
-
-    def _discard(self) -> None:
-        # What the interpreter flushes at its end must not meet the broken pipe again.
-        if self._fd is not None:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._fd)
-            os.close(nowhere)
+    if no_color:
+        return False
+    if force_color not in {"", "0"}:
+        return True
+    return False if term == "dumb" else None
 
 
-async def _writable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_writer(fd, ready.set)
-    except PermissionError:  # what cannot be waited for never blocks
-        return
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_writer(fd)
+def discard_stdout() -> None:
+    """Send what is still to be written nowhere: the reader of the pipe has gone."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
-def _stdout() -> BinaryIO:
-    # Python has no stdout where the caller has closed it.
-    return sys.stdout.buffer if sys.stdout else Path(os.devnull).open("wb")
+def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    import unicodedata  # only for text that an encoding lacks
+
+    found = []
+    for char in error.object[error.start : error.end]:
+        plain = unicodedata.normalize("NFKD", char)
+        near = _NEAREST.get(char) or "".join(filter(str.isascii, plain))
+        found.append(near or "?")
+    return "".join(found), error.end
 
 
-def _file_descriptor(stream: BinaryIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError, AttributeError):  # in tests, or stdout is closed
-        return None
+codecs.register_error(_ERRORS, _nearest)

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 
-import click
-
 from berlin_worker.cli.errors import USAGE, Problem
 from berlin_worker.cli.output import say
 from berlin_worker.cli.reach import broker_problem, load_settings, redis_problem
@@ -14,24 +12,8 @@ from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Streams in flight at most.")
-@click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
-def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
-    """Start a worker.
-
-    Looks whether settings, Redis and broker are there, then becomes
-    `celery -A berlin_worker worker`; any further options are Celery's
-    (`celery -A berlin_worker worker --help` lists them).
-
-    \b
-      berlin worker
-      berlin worker -c 500 --loglevel=warning --without-gossip
-      WORKER_PROVIDERS=echo berlin worker
-
-    SIGTERM (or Ctrl-C) lets the running jobs end, for WORKER_DRAIN_TIMEOUT_S seconds at most; what
-    is left then goes to another worker. SIGHUP does the same, and the worker begins anew.
-    """
+def run(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
+    """Become Celery, if all that it needs is there; raises as the checks do."""
     if (pool := pool_of(celery_args)) is not None:
         from berlin_worker.queue.worker_options import pool_refusal  # noqa: PLC0415  # loads Celery
 

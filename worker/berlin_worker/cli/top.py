@@ -1,8 +1,9 @@
-"""`berlin top`."""
+"""Watch the fleet."""
 
 import contextlib
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,9 @@ from kombu.transport.redis import PRIORITY_STEPS, Channel
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from berlin_schemas import names
+from berlin_worker.cli.interrupts import interruptible
+from berlin_worker.cli.keys import single_keys
+from berlin_worker.cli.output import show
 from berlin_worker.cli.reach import TIMEOUT_S, load_settings, open_redis, reason
 from berlin_worker.cli.top_fleet import Fleet, Raw
 from berlin_worker.client.addresses import address
@@ -26,41 +30,8 @@ _LISTS: Final = [
 ]
 
 
-@click.command()
-@click.option("--once", is_flag=True, help="Show it once and end; so it is without a terminal.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option(
-    "--interval",
-    "interval_s",
-    type=click.FloatRange(min=0.2),
-    default=2.0,
-    show_default=True,
-    help="Seconds between two looks; workers tell of themselves every two.",
-)
-def top(*, once: bool, as_json: bool, interval_s: float) -> None:
-    """Watch the fleet: workers, queue, errors, logins.
-
-    A worker that dies or hangs disappears within WORKER_LEASE_S. Rates and means are of the last
-    ten seconds, counts since the start of each worker. Ctrl-C leaves.
-
-    \b
-      berlin top
-      berlin top --once --json | jq '.workers[] | {host, pid, in_flight}'
-      berlin top --json | jq .waiting
-
-    \b
-    With --json, version 1; fields are only ever added, null is what is not known:
-      ts                              Unix time, of Redis
-      waiting, parked, dead_letters   jobs on the queue; kept back; that could not be run
-      in_flight, capacity, draining   jobs that run; that may; workers that shut down
-      chunks, chunks_per_s, jobs_per_s, first_chunk_s, queue_wait_s
-      completed, cancelled, failed    jobs by their end; errors has the failed ones by code
-      retries, logins, logins_failed
-      tokens                          by provider: issued_ts, age_s
-      unreadable                      workers of a version that this one cannot read
-      workers                         a list: worker, host, pid, version, up_s, loop_lag_s, and
-                                      of the above what there is of one worker
-    """
+def run(*, once: bool, as_json: bool, interval_s: float) -> None:
+    """Show the fleet until the user leaves."""
     settings = load_settings()
     # Ctrl-C is how one leaves.
     with open_redis(settings.redis_url) as redis, contextlib.suppress(KeyboardInterrupt):
@@ -151,12 +122,17 @@ def _show(
     from berlin_worker.cli.top_view import FleetView  # noqa: PLC0415
 
     console = Console()
-    if once or not console.is_terminal:
-        console.print(FleetView(fleet))
+    if once or not console.is_interactive or not sys.stdout.isatty():
+        with console.capture() as shown:
+            console.print(FleetView(fleet))
+        show(shown.get(), nl=False)  # rich has an exit code of its own for a reader that has gone
         return
-    with Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live:
-        while True:
-            time.sleep(interval_s)
+    with (
+        interruptible(),
+        single_keys() as keys,
+        Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while not keys.left_within(interval_s):
             problem = None
             try:
                 fleet = look()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from berlin_schemas import Cancelled, Chunk, Completed, Event, Failed, Reset, Started, encode
-from berlin_worker.cli.output import printable
+from berlin_worker.cli.output import encoded, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,9 @@ class View(Protocol):
 class TextView:
     """The text as it comes. On a terminal no control character of the model gets through."""
 
-    def __init__(self, *, is_terminal: bool) -> None:
+    def __init__(self, *, is_terminal: bool, encoding: str = "utf-8") -> None:
         self._is_terminal = is_terminal
+        self._encoding = encoding
         self._open_line = False
 
     def show(self, event: Event, written: bytes | None = None) -> Shown:  # noqa: ARG002  # text alone
@@ -39,15 +40,15 @@ class TextView:
                 text = printable(event.content) if self._is_terminal else event.content
                 if text:
                     self._open_line = not text.endswith("\n")
-                return Shown(text.encode(errors="replace"))
+                return Shown(encoded(text, self._encoding))
             case Reset():
                 return Shown(self._new_line(), notice(event))
             case _:
                 return Shown(self.end().out, notice(event))
 
     def end(self) -> Shown:
-        """A terminal gets a last newline; what is piped stays exactly the text."""
-        return Shown(self._new_line() if self._is_terminal else b"")
+        """End the last line, on a terminal and in a pipe, if the text does not."""
+        return Shown(self._new_line())
 
     def _new_line(self) -> bytes:
         new_line, self._open_line = b"\n" * self._open_line, False
@@ -57,8 +58,8 @@ class TextView:
 class FinalView(TextView):
     """The text once it is complete: what a reset makes void is never shown."""
 
-    def __init__(self, *, is_terminal: bool) -> None:
-        super().__init__(is_terminal=is_terminal)
+    def __init__(self, *, is_terminal: bool, encoding: str = "utf-8") -> None:
+        super().__init__(is_terminal=is_terminal, encoding=encoding)
         self._chunks: list[Event] = []
 
     def show(self, event: Event, written: bytes | None = None) -> Shown:  # noqa: ARG002  # text alone

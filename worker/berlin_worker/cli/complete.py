@@ -1,0 +1,42 @@
+"""What TAB offers for values: job IDs, providers, models. Light, quick and silent."""
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_DEFAULT_MODEL: Final = "gpt-3.5-turbo"
+_BUILT_IN: Final = ("berlin", "echo")
+
+
+def job_ids(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Complete a job ID with the newest jobs; nothing if Redis does not answer at once."""
+    from click.shell_completion import CompletionItem
+
+    from berlin_worker.cli.recent_jobs import recent_jobs
+
+    recent = recent_jobs(os.environ)
+    return [CompletionItem(job_id) for job_id in recent if job_id.startswith(incomplete)]
+
+
+def providers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a provider with those that are installed."""
+    from importlib.metadata import entry_points
+
+    installed = [entry.name for entry in entry_points(group="berlin_worker.providers")]
+    names = dict.fromkeys([*_BUILT_IN, *installed])
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a model with the default and those that settings name."""
+    environ = os.environ
+    named = environ.get("WORKER_METRICS_MODELS", "").split(",")
+    listed = [environ.get("WORKER_DEFAULT_MODEL", ""), *named, _DEFAULT_MODEL]
+    names = dict.fromkeys(filter(None, (name.strip() for name in listed)))
+    return [name for name in names if name.startswith(incomplete)]

@@ -1,0 +1,57 @@
+"""`berlin dead`: its options."""
+
+import re
+
+import click
+
+from berlin_worker.cli.groups import SuggestingGroup
+
+
+def _check_entries(
+    ctx: click.Context, _param: click.Parameter, entries: tuple[str, ...]
+) -> tuple[str, ...]:
+    for entry in entries:
+        if not ctx.resilient_parsing and not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", entry):
+            raise click.BadParameter(
+                f"{entry!r} is no entry: take the first column of `berlin dead list`"
+            )
+    return entries
+
+
+@click.group(cls=SuggestingGroup)
+def dead() -> None:
+    """List and replay what could not be run.
+
+    Dead letters are jobs that are malformed, or that no worker has survived. The newest
+    WORKER_DEAD_LETTERS_MAX are kept.
+    """
+
+
+@dead.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the job.")
+@click.option("-n", "limit", type=click.IntRange(min=1), help="The newest so many.")
+def list_letters(*, as_json: bool, limit: int | None) -> None:
+    """List dead letters, newest first; the prompts only with --json.
+
+    \b
+      berlin dead list -n 20
+      berlin dead list --json | jq -r .reason | sort | uniq -c
+    """
+    from berlin_worker.cli import dead as work
+
+    work.list_letters(as_json=as_json, limit=limit)
+
+
+@dead.command()
+@click.argument("entries", nargs=-1, required=True, metavar="ENTRY...", callback=_check_entries)
+def replay(entries: tuple[str, ...]) -> None:
+    """Put dead letters on the queue again, each as a job with a new ID, which is printed.
+
+    ENTRY is the first column of `berlin dead list`. A letter that was replayed is removed.
+
+    \b
+      berlin dead replay 1763805600000-0
+    """
+    from berlin_worker.cli import dead as work
+
+    raise SystemExit(work.replay(entries))

@@ -1,0 +1,170 @@
+"""Text from outside: stdin, which may be a terminal, closed or silent, and files with a BOM."""
+
+import codecs
+import contextlib
+import io
+import json
+import os
+import select
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import click
+
+from berlin_worker.cli.errors import USAGE, Problem
+from berlin_worker.cli.output import say
+
+PATIENCE_S: Final = 5.0
+"""How long the first byte of stdin is waited for beside a prompt, before it is left out."""
+_MOST_BYTES: Final = 64 * 1024 * 1024
+"""No job is that long; /dev/zero is longer."""
+_PIECE_BYTES: Final = 65536
+
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Return the text in ``data``: UTF-8, or what its byte order mark says, without that mark.
+
+    Raises :class:`Problem`, which names ``name``, for bytes that are no text.
+    """
+    encoding = _encoding(data)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        shown = encoding.removesuffix("-sig").upper()
+        raise _bad(f"{name} is no {shown} text (byte {error.start + 1})") from None
+    if "\0" in text:
+        raise _bad(f"{name} holds NUL characters: it is binary, or UTF-16 without a BOM")
+    return text
+
+
+def joined(prompt: str, text: str) -> str:
+    """Join a prompt and the text of stdin: the prompt, a blank line, the text."""
+    text = _without_last_newline(text)
+    return f"{prompt.rstrip()}\n\n{text}" if text.strip() else prompt
+
+
+def prompt_text(prompt: str | None, *, use_stdin: bool | None) -> str:
+    """Return the whole prompt, with what stdin adds.
+
+    ``use_stdin``: wait for stdin to its end; leave it alone; ``None``: join what begins to come
+    within ``PATIENCE_S``. Raises ``click.UsageError`` if no prompt is to be had.
+    """
+    asked = prompt == "-" or bool(use_stdin)
+    given = None if prompt == "-" else prompt
+    if use_stdin is False:
+        if given is None:
+            raise click.UsageError("--no-stdin needs a PROMPT.")
+        return given
+    source = _stdin()
+    if source is None or (source.isatty() and not asked):
+        if given is None:
+            raise click.UsageError("Give a PROMPT, - for stdin, or --file.")
+        return given
+    try:
+        data = read_to_end(source, PATIENCE_S if given is not None and not asked else None)
+    except OSError:
+        if given is None or asked:
+            raise
+        return given  # stdin cannot be read, a directory for instance
+    if data is None:
+        say(
+            f"nothing has come on stdin for {PATIENCE_S:g} s: the prompt goes alone (--stdin "
+            "waits for it, --no-stdin does not look)"
+        )
+        return given or ""
+    text = decode_text(data, "stdin")
+    return joined(given, text) if given is not None else _without_last_newline(text)
+
+
+def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | None:
+    """Read all; ``None`` if not one byte and no end has come within ``patience_s``.
+
+    Says once that it waits. Raises :class:`Problem` for more than any job holds.
+    """
+    try:
+        fd = source.fileno()
+    except (OSError, ValueError):  # no file of the system's: a test
+        return source.read()
+    parts: list[bytes] = []
+    size, hinted = 0, False
+    while True:
+        while not select.select([fd], [], [], None if hinted else patience_s or PATIENCE_S)[0]:
+            if patience_s is not None and not parts:
+                return None
+            say("waiting for the end of stdin ...", dim=True)
+            hinted = True
+        with contextlib.suppress(BlockingIOError):
+            part = os.read(fd, _PIECE_BYTES)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+        if size > _MOST_BYTES:
+            raise _bad(f"stdin holds more than {_MOST_BYTES >> 20} MiB: no job does")
+
+
+def job_file(path: Path) -> dict[str, Any]:
+    """Return the job object in a JSON file; ``-`` is stdin."""
+    if str(path) == "-":
+        source = _stdin()
+        name, data = "stdin", b"" if source is None else read_to_end(source) or b""
+    else:
+        name, data = str(path), path.read_bytes()
+    try:
+        job = json.loads(decode_text(data, name))
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"{name} holds no JSON: {error}") from None
+    if not isinstance(job, dict):
+        raise _bad(f"{name} holds no job object, which is a JSON object")
+    return job
+
+
+def _stdin() -> BinaryIO | None:
+    """Standard input; ``None`` if the caller has closed it."""
+    return sys.stdin.buffer if sys.stdin is not None and not sys.stdin.closed else None
+
+
+def _without_last_newline(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a binary file in UTF-8; one with a mark of UTF-16 or UTF-32 is recoded.
+
+    Raises :class:`Problem` for a file that is not what its mark says.
+    """
+    head = source.read(4)
+    source.seek(0)
+    encoding = _encoding(head)
+    if encoding in {"utf-8", "utf-8-sig"}:
+        yield from source
+        return
+    text = io.TextIOWrapper(source, encoding, newline="\n")
+    try:
+        for line in text:
+            yield line.encode(errors="surrogatepass")
+    except UnicodeDecodeError as error:
+        name = getattr(source, "name", "the input")
+        raise _bad(f"{name} is no {encoding.upper()} text: {error.reason}") from None
+    finally:
+        with contextlib.suppress(ValueError):  # the file is closed already
+            text.detach()
+
+
+def _bad(message: str) -> Problem:
+    return Problem(message, USAGE)
+
+
+def _encoding(data: bytes) -> str:
+    return next((found for mark, found in _MARKS if data.startswith(mark)), "utf-8")
