@@ -570,11 +570,8 @@ def test_missing_credentials_are_one_clear_line(missing: str) -> None:
 )
 def test_addresses_that_cannot_be_used_are_named_and_not_repeated(environ: dict[str, str]) -> None:
     environ = {"BERLIN_ACCOUNT": "a", "BERLIN_PASSWORD": "b", **environ}
-    services: Any = SimpleNamespace(
-        http=None, tokens=LocalTokens(), settings=Settings.from_env(environ), environ=environ
-    )
     with pytest.raises(SettingsError, match=r"BERLIN_(URL|PROXY)") as caught:
-        BerlinProvider(services)
+        Settings.from_env(environ)
     assert "hunter2" not in str(caught.value)
 
 

@@ -156,12 +156,13 @@ def test_a_prompt_is_in_the_queue_and_the_record_and_nowhere_once_the_job_is_ove
         fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
         fleet.ended(job_id)
         wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "the message is acknowledged")
-        for job in ENDS.values():
-            fleet.ended(fleet.send(job | {"deadline_s": 5}))
+        ended = {name: fleet.send(job | {"deadline_s": 5}) for name, job in ENDS.items()}
+        for each in ended.values():
+            fleet.ended(each)
         worker.stop()
-    # The reply, which here repeats the prompt, is in the log.
+    # The reply, which here repeats the prompt, is in the log; metadata are the producer's own.
     kept = {key for key in holding(fleet.redis, PROMPT) if not key.endswith(":log")}
-    assert kept <= {"worker:dead"}
+    assert kept <= {"worker:dead", f"job:{{{ended['metadata']}}}:state"}
     assert holding(fleet.redis, fleet.upstream.password) == set()
 
 

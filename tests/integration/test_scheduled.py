@@ -73,9 +73,9 @@ def test_workers_whose_clocks_differ_run_each_once_and_none_early(fleet, tmp_pat
         site.mkdir()
     envs = [with_clock_ahead(site, float(site.name)) for site in sites]
     with (
-        fleet.worker("-c", "20", **envs[0]) as behind,
-        fleet.worker("-c", "20", **envs[1]) as ahead,
-        fleet.worker("-c", "20") as right,
+        fleet.worker("-c", "20", *VERBOSE, **envs[0]) as behind,
+        fleet.worker("-c", "20", *VERBOSE, **envs[1]) as ahead,
+        fleet.worker("-c", "20", *VERBOSE) as right,
     ):
         due = time.time() + 12
         sent = schedule(fleet, 9, countdown_s=12)
@@ -97,11 +97,11 @@ def test_those_of_a_foreign_producer_are_given_back_to_the_list_that_they_came_f
         foreign.append(json.dumps(message))
     fleet.redis.delete(QUEUE)
     fleet.redis.rpush(QUEUE, *foreign)
-    with fleet.worker("-c", "20") as worker:
+    with fleet.worker("-c", "20", *VERBOSE) as worker:
         wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
         assert worker.stop() == 0
     assert sorted(raw.decode() for raw in fleet.redis.lrange(QUEUE, 0, -1)) == sorted(foreign)
-    with fleet.worker("-c", "20") as worker:
+    with fleet.worker("-c", "20", *VERBOSE) as worker:
         wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
         worker.kill()
     with fleet.worker("-c", "20"):

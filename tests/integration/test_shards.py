@@ -274,7 +274,7 @@ def test_the_command_line_follows_a_job_on_any_shard(shards):
         for shard in (0, 1):
             job_id = shards.send(shard, "hello")
             events = shards.view(job_id).ended(job_id)
-            assert _berlin(shards, "tail", job_id) == "echo of hello"
+            assert _berlin(shards, "tail", job_id) == "echo of hello\n"
             lines = _berlin(shards, "tail", "--json", job_id).splitlines()
             assert [line.encode() for line in lines] == shards.view(job_id).log(job_id)
             assert len(lines) == len(events)

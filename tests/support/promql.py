@@ -100,6 +100,8 @@ def expressions() -> list[Expression]:
         for target in panel.get("targets", ())
     ]
     for variable in board["templating"]["list"]:
+        if variable["type"] == "datasource":
+            continue
         asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
         assert asked, variable
         found.append(

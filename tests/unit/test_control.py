@@ -6,27 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berlin_worker.control import parse
+from berlin_worker.control import Message, parse
 
 
 def test_a_message_names_a_job():
-    assert parse(b'{"cancel": "job-1"}') == ("job-1", "requested")
+    assert parse(b'{"cancel": "job-1"}') == Message("job-1", "requested", None)
 
 
 def test_a_reason_is_taken_over_and_bounded():
-    assert parse(b'{"cancel": "job-1", "reason": "enough"}') == ("job-1", "enough")
+    assert parse(b'{"cancel": "job-1", "reason": "enough"}') == Message("job-1", "enough", None)
     told = parse(json.dumps({"cancel": "job-1", "reason": "x" * 10_000}).encode())
-    assert told == ("job-1", "x" * 200)
+    assert told == Message("job-1", "x" * 200, None)
 
 
 @pytest.mark.parametrize("reason", [None, 1, ["a"], {}, ""])
 def test_a_reason_that_says_nothing_is_replaced(reason):
     message = json.dumps({"cancel": "job-1", "reason": reason}).encode()
-    assert parse(message) == ("job-1", "requested")
+    assert parse(message) == Message("job-1", "requested", None)
 
 
 def test_unknown_fields_are_ignored():
-    assert parse(b'{"cancel": "job-1", "v": 9}') == ("job-1", "requested")
+    assert parse(b'{"cancel": "job-1", "v": 9}') == Message("job-1", "requested", None)
 
 
 @pytest.mark.parametrize(
