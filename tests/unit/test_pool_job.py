@@ -1,7 +1,10 @@
 """One task in flight, without Celery: when it starts, ends, and what is reported."""
 
 import asyncio
+import functools
+import gc
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError
 
 from berlin_worker.pool import CancelCause, cancel_cause
 from berlin_worker.pool.job import HandedBack, Job, current_job
+from tests.support.waiting import until
 
 
 class Harness:
@@ -79,6 +83,42 @@ async def test_a_body_that_awaits_twice_gets_both_results(harness: Harness) -> N
 async def test_a_plain_body_ends_before_start_returns(harness: Harness) -> None:
     harness.job(lambda h: "done").start(harness.loop)
     assert harness.results == ["done"]
+
+
+class Held:
+    """What a frame of the task holds."""
+
+
+async def test_failed_task_leaves_no_frames_for_the_garbage_collector(harness: Harness) -> None:
+    held: list[weakref.ref[Held]] = []
+
+    async def fail(*, because: bool) -> None:
+        local = Held()
+        held.append(weakref.ref(local))
+        try:
+            await asyncio.sleep(0)
+            raise ValueError("first")
+        except ValueError as error:
+            raise KeyError("second") from (error if because else None)
+
+    def tracer(h: Harness, *, because: bool) -> tuple[int, ExceptionInfo, float]:
+        try:
+            h.wait_for(fail(because=because))
+        except KeyError:
+            return 1, ExceptionInfo(), 0.0
+        return pytest.fail("it did not raise")
+
+    gc.disable()
+    try:
+        for because in (True, False):
+            harness.ended.clear()
+            harness.job(functools.partial(tracer, because=because)).start(harness.loop)
+            await harness.ended.wait()
+        await until(lambda: [ref() for ref in held] == [None, None])
+    finally:
+        gc.enable()
+    assert [type(info.exception.exc) for _, info, _ in harness.results] == [KeyError] * 2
+    assert "second" in harness.results[0][1].traceback
 
 
 async def test_the_job_is_known_in_the_body_the_coroutine_and_its_threads(
