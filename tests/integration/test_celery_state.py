@@ -171,6 +171,13 @@ def test_purge_that_breaks_off_says_so_and_leaves_the_messages(fleet):
     assert "what is left is still on the queue" in purged.stderr
     assert fleet.redis.llen("prompts") == 1
     assert fleet.events(job_id) == []
+    for scheme in ("redis", "amqp"):
+        fleet.env["CELERY_BROKER_URL"] = f"{scheme}://user:hunter2@127.0.0.1:1/"
+        purged = celery_cli(fleet, "purge", "-f")
+        assert purged.returncode == 1
+        (line,) = purged.stderr.strip().splitlines()
+        assert "the purge has stopped" in line
+        assert "hunter2" not in line
 
 
 def test_background_task_that_dies_ends_the_worker_with_a_failure_after_the_drain(fleet):

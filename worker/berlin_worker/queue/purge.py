@@ -26,6 +26,7 @@ import click
 import kombu.entity
 from celery import Celery
 from celery.app.control import Control
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
@@ -235,6 +236,13 @@ def install(app: Celery) -> None:
     run: Any = purge.callback
 
     @functools.wraps(run)
+    def run_in_one_line(*args: Any, **options: Any) -> Any:
+        try:
+            return run_and_end_jobs(*args, **options)
+        except (OperationalError, *app.connection_for_write().connection_errors) as error:
+            message = f"the purge has stopped, what is left is still on the queue: {error}"
+            raise click.ClickException(f"{message}; `berlin doctor` says what is wrong") from None
+
     def run_and_end_jobs(*args: Any, **options: Any) -> Any:
         asked = set(options["queues"] or [names.QUEUE]) - set(options["exclude_queues"] or [])
         if _holds(app) or names.QUEUE not in asked:
@@ -245,4 +253,4 @@ def install(app: Celery) -> None:
             click.echo(f"Ended the jobs of {purge_amqp(connection)} messages, which are removed.")
         return run(*args, **{**options, "force": True})
 
-    purge.callback = run_and_end_jobs
+    purge.callback = run_in_one_line
