@@ -118,6 +118,18 @@ async def test_a_job_that_was_withdrawn_or_only_cancelled_leaves_its_id_free(cli
     assert (await record(redis_client, "mine"))["status"] == "queued"
 
 
+async def test_a_job_that_celery_has_revoked_before_it_is_submitted_never_runs(
+    client, redis_client
+):
+    provider = ScriptedProvider(says("one"))
+    async with Worker(redis_client, provider) as worker:
+        await worker.store.revoke("mine", running=False)
+        await client.submit("Hello", job_id="mine")
+        assert (await client.status("mine")).cancel_requested
+        await worker.run("mine")
+        assert await worker.kinds("mine") == ["cancelled"]
+
+
 def test_the_sync_client_raises_the_same(redis_url):
     with Client(redis_url, settings=Settings(), options=QUICK) as client:
         client.submit("Hello", job_id="mine")

@@ -130,7 +130,7 @@ def test_revoke_with_terminate_cancels_what_runs(seen):
 
 
 def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
-    """Every list of the queue, both protocols, garbage, a job that runs, and one that is over."""
+    """Every list, garbage, what a worker holds, a job that runs, and one that is over."""
     bare = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
     for priority in (3, 6, 9):
         sent = fleet.app.send_task(
@@ -146,10 +146,16 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
     fleet.redis.zadd("worker:watch", {running: fleet.redis.time()[0] * 1000 + 60_000})
     for garbage in (b"\xff", b"", b"[]", b"{}", b'{"headers": {"id": "../x"}}', b"[" * 100_000):
         fleet.redis.lpush("prompts", garbage)
+        fleet.redis.hset("unacked:prompts", str(uuid.uuid4()), garbage)
+    scheduled = fleet.send(prompt("a worker holds it until its time"))
+    for held in (scheduled, running, over):
+        message = json.dumps({"headers": {"id": held}}).encode()
+        fleet.redis.hset("unacked:prompts", held, b"7:prompts" + message)
+    fleet.redis.lpop("prompts")  # of the scheduled one
     purged = celery_cli(fleet, "purge", "-f")
-    assert "Purged 72 messages" in purged.stdout, purged
+    assert "Purged 73 messages" in purged.stdout, purged
     assert not fleet.redis.keys("prompts*")
-    for job_id in (*bare, recorded):
+    for job_id in (*bare, recorded, scheduled):
         (event,) = fleet.events(job_id)
         assert (event["type"], event["reason"]) == ("cancelled", "purged")
         assert fleet.redis.ttl(f"job:{{{job_id}}}:log") > 0
@@ -165,6 +171,13 @@ def test_purge_that_breaks_off_says_so_and_leaves_the_messages(fleet):
     assert "what is left is still on the queue" in purged.stderr
     assert fleet.redis.llen("prompts") == 1
     assert fleet.events(job_id) == []
+    for scheme in ("redis", "amqp"):
+        fleet.env["CELERY_BROKER_URL"] = f"{scheme}://user:hunter2@127.0.0.1:1/"
+        purged = celery_cli(fleet, "purge", "-f")
+        assert purged.returncode == 1
+        (line,) = purged.stderr.strip().splitlines()
+        assert "the purge has stopped" in line
+        assert "hunter2" not in line
 
 
 def test_background_task_that_dies_ends_the_worker_with_a_failure_after_the_drain(fleet):

@@ -286,3 +286,11 @@ def test_bad_line_is_kept_with_what_came_after_it() -> None:
     _, error = decoder.feed(line("a") + b'{\n  "error": "busy"\n' + b"}")
     assert error is not None
     assert decoder.bad == b'{\n  "error": "busy"\n}'
+
+
+def test_bad_last_line_without_a_newline_is_kept_once() -> None:
+    decoder = ReplyDecoder(LIMITS, lambda line: line.decode(errors="replace"))
+    assert decoder.feed(line("a") + b'{"error": "busy"}') == (["a"], None)
+    _, error = decoder.finish()
+    assert error is not None
+    assert decoder.bad.strip() == b'{"error": "busy"}'

@@ -35,7 +35,10 @@ end
 if mine ~= 'fingerprint:' then
   redis.call('HSET', KEYS[1], 'fingerprint', ARGV[6], mine, 1, unpack(ARGV, 7))
 end
-redis.call('HDEL', KEYS[1], 'cancel')  -- what was withdrawn may be submitted again
+-- What was withdrawn may be submitted again; what Celery has revoked stays revoked, as in Celery.
+if redis.call('HEXISTS', KEYS[1], 'revoked') == 0 then
+  redis.call('HDEL', KEYS[1], 'cancel')
+end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 heal('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
 keep(KEYS[2], ARGV[3])

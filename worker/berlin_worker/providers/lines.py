@@ -89,7 +89,7 @@ class ReplyDecoder:
 
         A beginning of a line is ``upstream_error``, retryable: the reply was cut.
         """
-        line = bytes(self._line)
+        line, self._line = bytes(self._line), bytearray()
         deltas, error = self._decode([line])
         if error is not None and error.code is ErrorCode.BAD_CHUNK and _is_beginning(line):
             told = "the reply of the upstream ends in the middle of a line"

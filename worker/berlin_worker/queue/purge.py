@@ -4,17 +4,20 @@ The message of a job is a signal only, so a purge that deletes messages alone wo
 record of a job that ``client.submit`` wrote brings its message back. Here each purged message ends
 its job first (``cancelled``, reason ``purged``) and is removed then: a purge that breaks off
 leaves each job either on the queue or ended. A job that runs, or is over, stays as it is.
+
+On Redis a scheduled job that a worker holds until its time ends, too; the worker removes its
+message at that time. RabbitMQ names no message that a worker holds.
 """
 
 import asyncio
 import base64
-import contextlib
 import functools
 import itertools
 import json
+import re
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -23,6 +26,7 @@ import click
 import kombu.entity
 from celery import Celery
 from celery.app.control import Control
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
@@ -69,7 +73,9 @@ class PurgeMixin:
         try:
             # In a thread of its own: the caller may be in an event loop.
             with self.conn_or_acquire() as client, ThreadPoolExecutor(1) as thread:
-                purged: int = thread.submit(lambda: asyncio.run(_purge(client, lists))).result()
+                held = getattr(self, "unacked_key", "")
+                purge = functools.partial(_purge, client, lists, held)
+                purged: int = thread.submit(lambda: asyncio.run(purge())).result()
         except (RedisError, ConnectionError, TimeoutError) as error:
             message = f"the purge has stopped, what is left is still on the queue: {error}"
             if click.get_current_context(silent=True) is None:
@@ -79,9 +85,10 @@ class PurgeMixin:
         return purged
 
 
-async def _purge(client: Any, lists: Sequence[str]) -> int:
+async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
     """End the jobs of all messages on ``lists``, and remove these; returns how many they were.
 
+    The messages in the hash ``held`` stay: their workers remove them. They count if their job ends.
     ``client`` blocks; nothing else runs in this loop. Raises redis-py's errors, and the builtin
     ``ConnectionError`` and ``TimeoutError``.
     """
@@ -93,14 +100,29 @@ async def _purge(client: Any, lists: Sequence[str]) -> int:
             left = client.llen(key)
             while left > 0 and (messages := client.lrange(key, -min(left, _AT_ONCE), -1)):
                 left -= len(messages)
-                ids = {job_id_of(raw) for raw in messages} - {None}
-                async with asyncio.timeout(_PATIENCE_S):
-                    await asyncio.gather(*(_end(stores, job_id) for job_id in ids if job_id))
+                await _end_all(stores, map(job_id_of, messages))
                 with client.pipeline() as pipeline:
                     for raw in reversed(messages):
                         pipeline.lrem(key, -1, raw)
                     purged += sum(pipeline.execute())
+        # After the lists: meanwhile a worker may have taken a message from one.
+        entries = client.hscan_iter(held, count=_AT_ONCE)
+        while some := [*itertools.islice(entries, _AT_ONCE)]:
+            purged += await _end_all(stores, (job_id_of(read_entry(entry)) for _, entry in some))
     return purged
+
+
+def read_entry(entry: bytes) -> bytes:
+    """The message in what a worker has written down of one that it holds (``entry.lua``)."""
+    digits, colon, rest = entry.partition(b":")
+    return rest[int(digits) :] if colon and re.fullmatch(rb"[0-9]{1,4}", digits) else entry
+
+
+async def _end_all(stores: Sequence[tuple[Any, Any]], job_ids: Iterable[str | None]) -> int:
+    """End these jobs, each as :func:`_end` does; returns how many it has ended."""
+    async with asyncio.timeout(_PATIENCE_S):
+        ended = await asyncio.gather(*(_end(stores, each) for each in set(job_ids) if each))
+    return sum(ended)
 
 
 async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
@@ -130,16 +152,20 @@ async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     return stores
 
 
-async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> None:
-    """End a job as ``cancelled``, unless it is at work or over."""
+async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> bool:
+    """End a job as ``cancelled``, unless it is at work or over; returns whether it has."""
     from berlin_worker.attempt import Attempt  # noqa: PLC0415  # only a purge needs it
     from berlin_worker.errors import Fenced  # noqa: PLC0415  # the same
 
     store, journal = stores[shard_of(job_id, len(stores))]
     claim = await store.claim(job_id, b"", call=secrets.token_hex(8), deadline_s=_DEADLINE_S)
-    if claim.verdict == "claimed":
-        with contextlib.suppress(Fenced):  # a worker has taken it over since
-            await Attempt(claim, journal).end_cancelled(REASON)
+    if claim.verdict != "claimed":
+        return False
+    try:
+        await Attempt(claim, journal).end_cancelled(REASON)
+    except Fenced:  # a worker has taken it over since
+        return False
+    return True
 
 
 async def _purge_messages(get: Callable[[], Any]) -> int:
@@ -151,9 +177,7 @@ async def _purge_messages(get: Callable[[], Any]) -> int:
     async with AsyncExitStack() as stack:
         stores = await _stores(stack)
         while messages := [*itertools.islice(iter(get, None), _AT_ONCE)]:
-            ids = {names_job(message) for message in messages} - {None}
-            async with asyncio.timeout(_PATIENCE_S):
-                await asyncio.gather(*(_end(stores, job_id) for job_id in ids if job_id))
+            await _end_all(stores, map(names_job, messages))
             for message in messages:
                 message.ack()
             purged += len(messages)
@@ -212,6 +236,13 @@ def install(app: Celery) -> None:
     run: Any = purge.callback
 
     @functools.wraps(run)
+    def run_in_one_line(*args: Any, **options: Any) -> Any:
+        try:
+            return run_and_end_jobs(*args, **options)
+        except (OperationalError, *app.connection_for_write().connection_errors) as error:
+            message = f"the purge has stopped, what is left is still on the queue: {error}"
+            raise click.ClickException(f"{message}; `berlin doctor` says what is wrong") from None
+
     def run_and_end_jobs(*args: Any, **options: Any) -> Any:
         asked = set(options["queues"] or [names.QUEUE]) - set(options["exclude_queues"] or [])
         if _holds(app) or names.QUEUE not in asked:
@@ -222,4 +253,4 @@ def install(app: Celery) -> None:
             click.echo(f"Ended the jobs of {purge_amqp(connection)} messages, which are removed.")
         return run(*args, **{**options, "force": True})
 
-    purge.callback = run_and_end_jobs
+    purge.callback = run_in_one_line
