@@ -51,7 +51,7 @@ def app(monkeypatch, redis_url):
     monkeypatch.setitem(sys.modules, "fastapi.responses", responses)
     monkeypatch.setenv("REDIS_URL", redis_url)
     block = re.search(
-        r"<!-- sse -->\n```python\n(.*?)```\n<!-- /sse -->", README.read_text(), re.DOTALL
+        r"<!-- needs: fastapi -->\n```python\n(.*?)```\n", README.read_text(), re.DOTALL
     )
     assert block is not None
     found: dict[str, Any] = {}
