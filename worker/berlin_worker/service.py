@@ -23,15 +23,15 @@ from berlin_schemas.shards import shard_of
 from berlin_worker import control, preflight, providers
 from berlin_worker.client.addresses import address
 from berlin_worker.client.connections import keepalive
-from berlin_worker.databases import database_of
+from berlin_worker.client.databases import database_of
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.garbage import seldom_collected
-from berlin_worker.job_defaults import JobDefaults
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Leases
 from berlin_worker.pool import cancel_cause
 from berlin_worker.presence import Load, Presence, this_process
 from berlin_worker.providers.base import Provider, Services
+from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
 from berlin_worker.queue.doorbell import CeleryDoorbell
 from berlin_worker.retry import RetryPolicy
