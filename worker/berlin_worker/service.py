@@ -193,15 +193,9 @@ class _Shared:
 def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int) -> Core:
     """What the jobs of one shard run on."""
     count = len(settings.shards)
-    store = (RedisStore if count == 1 else ShardStore)(
-        client,
-        owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
-        lease_s=settings.lease_s,
-        log_ttl_s=settings.log_ttl_s,
-        queue_ttl_s=settings.queue_ttl_s,
-        dead_letters_max=settings.dead_letters_max,
-        dead_letters=shared.home,
-    )
+    owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    kind = RedisStore if count == 1 else ShardStore
+    store = kind.from_settings(client, settings, owner=owner, dead_letters=shared.home)
     # Each has its part of the buffer: one that is slow must not fill it for all.
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
     database = database_of(client)

@@ -7,14 +7,12 @@ leaves each job either on the queue or ended. A job that runs, or is over, stays
 """
 
 import asyncio
-import base64
 import contextlib
 import functools
 import itertools
-import json
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -27,6 +25,7 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_schemas.shards import shard_of
+from berlin_worker.queue import envelope
 
 REASON: Final = "purged"
 _AT_ONCE: Final = 50
@@ -35,27 +34,6 @@ _DEADLINE_S: Final = 600.0
 _PATIENCE_S: Final = 30.0
 """So long the purge waits for an event store, for the jobs of one look at the queue."""
 _CONFIRM: Final = "This ends every job that waits, and removes its message. Go on?"
-
-
-def job_id_of(raw: bytes) -> str | None:
-    """The job ID that a message on the queue bears; ``None`` if it bears none, or is no message.
-
-    By Celery's protocol 2 it stands in the headers, by protocol 1 in the body.
-    """
-    try:
-        message: Any = json.loads(raw)
-        headers = message.get("headers") or {}
-        found = headers["id"] if "id" in headers else _body_of(message)["id"]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return None
-    return found if names.is_job_id(found) else None
-
-
-def _body_of(message: dict[str, Any]) -> Any:
-    body = message["body"]
-    if message["properties"].get("body_encoding") == "base64":
-        body = base64.b64decode(body)
-    return json.loads(body)
 
 
 class PurgeMixin:
@@ -93,9 +71,7 @@ async def _purge(client: Any, lists: Sequence[str]) -> int:
             left = client.llen(key)
             while left > 0 and (messages := client.lrange(key, -min(left, _AT_ONCE), -1)):
                 left -= len(messages)
-                ids = {job_id_of(raw) for raw in messages} - {None}
-                async with asyncio.timeout(_PATIENCE_S):
-                    await asyncio.gather(*(_end(stores, job_id) for job_id in ids if job_id))
+                await _end_all(stores, map(envelope.job_id_in, messages))
                 with client.pipeline() as pipeline:
                     for raw in reversed(messages):
                         pipeline.lrem(key, -1, raw)
@@ -106,23 +82,17 @@ async def _purge(client: Any, lists: Sequence[str]) -> int:
 async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     """The store and the journal of each shard, closed with ``stack``."""
     # Only a purge needs these: importing the app must not load the worker.
-    from berlin_worker import service  # noqa: PLC0415
-    from berlin_worker.journal import Journal  # noqa: PLC0415
-    from berlin_worker.settings import Settings  # noqa: PLC0415
-    from berlin_worker.store import RedisStore  # noqa: PLC0415
+    from berlin_worker import service  # noqa: PLC0415  # see above
+    from berlin_worker.journal import Journal  # noqa: PLC0415  # see above
+    from berlin_worker.settings import Settings  # noqa: PLC0415  # see above
+    from berlin_worker.store import RedisStore  # noqa: PLC0415  # see above
 
     settings = Settings.from_env()
     stores: list[tuple[Any, Any]] = []
     for url in settings.shards:
         client = await stack.enter_async_context(service.connect(url))
-        store = RedisStore(
-            client,
-            owner=f"purge/{secrets.token_hex(4)}",
-            lease_s=settings.lease_s,
-            log_ttl_s=settings.log_ttl_s,
-            queue_ttl_s=settings.queue_ttl_s,
-            dead_letters_max=settings.dead_letters_max,
-        )
+        owner = f"purge/{secrets.token_hex(4)}"
+        store = RedisStore.from_settings(client, settings, owner=owner)
         journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
         writer = asyncio.create_task(journal.run())
         stack.callback(writer.cancel)
@@ -130,10 +100,17 @@ async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     return stores
 
 
+async def _end_all(stores: Sequence[tuple[Any, Any]], task_ids: Iterable[object]) -> None:
+    """End the jobs of one look at the queue; IDs that no job can have are passed over."""
+    job_ids = {each for each in task_ids if isinstance(each, str) and names.is_job_id(each)}
+    async with asyncio.timeout(_PATIENCE_S):
+        await asyncio.gather(*(_end(stores, job_id) for job_id in job_ids))
+
+
 async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> None:
     """End a job as ``cancelled``, unless it is at work or over."""
     from berlin_worker.attempt import Attempt  # noqa: PLC0415  # only a purge needs it
-    from berlin_worker.errors import Fenced  # noqa: PLC0415  # the same
+    from berlin_worker.errors import Fenced  # noqa: PLC0415  # only a purge needs it
 
     store, journal = stores[shard_of(job_id, len(stores))]
     claim = await store.claim(job_id, b"", call=secrets.token_hex(8), deadline_s=_DEADLINE_S)
@@ -151,23 +128,11 @@ async def _purge_messages(get: Callable[[], Any]) -> int:
     async with AsyncExitStack() as stack:
         stores = await _stores(stack)
         while messages := [*itertools.islice(iter(get, None), _AT_ONCE)]:
-            ids = {names_job(message) for message in messages} - {None}
-            async with asyncio.timeout(_PATIENCE_S):
-                await asyncio.gather(*(_end(stores, job_id) for job_id in ids if job_id))
+            await _end_all(stores, map(envelope.task_id_of, messages))
             for message in messages:
                 message.ack()
             purged += len(messages)
     return purged
-
-
-def names_job(message: Any) -> str | None:
-    """The job ID that kombu's ``message`` bears; ``None`` if it bears none."""
-    headers = message.headers if isinstance(message.headers, dict) else {}
-    try:
-        found = headers["id"] if "id" in headers else json.loads(message.body)["id"]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return found if names.is_job_id(found) else None
 
 
 def purge_amqp(connection: Any) -> int:
