@@ -10,7 +10,7 @@ import redis.asyncio
 from berlin_schemas import Cancelled, Chunk, Completed, decode, encode, names
 from berlin_worker.cli import neighbours
 from berlin_worker.client import AsyncClient, Client, Options
-from berlin_worker.databases import database_of, other_fleets
+from berlin_worker.client.databases import database_of, other_fleets
 from berlin_worker.settings import Settings
 from tests.support.core import raw_log, subscribed
 from tests.support.job_writer import TIMINGS

@@ -20,7 +20,8 @@ from berlin_worker.client import (
     Unavailable,
 )
 from berlin_worker.testing import Failure, FakeAsyncClient, FakeClient, Pending, events
-from berlin_worker.testing.fakes import FakeStream, FakeSyncStream
+from berlin_worker.testing.fakes import FakeStream
+from berlin_worker.testing.fakes_sync import FakeSyncStream
 from tests.support.core import check_log, text_of
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import redis.asyncio
 
 from berlin_schemas import Event, PromptJob
-from berlin_worker.databases import database_of
+from berlin_worker.client.databases import database_of
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Leases, Renewal
 from berlin_worker.providers.base import Report

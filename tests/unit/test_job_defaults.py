@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from berlin_schemas import PromptJob
-from berlin_worker.job_defaults import JobDefaults
 from berlin_worker.providers.base import Provider
 from berlin_worker.providers.berlin import BerlinProvider
+from berlin_worker.providers.defaults import JobDefaults
 
 
 class WithModel:

@@ -8,7 +8,7 @@ import pytest
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError, SettingsError
-from berlin_worker.service import provider_cache
+from berlin_worker.providers.served import provider_cache
 from berlin_worker.settings import Settings
 from berlin_worker.tokens import LocalTokens
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from redis._parsers.helpers import parse_info
 
-from berlin_worker import servers
+from berlin_worker.client import servers
 
 REDIS_6_2 = """# Server
 redis_version:6.2.14

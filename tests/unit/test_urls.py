@@ -51,6 +51,8 @@ def words_in(error: BaseException) -> str:
 @example(password=("QQQQ", "#", "ZZZZ"))
 @example(password=("QQQQ", "[", "ZZZZ"))
 @example(password=("QQQQ", "://b@", "ZZZZ"))
+@example(password=("QQQQ", "&", "ZZZZ"))
+@example(password=("QQQQ", "&db=", "ZZZZ"))
 @example(password=("QQQQ", ";", "ZZZZ"))
 @example(password=("QQQQ", "℀", "ZZZZ"))
 def test_no_error_and_no_address_holds_a_part_of_a_password(

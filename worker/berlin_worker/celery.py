@@ -3,10 +3,9 @@
 from celery import Celery
 
 from berlin_schemas import names
-from berlin_worker import slots
 from berlin_worker.client.broker_url import parted
 from berlin_worker.errors import SettingsError
-from berlin_worker.pool import AsyncioTask
+from berlin_worker.pool import AsyncioTask, file_limit
 from berlin_worker.queue import broker, purge, refused_commands, revoke_option, worker_options
 from berlin_worker.queue.broker_info import BrokerInfo
 from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
@@ -80,6 +79,8 @@ app.conf.update(
 app.steps["consumer"].update({BrokerInfo, KeepDeliveries, Pulse})
 refused_commands.install(app)
 worker_options.install(app)
-slots.install(app, slots.FileLimit(stores=len(_settings.shards), proxies=len(_settings.proxies)))
+file_limit.install(
+    app, file_limit.FileLimit(stores=len(_settings.shards), proxies=len(_settings.proxies))
+)
 purge.install(app)
 celery_log.install(app, _settings)

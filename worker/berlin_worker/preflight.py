@@ -8,8 +8,8 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from berlin_worker import servers, urls
-from berlin_worker.client import connections
+from berlin_worker import urls
+from berlin_worker.client import connections, servers
 from berlin_worker.client.addresses import address
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings

@@ -162,11 +162,13 @@ def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str
             raise Unusable(f"the option {name} stands there twice: keep one")
         option = _option(name, value, show=show)
         seen.add(name)
+        # An "&" that is not percent-encoded makes options of the rest of a password.
+        show = show and not option.secret
         if option.tls and not tls:
             raise Unusable(f"the option {name} needs TLS: write rediss:// instead of redis://")
         usable = option.read(value)
         if usable is None:
-            message = _shown(value) if show and not option.secret else ""
+            message = _shown(value) if show else ""
             raise Unusable(f"the option {name} must be {option.expected}{message}")
         if name in _USED:
             found[name] = usable

@@ -25,12 +25,12 @@ from berlin_worker.arrivals import Arrivals
 from berlin_worker.attempt import Attempt, Stopped, internal_error
 from berlin_worker.errors import Away, Fenced, JobError
 from berlin_worker.facts import NO_FACTS, Facts, facts_of
-from berlin_worker.job_defaults import JobDefaults
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Claim, Leases, Store, Verdict
 from berlin_worker.patience import answered
 from berlin_worker.probation import is_suspect, on_probation
 from berlin_worker.providers.base import Provider
+from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.retry import Again, Fail, Keep, RetryPolicy, decide
 from berlin_worker.suspects import Suspects
 from berlin_worker.telemetry import tracing

@@ -18,21 +18,22 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from berlin_schemas import ErrorCode, names
+from berlin_schemas import names
 from berlin_schemas.shards import shard_of
-from berlin_worker import control, preflight, providers
+from berlin_worker import control, preflight
 from berlin_worker.client.addresses import address
 from berlin_worker.client.connections import keepalive
-from berlin_worker.databases import database_of
-from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.client.databases import database_of
+from berlin_worker.errors import JobError
 from berlin_worker.garbage import seldom_collected
-from berlin_worker.job_defaults import JobDefaults
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Leases
 from berlin_worker.pool import cancel_cause
 from berlin_worker.presence import Load, Presence, this_process
 from berlin_worker.providers.base import Provider, Services
+from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
+from berlin_worker.providers.served import provider_cache
 from berlin_worker.queue.doorbell import CeleryDoorbell
 from berlin_worker.retry import RetryPolicy
 from berlin_worker.runner import Runner
@@ -193,15 +194,9 @@ class _Shared:
 def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int) -> Core:
     """What the jobs of one shard run on."""
     count = len(settings.shards)
-    store = (RedisStore if count == 1 else ShardStore)(
-        client,
-        owner=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
-        lease_s=settings.lease_s,
-        log_ttl_s=settings.log_ttl_s,
-        queue_ttl_s=settings.queue_ttl_s,
-        dead_letters_max=settings.dead_letters_max,
-        dead_letters=shared.home,
-    )
+    owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    kind = RedisStore if count == 1 else ShardStore
+    store = kind.from_settings(client, settings, owner=owner, dead_letters=shared.home)
     # Each has its part of the buffer: one that is slow must not fill it for all.
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
     database = database_of(client)
@@ -275,56 +270,6 @@ def connect(url: str) -> redis.asyncio.Redis:
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
     )
     return redis.asyncio.Redis.from_pool(pool)
-
-
-def provider_cache(services: Services, settings: Settings) -> Callable[[str], Provider]:
-    """A function that returns the provider of a name, built at its first use.
-
-    The function raises ``JobError(INVALID_JOB)`` for a name that this worker does not serve.
-    What the settings name is built now, so that a missing login is an error at the start and not
-    in the first job: WORKER_PROVIDERS, or else the default provider, and Berlin if it has an
-    account. Raises ``SettingsError``.
-    """
-    served = settings.served_providers
-    default = settings.default_provider
-    if served and default not in served and "default_provider" in settings.model_fields_set:
-        raise SettingsError(
-            "WORKER_DEFAULT_PROVIDER must be among WORKER_PROVIDERS: add it there, or name "
-            f"{' or '.join(sorted(served))}"
-        )
-    built: dict[str, Provider] = {}
-    refused: dict[str, str] = {}
-
-    def provider(name: str) -> Provider:
-        if name in built:
-            return built[name]
-        if served and name not in served:
-            told = f"provider: {name[:40]!a} is not served by this worker, it serves: "
-            raise JobError(ErrorCode.INVALID_JOB, told + ", ".join(sorted(served)))
-        try:
-            built[name] = providers.load(name)(services)
-        except SettingsError as error:
-            if refused.get(name) != str(error):
-                logger.error("provider %s: %s", name, error)  # noqa: TRY400  # says all there is
-                refused[name] = str(error)
-            told = f"provider: {name} is not configured on this worker"
-            raise JobError(ErrorCode.INVALID_JOB, told) from None
-        return built[name]
-
-    wanted = served or {default, *(["berlin"] if settings.berlin_account else [])}
-    for name in sorted(wanted):
-        variable = "WORKER_PROVIDERS" if served else "WORKER_DEFAULT_PROVIDER"
-        try:
-            built[name] = providers.load(name)(services)
-        except JobError as error:  # no such provider
-            raise SettingsError(f"{variable}: {error.message}") from None
-    logger.info(
-        "providers: %s%s; jobs that name none go to %s",
-        ", ".join(sorted(wanted)),
-        "" if served else ", and each other installed one that a job names",
-        default if default in wanted else f"{default}, which is not served: they are refused",
-    )
-    return provider
 
 
 def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -9,9 +9,8 @@ import hashlib
 import itertools
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
@@ -23,6 +22,9 @@ from berlin_worker.leases import NOTHING_WAITS, Claim, Overdue, Renewal
 from berlin_worker.lua import source
 from berlin_worker.script_connection import ScriptConnection, SharedScriptConnection
 
+if TYPE_CHECKING:
+    from berlin_worker.settings import Settings
+
 logger = logging.getLogger(__name__)
 
 _APPEND: Final = source("append")
@@ -32,7 +34,7 @@ _RELEASE: Final = source("release")
 _REAP: Final = source("reap")
 _PARDON: Final = source("pardon")
 _REVOKE: Final = source("revoke")
-_BURY: Final = source("bury")
+_BURY: Final = source("bury", "letter")
 _WAITS: Final = 2
 _DAY_MS: Final = 86_400_000
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
@@ -67,6 +69,26 @@ class RedisStore:
         self._append = ScriptConnection(pool, _APPEND)
         self._records = SharedScriptConnection(
             pool, _CLAIM, _RENEW, _RELEASE, _REAP, _PARDON, _REVOKE
+        )
+
+    @classmethod
+    def from_settings(
+        cls,
+        client: redis.asyncio.Redis,
+        settings: "Settings",
+        *,
+        owner: str,
+        dead_letters: redis.asyncio.Redis | None = None,
+    ) -> Self:
+        """Return a store with the lease, lifetimes and limits of ``settings``."""
+        return cls(
+            client,
+            owner=owner,
+            lease_s=settings.lease_s,
+            log_ttl_s=settings.log_ttl_s,
+            queue_ttl_s=settings.queue_ttl_s,
+            dead_letters_max=settings.dead_letters_max,
+            dead_letters=dead_letters,
         )
 
     async def claim(
@@ -255,7 +277,7 @@ class RedisStore:
         ``message`` what stood on the queue where it held none.
         """
         letter: dict[str, str | bytes] = {"job_id": job_id or "", "reason": reason}
-        letter |= {"ts": f"{time.time():.3f}", **({"job": job} if job else {"message": message})}
+        letter |= {"job": job} if job else {"message": message}
         keys = [names.DEAD_LETTERS, f"{names.BURIED}{hashlib.sha256(call.encode()).hexdigest()}"]
         args: list[Any] = [self._log_ttl_s, self._dead_letters_max]
         args += itertools.chain.from_iterable(letter.items())

@@ -223,15 +223,16 @@ def _providers(settings: Settings) -> Iterator[Verdict]:
 async def _build_providers(settings: Settings) -> None:
     """Build what a worker builds at its start, from the same settings; raises as it does."""
     # Half a second of import, after the checks of Redis have been shown.
-    from berlin_worker import service  # noqa: PLC0415
-    from berlin_worker.providers.base import Services  # noqa: PLC0415
-    from berlin_worker.providers.http import open_session  # noqa: PLC0415
-    from berlin_worker.stats import Stats  # noqa: PLC0415
-    from berlin_worker.tokens import RedisTokens  # noqa: PLC0415
+    from berlin_worker import service  # noqa: PLC0415  # see above
+    from berlin_worker.providers.base import Services  # noqa: PLC0415  # see above
+    from berlin_worker.providers.http import open_session  # noqa: PLC0415  # see above
+    from berlin_worker.providers.served import provider_cache  # noqa: PLC0415  # see above
+    from berlin_worker.stats import Stats  # noqa: PLC0415  # see above
+    from berlin_worker.tokens import RedisTokens  # noqa: PLC0415  # see above
 
     async with open_session(settings) as session, service.connect(settings.redis_url) as redis:
         tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
-        service.provider_cache(Services(session, tokens, settings, os.environ), settings)
+        provider_cache(Services(session, tokens, settings, os.environ), settings)
 
 
 def _login(settings: Settings) -> Verdict:

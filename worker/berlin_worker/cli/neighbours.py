@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from berlin_worker.cli.verdicts import Verdict
-from berlin_worker.databases import database_of, database_of_url, other_fleets
+from berlin_worker.client.databases import database_of, database_of_url, other_fleets
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -10,8 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
-from berlin_worker import servers, urls
-from berlin_worker.client import AsyncClient
+from berlin_worker import urls
+from berlin_worker.client import AsyncClient, servers
 from berlin_worker.client.addresses import address
 from berlin_worker.client.broker_url import parted
 from berlin_worker.client.connections import refusal

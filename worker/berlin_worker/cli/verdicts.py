@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from berlin_schemas import ErrorCode
-from berlin_worker import servers
+from berlin_worker.client import servers
 from berlin_worker.errors import JobError
 from berlin_worker.shards.marks import trouble
 

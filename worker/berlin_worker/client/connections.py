@@ -26,7 +26,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from berlin_worker import servers
+from berlin_worker.client import servers
 from berlin_worker.client.link import Command
 
 TIMEOUT_S: Final = 5.0

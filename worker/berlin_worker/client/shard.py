@@ -11,12 +11,12 @@ from redis.exceptions import RedisError
 
 from berlin_worker.client import connections
 from berlin_worker.client.addresses import address
+from berlin_worker.client.databases import database_of
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.hub import Hub
 from berlin_worker.client.logs import Logs
 from berlin_worker.client.submit import Submitter
 from berlin_worker.client.values import CLOSED, Options
-from berlin_worker.databases import database_of
 from berlin_worker.errors import ClientError
 from berlin_worker.shards import marks
 

@@ -9,8 +9,7 @@ if not entry then
   return 0
 end
 local _, raw = read_entry(entry)
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'job_id', ARGV[3], 'reason', ARGV[4],
-           'message', raw, 'ts', now_ms() / 1000)
+add_dead_letter(redis.call, KEYS[3], ARGV[2], 'job_id', ARGV[3], 'reason', ARGV[4], 'message', raw)
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1

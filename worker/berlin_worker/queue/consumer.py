@@ -19,7 +19,7 @@ from kombu.serialization import registry
 from berlin_schemas import ErrorCode
 from berlin_worker import service
 from berlin_worker.errors import JobError, SettingsError
-from berlin_worker.queue import inflate
+from berlin_worker.queue import envelope, inflate
 from berlin_worker.queue.broker import check_options
 from berlin_worker.queue.guard import Guarded, is_lost_connection
 from berlin_worker.queue.remote_control import ControlNode, guarded_events
@@ -121,7 +121,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
     ) -> None:
         logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
         try:
-            service.discard(_id_of(message), reason, told, _bytes_of(message.body))
+            service.discard(envelope.task_id_of(message), reason, told, _bytes_of(message.body))
         except Exception as failure:  # noqa: BLE001  # Redis does not answer, or refuses
             logger.error("it could not be moved to the dead letters: %r", failure)  # noqa: TRY400  # says all there is
             self._release(message)
@@ -145,14 +145,3 @@ def _tell_reader(job_id: str) -> None:
     if job_id:
         told = "the message is none that a Celery worker can read"
         service.refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))
-
-
-def _id_of(message: Any) -> Any:
-    """The task ID that a message bears: in its headers, or, by protocol 1, in its body."""
-    headers = message.headers
-    if isinstance(headers, dict) and "id" in headers:
-        return headers["id"]
-    try:
-        return message.payload.get("id")
-    except Exception:  # noqa: BLE001  # it may be anything
-        return None

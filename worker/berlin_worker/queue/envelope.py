@@ -138,6 +138,24 @@ def job_id_of(message: dict[str, Any]) -> str:
     return str(candidate) if is_job_id(candidate) else ""
 
 
+def job_id_in(raw: bytes) -> str:
+    """Return the job ID that a message bears, readable or not; an empty string if none."""
+    try:
+        return job_id_of(read(raw))
+    except InvalidEnvelope as error:
+        return error.job_id
+
+
+def task_id_of(message: Any) -> object:
+    """Return the task ID that kombu's ``message`` bears, of any type; ``None`` if it bears none."""
+    if isinstance(message.headers, dict) and "id" in message.headers:
+        return message.headers["id"]
+    try:
+        return message.payload.get("id")
+    except Exception:  # noqa: BLE001  # a body may be anything, and kombu decodes it here
+        return None
+
+
 def _id_in(message: Any) -> str:
     return job_id_of(message) if isinstance(message, dict) else ""
 

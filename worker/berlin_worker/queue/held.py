@@ -21,7 +21,8 @@ from berlin_worker.lua import sha1, source
 logger = get_logger(__name__)
 
 _SCRIPTS: Final = {
-    name: source(name, "entry") for name in ("keep", "give_back", "give_back_due", "dead_letter")
+    name: source(name, "entry", "letter")
+    for name in ("keep", "give_back", "give_back_due", "dead_letter")
 }
 _SHA1: Final = {name: sha1(script) for name, script in _SCRIPTS.items()}
 

@@ -10,10 +10,8 @@ message at that time. RabbitMQ names no message that a worker holds.
 """
 
 import asyncio
-import base64
 import functools
 import itertools
-import json
 import re
 import secrets
 import sys
@@ -31,6 +29,7 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_schemas.shards import shard_of
+from berlin_worker.queue import envelope
 
 REASON: Final = "purged"
 _AT_ONCE: Final = 50
@@ -39,27 +38,6 @@ _DEADLINE_S: Final = 600.0
 _PATIENCE_S: Final = 30.0
 """So long the purge waits for an event store, for the jobs of one look at the queue."""
 _CONFIRM: Final = "This ends every job that waits, and removes its message. Go on?"
-
-
-def job_id_of(raw: bytes) -> str | None:
-    """The job ID that a message on the queue bears; ``None`` if it bears none, or is no message.
-
-    By Celery's protocol 2 it stands in the headers, by protocol 1 in the body.
-    """
-    try:
-        message: Any = json.loads(raw)
-        headers = message.get("headers") or {}
-        found = headers["id"] if "id" in headers else _body_of(message)["id"]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return None
-    return found if names.is_job_id(found) else None
-
-
-def _body_of(message: dict[str, Any]) -> Any:
-    body = message["body"]
-    if message["properties"].get("body_encoding") == "base64":
-        body = base64.b64decode(body)
-    return json.loads(body)
 
 
 class PurgeMixin:
@@ -100,7 +78,7 @@ async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
             left = client.llen(key)
             while left > 0 and (messages := client.lrange(key, -min(left, _AT_ONCE), -1)):
                 left -= len(messages)
-                await _end_all(stores, map(job_id_of, messages))
+                await _end_all(stores, map(envelope.job_id_in, messages))
                 with client.pipeline() as pipeline:
                     for raw in reversed(messages):
                         pipeline.lrem(key, -1, raw)
@@ -108,7 +86,9 @@ async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
         # After the lists: meanwhile a worker may have taken a message from one.
         entries = client.hscan_iter(held, count=_AT_ONCE)
         while some := [*itertools.islice(entries, _AT_ONCE)]:
-            purged += await _end_all(stores, (job_id_of(read_entry(entry)) for _, entry in some))
+            purged += await _end_all(
+                stores, (envelope.job_id_in(read_entry(entry)) for _, entry in some)
+            )
     return purged
 
 
@@ -118,33 +98,30 @@ def read_entry(entry: bytes) -> bytes:
     return rest[int(digits) :] if colon and re.fullmatch(rb"[0-9]{1,4}", digits) else entry
 
 
-async def _end_all(stores: Sequence[tuple[Any, Any]], job_ids: Iterable[str | None]) -> int:
-    """End these jobs, each as :func:`_end` does; returns how many it has ended."""
+async def _end_all(stores: Sequence[tuple[Any, Any]], task_ids: Iterable[object]) -> int:
+    """End these jobs, each as :func:`_end` does; returns how many it has ended.
+
+    IDs that no job can have are passed over.
+    """
+    job_ids = {each for each in task_ids if isinstance(each, str) and names.is_job_id(each)}
     async with asyncio.timeout(_PATIENCE_S):
-        ended = await asyncio.gather(*(_end(stores, each) for each in set(job_ids) if each))
-    return sum(ended)
+        return sum(await asyncio.gather(*(_end(stores, each) for each in job_ids)))
 
 
 async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     """The store and the journal of each shard, closed with ``stack``."""
     # Only a purge needs these: importing the app must not load the worker.
-    from berlin_worker import service  # noqa: PLC0415
-    from berlin_worker.journal import Journal  # noqa: PLC0415
-    from berlin_worker.settings import Settings  # noqa: PLC0415
-    from berlin_worker.store import RedisStore  # noqa: PLC0415
+    from berlin_worker import service  # noqa: PLC0415  # see above
+    from berlin_worker.journal import Journal  # noqa: PLC0415  # see above
+    from berlin_worker.settings import Settings  # noqa: PLC0415  # see above
+    from berlin_worker.store import RedisStore  # noqa: PLC0415  # see above
 
     settings = Settings.from_env()
     stores: list[tuple[Any, Any]] = []
     for url in settings.shards:
         client = await stack.enter_async_context(service.connect(url))
-        store = RedisStore(
-            client,
-            owner=f"purge/{secrets.token_hex(4)}",
-            lease_s=settings.lease_s,
-            log_ttl_s=settings.log_ttl_s,
-            queue_ttl_s=settings.queue_ttl_s,
-            dead_letters_max=settings.dead_letters_max,
-        )
+        owner = f"purge/{secrets.token_hex(4)}"
+        store = RedisStore.from_settings(client, settings, owner=owner)
         journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
         writer = asyncio.create_task(journal.run())
         stack.callback(writer.cancel)
@@ -155,7 +132,7 @@ async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
 async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> bool:
     """End a job as ``cancelled``, unless it is at work or over; returns whether it has."""
     from berlin_worker.attempt import Attempt  # noqa: PLC0415  # only a purge needs it
-    from berlin_worker.errors import Fenced  # noqa: PLC0415  # the same
+    from berlin_worker.errors import Fenced  # noqa: PLC0415  # only a purge needs it
 
     store, journal = stores[shard_of(job_id, len(stores))]
     claim = await store.claim(job_id, b"", call=secrets.token_hex(8), deadline_s=_DEADLINE_S)
@@ -177,21 +154,11 @@ async def _purge_messages(get: Callable[[], Any]) -> int:
     async with AsyncExitStack() as stack:
         stores = await _stores(stack)
         while messages := [*itertools.islice(iter(get, None), _AT_ONCE)]:
-            await _end_all(stores, map(names_job, messages))
+            await _end_all(stores, map(envelope.task_id_of, messages))
             for message in messages:
                 message.ack()
             purged += len(messages)
     return purged
-
-
-def names_job(message: Any) -> str | None:
-    """The job ID that kombu's ``message`` bears; ``None`` if it bears none."""
-    headers = message.headers if isinstance(message.headers, dict) else {}
-    try:
-        found = headers["id"] if "id" in headers else json.loads(message.body)["id"]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return found if names.is_job_id(found) else None
 
 
 def purge_amqp(connection: Any) -> int:

@@ -9,46 +9,21 @@ checked as the real clients check them, IDs included.
 """
 
 import asyncio
-import queue
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack, cast
 
-from berlin_schemas import Cancelled, Chunk, Completed, Event, Failed, PromptJob, Reset, encode
+from berlin_schemas import Event, encode
 from berlin_schemas.names import check_job_id
 from berlin_worker.client import sse
 from berlin_worker.client.fields import JobFields
 from berlin_worker.client.jobs import Prompt, Submission, prepare
 from berlin_worker.client.values import JobStatus, Result
-from berlin_worker.errors import JobFailed
-from berlin_worker.testing.script import Answer, Reply, Script
+from berlin_worker.testing.script import Script
+from berlin_worker.testing.scripted import Scripted, late, result_of
 
 if TYPE_CHECKING:
     from berlin_worker.client.stream import Stream
-
-
-class _Scripted:
-    """What a test says and asks, beside what the client does."""
-
-    def __init__(self, answer: Answer | None = None) -> None:
-        self._script = Script(answer)
-
-    def reply(self, *replies: Reply) -> None:
-        """What the next submissions of new jobs get, in this order."""
-        self._script.add(replies)
-
-    def finish(self, job_id: str, reply: Reply = "") -> None:
-        """Let a ``Pending`` job go on with ``reply`` to its end; raises ``KeyError``."""
-        self._script.finish(job_id, reply)
-
-    @property
-    def submitted(self) -> "list[PromptJob]":
-        """The jobs that were accepted, in order."""
-        return [entry.job for entry in self._script.jobs.values()]
-
-    def events_of(self, job_id: str) -> "list[Event]":
-        """The events of a job so far; raises ``CursorExpired`` for an unknown one."""
-        return self._script.after(job_id, 0)[0]
 
 
 class FakeStream:
@@ -133,7 +108,7 @@ class FakeStream:
         self.close()
 
 
-class FakeAsyncClient(_Scripted):
+class FakeAsyncClient(Scripted):
     """As :class:`berlin_worker.client.AsyncClient`."""
 
     async def submit(
@@ -174,9 +149,9 @@ class FakeAsyncClient(_Scripted):
         """Wait for the end of a job and return its text; raises as the real client does."""
         try:
             async with asyncio.timeout(timeout_s), self.stream(job_id) as stream:
-                return _result([event async for event in stream])
+                return result_of([event async for event in stream])
         except TimeoutError:
-            raise _late(job_id, timeout_s) from None
+            raise late(job_id, timeout_s) from None
 
     async def status(self, job_id: str) -> JobStatus:
         """How a job stands."""
@@ -208,165 +183,3 @@ class FakeAsyncClient(_Scripted):
         tb: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-class FakeSyncStream:
-    """As :class:`berlin_worker.client.SyncStream`."""
-
-    def __init__(
-        self, script: Script, job_id: str, after: int, submission: Submission | None
-    ) -> None:
-        if after < 0:
-            raise ValueError("after is the last seq already seen: 0 or more")
-        self.job_id = check_job_id(job_id)
-        self._script = script
-        self._seen = after
-        self._submission = submission
-        self._closed = False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Event:
-        return self.wait(None)
-
-    def wait(self, timeout_s: float | None) -> Event:
-        """The next event; raises ``StopIteration`` at the end, ``queue.Empty`` after a timeout."""
-        self._start()
-        changes: queue.SimpleQueue[None] = queue.SimpleQueue()
-        listener: Callable[[], None] = lambda: changes.put(None)  # noqa: E731  # one word says more
-        self._script.listen(listener)
-        try:
-            while not self._closed:
-                events, over = self._script.after(self.job_id, self._seen)
-                if events:
-                    self._seen = events[0].seq
-                    return events[0]
-                if over:
-                    break
-                changes.get(timeout=timeout_s)
-        finally:
-            self._script.unlisten(listener)
-        raise StopIteration
-
-    def close(self) -> None:
-        """The iterator is at its end then."""
-        self._closed = True
-
-    def __enter__(self) -> Self:
-        self._start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _start(self) -> None:
-        self._script.check()
-        submission, self._submission = self._submission, None
-        if submission is not None:
-            self._script.accept(submission)
-
-
-class FakeClient(_Scripted):
-    """As :class:`berlin_worker.client.Client`."""
-
-    def submit(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
-    ) -> str:
-        """Accept a job and return its ID."""
-        submission = prepare(prompt, job_id, job_fields)
-        self._script.accept(submission)
-        return submission.job_id
-
-    def stream(
-        self,
-        job_id: str,
-        after: int = 0,
-        *,
-        wait_for_start_s: float | None = None,  # noqa: ARG002  # the signature of the real client
-    ) -> FakeSyncStream:
-        """The events of a job beyond ``after``; an unknown job raises ``CursorExpired`` at once."""
-        return FakeSyncStream(self._script, job_id, after, None)
-
-    def submit_and_stream(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
-    ) -> FakeSyncStream:
-        """Submit a job by the first step of the iterator."""
-        submission = prepare(prompt, job_id, job_fields)
-        return FakeSyncStream(self._script, submission.job_id, 0, submission)
-
-    def sse(self, job_id: str, last_event_id: str | None = None) -> Iterator[bytes]:
-        """The events of a job as server-sent events."""
-        for event in self.stream(job_id, sse.cursor(last_event_id)):
-            yield sse.frame(event, encode(event))
-
-    def cancel(self, job_id: str, reason: str | None = None) -> None:
-        """End a job that is not over as cancelled."""
-        self._script.cancel(job_id, reason or "requested")
-
-    def result(self, job_id: str, timeout_s: float | None = None) -> Result:
-        """Wait for the end of a job and return its text; raises as the real client does."""
-        stream, events = self.stream(job_id), []
-        try:
-            while True:
-                events.append(stream.wait(timeout_s))
-        except StopIteration:
-            return _result(events)
-        except queue.Empty:
-            raise _late(job_id, timeout_s) from None
-
-    def status(self, job_id: str) -> JobStatus:
-        """How a job stands."""
-        return self._script.status(job_id)
-
-    def list(
-        self,
-        *,
-        tenant: str | None = None,
-        status: str | None = None,
-        limit: int = 50,
-        before: JobStatus | None = None,
-    ) -> "list[JobStatus]":
-        """The newest jobs, newest first."""
-        return self._script.newest(tenant=tenant, status=status, limit=limit, before=before)
-
-    def close(self) -> None:
-        """Close the client: what waits, or is called later, raises ``ClientError``."""
-        self._script.close()
-
-    def __enter__(self) -> Self:
-        self._script.check()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def _result(events: Sequence[Event]) -> Result:
-    text: list[str] = []
-    for event in events:
-        match event:
-            case Chunk():
-                text.append(event.content)
-            case Reset():
-                text.clear()
-            case Completed():
-                return Result("".join(text), event.finish_reason, event.timings, event.usage)
-            case Failed() | Cancelled():
-                raise JobFailed(event)
-    raise AssertionError("the events that the test scripted have no terminal one")
-
-
-def _late(job_id: str, timeout_s: float | None) -> TimeoutError:
-    told = f"job {job_id} was not over after {timeout_s} s"
-    return TimeoutError(f"{told}: it goes on; wait again, or cancel it")

@@ -189,14 +189,8 @@ async def _discard(*record: object) -> None:
 def _core(
     client: redis.asyncio.Redis, settings: Settings, provider: Callable[[str], Provider]
 ) -> tuple[Runner, Journal, Leases]:
-    store = RedisStore(
-        client,
-        owner=f"in-process/{secrets.token_hex(4)}",
-        lease_s=settings.lease_s,
-        log_ttl_s=settings.log_ttl_s,
-        queue_ttl_s=settings.queue_ttl_s,
-        dead_letters_max=settings.dead_letters_max,
-    )
+    owner = f"in-process/{secrets.token_hex(4)}"
+    store = RedisStore.from_settings(client, settings, owner=owner)
     journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
     leases = Leases(
         store,

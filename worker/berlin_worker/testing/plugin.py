@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from berlin_worker.client import Client
-from berlin_worker.testing.fakes import FakeAsyncClient, FakeClient
+from berlin_worker.testing.fakes import FakeAsyncClient
+from berlin_worker.testing.fakes_sync import FakeClient
 from berlin_worker.testing.in_process import InProcessWorker
 
 

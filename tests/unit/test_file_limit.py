@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berlin_worker.slots import USUAL_LIMIT, Room, plan
+from berlin_worker.pool.file_limit import USUAL_LIMIT, Room, plan
 
 INFINITE = resource.RLIM_INFINITY
 
@@ -55,7 +55,7 @@ CODE = """
 import resource, sys
 soft, hard, wanted, proxies = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-from berlin_worker.slots import FileLimit
+from berlin_worker.pool.file_limit import FileLimit
 limit = FileLimit(stores=2, proxies=proxies)
 allowed = limit.make_room(wanted)
 print(allowed, *resource.getrlimit(resource.RLIMIT_NOFILE))

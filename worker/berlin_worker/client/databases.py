@@ -10,10 +10,10 @@ from collections.abc import Collection
 from typing import Any
 
 from redis import ConnectionPool, Redis
-from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
+from berlin_worker import urls
 
 
 def database_of(client: Any) -> int:
@@ -22,8 +22,8 @@ def database_of(client: Any) -> int:
 
 
 def database_of_url(url: str) -> int:
-    """The number of the database that ``url`` names; raises ``ValueError`` for what is no URL."""
-    return int(parse_url(url).get("db") or 0)
+    """The number of the database that the URL of an event store names."""
+    return urls.parse_redis(url, "WORKER_EVENT_SHARDS").db or 0
 
 
 def other_fleets(client: Redis, own: Collection[int]) -> list[int]:
