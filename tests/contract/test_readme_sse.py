@@ -45,7 +45,7 @@ class FastAPI:
 def app(monkeypatch, redis_url):
     """The example's names."""
     fastapi, responses = types.ModuleType("fastapi"), types.ModuleType("fastapi.responses")
-    vars(fastapi).update(FastAPI=FastAPI, Header=object)
+    vars(fastapi).update(FastAPI=FastAPI, Header=object, Path=dict)
     vars(responses).update(StreamingResponse=StreamingResponse)
     monkeypatch.setitem(sys.modules, "fastapi", fastapi)
     monkeypatch.setitem(sys.modules, "fastapi.responses", responses)

@@ -14,7 +14,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from berlin_schemas import ErrorCode, names
 from berlin_worker.embedded.redis import RedisProcess, find_server
 from berlin_worker.errors import JobError
+from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.store import RedisStore
+from berlin_worker.telemetry import job_end
 from tests.support.core import (
     JOB,
     check_keys,
@@ -1055,3 +1057,18 @@ async def test_a_job_streams_through_a_restart_of_the_server_and_loses_nothing()
     assert text_of(events) == "".join(said)
     assert [each.type for each in events] == ["started", *["chunk"] * 300, "completed"]
     assert {each.attempt for each in events} == {1}
+
+
+async def test_log_of_an_ended_job_names_the_provider_that_answered(worker, caplog):
+    caplog.set_level(logging.INFO, job_end.__name__)
+    async with worker(says("a"), defaults=JobDefaults("own", "m")) as here:
+        await here.run("defaults")
+        await here.run("named", provider="other", model="n")
+        here.provider.refuses = JobError(ErrorCode.INVALID_JOB, "options: no such name")
+        await here.run("refused")
+    ended = [getattr(record, job_end.ATTRIBUTE) for record in caplog.records]
+    assert [(each["job_id"], each["provider"], each["model"]) for each in ended] == [
+        ("defaults", "own", "m"),
+        ("named", "other", "n"),
+        ("refused", "own", "m"),
+    ]

@@ -12,6 +12,7 @@ from berlin_worker.client.databases import database_of
 from berlin_worker.journal import Journal
 from berlin_worker.leases import Leases, Renewal
 from berlin_worker.providers.base import Report
+from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.retry import RetryPolicy
 from berlin_worker.runner import Runner
 from tests.support.core import job_object, load_scripts, make_store, read_log
@@ -119,6 +120,7 @@ class Worker:
             policy=RetryPolicy(max_attempts, changes.pop("retry_base_s", 0.001), 30.0),
             proxies=frozenset({"http://proxy.test:1"}),
             cancel_cause=lambda: self.cause,
+            defaults=changes.pop("defaults", JobDefaults()),
         )
         assert not changes
         self._tasks: list[asyncio.Task[None]] = []

@@ -4,8 +4,11 @@ import ssl
 
 import pytest
 from redis import exceptions
+from redis.asyncio import ConnectionPool
+from redis.asyncio.client import Pipeline
 
-from berlin_worker.client.connections import passes, refusal, trouble
+from berlin_worker.cli.errors import problem
+from berlin_worker.client.connections import passes, refusal, reply_of, trouble
 
 AT = "rediss://host:6379/0"
 
@@ -74,3 +77,37 @@ def test_errors_that_are_chained_in_a_ring_end() -> None:
     one, two = exceptions.ConnectionError("one"), exceptions.ConnectionError("two")
     one.__cause__, two.__cause__ = two, one
     assert refusal(one) is None
+
+
+PROMPT = "a secret prompt ) of pipeline caused error: ('x',)"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "this user has no permissions to run the 'xrange' command",
+        'it\'s "quoted" \\ and é',
+        "unknown command 'EVALX', with args beginning with: 'a secret'",
+    ],
+)
+@pytest.mark.parametrize("kind", [exceptions.ResponseError, exceptions.NoPermissionError])
+def test_error_of_a_pipeline_is_shown_without_its_command(
+    kind: type[Exception], message: str
+) -> None:
+    error = kind(message)
+    expected = message.partition(", with args")[0]
+    assert reply_of(error) == expected
+    Pipeline(ConnectionPool(), {}, transaction=True, shard_hint=None).annotate_exception(
+        error, 3, ("HSET", "job:{1}:state", "job", PROMPT[:20])
+    )
+    assert "secret prompt" in str(error)
+    assert reply_of(error) == expected
+    assert trouble("redis://host", error).endswith(f"({expected})")
+    assert "secret" not in str(problem(error).format_message())
+
+
+def test_server_that_refuses_a_command_is_not_said_to_be_away() -> None:
+    error = exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+    assert trouble(AT, error) == (
+        f"Redis at {AT} refuses a command (command not allowed when used memory > 'maxmemory'.)"
+    )

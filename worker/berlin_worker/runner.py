@@ -262,11 +262,12 @@ class Runner:
         if len(args) != 1 or kwargs:
             raise InvalidJob("worker.generate takes one positional argument: the job object")
         job, data = parse_job(args[0], job_id)
-        context.ABOUT.set(context.About(job.provider, job.model, job.tenant))
+        context.ABOUT.set(context.About(self.defaults.provider_of(job), job.model, job.tenant))
         if job.proxy is not None and job.proxy not in self.proxies:
             raise InvalidJob("proxy: not on the operator's allow-list")
         try:
             job, provider = self.defaults.resolve(job, self.provider)
+            context.ABOUT.set(context.About(job.provider, job.model, job.tenant))
             provider.check(job)
         except JobError:
             raise

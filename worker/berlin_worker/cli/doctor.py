@@ -211,28 +211,35 @@ def _providers(settings: Settings) -> Iterator[Verdict]:
     except SettingsError:  # this machine runs no worker; the check of the login says so
         return
     try:
-        asyncio.run(_build_providers(settings))
+        names = asyncio.run(_build_providers(settings))
     except (SettingsError, JobError) as error:
         yield verdicts.providers(str(error), ())
     except Exception as error:  # noqa: BLE001  # of another package; its text may hold a secret
         yield verdicts.providers(f"a provider raises {type(error).__name__}", ())
     else:
-        yield verdicts.providers(None, settings.served_providers or {"berlin"})
+        yield verdicts.providers(None, names)
 
 
-async def _build_providers(settings: Settings) -> None:
-    """Build what a worker builds at its start, from the same settings; raises as it does."""
+async def _build_providers(settings: Settings) -> frozenset[str]:
+    """Build the providers that a worker builds at its start, and return their names.
+
+    Raises what the start of a worker raises.
+    """
     # Half a second of import, after the checks of Redis have been shown.
     from berlin_worker import service  # noqa: PLC0415  # see above
     from berlin_worker.providers.base import Services  # noqa: PLC0415  # see above
     from berlin_worker.providers.http import open_session  # noqa: PLC0415  # see above
-    from berlin_worker.providers.served import provider_cache  # noqa: PLC0415  # see above
+    from berlin_worker.providers.served import (  # noqa: PLC0415  # see above
+        configured_providers,
+        provider_cache,
+    )
     from berlin_worker.stats import Stats  # noqa: PLC0415  # see above
     from berlin_worker.tokens import RedisTokens  # noqa: PLC0415  # see above
 
     async with open_session(settings) as session, service.connect(settings.redis_url) as redis:
         tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
         provider_cache(Services(session, tokens, settings, os.environ), settings)
+    return configured_providers(settings)
 
 
 def _login(settings: Settings) -> Verdict:

@@ -55,12 +55,11 @@ def problem(error: BaseException) -> Problem:
         case Unavailable():
             return Problem(told, advice=_advice(error.__cause__))
         case RedisError():
-            from berlin_worker.client.connections import (
-                refusal,  # half a second that help and completion save
-            )
+            # Half a second of import that help and completion save.
+            from berlin_worker.client.connections import refusal, reply_of
 
             refused = refusal(error)
-            told = f"Redis {refused}" if refused else f"Redis: {told}"
+            told = f"Redis {refused}" if refused else f"Redis: {reply_of(error)}"
             return Problem(told, advice=_advice(error))
         case Unreadable():
             return Problem(told, advice="install the berlin-worker that your workers have")

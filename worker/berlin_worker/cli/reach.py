@@ -14,7 +14,7 @@ from berlin_worker import urls
 from berlin_worker.client import AsyncClient, servers
 from berlin_worker.client.addresses import address
 from berlin_worker.client.broker_url import parted
-from berlin_worker.client.connections import refusal
+from berlin_worker.client.connections import refusal, reply_of
 from berlin_worker.settings import Settings, redis_address
 
 TIMEOUT_S: Final = 3.0
@@ -95,4 +95,4 @@ def reason(error: BaseException) -> str:
     """Why, in a few words; the text of a ``ValueError`` may repeat a URL, so it is left out."""
     if isinstance(error, ValueError):
         return "the URL makes no sense"
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return reply_of(error).splitlines()[0].rstrip(".")

@@ -3,6 +3,8 @@
 redis-py's own retries would repeat a command whose reply was lost without saying so.
 """
 
+import ast
+import re
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -34,6 +36,10 @@ _CONNECTIONS: Final = 8
 _POOL_TIMEOUT_S: Final = 30.0
 _LONGEST_CHAIN: Final = 10
 _OF_CLUSTERS: Final = (ClusterError, ClusterCrossSlotError, MovedError)
+_IN_PIPELINE: Final = re.compile(
+    r"Command # \d+ \(.*\) of pipeline caused error: (\(.*\))", re.DOTALL
+)
+_OF_UNKNOWN: Final = ", with args beginning with"
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 
 E = TypeVar("E", bound=BaseException)
@@ -106,13 +112,30 @@ def trouble(where: str, error: BaseException) -> str:
     if told := refusal(error):
         return f"Redis at {where} {told}"
     if isinstance(error, NoPermissionError):
-        return f"Redis at {where} answers, but refuses this user a command ({error})"
+        return f"Redis at {where} answers, but refuses this user a command ({reply_of(error)})"
     if isinstance(error, AuthenticationError):
         return f"Redis at {where} answers, but refuses the login ({error})"
+    if isinstance(error, ResponseError) and not passes(error):
+        return f"Redis at {where} refuses a command ({reply_of(error)})"
     told = type(error).__name__
     if where.startswith("rediss:") and isinstance(error, TimeoutError | RedisTimeoutError):
         told += "; a server that speaks no TLS at this port would not either"
     return f"Redis at {where} does not answer ({told})"
+
+
+def reply_of(error: BaseException) -> str:
+    """Return the server's reply as text (pure).
+
+    redis-py puts the command in front of an error in a pipeline, and a server repeats an unknown
+    command. Either may hold a piece of a prompt, so it is cut off.
+    """
+    text = str(error)
+    if found := _IN_PIPELINE.match(text):
+        try:
+            [text, *_] = ast.literal_eval(found[1])
+        except (SyntaxError, TypeError, ValueError):
+            text = ""
+    return str(text).partition(_OF_UNKNOWN)[0] or type(error).__name__
 
 
 def refusal(error: BaseException) -> str | None:

@@ -14,6 +14,10 @@ class JobDefaults:
     provider: str = "berlin"
     model: str = ""
 
+    def provider_of(self, job: PromptJob) -> str:
+        """Return the name of the provider that ``job`` names, or else the operator's choice."""
+        return job.provider if "provider" in job.model_fields_set else self.provider
+
     def resolve(
         self, job: PromptJob, provider_of: Callable[[str], Provider]
     ) -> tuple[PromptJob, Provider]:
@@ -23,9 +27,9 @@ class JobDefaults:
         Raises what ``provider_of`` raises.
         """
         changes: dict[str, str] = {}
-        name = job.provider
-        if "provider" not in job.model_fields_set and name != self.provider:
-            changes["provider"] = name = self.provider
+        name = self.provider_of(job)
+        if name != job.provider:
+            changes["provider"] = name
         provider = provider_of(name)
         if "model" not in job.model_fields_set:
             model = self.model or getattr(provider, "default_model", "")

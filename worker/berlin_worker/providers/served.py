@@ -12,6 +12,12 @@ from berlin_worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 
+def configured_providers(settings: Settings) -> frozenset[str]:
+    """Return the names of the providers that a worker builds at its start."""
+    berlin = ["berlin"] if settings.berlin_account else []
+    return frozenset(settings.served_providers or {settings.default_provider, *berlin})
+
+
 def provider_cache(services: Services, settings: Settings) -> Callable[[str], Provider]:
     """A function that returns the provider of a name, built at its first use.
 
@@ -46,7 +52,7 @@ def provider_cache(services: Services, settings: Settings) -> Callable[[str], Pr
             raise JobError(ErrorCode.INVALID_JOB, message) from None
         return built[name]
 
-    wanted = served or {default, *(["berlin"] if settings.berlin_account else [])}
+    wanted = configured_providers(settings)
     for name in sorted(wanted):
         variable = "WORKER_PROVIDERS" if served else "WORKER_DEFAULT_PROVIDER"
         try:

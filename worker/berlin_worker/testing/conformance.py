@@ -38,7 +38,7 @@ async def services(environ: Mapping[str, str]) -> AsyncIterator[Services]:
 class ProviderConformance:
     """Subclass it and set what is yours."""
 
-    provider_class: ClassVar[Callable[[Services], Provider]]
+    provider_class: ClassVar[type[Provider]]
     environ: ClassVar[Mapping[str, str]] = {}
     """The environment that the provider reads, settings of the worker included."""
     job: ClassVar[Mapping[str, Any]] = {}
