@@ -48,7 +48,7 @@ class Guarded:
         """As kombu's, without what is no binding: one would keep all from publishing."""
         with self.conn_or_acquire() as client:
             members = client.smembers(self.keyprefix_queue % exchange)
-        bindings = [tuple(member.decode(errors="replace").split(self.sep)) for member in members]
+        bindings = [tuple(bytes_to_str(member).split(self.sep)) for member in members]
         return [binding for binding in bindings if len(binding) == 3]  # noqa: PLR2004  # routing key, pattern, queue
 
     def _deliver(self: Any, raw: bytes, queue: str, tag: str) -> None:
@@ -101,7 +101,7 @@ class Guarded:
         if not bytes_to_str(received["type"]).endswith("message") or not data:
             return None
         try:
-            channel = received["channel"].decode()
+            channel = bytes_to_str(received["channel"])
             if channel.startswith("/"):  # the number of the database, as in /0.celery.pidbox
                 channel = channel.partition(".")[2]
             exchange = channel.split("/", 1)[0]
