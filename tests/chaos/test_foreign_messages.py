@@ -100,5 +100,6 @@ def test_poison_among_good_messages_is_dead_lettered_once_and_stops_nobody(site,
         figures = site.ledger.check(size(120, 900))
         restarts = replicas.restarts
     report("SIGKILLs; as much poison as messages", figures, runs=kills, note=f"{jobs} jobs")
-    assert restarts == kills  # poison ends no worker
+    # Poison ends no worker. A kill may hit one that is down, and the last may not be up again yet.
+    assert restarts <= kills
     assert site.redis.xlen(names.DEAD_LETTERS) == jobs
