@@ -104,13 +104,16 @@ class Toy:
 
     def inspect(self, worker: WorkerProcess, what: str) -> Any:
         """The answer of ``worker`` to ``celery inspect <what>``."""
-        replies = getattr(
-            self.celery.control.inspect([worker.hostname], timeout=5, limit=1), what
-        )()
+        # Celery logs that it is ready a moment before it listens: a question may be missed.
+        replies: Any = wait_until(
+            getattr(self.celery.control.inspect([worker.hostname], timeout=5, limit=1), what),
+            f"a reply to inspect {what}",
+        )
         return replies[worker.hostname]
 
     def control(self, worker: WorkerProcess, command: str, **arguments: Any) -> Any:
         """The answer of ``worker`` to ``celery control <command>``."""
+        self.inspect(worker, "ping")  # it listens: a command must not be sent twice
         replies = self.celery.control.broadcast(
             command, arguments, [worker.hostname], reply=True, timeout=5, limit=1
         )
