@@ -79,6 +79,9 @@ PARTS: Final = (
                 "events_state_memory_leak",
             )
         ],
+        # Of Django, which is not installed.
+        [f"t/integration/test_worker.py::test_django_fixup_{name}"
+         for name in ("direct_worker", "installs_django_task_for_celery_subclass")],
     ),
     Part("kombu", "redis", ["t/unit/transport/test_redis.py", "t/unit/transport/virtual"]),
 )  # fmt: skip
@@ -209,7 +212,7 @@ def run(
         }
         arguments = [
             "-p", "tests.celery_suites.plugin", "-p", "no:randomly", "-p", "no:asyncio",
-            "-p", "celery.contrib.pytest", "-q", "--durations", "20", "--timeout", "120",
+            "-p", "celery.contrib.pytest", "-q", "--tb", "native", "--durations", "20", "--timeout", "120",
             "--junitxml", report, "-o", f"cache_dir={PLACE / 'cache' / name}",
             *(_AGAIN if again else ["--cache-clear"]),
             *(["-k", expression] if expression else []),
