@@ -212,8 +212,8 @@ def run(
         }
         arguments = [
             "-p", "tests.celery_suites.plugin", "-p", "no:randomly", "-p", "no:asyncio",
-            "-p", "celery.contrib.pytest", "-q", "--tb", "native", "--durations", "20", "--timeout", "120",
-            "--junitxml", report, "-o", f"cache_dir={PLACE / 'cache' / name}",
+            "-p", "celery.contrib.pytest", "-q", "--tb", "native", "--timeout", "120",
+            "--durations", "20", "--junitxml", report, "-o", f"cache_dir={PLACE / 'cache' / name}",
             *(_AGAIN if again else ["--cache-clear"]),
             *(["-k", expression] if expression else []),
             *(f"--deselect={other}" for other in part.others), *part.tests,
