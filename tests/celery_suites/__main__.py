@@ -218,10 +218,13 @@ def run(
             *(["-k", expression] if expression else []),
             *(f"--deselect={other}" for other in part.others), *part.tests,
         ]  # fmt: skip
-        ended = subprocess.run(
-            [programs.python, "-m", "pytest", *arguments], cwd=source, env=env, stdout=output,
-            stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, timeout=LIMIT_S, check=False,
-        )  # fmt: skip
+        try:
+            ended = subprocess.run(
+                [programs.python, "-m", "pytest", *arguments], cwd=source, env=env, stdout=output,
+                stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, timeout=LIMIT_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            sys.exit(f"{name}: not at its end after {LIMIT_S} s, see {log}")
     if ended.returncode not in _RAN or not report.is_file():
         sys.exit(f"{name}: pytest ended with {ended.returncode}, see {log}")
     return report
