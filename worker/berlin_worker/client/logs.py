@@ -14,6 +14,7 @@ from typing import Any, Final
 from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
+from berlin_worker.client import stored
 from berlin_worker.client.batch import Batcher
 from berlin_worker.client.link import Command
 from berlin_worker.client.replay import Entry, Glance
@@ -52,7 +53,7 @@ class Logs:
             except NoPermissionError:
                 self._hidden = True
             else:
-                return _glance(status.decode() if status is not None else None, seq, found)
+                return _glance(stored.text(status), stored.whole(seq) or 0, found)
         there, found = await self._reads.ask([("HEXISTS", state, "status"), last])
         return _glance("queued" if there else None, 0, found)
 
@@ -70,9 +71,9 @@ def _outcome(replies: list[Any]) -> list[Any] | Exception:
     return next((reply for reply in replies if isinstance(reply, Exception)), replies)
 
 
-def _glance(status: str | None, seq: bytes | int | None, found: list[Any]) -> Glance:
+def _glance(status: str | None, seq: int, found: list[Any]) -> Glance:
     entries = _entries(found)
-    return Glance(status=status, seq=int(seq or 0), last=entries[0] if entries else None)
+    return Glance(status=status, seq=seq, last=entries[0] if entries else None)
 
 
 def _entries(found: list[Any]) -> list[Entry]:

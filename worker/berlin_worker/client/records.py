@@ -4,15 +4,14 @@ Records hold prompts, so a service that only shows replies need not have the rig
 Whatever stands in Redis is input: a record that makes no sense is no reason to fail.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final, cast, get_args
 
-from pydantic import JsonValue
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from berlin_schemas import Cancelled, Event, Failed, Terminal, decode, names
+from berlin_worker.client import stored
 from berlin_worker.client.replay import Entry
 from berlin_worker.client.values import JobStatus, Status
 
@@ -81,18 +80,18 @@ def place_of(job: JobStatus) -> Place:
 def by_record(job_id: str, values: Sequence[bytes | None]) -> JobStatus:
     """The status that the values of ``_FIELDS`` describe (pure)."""
     told, attempt, seq, cancel, created_ms, started_ms, tenant, metadata = values
-    word = _text(told)
-    created, started = _number(created_ms), _number(started_ms)
+    word = stored.text(told)
+    created, started = stored.whole(created_ms), stored.whole(started_ms)
     return JobStatus(
         job_id=job_id,
         status=cast("Status", word) if word in get_args(Status) else "unknown",
-        attempt=_number(attempt) or 0,
-        seq=_number(seq) or 0,
+        attempt=stored.whole(attempt) or 0,
+        seq=stored.whole(seq) or 0,
         cancel_requested=cancel is not None,
         created_ts=None if created is None else created / 1000,
         started_ts=None if started is None else started / 1000,
-        tenant=_text(tenant),
-        metadata=_object(metadata),
+        tenant=stored.text(tenant),
+        metadata=stored.json_object(metadata),
     )
 
 
@@ -103,8 +102,12 @@ def _fits(job: JobStatus, tenant: str | None, status: str | None) -> bool:
 
 
 def _places(page: Sequence[tuple[bytes, float]]) -> list[Place]:
-    decoded = [(int(score), member.decode(errors="replace")) for member, score in page]
-    return [place for place in decoded if names.is_job_id(place[1])]
+    """Return the places of a page of the index, without entries that no script of ours writes."""
+    return [
+        (int(score), job_id)
+        for member, score in page
+        if names.is_job_id(job_id := member.decode(errors="replace")) and stored.is_time_ms(score)
+    ]
 
 
 async def _read(redis: Redis, places: Sequence[Place]) -> list[JobStatus]:
@@ -179,22 +182,3 @@ def _event(entries: list[Entry]) -> Event | None:
         return decode(entries[0][1].get(b"event", b"")) if entries else None
     except ValueError:
         return None
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="replace")
-
-
-def _number(value: bytes | None) -> int | None:
-    try:
-        return None if value is None else int(value)
-    except ValueError:
-        return None
-
-
-def _object(value: bytes | None) -> dict[str, JsonValue]:
-    try:
-        found = json.loads(value or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
