@@ -1,6 +1,9 @@
 """What a worker says of itself, from two snapshots of its numbers."""
 
+import json
+
 import pytest
+from pydantic import ValidationError
 
 from berlin_worker.presence import Announcement, Identity, Load, Window, announcement
 from berlin_worker.stats import Stats
@@ -77,3 +80,23 @@ def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() 
 def test_an_announcement_of_a_later_version_can_be_read_for_what_is_known() -> None:
     text = '{"v":1,"worker":"w","host":"h","pid":1,"version":"9","started_ts":1.0,"mood":"fine"}'
     assert Announcement.model_validate_json(text).worker == "w"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"capacity": -5},
+        {"in_flight": 10**400},
+        {"started_ts": "@inf"},
+        {"jobs": {"failed": 10**400}},
+        {"token_issued": {"berlin": "@inf"}},
+        {"recent": {"chunks_per_s": "@inf"}},
+        {"recent": {"chunks_per_s": 1e308}},
+        {"recent": {"loop_lag_s": "@NaN"}},
+    ],
+)
+def test_announcement_with_a_number_that_no_sum_can_take_is_refused(fields) -> None:
+    whole = {"v": 1, "worker": "w", "host": "h", "pid": 1, "version": "9", "started_ts": 1.0}
+    text = json.dumps(whole | fields).replace('"@inf"', "1e400").replace('"@NaN"', "NaN")
+    with pytest.raises(ValidationError):
+        Announcement.model_validate_json(text)

@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
@@ -39,19 +39,25 @@ Snapshot = Mapping[str, Any]
 """What :meth:`berlin_worker.stats.Stats.snapshot` returns."""
 
 
+_MOST: Final = 1e15
+Measured = Annotated[float, Field(ge=-_MOST, le=_MOST, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=int(_MOST))]
+"""Anybody may write an announcement: with these bounds all sums are finite, and are JSON."""
+
+
 class Recent(BaseModel):
     """The last ``window_s`` seconds: rates, and means; ``None`` where there was nothing."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    window_s: float = 0.0
-    chunks_per_s: float = 0.0
-    jobs_per_s: float = 0.0
-    first_chunks: int = 0
-    first_chunk_s: float | None = None
-    waits: int = 0
-    queue_wait_s: float | None = None
-    loop_lag_s: float | None = None
+    window_s: Measured = 0.0
+    chunks_per_s: Measured = 0.0
+    jobs_per_s: Measured = 0.0
+    first_chunks: Count = 0
+    first_chunk_s: Measured | None = None
+    waits: Count = 0
+    queue_wait_s: Measured | None = None
+    loop_lag_s: Measured | None = None
 
 
 class Announcement(BaseModel):
@@ -67,17 +73,17 @@ class Announcement(BaseModel):
     v: Literal[1] = 1
     worker: str
     host: str
-    pid: int
+    pid: Count
     version: str
-    started_ts: float
+    started_ts: Measured
     draining: bool = False
-    in_flight: int = 0
-    capacity: int | None = None
-    chunks: int = 0
-    jobs: dict[str, int] = {}
-    retries: dict[str, int] = {}
-    logins: dict[str, int] = {}
-    token_issued: dict[str, float] = {}
+    in_flight: Count = 0
+    capacity: Count | None = None
+    chunks: Count = 0
+    jobs: dict[str, Count] = {}
+    retries: dict[str, Count] = {}
+    logins: dict[str, Count] = {}
+    token_issued: dict[str, Measured] = {}
     recent: Recent = Recent()
 
 

@@ -55,7 +55,7 @@ def job_of(letter: dict[str, str]) -> dict[str, Any]:
     """The job object in a letter, without its old ID; raises ``InvalidJob``."""
     try:
         job = json.loads(letter.get("job") or "null")
-    except ValueError:
+    except (ValueError, RecursionError):  # nested without end
         job = None
     if not isinstance(job, dict):
         raise InvalidJob("the letter holds no job object")
