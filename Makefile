@@ -28,11 +28,11 @@ test: .venv/.dev ## every test, in parallel and random order, with branch covera
 	@$(MAKE) chaos-short
 
 test-quick: .venv/.dev ## unit and contract tests alone
-	@$(BIN)/pytest -n $(CORES) -q tests/unit tests/contract
+	@$(BIN)/pytest -n $(CORES) -q -m "unit or contract"
 
 fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a worker: make fuzz [ITEMS=n]
 	@BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
-		$(BIN)/pytest -v --timeout 3600 tests/integration/test_fuzz.py tests/integration/test_fuzz_queue.py
+		$(BIN)/pytest -v --timeout 3600 tests/fuzz/test_fuzz.py tests/fuzz/test_fuzz_queue.py
 
 # Apart from the others: these count seconds, and a fault needs the machine for itself.
 chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; prints a table

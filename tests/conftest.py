@@ -10,8 +10,10 @@ import redis
 import redis.asyncio
 from hypothesis import HealthCheck, settings
 
-from berlin_worker.embedded.redis import RedisProcess, fake_redis, find_server, find_servers
+from berlin_worker.embedded.redis_server import RedisProcess, fake_redis, find_server, find_servers
+from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
+from tests.support.fleet import Fleet
 from tests.support.needed import needed
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
@@ -110,3 +112,10 @@ async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     """An asyncio client of :func:`redis_url`; replies are bytes."""
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         yield client
+
+
+@pytest.fixture
+def fleet(real_redis_url: str) -> Iterator[Fleet]:
+    """Real workers and a stand-in upstream that repeats the prompt, over the real server."""
+    with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
+        yield Fleet(real_redis_url, upstream)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from berlin_worker.embedded.redis import find_server
+from berlin_worker.embedded.redis_server import find_server
 from tests.benchmarks import capacity, envs, report
 from tests.benchmarks.fleet import CONTENDERS, ENVS, ROOT, Contender
 from tests.benchmarks.processes import Bench, Failed

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from berlin_worker.embedded.redis import find_server
+from berlin_worker.embedded.redis_server import find_server
 from tests.benchmarks import envs
 from tests.benchmarks.fleet import CONTENDERS, ENVS, ROOT
 from tests.benchmarks.marks import between

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from berlin_worker.embedded.redis import RedisProcess
+from berlin_worker.embedded.redis_server import RedisProcess
 from tests.benchmarks import measure
 from tests.benchmarks.fleet import ROOT
 from tests.benchmarks.upstream import prompt

@@ -18,9 +18,9 @@ import redis.asyncio
 
 from berlin_schemas import Started, names
 from berlin_schemas.shards import shard_of
-from berlin_worker.embedded.redis import RedisProcess, find_server
-from berlin_worker.journal import JobLog, Journal
-from berlin_worker.store import RedisStore
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
+from berlin_worker.jobs.journal import JobLog, Journal
+from berlin_worker.storage.job_store import RedisStore
 from tests.benchmarks.measure import cpu_s
 
 _TEXT: Final = " lorem"

@@ -24,7 +24,7 @@ from typing import Final
 
 import redis
 
-from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from tests.celery_suites.outcomes import complaints, expected_differences, outcomes_of
 
 HERE: Final = Path(__file__).parent

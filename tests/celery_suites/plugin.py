@@ -15,7 +15,7 @@ from celery.contrib.testing import app
 from kombu.transport import redis
 from kombu.utils import eventio
 
-from berlin_worker.queue import broker
+from berlin_worker.broker import transport
 
 VARIANT = os.environ["SUITE_VARIANT"]
 OURS = VARIANT == "ours"
@@ -25,11 +25,11 @@ if VARIANT in POOLS:
     concurrency.ALIASES["prefork"] = POOLS[VARIANT]
 if OURS:
     app.TestApp = functools.partial(app.TestApp, task_cls="berlin_worker.pool:AsyncioTask")
-    broker.install()
+    transport.install()
     # kombu's own tests name the classes of its module.
-    redis.Channel, redis.Transport = broker.RedisChannel, broker.RedisTransport
-    redis.SentinelChannel = broker.SentinelChannel
-    redis.SentinelTransport = broker.SentinelTransport
+    redis.Channel, redis.Transport = transport.RedisChannel, transport.RedisTransport
+    redis.SentinelChannel = transport.SentinelChannel
+    redis.SentinelTransport = transport.SentinelTransport
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

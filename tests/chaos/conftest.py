@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from tests.support.chaos import FULL, Site
 from tests.support.chaos_report import Row, properties
 from tests.support.needed import needed

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from berlin_worker.client import CursorExpired
-from berlin_worker.embedded.redis import RedisProcess
+from berlin_worker.embedded.redis_server import RedisProcess
 from tests.support.chaos import Site, size
 from tests.support.proxy import TcpProxy
 from tests.support.replication import caught_up

@@ -18,7 +18,7 @@ import redis
 from celery import Celery
 
 from berlin_worker.client import Client
-from berlin_worker.embedded.redis import find_server, free_port
+from berlin_worker.embedded.redis_server import find_server, free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
 from berlin_worker.settings import Settings
 from tests.support.cli import BERLIN

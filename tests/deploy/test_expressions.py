@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from berlin_worker.client import Client
-from berlin_worker.embedded.redis import free_port
+from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.manifests import tool

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from berlin_worker.embedded.redis import free_port
+from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import Fleet, prompt
 from tests.support.manifests import tool

@@ -14,7 +14,7 @@ from pathlib import Path
 import pip
 import pytest
 
-from berlin_worker.embedded.redis import free_port
+from berlin_worker.embedded.redis_server import free_port
 from tests.support.manifests import DEPLOY
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 

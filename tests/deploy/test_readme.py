@@ -30,7 +30,7 @@ import yaml
 from berlin_schemas import Cancelled
 from berlin_schemas.jobs import parse_job
 from berlin_schemas.shards import shard_of
-from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.upstream import upstream_in_thread
 from berlin_worker.telemetry import job_end
 from tests.support.needed import needed

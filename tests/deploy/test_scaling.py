@@ -10,7 +10,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from berlin_worker.embedded.redis import free_port
+from berlin_worker.embedded.redis_server import free_port
 from tests.support.chaos import Site
 from tests.support.manifests import DEPLOY, one, rendered
 from tests.support.upstream_process import UpstreamProcess

@@ -29,7 +29,10 @@ def packages_come_from_the_wheel() -> None:
         package = importlib.import_module(name)
         assert Path(package.__file__ or "").is_relative_to(sys.prefix), package.__file__
         assert importlib.resources.files(name).joinpath("py.typed").is_file(), name
-    scripts = {file.name for file in importlib.resources.files("berlin_worker.lua").iterdir()}
+    scripts = {
+        file.name
+        for file in importlib.resources.files("berlin_worker.storage").joinpath("lua").iterdir()
+    }
     assert {"append.lua", "claim.lua", "submit.lua"} <= scripts, scripts
 
 
@@ -81,7 +84,7 @@ def commands_answer() -> None:
 
 def a_job_goes_through() -> None:
     """As another service would: a bare Celery producer, a bare Redis client, the contract."""
-    from berlin_worker.embedded.redis import any_redis
+    from berlin_worker.embedded.redis_server import any_redis
 
     with any_redis() as (url, told), tempfile.TemporaryFile() as log:
         print(f"  {told}")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from berlin_worker.embedded.redis import RedisProcess, find_server
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
 from tests.support.workers import ROOT, TIMEOUT_S, WorkerProcess, wait_until
 

@@ -10,10 +10,10 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_schemas import Event, Started, decode, names
-from berlin_worker.journal import Batch, JobLog, Journal
-from berlin_worker.leases import Claim
-from berlin_worker.lua import source
-from berlin_worker.store import RedisStore
+from berlin_worker.jobs.journal import Batch, JobLog, Journal
+from berlin_worker.jobs.leases import Claim
+from berlin_worker.storage.job_store import RedisStore
+from berlin_worker.storage.scripts import source
 
 LOG_TTL_S = 100
 QUEUE_TTL_S = 1000

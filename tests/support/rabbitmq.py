@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from berlin_worker.embedded.redis import free_port
+from berlin_worker.embedded.redis_server import free_port
 
 _START_TIMEOUT_S = 60.0
 _FOLDERS = (Path("/usr/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))

@@ -11,10 +11,10 @@ from typing import Final
 from berlin_schemas import PromptJob
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Report, Services
-from berlin_worker.providers.berlin import BerlinProvider
+from berlin_worker.providers.berlin.provider import BerlinProvider
 from berlin_worker.providers.http import open_session
+from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
-from berlin_worker.tokens.local import LocalTokens
 
 LOGIN: Final = b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"data":{"token":"a-token"}}'
 

@@ -8,13 +8,13 @@ from typing import Any, Self
 import redis.asyncio
 
 from berlin_schemas import Event, PromptJob
-from berlin_worker.client.databases import database_of
-from berlin_worker.journal import Journal
-from berlin_worker.leases import Leases, Renewal
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.leases import Leases, Renewal
+from berlin_worker.jobs.retry import RetryPolicy
+from berlin_worker.jobs.runner import Runner
 from berlin_worker.providers.base import Report
 from berlin_worker.providers.defaults import JobDefaults
-from berlin_worker.retry import RetryPolicy
-from berlin_worker.runner import Runner
+from berlin_worker.storage.databases import database_of
 from tests.support.core import job_object, load_scripts, make_store, read_log
 from tests.support.waiting import stopped
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import redis
 
-from berlin_worker.embedded.redis import RedisProcess, free_port
+from berlin_worker.embedded.redis_server import RedisProcess, free_port
 from tests.support.replication import caught_up
 from tests.support.workers import wait_until
 

@@ -1,8 +1,8 @@
 """A fault for one test: the background task that reads the control channel dies."""
 
-from berlin_worker import control
+from berlin_worker.storage import cancel_listener
 
-_parse = control.parse
+_parse = cancel_listener.parse
 
 
 class Dies(BaseException):
@@ -16,4 +16,4 @@ def parse(data: object) -> tuple[str, str] | None:
     return found
 
 
-control.parse = parse
+cancel_listener.parse = parse

@@ -3,13 +3,13 @@
 from celery import Celery
 
 from berlin_schemas import names
-from berlin_worker.client.broker_url import parted
+from berlin_worker.broker import celery_cli, purge, refused_commands, transport, worker_options
+from berlin_worker.broker.broker_info import BrokerInfo
+from berlin_worker.broker.consumer_heartbeat import Pulse
+from berlin_worker.broker.visibility import VISIBILITY_TIMEOUT_S, KeepDeliveries
+from berlin_worker.config.broker_url import parted
 from berlin_worker.errors import SettingsError
 from berlin_worker.pool import AsyncioTask, file_limit
-from berlin_worker.queue import broker, purge, refused_commands, revoke_option, worker_options
-from berlin_worker.queue.broker_info import BrokerInfo
-from berlin_worker.queue.deliveries import VISIBILITY_TIMEOUT_S, KeepDeliveries
-from berlin_worker.queue.pulse import Pulse
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry import celery_log
 
@@ -18,8 +18,8 @@ try:
 except SettingsError as error:
     # Celery would print the traceback of an exception, whatever command it runs.
     raise SystemExit(f"berlin: {error}") from None
-broker.install()
-revoke_option.install()
+transport.install()
+celery_cli.install()
 _broker_url, _sentinel_options = parted(_settings.broker_url)
 
 app = Celery(
@@ -61,7 +61,7 @@ app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
     task_acks_on_failure_or_timeout=True,
-    worker_consumer="berlin_worker.queue.consumer:PromptConsumer",
+    worker_consumer="berlin_worker.broker.consumer:PromptConsumer",
     worker_pool="berlin_worker.pool:AsyncioPool",
     worker_pool_lifespan="berlin_worker.service:lifespan",
     worker_pool_drain_timeout=_settings.drain_timeout_s,

@@ -20,35 +20,35 @@ from redis.backoff import ExponentialBackoff
 
 from berlin_schemas import names
 from berlin_schemas.shards import shard_of
-from berlin_worker import control, preflight
-from berlin_worker.client.addresses import address
-from berlin_worker.client.connections import keepalive
-from berlin_worker.client.databases import database_of
+from berlin_worker.broker.job_queue import CeleryDoorbell
+from berlin_worker.config.addresses import address
 from berlin_worker.errors import JobError
-from berlin_worker.garbage import seldom_collected
-from berlin_worker.journal import Journal
-from berlin_worker.leases import Leases
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.leases import Leases
+from berlin_worker.jobs.quarantine import Suspects
+from berlin_worker.jobs.retry import RetryPolicy
+from berlin_worker.jobs.runner import Runner
 from berlin_worker.pool import cancel_cause
-from berlin_worker.presence import Load, Presence, this_process
+from berlin_worker.pool.gc_tuning import seldom_collected
 from berlin_worker.providers.base import Provider, Services
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
 from berlin_worker.providers.served import provider_cache
-from berlin_worker.queue.doorbell import CeleryDoorbell
-from berlin_worker.retry import RetryPolicy
-from berlin_worker.runner import Runner
 from berlin_worker.settings import Settings
-from berlin_worker.shards.marks import Marks, check_unmarked
-from berlin_worker.shards.parking import Parking
-from berlin_worker.shards.router import Core, Router, StrayBell
-from berlin_worker.shards.store import ShardStore
-from berlin_worker.stats import Stats
-from berlin_worker.store import RedisStore
-from berlin_worker.suspects import Suspects
+from berlin_worker.storage import cancel_listener, server_check
+from berlin_worker.storage.connections import keepalive
+from berlin_worker.storage.databases import database_of
+from berlin_worker.storage.heartbeat import Load, Presence, this_process
+from berlin_worker.storage.job_store import RedisStore
+from berlin_worker.storage.sharding.marks import Marks, check_unmarked
+from berlin_worker.storage.sharding.parking import Parking
+from berlin_worker.storage.sharding.router import Core, Router, StrayBell
+from berlin_worker.storage.sharding.store import ShardStore
+from berlin_worker.storage.shared_tokens import RedisTokens
 from berlin_worker.telemetry import tracing
-from berlin_worker.telemetry.endpoint import observed
-from berlin_worker.telemetry.life import LIFE
-from berlin_worker.tokens import RedisTokens
+from berlin_worker.telemetry.http_endpoint import observed
+from berlin_worker.telemetry.liveness import LIFE
+from berlin_worker.telemetry.stats import Stats
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     """
     global _running, _tracer  # noqa: PLW0603  # one worker, one loop, one runner in a process
     settings = Settings.from_env()
-    await preflight.check(settings, os.environ)
+    await server_check.check(settings, os.environ)
     async with contextlib.AsyncExitStack() as stack:
         servers = {"berlin": settings.berlin_url}
         _tracer = await stack.enter_async_context(tracing.opened(os.environ, servers=servers))
@@ -145,8 +145,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
                 f"renew-{shard}": core.leases.renew_forever(),
                 f"reap-{shard}": core.leases.reap_forever(),
             }
-        flagged = control.flags(lambda job_id: stores[shard_of(job_id, len(stores))])
-        background["control"] = control.listen(
+        flagged = cancel_listener.flags(lambda job_id: stores[shard_of(job_id, len(stores))])
+        background["control"] = cancel_listener.listen(
             home, current.cancel, fleet=database_of(home), flagged=flagged
         )
         background["life"] = LIFE.beat_forever(stats.loop_lag)

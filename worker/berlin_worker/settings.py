@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from berlin_worker import certificates, misspelling, urls
+from berlin_worker.config import certificates, misspelling, urls
 from berlin_worker.errors import SettingsError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -210,7 +210,7 @@ def _names(listed: str) -> frozenset[str]:
 
 
 def _addresses(settings: Settings) -> dict[str, str]:
-    """Every Redis and the broker in the spelling of :mod:`berlin_worker.urls`; checks the rest."""
+    """Return every Redis and the broker as :mod:`berlin_worker.config.urls` spells them."""
     redis_url = redis_address(settings.redis_url, "REDIS_URL")
     listed = settings.shards if settings.event_shards.strip(", ") else ()
     shards = (

@@ -10,14 +10,14 @@ from celery.worker.state import task_ready
 
 from berlin_schemas import ErrorCode, names
 from berlin_worker import service
+from berlin_worker.broker import revocation
+from berlin_worker.broker.qos import QoS
+from berlin_worker.broker.validation import check
+from berlin_worker.broker.visibility import came_back_at_once
 from berlin_worker.celery import app
 from berlin_worker.errors import JobError, TaskFailed
+from berlin_worker.jobs.runner import Outcome, time_limit_passed
 from berlin_worker.pool import AsyncioRequest, AsyncioTask, HandedBack, cancel_cause, error_of
-from berlin_worker.queue import revocation
-from berlin_worker.queue.deliveries import came_back_at_once
-from berlin_worker.queue.held import QoS
-from berlin_worker.queue.usable import check
-from berlin_worker.runner import Outcome, time_limit_passed
 
 _SAME_TIME_S: Final = 0.5
 """Two clocks that are no further apart show the same time: to ask for it takes a while, too."""
@@ -34,7 +34,7 @@ class TaskCancelled(Ignore):  # type: ignore[misc]  # the same
 
 
 class PromptRequest(AsyncioRequest):
-    """A request that can run, or :class:`~berlin_worker.queue.usable.Unusable` is raised.
+    """A request that can run, or :class:`~berlin_worker.broker.validation.Unusable` is raised.
 
     Its arguments stay out of logs, events and ``inspect``: they are a prompt.
 

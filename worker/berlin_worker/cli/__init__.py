@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "demo": (
-        "demo_command",
+        "demo.command",
         "Stream a prompt through a whole setup, nothing to install.",
     ),
     "submit": ("submit_command", "Send a prompt and stream the answer."),
-    "tail": ("jobs_command", "Follow a job from any terminal."),
-    "cancel": ("jobs_command", "Cancel a job."),
-    "status": ("jobs_command", "Show how a job stands."),
-    "list": ("jobs_command", "List the newest jobs."),
+    "tail": ("job_commands", "Follow a job from any terminal."),
+    "cancel": ("job_commands", "Cancel a job."),
+    "status": ("job_commands", "Show how a job stands."),
+    "list": ("job_commands", "List the newest jobs."),
     "batch": (
-        "batch_command",
+        "batch.command",
         "Run a file of prompts; resumes without paying twice.",
     ),
     "dead": ("dead_command", "List and replay what could not be run."),
     "worker": ("worker_command", "Start a worker."),
-    "top": ("top_command", "Watch the fleet: workers, queue, errors, logins."),
+    "top": ("top.command", "Watch the fleet: workers, queue, errors, logins."),
     "doctor": (
-        "doctor_command",
+        "doctor.command",
         "Check Redis, broker and login, and say what to do.",
     ),
     "completion": (

@@ -9,7 +9,7 @@ import click
 from berlin_schemas import InvalidJob, names
 from berlin_worker.cli.errors import FAILED, Problem
 from berlin_worker.cli.output import printable, say, show
-from berlin_worker.cli.reach import load_settings, open_redis
+from berlin_worker.cli.preflight import load_settings, open_redis
 from berlin_worker.client import Client
 
 _PAGE: Final = 100

@@ -8,8 +8,8 @@ from berlin_schemas import Cancelled, Event
 from berlin_worker.cli import no_worker
 from berlin_worker.cli.errors import BROKEN_PIPE, FAILED, Problem
 from berlin_worker.cli.interrupts import Interrupts
-from berlin_worker.cli.log import Log
 from berlin_worker.cli.output import printable, say
+from berlin_worker.cli.raw_log import Log
 from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import FinalView, JsonView, TextView, View, exit_code
 from berlin_worker.client import AsyncClient, Stream

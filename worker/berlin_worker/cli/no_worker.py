@@ -8,8 +8,8 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_worker.cli.output import say
-from berlin_worker.cli.reach import load_settings
-from berlin_worker.client import connections
+from berlin_worker.cli.preflight import load_settings
+from berlin_worker.storage import connections
 
 PATIENCE_S: Final = 5.0
 """How long nothing may happen before workers are counted."""

@@ -8,7 +8,7 @@ from berlin_schemas.names import check_job_id, new_job_id
 from berlin_worker.cli.errors import FAILED
 from berlin_worker.cli.follow import follow
 from berlin_worker.cli.output import say
-from berlin_worker.cli.reach import open_client
+from berlin_worker.cli.preflight import open_client
 
 
 async def run(

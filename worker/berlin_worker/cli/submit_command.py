@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from berlin_worker.cli.fields import build_job, check_id, from_prompt, job_options
+from berlin_worker.cli.job_options import build_job, check_id, from_prompt, job_options
 
 
 @click.command(

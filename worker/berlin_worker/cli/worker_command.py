@@ -21,6 +21,6 @@ def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
     SIGTERM (or Ctrl-C) lets the running jobs end, for WORKER_DRAIN_TIMEOUT_S seconds at most; what
     is left then goes to another worker. SIGHUP does the same, and the worker begins anew.
     """
-    from berlin_worker.cli import run_worker as work
+    from berlin_worker.cli import worker as work
 
     work.run(concurrency, celery_args)

@@ -15,23 +15,17 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import Cancelled, Chunk, Completed, Failed, Reset, names
 from berlin_schemas.shards import shard_of
-from berlin_worker.client import connections, records, sse
+from berlin_worker.client import records, sse
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.fields import JobFields
-from berlin_worker.client.jobs import Prompt, Submission, prepare
 from berlin_worker.client.shard import Shard
 from berlin_worker.client.stream import Stream
-from berlin_worker.client.values import (
-    ANOTHER_LOOP,
-    CLOSED,
-    NO_LOOP,
-    JobStatus,
-    Options,
-    Result,
-)
+from berlin_worker.client.submission import Prompt, Submission, prepare
+from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options, Result
 from berlin_worker.errors import ClientError, JobFailed, Unavailable, Unreadable
 from berlin_worker.settings import Settings, broker_address, redis_address
-from berlin_worker.shards.marks import on_shard
+from berlin_worker.storage import connections
+from berlin_worker.storage.sharding.marks import on_shard
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from berlin_schemas import names
-from berlin_worker.client.addresses import address
-from berlin_worker.client.batch import Batcher
-from berlin_worker.client.broker_url import parted
+from berlin_worker.client.batcher import Batcher
+from berlin_worker.config.addresses import address
+from berlin_worker.config.broker_url import parted
 from berlin_worker.errors import Unavailable
 from berlin_worker.telemetry import tracing
 

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from berlin_schemas import Cancelled, Event, Failed, Terminal, decode, names
-from berlin_worker.client import stored
 from berlin_worker.client.replay import Entry
 from berlin_worker.client.values import JobStatus, Status
+from berlin_worker.storage import stored_values
 
 _FIELDS: Final = [
     "status",
@@ -80,18 +80,18 @@ def place_of(job: JobStatus) -> Place:
 def by_record(job_id: str, values: Sequence[bytes | None]) -> JobStatus:
     """The status that the values of ``_FIELDS`` describe (pure)."""
     told, attempt, seq, cancel, created_ms, started_ms, tenant, metadata = values
-    word = stored.text(told)
-    created, started = stored.whole(created_ms), stored.whole(started_ms)
+    word = stored_values.text(told)
+    created, started = stored_values.whole(created_ms), stored_values.whole(started_ms)
     return JobStatus(
         job_id=job_id,
         status=cast("Status", word) if word in get_args(Status) else "unknown",
-        attempt=stored.whole(attempt) or 0,
-        seq=stored.whole(seq) or 0,
+        attempt=stored_values.whole(attempt) or 0,
+        seq=stored_values.whole(seq) or 0,
         cancel_requested=cancel is not None,
         created_ts=None if created is None else created / 1000,
         started_ts=None if started is None else started / 1000,
-        tenant=stored.text(tenant),
-        metadata=stored.json_object(metadata),
+        tenant=stored_values.text(tenant),
+        metadata=stored_values.json_object(metadata),
     )
 
 
@@ -106,7 +106,8 @@ def _places(page: Sequence[tuple[bytes, float]]) -> list[Place]:
     return [
         (int(score), job_id)
         for member, score in page
-        if names.is_job_id(job_id := member.decode(errors="replace")) and stored.is_time_ms(score)
+        if names.is_job_id(job_id := member.decode(errors="replace"))
+        and stored_values.is_time_ms(score)
     ]
 
 

@@ -9,16 +9,16 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from berlin_worker.client import connections
-from berlin_worker.client.addresses import address
-from berlin_worker.client.databases import database_of
 from berlin_worker.client.enqueue import Enqueuer
-from berlin_worker.client.hub import Hub
-from berlin_worker.client.logs import Logs
+from berlin_worker.client.log_reader import Logs
 from berlin_worker.client.submit import Submitter
+from berlin_worker.client.subscriptions import Hub
 from berlin_worker.client.values import CLOSED, Options
+from berlin_worker.config.addresses import address
 from berlin_worker.errors import ClientError
-from berlin_worker.shards import marks
+from berlin_worker.storage import connections
+from berlin_worker.storage.databases import database_of
+from berlin_worker.storage.sharding import marks
 
 _CHECK_AGAIN_S: Final = 60.0
 _ASK_AGAIN_S: Final = 30.0
@@ -28,7 +28,7 @@ class Shard:
     """Records, logs and channels of the jobs that one event store holds.
 
     ``expected`` are the marks that it may bear, ``home`` is ``REDIS_URL`` where that is
-    another server; see :mod:`berlin_worker.shards.marks`.
+    another server; see :mod:`berlin_worker.storage.sharding.marks`.
     """
 
     def __init__(

@@ -10,13 +10,13 @@ from typing import Final, Self, TypeVar
 from redis.exceptions import RedisError
 
 from berlin_schemas import Event, names
-from berlin_worker.client.connections import passes, trouble
-from berlin_worker.client.link import Lost
-from berlin_worker.client.mailbox import Mailbox, Notice
 from berlin_worker.client.replay import Entry, Need, Replay
+from berlin_worker.client.resp3 import Lost
 from berlin_worker.client.shard import Shard
+from berlin_worker.client.subscription import Mailbox, Notice
 from berlin_worker.client.values import ANOTHER_LOOP, Options
 from berlin_worker.errors import ClientError, Unavailable
+from berlin_worker.storage.connections import passes, trouble
 
 T = TypeVar("T")
 

@@ -14,12 +14,12 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_schemas import names
-from berlin_worker.client.batch import Batcher
-from berlin_worker.client.connections import refusal, trouble
+from berlin_worker.client.batcher import Batcher
 from berlin_worker.client.enqueue import Enqueuer
-from berlin_worker.client.jobs import Submission
+from berlin_worker.client.submission import Submission
 from berlin_worker.errors import JobIdReused, Unavailable
-from berlin_worker.lua import source
+from berlin_worker.storage.connections import refusal, trouble
+from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
 
 _AT_ONCE: Final = 64

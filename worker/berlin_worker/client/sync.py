@@ -17,8 +17,8 @@ from typing import Any, Final, Self, TypeVar, Unpack
 from berlin_schemas import Event
 from berlin_worker.client.aio import AsyncClient
 from berlin_worker.client.fields import JobFields
-from berlin_worker.client.jobs import Prompt
 from berlin_worker.client.stream import Stream
+from berlin_worker.client.submission import Prompt
 from berlin_worker.client.values import CLOSED, JobStatus, Options, Result
 from berlin_worker.errors import ClientError
 from berlin_worker.settings import Settings

@@ -23,8 +23,8 @@ from typing import Any, Final, Literal, Self
 
 from aiohttp import web
 
+from berlin_worker.embedded.call_record import IssuedTokens, OrderedFaults
 from berlin_worker.embedded.faults import Fault, Plan, in_prompt, parse
-from berlin_worker.embedded.ledger import IssuedTokens, OrderedFaults
 from berlin_worker.embedded.replies import pleasant_reply, send
 
 _WORD: Final = re.compile(r"\S+\s*|\s+")

@@ -22,8 +22,8 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
+from berlin_worker.pool.callback_queue import Mailbox
 from berlin_worker.pool.job import CancelCause, Job, stack_owner
-from berlin_worker.pool.mailbox import Mailbox
 from berlin_worker.pool.restart import RESTART
 from berlin_worker.pool.task import discard_of, hand_back
 from berlin_worker.pool.thread import LifespanError, LoopThread

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from berlin_schemas import Terminal
-from berlin_worker.context import About
+from berlin_worker.telemetry.log_context import About
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-from berlin_worker.context import JOB
-from berlin_worker.providers.redact import hider
 from berlin_worker.telemetry import job_end
+from berlin_worker.telemetry.log_context import JOB
+from berlin_worker.telemetry.redact import hider
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor

@@ -1,7 +1,7 @@
 """The metrics of a worker for Prometheus, rendered when they are scraped.
 
 ``python -m berlin_worker.telemetry.metrics`` prints the table of all metrics
-(:mod:`berlin_worker.telemetry.table`).
+(:mod:`berlin_worker.telemetry.metric_specs`).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from berlin_worker.stats import Histogram, Stats
-from berlin_worker.telemetry.reading import Reading
-from berlin_worker.telemetry.table import PROCESS, TABLE, Row, Samples
+from berlin_worker.telemetry.gauges import Reading
+from berlin_worker.telemetry.metric_specs import PROCESS, TABLE, Row, Samples
+from berlin_worker.telemetry.stats import Histogram, Stats
 
 
 class StatsCollector(Collector):

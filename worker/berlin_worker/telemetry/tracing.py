@@ -138,12 +138,12 @@ async def opened(
         yield OFF
         return
     try:
-        from berlin_worker.telemetry import exporting  # noqa: PLC0415  # only here is it needed, if at all
+        from berlin_worker.telemetry import otel_setup  # noqa: PLC0415  # only here is it needed, if at all
     except ImportError:
         logger.warning("no traces: they need the extra, pip install 'berlin-worker[otel]'")
         yield OFF
         return
-    async with exporting.opened(environ, servers=servers or {}, own=asked_for(environ)) as tracer:
+    async with otel_setup.opened(environ, servers=servers or {}, own=asked_for(environ)) as tracer:
         yield tracer or OFF
 
 

@@ -18,8 +18,8 @@ from berlin_schemas import ErrorCode, PromptJob
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Provider, Report, Services
 from berlin_worker.providers.http import open_session
+from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
-from berlin_worker.tokens.local import LocalTokens
 
 _HELLO: Final = [{"role": "user", "content": "one two three"}]
 _CLOSE_S: Final = 5.0

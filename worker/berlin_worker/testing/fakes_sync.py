@@ -9,7 +9,7 @@ from berlin_schemas import Event, encode
 from berlin_schemas.names import check_job_id
 from berlin_worker.client import sse
 from berlin_worker.client.fields import JobFields
-from berlin_worker.client.jobs import Prompt, Submission, prepare
+from berlin_worker.client.submission import Prompt, Submission, prepare
 from berlin_worker.client.values import JobStatus, Result
 from berlin_worker.testing.script import Script
 from berlin_worker.testing.scripted import Scripted, late, result_of

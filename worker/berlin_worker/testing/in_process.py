@@ -21,20 +21,20 @@ from kombu.exceptions import KombuError
 from kombu.messaging import Consumer
 
 from berlin_schemas import PromptJob, names
-from berlin_worker import control
 from berlin_worker.client import AsyncClient, Client
-from berlin_worker.embedded.redis import fake_redis
-from berlin_worker.journal import Journal
-from berlin_worker.leases import Leases
-from berlin_worker.lua import source
+from berlin_worker.embedded.redis_server import fake_redis
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.leases import Leases
+from berlin_worker.jobs.retry import RetryPolicy
+from berlin_worker.jobs.runner import Runner
 from berlin_worker.providers.base import Provider, Report, Services
 from berlin_worker.providers.echo import EchoProvider
 from berlin_worker.providers.http import open_session
-from berlin_worker.retry import RetryPolicy
-from berlin_worker.runner import Runner
+from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
-from berlin_worker.store import RedisStore
-from berlin_worker.tokens.local import LocalTokens
+from berlin_worker.storage import cancel_listener
+from berlin_worker.storage.job_store import RedisStore
+from berlin_worker.storage.scripts import source
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,9 @@ class InProcessWorker:
                 for work in (
                     journal.run(),
                     leases.renew_forever(),
-                    control.listen(client, runner.cancel, flagged=control.flags(lambda _: client)),
+                    cancel_listener.listen(
+                        client, runner.cancel, flagged=cancel_listener.flags(lambda _: client)
+                    ),
                 )
             ]
             try:

@@ -9,7 +9,7 @@ from typing import cast
 
 from berlin_schemas import Cancelled, ErrorCode, Event, Failed, PromptJob, Terminal
 from berlin_schemas.events import TERMINAL_TYPES
-from berlin_worker.client.jobs import Submission
+from berlin_worker.client.submission import Submission
 from berlin_worker.client.values import CLOSED, JobStatus, Status
 from berlin_worker.errors import ClientError, CursorExpired, JobIdReused
 from berlin_worker.testing import events

@@ -1,0 +1,49 @@
+"""Celery's other commands on our app: each works or is one line, and none shows a secret."""
+
+import pytest
+
+from tests.support.celery_cli import run_commands
+from tests.support.fleet import Fleet, prompt
+
+pytestmark = pytest.mark.integration
+
+WORKING = [
+    ["report"],
+    ["status"],
+    ["list", "bindings"],
+    *(["inspect", what] for what in ("active", "reserved", "scheduled", "registered", "stats")),
+    *(["inspect", what] for what in ("conf", "ping", "active_queues", "report", "revoked")),
+    ["shell"],
+    ["graph", "bootsteps"],
+    ["amqp", "queue.declare", "another"],
+]
+REFUSED = [
+    ["result", "an-id"],
+    ["result", "--traceback", "an-id"],
+    ["migrate", "redis://a", "redis://b"],
+]
+
+
+def test_commands_that_a_user_tries(fleet: Fleet):
+    env = fleet.env | {"BERLIN_PASSWORD": "the-only-secret"}
+    with fleet.worker("-c", "2"):
+        fleet.running(fleet.send(prompt("[[stall:2]] private words")))
+        outcomes = run_commands([(each, {}) for each in WORKING], env)
+        for command, (code, text) in zip(WORKING, outcomes, strict=True):
+            assert code == 0, f"{command}: {text}"
+            for odd in ("Traceback", "the-only-secret", "correct horse", "private words"):
+                assert odd not in text, command
+
+
+def test_commands_that_cannot_do_anything_are_one_line(fleet: Fleet):
+    outcomes = run_commands([(each, {}) for each in REFUSED], fleet.env)
+    for command, (code, text) in zip(REFUSED, outcomes, strict=True):
+        assert (code, text.count("\n"), text[:7]) == (1, 1, "Error: "), command
+
+
+def test_report_shows_no_password_of_the_broker(fleet: Fleet):
+    urls = ["redis://me:hush@127.0.0.1:1/0", "amqp://me:hush@127.0.0.1:1//"]
+    for url in urls:
+        [(code, text)] = run_commands([(["report"], {})], fleet.env | {"CELERY_BROKER_URL": url})
+        assert code == 0
+        assert "hush" not in text

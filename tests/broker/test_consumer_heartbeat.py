@@ -1,0 +1,92 @@
+"""The consumer's sign of life: given while it consumes and while it looks for its broker."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import bootsteps
+from celery.worker.consumer import Consumer
+
+from berlin_worker.broker.consumer import PromptConsumer
+from berlin_worker.broker.consumer_heartbeat import Pulse
+from berlin_worker.telemetry.liveness import LIFE, Sign
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def life(monkeypatch):
+    """The signs of this process, as they were, afterwards; the consumer has long been silent."""
+    for name, value in {"consumer": Sign(), "draining": False, "slots": None}.items():
+        monkeypatch.setattr(LIFE, name, value)
+    LIFE.consumer._at -= 1000
+
+
+class FakeTimer:
+    """What repeats, to be rung by hand."""
+
+    def __init__(self) -> None:
+        self.repeated: list[Callable[[], None]] = []
+
+    def call_repeatedly(self, interval_s: float, call: Callable[[], None]) -> Any:
+        self.repeated.append(call)
+        return SimpleNamespace(cancel=lambda: self.repeated.remove(call))
+
+
+def consumer(state: int = bootsteps.RUN) -> Any:
+    return SimpleNamespace(
+        timer=FakeTimer(),
+        pool=SimpleNamespace(limit=1000),
+        blueprint=SimpleNamespace(state=state),
+    )
+
+
+def test_it_beats_from_the_start_and_tells_the_slots():
+    running = consumer()
+    pulse = Pulse(running)
+    pulse.start(running)
+    assert LIFE.consumer.silence_s < 100
+    assert LIFE.slots == 1000
+    LIFE.consumer._at -= 1000
+    running.pool.limit = 7
+    running.timer.repeated[0]()
+    assert LIFE.consumer.silence_s < 100
+    assert LIFE.slots == 7
+
+
+def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
+    running = consumer()
+    pulse = Pulse(running)
+    pulse.start(running)
+    pulse.stop(running)
+    assert running.timer.repeated == []
+    assert not LIFE.draining
+    pulse.start(running)
+    assert len(running.timer.repeated) == 1
+
+
+def test_a_shutdown_is_draining_whether_it_was_connected_or_not():
+    Pulse(consumer()).stop(consumer(bootsteps.CLOSE))
+    assert LIFE.draining
+
+
+def test_who_looks_for_its_broker_is_alive(monkeypatch):
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        Consumer, "ensure_connected", lambda self, conn: conn.ensure_connection(callback=poll)
+    )
+    polled = []
+
+    def poll() -> None:
+        polled.append(LIFE.consumer.silence_s)
+
+    def ensure_connection(**options: Any) -> None:
+        asked.append(options)
+        options["callback"]()
+
+    searching = PromptConsumer.__new__(PromptConsumer)
+    searching.ensure_connected(SimpleNamespace(ensure_connection=ensure_connection))
+    [before_giving_up] = polled
+    assert before_giving_up < 100
+    assert asked[0]["interval_max"] == 2.0

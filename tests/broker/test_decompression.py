@@ -1,0 +1,50 @@
+"""Compressed messages: what a job can be is decompressed, and no more."""
+
+import bz2
+import lzma
+import zlib
+
+import pytest
+from kombu import compression
+
+from berlin_schemas.jobs import MAX_JOB_BYTES
+from berlin_worker.broker import decompression
+
+pytestmark = pytest.mark.unit
+
+COMPRESS = {"gzip": zlib.compress, "bzip2": bz2.compress, "lzma": lzma.compress}
+METHODS = sorted(COMPRESS)
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    monkeypatch.setattr(compression, "_decoders", {})
+    monkeypatch.setattr(compression, "_encoders", dict(compression._encoders))
+    decompression.install()
+
+
+def test_nothing_else_is_decompressed():
+    assert len(compression._decoders) == len(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("body", [b"", b"[[], {}, {}]", b"\\u0000" * MAX_JOB_BYTES])
+def test_what_kombu_compresses_comes_back(method, body):
+    data, content_type = compression.compress(body, method)
+    assert compression.decompress(data, content_type) == body
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_longer_than_any_job_or_cut_off_is_an_error(method):
+    bomb = COMPRESS[method](b" " * (8 * MAX_JOB_BYTES))
+    whole = COMPRESS[method](b"a body that is whole")
+    for data in (bomb, whole[:-5], whole[:3], b""):
+        with pytest.raises(decompression.TooMuch):
+            compression.decompress(data, method)
+
+
+def test_a_dictionary_that_takes_too_much_memory_is_an_error():
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 256 * 1024 * 1024}]
+    data = lzma.compress(b"small", filters=filters)
+    with pytest.raises(lzma.LZMAError):
+        compression.decompress(data, "lzma")

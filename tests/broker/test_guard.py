@@ -1,0 +1,52 @@
+"""An error that is raised at work on a message is the fault of the connection or of the message."""
+
+import errno
+import socket
+import ssl
+
+import pytest
+from amqp.exceptions import ConnectionForced, NotFound
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from berlin_worker.broker.guard import is_lost_connection
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RedisConnectionError("gone"),
+        RedisTimeoutError("slow"),
+        ReadOnlyError("a replica"),
+        ConnectionForced("closed"),
+        NotFound("no queue"),
+        BrokenPipeError(errno.EPIPE, "broken"),
+        TimeoutError("slow"),
+        socket.gaierror(socket.EAI_AGAIN, "no name"),
+        ssl.SSLError(1, "no handshake"),
+        OSError(errno.EHOSTUNREACH, "no route"),
+    ],
+)
+def test_what_a_network_raises_is_no_fault_of_the_message(error):
+    assert is_lost_connection(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("id"),  # kombu counts it among the errors of a connection
+        TypeError("unhashable"),
+        ValueError("no date"),
+        RecursionError("too deep"),
+        OverflowError("too late"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no UTF-8"),
+        OSError("odd"),
+        OSError(errno.EOVERFLOW, "no clock can tell this"),
+        AssertionError("odd"),
+    ],
+)
+def test_what_a_message_raises_is_its_own_fault(error):
+    assert not is_lost_connection(error)

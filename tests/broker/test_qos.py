@@ -1,0 +1,59 @@
+"""When the acknowledgements of the messages that are held go to the broker."""
+
+from contextlib import contextmanager
+from unittest.mock import MagicMock
+
+import pytest
+from kombu.asynchronous import Hub, get_event_loop, set_event_loop
+
+from berlin_worker.broker.qos import QoS
+
+pytestmark = pytest.mark.unit
+
+
+class Channel:
+    """Notes what is sent by one pipeline."""
+
+    do_restore = False
+    takes = True
+    unacked_key, unacked_index_key = "unacked", "unacked_index"
+
+    def __init__(self):
+        self.sent = []
+
+    @contextmanager
+    def conn_or_acquire(self):
+        client = MagicMock()
+        pipe = client.pipeline.return_value.__enter__.return_value
+        pipe.hdel.side_effect = lambda _, *tags: self.sent.append(set(tags))
+        yield client
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(QoS, "owed", set())
+    before = get_event_loop()
+    hub = Hub()
+    set_event_loop(hub)
+    yield hub
+    hub.close()
+    set_event_loop(before)
+
+
+def test_acknowledgements_of_one_turn_go_together_before_the_hub_waits_again(hub):
+    channel = Channel()
+    qos = QoS(channel)
+    for tag in ("a", "b"):
+        hub.call_soon(qos.ack, tag)
+    next(hub.create_loop())
+    assert channel.sent == [{"a", "b"}]
+    assert QoS.owed == set()
+
+
+def test_without_a_hub_each_is_sent_at_once(hub):
+    set_event_loop(None)
+    channel = Channel()
+    qos = QoS(channel)
+    qos.ack("a")
+    qos.ack("b")
+    assert channel.sent == [{"a"}, {"b"}]

@@ -1,0 +1,356 @@
+"""RabbitMQ as the broker: what holds on Redis holds here too, garbage on the queue included."""
+
+import json
+import pickle
+import signal
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from amqp.exceptions import NotFound
+from celery import Celery
+from kombu import Connection, pools
+
+from berlin_worker.client import AsyncClient, Unavailable
+from berlin_worker.embedded.redis_server import free_port
+from berlin_worker.settings import Settings
+from tests.support.fleet import Fleet, prompt, recorded, text_of
+from tests.support.needed import needed
+from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
+from tests.support.saboteur import installed
+from tests.support.workers import celery_cli, wait_until
+
+pytestmark = pytest.mark.integration
+
+SECRET = "a secret prompt"
+QUICK = {
+    "WORKER_LEASE_S": "1",
+    "WORKER_RENEW_INTERVAL_S": "0.3",
+    "WORKER_REAP_INTERVAL_S": "0.1",
+}
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitProcess]:
+    """One for each test process. In CI a missing server is a failure."""
+    binary = needed(find_rabbitmq(), "rabbitmq-server")
+    with RabbitProcess(binary) as server:
+        yield server
+
+
+@pytest.fixture
+def broker(rabbit: RabbitProcess) -> Iterator[Any]:
+    """A connection to a broker without the queue."""
+    pools.reset()  # a pooled connection believes that the queue it once declared is there
+    with Connection(rabbit.url) as connection:
+        connection.default_channel.queue_delete("prompts")
+        yield connection
+
+
+@pytest.fixture
+def fleet(fleet: Fleet, rabbit: RabbitProcess, broker: Any) -> Iterator[Fleet]:
+    """The fleet of the other tests, its queue on RabbitMQ."""
+    fleet.env["CELERY_BROKER_URL"] = rabbit.url
+    with Celery(broker=rabbit.url) as fleet.app:
+        yield fleet
+
+
+def messages(broker: Any) -> int:
+    """How many messages are ready on the queue; with none unacknowledged once it is deleted."""
+    try:
+        declared = broker.channel().queue_declare("prompts", passive=True)
+    except NotFound:
+        return 0
+    return int(declared.message_count)
+
+
+def test_a_bare_producer_and_a_bare_subscriber_see_the_same_bytes_as_the_log(fleet):
+    early = fleet.send(prompt("before there is a worker"))  # and so the producer's queue it is
+    with fleet.worker("-c", "10"), recorded(fleet) as published:
+        job_id = fleet.send(prompt("Grüße 🙂 and more"))
+        events = fleet.ended(job_id)
+        wait_until(lambda: len(published[f"job:{job_id}"]) == len(events), "all on the channel")
+        assert published[f"job:{job_id}"] == fleet.log(job_id)
+        assert text_of(fleet.ended(early)) == "echo of before there is a worker"
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert text_of(events) == "echo of Grüße 🙂 and more"
+
+
+def test_the_workers_queue_suits_a_bare_producer_and_outlives_both(fleet, broker):
+    with fleet.worker():
+        pass
+    job_id = fleet.send(prompt("x"))
+    # Refused with PRECONDITION_FAILED if a single property differed: the default's, all of them.
+    broker.channel().queue_declare("prompts", durable=True, exclusive=False, auto_delete=False)
+    with fleet.worker():
+        assert fleet.ended(job_id)[-1]["type"] == "completed"
+
+
+def test_a_worker_takes_no_more_messages_than_it_runs(fleet, broker):
+    endless = [fleet.send(prompt("[[endless]] [[delay:0.05]]")) for _ in range(5)]
+    with fleet.worker("-c", "2"):
+        wait_until(lambda: fleet.upstream.open_streams == 2, "two at work")
+        # A message that is acknowledged late counts until its job is over.
+        assert messages(broker) == 3
+        for job_id in endless:
+            fleet.redis.hset(f"job:{{{job_id}}}:state", "cancel", 1)
+            fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
+        for job_id in endless:
+            assert fleet.ended(job_id)[-1]["type"] == "cancelled"
+
+
+def test_a_killed_workers_job_is_restarted_elsewhere_once(fleet, broker):
+    with fleet.worker() as first:
+        dead = [fleet.send(prompt(f"[[stall:2*1]] job {n} a b c d")) for n in range(4)]
+        for job_id in dead:
+            fleet.running(job_id)
+        first.process.send_signal(signal.SIGSTOP)
+        with fleet.worker() as second:
+            job_ids = [*dead, *(fleet.send(prompt("[[delay:0.1]] a b c d")) for _ in range(4))]
+            first.kill()
+            killed = time.monotonic()
+            for job_id in dead:
+                wait_until(lambda j=job_id: fleet.events(j)[-1]["attempt"] == 2, "restarted")
+            assert time.monotonic() - killed < 10
+            for job_id in job_ids:
+                events = fleet.ended(job_id)
+                assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+                assert [e["type"] for e in events].count("reset") == (job_id in dead)
+                assert text_of(events).endswith(" a b c d")
+            assert second.stop() == 0  # what is acknowledged has reached the broker
+    assert messages(broker) == 0
+
+
+def test_a_killed_workers_job_is_the_next_one_and_not_the_last(fleet):
+    # Long enough that another worker is there before it has run out.
+    lease = {**QUICK, "WORKER_LEASE_S": "4"}
+    with fleet.worker("-c", "1", **lease) as first:
+        lost = fleet.send(prompt("[[stall:2*1]] lost a b c d"))
+        fleet.running(lost)
+        waiting = [fleet.send(prompt(f"job {n}")) for n in range(5)]
+        first.kill()
+    with fleet.worker("-c", "1", **lease):
+        events = fleet.ended(lost)
+        assert [e["type"] for e in events].count("reset") == 1
+        for job_id in waiting:
+            first_event, *_, last_event = fleet.ended(job_id)
+            assert first_event["ts"] > events[-1]["ts"]
+            assert last_event["type"] == "completed"
+
+
+def test_a_worker_that_hangs_gives_back_all_that_it_has(fleet, broker, tmp_path):
+    fleet.env |= installed(tmp_path)
+    act = {"act": "block", "block_s": 20, "once": str(tmp_path / "once"), "delay_s": 0.1}
+    with fleet.worker("-c", "50") as hung:
+        blocker = fleet.send(prompt("one two three", provider="saboteur", options=act))
+        fleet.running(blocker)
+        job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]
+        hung.wait_for_log("this worker hangs")
+        with fleet.worker("-c", "50"):
+            assert [fleet.ended(job_id)[-1]["type"] for job_id in job_ids] == ["completed"] * 10
+            assert "can work again" not in hung.log
+            assert text_of(fleet.ended(blocker)) == "one two three"
+            hung.wait_for_log("can work again")
+        assert fleet.ended(fleet.send(prompt("after it")))[-1]["type"] == "completed"
+        assert hung.stop() == 0
+    assert messages(broker) == 0
+
+
+def test_a_stopped_worker_hands_its_jobs_on_at_once(fleet, broker):
+    with fleet.worker("-c", "4", WORKER_DRAIN_TIMEOUT_S="0.1") as first:
+        running = [fleet.send(prompt(f"[[stall:2*1]] job {n} a b c d")) for n in range(4)]
+        for job_id in running:
+            fleet.running(job_id)
+        job_ids = [*running, fleet.send(prompt("waits a b c d"))]
+        assert first.stop() == 0
+    with fleet.worker() as second:
+        for job_id in job_ids:
+            events = fleet.ended(job_id)
+            assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+            assert events[-1]["type"] == "completed"
+            assert text_of(events).endswith(" a b c d")
+        assert second.stop() == 0  # what is acknowledged has reached the broker
+    assert messages(broker) == 0
+
+
+def test_short_jobs_end_before_a_stopped_worker_does(fleet):
+    with fleet.worker() as worker:
+        job_id = fleet.send(prompt("[[delay:0.2]] a b c d"))
+        fleet.running(job_id)
+        assert worker.stop() == 0
+    events = fleet.events(job_id)
+    assert (events[-1]["type"], events[-1]["attempt"]) == ("completed", 1)
+
+
+async def test_what_the_client_submits_runs_and_what_it_cannot_is_refused(fleet, rabbit):
+    url = fleet.env["REDIS_URL"]
+    async with AsyncClient(url, rabbit.url, settings=Settings()) as client:
+        with fleet.worker():
+            job_id = await client.submit("hello")
+            assert (await client.result(job_id)).text == "echo of hello"
+    nobody = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
+    async with AsyncClient(url, nobody, settings=Settings()) as client:
+        with pytest.raises(Unavailable, match="not accepted") as caught:
+            await client.submit("hello")
+    assert "guest" not in str(caught.value)
+    assert not fleet.redis.zcard("worker:watch")
+
+
+def test_a_job_whose_message_was_lost_is_rung_for_again(fleet, broker, rabbit):
+    job_id = str(uuid.uuid4())
+    job = json.dumps(prompt("lost"))
+    state = {"status": "queued", "job": job, "created_ms": 1}
+    fleet.redis.hset(f"job:{{{job_id}}}:state", mapping=state)
+    fleet.redis.expire(f"job:{{{job_id}}}:state", 600)
+    fleet.redis.zadd("worker:watch", {job_id: 1})
+    fleet.redis.expire("worker:watch", 600)
+    with fleet.worker(**QUICK):
+        assert text_of(fleet.ended(job_id)) == "echo of lost"
+
+
+async def test_a_quorum_queue_serves_as_well_where_all_declare_it_so(fleet, broker, rabbit):
+    fleet.env["WORKER_QUEUE_TYPE"] = "quorum"
+    fleet.app.conf.task_create_missing_queue_type = "quorum"
+    settings = Settings(queue_type="quorum")
+    stalls = "[[stall:2*1]] job {} a b c d"
+    async with AsyncClient(fleet.env["REDIS_URL"], rabbit.url, settings=settings) as client:
+        with fleet.worker("-c", "2", **QUICK) as first:
+            dead = [fleet.send(prompt(stalls.format(1))), await client.submit(stalls.format(2))]
+            for job_id in dead:
+                fleet.running(job_id)
+            waits = [await client.submit("waits a b c d"), fleet.send(prompt("waits a b c d"))]
+            declare = broker.default_channel.queue_declare
+            wait_until(
+                lambda: declare("prompts", passive=True).message_count == 2, "two are left there"
+            )
+            assert fleet.upstream.open_streams == 2
+            first.kill()
+        with fleet.worker("-c", "2", WORKER_DRAIN_TIMEOUT_S="0.1", **QUICK) as second:
+            for job_id in dead:
+                wait_until(lambda j=job_id: fleet.attempt(j) == 2, "restarted")
+                fleet.ended(job_id)
+            handed_on = fleet.send(prompt(stalls.format(3)))
+            fleet.running(handed_on)
+            assert second.stop() == 0
+        with fleet.worker("-c", "9", **QUICK) as third:
+            for job_id in (*dead, *waits, handed_on):
+                events = fleet.ended(job_id)
+                assert events[-1]["type"] == "completed"
+                assert text_of(events).endswith(" a b c d")
+            assert third.stop() == 0
+    assert messages(broker) == 0
+    arguments = {"x-queue-type": "quorum"}
+    broker.channel().queue_declare("prompts", durable=True, auto_delete=False, arguments=arguments)
+
+
+def garbage(body: bytes, headers: Any = None, **properties: Any) -> dict[str, Any]:
+    told = {"lang": "py", "task": "worker.generate", "id": str(uuid.uuid4())}
+    return {
+        "body": body,
+        "headers": told | (headers or {}),
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        **properties,
+    }
+
+
+BODY = b"[[], {}, {}]"
+GARBAGE = {
+    "not JSON": garbage(b"{" + SECRET.encode()),
+    "not UTF-8": garbage(b"\xff\xfe" + SECRET.encode()),
+    "nested without end": garbage(b"[" * 100_000),
+    "empty": garbage(b""),
+    "another shape": garbage(json.dumps({"a": SECRET}).encode()),
+    "two parts": garbage(json.dumps([[SECRET], {}]).encode()),
+    "no headers at all": {"body": SECRET.encode()},
+    "bytes of no kind": {"body": b"\x00\x01" + SECRET.encode(), "content_type": "application/data"},
+    "pickle": garbage(pickle.dumps([[], {}, {}]), content_type="application/x-python-serialize"),
+    "yaml": garbage(b"- []", content_type="application/x-yaml"),
+    "msgpack": garbage(b"\x93\x90\x80\x80", content_type="application/x-msgpack"),
+    "a compressed bomb": garbage(
+        zlib.compress(b" " * 50_000_000), headers={"compression": "application/x-gzip"}
+    ),
+    "compressed by nothing known": garbage(BODY, headers={"compression": "rot13"}),
+    "an unknown task": garbage(BODY, headers={"task": "worker.unknown"}),
+    "a task of no type": garbage(BODY, headers={"task": ["x"]}),
+    "an ID that is no job ID": garbage(BODY, headers={"id": "../*"}),
+    "an eta that is none": garbage(BODY, headers={"eta": "soon"}),
+    "an expiry that is none": garbage(BODY, headers={"expires": "soon"}),
+}
+
+
+def test_garbage_is_buried_and_does_not_loop(fleet, broker):
+    publish = broker.default_channel
+    with fleet.worker("-c", "2", "--loglevel", "DEBUG") as worker:
+        for count, (name, item) in enumerate(GARBAGE.items(), 1):
+            publish.basic_publish(publish.prepare_message(**item), routing_key="prompts")
+            wait_until(lambda n=count: fleet.redis.xlen("worker:dead") >= n, f"buried: {name}")
+        assert fleet.ended(fleet.send(prompt("after all")))[-1]["type"] == "completed"
+        assert worker.stop() == 0
+    assert SECRET not in worker.log
+    letters = [fields for _, fields in fleet.redis.xrange("worker:dead")]
+    assert len(letters) == len(GARBAGE)
+    # Nobody has decompressed anything: the bomb lies there as it came.
+    assert max(len(letter[b"message"]) for letter in letters) <= 100_000
+    assert messages(broker) == 0
+
+
+BROADCASTS = [
+    b"",
+    b"null",
+    b"[]",
+    b"7",
+    b'"x"',
+    b"\xff",
+    b"[" * 100_000,
+    b'{"method": {}}',
+    b'{"method": "none such"}',
+    b'{"method": "ping", "arguments": [1]}',
+    b'{"method": "ping", "arguments": {"a": 1}}',
+    b'{"method": "ping", "reply_to": {"exchange": "", "routing_key": "prompts"}}',
+    b'{"method": "hello", "arguments": {"from_node": "x", "revoked": {"a": "soon"}}}',
+    b'{"type": "worker-heartbeat", "hostname": "w@h", "timestamp": "now", "clock": {}}',
+    b'{"type": "worker-elect", "hostname": "w@h", "timestamp": 1, "clock": 1e400}',
+]
+
+
+def test_what_is_no_command_and_no_event_is_dropped_and_the_next_command_is_answered(fleet, broker):
+    with fleet.worker("-c", "2", alone=False) as worker:
+        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
+        producer = broker.Producer(auto_declare=False)
+        for exchange, key in (("celery.pidbox", ""), ("celeryev", "worker.heartbeat")):
+            for body in BROADCASTS:
+                for headers in ({"clock": "x"}, {"hostname": ["x"]}, {"compression": "x"}):
+                    for kind in ("application/json", "application/x-python-serialize", "x"):
+                        producer.publish(
+                            body,
+                            exchange=exchange,
+                            routing_key=key,
+                            headers=headers,
+                            content_type=kind,
+                            content_encoding="utf-8",
+                        )
+        assert fleet.ended(fleet.send(prompt("next")))[-1]["type"] == "completed"
+        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
+        assert worker.process.poll() is None
+        assert "Connection to broker lost" not in worker.log
+    assert messages(broker) == 0
+    assert not fleet.redis.exists("worker:dead")
+
+
+def test_purge_ends_what_waits_on_rabbitmq_too(fleet, broker):
+    waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
+    record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
+    fleet.redis.hset(f"job:{{{waiting[0]}}}:state", mapping=record)
+    fleet.redis.zadd("worker:watch", {waiting[0]: 1})
+    channel = broker.default_channel
+    channel.basic_publish(channel.prepare_message(b"no JSON"), routing_key="prompts")
+    purged = celery_cli(fleet, "purge", "-f")
+    assert "Ended the jobs of 61 messages" in purged.stdout, purged
+    assert messages(broker) == 0
+    for job_id in waiting:
+        assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]
+    assert not fleet.redis.zcard("worker:watch")

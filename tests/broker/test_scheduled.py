@@ -1,0 +1,113 @@
+"""Jobs with a countdown: a worker holds them until their time, and may stop before it."""
+
+import json
+import time
+
+import pytest
+
+from tests.support.fleet import Fleet, prompt
+from tests.support.saboteur import with_clock_ahead
+from tests.support.workers import VERBOSE, WorkerProcess, wait_until
+
+pytestmark = pytest.mark.integration
+
+QUEUE, HELD, INDEX = "prompts", "unacked:prompts", "unacked_index:prompts"
+
+
+def schedule(fleet: Fleet, count: int, countdown_s: float = 600) -> list[str]:
+    return [
+        fleet.app.send_task(
+            "worker.generate", [prompt(f"number {n}")], queue=QUEUE, countdown=countdown_s
+        ).id
+        for n in range(count)
+    ]
+
+
+def held(fleet: Fleet) -> int:
+    return fleet.redis.hlen(HELD)
+
+
+def received(worker: WorkerProcess) -> int:
+    return worker.log.count("] received")
+
+
+def queued(fleet: Fleet) -> list[str]:
+    return [json.loads(raw)["headers"]["id"] for raw in fleet.redis.lrange(QUEUE, 0, -1)]
+
+
+def test_a_worker_with_free_slots_hands_all_of_them_back(fleet):
+    with fleet.worker("-c", "20", *VERBOSE) as worker:
+        sent = schedule(fleet, 12)
+        wait_until(lambda: held(fleet) == 12 == received(worker), "it holds them")
+        assert worker.stop() == 0
+    assert sorted(queued(fleet)) == sorted(sent)
+    assert held(fleet) == fleet.redis.zcard(INDEX) == 0
+
+
+def test_they_go_back_at_once_though_a_stream_still_runs(fleet):
+    with fleet.worker("-c", "20", *VERBOSE, WORKER_DRAIN_TIMEOUT_S="60") as worker:
+        running = fleet.send(prompt("[[endless]] [[delay:0.05]] a"))
+        sent = schedule(fleet, 3)
+        fleet.running(running)
+        wait_until(lambda: held(fleet) == 4 == received(worker), "it holds them")
+        worker.process.terminate()
+        wait_until(lambda: sorted(queued(fleet)) == sorted(sent), "they are back")
+        fleet.redis.hset(f"job:{{{running}}}:state", "cancel", "1")
+        fleet.redis.publish("job-control", json.dumps({"cancel": running}))
+        assert worker.wait() == 0
+    assert sorted(queued(fleet)) == sorted(sent)
+
+
+def test_who_takes_them_over_loses_none_when_it_is_killed(fleet):
+    with fleet.worker("-c", "20", *VERBOSE) as first, fleet.worker("-c", "20", *VERBOSE) as second:
+        sent = schedule(fleet, 10, countdown_s=25)
+        wait_until(lambda: received(first) + received(second) == 10, "they hold them")
+        assert first.stop() == 0
+        wait_until(lambda: held(fleet) == fleet.redis.zcard(INDEX) == 10, "the other has all")
+        second.kill()
+    with fleet.worker("-c", "20"):
+        assert {fleet.ended(job_id)[-1]["type"] for job_id in sent} == {"completed"}
+    assert len(fleet.upstream.prompts) == 10
+
+
+def test_workers_whose_clocks_differ_run_each_once_and_none_early(fleet, tmp_path):
+    """They hold the jobs for longer than a message is held for without being renewed."""
+    sites = [tmp_path / str(ahead) for ahead in (-30, 30)]
+    for site in sites:
+        site.mkdir()
+    envs = [with_clock_ahead(site, float(site.name)) for site in sites]
+    with (
+        fleet.worker("-c", "20", *VERBOSE, **envs[0]) as behind,
+        fleet.worker("-c", "20", *VERBOSE, **envs[1]) as ahead,
+        fleet.worker("-c", "20", *VERBOSE) as right,
+    ):
+        due = time.time() + 12
+        sent = schedule(fleet, 9, countdown_s=12)
+        wait_until(lambda: any(fleet.log(job_id) for job_id in sent), "the first begins")
+        assert time.time() > due - 1  # two clocks that differ by half a second count as the same
+        assert {fleet.ended(job_id)[-1]["type"] for job_id in sent} == {"completed"}
+        assert sum(map(received, (behind, ahead, right))) == 9
+    assert len(fleet.upstream.prompts) == 9
+
+
+def test_those_of_a_foreign_producer_are_given_back_to_the_list_that_they_came_from(fleet):
+    """Their routing key is another queue's, and all bear one tag."""
+    sent = schedule(fleet, 6, countdown_s=12)
+    foreign = []
+    for raw in fleet.redis.lrange(QUEUE, 0, -1):
+        message = json.loads(raw)
+        message["properties"]["delivery_tag"] = "always the same"
+        message["properties"]["delivery_info"] = {"exchange": "celery", "routing_key": "celery"}
+        foreign.append(json.dumps(message))
+    fleet.redis.delete(QUEUE)
+    fleet.redis.rpush(QUEUE, *foreign)
+    with fleet.worker("-c", "20", *VERBOSE) as worker:
+        wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
+        assert worker.stop() == 0
+    assert sorted(raw.decode() for raw in fleet.redis.lrange(QUEUE, 0, -1)) == sorted(foreign)
+    with fleet.worker("-c", "20", *VERBOSE) as worker:
+        wait_until(lambda: held(fleet) == 6 == received(worker), "it holds them")
+        worker.kill()
+    with fleet.worker("-c", "20"):
+        assert {fleet.ended(job_id)[-1]["type"] for job_id in sent} == {"completed"}
+    assert not fleet.redis.exists("celery")

@@ -1,0 +1,76 @@
+"""Sentinels as the address of the broker: the main job, and a failover under running jobs."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+
+from berlin_worker.client import Client
+from berlin_worker.embedded.redis_server import find_server
+from tests.support.cli import BERLIN
+from tests.support.fleet import Fleet, prompt, text_of
+from tests.support.needed import needed
+from tests.support.sentinel import SentinelPair
+from tests.support.workers import wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def pair() -> Iterator[SentinelPair]:
+    with SentinelPair(needed(find_server(), "redis-server or valkey-server")) as running:
+        yield running
+
+
+@pytest.fixture
+def fleet(fleet: Fleet, pair: SentinelPair) -> Iterator[Fleet]:
+    """The fleet of the other tests; its producer knows Sentinels as any user of Celery does."""
+    fleet.env["CELERY_BROKER_URL"] = pair.url
+    with Celery(broker=f"sentinel://127.0.0.1:{pair.port}/0") as fleet.app:
+        fleet.app.conf.broker_transport_options = {"master_name": pair.name}
+        yield fleet
+
+
+def test_jobs_of_a_bare_producer_and_of_the_client_stream(fleet, pair):
+    with fleet.worker(), Client(fleet.env["REDIS_URL"], pair.url) as client:
+        assert text_of(fleet.ended(fleet.send(prompt("bare")))) == "echo of bare"
+        assert client.result(client.submit("client")).text == "echo of client"
+
+
+def test_a_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, pair):
+    client = Client(fleet.env["REDIS_URL"], pair.url)
+    with client, fleet.worker("-c", "2") as worker:
+        running = [fleet.send(prompt(f"[[delay:1]] run {n} a b c d")) for n in range(2)]
+        for job_id in running:
+            fleet.running(job_id)
+        waiting = [fleet.send(prompt(f"wait {n}")) for n in range(4)] + [client.submit("wait")]
+        wait_until(pair.caught_up, "the replica has it all")
+        pair.kill_primary()
+        after = [fleet.send(prompt("after it")), client.submit("after it")]
+        for job_id in [*running, *waiting, *after]:
+            events = fleet.ended(job_id)
+            assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+            assert (events[-1]["type"], events[-1]["attempt"]) == ("completed", 1)
+        assert worker.stop() == 0
+
+
+def test_doctor_and_top_ask_the_primary_that_the_sentinels_name(fleet, pair):
+    def berlin(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*BERLIN, *arguments],
+            env=os.environ | fleet.env | changed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    fleet.send(prompt("waits"))
+    assert json.loads(berlin("top", "--once", "--json").stdout)["waiting"] == 1
+    assert f"sentinel://127.0.0.1:{pair.port}/0" in berlin("doctor", "--no-login").stdout
+    other = pair.url.replace(pair.name, "nobody")
+    told = berlin("doctor", "--no-login", CELERY_BROKER_URL=other)
+    assert told.returncode == 1
+    assert "No master found for 'nobody'" in told.stdout

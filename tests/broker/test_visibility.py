@@ -1,0 +1,82 @@
+"""A worker that cannot work takes nothing and keeps nothing, until it answers again."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from berlin_worker import service
+from berlin_worker.broker.qos import QoS
+from berlin_worker.broker.visibility import CUT_OFF_S, HUNG_S, came_back_at_once, look
+from berlin_worker.pool.thread import LoopThread
+from tests.support.workers import wait_until
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def answering() -> Iterator[None]:
+    yield
+    QoS.hung = False
+
+
+def qos() -> Any:
+    channel = SimpleNamespace(transport_options={}, _brpop_sent_at=0, connection=None)
+    made = QoS.__new__(QoS)
+    made.channel, made.prefetch_count = channel, 10
+    made._delivered, made._dirty = {}, set()
+    return made
+
+
+def test_a_worker_that_hangs_takes_no_message_and_one_that_answers_does():
+    look(SimpleNamespace(silent_s=HUNG_S + 0.1))
+    assert not qos().can_consume()
+    look(SimpleNamespace(silent_s=0.0))
+    assert qos().can_consume()
+
+
+def test_a_worker_that_is_cut_off_from_the_store_takes_no_message(monkeypatch):
+    monkeypatch.setattr(service, "silent_s", lambda: CUT_OFF_S + 0.1)
+    look(SimpleNamespace(silent_s=0.0))
+    assert not qos().can_consume()
+
+
+def test_the_silence_of_a_loop_is_measured_until_it_answers():
+    class Nothing:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    thread = LoopThread(Nothing, on_crash=lambda error: None, on_exit=lambda: None)
+    thread.start(poll=lambda: None)
+    blocked = [True]
+    try:
+        thread.call_soon(lambda: wait_until(lambda: not blocked[0]))
+        silent = wait_until(lambda: thread.silent_s)
+        wait_until(lambda: thread.silent_s > silent + 0.01)
+        blocked[0] = False
+        wait_until(lambda: thread._asked is None)
+    finally:
+        thread.close()
+        wait_until(lambda: thread.exited)
+
+
+@pytest.mark.parametrize(
+    ("delivery_info", "broker_url", "expected"),
+    [
+        ({"redelivered": True}, "amqp://rabbit//", True),
+        ({"redelivered": True}, "pyamqp://rabbit//", True),
+        ({"redelivered": True}, "amqps://rabbit//", True),
+        ({"redelivered": False}, "amqp://rabbit//", False),
+        ({}, "amqp://rabbit//", False),
+        ({"redelivered": True}, "redis://broker/0", False),
+        ({"redelivered": True}, "rediss://broker/0", False),
+    ],
+)
+def test_only_rabbitmq_gives_a_message_back_before_the_lease_of_its_job_has_run_out(
+    delivery_info, broker_url, expected
+):
+    conf = Celery(broker=broker_url, set_as_current=False).conf
+    assert came_back_at_once(delivery_info, conf) is expected

@@ -1,0 +1,57 @@
+"""Messages on the Redis broker: kept by a worker that lives, given back by one that died."""
+
+import json
+import time
+
+import pytest
+
+from berlin_worker.broker.visibility import VISIBILITY_TIMEOUT_S
+from tests.support.fleet import prompt
+from tests.support.workers import VERBOSE, wait_until
+
+pytestmark = pytest.mark.integration
+
+INDEX = "unacked_index:prompts"
+
+
+def test_a_message_that_is_held_is_renewed_and_delivered_once(fleet):
+    with fleet.worker(*VERBOSE) as worker:
+        job_id = fleet.send(prompt("[[endless]] [[delay:0.1]]"))
+        fleet.running(job_id)
+        ((tag, taken),) = fleet.redis.zrange(INDEX, 0, -1, withscores=True)
+        wait_until(
+            lambda: fleet.redis.zscore(INDEX, tag) > taken + VISIBILITY_TIMEOUT_S + 2,
+            "renewed for longer than the timeout",
+        )
+        assert worker.log.count("] received") == 1
+    assert len(fleet.upstream.prompts) == 1
+
+
+def test_a_message_is_held_for_as_long_as_its_worker_drains(fleet):
+    with fleet.worker(WORKER_DRAIN_TIMEOUT_S=f"{VISIBILITY_TIMEOUT_S + 4}") as leaving:
+        job_id = fleet.send(prompt("[[endless]] [[delay:0.1]] x"))
+        fleet.running(job_id)
+        with fleet.worker(*VERBOSE) as other:
+            assert leaving.stop() == 0
+            wait_until(lambda: fleet.attempt(job_id) == 2, "handed on")
+            # Handed back, not given back behind the back of its worker and dropped.
+            assert other.log.count("] received") == 1
+
+
+def test_a_message_that_a_dead_worker_took_and_never_began_comes_back(fleet):
+    job_id = fleet.send(prompt("taken"))
+    message = json.loads(fleet.redis.rpop("prompts"))
+    tag = message["properties"]["delivery_tag"]
+    fleet.redis.hset("unacked:prompts", tag, json.dumps([message, "", "prompts"]))
+    fleet.redis.zadd(INDEX, {tag: time.time()})
+    with fleet.worker():
+        assert fleet.ended(job_id)[-1]["type"] == "completed"
+
+
+def test_a_worker_that_leaves_owes_no_acknowledgement(fleet):
+    with fleet.worker() as worker:
+        job_ids = [fleet.send(prompt(f"number {number}")) for number in range(50)]
+        fleet.ended(job_ids[0])
+        assert worker.stop() == 0
+        # Each has ended, or waits again; none is still somebody's.
+        assert fleet.redis.zcard(INDEX) == fleet.redis.hlen("unacked:prompts") == 0

@@ -1,0 +1,314 @@
+"""The command line without a server: help, usage, settings, and what an error becomes."""
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from berlin_schemas import Cancelled, Failed, InvalidJob
+from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli import COMMANDS, main
+from berlin_worker.cli.errors import Problem, problem
+from berlin_worker.cli.job_options import build_job, key_value
+from berlin_worker.cli.worker import celery_command, check_login
+from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
+from berlin_worker.settings import Settings
+
+pytestmark = pytest.mark.unit
+
+NOWHERE = "redis://somebody:secret@127.0.0.1:1/0"
+
+
+def run(*arguments: str, stdin: str | bytes | None = None, **env: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of the command in this process."""
+    environ = {"REDIS_URL": NOWHERE, "CELERY_BROKER_URL": "", "BERLIN_DEBUG": "", **env}
+    result = CliRunner().invoke(main, list(arguments), input=stdin, env=environ)
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_opens_as_the_list_says(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert (command.help or "").split("\n\n")[0] == COMMANDS[name][1]
+
+
+@pytest.mark.parametrize("name", [*sorted({*COMMANDS} - {"dead"}), "dead list", "dead replay"])
+def test_every_command_has_an_example(name: str) -> None:
+    code, told, _ = run(*name.split(), "--help")
+    assert code == 0
+    assert f"  berlin {name}" in told
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    code, out, err = run("tial", "x")
+    assert code == 2
+    assert "No such command 'tial'" in err
+    assert out == ""
+
+
+def test_the_version_is_told() -> None:
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out.startswith("berlin ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit"],
+        ["submit", ""],
+        ["submit", "x", "--json", "--final"],
+        ["submit", "x", "-o", "temperature"],
+        ["submit", "x", "--deadline", "0"],
+        ["submit", "x", "--job-id", "a b"],
+        ["submit", "--file", "/no/such/file"],
+        ["tail", "../x"],
+        ["tail", "x", "--after", "-1"],
+        ["tail", "x", "--after", "3", "--final"],
+        ["cancel", "*"],
+        ["batch", "/no/such/file", "-o", "out"],
+        ["dead", "replay", "+"],
+        ["list", "--status", "over"],
+        ["list", "--limit", "0"],
+        ["submit", "x", "--file", "-"],
+        ["submit", "--no-stdin"],
+        ["worker", "-c", "0"],
+        ["top", "--interval", "0"],
+        ["demo", " "],
+    ],
+)
+def test_wrong_usage_ends_with_2_before_anything_is_connected(arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2, err
+    assert "Error: " in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit", "x"],
+        ["submit", "x", "--no-wait"],
+        ["tail", "x"],
+        ["status", "x"],
+        ["cancel", "x"],
+        ["worker"],
+        ["dead", "list"],
+        ["dead", "replay", "1-0"],
+        ["list"],
+        ["list", "--status", "failed", "--json"],
+        ["top"],
+        ["top", "--once", "--json"],
+        ["demo"],
+    ],
+)
+def test_without_redis_there_is_one_line_and_no_secret(arguments: list[str]) -> None:
+    code, out, err = run(*arguments, BERLIN_ACCOUNT="a", BERLIN_PASSWORD="hunter2")
+    assert code == 1
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("job ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("berlin: Redis")
+    assert "127.0.0.1:1" in lines[0]
+    assert "secret" not in err
+    assert "hunter2" not in err
+
+
+@pytest.mark.parametrize("command", [["submit", "x"], ["status", "x"], ["worker"], ["doctor"]])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_URL", "foo"),
+        ("REDIS_URL", "redis://:hunter2@host:port"),
+        ("CELERY_BROKER_URL", "carrier-pigeon://hunter2@host"),
+        ("WORKER_LOG_TTL_S", "soon"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_and_not_repeated(
+    command: list[str], variable: str, value: str
+) -> None:
+    code, _, err = run(*command, **{variable: value})
+    assert code == 2
+    assert err.startswith(f"berlin: {variable}")
+    assert len(err.splitlines()) == 1
+    assert "hunter2" not in err
+
+
+def test_a_worker_without_credentials_says_which_are_missing() -> None:
+    code, _, err = run("worker", BERLIN_ACCOUNT="", BERLIN_PASSWORD="", WORKER_PROVIDERS="")
+    assert code == 2
+    assert err.startswith("berlin: set BERLIN_ACCOUNT and BERLIN_PASSWORD")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
+    check_login(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
+    with pytest.raises(SettingsError):
+        check_login(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
+    check_login(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
+    with pytest.raises(SettingsError):
+        check_login(
+            Settings.from_env({"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"})
+        )
+
+
+def test_celery_gets_its_options_and_a_log_level() -> None:
+    assert celery_command(7, ("--without-gossip",))[2:] == [
+        *("celery", "-A", "berlin_worker", "worker"),
+        *("--concurrency=7", "--loglevel=info", "--without-gossip"),
+    ]
+    for given in (("-l", "debug"), ("-ldebug",), ("--loglevel=debug",), ("--loglevel", "debug")):
+        assert "--loglevel=info" not in celery_command(None, given)
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (SettingsError("set REDIS_URL"), 2, "set REDIS_URL"),
+        (InvalidJob("messages: is missing"), 2, "messages: is missing"),
+        (Unavailable("Redis is away"), 1, "Redis is away; `berlin doctor`"),
+        (RedisConnectionError("refused"), 1, "Redis: refused; `berlin doctor`"),
+        (CursorExpired("its log has expired"), 1, "its log has expired"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "No such file"),
+        (ZeroDivisionError("division by zero"), 1, "a bug: BERLIN_DEBUG=1"),
+        (
+            JobFailed(Cancelled(job_id="j", seq=1, attempt=1, ts=0.0, reason="asked")),
+            1,
+            "cancelled: asked",
+        ),
+        (
+            JobFailed(
+                Failed(
+                    job_id="j",
+                    seq=1,
+                    attempt=1,
+                    ts=0.0,
+                    error=ErrorInfo(code=ErrorCode.BAD_CHUNK, message="m", retryable=False),
+                )
+            ),
+            1,
+            "bad_chunk: m",
+        ),
+    ],
+)
+def test_every_error_is_one_line_and_an_exit_code(
+    error: BaseException, exit_code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = problem(error)
+    found.show()
+    err = capsys.readouterr().err
+    assert found.exit_code == exit_code
+    assert told in err
+    assert err.startswith("berlin: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_nobody_hears_of_a_broken_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    found = problem(BrokenPipeError())
+    found.show()
+    assert found.exit_code == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_what_an_error_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Problem("the upstream said \x1b[2J\nand more").show()
+    assert capsys.readouterr().err == "berlin: the upstream said ␛[2J and more\n"
+
+
+def test_a_traceback_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERLIN_DEBUG", "1")
+    result = CliRunner().invoke(main, ["status", "x"], env={"REDIS_URL": NOWHERE})
+    assert isinstance(result.exception, Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("temperature=0.2", ("temperature", 0.2)),
+        ("stop=null", ("stop", None)),
+        ('list=["a"]', ("list", ["a"])),
+        ("name=text with = in it", ("name", "text with = in it")),
+        ("empty=", ("empty", "")),
+    ],
+)
+def test_a_value_is_json_or_else_a_string(text: str, expected: tuple[str, object]) -> None:
+    assert key_value(text) == expected
+
+
+def test_only_what_is_given_is_in_the_job() -> None:
+    base = {"messages": [{"role": "user", "content": "x"}], "options": {"a": 1, "b": 1}}
+    given = {"system": "Be brief.", "options": {"b": 2}, "model": None, "deadline_s": 5.0}
+    assert build_job(base, given) == {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "x"},
+        ],
+        "options": {"a": 1, "b": 2},
+        "deadline_s": 5.0,
+    }
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n", b"\xff\xfe"])
+@pytest.mark.parametrize("arguments", [["submit", "-"], ["submit"]])
+def test_stdin_without_text_is_wrong_usage(arguments: list[str], stdin: bytes) -> None:
+    code, _, err = run(*arguments, stdin=stdin)
+    assert code == 2
+    assert "Error: " in err
+
+
+@pytest.mark.parametrize("stdin", [b"\xff", b"a\xff", b"\xff\xfea", b"a\0b"])
+def test_stdin_that_is_no_text_is_one_line(stdin: bytes) -> None:
+    code, _, err = run("submit", "Summarise", stdin=stdin)
+    assert code == 2
+    assert err.startswith("berlin: stdin ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("[1]", "no job object"), ("{", "no JSON"), ('{"massages": []}', "massages: no such field")],
+)
+def test_a_job_file_that_is_no_job_sends_nothing(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(content)
+    code, _, err = run("submit", "--file", str(path))
+    assert code == 2
+    assert told in err
+
+
+def test_doctor_tells_json_and_fails_without_redis() -> None:
+    code, out, _ = run("doctor", "--json", "--no-login", CELERY_BROKER_URL="redis://127.0.0.1:2/0")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert [(verdict["name"], verdict["level"]) for verdict in found] == [
+        ("redis", "fail"),
+        ("broker", "fail"),
+    ]
+    assert all(verdict["advice"] for verdict in found)
+    assert "secret" not in out
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, "berlin"),
+        ({"WORKER_PROVIDERS": "echo"}, "echo"),
+        ({"WORKER_TOKEN_KEYS": "no-key"}, "WORKER_TOKEN_KEYS: key 1 of 1 is no Fernet key"),
+        ({"BERLIN_URL": "https://host?x=1"}, "BERLIN_URL must be of the form"),
+        ({"WORKER_PROVIDERS": "echo,nonesuch"}, "nonesuch"),
+    ],
+)
+def test_doctor_builds_the_providers_as_a_worker_does(
+    changed: dict[str, str], message: str
+) -> None:
+    env = {"BERLIN_ACCOUNT": "a", "BERLIN_PASSWORD": "hunter2", **changed}
+    _, out, _ = run("doctor", "--json", "--no-login", **env)
+    [verdict] = [v for v in map(json.loads, out.splitlines()) if v["name"] == "providers"]
+    assert message in verdict["told"]
+    assert (verdict["level"] == "ok") == (message in {"berlin", "echo"})
+    assert "hunter2" not in out

@@ -1,0 +1,193 @@
+"""`berlin demo` as a process: it shows the text, and it leaves nothing behind."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from berlin_worker.embedded.redis_server import RedisProcess
+from tests.support.cli import BERLIN, HUP
+from tests.support.workers import ROOT, TIMEOUT_S, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+class Demo:
+    """A demo whose descendants are told by a variable that they inherit."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = f"DEMO_MARK={mark}".encode()
+        self._env = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": mark, "REDIS_URL": ""}
+
+    def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*BERLIN, "demo", *arguments],
+            env={**self._env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **env: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, **env)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        return process.returncode, out, err
+
+    def processes(self) -> dict[int, str]:
+        """Everything that descends from the demo, as process IDs and command lines."""
+        found = {}
+        for place in Path("/proc").iterdir():
+            try:
+                if place.name.isdecimal() and self._mark in (place / "environ").read_bytes():
+                    words = (place / "cmdline").read_bytes().split(b"\0")
+                    found[int(place.name)] = b" ".join(words).decode()
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    """Fails a test that leaves a process behind."""
+    demo = Demo(f"{os.getpid()}-{time.monotonic_ns()}")
+    yield demo
+    left = demo.processes()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def test_the_demo_shows_the_text_and_says_what_to_try_next(demo: Demo) -> None:
+    code, out, err = demo.run("Why is the sky blue?")
+    assert code == 0, err
+    assert out.startswith("You asked: “Why is the sky blue?”")
+    for told in (
+        "for this run only",
+        "worker    celery -A berlin_worker worker",
+        "first text",
+        "Next:",
+    ):
+        assert told in err
+    assert "Traceback" not in err
+
+
+def test_the_demo_shows_a_retry(demo: Demo) -> None:
+    code, out, err = demo.run("Hello [[cut:5*1]]")
+    assert code == 0, err
+    assert out.count("You asked: “Hello”") == 2
+    assert "restarted (upstream_error)" in err
+    assert "called the upstream twice" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+@pytest.mark.parametrize("moment", ["while the worker starts", "while text comes"])
+def test_whatever_ends_the_demo_it_leaves_nothing_behind(
+    demo: Demo, number: signal.Signals, exit_code: int, moment: str
+) -> None:
+    process = demo.start("Hello [[stall:2]]")
+    if moment == "while text comes":
+        assert process.stdout is not None
+        assert process.stdout.read(4) == "You "
+    else:
+        wait_until(lambda: any("celery" in told for told in demo.processes().values()), "a worker")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == exit_code, err
+    assert "Traceback" not in err
+
+
+def test_the_demo_takes_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
+    url = f"{redis_server.url.removesuffix('0')}9"
+    code, _, err = demo.run(REDIS_URL=url)
+    assert code == 0, err
+    assert "yours, at REDIS_URL" in err
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+
+
+def test_the_demo_does_not_mix_with_jobs_of_others(demo: Demo, redis_server: RedisProcess) -> None:
+    url = f"{redis_server.url.removesuffix('0')}10"
+    with redis.Redis.from_url(url) as client:
+        client.lpush("prompts", "somebody's job")
+        code, out, err = demo.run(REDIS_URL=url)
+        assert (code, out) == (1, "")
+        assert err.startswith("berlin: the Redis at REDIS_URL has workers or jobs")
+        assert client.llen("prompts") == 1
+        client.flushdb()
+
+
+def test_the_demo_runs_on_fakeredis(demo: Demo, fake_redis_url: str) -> None:
+    code, out, err = demo.run("Hello", REDIS_URL=fake_redis_url)
+    assert code == 0, err
+    assert out.startswith("You asked: “Hello”")
+
+
+def test_a_redis_that_does_not_answer_is_one_line(demo: Demo) -> None:
+    code, out, err = demo.run(REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    assert (code, out) == (1, "")
+    assert err.startswith("berlin: Redis at redis://127.0.0.1:1/0 does not answer")
+    assert len(err.splitlines()) == 1
+
+
+def test_the_demo_is_not_led_astray_by_settings_for_the_real_thing(demo: Demo) -> None:
+    env = {"BERLIN_PROXY": "http://127.0.0.1:1", "WORKER_PROVIDERS": "echo"}
+    assert demo.run("Hello", **env, CELERY_BROKER_URL="amqp://127.0.0.1:1")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [
+        pytest.param(signal.SIGINT, 0, id="INT"),
+        pytest.param(signal.SIGTERM, 143, id="TERM"),
+        HUP,
+    ],
+)
+def test_a_demo_that_is_kept_serves_other_commands_until_a_signal(
+    demo: Demo, number: signal.Signals, exit_code: int
+) -> None:
+    process = demo.start("Hello", "--keep")
+    assert process.stderr is not None
+    lines = []
+    while "Ctrl-C stops everything" not in (lines or [""])[-1]:
+        lines.append(process.stderr.readline())
+        assert lines[-1], lines
+    exports = [words[1] for line in lines if (words := shlex.split(line))[:1] == ["export"]]
+    env = dict(export.split("=", 1) for export in exports)
+    assert set(env) == {"REDIS_URL", "BERLIN_URL", "BERLIN_ACCOUNT", "BERLIN_PASSWORD"}
+    if number == signal.SIGINT:  # once is enough
+        done = subprocess.run(
+            [*BERLIN, "submit", "Again"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "CELERY_BROKER_URL": "", **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("You asked: “Again”")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == exit_code, err
+    assert out.startswith("You asked: “Hello”")
+    assert "Traceback" not in err
+
+
+def test_a_kept_demo_whose_worker_has_died_ends(demo: Demo) -> None:
+    process = demo.start("Hello", "--keep")
+    assert process.stderr is not None
+    while "Ctrl-C stops everything" not in (line := process.stderr.readline()):
+        assert line
+    [worker] = [pid for pid, command in demo.processes().items() if "celery" in command]
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert err == "berlin: the worker has ended; start the demo again\n"

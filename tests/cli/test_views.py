@@ -1,0 +1,168 @@
+"""What is shown of the events of a job, and what a terminal is kept from."""
+
+import asyncio
+import io
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berlin_schemas import (
+    Cancelled,
+    Chunk,
+    Completed,
+    Event,
+    Failed,
+    Reset,
+    Started,
+    Timings,
+    decode,
+)
+from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli.job_actions import status_rows
+from berlin_worker.cli.output import printable
+from berlin_worker.cli.stdout import Stdout
+from berlin_worker.cli.views import FinalView, JsonView, Shown, TextView, View, exit_code
+from berlin_worker.client import JobStatus
+
+pytestmark = pytest.mark.unit
+
+TIMINGS = Timings(queue_ms=1, login_ms=0, first_chunk_ms=2, stream_ms=3, total_ms=1500)
+
+
+def head(seq: int = 1, attempt: int = 1) -> dict[str, Any]:
+    return {"job_id": "j", "seq": seq, "attempt": attempt, "ts": 1.5}
+
+
+def chunk(text: str) -> Chunk:
+    return Chunk(**head(), content=text)
+
+
+RESET = Reset(**head(), reason="upstream_error")
+COMPLETED = Completed(**head(), finish_reason="stop", timings=TIMINGS)
+FAILED = Failed(
+    **head(), error=ErrorInfo(code=ErrorCode.RATE_LIMITED, message="wait", retryable=True)
+)
+CANCELLED = Cancelled(**head(), reason="asked")
+
+
+def show(view: View, *events: Event) -> tuple[str, list[str]]:
+    shown: list[Shown] = [view.show(event) for event in events]
+    return b"".join(s.out for s in shown).decode(), [s.notice for s in shown if s.notice]
+
+
+def test_piped_text_is_exactly_the_text_and_ends_its_line() -> None:
+    text = "\x1b[31mred\x1b[0m\r\n[bold]no markup[/bold] ü"
+    view = TextView(is_terminal=False)
+    assert show(view, Started(**head()), chunk(text), COMPLETED) == (f"{text}\n", [])
+    assert view.end() == Shown()
+
+
+def test_a_terminal_gets_a_last_newline_and_only_one() -> None:
+    assert show(TextView(is_terminal=True), chunk("a"), COMPLETED)[0] == "a\n"
+    assert show(TextView(is_terminal=True), chunk("a\n"), COMPLETED)[0] == "a\n"
+    assert show(TextView(is_terminal=True), COMPLETED)[0] == ""
+
+
+def test_a_terminal_is_not_driven_by_the_model() -> None:
+    told, _ = show(TextView(is_terminal=True), chunk("a\x1b]0;title\x07\x9b2Jb\r\n\tc"))
+    assert told == "a␛]0;title␇�2Jb\n\tc"
+
+
+@given(st.text())
+def test_no_control_character_is_printable(text: str) -> None:
+    left = printable(text)
+    assert not any((ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 for c in left)
+
+
+def test_after_a_reset_the_text_begins_on_a_new_line_with_a_notice() -> None:
+    told = show(TextView(is_terminal=False), chunk("half"), RESET, chunk("whole"), COMPLETED)
+    assert told == ("half\nwhole\n", ["restarted (upstream_error): earlier text is void"])
+    assert show(TextView(is_terminal=False), RESET, chunk("whole"))[0] == "whole"
+
+
+def test_the_final_view_never_shows_what_is_void() -> None:
+    view = FinalView(is_terminal=False)
+    told, _ = show(view, chunk("half"), RESET, chunk("the "), chunk("whole"), COMPLETED)
+    assert told == "the whole\n"
+    assert show(FinalView(is_terminal=False), chunk("half"), FAILED)[0] == ""
+
+
+def test_json_is_the_event_as_it_is_in_the_log() -> None:
+    events: list[Event] = [Started(**head()), chunk("a\nb"), RESET, COMPLETED]
+    told, notices = show(JsonView(), *events)
+    assert [decode(line) for line in told.splitlines()] == events
+    assert told.endswith("\n")
+    assert notices == []
+
+
+def test_a_failure_is_told_on_stderr_in_every_view() -> None:
+    for view in (JsonView(), TextView(is_terminal=True), FinalView(is_terminal=False)):
+        _, [notice] = show(view, FAILED)
+        assert notice == (
+            "berlin: the job has failed: rate_limited: wait; the same job may succeed later"
+        )
+
+
+@pytest.mark.parametrize("reason", ["length", "interrupted"])
+def test_a_text_that_was_cut_is_told(reason: Any) -> None:
+    cut = Completed(**head(), finish_reason=reason, timings=TIMINGS)
+    assert show(TextView(is_terminal=False), cut)[1][0].startswith("cut: ")
+
+
+def test_only_a_completed_job_ends_with_0() -> None:
+    assert exit_code(COMPLETED) == 0
+    assert [exit_code(event) for event in (FAILED, CANCELLED, None)] == [1, 1, 1]
+
+
+def test_status_tells_what_is_known() -> None:
+    queued = JobStatus("j", "queued", cancel_requested=True, created_ts=100.0)
+    assert status_rows(queued, None, 190.0) == [
+        ("job", "j"),
+        ("status", "queued"),
+        ("cancel", "asked for"),
+        ("submitted", "1.5 min ago"),
+    ]
+    over = JobStatus("j", "failed", attempt=2, seq=9, created_ts=100.0, started_ts=100.5)
+    rows = dict(status_rows(over, FAILED, 100.0 + 7200))
+    assert rows["error"] == "rate_limited: wait"
+    assert rows["in queue"] == "0.50 s"
+    assert rows["submitted"] == "2.0 h ago"
+
+
+async def test_output_goes_where_there_is_no_descriptor() -> None:
+    stream = io.BytesIO()
+    with Stdout(stream) as out:
+        await out.write(b"text")
+    assert stream.getvalue() == b"text"
+    assert not out.is_terminal
+
+
+async def test_a_pipe_that_nobody_empties_does_not_block_the_loop() -> None:
+    reading, writing = os.pipe()
+    data = b"x" * 300_000
+    with (
+        os.fdopen(reading, "rb") as reader,
+        os.fdopen(writing, "wb") as stream,
+        Stdout(stream) as out,
+    ):
+        # The reader reads in this very loop: a write that blocked it would never end.
+        task = asyncio.create_task(out.write(data))
+        got = b""
+        while len(got) < len(data):
+            await asyncio.sleep(0)
+            os.set_blocking(reader.fileno(), False)
+            got += reader.read(65536) or b""
+        await task
+    assert got == data
+
+
+async def test_a_reader_that_has_gone_is_noticed_without_writing() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as stream, Stdout(stream) as out:
+        os.close(reading)
+        await asyncio.wait_for(asyncio.shield(out.gone), 30)
+        with pytest.raises(BrokenPipeError):
+            await out.write(b"x")

@@ -1,0 +1,95 @@
+"""Submitting within a trace: the message and the record carry it, whoever else instruments."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+
+from berlin_schemas import names
+from berlin_worker.client import AsyncClient, Client
+from berlin_worker.settings import Settings
+from berlin_worker.telemetry.tracing import headers_of
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+def tracer() -> Iterator[trace.Tracer]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    yield provider.get_tracer("test")
+    provider.shutdown()
+
+
+@pytest.fixture
+async def client(redis_url) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(redis_url, settings=Settings()) as client:
+        yield client
+
+
+async def traceparents(client) -> dict[str, str | None]:
+    """The header of each message on the queue, by the prompt that it carries."""
+    found = {}
+    for raw in await client.lrange(names.QUEUE, 0, -1):
+        message = json.loads(raw)
+        [job], _, _ = json.loads(base64.b64decode(message["body"]))
+        found[job["messages"][0]["content"]] = message["headers"].get("traceparent")
+    return found
+
+
+def header_of(span: trace.Span) -> str:
+    told = span.get_span_context()
+    return (
+        f"00-{trace.format_trace_id(told.trace_id)}-{trace.format_span_id(told.span_id)}"
+        f"-{told.trace_flags:02x}"
+    )
+
+
+async def test_each_message_continues_the_trace_of_its_own_caller(client, redis_client, tracer):
+    async def call(number):
+        with tracer.start_as_current_span("request") as span:
+            return str(number), header_of(span), await client.submit(str(number))
+
+    # One thread sends them all, in batches.
+    calls = await asyncio.gather(*(call(number) for number in range(20)))
+    assert await traceparents(redis_client) == {text: header for text, header, _ in calls}
+    for _, header, job_id in calls:
+        memo = await redis_client.hget(names.state_key(job_id), "trace")
+        assert headers_of(memo) == {"traceparent": header}
+
+
+async def test_outside_of_a_trace_nothing_is_said_of_one(client, redis_client):
+    job_id = await client.submit("x")
+    assert await traceparents(redis_client) == {"x": None}
+    assert await redis_client.hget(names.state_key(job_id), "trace") is None
+
+
+async def test_the_client_for_threads_continues_it_too(redis_url, redis_client, tracer):
+    with Client(redis_url, settings=Settings()) as client:
+        with tracer.start_as_current_span("request") as span:
+            await asyncio.to_thread(client.submit, "x")
+        assert await traceparents(redis_client) == {"x": header_of(span)}
+
+
+async def test_where_celery_is_instrumented_its_span_is_below_the_callers(
+    client, redis_client, tracer
+):
+    provider = TracerProvider(shutdown_on_exit=False)
+    instrumentor = CeleryInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        for text in ("one", "two"):
+            with tracer.start_as_current_span("request") as span:
+                await client.submit(text)
+            header = (await traceparents(redis_client))[text]
+            assert header is not None
+            _, trace_id, span_id, _ = header.split("-")
+            assert trace_id == trace.format_trace_id(span.get_span_context().trace_id)
+            assert span_id != trace.format_span_id(span.get_span_context().span_id)
+    finally:
+        instrumentor.uninstrument()
+        provider.shutdown()

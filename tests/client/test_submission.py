@@ -1,0 +1,71 @@
+"""What a client makes of a prompt, and what it tells of a URL."""
+
+import pytest
+
+from berlin_schemas import InvalidJob, Message, PromptJob
+from berlin_worker.client.submission import prepare
+from berlin_worker.config.addresses import address
+
+pytestmark = pytest.mark.unit
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def test_a_new_id_is_given_where_none_is_named():
+    assert prepare("Hi", None, {}).job_id != prepare("Hi", None, {}).job_id
+
+
+def test_the_id_that_a_job_carries_is_used():
+    assert prepare({"messages": HI, "job_id": "mine"}, None, {}).job_id == "mine"
+    assert prepare({"messages": HI, "job_id": "mine"}, "mine", {}).job_id == "mine"
+
+
+def test_fields_win_over_those_of_the_job():
+    job = PromptJob(messages=[Message(role="user", content="Hi")], model="m-1", tenant="t")
+    assert prepare(job, "j", {"model": "m-2"}).job == {
+        "messages": HI,
+        "model": "m-2",
+        "tenant": "t",
+    }
+
+
+def test_messages_may_be_values_of_the_contract():
+    messages = [Message(role="user", content="Hi"), {"role": "assistant", "content": "Yes?"}]
+    assert prepare(messages, None, {}).job["messages"] == [
+        *HI,
+        {"role": "assistant", "content": "Yes?"},
+    ]
+
+
+def test_the_job_of_the_caller_is_left_as_it_is():
+    job = {"messages": HI}
+    prepare(job, None, {"model": "m-2"})
+    assert job == {"messages": HI}
+
+
+def test_an_id_that_contradicts_the_job_is_refused():
+    with pytest.raises(InvalidJob, match="job_id"):
+        prepare({"messages": HI, "job_id": "one"}, "two", {})
+
+
+@pytest.mark.parametrize("job_id", ["", "a:b", "x" * 129, 7, "é"])
+def test_an_id_that_breaks_the_pattern_is_refused(job_id):
+    with pytest.raises(InvalidJob, match="job ID"):
+        prepare("Hi", job_id, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://user:pw@host:6379/0?password=pw", "redis://host:6379/0"),
+        ("rediss://:p@ss/w:rd@host:6379", "rediss://host:6379"),
+        ("sentinel://:pw@a:1;sentinel://:pw@b:2", "sentinel://a:1;sentinel://b:2"),
+        ("amqp://user:pw@host:5672//", "amqp://host:5672//"),
+        ("redis://:p?w@host:6379/0", "redis://"),
+        ("redis://user:pw@host:6379/0?password=p@w", "redis://"),
+        ("user:pw@host", "host"),
+    ],
+)
+def test_an_address_holds_no_secret(url, told):
+    assert address(url) == told

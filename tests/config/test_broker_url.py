@@ -1,0 +1,62 @@
+"""What kombu is told of the broker beside its URL."""
+
+import pytest
+from kombu import Connection
+
+from berlin_worker.broker import broker_info
+from berlin_worker.config.broker_url import parted
+from berlin_worker.errors import SettingsError
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://user:pw@a:6379/0", "rediss://a/1?ssl_cert_reqs=none", "amqp://a//?heartbeat=5"]
+)
+def test_other_urls_stay_as_they_are(url):
+    assert parted(url) == (url, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "bare", "primary"),
+    [
+        ("sentinel://a:1/0", "sentinel://a:1/0", "mymaster"),
+        (
+            "sentinel://:p%40w@a:1/0;sentinel://:p%40w@b:2/0?master_name=queue",
+            "sentinel://:p%40w@a:1/0;sentinel://:p%40w@b:2/0",
+            "queue",
+        ),
+        (
+            "sentinel://a:1/0?master_name=queue;sentinel://b:2",
+            "sentinel://a:1/0;sentinel://b:2",
+            "queue",
+        ),
+    ],
+)
+def test_sentinels_name_the_primary_in_the_query(url, bare, primary):
+    found, options = parted(url)
+    assert (found, options["master_name"]) == (bare, primary)
+
+
+@pytest.mark.parametrize("query", ["mastername=queue", "master_name=queue&sentinel_password=pw"])
+def test_what_else_a_query_of_sentinels_says_is_refused_and_not_repeated(query):
+    with pytest.raises(SettingsError, match="master_name alone") as caught:
+        parted(f"sentinel://a:1/0?{query}")
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:QZXhunter@a/0",
+        "unix://user:QZXhunter@/run/r.sock?db=1",
+        "rediss://user:pw@a/1?ssl_certfile=/c&ssl_keyfile=/k&ssl_password=QZXhunter",
+        "sentinel://:QZXhunter@a:1/0;sentinel://:QZXhunter@b:1/0",
+        "amqp://user:QZXhunter@a//;amqp://user:QZXhunter@b//",
+    ],
+)
+def test_inspect_shows_no_part_of_a_login(url):
+    with Connection(parted(url)[0]) as connection:
+        shown = broker_info.shown(connection.info())
+    assert shown["transport"]
+    assert "QZXhunter" not in repr(shown)

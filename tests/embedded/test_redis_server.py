@@ -1,0 +1,72 @@
+"""The Redis that tests and demo start by themselves."""
+
+import random
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+import redis
+
+from berlin_worker.embedded import redis_server as embedded
+from berlin_worker.embedded.redis_server import RedisProcess, find_server, free_port
+from berlin_worker.errors import Unavailable
+
+pytestmark = pytest.mark.contract
+
+
+async def test_answers_and_runs_lua(redis_client):
+    await redis_client.set("k", "v", ex=10)
+    assert await redis_client.eval("return redis.call('GET', KEYS[1])", 1, "k") == b"v"
+
+
+def test_killed_server_comes_back_with_what_was_persisted():
+    binary = find_server()
+    assert binary is not None
+    with RedisProcess(binary, {"appendonly": "yes", "appendfsync": "always"}) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.set("kept", "yes")
+        server.kill()
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            assert client.get("kept") == b"yes"
+
+
+def test_a_server_starts_where_the_temporary_directory_has_a_space(tmp_path, monkeypatch):
+    place = tmp_path / "my files"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    binary = find_server()
+    assert binary is not None
+    with RedisProcess(binary) as server, redis.Redis.from_url(server.url) as client:
+        assert client.config_get("dir")["dir"].startswith(str(place))
+
+
+def test_a_free_port_is_none_that_the_system_gives_out():
+    place = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(place.read_text().split()[0]) if place.exists() else 49_152
+    if first < 32_768:
+        pytest.skip(f"this system gives out ports from {first:,} on")
+    assert all(free_port() < first for _ in range(100))
+
+
+def test_ports_differ_where_processes_have_seeded_their_generator_alike():
+    def ports() -> list[int]:
+        random.seed(1)
+        return [free_port() for _ in range(3)]
+
+    assert ports() != ports()
+
+
+def test_no_port_is_free_that_somebody_has(monkeypatch):
+    class AlwaysTheSame:
+        def sample(self, ports: range, count: int) -> list[int]:
+            return [taken] * (count - 1) + [last]
+
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken, last = holder.getsockname()[1], free_port()
+        monkeypatch.setattr(embedded, "_random", AlwaysTheSame())
+        assert free_port() == last
+        last = taken
+        with pytest.raises(Unavailable, match="no free port"):
+            free_port()

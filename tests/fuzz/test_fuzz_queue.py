@@ -1,0 +1,162 @@
+"""A living worker, and anything on its queue and on Celery's channels: it serves the next job.
+
+``BERLIN_FUZZ_ITEMS`` is how many items there are of each kind, 300 by default.
+"""
+
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from berlin_worker.embedded.upstream import upstream_in_thread
+from tests.support.fleet import Fleet, prompt
+from tests.support.garbage import broadcast, broadcasts, changed, messages, task
+from tests.support.workers import wait_until
+
+pytestmark = pytest.mark.integration
+
+_IN_A_BATCH = 20
+_BATCHES = int(os.environ.get("BERLIN_FUZZ_ITEMS", "300")) // _IN_A_BATCH
+fuzzed = settings(
+    max_examples=_BATCHES,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    # To look for a smaller batch would be to wait, again and again, for a worker that is dead.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+
+
+@pytest.fixture(scope="module")
+def living(redis_server):
+    """A fleet whose queue is empty, and a worker that listens to all that Celery offers."""
+    with upstream_in_thread() as upstream:
+        fleet = Fleet(redis_server.url.removesuffix("/0") + "/3", upstream)
+        fleet.redis.flushdb()
+        with fleet.worker("-c", "50", alone=False) as worker:
+            yield fleet, worker
+
+
+def serves(living) -> None:
+    """Return when all is worked off, a job has been served, and remote control has answered."""
+    fleet, worker = living
+    assert fleet.ended(fleet.send(prompt("next")))[-1]["type"] == "completed"
+    wait_until(lambda: not fleet.redis.exists("prompts", "unacked:prompts"), "all worked off")
+    assert worker.process.poll() is None
+    wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
+
+
+@fuzzed
+@given(st.lists(messages, min_size=_IN_A_BATCH, max_size=_IN_A_BATCH))
+def test_anything_on_the_queue_leaves_a_worker_that_serves_the_next_job(living, batch):
+    fleet, _ = living
+    fleet.redis.lpush("prompts", *batch)
+    serves(living)
+
+
+CHANNELS = ["celery.pidbox", "celeryev/worker.heartbeat", "celeryev/worker.#", "none.such"]
+
+
+@fuzzed
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(CHANNELS), broadcasts),
+        min_size=_IN_A_BATCH,
+        max_size=_IN_A_BATCH,
+    )
+)
+def test_anything_on_celerys_channels_leaves_a_worker_that_listens(living, batch):
+    fleet, _ = living
+    for channel, item in batch:
+        fleet.redis.publish(f"/3.{channel}", item)
+    serves(living)
+
+
+ODD = {
+    "null": b"null",
+    "an empty list": b"[]",
+    "a number": b"7",
+    "a string": b'"x"',
+    "nothing": b"",
+    "no JSON": b"\xff\x00",
+    "nested without end": b"[" * 100_000,
+    "Decimal of kombu's own JSON": b'{"__type__": "decimal", "__value__": "x"}',
+    "a body that is not base64": {"raw": {"body": "%%%"}},
+    "a body of another type": {"raw": {"body": 7}},
+    "no properties": {"raw": {"properties": None}},
+    "an unknown body encoding": {"properties.body_encoding": "rot13"},
+    "an unknown content type": {"content-type": "application/x-other"},
+    "pickle": {"content-type": "application/x-python-serialize"},
+    "headers that are none": {"headers": 7},
+    "a clock that is text": {"headers": {"clock": "x"}},
+    "a clock without end": {"headers": {"clock": 10**400}},
+    "compressed": {"headers": {"compression": "application/x-gzip"}},
+}
+COMMANDS = {
+    "no method": {},
+    "a method that is none": {"method": "none such"},
+    "a method of another type": {"method": {}},
+    "unknown arguments": {"method": "ping", "arguments": {"a": 1}},
+    "arguments that are a list": {"method": "ping", "arguments": [1]},
+    "a reply to nobody": {"method": "ping", "reply_to": {}},
+    "a reply to a job queue": {"method": "ping", "reply_to": {"exchange": "", "routing_key": "x"}},
+    "a pattern that never ends": {"method": "ping", "pattern": "(a+)+$", "matcher": "pcre"},
+    "an unknown matcher": {"method": "ping", "pattern": "a", "matcher": "x"},
+    "revoked tasks of another type": {
+        "method": "hello",
+        "arguments": {"from_node": "x", "revoked": {"a": "soon", "b": 1}},
+    },
+    "an ID that cannot be hashed": {"method": "revoke", "arguments": {"task_id": [[]]}},
+    "huge": {"method": "ping", "arguments": {"a": "x" * 20_000_000}},
+    "unknown fields": {"method": "ping", "self": 1, "more": 2},
+}
+
+
+def test_what_is_no_command_is_dropped_and_the_next_one_is_answered(living):
+    fleet, worker = living
+    for change in ODD.values():
+        item = change
+        if isinstance(change, dict):
+            sent = broadcast({"method": "ping"})
+            for path, value in change.get("raw", change).items():
+                sent = changed(sent, path, value) if "." in path else {**sent, path: value}
+            item = json.dumps(sent)
+        assert fleet.redis.publish("/3.celery.pidbox", item) == 1
+    for body in COMMANDS.values():
+        assert fleet.redis.publish("/3.celery.pidbox", json.dumps(broadcast(body))) == 1
+    serves(living)
+    assert "Restoring" not in worker.log
+    assert "Connection to broker lost" not in worker.log
+    assert not fleet.redis.exists("x")
+
+
+def test_a_revoke_after_garbage_is_obeyed(living):
+    """What a worker has adopted from a broadcast would show here."""
+    fleet, _ = living
+    job_id = fleet.send(prompt("[[endless]] [[delay:0.05]] x"))
+    fleet.running(job_id)
+    fleet.app.control.revoke(job_id, terminate=True)
+    assert fleet.ended(job_id)[-1]["type"] == "cancelled"
+
+
+HEADERS = {
+    "no ID": {"id": None},
+    "stamps of another type": {"stamped_headers": 7, "stamps": 7},
+    "stamps that are a list": {"stamped_headers": ["x"], "stamps": ["x"], "expires": "2100-01-01"},
+    "an expiry in the year 1": {"expires": "0001-01-01T00:00:00"},
+    "an eta in the year 1": {"eta": "0001-01-01T00:00:00"},
+    "retries that are text": {"retries": "x"},
+    "a task that cannot be hashed": {"task": {}},
+    "an origin of another type": {"origin": {"a": 10**400}},
+    "trace context of another type": {"traceparent": 7, "tracestate": []},
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_of_any_type_leave_no_message_in_nobody_s_hands(living, name):
+    fleet, _ = living
+    item = task()
+    item["headers"].update(HEADERS[name])
+    fleet.redis.lpush("prompts", json.dumps(item))
+    fleet.redis.lpush("prompts", json.dumps({**item, "headers": HEADERS[name]}))
+    serves(living)

@@ -1,0 +1,457 @@
+"""The journal over a store that is a plain list: bytes, order, batches, fences, bounds."""
+
+import asyncio
+import gc
+import json
+import weakref
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berlin_schemas import (
+    Chunk,
+    Completed,
+    ErrorCode,
+    ErrorInfo,
+    Failed,
+    Started,
+    Timings,
+    decode,
+    encode,
+)
+from berlin_worker.errors import Fenced
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.lifecycle import LifecycleError, Phase
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.unit
+
+JOB = "job-1"
+TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
+
+
+class MemoryStore:
+    """Takes batches as Redis would; ``gate`` holds calls up, ``answers`` overrides replies."""
+
+    def __init__(self):
+        self.calls = []
+        self.events = {}
+        self.refused = set()
+        self.failures = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = asyncio.Event()
+
+    async def append(self, batch):
+        self.calls.append(
+            [(each.log.job_id, each.first_seq, list(each.events), each.ending) for each in batch]
+        )
+        self.asked.set()
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        taken = []
+        for each in batch:
+            fine = each.log.job_id not in self.refused
+            taken.append(fine)
+            if fine:
+                log = self.events.setdefault(each.log.job_id, [])
+                assert each.first_seq == len(log) + 1
+                log.extend(each.events)
+        return taken
+
+    async def held_up(self):
+        """Wait until a call hangs at the gate."""
+        await self.asked.wait()
+        self.asked.clear()
+
+
+class Rig:
+    """A journal with its writer, and what happened to it."""
+
+    def __init__(self, limit=1 << 20):
+        self.store = MemoryStore()
+        self.journal = Journal(self.store, buffer_bytes=limit)
+        self.fenced = []
+
+    async def __aenter__(self):
+        self.writer = asyncio.create_task(self.journal.run())
+        return self
+
+    async def __aexit__(self, *_):
+        self.writer.cancel()
+        await asyncio.wait({self.writer})
+
+    def open(self, job_id=JOB, *, seq=0, chunks=0, attempt=1):
+        return self.journal.open(
+            job_id, attempt, seq=seq, chunks=chunks, on_fenced=lambda: self.fenced.append(job_id)
+        )
+
+    def started(self, job_id=JOB, **place):
+        log = self.open(job_id, **place)
+        log.event(head(log, Started))
+        return log
+
+
+def head(log, kind, **fields):
+    return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=1.0, **fields)
+
+
+def completed(log, **fields):
+    return head(log, Completed, finish_reason="stop", timings=TIMINGS, **fields)
+
+
+def failed(log, message="told"):
+    info = ErrorInfo(code=ErrorCode.INTERNAL, message=message, retryable=False)
+    return head(log, Failed, error=info)
+
+
+@pytest.fixture
+async def unretrieved():
+    """Fails a test that leaves an exception or a task behind that nobody looks at."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    yield
+    gc.collect()
+    assert told == []
+
+
+# Bytes
+
+
+text = st.text(
+    st.characters() | st.sampled_from('"\\/\x00\x1f\x7f\u2028\u2029\ud800\udfff\U0001f600')
+)
+
+
+@given(deltas=st.lists(text, max_size=5), attempt=st.integers(1, 10**6), seq=st.integers(1, 10**9))
+def test_a_chunk_written_by_hand_means_what_the_model_means(deltas, attempt, seq):
+    async def main():
+        rig = Rig()
+        log = rig.open(seq=seq, attempt=attempt)
+        log.chunk(deltas)
+        events = log.take().events if log.seq > seq else []
+        expected = [delta for delta in deltas if delta]
+        assert len(events) == len(expected)
+        for n, (data, delta) in enumerate(zip(events, expected, strict=True), seq + 1):
+            data.decode()  # valid UTF-8
+            event = decode(data)
+            clean = delta.encode("utf-8", "replace").decode()
+            assert event == Chunk(job_id=JOB, seq=n, attempt=attempt, ts=event.ts, content=clean)
+            assert json.loads(data) == json.loads(encode(event))
+            assert b"\n" not in data
+
+    asyncio.run(main())
+
+
+# Hard cases of the provider's making
+
+
+async def test_a_delta_that_is_no_text_appends_nothing_and_harms_no_later_event():
+    async with Rig() as rig:
+        log = rig.started()
+        log.chunk(["a"])
+        for strange in (["b", None], [1], [b"x"]):
+            with pytest.raises(TypeError):
+                log.chunk(strange)
+        await log.end(failed(log))
+        assert [decode(each).seq for each in rig.store.events[JOB]] == [1, 2, 3]
+        assert rig.journal.buffered_bytes == 0
+
+
+async def test_reads_without_text_are_no_events_and_no_chunks():
+    async with Rig() as rig:
+        log = rig.started()
+        for deltas in ([], [""], [], ["", ""]):
+            log.chunk(deltas)
+        assert log.phase is Phase.RUNNING
+        log.chunk(["", "a", ""])
+        await log.end(completed(log))
+        kinds = [decode(each).type for each in rig.store.events[JOB]]
+        assert kinds == ["started", "chunk", "completed"]
+
+
+async def test_an_event_that_json_cannot_hold_appends_nothing_and_the_job_can_still_fail():
+    async with Rig() as rig:
+        log = rig.started()
+        with pytest.raises(ValueError, match="serializ"):
+            await log.end(completed(log, usage={"tokens": object()}))
+        assert log.phase is Phase.RUNNING
+        await log.end(failed(log))
+        assert rig.store.calls[-1][0][3] == "failed"
+        assert decode(rig.store.events[JOB][-1]).type == "failed"
+
+
+async def test_an_event_that_may_not_follow_is_refused_and_changes_nothing():
+    async with Rig() as rig:
+        log = rig.open()
+        with pytest.raises(LifecycleError):
+            log.chunk(["too early"])
+        log.event(head(log, Started))
+        await log.end(completed(log))
+        with pytest.raises(LifecycleError):
+            await log.end(failed(log))
+        await log.flush()
+        assert [decode(each).type for each in rig.store.events[JOB]] == ["started", "completed"]
+
+
+# Batches and order
+
+
+async def test_what_gathers_while_a_call_is_in_flight_goes_in_the_next_one_for_all_jobs():
+    async with Rig() as rig:
+        rig.store.gate.clear()
+        one, two = rig.started("one"), None
+        await rig.store.held_up()
+        for n in range(3):
+            one.chunk([f"a{n}", f"b{n}"])
+        two = rig.started("two")
+        two.chunk(["c"])
+        rig.store.gate.set()
+        await one.flush()
+        await two.flush()
+        first, second = rig.store.calls
+        assert [(job, len(events)) for job, _, events, _ in first] == [("one", 1)]
+        assert [(job, seq, len(events)) for job, seq, events, _ in second] == [
+            ("one", 2, 6),
+            ("two", 1, 2),
+        ]
+        told = [decode(each).content for each in rig.store.events["one"][1:]]
+        assert told == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+async def test_a_lost_connection_resends_the_same_bytes_until_they_are_taken():
+    async with Rig() as rig:
+        rig.store.failures = [ConnectionError("away"), ConnectionError("away")]
+        log = rig.started()
+        await rig.store.held_up()
+        log.chunk(["gathers meanwhile"])
+        await log.flush()
+        assert rig.store.calls[0] == rig.store.calls[1] == rig.store.calls[2]
+        assert len(rig.store.calls) == 4
+
+
+async def test_ending_waits_for_the_acknowledgement():
+    async with Rig() as rig:
+        log = rig.started()
+        await log.flush()
+        rig.store.gate.clear()
+        rig.store.asked.clear()
+        ending = asyncio.create_task(log.end(completed(log)))
+        await rig.store.held_up()
+        assert not ending.done()
+        rig.store.gate.set()
+        await ending
+        assert rig.store.calls[-1][0][3] == "completed"
+
+
+async def test_flushing_what_has_been_acknowledged_does_not_wait():
+    async with Rig() as rig:
+        log = rig.started()
+        await log.flush()
+        rig.store.gate.clear()
+        await log.flush()
+
+
+# Fences
+
+
+async def test_a_refused_log_stops_its_work_once_refuses_all_that_follows_and_holds_no_bytes():
+    async with Rig() as rig:
+        rig.store.refused = {JOB}
+        rig.store.gate.clear()
+        log = rig.started()
+        await rig.store.held_up()
+        log.chunk(["waits behind the refused batch"])
+        rig.store.gate.set()
+        await until(lambda: rig.fenced)
+        assert rig.fenced == [JOB]
+        for append in (
+            lambda: log.chunk(["late"]),
+            lambda: log.event(head(log, Started)),
+        ):
+            with pytest.raises(Fenced):
+                append()
+        with pytest.raises(Fenced):
+            await log.end(failed(log))
+        with pytest.raises(Fenced):
+            await log.flush()
+        assert rig.fenced == [JOB]
+        assert rig.journal.buffered_bytes == 0
+        assert len(rig.store.calls) == 1
+        await rig.journal.drained()
+
+
+async def test_whoever_waits_for_a_refused_log_is_told_by_fenced_and_not_stopped_as_well(
+    unretrieved,
+):
+    async with Rig() as rig:
+        rig.store.refused = {JOB}
+        log = rig.started()
+        with pytest.raises(Fenced):
+            await log.end(completed(log))
+        assert rig.fenced == []
+        assert rig.journal.buffered_bytes == 0
+
+
+async def test_the_logs_of_other_jobs_in_the_batch_are_not_touched_by_a_fence():
+    async with Rig() as rig:
+        rig.store.refused = {"one"}
+        one, two = rig.started("one"), rig.started("two")
+        await two.end(completed(two))
+        assert one.fenced
+        assert not two.fenced
+        assert len(rig.store.events["two"]) == 2
+
+
+async def test_a_fence_makes_room_for_the_others():
+    async with Rig(limit=1000) as rig:
+        rig.store.refused = {JOB}
+        rig.store.gate.clear()
+        log = rig.started()
+        await rig.store.held_up()
+        log.chunk(["x" * 2000])
+        waiting = asyncio.create_task(rig.journal.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        rig.store.gate.set()
+        await waiting
+        assert not rig.journal.full
+
+
+# Bounds
+
+
+async def test_the_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_has_answered():
+    async with Rig(limit=1000) as rig:
+        rig.store.gate.clear()
+        log = rig.started()
+        assert not rig.journal.full
+        log.chunk(["x" * 1000])
+        assert rig.journal.full
+        waiting = asyncio.create_task(rig.journal.wait_for_room())
+        await rig.store.held_up()
+        assert not waiting.done()
+        rig.store.gate.set()
+        await waiting
+        assert not rig.journal.full
+        assert rig.journal.buffered_bytes == 0
+
+
+async def test_a_slow_store_holds_the_readers_and_memory_stays_flat():
+    limit, streams, reads, size = 10_000, 8, 50, 500
+
+    async with Rig(limit=limit) as rig:
+        most = 0
+
+        async def stream(job_id):
+            nonlocal most
+            log = rig.started(job_id)
+            for _ in range(reads):
+                log.chunk(["x" * size])
+                most = max(most, rig.journal.buffered_bytes)
+                if rig.journal.full:
+                    await rig.journal.wait_for_room()
+            await log.end(completed(log))
+
+        async def slow_store():
+            rig.store.gate.clear()
+            while True:
+                await rig.store.held_up()
+                await asyncio.sleep(0)
+                rig.store.gate.set()
+                await asyncio.sleep(0)
+                rig.store.gate.clear()
+
+        slow = asyncio.create_task(slow_store())
+        await asyncio.gather(*(stream(f"job-{n}") for n in range(streams)))
+        slow.cancel()
+        assert limit < most <= limit + streams * (size + 300)
+        assert rig.journal.buffered_bytes == 0
+        assert all(len(events) == reads + 2 for events in rig.store.events.values())
+
+
+async def test_a_flood_goes_to_the_store_in_calls_of_bounded_size():
+    async with Rig(limit=1 << 30) as rig:
+        rig.store.gate.clear()
+        logs = [rig.started(f"job-{n}") for n in range(40)]
+        await rig.store.held_up()
+        for log in logs:
+            log.chunk(["x" * 100_000])
+        rig.store.gate.set()
+        await rig.journal.drained()
+        assert max(sum(len(e) for _, _, es, _ in call for e in es) for call in rig.store.calls) < (
+            700_000
+        )
+
+
+# Cancellation
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_cancelled_wait_leaves_nothing_behind(taken, unretrieved):
+    async with Rig() as rig:
+        rig.store.refused = set() if taken else {JOB}
+        rig.store.gate.clear()
+        log = rig.started()
+        ending = asyncio.create_task(log.end(completed(log)))
+        await rig.store.held_up()
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        rig.store.gate.set()
+        await rig.journal.drained()
+        assert rig.fenced == ([] if taken else [JOB])
+        if taken:
+            await log.flush()
+            assert decode(rig.store.events[JOB][-1]).type == "completed"
+        assert rig.journal.buffered_bytes == 0
+
+
+async def test_a_second_wait_after_a_cancelled_one_gets_its_answer():
+    async with Rig() as rig:
+        rig.store.gate.clear()
+        log = rig.started()
+        first = asyncio.create_task(log.flush())
+        await rig.store.held_up()
+        first.cancel()
+        await asyncio.wait({first})
+        second = asyncio.create_task(log.flush())
+        await asyncio.sleep(0)
+        rig.store.gate.set()
+        await second
+
+
+async def test_a_log_opened_for_a_later_attempt_goes_on_where_the_record_says():
+    async with Rig() as rig:
+        rig.store.events[JOB] = [b"{}"] * 7
+        log = rig.open(seq=7, chunks=5, attempt=2)
+        assert log.phase is Phase.STREAMING
+        assert log.next_seq == 8
+        await log.end(failed(log))
+        assert rig.store.calls[0][0][1] == 8
+
+
+async def test_a_job_id_that_is_none_never_opens_a_log():
+    with pytest.raises(ValueError, match="job ID"):
+        Rig().open("job:{x}")
+
+
+async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
+    class Work:
+        def lost(self):
+            raise AssertionError
+
+    async with Rig() as rig:
+        gc.disable()
+        try:
+            work = Work()
+            work.log = rig.journal.open(JOB, 1, seq=0, chunks=0, on_fenced=work.lost)
+            gone = weakref.ref(work)
+            work.log.event(head(work.log, Started))
+            await work.log.end(completed(work.log))
+            del work
+            assert gone() is None
+        finally:
+            gc.enable()

@@ -1,0 +1,133 @@
+"""Suspects begin in groups that halve; each group ends with its jobs, or when it has lasted."""
+
+import asyncio
+
+import pytest
+
+from berlin_worker.jobs.quarantine import Suspects, group_size
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.unit
+
+LONG_S = 60.0
+
+
+class Job:
+    """Takes its turn in a task of its own, until it is told to end."""
+
+    def __init__(self, suspects, name):
+        self.name = name
+        self.alone = None
+        self._suspects = suspects
+        self._end = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self):
+        async with self._suspects.turn(self.name) as self.alone:
+            await self._end.wait()
+
+    async def end(self):
+        self._end.set()
+        await self.task
+
+
+@pytest.fixture
+async def jobs():
+    """Start jobs by name; whatever still runs at the end is cancelled."""
+    started = []
+
+    async def start(suspects, count):
+        first = len(started)
+        started.extend(Job(suspects, f"job-{first + n}") for n in range(count))
+        await asyncio.sleep(0)
+        return started[-count:]
+
+    yield start
+    for job in started:
+        job.task.cancel()
+    await asyncio.wait([job.task for job in started])
+
+
+def running(jobs):
+    return [job.name for job in jobs if job.alone is not None and not job.task.done()]
+
+
+@pytest.mark.parametrize(("waiting", "size"), [(1, 1), (16, 1), (17, 8), (199, 99)])
+def test_few_begin_alone_and_of_many_half(waiting, size):
+    assert group_size(waiting) == size
+
+
+async def test_few_run_one_after_the_other_in_order(jobs):
+    suspects = Suspects(LONG_S)
+    assert not suspects.busy
+    started = await jobs(suspects, 4)
+    for n, job in enumerate(started):
+        await until(lambda job=job: job.alone)
+        assert running(started) == [f"job-{n}"]
+        assert suspects.busy
+        await job.end()
+    assert not suspects.busy
+
+
+async def test_many_begin_in_halves_and_the_last_alone(jobs):
+    suspects = Suspects(LONG_S)
+    started = await jobs(suspects, 1 + 40)
+    sizes = []
+    while waiting_or_running := [job for job in started if not job.task.done()]:
+        await until(lambda: running(started))
+        group = [job for job in waiting_or_running if job.alone is not None]
+        assert {job.alone for job in group} == {len(group) == 1}
+        sizes.append(len(group))
+        for job in group:
+            await job.end()
+    assert sizes == [1, 20, 10, *[1] * 10]
+
+
+async def test_a_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
+    suspects = Suspects(0.001)
+    started = await jobs(suspects, 3)
+    await until(lambda: len(running(started)) == 3)
+    await until(lambda: not suspects.busy)
+
+
+async def test_one_that_ends_after_its_time_does_not_cut_that_of_others(jobs):
+    suspects = Suspects(0.001)
+    [early] = await jobs(suspects, 1)
+    await until(lambda: not suspects.busy)
+    suspects.probation_s = LONG_S
+    await jobs(suspects, 2)
+    await early.end()
+    assert suspects.waits("job-2")
+    assert suspects.busy
+
+
+async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
+    suspects = Suspects(LONG_S)
+    first, *others = await jobs(suspects, 1 + 17)
+    await first.end()
+    await until(lambda: len(running(others)) == 8)
+    for job in others[:7]:
+        await job.end()
+    assert running(others) == ["job-8"]
+    await others[7].end()
+    await until(lambda: running(others) == ["job-9"])
+
+
+async def test_who_waits_is_known_and_may_give_up(jobs):
+    suspects = Suspects(LONG_S)
+    first, second, third = await jobs(suspects, 3)
+    assert [suspects.waits(job.name) for job in (first, second, third)] == [False, True, True]
+    second.task.cancel()
+    await asyncio.wait({second.task})
+    assert not suspects.waits("job-1")
+    await first.end()
+    await until(lambda: third.alone)
+
+
+async def test_one_that_gives_up_just_as_its_turn_comes_passes_it_on(jobs):
+    suspects = Suspects(LONG_S)
+    first, second, third = await jobs(suspects, 3)
+    second.task.cancel()
+    await first.end()
+    await until(lambda: third.alone)
+    assert running([second]) == []

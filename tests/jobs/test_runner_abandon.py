@@ -1,0 +1,157 @@
+"""A provider that does not end when it is told to: its job does, and its slot is free."""
+
+import asyncio
+import logging
+
+import pytest
+
+from berlin_schemas import ErrorCode
+from berlin_worker.jobs.abandon import strays
+from tests.support.core import check_keys, make_store
+from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture(autouse=True)
+async def keys(redis_client):
+    yield
+    await check_keys(redis_client)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr("berlin_worker.jobs.abandon.CLEAN_UP_S", 0.05)
+
+
+@pytest.fixture
+def worker(redis_client):
+    return lambda *scripts, **changes: Worker(redis_client, ScriptedProvider(*scripts), **changes)
+
+
+class Clinging:
+    """A stream that hangs after its first chunk, and again when it is told to stop.
+
+    ``how``: while it cleans up (``finally``), or because it swallows the cancellation and then
+    goes on as if nothing had been said (``swallow``). It ends once it is let go.
+    """
+
+    def __init__(self, how):
+        self.how = how
+        self.go = asyncio.Event()
+        self.told = 0
+
+    async def __call__(self, job, report):
+        yield ["a"]
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.told += 1
+            await self._hang()
+            if self.how == "finally":
+                raise
+        yield ["too late"]
+        yield ["much too late"]
+
+    async def _hang(self):
+        while not self.go.is_set():
+            try:
+                await self.go.wait()
+            except asyncio.CancelledError:
+                self.told += 1
+
+    async def leaves(self):
+        """Let it go, and wait for its end: what it says now must not appear anywhere."""
+        self.go.set()
+        await until(lambda: not strays)
+
+
+@pytest.fixture(params=["finally", "swallow"])
+async def clinging(request):
+    return Clinging(request.param)
+
+
+async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, clinging, caplog):
+    async with worker(clinging) as here:
+        task = here.start()
+        await here.logged(2)
+        await here.runner.cancel(JOB_ID, "enough")
+        await task
+        assert await here.kinds() == ["started", "chunk", "cancelled"]
+        assert here.leases.holder(JOB_ID) is None
+        assert len(strays) == 1
+        [told] = [each for each in caplog.records if each.levelno == logging.ERROR]
+        assert JOB_ID in told.getMessage()
+        await clinging.leaves()
+        assert await here.kinds() == ["started", "chunk", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [
+        ({"idle_timeout_s": 0.1}, ErrorCode.UPSTREAM_TIMEOUT),
+        ({"deadline_s": 0.2}, ErrorCode.DEADLINE_EXCEEDED),
+    ],
+)
+async def test_its_job_fails_with_the_code_of_the_timeout(worker, clinging, limit, code):
+    async with worker(clinging, max_attempts=1) as here:
+        await here.run(**limit)
+        end = (await here.log())[-1]
+        assert end.error.code is code
+        await clinging.leaves()
+        assert await here.kinds() == ["started", "chunk", "failed"]
+
+
+async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, clinging):
+    go = asyncio.Event()
+
+    async def second(job, report):
+        yield ["b"]
+        await go.wait()
+        yield ["c"]
+
+    async with worker(clinging, second) as here:
+        task = here.start(idle_timeout_s=1.0)
+        await here.logged(4)
+        await clinging.leaves()
+        go.set()
+        await task
+        assert await here.kinds() == ["started", "chunk", "reset", "chunk", "chunk", "completed"]
+
+
+async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, clinging):
+    async with worker(clinging) as here:
+        task = here.start()
+        await here.logged(2)
+        async with cancelled(task):
+            pass
+        claim = await make_store(redis_client, owner="other").claim(
+            JOB_ID, b"", call="x", deadline_s=50.0
+        )
+        assert (claim.verdict, claim.attempt, claim.strikes) == ("claimed", 2, 0)
+        await clinging.leaves()
+        assert await here.kinds() == ["started", "chunk"]
+
+
+async def test_one_that_swallows_the_cancellation_and_streams_on_is_closed_at_its_next_chunk(
+    worker,
+):
+    async def stream(job, report):
+        n = 0
+        while True:
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                n += 100
+            yield [str(n)]
+
+    async with worker(stream) as here:
+        task = here.start()
+        await here.logged(2)
+        await here.runner.cancel(JOB_ID, "enough")
+        await task
+        events = await here.log()
+    assert events[-1].type == "cancelled"
+    assert {event.content for event in events[1:-1]} == {"0"}
+    assert not strays

@@ -1,0 +1,95 @@
+"""A cancellation in the moments in which nobody holds the job: its claim is on its way."""
+
+import pytest
+
+from berlin_schemas import ErrorCode, names
+from berlin_worker.errors import JobError
+from tests.support.core import check_keys
+from tests.support.rig import JOB_ID, ScriptedProvider, Worker, says
+
+pytestmark = pytest.mark.contract
+
+BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
+
+
+@pytest.fixture(autouse=True)
+async def keys(redis_client):
+    yield
+    await check_keys(redis_client)
+
+
+@pytest.fixture
+def worker(redis_client):
+    """Makes workers that learn nothing from renewing leases: that is what would come too late."""
+    return lambda *scripts: Worker(
+        redis_client, ScriptedProvider(*scripts), renew_interval_s=1000.0
+    )
+
+
+def around_claim(monkeypatch, here, *, before=None, after=None, nth=1):
+    """Do something before or after the ``nth`` claim of ``here`` takes place in the store."""
+    claim, calls = here.store.claim, 0
+
+    async def claiming(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        mine = calls == nth
+        if mine and before is not None:
+            await before()
+        reply = await claim(*args, **kwargs)
+        if mine and after is not None:
+            await after()
+        return reply
+
+    monkeypatch.setattr(here.store, "claim", claiming)
+
+
+async def cancel(redis_client, here):
+    """As a client does it, and as this worker hears of it."""
+    await redis_client.hset(names.state_key(JOB_ID), "cancel", 1)
+    await here.runner.cancel(JOB_ID, "requested")
+
+
+@pytest.mark.parametrize(
+    ("claim", "kinds"), [(1, ["cancelled"]), (2, ["started", "chunk", "cancelled"])]
+)
+async def test_a_cancellation_that_overtakes_the_reply_of_the_claim_is_heard_at_once(
+    worker, redis_client, monkeypatch, claim, kinds
+):
+    async with worker(says("half", then=BUSY), says("never", hangs=True)) as here:
+
+        async def overtaken():
+            await cancel(redis_client, here)
+
+        around_claim(monkeypatch, here, after=overtaken, nth=claim)
+        await here.run()
+        assert await here.kinds() == kinds
+        assert here.provider.calls == claim - 1
+
+
+async def test_a_job_that_begins_while_its_canceller_looks_for_it_is_cancelled(worker, monkeypatch):
+    async with worker(says("a", hangs=True)) as here:
+        task = None
+
+        async def begun():
+            nonlocal task
+            task = here.start()
+            await here.logged(2)
+
+        # Without a flag in the record, as Celery's revoke does it.
+        around_claim(monkeypatch, here, before=begun)
+        await here.runner.cancel(JOB_ID, "revoked", only_queued=False)
+        await task
+        assert (await here.log())[-1].reason == "revoked"
+
+
+async def test_a_cancellation_of_another_job_does_no_harm(worker, redis_client, monkeypatch):
+    async with worker(says("a")) as here:
+
+        async def other():
+            await here.runner.cancel("another", "requested")
+
+        around_claim(monkeypatch, here, after=other)
+        await here.run()
+        assert await here.kinds() == ["started", "chunk", "completed"]
+        await redis_client.delete(names.state_key("another"))

@@ -1,0 +1,106 @@
+"""Providers by name: ours, and those that other packages bring."""
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker import providers
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers.base import Report
+
+pytestmark = pytest.mark.unit
+
+MODULE = """
+class Shout:
+    def __init__(self, services):
+        pass
+
+    def check(self, job):
+        pass
+
+    async def stream(self, job, report):
+        yield [job.messages[-1].content.upper()]
+
+nothing = 3
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of packages that is searched like ``site-packages``."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("shouting", None)
+    providers.refresh()
+
+
+def install(site: Path, package: str, entry_points: str) -> None:
+    (site / "shouting.py").write_text(MODULE)
+    metadata = site / f"{package}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{providers.GROUP}]\n{entry_points}\n")
+    providers.refresh()
+
+
+async def test_an_installed_package_brings_a_provider(site: Path) -> None:
+    install(site, "shouting", "shout = shouting:Shout")
+    assert "shout" in providers.names()
+    assert "shouting" not in sys.modules
+    provider = providers.load("shout")(None)  # type: ignore[arg-type]  # needs no services
+    job = PromptJob(messages=[{"role": "user", "content": "hello"}])
+    assert [deltas async for deltas in provider.stream(job, Report())] == [["HELLO"]]
+
+
+@pytest.mark.parametrize("name", ["berlin", "echo"])
+def test_our_providers_are_there(name: str) -> None:
+    assert name in providers.names()
+    assert callable(providers.load(name).stream)
+
+
+def test_no_package_takes_a_name_of_ours(site: Path) -> None:
+    install(site, "shouting", "berlin = shouting:Shout")
+    assert providers.load("berlin").__module__ == "berlin_worker.providers.berlin.provider"
+
+
+def test_an_unknown_name_is_an_invalid_job() -> None:
+    with pytest.raises(JobError, match="echo") as caught:
+        providers.load("no\nsuch" + "x" * 1000)
+    assert caught.value.code is ErrorCode.INVALID_JOB
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["missing_module:Shout", "shouting:Missing", "shouting:nothing", "shouting:Shout.check"],
+)
+def test_a_package_that_cannot_be_used_is_named(site: Path, value: str) -> None:
+    install(site, "shouting", f"shout = {value}")
+    with pytest.raises(SettingsError, match=value):
+        providers.load("shout")
+
+
+def test_two_packages_with_one_name_are_refused(site: Path) -> None:
+    install(site, "shouting", "shout = shouting:Shout")
+    install(site, "whispering", "shout = whispering:Whisper")
+    with pytest.raises(
+        SettingsError, match=r"shouting:Shout and whispering|whispering.* and shout"
+    ):
+        providers.load("shout")
+
+
+def test_the_entry_points_of_the_distribution_are_our_table() -> None:
+    installed = {name: {point.value for point in found} for name, found in _ours().items()}
+    assert installed == {name: {value} for name, value in providers._BUILT_IN.items()}
+
+
+def _ours() -> dict[str, tuple[EntryPoint, ...]]:
+    found = dict(providers._installed())
+    if not found:
+        pytest.skip("run from the checkout, without an installation")
+    return {name: points for name, points in found.items() if name in providers._BUILT_IN}

@@ -1,0 +1,93 @@
+"""Which providers a worker builds at its start, and what it refuses."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers.served import provider_cache
+from berlin_worker.providers.tokens.local import LocalTokens
+from berlin_worker.settings import Settings
+
+pytestmark = pytest.mark.unit
+
+LOGIN = {"BERLIN_ACCOUNT": "account", "BERLIN_PASSWORD": "hunter2"}
+
+
+def cache(**environ: str) -> Any:
+    settings = Settings.from_env(environ)
+    services: Any = SimpleNamespace(
+        http=None, tokens=LocalTokens(), settings=settings, environ=environ
+    )
+    return provider_cache(services, settings)
+
+
+def refusal(lookup: Any, name: str) -> str:
+    with pytest.raises(JobError) as caught:
+        lookup(name)
+    assert caught.value.code is ErrorCode.INVALID_JOB
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"WORKER_DEFAULT_PROVIDER": "echo"},
+        {"WORKER_PROVIDERS": "echo"},
+        {"WORKER_PROVIDERS": " echo ,", "WORKER_DEFAULT_PROVIDER": "echo"},
+    ],
+)
+def test_worker_without_berlins_account_serves_others(
+    environ: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    lookup = cache(**environ)
+    assert type(lookup("echo")).__name__ == "EchoProvider"
+    assert "providers: echo" in caplog.text
+    message = refusal(lookup, "berlin")
+    assert "berlin" in message
+    assert "not served" in message or "not configured" in message
+
+
+def test_unconfigured_provider_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    lookup = cache(WORKER_DEFAULT_PROVIDER="echo")
+    for _ in range(3):
+        refusal(lookup, "berlin")
+    assert caplog.text.count("set BERLIN_ACCOUNT and BERLIN_PASSWORD") == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({}, "BERLIN_ACCOUNT"),
+        ({"WORKER_PROVIDERS": "berlin,echo"}, "BERLIN_ACCOUNT"),
+        ({"WORKER_DEFAULT_PROVIDER": "ehco"}, "WORKER_DEFAULT_PROVIDER: unknown provider 'ehco'"),
+        ({**LOGIN, "WORKER_DEFAULT_PROVIDER": "x\ny"}, "WORKER_DEFAULT_PROVIDER: unknown provider"),
+        ({**LOGIN, "WORKER_PROVIDERS": "berlin,ehco"}, "WORKER_PROVIDERS: unknown provider 'ehco'"),
+        (
+            {**LOGIN, "WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"},
+            "WORKER_DEFAULT_PROVIDER must be among WORKER_PROVIDERS",
+        ),
+        ({"WORKER_PROVIDERS": "echo", "WORKER_DEFAULT_PROVIDER": "berlin"}, "must be among"),
+        # An account that is there is to be used: what is wrong with it shows at the start.
+        ({**LOGIN, "WORKER_DEFAULT_PROVIDER": "echo", "BERLIN_URL": "ftp://x"}, "BERLIN_URL"),
+    ],
+)
+def test_settings_that_cannot_be_served_are_one_clear_line(
+    environ: dict[str, str], named: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        cache(**environ)
+    assert named in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_installed_provider_is_served_without_a_list() -> None:
+    lookup = cache(**LOGIN)
+    found = [lookup("berlin"), lookup("echo")]
+    assert [lookup("berlin"), lookup("echo")] == found
+    assert "unknown provider" in refusal(lookup, "nobody")

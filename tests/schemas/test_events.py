@@ -1,0 +1,175 @@
+"""Events: the same value after a round trip, strict in types, lenient in new fields."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import berlin_schemas
+from berlin_schemas import (
+    Cancelled,
+    Chunk,
+    Completed,
+    ErrorCode,
+    ErrorInfo,
+    Failed,
+    Reset,
+    Started,
+    Terminal,
+    Timings,
+    decode,
+    encode,
+)
+from berlin_schemas.events import TERMINAL_TYPES
+
+pytestmark = pytest.mark.unit
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+counts = st.integers(min_value=1, max_value=2**53)
+common = {
+    "job_id": st.from_regex(r"\A[A-Za-z0-9_-]{1,128}\Z"),
+    "seq": counts,
+    "attempt": counts,
+    "ts": st.floats(min_value=0, max_value=1e11),
+}
+milliseconds = st.floats(min_value=0, max_value=1e12)
+timings = st.builds(
+    Timings,
+    queue_ms=milliseconds,
+    login_ms=milliseconds,
+    first_chunk_ms=st.none() | milliseconds,
+    stream_ms=milliseconds,
+    total_ms=milliseconds,
+)
+errors = st.builds(
+    ErrorInfo,
+    code=st.sampled_from(ErrorCode),
+    message=text,
+    retryable=st.booleans(),
+    upstream_status=st.none() | st.integers(100, 599),
+)
+usages = st.none() | st.dictionaries(text, st.integers(0, 2**53))
+events = st.one_of(
+    st.builds(Started, **common),
+    st.builds(Chunk, **common, content=text.filter(bool)),
+    st.builds(Reset, **common, reason=text),
+    st.builds(
+        Completed,
+        **common,
+        finish_reason=st.sampled_from(["stop", "length", "interrupted"]),
+        timings=timings,
+        usage=usages,
+    ),
+    st.builds(Failed, **common, error=errors),
+    st.builds(Cancelled, **common, reason=text),
+)
+
+CHUNK = {
+    "v": 1,
+    "job_id": "a",
+    "seq": 2,
+    "attempt": 1,
+    "ts": 1790000000.5,
+    "type": "chunk",
+    "content": "Hi",
+}
+
+
+@given(events)
+def test_every_event_comes_back_as_it_was(event):
+    data = encode(event)
+    assert decode(data) == decode(data.decode()) == event
+    assert b"\n" not in data
+
+
+@given(events, text, st.none() | text | st.integers())
+def test_unknown_fields_are_ignored_at_every_level(event, name, value):
+    fields = json.loads(encode(event))
+    fields.setdefault(f"new {name}", value)
+    for part in ("timings", "error"):
+        if part in fields:
+            fields[part].setdefault(f"new {name}", value)
+    assert decode(json.dumps(fields)) == event
+
+
+@given(events)
+def test_terminal_events_are_those_three(event):
+    assert (event.type in TERMINAL_TYPES) == isinstance(event, Terminal)
+    assert set(TERMINAL_TYPES) == {"completed", "failed", "cancelled"}
+
+
+def test_a_chunk_has_the_fields_of_the_contract_and_no_more():
+    event = Chunk(job_id="a", seq=2, attempt=1, ts=1790000000.5, content="Hi")
+    assert json.loads(encode(event)) == CHUNK
+
+
+def test_usage_that_is_not_known_is_left_out():
+    spent = Timings(queue_ms=1, login_ms=0, first_chunk_ms=None, stream_ms=2, total_ms=3)
+    event = Completed(job_id="a", seq=3, attempt=1, ts=1, finish_reason="stop", timings=spent)
+    assert "usage" not in json.loads(encode(event))
+
+
+def test_the_error_codes_are_those_of_the_contract():
+    assert {code.value for code in ErrorCode} == {
+        "invalid_job",
+        "auth_failed",
+        "rate_limited",
+        "upstream_error",
+        "upstream_timeout",
+        "bad_chunk",
+        "deadline_exceeded",
+        "interrupted",
+        "too_many_attempts",
+        "internal",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"v": 2},
+        {"v": "1"},
+        {"job_id": "a\n"},
+        {"job_id": ""},
+        {"job_id": "x" * 129},
+        {"job_id": "٣"},
+        {"seq": 0},
+        {"seq": "2"},
+        {"seq": True},
+        {"seq": 2.5},
+        {"attempt": 0},
+        {"attempt": None},
+        {"ts": "now"},
+        {"ts": True},
+        {"ts": float("nan")},
+        {"ts": float("inf")},
+        {"type": "chunks"},
+        {"type": None},
+        {"content": ""},
+        {"content": 5},
+    ],
+    ids=repr,
+)
+def test_what_is_no_event_is_a_value_error(change):
+    with pytest.raises(ValueError):  # noqa: PT011  # any text: it is pydantic's own
+        decode(json.dumps(CHUNK | change))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b"[]", b"{}", b"\xff", b'{"type":"chunk"', b"[" * 100_000]
+)
+def test_what_is_no_json_object_is_a_value_error(data):
+    with pytest.raises(ValueError):  # noqa: PT011  # any text: it is pydantic's own
+        decode(data)
+
+
+@pytest.mark.parametrize("content", ["", "\ud800"])
+def test_a_chunk_that_could_not_be_read_cannot_be_built(content):
+    with pytest.raises(ValidationError):
+        Chunk(job_id="a", seq=1, attempt=1, ts=1.0, content=content)
+
+
+def test_the_package_exports_what_it_lists():
+    assert all(hasattr(berlin_schemas, name) for name in berlin_schemas.__all__)

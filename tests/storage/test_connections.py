@@ -1,0 +1,115 @@
+"""What an error of Redis comes down to: waited for, or refused for good."""
+
+import ssl
+
+import pytest
+from redis import exceptions
+from redis.asyncio import ConnectionPool
+from redis.asyncio.client import Pipeline
+
+from berlin_worker.cli.errors import problem
+from berlin_worker.storage.connections import passes, refusal, reply_of, trouble
+
+pytestmark = pytest.mark.unit
+
+AT = "rediss://host:6379/0"
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def distrust(message: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate ...")
+    error.verify_message = message
+    return error
+
+
+def no_tls() -> ssl.SSLError:
+    error = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
+    error.reason = "WRONG_VERSION_NUMBER"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (exceptions.MovedError("866 127.0.0.1:7001"), "is a Redis Cluster"),
+        (exceptions.ClusterDownError("Hash slot not served"), "is a Redis Cluster"),
+        (exceptions.ClusterCrossSlotError("Keys in request don't hash"), "is a Redis Cluster"),
+        (exceptions.ResponseError("CROSSSLOT Keys in request"), "is a Redis Cluster"),
+        (exceptions.ResponseError("DB index is out of range"), "does not have this database"),
+        (
+            caused(exceptions.ConnectionError("Error 1"), distrust("certificate has expired")),
+            "has a certificate that is not trusted: certificate has expired",
+        ),
+        (caused(exceptions.ConnectionError("Error 1"), no_tls()), "does not speak TLS"),
+        (no_tls(), "does not speak TLS"),
+    ],
+)
+def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
+    assert (refusal(error) or "").startswith(message)
+    assert trouble(AT, error).startswith(f"Redis at {AT} {message}")
+    assert not passes(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        exceptions.ConnectionError("Error 111 connecting to host:6379."),
+        exceptions.TimeoutError("no reply"),
+        exceptions.BusyLoadingError("loading"),
+        exceptions.ReadOnlyError("replica"),
+        ConnectionResetError(),
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+    ],
+)
+def test_a_redis_that_is_away_is_waited_for(error: Exception) -> None:
+    assert refusal(error) is None
+    assert passes(error)
+
+
+def test_silence_to_tls_is_told_with_its_likely_cause() -> None:
+    assert "speaks no TLS" in trouble(AT, exceptions.TimeoutError("no reply"))
+    assert "TLS" not in trouble("redis://host", exceptions.TimeoutError("no reply"))
+
+
+def test_errors_that_are_chained_in_a_ring_end() -> None:
+    one, two = exceptions.ConnectionError("one"), exceptions.ConnectionError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert refusal(one) is None
+
+
+PROMPT = "a secret prompt ) of pipeline caused error: ('x',)"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "this user has no permissions to run the 'xrange' command",
+        'it\'s "quoted" \\ and é',
+        "unknown command 'EVALX', with args beginning with: 'a secret'",
+    ],
+)
+@pytest.mark.parametrize("kind", [exceptions.ResponseError, exceptions.NoPermissionError])
+def test_error_of_a_pipeline_is_shown_without_its_command(
+    kind: type[Exception], message: str
+) -> None:
+    error = kind(message)
+    expected = message.partition(", with args")[0]
+    assert reply_of(error) == expected
+    Pipeline(ConnectionPool(), {}, transaction=True, shard_hint=None).annotate_exception(
+        error, 3, ("HSET", "job:{1}:state", "job", PROMPT[:20])
+    )
+    assert "secret prompt" in str(error)
+    assert reply_of(error) == expected
+    assert trouble("redis://host", error).endswith(f"({expected})")
+    assert "secret" not in str(problem(error).format_message())
+
+
+def test_server_that_refuses_a_command_is_not_said_to_be_away() -> None:
+    error = exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+    assert trouble(AT, error) == (
+        f"Redis at {AT} refuses a command (command not allowed when used memory > 'maxmemory'.)"
+    )

@@ -1,0 +1,104 @@
+"""What a worker says of itself, from two snapshots of its numbers."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from berlin_worker.storage.heartbeat import Announcement, Identity, Load, Window, announcement
+from berlin_worker.telemetry.stats import Stats
+
+pytestmark = pytest.mark.unit
+
+ME = Identity("0123456789ab", "host-1", 42, "1.2.3", 1000.0)
+
+
+def test_nothing_is_known_at_the_first_look() -> None:
+    recent = Window().add(5.0, Stats().snapshot())
+    assert recent.window_s == 0
+    assert recent.chunks_per_s == 0
+    assert recent.first_chunk_s is None
+
+
+def test_rates_and_means_are_of_what_happened_in_the_window() -> None:
+    stats, window = Stats(), Window(window_s=10)
+    stats.chunks = 1000
+    stats.first_chunk.of("berlin", "m").observe(60.0)
+    stats.queue_wait.observe(60.0)
+    stats.jobs.add("completed", "", n=5)
+    window.add(100.0, stats.snapshot())
+    stats.chunks += 50
+    for first_chunk_s in (1.0, 3.0):
+        stats.first_chunk.of("berlin", "m").observe(first_chunk_s)
+    stats.queue_wait.observe(0.5)
+    stats.loop_lag.observe(0.25)
+    stats.jobs.add("failed", "internal")
+    recent = window.add(105.0, stats.snapshot())
+    assert recent.window_s == 5
+    assert recent.chunks_per_s == 10
+    assert recent.jobs_per_s == pytest.approx(0.2)
+    assert (recent.first_chunks, recent.first_chunk_s) == (2, 2.0)
+    assert (recent.waits, recent.queue_wait_s) == (1, 0.5)
+    assert recent.loop_lag_s == 0.25
+
+
+def test_what_lies_before_the_window_is_forgotten() -> None:
+    stats, window = Stats(), Window(window_s=10)
+    for at_s in range(0, 100, 2):
+        stats.chunks += 20 if at_s <= 80 else 2
+        recent = window.add(float(at_s), stats.snapshot())
+    assert recent.window_s == 10
+    assert recent.chunks_per_s == 1.0
+
+
+def test_after_a_pause_the_rate_is_that_of_the_whole_pause() -> None:
+    stats, window = Stats(), Window(window_s=10)
+    window.add(0.0, stats.snapshot())
+    stats.chunks = 100
+    assert window.add(50.0, stats.snapshot()).chunks_per_s == 2.0
+
+
+def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() -> None:
+    stats = Stats()
+    stats.chunks = 7
+    stats.jobs.add("completed", "")
+    stats.jobs.add("failed", "rate_limited", n=2)
+    stats.retries.add("rate_limited")
+    stats.logins.add("berlin", "")
+    stats.logins.add("berlin", "auth_failed")
+    stats.token_issued["berlin"] = 1700.0
+    window = Window()
+    recent = window.add(0.0, stats.snapshot())
+    said = announcement(ME, Load(3, 10, draining=True), stats.snapshot(), recent)
+    assert Announcement.model_validate_json(said.model_dump_json()) == said
+    assert said.jobs == {"completed": 1, "failed:rate_limited": 2}
+    assert said.retries == {"rate_limited": 1}
+    assert said.logins == {"berlin": 1, "berlin:auth_failed": 1}
+    assert said.token_issued == {"berlin": 1700.0}
+    assert (said.host, said.pid, said.version) == ("host-1", 42, "1.2.3")
+    assert (said.in_flight, said.capacity, said.draining) == (3, 10, True)
+
+
+def test_an_announcement_of_a_later_version_can_be_read_for_what_is_known() -> None:
+    text = '{"v":1,"worker":"w","host":"h","pid":1,"version":"9","started_ts":1.0,"mood":"fine"}'
+    assert Announcement.model_validate_json(text).worker == "w"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"capacity": -5},
+        {"in_flight": 10**400},
+        {"started_ts": "@inf"},
+        {"jobs": {"failed": 10**400}},
+        {"token_issued": {"berlin": "@inf"}},
+        {"recent": {"chunks_per_s": "@inf"}},
+        {"recent": {"chunks_per_s": 1e308}},
+        {"recent": {"loop_lag_s": "@NaN"}},
+    ],
+)
+def test_announcement_with_a_number_that_no_sum_can_take_is_refused(fields) -> None:
+    whole = {"v": 1, "worker": "w", "host": "h", "pid": 1, "version": "9", "started_ts": 1.0}
+    text = json.dumps(whole | fields).replace('"@inf"', "1e400").replace('"@NaN"', "NaN")
+    with pytest.raises(ValidationError):
+        Announcement.model_validate_json(text)

@@ -1,0 +1,93 @@
+"""The fleet as it stands in Redis: who announces is there, who does not disappears."""
+
+import asyncio
+
+import pytest
+import redis.asyncio
+
+from berlin_schemas import names
+from berlin_worker.storage.heartbeat import Announcement, Identity, Load, Presence
+from berlin_worker.telemetry.stats import Stats
+from tests.support.waiting import stopped
+
+pytestmark = pytest.mark.contract
+
+
+def presence(client, worker, *, ttl_s=60.0, interval_s=0.01):
+    return Presence(
+        client,
+        Identity(worker, "host", 1, "1.2.3", 1000.0),
+        snapshot=Stats().snapshot,
+        load=lambda: Load(in_flight=0, capacity=None, draining=False),
+        interval_s=interval_s,
+        ttl_s=ttl_s,
+    )
+
+
+async def fleet(client) -> set[str]:
+    return {worker.decode() for worker in await client.zrange(names.FLEET, 0, -1)}
+
+
+async def until_gone(client, key):
+    async with asyncio.timeout(30):
+        while await client.exists(key):  # noqa: ASYNC110  # it is in Redis
+            await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_announces_itself_can_be_found_and_read(redis_client):
+    await presence(redis_client, "one").announce()
+    await presence(redis_client, "two").announce()
+    assert await fleet(redis_client) == {"one", "two"}
+    said = Announcement.model_validate_json(await redis_client.get(names.alive_key("one")))
+    assert said.worker == "one"
+
+
+async def test_every_key_has_a_ttl(redis_client):
+    await presence(redis_client, "one", ttl_s=5.5).announce()
+    keys = [key async for key in redis_client.scan_iter()]
+    assert sorted(keys) == [b"worker:alive:one", b"worker:fleet"]
+    for key in keys:
+        assert 0 < await redis_client.pttl(key) <= 6000
+
+
+async def test_a_short_lived_worker_does_not_cut_the_fleet_short(redis_client):
+    await presence(redis_client, "one", ttl_s=100).announce()
+    await presence(redis_client, "two", ttl_s=1).announce()
+    assert await redis_client.ttl(names.FLEET) > 50
+
+
+async def test_who_falls_silent_is_gone_by_its_ttl_and_cleared_away_by_the_next(redis_client):
+    await presence(redis_client, "dead", ttl_s=0.05).announce()
+    await until_gone(redis_client, names.alive_key("dead"))
+    await presence(redis_client, "alive").announce()
+    assert await fleet(redis_client) == {"alive"}
+
+
+async def test_who_withdraws_is_gone_at_once(redis_client):
+    one = presence(redis_client, "one")
+    await one.announce()
+    await presence(redis_client, "two").announce()
+    await one.withdraw()
+    assert await fleet(redis_client) == {"two"}
+    assert not await redis_client.exists(names.alive_key("one"))
+
+
+async def test_it_goes_on_after_redis_was_away_and_leaving_waits_for_nobody(redis_client):
+    calls = 0
+
+    class Flaky(redis.asyncio.Redis):
+        async def execute_command(self, *args, **options):
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise redis.exceptions.ConnectionError("away")
+            return await super().execute_command(*args, **options)
+
+    async with Flaky(connection_pool=redis_client.connection_pool) as client:
+        task = asyncio.create_task(presence(client, "one").announce_forever())
+        async with asyncio.timeout(30):
+            while not await redis_client.exists(names.alive_key("one")):  # noqa: ASYNC110  # the same
+                await asyncio.sleep(0.01)
+        await stopped(task)
+    async with redis.asyncio.Redis(port=1) as nowhere:
+        await presence(nowhere, "one").withdraw()

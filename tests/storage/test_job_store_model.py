@@ -1,0 +1,297 @@
+"""The Lua scripts against a plain model: workers, lost replies, expired leases, in any order.
+
+Time is the score of a job in ``worker:watch``, which the test sets where a lease shall run out.
+"""
+
+import asyncio
+import contextlib
+
+import pytest
+import redis
+import redis.asyncio
+from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Step
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from berlin_schemas import Completed, Reset, Started, Timings, decode, names
+from berlin_worker.jobs.lifecycle import Phase
+from tests.support.core import (
+    JOB,
+    LOG_TTL_S,
+    LosesReplies,
+    check_keys,
+    check_log,
+    event,
+    make_store,
+    open_log,
+    raw_log,
+    record,
+)
+
+pytestmark = pytest.mark.contract
+
+JOBS = ("one", "two")
+WORKERS = range(3)
+TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
+
+
+class Model:
+    """What the record of one job should say, in the words of the contract."""
+
+    def __init__(self):
+        self.status = None
+        self.attempt = 0
+        self.strikes = 0
+        self.lease_expired = False
+        self.cancel = False
+        self.log = []
+        self.log_broken = False
+
+    def claim(self, held, only_queued):
+        """The verdict; begins the attempt if it is ``claimed``."""
+        if self.status == "over":
+            return "over"
+        if only_queued and self.status != "queued":
+            return "unknown"
+        if self.status == "running":
+            if held != self.attempt and not self.lease_expired:
+                return "leased"
+            self.strikes += 1
+        elif held:
+            return "leased"
+        self.status = "running"
+        if self.log_broken:
+            self.log, self.log_broken = [], False
+        self.attempt += 1
+        self.lease_expired = False
+        return "claimed"
+
+    def owned_by(self, attempt):
+        return self.status == "running" and self.attempt == attempt
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Each worker holds at most one log for each job, which it may not know to be stale."""
+
+    jobs = st.sampled_from(JOBS)
+    workers = st.sampled_from(WORKERS)
+    lost_replies = st.integers(0, 2)
+    url = ""
+
+    @initialize()
+    def begin(self):
+        with redis.Redis.from_url(self.url) as client:
+            client.flushdb()
+        self.loop = asyncio.new_event_loop()
+        self.client = LosesReplies.from_url(self.url)
+        self.stores = [make_store(self.client, owner=f"worker-{n}") for n in WORKERS]
+        self.models = {job_id: Model() for job_id in JOBS}
+        self.logs = {}
+        self.calls = 0
+
+    def teardown(self):
+        if hasattr(self, "loop"):
+            self.loop.run_until_complete(self.client.aclose())
+            self.loop.close()
+
+    def until_answered(self, lost, call):
+        """Make the same call again until its reply arrives; ``lost`` replies are lost first."""
+
+        async def again():
+            self.client.lose = 0
+            await self.client.ping()
+            self.client.lose = lost
+            while True:
+                with contextlib.suppress(ConnectionError):
+                    return await call()
+
+        return self.loop.run_until_complete(again())
+
+    @rule(worker=workers, job_id=jobs, lost=lost_replies, only_queued=st.booleans())
+    def claim(self, worker, job_id, lost, only_queued):
+        self._claim(worker, job_id, lost, held=0, only_queued=only_queued)
+
+    @precondition(lambda self: self.logs)
+    @rule(data=st.data(), lost=lost_replies)
+    def give_way(self, data, lost):
+        worker, job_id = data.draw(st.sampled_from(sorted(self.logs)))
+        log = self.logs.pop((worker, job_id))
+        self._claim(worker, job_id, lost, held=log.attempt, only_queued=False)
+
+    def _claim(self, worker, job_id, lost, *, held, only_queued):
+        self.calls += 1
+        call = f"call-{self.calls}"
+        model = self.models[job_id]
+        expected = model.claim(held, only_queued)
+        got = self.until_answered(
+            lost,
+            lambda: self.stores[worker].claim(
+                job_id, JOB, call=call, deadline_s=50.0, held_attempt=held, only_queued=only_queued
+            ),
+        )
+        assert got.verdict == expected
+        assert got.attempt == model.attempt
+        assert got.strikes == model.strikes
+        assert got.seq == len(model.log)
+        assert got.cancel == model.cancel
+        if expected == "claimed":
+            log = self.logs[worker, job_id] = open_log(got, opened=False)
+            kind = Reset if log.phase is Phase.STREAMING else Started
+            log.event(event(log, kind, **({"reason": "interrupted"} if kind is Reset else {})))
+
+    @precondition(lambda self: self.logs)
+    @rule(data=st.data(), lost=lost_replies, chunks=st.integers(0, 3), ends=st.booleans())
+    def append(self, data, lost, chunks, ends):
+        """Several logs in one call, each of which may be stale."""
+        picked = data.draw(
+            st.lists(st.sampled_from(sorted(self.logs)), min_size=1, unique_by=lambda each: each[1])
+        )
+        batches = []
+        for key in picked:
+            log = self.logs[key]
+            log.chunk(["x"] * (chunks + 1))
+            if ends:
+                log.event(event(log, Completed, finish_reason="stop", timings=TIMINGS))
+            batches.append(log.take())
+        got = self.until_answered(lost, lambda: self.stores[picked[0][0]].append(batches))
+        for (worker, job_id), batch, taken in zip(picked, batches, got, strict=True):
+            model = self.models[job_id]
+            owned = model.owned_by(batch.log.attempt)
+            assert taken == (owned and not model.log_broken)
+            if owned and model.log_broken:
+                model.log, model.log_broken = [], False
+            if taken:
+                model.log += batch.events
+            if taken and ends:
+                model.status = "over"
+            if not taken or ends:
+                del self.logs[worker, job_id]
+
+    @precondition(lambda self: self.logs)
+    @rule(lost=lost_replies)
+    def renew(self, lost):
+        held = [(job_id, log.attempt) for (_, job_id), log in sorted(self.logs.items())]
+        got = self.until_answered(lost, lambda: self.stores[0].renew(held))
+        for (job_id, attempt), reply in zip(held, got, strict=True):
+            model = self.models[job_id]
+            if model.owned_by(attempt):
+                assert reply == ("cancel" if model.cancel else "renewed")
+                model.lease_expired = False
+            else:
+                assert reply == "lost"
+
+    @precondition(lambda self: self.logs)
+    @rule(data=st.data(), lost=lost_replies)
+    def release(self, data, lost):
+        worker, job_id = data.draw(st.sampled_from(sorted(self.logs)))
+        log = self.logs.pop((worker, job_id))
+        self.until_answered(lost, lambda: self.stores[worker].release(job_id, log.attempt))
+        model = self.models[job_id]
+        if model.owned_by(log.attempt):
+            model.status = "queued"
+            model.lease_expired = False
+
+    @rule(job_id=jobs)
+    def time_passes(self, job_id):
+        found = self.loop.run_until_complete(
+            self.client.zadd(names.WATCH, {job_id: 1}, xx=True, ch=True)
+        )
+        model = self.models[job_id]
+        if model.status in {"running", "queued"}:
+            assert found or model.lease_expired
+            model.lease_expired = True
+
+    @rule(job_id=jobs)
+    def reap(self, job_id):
+        got = self.loop.run_until_complete(
+            self.stores[0].reap(job_id, again_running_s=6, again_queued_s=30)
+        )
+        model = self.models[job_id]
+        due = model.status in {"running", "queued"} and model.lease_expired
+        assert (got is not None) == due
+        if due:
+            assert got.was == model.status
+            assert got.job == JOB
+            model.strikes += model.status == "running"
+            model.status = "queued"
+            model.lease_expired = False
+
+    @rule(job_id=jobs)
+    def ask_to_cancel(self, job_id):
+        model = self.models[job_id]
+        if model.status in {"running", "queued"}:
+            model.cancel = True
+            self.loop.run_until_complete(self.client.hset(names.state_key(job_id), "cancel", 1))
+
+    @rule(job_id=jobs, lost=lost_replies, running=st.booleans())
+    def revoke(self, job_id, lost, running):
+        model = self.models[job_id]
+        got = self.until_answered(lost, lambda: self.stores[0].revoke(job_id, running=running))
+        assert got == (model.status == "queued")
+        if model.status != "over" and (running or model.status != "running"):
+            model.cancel = True
+
+    @rule(job_id=jobs, kind=st.sampled_from(["string", "ahead"]))
+    def others_write_to_the_log(self, job_id, kind):
+        """It is removed, by the next event or by the next attempt, and begins anew."""
+        model, key = self.models[job_id], names.log_key(job_id)
+        if model.log and model.status in {"running", "queued"} and not model.log_broken:
+            model.log_broken = True
+            with redis.Redis.from_url(self.url) as client:
+                if kind == "string":
+                    client.set(key, "garbage", ex=100)
+                else:
+                    client.xadd(key, {"garbage": 1}, id=f"{len(model.log) + 100}-0")
+
+    @rule(job_id=jobs, field=st.sampled_from(["strikes", "created_ms", "queued_ms"]))
+    def others_write_to_the_record(self, job_id, field):
+        """A number that is none counts as missing."""
+        model = self.models[job_id]
+        if model.status in {"running", "queued"}:
+            with redis.Redis.from_url(self.url) as client:
+                client.hset(names.state_key(job_id), field, "1e400")
+            if field == "strikes":
+                model.strikes = 0
+
+    @invariant()
+    def the_log_is_what_the_model_took(self):
+        if hasattr(self, "loop"):
+            self.loop.run_until_complete(self._check())
+
+    async def _check(self):
+        await check_keys(self.client)
+        for job_id, model in self.models.items():
+            if not model.log_broken:
+                events = await raw_log(self.client, job_id)
+                assert events == model.log
+                check_log([decode(data) for data in events], job_id)
+            kept = await record(self.client, job_id)
+            assert kept.get("status") == ("completed" if model.status == "over" else model.status)
+            assert int(kept.get("attempt", 0)) == model.attempt
+            assert ("job" in kept) == (model.status in {"running", "queued"})
+            watched = await self.client.zscore(names.WATCH, job_id) is not None
+            assert watched == (model.status in {"running", "queued"})
+            if model.status == "over":
+                assert await self.client.ttl(names.log_key(job_id)) <= LOG_TTL_S
+
+
+def test_the_scripts_keep_what_the_model_promises(real_redis_url):
+    machine = type("Machine", (StoreMachine,), {"url": real_redis_url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            phases=[Step.explicit, Step.reuse, Step.generate],
+        ),
+    )

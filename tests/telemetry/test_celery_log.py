@@ -1,0 +1,72 @@
+"""The log in a process of Celery's: what is told where, and to whom."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.workers import ROOT
+
+pytestmark = pytest.mark.integration
+
+LOG = """
+import logging, sys
+from berlin_worker.celery import app
+app.log.setup(logging.INFO, redirect_stdouts=True)
+seen = []
+logging.getLogger().handlers[0].addFilter(lambda record: seen.append(record) or True)
+def tell(what):
+    print(what, file=sys.__stdout__, flush=True)  # nobody else flushes it, once it is replaced
+tell("set up")
+input()
+"""
+"""A log as a worker's: what is printed to stderr goes there too. It counts its lines."""
+
+AS_A_NUMBER = """
+import grp, os
+def nameless(number):
+    raise KeyError(number)
+grp.getgrgid = nameless
+os.getuid = os.geteuid = lambda: {uid}
+from berlin_worker.celery import app
+app.Worker()
+"""
+"""What a worker does before it connects, as a user whose group has no name."""
+
+
+def python(code: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_a_line_that_nobody_reads_makes_no_others():
+    said = "print('by print'); logging.error('by logging'); tell(len(seen))"
+    with python(LOG + said) as process:
+        assert process.stderr
+        assert process.stdout
+        assert process.stdout.readline() == "set up\n"
+        process.stderr.close()
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.read() == "2\n"
+
+
+def test_a_line_that_cannot_be_made_is_told_past_the_log_with_its_place():
+    with python(LOG + "logging.error('%d', 'no number')\nlogging.error('next')") as process:
+        told = process.communicate("\n")[1]
+    assert "This could not be logged, of <string>:11" in told
+    assert "TypeError" in told
+    assert '"event": "next"' in told
+    assert told.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(("uid", "warned"), [(10001, False), (0, True)])
+def test_only_root_is_told_that_it_is_root(uid, warned):
+    with python(AS_A_NUMBER.format(uid=uid)) as process:
+        told = process.communicate()[1]
+    assert process.returncode == 0, told
+    assert ("superuser" in told) == warned, told

@@ -1,0 +1,65 @@
+"""Where traces go: what the environment asks for, and what it cannot have."""
+
+import sys
+
+import pytest
+
+from berlin_worker.telemetry import otel_setup, tracing
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_SERVICE_NAME": "x"}, False),
+        ({"OTEL_TRACES_EXPORTER": "console"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "none",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+            },
+            False,
+        ),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, False),
+    ],
+)
+def test_traces_are_sent_where_the_environment_says_where(
+    environ: dict[str, str], wanted: bool
+) -> None:
+    assert tracing.asked_for(environ) is wanted
+
+
+async def test_a_missing_extra_is_said_once_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr("berlin_worker.telemetry.otel_setup")
+    monkeypatch.setitem(sys.modules, "berlin_worker.telemetry.otel_setup", None)
+    async with tracing.opened({"OTEL_TRACES_EXPORTER": "otlp"}) as tracer:
+        assert tracer is tracing.OFF
+    assert "berlin-worker[otel]" in caplog.text
+
+
+async def test_an_exporter_that_nobody_has_is_said_and_changes_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with tracing.opened({"OTEL_TRACES_EXPORTER": "carrier_pigeon"}) as tracer:
+        assert tracer is tracing.OFF
+    assert "carrier_pigeon" in caplog.text
+
+
+async def test_the_environment_names_the_service_and_else_we_do() -> None:
+    for environ, name in (({}, "berlin-worker"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
+            patch.delenv("OTEL_SERVICE_NAME", raising=False)
+            for variable, value in environ.items():
+                patch.setenv(variable, value)
+            provider = otel_setup._make_provider({"OTEL_TRACES_EXPORTER": "console"})
+        assert provider is not None
+        assert provider.resource.attributes["service.name"] == name
+        provider.shutdown()

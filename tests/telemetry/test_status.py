@@ -1,0 +1,247 @@
+"""The HTTP port over a broker and a Redis: what it tells of them, there, away, or silent."""
+
+import asyncio
+import contextlib
+import functools
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+from prometheus_client import CollectorRegistry
+
+from berlin_schemas import names
+from berlin_worker.client import queue_depth
+from berlin_worker.embedded.redis_server import free_port
+from berlin_worker.errors import SettingsError
+from berlin_worker.telemetry.http_server import serving
+from berlin_worker.telemetry.liveness import Life
+from berlin_worker.telemetry.metrics import registry
+from berlin_worker.telemetry.stats import Stats
+from berlin_worker.telemetry.status import Inside, Observer
+from tests.support.http import failing, get, scrape, value
+from tests.support.waiting import stopped
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Celery]:
+    with contextlib.closing(Celery("test", broker=redis_url, set_as_current=False)) as app:
+        yield app
+
+
+class Site:
+    """An observer on a port, and what it is told."""
+
+    def __init__(self, redis_url: str, broker: Celery) -> None:
+        self.life = Life()
+        self.stats = Stats()
+        self.token: Callable[[], Any] = lambda: None
+        self.silent_s = 0.0
+        self.url = ""
+        self.redis_url = redis_url
+        self.queue: Callable[[], Any] = functools.partial(queue_depth.count, broker)
+
+    async def no_token(self) -> str | None:
+        told: str | None = self.token()
+        return told
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        inside = Inside(
+            jobs_in_flight=lambda: 7,
+            suspects_waiting=lambda: 1,
+            journal_buffer_bytes=lambda: 11,
+            journal_limit_bytes=12,
+            store_silent_s=lambda: self.silent_s,
+            no_token=self.no_token,
+        )
+        observer = Observer(
+            self.life,
+            inside,
+            loop=asyncio.get_running_loop(),
+            queue=self.queue,
+            redis_url=self.redis_url,
+            broker_url="rediss://elsewhere",
+            lease_s=1.0,
+        )
+        routes = {"/livez": observer.live, "/readyz": observer.ready}
+        beating = asyncio.create_task(self.life.beat_forever(self.stats.loop_lag))
+        numbers = registry(self.stats, observer.read)
+        try:
+            with observer, serving("127.0.0.1", 0, numbers, routes) as port:
+                self.url = f"http://127.0.0.1:{port}"
+                yield
+        finally:
+            await stopped(beating)
+
+    async def failing(self, path: str) -> tuple[int, set[str]]:
+        """What a probe hears."""
+        return await asyncio.to_thread(failing, self.url + path)
+
+
+@pytest.fixture
+def site(redis_url: str, broker: Celery) -> Site:
+    return Site(redis_url, broker)
+
+
+async def test_the_queue_is_counted_and_what_is_held_beside_it(broker, redis_client):
+    assert queue_depth.count(broker) == {"waiting": 0, "unacknowledged": 0}
+    await redis_client.lpush(names.QUEUE, *map(str, range(3)))
+    await redis_client.zadd("unacked_index", {"a": 1, "b": 2})
+    assert queue_depth.count(broker) == {"waiting": 3, "unacknowledged": 2}
+
+
+async def test_a_broker_that_is_away_is_an_error_and_no_zero():
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    app = Celery("test", broker=url, set_as_current=False)
+    away = (OperationalError, redis.exceptions.ConnectionError, OSError)
+    with contextlib.closing(app), pytest.raises(away):
+        queue_depth.count(app)
+
+
+async def test_a_worker_that_has_all_it_needs_is_alive_and_ready(site):
+    async with site.open():
+        assert await site.failing("/livez") == (200, set())
+        assert await site.failing("/readyz") == (200, set())
+
+
+async def test_a_scrape_shows_queue_dead_letters_and_the_process(site, redis_client):
+    await redis_client.lpush(names.QUEUE, "1", "2")
+    await redis_client.xadd(names.DEAD_LETTERS, {"reason": "a"})
+    site.life.slots = 1000
+    async with site.open():
+        found = await asyncio.to_thread(scrape, site.url)
+    assert value(found, "worker_queue_messages", state="waiting", messaging_system="redis") == 2
+    assert value(found, "worker_dead_letters") == 1
+    assert value(found, "worker_jobs_in_flight") == 7
+    assert value(found, "worker_job_slots") == 1000
+    assert value(found, "worker_journal_buffer_bytes") == 11
+    assert value(found, "worker_check_up") == 6
+    assert value(found, "process_resident_memory_bytes") > 1e6
+    assert value(found, "worker_build_info", event_loop="asyncio") == 1
+
+
+async def test_without_a_broker_it_is_alive_not_ready_and_tells_no_queue(site):
+    def away() -> None:
+        raise ConnectionError("redis://secret@host")
+
+    site.queue = away
+    async with site.open():
+        assert await site.failing("/livez") == (200, set())
+        assert await site.failing("/readyz") == (503, {"broker"})
+        assert "secret" not in (await asyncio.to_thread(get, f"{site.url}/readyz"))[2]
+        found = await asyncio.to_thread(scrape, site.url)
+    assert "worker_queue_messages" not in found
+    assert value(found, "worker_check_up", check="broker") == 0
+    assert value(found, "worker_dead_letters") == 0
+
+
+async def test_without_redis_it_is_alive_and_not_ready(site):
+    site.redis_url = f"redis://127.0.0.1:{free_port()}/0"
+    async with site.open():
+        assert await site.failing("/livez") == (200, set())
+        assert await site.failing("/readyz") == (503, {"redis"})
+        found = await asyncio.to_thread(scrape, site.url)
+    assert "worker_dead_letters" not in found
+
+
+async def test_a_store_that_has_not_answered_for_long_is_redis_not_ready(site):
+    site.silent_s = 5.0
+    async with site.open():
+        assert await site.failing("/readyz") == (503, {"redis"})
+
+
+async def test_a_login_that_has_failed_is_no_token(site):
+    site.token = lambda: "berlin: auth_failed"
+    async with site.open():
+        status, kind, body = await asyncio.to_thread(get, f"{site.url}/readyz")
+    assert (status, kind) == (503, "application/json")
+    assert json.loads(body)["checks"]["token"] == {"ok": False, "told": "berlin: auth_failed"}
+
+
+async def test_one_that_drains_is_alive_and_not_ready(site):
+    site.life.draining = True
+    async with site.open():
+        assert await site.failing("/livez") == (200, set())
+        assert await site.failing("/readyz") == (503, {"accepting"})
+
+
+async def test_a_blocked_event_loop_is_told_of_while_it_is_blocked_and_recovers(site):
+    async with site.open():
+        with ThreadPoolExecutor(1) as probe:
+            # Waiting for it blocks the loop, which is what is tested.
+            heard = probe.submit(failures_until, f"{site.url}/livez", 503).result()
+        assert heard == {"event_loop"}
+        assert await asyncio.to_thread(failures_until, f"{site.url}/livez", 200) == set()
+
+
+def failures_until(url: str, status: int) -> set[str]:
+    """What fails once the probe answers with ``status``."""
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
+        found, failed = failing(url)
+        if found == status:
+            return failed
+        time.sleep(0.02)
+    raise AssertionError(f"never {status}")
+
+
+def test_other_paths_and_methods_are_refused():
+    with serving("127.0.0.1", 0, CollectorRegistry(), {"/livez": lambda: (200, {})}) as port:
+        url = f"http://127.0.0.1:{port}"
+        status, _, body = get(f"{url}/nothing")
+        assert (status, json.loads(body)) == (404, {"paths": ["/metrics", "/livez"]})
+        assert get(f"{url}/livez?verbose")[0] == 200
+        assert get(f"{url}/metrics")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz?verbose", "/metrics", "/nothing"])
+def test_head_answers_as_get_without_the_body(path):
+    routes = {"/livez": lambda: (200, {}), "/readyz": lambda: (503, {"checks": {}})}
+    with serving("127.0.0.1", 0, CollectorRegistry(), routes) as port:
+        raw = {}
+        for method in ("GET", "HEAD"):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(f"{method} {path} HTTP/1.0\r\n\r\n".encode())
+                raw[method] = connection.makefile("rb").read()
+    heads = {method: reply.partition(b"\r\n\r\n") for method, reply in raw.items()}
+    of_get, of_head = (
+        [line for line in heads[method][0].splitlines() if not line.startswith(b"Date:")]
+        for method in ("GET", "HEAD")
+    )
+    assert of_head == of_get
+    assert heads["HEAD"][1:] == (b"\r\n\r\n", b"")
+
+
+def test_prometheus_gets_the_format_that_it_asks_for():
+    with serving("127.0.0.1", 0, CollectorRegistry(), {}) as port:
+        url = f"http://127.0.0.1:{port}/metrics"
+        assert get(url)[1].startswith("text/plain; version=")
+        asked = "application/openmetrics-text; version=1.0.0"
+        assert get(url, Accept=asked)[1].startswith("application/openmetrics-text")
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_the_setting():
+    with (
+        serving("127.0.0.1", 0, CollectorRegistry(), {}) as port,
+        pytest.raises(SettingsError, match=f"WORKER_HTTP_PORT.*{port}"),
+        serving("127.0.0.1", port, CollectorRegistry(), {}),
+    ):
+        pass
+
+
+def test_it_listens_on_an_address_of_the_other_family_too():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("a machine without IPv6")
+    with serving("::1", 0, CollectorRegistry(), {}) as port:
+        assert get(f"http://[::1]:{port}/metrics")[0] == 200

@@ -1,0 +1,347 @@
+"""Traces: what is in which span, under which parent, and that nothing is without the extra."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterator
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.errors import Fenced, JobError
+from berlin_worker.providers.base import Report
+from berlin_worker.telemetry import tracing
+from berlin_worker.telemetry.otel import OtelTracer, captures
+
+pytestmark = pytest.mark.unit
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+PRODUCER = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
+SECRET = "the text of a prompt"
+
+
+class Recorder:
+    """A tracer, and the spans that have ended."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.otel = self.provider.get_tracer("test")
+
+    def tracer(self, **changes: object) -> OtelTracer:
+        return OtelTracer(self.otel, **changes)  # type: ignore[arg-type]  # as the test says
+
+    @property
+    def spans(self) -> dict[str, ReadableSpan]:
+        """Those that have ended, by name; the last of each."""
+        return {span.name: span for span in self.exporter.get_finished_spans()}
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.provider.shutdown()
+
+
+def job(**fields: object) -> PromptJob:
+    return PromptJob.model_validate(
+        {"messages": [{"role": "user", "content": SECRET}], "model": "m-1", **fields}
+    )
+
+
+def trace_id(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return trace.format_trace_id(span.context.trace_id)
+
+
+def text_of(spans: dict[str, ReadableSpan]) -> str:
+    return "".join(span.to_json() for span in spans.values())
+
+
+def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Recorder) -> None:
+    tracer = recorder.tracer(servers={"berlin": "https://berlin.test"})
+    options = {"temperature": 0, "max_tokens": 100, "stream": True}
+    report = Report(login_s=0.5, usage={"prompt_tokens": 3, "completion_tokens": 7, "cost": "x"})
+    with tracer.delivery("job-1", PRODUCER) as job_trace:
+        with job_trace.chat(job(options=options), 1, report) as chat:
+            chat.first_chunk()
+            chat.finished()
+        assert tracing.current() is job_trace
+        job_trace.ended("completed")
+    assert tracing.current() is tracing.OFF
+    chat_span, delivery = recorder.spans["chat m-1"], recorder.spans["worker.generate"]
+    assert {trace_id(chat_span), trace_id(delivery)} == {TRACE_ID}
+    assert delivery.parent is not None
+    assert trace.format_span_id(delivery.parent.span_id) == "b7ad6b7169203331"
+    assert chat_span.parent == delivery.context
+    assert (delivery.kind, chat_span.kind) == (SpanKind.CONSUMER, SpanKind.CLIENT)
+    assert dict(delivery.attributes or {}) == {
+        "messaging.system": "celery",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "prompts",
+        "messaging.message.id": "job-1",
+        "berlin.job.id": "job-1",
+        "berlin.job.outcome": "completed",
+    }
+    attributes = dict(chat_span.attributes or {})
+    first_chunk_s = attributes.pop("gen_ai.response.time_to_first_chunk")
+    assert first_chunk_s == 0  # all the time so far was spent on the login
+    assert attributes == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "berlin",
+        "gen_ai.request.model": "m-1",
+        "gen_ai.request.stream": True,
+        "gen_ai.request.temperature": 0,
+        "gen_ai.request.max_tokens": 100,
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.output_tokens": 7,
+        "server.address": "berlin.test",
+        "server.port": 443,
+        "berlin.login_s": 0.5,
+        "berlin.job.id": "job-1",
+        "berlin.job.attempt": 1,
+    }
+    assert {span.status.status_code for span in recorder.spans.values()} == {StatusCode.UNSET}
+
+
+def test_a_failure_is_told_by_its_code_and_never_by_its_message(recorder: Recorder) -> None:
+    error = JobError(ErrorCode.BAD_CHUNK, f"no chunk: {SECRET}", upstream_status=502)
+    with recorder.tracer().delivery("job-1", {}) as job_trace:
+        with pytest.raises(JobError), job_trace.chat(job(), 1, Report()):
+            raise error
+        job_trace.retried(1, "bad_chunk", 0.5)
+        with pytest.raises(JobError), job_trace.chat(job(), 2, Report()):
+            raise error
+        job_trace.ended("failed", "bad_chunk")
+    chats = [
+        span for span in recorder.exporter.get_finished_spans() if span.name != "worker.generate"
+    ]
+    assert [(each.attributes or {})["berlin.job.attempt"] for each in chats] == [1, 2]
+    delivery = recorder.spans["worker.generate"]
+    for span in (*chats, delivery):
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.status.description == (span.attributes or {})["error.type"] == "bad_chunk"
+    assert (chats[0].attributes or {})["http.response.status_code"] == 502
+    [retry] = delivery.events
+    assert retry.name == "retry"
+    assert dict(retry.attributes or {}) == {
+        "berlin.job.attempt": 1, "error.type": "bad_chunk", "berlin.retry.delay_s": 0.5,
+    }  # fmt: skip
+    assert SECRET not in text_of(recorder.spans)
+
+
+@pytest.mark.parametrize(
+    ("error", "event"), [(Fenced("job-1"), "fenced"), (asyncio.CancelledError(), "cancelled")]
+)
+def test_a_call_that_was_stopped_is_no_error(
+    recorder: Recorder, error: BaseException, event: str
+) -> None:
+    tracer = recorder.tracer()
+    with (
+        pytest.raises(type(error)),
+        tracer.delivery("job-1", {}) as job_trace,
+        job_trace.chat(job(), 1, Report()),
+    ):
+        raise error
+    span = recorder.spans["chat m-1"]
+    assert [each.name for each in span.events] == [event]
+    assert span.status.status_code is StatusCode.UNSET
+
+
+def test_a_delivery_that_is_handed_back_says_so(recorder: Recorder) -> None:
+    with pytest.raises(asyncio.CancelledError), recorder.tracer().delivery("job-1", {}):
+        raise asyncio.CancelledError
+    assert (recorder.spans["worker.generate"].attributes or {})["berlin.job.outcome"] == "stopped"
+
+
+def test_a_job_that_ended_before_its_task_was_cancelled_keeps_its_end(recorder: Recorder) -> None:
+    with contextlib.suppress(asyncio.CancelledError), recorder.tracer().delivery("job-1", {}) as it:
+        it.ended("cancelled")
+        raise asyncio.CancelledError
+    assert (recorder.spans["worker.generate"].attributes or {})["berlin.job.outcome"] == "cancelled"
+
+
+@pytest.mark.parametrize("headers", [{}, {"traceparent": "garbage"}, {"traceparent": ""}])
+def test_without_a_usable_parent_a_trace_begins_here(
+    recorder: Recorder, headers: dict[str, str]
+) -> None:
+    with recorder.tracer().delivery("job-1", headers) as job_trace:
+        memo = job_trace.memo
+    span = recorder.spans["worker.generate"]
+    assert span.parent is None
+    # A restart elsewhere is of this trace.
+    with recorder.tracer().delivery("job-1", tracing.headers_of(memo)):
+        pass
+    assert trace_id(recorder.spans["worker.generate"]) == trace_id(span)
+
+
+def test_a_delivery_after_a_restart_stands_beside_the_first(recorder: Recorder) -> None:
+    with recorder.tracer().delivery("job-1", PRODUCER) as job_trace:
+        memo = job_trace.memo
+    with recorder.tracer().delivery("job-1", tracing.headers_of(memo)):
+        pass
+    first, second = recorder.exporter.get_finished_spans()
+    assert first.parent is not None
+    assert second.parent is not None
+    assert first.parent.span_id == second.parent.span_id
+    assert {trace_id(first), trace_id(second)} == {TRACE_ID}
+
+
+def test_where_the_whole_process_is_instrumented_ours_is_below_theirs(recorder: Recorder) -> None:
+    with (
+        recorder.otel.start_as_current_span("run/worker.generate") as theirs,
+        recorder.tracer().delivery("job-1", PRODUCER),
+    ):
+        pass
+    assert recorder.spans["worker.generate"].parent == theirs.get_span_context()
+
+
+async def test_a_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Recorder) -> None:
+    tracer = recorder.tracer()
+    gate = asyncio.Event()
+
+    async def run(number: int) -> None:
+        producer = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
+        with tracer.delivery(f"job-{number}", producer) as job_trace:
+            await asyncio.sleep(0)
+            with job_trace.chat(job(), 1, Report()) as chat:
+                await gate.wait()
+                here = trace.get_current_span().get_span_context().trace_id
+                assert here == number
+                # What a provider starts of its own sees the span too.
+                await asyncio.create_task(seen_in_child(number))
+                chat.finished()
+
+    async def seen_in_child(number: int) -> None:
+        await asyncio.sleep(0)
+        assert trace.get_current_span().get_span_context().trace_id == number
+
+    tasks = [asyncio.create_task(run(number)) for number in range(1, 1001)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert not trace.get_current_span().get_span_context().is_valid
+    spans = recorder.exporter.get_finished_spans()
+    assert len(spans) == 2000
+    for span in spans:
+        assert (span.attributes or {})["berlin.job.id"] == f"job-{int(trace_id(span), 16)}"
+
+
+async def read(stream: AsyncGenerator[list[str], None]) -> list[list[str]]:
+    return [deltas async for deltas in stream]
+
+
+async def deltas(*said: list[str]) -> AsyncGenerator[list[str], None]:
+    for each in said:
+        yield each
+
+
+async def test_prompt_and_reply_are_in_the_span_by_opt_in_alone(recorder: Recorder) -> None:
+    for captured in (False, True):
+        recorder.exporter.clear()
+        tracer = recorder.tracer(captures=captured)
+        with tracer.delivery("job-1", {}) as job_trace, job_trace.chat(job(), 1, Report()) as chat:
+            stream = deltas(["Hel", "lo"], ["\ud800!"])
+            reading = chat.reading(stream)
+            assert (reading is stream) is not captured  # nothing stands in the way of a chunk
+            assert await read(reading) == [["Hel", "lo"], ["\ud800!"]]
+            chat.finished()
+        attributes = recorder.spans["chat m-1"].attributes or {}
+        assert (SECRET in text_of(recorder.spans)) is captured
+        assert ("gen_ai.output.messages" in attributes) is captured
+    assert json.loads(str(attributes["gen_ai.input.messages"])) == [
+        {"role": "user", "parts": [{"type": "text", "content": SECRET}]}
+    ]
+    assert json.loads(str(attributes["gen_ai.output.messages"])) == [
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": "Hello?!"}],
+            "finish_reason": "stop",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("true", True), ("SPAN_ONLY", True), ("span_and_event", True),
+        ("", False), ("false", False), ("NO_CONTENT", False), ("EVENT_ONLY", False), ("?", False),
+    ],
+)  # fmt: skip
+def test_the_opt_in_takes_the_values_of_the_convention(value: str, wanted: bool) -> None:
+    assert captures({"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": value}) is wanted
+    assert captures({}) is False
+
+
+async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "opentelemetry.sdk.trace")
+    async with tracing.opened({}) as tracer:
+        assert tracer is tracing.OFF
+    with tracing.OFF.delivery("job-1", PRODUCER) as job_trace:
+        with job_trace.chat(job(), 1, Report()) as chat:
+            stream = deltas()
+            assert chat.reading(stream) is stream
+            chat.first_chunk()
+            chat.finished()
+        job_trace.retried(1, "internal", 0.1)
+        job_trace.ended("completed")
+        assert job_trace.memo == ""
+    await stream.aclose()
+
+
+def test_what_runs_a_job_imports_no_opentelemetry() -> None:
+    # redis-py does where it is installed, so not a whole worker.
+    probe = (
+        "import sys, berlin_worker.jobs.runner, berlin_worker.telemetry.tracing as tracing\n"
+        "assert tracing.inject() == {}\n"
+        "print('loaded:', [name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+    ).stdout
+    assert "loaded: []" in told
+
+
+def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) -> None:
+    assert tracing.inject() == {}
+    with recorder.otel.start_as_current_span("request") as span:
+        traceparent = tracing.inject()["traceparent"]
+    assert trace.format_trace_id(span.get_span_context().trace_id) in traceparent
+
+
+@pytest.mark.parametrize(
+    ("memo", "headers"),
+    [
+        ("", {}),
+        ("{", {}),
+        ("[]", {}),
+        ('"x"', {}),
+        (b"\xff", {}),
+        (b"", {}),
+        ('{"traceparent":1,"tracestate":"a=b"}', {"tracestate": "a=b"}),
+        ("[" * 1025, {}),
+        ('{"traceparent":"' + "x" * 2000 + '"}', {}),
+    ],
+)
+def test_a_record_may_hold_anything_where_the_trace_belongs(
+    memo: str | bytes, headers: dict[str, str]
+) -> None:
+    assert tracing.headers_of(memo) == headers
+
+
+def test_what_is_kept_of_the_headers_is_bounded_and_holds_no_baggage() -> None:
+    kept = tracing.memo_of({**PRODUCER, "baggage": "user=somebody"})
+    assert tracing.headers_of(kept) == PRODUCER
+    assert tracing.memo_of({**PRODUCER, "tracestate": "x" * 2000}) == ""
+    assert tracing.memo_of({"baggage": "x"}) == ""

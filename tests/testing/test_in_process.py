@@ -1,0 +1,170 @@
+"""The worker in a test's own process, the fixtures, and the conformance tests of providers."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.client import AsyncClient, JobFailed
+from berlin_worker.errors import JobError
+from berlin_worker.providers.base import Report, Services
+from berlin_worker.providers.echo import EchoProvider
+from berlin_worker.testing import InProcessWorker
+from berlin_worker.testing.conformance import ProviderConformance
+
+pytestmark = pytest.mark.contract
+
+pytest_plugins = ["berlin_worker.testing.plugin"]
+ROOT = Path(__file__).parents[2]
+
+
+def test_real_clients_and_bare_producers_work_on_the_worker(berlin_worker, berlin_client):
+    assert os.environ["REDIS_URL"] == berlin_worker.redis_url
+    options = {"temperature": 0}
+    job_id = berlin_client.submit("What I said", model="m", options=options, tenant="t")
+    assert berlin_client.result(job_id, 30).text == "What I said"
+    with Celery(broker=berlin_worker.redis_url) as app:
+        job = {"messages": [{"role": "user", "content": "bare"}], "provider": "echo"}
+        sent = app.send_task("worker.generate", args=[job], queue="prompts", priority=3)
+        app.send_task("another.task", queue="prompts")
+    assert berlin_client.result(sent.id, 30).text == "bare"
+    slow = {"provider": "echo", "options": {"delay_s": 60}}
+    running = berlin_client.submit("never", **slow)
+    stream = berlin_client.stream(running)
+    assert next(stream).type == "started"
+    berlin_client.cancel(running, "enough")
+    with pytest.raises(JobFailed, match="enough"):
+        berlin_client.result(running, 30)
+    berlin_client.submit("still running at the end", **slow)
+    assert [job.job_id for job in berlin_client.list(tenant="t")] == [job_id]
+
+    async def work() -> str:
+        async with AsyncClient() as client:
+            return (await client.result(await client.submit("async"), 30)).text
+
+    assert asyncio.run(work()) == "async"
+
+
+class Shouting(EchoProvider):
+    """A provider of somebody else's."""
+
+    def check(self, job: PromptJob) -> None:
+        if job.options.get("loud") is False:
+            raise JobError(ErrorCode.INVALID_JOB, "it only shouts")
+
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        if job.options.get("fails"):
+            raise JobError(ErrorCode.UPSTREAM_ERROR, "hoarse")
+        for word in str(job.messages[-1].content).split():
+            await asyncio.sleep(0)
+            yield [word.upper()]
+
+
+def test_a_worker_serves_a_provider_of_the_tests_own():
+    with InProcessWorker({"shout": Shouting}) as worker, worker.client() as client:
+        assert client.result(client.submit("hey", provider="shout"), 30).text == "HEY"
+
+
+class TestEcho(ProviderConformance):
+    provider_class = EchoProvider
+    invalid_jobs = ({"options": {"unknown": 1}}, {"options": {"repeat": 0}})
+
+
+class TestShouting(ProviderConformance):
+    provider_class = Shouting
+    invalid_jobs = ({"options": {"loud": False}},)
+    failing_job = {"options": {"fails": True}}  # noqa: RUF012  # as a user writes it
+
+
+class _Bad(Shouting):
+    """Breaks a rule; which one, the subclass says."""
+
+
+class _Empty(_Bad):
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        yield [""]
+
+
+class _Silent(_Bad):
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        return
+        yield []
+
+
+class _Bare(_Bad):
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        yield "text"  # type: ignore[misc]  # that is its fault
+
+
+class _Raises(_Bad):
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        raise KeyError("x")
+        yield []
+
+
+class _Lenient(_Bad):
+    def check(self, job: PromptJob) -> None:
+        """Takes all."""
+
+
+class _WrongCode(_Bad):
+    def check(self, job: PromptJob) -> None:
+        if job.options:
+            raise JobError(ErrorCode.INTERNAL, "no")
+
+
+@pytest.mark.parametrize("bad", [_Empty, _Silent, _Bare, _Raises, _Lenient, _WrongCode])
+def test_a_provider_that_breaks_a_rule_fails_a_conformance_test(bad):
+    class Tested(ProviderConformance):
+        provider_class = bad
+        invalid_jobs = ({"options": {"loud": False}},)
+
+    failures = 0
+    for name in dir(Tested):
+        if name.startswith("test_"):
+            try:
+                getattr(Tested(), name)()
+            except (AssertionError, KeyError):
+                failures += 1
+    assert failures
+
+
+def test_a_provider_gets_the_environment_of_its_tests():
+    seen = []
+
+    def made(services: Services) -> Shouting:
+        seen.append(services.environ["MY_KEY"])
+        return Shouting(services)
+
+    class Tested(ProviderConformance):
+        provider_class = staticmethod(made)
+        environ = {"MY_KEY": "x"}  # noqa: RUF012  # as a user writes it
+
+    Tested().test_check_takes_a_valid_job()
+    assert seen == ["x"]
+
+
+def test_the_example_of_the_readme_passes(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"<!-- testing -->\n```python\n(.*?)```\n<!-- /testing -->", text, re.DOTALL)
+    assert block is not None
+    (tmp_path / "test_service.py").write_text(block[1])
+    plugins = ["-p", "berlin_worker.testing.plugin", "-p", "no:cacheprovider", "-q"]
+    path = os.pathsep.join([str(ROOT / "schemas"), str(ROOT / "worker")])
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *plugins, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "3 passed" in ran.stdout

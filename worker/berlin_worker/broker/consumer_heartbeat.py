@@ -1,0 +1,36 @@
+"""The consumer's sign of life, for any broker: what its own loop does every second."""
+
+from typing import Any, Final
+
+from celery import bootsteps
+
+from berlin_worker.telemetry.liveness import LIFE
+
+_TICK_S: Final = 1.0
+
+
+class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """A step of Celery's consumer."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Celery calls this for each connection to the broker."""
+
+        def beat() -> None:
+            LIFE.consumer.give()
+            LIFE.slots = consumer.pool.limit
+
+        beat()
+        self._timer = consumer.timer.call_repeatedly(_TICK_S, beat)
+
+    def stop(self, consumer: Any) -> None:
+        """Celery calls this when the connection is gone, and first of all at a shutdown."""
+        LIFE.draining = consumer.blueprint.state == bootsteps.CLOSE
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

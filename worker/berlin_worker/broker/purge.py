@@ -1,0 +1,223 @@
+"""Purging the job queue: ``celery -A berlin_worker purge``, ``app.control.purge()``.
+
+The message of a job is a signal only, so a purge that deletes messages alone would not hold: the
+record of a job that ``client.submit`` wrote brings its message back. Here each purged message ends
+its job first (``cancelled``, reason ``purged``) and is removed then: a purge that breaks off
+leaves each job either on the queue or ended. A job that runs, or is over, stays as it is.
+
+On Redis a scheduled job that a worker holds until its time ends, too; the worker removes its
+message at that time. RabbitMQ names no message that a worker holds.
+"""
+
+import asyncio
+import functools
+import itertools
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import click
+import kombu.entity
+from celery import Celery
+from celery.app.control import Control
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from berlin_schemas import names
+from berlin_schemas.shards import shard_of
+from berlin_worker.broker import envelope
+
+REASON: Final = "purged"
+_AT_ONCE: Final = 50
+"""Messages in memory at once: each may have a megabyte and more."""
+_DEADLINE_S: Final = 600.0
+_PATIENCE_S: Final = 30.0
+"""So long the purge waits for an event store, for the jobs of one look at the queue."""
+_CONFIRM: Final = "This ends every job that waits, and removes its message. Go on?"
+
+
+class PurgeMixin:
+    """A channel to Redis whose purge of the job queue holds; stands before kombu's class."""
+
+    def _purge(self: Any, queue: str) -> int:
+        if queue != names.QUEUE:
+            others: int = super()._purge(queue)  # type: ignore[misc]  # kombu's channel follows
+            return others
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
+        try:
+            # In a thread of its own: the caller may be in an event loop.
+            with self.conn_or_acquire() as client, ThreadPoolExecutor(1) as thread:
+                held = getattr(self, "unacked_key", "")
+                purge = functools.partial(_purge, client, lists, held)
+                purged: int = thread.submit(lambda: asyncio.run(purge())).result()
+        except (RedisError, ConnectionError, TimeoutError) as error:
+            message = f"the purge has stopped, what is left is still on the queue: {error}"
+            if click.get_current_context(silent=True) is None:
+                raise ConnectionError(message) from error
+            # Celery's command would print that there was no message.
+            raise click.ClickException(message) from None
+        return purged
+
+
+async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
+    """End the jobs of all messages on ``lists``, and remove these; returns how many they were.
+
+    The messages in the hash ``held`` stay: their workers remove them. They count if their job ends.
+    ``client`` blocks; nothing else runs in this loop. Raises redis-py's errors, and the builtin
+    ``ConnectionError`` and ``TimeoutError``.
+    """
+    purged = 0
+    async with AsyncExitStack() as stack:
+        stores = await _stores(stack)
+        for key in lists:
+            # Not more than there are now: a producer that goes on must not keep the purge going.
+            left = client.llen(key)
+            while left > 0 and (messages := client.lrange(key, -min(left, _AT_ONCE), -1)):
+                left -= len(messages)
+                await _end_all(stores, map(envelope.job_id_in, messages))
+                with client.pipeline() as pipeline:
+                    for raw in reversed(messages):
+                        pipeline.lrem(key, -1, raw)
+                    purged += sum(pipeline.execute())
+        # After the lists: meanwhile a worker may have taken a message from one.
+        entries = client.hscan_iter(held, count=_AT_ONCE)
+        while some := [*itertools.islice(entries, _AT_ONCE)]:
+            purged += await _end_all(
+                stores, (envelope.job_id_in(read_entry(entry)) for _, entry in some)
+            )
+    return purged
+
+
+def read_entry(entry: bytes) -> bytes:
+    """The message in what a worker has written down of one that it holds (``entry.lua``)."""
+    digits, colon, rest = entry.partition(b":")
+    return rest[int(digits) :] if colon and re.fullmatch(rb"[0-9]{1,4}", digits) else entry
+
+
+async def _end_all(stores: Sequence[tuple[Any, Any]], task_ids: Iterable[object]) -> int:
+    """End these jobs, each as :func:`_end` does; returns how many it has ended.
+
+    IDs that no job can have are passed over.
+    """
+    job_ids = {each for each in task_ids if isinstance(each, str) and names.is_job_id(each)}
+    async with asyncio.timeout(_PATIENCE_S):
+        return sum(await asyncio.gather(*(_end(stores, each) for each in job_ids)))
+
+
+async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
+    """The store and the journal of each shard, closed with ``stack``."""
+    # Only a purge needs these: importing the app must not load the worker.
+    from berlin_worker import service  # noqa: PLC0415  # see above
+    from berlin_worker.jobs.journal import Journal  # noqa: PLC0415  # see above
+    from berlin_worker.settings import Settings  # noqa: PLC0415  # see above
+    from berlin_worker.storage.job_store import RedisStore  # noqa: PLC0415  # see above
+
+    settings = Settings.from_env()
+    stores: list[tuple[Any, Any]] = []
+    for url in settings.shards:
+        client = await stack.enter_async_context(service.connect(url))
+        owner = f"purge/{secrets.token_hex(4)}"
+        store = RedisStore.from_settings(client, settings, owner=owner)
+        journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
+        writer = asyncio.create_task(journal.run())
+        stack.callback(writer.cancel)
+        stores.append((store, journal))
+    return stores
+
+
+async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> bool:
+    """End a job as ``cancelled``, unless it is at work or over; returns whether it has."""
+    from berlin_worker.errors import Fenced  # noqa: PLC0415  # only a purge needs it
+    from berlin_worker.jobs.attempt import Attempt  # noqa: PLC0415  # only a purge needs it
+
+    store, journal = stores[shard_of(job_id, len(stores))]
+    claim = await store.claim(job_id, b"", call=secrets.token_hex(8), deadline_s=_DEADLINE_S)
+    if claim.verdict != "claimed":
+        return False
+    try:
+        await Attempt(claim, journal).end_cancelled(REASON)
+    except Fenced:  # a worker has taken it over since
+        return False
+    return True
+
+
+async def _purge_messages(get: Callable[[], Any]) -> int:
+    """End the jobs of all messages that ``get`` returns until it returns none.
+
+    A message is acknowledged when its job has ended: until then the broker gives it back.
+    """
+    purged = 0
+    async with AsyncExitStack() as stack:
+        stores = await _stores(stack)
+        while messages := [*itertools.islice(iter(get, None), _AT_ONCE)]:
+            await _end_all(stores, map(envelope.task_id_of, messages))
+            for message in messages:
+                message.ack()
+            purged += len(messages)
+    return purged
+
+
+def purge_amqp(connection: Any) -> int:
+    """Purge the job queue of RabbitMQ as :class:`PurgeMixin` does it; returns how many they were.
+
+    Raises what the broker's client raises, and as ``_purge`` does.
+    """
+    channel = connection.channel()
+    # kombu 5.7 says that it is typed, and mostly is not.
+    queue: Any = kombu.entity.Queue(names.QUEUE, channel=channel, no_declare=True)  # type: ignore[no-untyped-call]
+    with ThreadPoolExecutor(1) as thread:
+        purged: int = thread.submit(
+            lambda: asyncio.run(_purge_messages(functools.partial(queue.get, no_ack=False)))
+        ).result()
+    channel.close()
+    return purged
+
+
+class PromptControl(Control):  # type: ignore[misc]  # celery has no type information
+    """``app.control``."""
+
+    def purge(self, connection: Any = None) -> int:
+        """Discard all waiting tasks; returns how many they were."""
+        with self.app.connection_or_acquire(connection) as conn:
+            purged = 0 if _holds(self.app) else purge_amqp(conn)
+            return purged + int(super().purge(conn))
+
+    discard_all = purge
+
+
+def _holds(app: Celery) -> bool:
+    """Whether the channels of the broker purge by :class:`PurgeMixin`."""
+    return bool(app.conf.broker_write_url.startswith(("redis", "sentinel")))
+
+
+def install(app: Celery) -> None:
+    """Let Celery's command end the jobs, too; nothing happens in other processes."""
+    module: Any = sys.modules.get("celery.bin.purge")
+    if module is None:
+        return
+    purge: click.Command = module.purge
+    run: Any = purge.callback
+
+    @functools.wraps(run)
+    def run_in_one_line(*args: Any, **options: Any) -> Any:
+        try:
+            return run_and_end_jobs(*args, **options)
+        except (OperationalError, *app.connection_for_write().connection_errors) as error:
+            message = f"the purge has stopped, what is left is still on the queue: {error}"
+            raise click.ClickException(f"{message}; `berlin doctor` says what is wrong") from None
+
+    def run_and_end_jobs(*args: Any, **options: Any) -> Any:
+        asked = set(options["queues"] or [names.QUEUE]) - set(options["exclude_queues"] or [])
+        if _holds(app) or names.QUEUE not in asked:
+            return run(*args, **options)
+        if not options["force"]:
+            click.confirm(_CONFIRM, abort=True)
+        with app.connection_for_write() as connection:
+            click.echo(f"Ended the jobs of {purge_amqp(connection)} messages, which are removed.")
+        return run(*args, **{**options, "force": True})
+
+    purge.callback = run_in_one_line

@@ -1,0 +1,135 @@
+"""Celery's remote control and events, on channels to which anybody may publish anything.
+
+Celery starts its consumer anew for a command that it cannot read, and misses others meanwhile;
+what is wrong with a command or an event of a worker may show later, in the state that it has left.
+Here such a message is dropped, and logged in one line. The checks are pure.
+"""
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any, Final
+
+from celery.utils.log import get_logger
+from kombu.pidbox import Node
+from redis.exceptions import ResponseError
+
+from berlin_worker.broker.guard import is_lost_connection
+
+logger = get_logger(__name__)
+
+_LATEST_CLOCK: Final = 2**53
+"""Logical clocks are counters of messages; beyond this is nobody's count, and would spread."""
+_FIELDS: Final = ("method", "arguments", "reply_to", "ticket")
+
+
+class InvalidBroadcast(ValueError):
+    """A command or an event that is none; the text holds no part of it."""
+
+
+class ControlNode(Node):
+    """kombu's, for which a command of any shape is nothing special."""
+
+    mailbox: Any
+
+    def handle_message(self, body: Any, message: Any = None) -> Any:
+        """Run a command, and reply if it asks for that."""
+        try:
+            command = check_command(body, reply_exchange=self.mailbox.reply_exchange.name)
+            if message is not None:
+                message.headers = with_clock(message.headers)
+            return super().handle_message(command, message)
+        except Exception as error:  # not SystemExit, by which a command ends the worker
+            # A refusal of the server is one of the reply.
+            if is_lost_connection(error) and not isinstance(error, ResponseError):
+                raise
+            logger.warning("a command of remote control was dropped: %s", _text(error))
+            return None
+
+
+def guarded_events(handle: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ``handle(prepare, message)``, of Celery's gossip, see events of workers alone."""
+
+    def handle_event(prepare: Callable[..., Any], message: Any) -> Any:
+        try:
+            message.headers = with_clock(message.headers)
+            event = message.payload
+            check_event(event)
+            event.update(with_clock(event))
+            return handle(prepare, message)
+        except Exception as error:
+            if is_lost_connection(error):
+                raise
+            logger.warning("an event was dropped: %s", _text(error))
+            return None
+
+    return handle_event
+
+
+def check_command(body: Any, *, reply_exchange: str) -> dict[str, Any]:
+    """Return the fields of a command that kombu knows; raise :class:`InvalidBroadcast`.
+
+    Replies go to ``reply_exchange`` alone: a worker would write to any key by another.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("method"), str):
+        raise InvalidBroadcast("no object with a method")
+    if not isinstance(body.get("arguments") or {}, dict):
+        raise InvalidBroadcast("arguments: an object is needed")
+    destination = body.get("destination") or []
+    if not isinstance(destination, list) or not all(isinstance(each, str) for each in destination):
+        raise InvalidBroadcast("destination: a list of names is needed")
+    if not all(isinstance(body.get(name) or "", str) for name in ("pattern", "matcher", "ticket")):
+        raise InvalidBroadcast("pattern, matcher, ticket: strings are needed")
+    reply_to = body.get("reply_to")
+    if reply_to and not (
+        isinstance(reply_to, dict)
+        and reply_to.get("exchange") == reply_exchange
+        and isinstance(reply_to.get("routing_key"), str)
+    ):
+        raise InvalidBroadcast("reply_to: no address of remote control")
+    if body["method"] == "hello":
+        _check_revoked((body.get("arguments") or {}).get("revoked"))
+    names = (*_FIELDS, "destination", "pattern", "matcher")
+    return {name: body[name] for name in names if name in body}
+
+
+def check_event(event: Any) -> None:
+    """Raise :class:`InvalidBroadcast` for what is no event of a worker."""
+    if not isinstance(event, dict):
+        raise InvalidBroadcast("no object")
+    if not isinstance(event.get("type"), str) or not isinstance(event.get("hostname"), str):
+        raise InvalidBroadcast("type, hostname: strings are needed")
+    if not _is_number(event.get("timestamp")):
+        raise InvalidBroadcast("timestamp: a number is needed")
+    odd = [
+        name
+        for name in ("freq", "pid", "active", "processed", "utcoffset", "local_received")
+        if event.get(name) is not None and not _is_number(event[name])
+    ]
+    if odd:
+        raise InvalidBroadcast(f"{odd[0]}: a number is needed")
+
+
+def with_clock(fields: Any) -> dict[str, Any]:
+    """Return the fields with a logical clock that may be adopted, if they have one."""
+    if not isinstance(fields, dict):
+        return {}
+    clock = fields.get("clock")
+    if clock is None or (type(clock) is int and 0 <= clock < _LATEST_CLOCK):
+        return fields
+    return fields | {"clock": 0}
+
+
+def _check_revoked(revoked: Any) -> None:
+    """Celery merges what other workers know of revoked tasks, and sorts it by time, later."""
+    if revoked is None:
+        return
+    if not isinstance(revoked, Mapping) or not all(map(_is_number, revoked.values())):
+        raise InvalidBroadcast("revoked: an object of times is needed")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, InvalidBroadcast) else type(error).__name__

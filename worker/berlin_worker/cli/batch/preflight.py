@@ -1,0 +1,155 @@
+"""What a batch has to do, from its lines and the results that are there (pure)."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from berlin_worker.cli.batch.lines import BadLine, Line
+
+_SHOWN_LINES: Final = 5
+
+
+class WrongOutput(ValueError):
+    """The results are those of another input, or no results at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A result that an earlier run has written; ``place`` is where the caller finds it."""
+
+    place: int
+    status: str
+    fingerprint: str | None
+
+
+class KnownResults:
+    """The results of earlier runs, by the ID of their job, or by the line that is no job."""
+
+    def __init__(self) -> None:
+        self._found: dict[str | int, Known] = {}
+        self._order: list[int] = []
+        self._retries = 0
+
+    def add(self, place: int, data: bytes, *, in_order: bool) -> None:
+        """Add one result; of two of one job the last counts. Raises :class:`WrongOutput`.
+
+        ``in_order``: it is the next one of the file of results.
+        """
+        try:
+            result = json.loads(data)
+            line, job_id, status = result["line"], result["job_id"], result["status"]
+            retry, fingerprint = result.get("retry", 0), result.get("fingerprint")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise WrongOutput("it holds a line that is no result of a batch") from None
+        if not (isinstance(line, int) and isinstance(retry, int) and isinstance(status, str)):
+            raise WrongOutput("it holds a line that is no result of a batch")
+        self._retries = max(self._retries, retry)
+        key = job_id if isinstance(job_id, str) else line
+        self._found[key] = Known(place, status, fingerprint)
+        if in_order:
+            self._order.append(hash((line, key)))
+
+    def decide(
+        self, line: Line | BadLine, *, retry_failed: bool
+    ) -> tuple[Line | BadLine, Known | None]:
+        """Return the line as it is to be run, and its result if it need not be run.
+
+        A line whose payload has changed under its own ID, or whose job has not been completed if
+        those are wanted again, gets a new ID.
+        """
+        if isinstance(line, BadLine):
+            return line, self._found.get(line.number)
+        for retry in range(self._retries, -1, -1):
+            tried = line.as_retry(retry)
+            known = self._found.get(tried.job_id)
+            if known is not None:
+                mended = known.fingerprint not in {None, line.fingerprint}
+                if mended or (retry_failed and known.status != "completed"):
+                    return line.as_retry(retry + 1), None
+                return tried, known
+        return line, None
+
+    def is_at(self, index: int, line: Line | BadLine) -> bool:
+        """Whether the result number ``index``, from 0, of the file is that of ``line``."""
+        mark = hash((line.number, line.job_id or line.number))
+        return index < len(self._order) and self._order[index] == mark
+
+    @property
+    def in_file(self) -> int:
+        """How many results are in the file of results."""
+        return len(self._order)
+
+    @property
+    def places(self) -> frozenset[int]:
+        """The places of the results that count."""
+        return frozenset(known.place for known in self._found.values())
+
+    def completed_without(self, used: set[int]) -> int:
+        """Count the completed results whose places are not ``used``."""
+        return sum(
+            known.status == "completed" and known.place not in used
+            for known in self._found.values()
+        )
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a batch has to do, known before anything is sent."""
+
+    total: int = 0
+    done: int = 0
+    """Lines that have a result."""
+    failed: int = 0
+    """Results that are no completed job."""
+    in_place: int = 0
+    """Results at the beginning of the file that stay where they are."""
+    unused: int = 0
+    """Completed results of lines that the input has no longer."""
+    bad: int = 0
+    bad_examples: list[BadLine] = field(default_factory=list)
+    clashes: list[str] = field(default_factory=list)
+    """Pairs of lines with one job ID and different payloads, in words."""
+
+
+def survey(
+    lines: Iterable[Line | BadLine], known: KnownResults, *, retry_failed: bool = False
+) -> Survey:
+    """Check all lines, and find what is left to do.
+
+    Raises :class:`WrongOutput` if no result is that of a line.
+    """
+    found, used, recognized = Survey(), set[int](), False
+    own_ids: dict[str, tuple[int, str]] = {}
+    for index, line in enumerate(lines):
+        found.total += 1
+        if isinstance(line, BadLine):
+            found.bad += 1
+            if found.bad <= _SHOWN_LINES:
+                found.bad_examples.append(line)
+        elif line.own_id:
+            first, fingerprint = own_ids.setdefault(line.job_id, (line.number, line.fingerprint))
+            if fingerprint != line.fingerprint and len(found.clashes) < _SHOWN_LINES:
+                found.clashes.append(
+                    f"lines {first} and {line.number} have the job_id {line.job_id}, and "
+                    "different payloads"
+                )
+        tried, result = known.decide(line, retry_failed=retry_failed)
+        recognized |= result is not None or (isinstance(tried, Line) and tried.retry > 0)
+        if result is not None:
+            used.add(result.place)
+            found.done += 1
+            found.failed += result.status != "completed"
+            if found.in_place == index and known.is_at(index, tried):
+                found.in_place += 1
+    found.unused = known.completed_without(used)
+    if found.unused and not recognized and found.total:
+        raise WrongOutput("it holds the results of another input")
+    return found
+
+
+def moved(result: dict[str, Any], line: Line | BadLine) -> dict[str, Any]:
+    """Return the ``result`` of an earlier run, with the number and the label of its line now."""
+    rest = {name: value for name, value in result.items() if name not in {"line", "id"}}
+    label = {"id": line.label} if isinstance(line, Line) and line.label is not None else {}
+    return {"line": line.number, **label, **rest}

@@ -1,0 +1,25 @@
+"""`berlin demo`: its options."""
+
+import click
+
+_PROMPT = "Why is the sky blue?"
+
+
+@click.command()
+@click.argument("prompt", default=_PROMPT)
+@click.option("--keep", is_flag=True, help="Leave all of it running until Ctrl-C.")
+def demo(prompt: str, keep: bool) -> None:
+    """Stream a prompt through a whole setup, nothing to install.
+
+    Starts a Redis (or takes an idle one from REDIS_URL), a stand-in for the upstream and a real
+    worker, sends PROMPT through the queue, shows the text as it comes, and cleans up.
+
+    \b
+      berlin demo
+      berlin demo "Tell me a story"
+      berlin demo "Hello [[cut:20*1]]"     the upstream breaks off once
+      berlin demo --keep                   prints what to export in a second terminal
+    """
+    from berlin_worker.cli.demo import run as work
+
+    raise SystemExit(work.run(prompt, keep=keep))

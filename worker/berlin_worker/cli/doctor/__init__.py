@@ -1,0 +1,1 @@
+"""`berlin doctor`."""

@@ -1,0 +1,268 @@
+"""Check what a worker needs, one check after the other."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from redis.exceptions import RedisError
+
+from berlin_schemas import names
+from berlin_worker.cli.doctor import checks, shared_server
+from berlin_worker.cli.doctor.checks import Verdict
+from berlin_worker.cli.errors import FAILED
+from berlin_worker.cli.output import printable, show
+from berlin_worker.cli.preflight import (
+    TIMEOUT_S,
+    broker_problem,
+    load_settings,
+    open_redis,
+    reason,
+    redis_problem,
+    server_info,
+)
+from berlin_worker.cli.worker import check_login
+from berlin_worker.config.addresses import address
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.settings import Settings
+from berlin_worker.storage.sharding.marks import on_shard
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+_TRIAL_TTL_S: Final = 60
+
+# What the scripts of the worker do, on keys that are gone again in a moment. Under an ACL
+# every command in a script is checked, and so is every key and channel.
+_TRIAL: Final = """
+redis.call('HSET', KEYS[1], 'status', 'doctor')
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('XADD', KEYS[2], '1-0', 'event', '{}')
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('ZADD', KEYS[3], 1, 'doctor')
+redis.call('EXPIRE', KEYS[3], ARGV[1])
+redis.call('SET', KEYS[4], 'doctor', 'EX', ARGV[1])
+redis.call('PUBLISH', ARGV[2], 'doctor')
+redis.call('TIME')
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+return 1
+"""
+
+
+def run(*, as_json: bool, login: bool) -> int:
+    """Print what each check finds; returns the exit code."""
+    settings = load_settings()
+    failed = False
+    for verdict in _examine(settings, login=login):
+        failed |= verdict.level == "fail"
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(verdict)))
+        else:
+            _print(verdict)
+    return FAILED if failed else 0
+
+
+def _print(verdict: Verdict) -> None:
+    mark = click.style(verdict.level.ljust(4), fg=_COLOURS[verdict.level])
+    show(f"{mark}  {verdict.name.ljust(11)}  {printable(verdict.told)}")
+    if verdict.advice:
+        show(" " * 19 + click.style(f"→ {verdict.advice}", dim=True))
+
+
+def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
+    yield from map(checks.misspelt, settings.misspelt(os.environ))
+    if told := redis_problem(settings.redis_url):
+        yield Verdict("redis", "fail", told, "start Redis, or correct REDIS_URL")
+    else:
+        yield Verdict("redis", "ok", address(settings.redis_url))
+        with open_redis(settings.redis_url) as redis:
+            yield from examine_redis(redis)
+            yield from _asked("workers", lambda: _workers(redis, settings))
+            yield from _examine_marks(redis, settings)
+            yield from shared_server.examine(redis, settings)
+    if settings.sharded:
+        for place in range(len(settings.shards)):
+            yield from _examine_shard(settings, place)
+    if settings.broker_url != settings.redis_url:
+        told = broker_problem(settings)
+        advice = "start it, or correct CELERY_BROKER_URL" if told else ""
+        yield Verdict(
+            "broker", "fail" if told else "ok", told or address(settings.broker_url), advice
+        )
+    yield from _providers(settings)
+    if login:
+        yield _login(settings)
+
+
+def _examine_shard(settings: Settings, place: int) -> Iterator[Verdict]:
+    """One of several event stores, each line with its number."""
+    url, count = settings.shards[place], len(settings.shards)
+    label = f"shard {place + 1}/{count}"
+    if told := redis_problem(url):
+        advice = "start it: its jobs wait. All others go on"
+        yield Verdict(label, "fail", told, advice)
+        return
+    yield Verdict(label, "ok", address(url))
+    with open_redis(url) as redis:
+        for verdict in examine_redis(redis):
+            yield dataclasses.replace(verdict, told=f"{label}: {verdict.told}")
+        yield checks.mark(_mark(redis, names.SHARD), on_shard(place, count), address(url))
+
+
+def _examine_marks(redis: "Redis", settings: Settings) -> Iterator[Verdict]:
+    """Whether the workers have the event stores that are set here."""
+    at = address(settings.redis_url)
+    if settings.sharded:
+        yield checks.mark(_mark(redis, names.SHARDS), str(len(settings.shards)), at)
+    else:
+        found = _mark(redis, names.SHARDS) or _mark(redis, names.SHARD)
+        if found is not None:
+            yield checks.mark(found, None, at)
+
+
+def _mark(redis: "Redis", key: str) -> str | None:
+    try:
+        found: Any = redis.get(key)
+    except RedisError:  # where it may not be asked, it does not tell
+        return None
+    return str(found) if found is not None else None
+
+
+def examine_redis(redis: "Redis") -> Iterator[Verdict]:
+    """All that is asked of a Redis that answers."""
+    yield checks.server(server_info(redis))
+    memory = _info(redis, "memory")
+    yield checks.eviction(memory)
+    yield checks.memory(memory)
+    yield checks.persistence(_info(redis, "persistence"))
+    yield from _asked("clock", lambda: _clock(redis))
+    yield from _asked("rights", lambda: _rights(redis))
+    yield from _asked("pub/sub", lambda: _round_trip(redis))
+
+
+def _asked(name: str, check: Callable[[], Verdict]) -> Iterator[Verdict]:
+    try:
+        yield check()
+    except (RedisError, OSError) as error:
+        yield checks.refusal(name, error, reason(error))
+
+
+def _info(redis: "Redis", section: str) -> Mapping[str, Any]:
+    try:
+        found: Any = redis.info(section)
+    except RedisError:  # forbidden, or fakeredis, which hangs up after an error: connect anew
+        redis.connection_pool.disconnect()
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _clock(redis: "Redis") -> Verdict:
+    before_ts = time.time()
+    seconds, micros = redis.time()
+    return checks.clock(seconds + micros / 1e6, before_ts, time.time())
+
+
+def _rights(redis: "Redis") -> Verdict:
+    trial = f"doctor-{secrets.token_hex(8)}"
+    state, log = names.state_key(trial), names.log_key(trial)
+    keys = [state, log, f"worker:{trial}", f"token:doctor:{trial}"]
+    redis.eval(_TRIAL, len(keys), *keys, str(_TRIAL_TTL_S), names.channel(trial))
+    redis.script_load("return 1")
+    redis.hmget(state, ["status"])
+    redis.xrange(log)
+    redis.zcard(names.WATCH)
+    redis.publish(names.CONTROL_CHANNEL, json.dumps({"cancel": trial}))
+    return Verdict("rights", "ok", "scripts, keys and channels may be used")
+
+
+def _round_trip(redis: "Redis") -> Verdict:
+    channel = names.channel(f"doctor-{secrets.token_hex(8)}")
+    with redis.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py
+        subscription.subscribe(channel)
+        give_up = time.monotonic() + TIMEOUT_S
+        while (left := give_up - time.monotonic()) > 0:
+            message = subscription.get_message(timeout=left)
+            if message and message["type"] == "subscribe":
+                redis.publish(channel, "doctor")
+            elif message and message["type"] == "message":
+                return Verdict("pub/sub", "ok", "what is published arrives")
+    advice = "REDIS_URL must lead to one primary, not to a proxy without pub/sub"
+    return Verdict("pub/sub", "fail", "what was published did not arrive", advice)
+
+
+def _workers(redis: "Redis", settings: Settings) -> Verdict:
+    # As `berlin top` counts them.
+    from berlin_worker.cli.top.fleet import Fleet  # noqa: PLC0415  # what that command shows
+    from berlin_worker.cli.top.run import read  # noqa: PLC0415  # a command beside this one
+
+    fleet = Fleet.of(read(redis, settings))
+    return checks.workers(len(fleet.workers) + fleet.unreadable, fleet.waiting)
+
+
+def _providers(settings: Settings) -> Iterator[Verdict]:
+    try:
+        check_login(settings)
+    except SettingsError:  # this machine runs no worker; the check of the login says so
+        return
+    try:
+        names = asyncio.run(_build_providers(settings))
+    except (SettingsError, JobError) as error:
+        yield checks.providers(str(error), ())
+    except Exception as error:  # noqa: BLE001  # of another package; its text may hold a secret
+        yield checks.providers(f"a provider raises {type(error).__name__}", ())
+    else:
+        yield checks.providers(None, names)
+
+
+async def _build_providers(settings: Settings) -> frozenset[str]:
+    """Build the providers that a worker builds at its start, and return their names.
+
+    Raises what the start of a worker raises.
+    """
+    # Half a second of import, after the checks of Redis have been shown.
+    from berlin_worker import service  # noqa: PLC0415  # see above
+    from berlin_worker.providers.base import Services  # noqa: PLC0415  # see above
+    from berlin_worker.providers.http import open_session  # noqa: PLC0415  # see above
+    from berlin_worker.providers.served import (  # noqa: PLC0415  # see above
+        configured_providers,
+        provider_cache,
+    )
+    from berlin_worker.storage.shared_tokens import RedisTokens  # noqa: PLC0415  # see above
+    from berlin_worker.telemetry.stats import Stats  # noqa: PLC0415  # see above
+
+    async with open_session(settings) as session, service.connect(settings.redis_url) as redis:
+        tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
+        provider_cache(Services(session, tokens, settings, os.environ), settings)
+    return configured_providers(settings)
+
+
+def _login(settings: Settings) -> Verdict:
+    try:
+        check_login(settings)
+    except SettingsError as error:
+        return Verdict("login", "warn", "there are no credentials", f"for a worker, {error}")
+    if not settings.berlin_account:
+        return Verdict("login", "ok", "not needed: workers serve other providers")
+    try:
+        return checks.login(asyncio.run(_try_login(settings)), settings.berlin_url)
+    except SettingsError as error:
+        return Verdict("login", "fail", str(error), "set it as it says")
+
+
+async def _try_login(settings: Settings) -> JobError | None:
+    # Half a second of import that --no-login saves.
+    from berlin_worker.providers.berlin.api import Account  # noqa: PLC0415
+    from berlin_worker.providers.http import open_session  # noqa: PLC0415
+
+    async with open_session(settings) as session:
+        try:
+            await Account(session, settings).login(settings.berlin_proxy)
+        except JobError as error:
+            return error
+    return None

@@ -1,0 +1,99 @@
+"""Whether Redis and the broker answer, asked once and quickly."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kombu.connection import Connection
+from kombu.exceptions import KombuError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+from redis.retry import Retry
+
+from berlin_worker.client import AsyncClient
+from berlin_worker.config import urls
+from berlin_worker.config.addresses import address
+from berlin_worker.config.broker_url import parted
+from berlin_worker.settings import Settings, redis_address
+from berlin_worker.storage import supported_servers
+from berlin_worker.storage.connections import refusal, reply_of
+
+TIMEOUT_S: Final = 3.0
+
+
+def load_settings() -> Settings:
+    """The settings; raises ``SettingsError`` for one that makes no sense."""
+    return Settings.from_env()
+
+
+def open_client() -> AsyncClient:
+    """A client with the settings of the environment."""
+    return AsyncClient(settings=load_settings())
+
+
+def open_redis(url: str) -> Redis:
+    """A client that gives up after a few seconds; raises ``SettingsError`` for what is no URL."""
+    return Redis.from_url(
+        redis_address(url, "REDIS_URL"),
+        socket_connect_timeout=TIMEOUT_S,
+        socket_timeout=TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+        encoding_errors="replace",  # a dead letter may hold anything
+    )
+
+
+def redis_problem(url: str) -> str | None:
+    """One line without secrets, if Redis does not answer, or not to this user, or is too old."""
+    at = address(url)
+    try:
+        with open_redis(url) as client:
+            client.ping()
+            told = supported_servers.problem(server_info(client))
+    except AuthenticationError as error:
+        return f"Redis at {at} answers, but refuses the login: {reason(error)}"
+    except (RedisError, OSError, ValueError) as error:
+        told = refusal(error) or f"does not answer: {reason(error)}"
+    return told and f"Redis at {at} {told}"
+
+
+def server_info(redis: Redis) -> dict[str, Any]:
+    """What INFO says of the server and of a cluster; empty if it may not, or cannot, be asked."""
+    try:
+        return {**_section(redis, "server"), **_section(redis, "cluster")}
+    except (RedisError, OSError):  # fakeredis hangs up after an error: connect anew
+        redis.connection_pool.disconnect()
+        return {}
+
+
+def _section(redis: Redis, section: str) -> Mapping[str, Any]:
+    found: Any = redis.info(section)
+    return found if isinstance(found, Mapping) else {}
+
+
+def broker_problem(settings: Settings) -> str | None:
+    """Likewise for the broker, if that is not the same Redis."""
+    url = settings.broker_url
+    if url == settings.redis_url:
+        return None
+    if url.partition("://")[0] in urls.REDIS_SCHEMES:
+        told = redis_problem(url)
+        return told and f"the broker: {told}"
+    kombu_url, options = parted(url)
+    if url.startswith("sentinel:"):
+        options |= {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
+    try:
+        with Connection(  # type: ignore[no-untyped-call]  # kombu
+            kombu_url, connect_timeout=TIMEOUT_S, transport_options=options
+        ) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_S)
+    except (KombuError, OSError, KeyError, ImportError, ValueError) as error:
+        return f"the broker at {address(url)} does not answer: {reason(error)}"
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """Why, in a few words; the text of a ``ValueError`` may repeat a URL, so it is left out."""
+    if isinstance(error, ValueError):
+        return "the URL makes no sense"
+    return reply_of(error).splitlines()[0].rstrip(".")

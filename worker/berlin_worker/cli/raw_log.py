@@ -1,0 +1,33 @@
+"""The events of a job as the bytes that the worker has written."""
+
+from typing import Any, Self
+
+from redis.exceptions import RedisError
+
+from berlin_schemas import names
+from berlin_schemas.shards import shard_of
+from berlin_worker.cli.preflight import load_settings
+from berlin_worker.storage import connections
+
+
+class Log:
+    """Reads what the client has read already, undecoded: later versions may say more in it."""
+
+    def __init__(self, job_id: str) -> None:
+        self._key = names.log_key(job_id)
+        shards = load_settings().shards
+        self._redis = connections.commands(shards[shard_of(job_id, len(shards))])
+
+    async def read(self, after: int, last: int) -> dict[int, bytes]:
+        """The events after ``after`` up to ``last``, by ``seq``; none where Redis is away."""
+        try:
+            found: Any = await self._redis.xrange(self._key, f"({after}-0", f"{last}-0")
+        except (RedisError, OSError):
+            return {}
+        return {int(entry.partition(b"-")[0]): fields[b"event"] for entry, fields in found}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._redis.aclose()

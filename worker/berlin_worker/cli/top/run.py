@@ -1,0 +1,143 @@
+"""Watch the fleet."""
+
+import contextlib
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from kombu.transport.redis import PRIORITY_STEPS, Channel
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+from berlin_schemas import names
+from berlin_worker.cli.interrupts import interruptible
+from berlin_worker.cli.keys import single_keys
+from berlin_worker.cli.output import show
+from berlin_worker.cli.preflight import TIMEOUT_S, load_settings, open_redis, reason
+from berlin_worker.cli.top.fleet import Fleet, Raw
+from berlin_worker.config.addresses import address
+from berlin_worker.config.broker_url import parted
+from berlin_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_LISTS: Final = [
+    f"{names.QUEUE}{Channel.sep}{step}" if step else names.QUEUE for step in PRIORITY_STEPS
+]
+
+
+def run(*, once: bool, as_json: bool, interval_s: float) -> None:
+    """Show the fleet until the user leaves."""
+    settings = load_settings()
+    # Ctrl-C is how one leaves.
+    with open_redis(settings.redis_url) as redis, contextlib.suppress(KeyboardInterrupt):
+
+        def look() -> Fleet:
+            return Fleet.of(read(redis, settings))
+
+        first = look()
+        if as_json:
+            _print_json(first, look, interval_s, once=once)
+        else:
+            _show(first, look, interval_s, once=once, where=address(settings.redis_url))
+
+
+def read(redis: "Redis", settings: Settings) -> Raw:
+    """What there is to know. Raises redis-py's errors; a broker that is away is not known of."""
+    seconds, micros = redis.time()
+    now_ts = seconds + micros / 1e6
+    living: Any = redis.zrangebyscore(names.FLEET, round(now_ts * 1000), "+inf")
+    with redis.pipeline(transaction=False) as pipeline:
+        for worker in living:
+            pipeline.get(names.alive_key(worker))
+        for shard in range(len(settings.shards) if settings.sharded else 0):
+            pipeline.zcard(names.parked_key(shard))
+        pipeline.xlen(names.DEAD_LETTERS)
+        *replies, dead_letters = pipeline.execute()
+    return Raw(
+        now_ts=now_ts,
+        # One may have ended since.
+        announcements=[text for text in replies[: len(living)] if text is not None],
+        waiting=_waiting(redis, settings),
+        parked=sum(replies[len(living) :]),
+        dead_letters=dead_letters,
+    )
+
+
+def _waiting(redis: "Redis", settings: Settings) -> int | None:
+    if settings.broker_url == settings.redis_url:
+        with redis.pipeline(transaction=False) as pipeline:
+            for key in _LISTS:
+                pipeline.llen(key)
+            lengths: list[int] = pipeline.execute()
+            return sum(lengths)
+    return _waiting_elsewhere(settings.broker_url)
+
+
+def _waiting_elsewhere(broker_url: str) -> int | None:
+    # Celery takes a quarter of a second to import, which a Redis broker need not wait for.
+    from berlin_worker.client import queue_depth  # noqa: PLC0415
+
+    try:
+        return queue_depth.count(_app(broker_url))["waiting"]
+    except Exception:  # noqa: BLE001  # whatever the broker's client raises: it cannot be asked
+        return None
+
+
+@functools.cache
+def _app(broker_url: str) -> Any:
+    from celery import Celery  # noqa: PLC0415  # as above
+
+    app = Celery("berlin-top", set_as_current=False, fixups=[], backend="disabled://")
+    url, options = parted(broker_url)
+    app.conf.update(
+        broker_url=url,
+        broker_write_url=url,  # Celery would take CELERY_BROKER_URL as it stands
+        broker_transport_options=options,
+        broker_connection_timeout=TIMEOUT_S,
+    )
+    return app
+
+
+def _print_json(fleet: Fleet, look: Callable[[], Fleet], interval_s: float, *, once: bool) -> None:
+    while True:
+        click.echo(json.dumps(fleet.as_json()))
+        if once:
+            return
+        time.sleep(interval_s)
+        fleet = look()
+
+
+def _show(
+    fleet: Fleet, look: Callable[[], Fleet], interval_s: float, *, once: bool, where: str
+) -> None:
+    # rich takes a tenth of a second to import, which --json need not wait for.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415
+
+    from berlin_worker.cli.top.view import FleetView  # noqa: PLC0415
+
+    console = Console()
+    if once or not console.is_interactive or not sys.stdout.isatty():
+        with console.capture() as shown:
+            console.print(FleetView(fleet))
+        show(shown.get(), nl=False)  # rich has an exit code of its own for a reader that has gone
+        return
+    with (
+        interruptible(),
+        single_keys() as keys,
+        Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while not keys.left_within(interval_s):
+            problem = None
+            try:
+                fleet = look()
+            except (NoPermissionError, AuthenticationError):
+                raise
+            except (RedisError, OSError) as error:
+                problem = f"Redis at {where} does not answer, this is how it was: {reason(error)}"
+            live.update(FleetView(fleet, problem), refresh=True)

@@ -1,0 +1,175 @@
+"""The fleet on a terminal."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from berlin_worker.cli.output import printable
+from berlin_worker.cli.top.fleet import Fleet, WorkerRow
+
+_UNKNOWN: Final = "-"
+_MILLI_S: Final = 0.0995
+"""What is shorter is told in milliseconds."""
+_FULL: Final = 0.9
+"""Of its slots: a worker that is busier may soon be too busy."""
+_LAGS_S: Final = 0.25
+"""An event loop that answers so late has too much to do."""
+_OTHER_LINES: Final = 12
+"""What stands above and below the workers, at most, where no line is broken."""
+
+
+class FleetView:
+    """All of it, as far as there is room; ``problem`` says why it is not what it is now."""
+
+    def __init__(self, fleet: Fleet, problem: str | None = None) -> None:
+        self._fleet = fleet
+        self._problem = problem
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Called by rich; on a whole screen ``options`` tells its height."""
+        yield _summary(self._fleet)
+        if self._problem is not None:
+            yield Text(printable(self._problem), style="bold red")
+        rows = self._fleet.workers
+        if not rows:
+            yield Text("no worker lives: start one with `berlin worker`", style="yellow")
+        else:
+            most = len(rows) if options.height is None else max(1, options.height - _OTHER_LINES)
+            yield Text()
+            yield _fitting_table(rows[:most], console, options)
+            if len(rows) > most:
+                yield Text(f"and {len(rows) - most} more", style="dim")
+        if self._fleet.unreadable:
+            told = f"{self._fleet.unreadable} more of a version that this one cannot read"
+            yield Text(told, style="yellow")
+
+
+def _summary(fleet: Fleet) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    draining = f", {fleet.draining} draining" if fleet.draining else ""
+    grid.add_row("workers", f"{len(fleet.workers)}{draining}   {_clock(fleet.ts)}")
+    grid.add_row("queue", _queue(fleet))
+    grid.add_row(
+        "jobs",
+        f"{_of(fleet.in_flight, fleet.capacity)} in flight, {_number(fleet.jobs_per_s)}/s, "
+        f"{fleet.completed:,} completed, {fleet.cancelled:,} cancelled, {fleet.failed:,} failed",
+    )
+    grid.add_row(
+        "stream",
+        f"{_number(fleet.chunks_per_s)} chunks/s, first chunk after {seconds(fleet.first_chunk_s)}",
+    )
+    if fleet.errors or fleet.retries:
+        told = [f"{code} {count:,}" for code, count in fleet.errors.items()]
+        told.append(f"retries {fleet.retries:,}")
+        grid.add_row("errors", Text(printable(", ".join(told)), style="red"))
+    grid.add_row("login", _login(fleet))
+    return grid
+
+
+def _queue(fleet: Fleet) -> Text:
+    waiting = _UNKNOWN if fleet.waiting is None else f"{fleet.waiting:,}"
+    told = f"{waiting} waiting, for {seconds(fleet.queue_wait_s)} of late"
+    if fleet.parked:
+        told += f", {fleet.parked:,} parked: an event store is away"
+    if fleet.dead_letters:
+        told += f", {fleet.dead_letters:,} dead letters (`berlin dead list`)"
+    return Text(told, style="yellow" if fleet.parked else "")
+
+
+def _login(fleet: Fleet) -> Text:
+    told = [
+        f"{provider}: token is {ago(token.age_s)} old" for provider, token in fleet.tokens.items()
+    ] or ["no token yet"]
+    told.append(f"logins {fleet.logins:,}")
+    if fleet.logins_failed:
+        told.append(f"{fleet.logins_failed:,} failed")
+    return Text(printable(", ".join(told)), style="red" if fleet.logins_failed else "")
+
+
+def _fitting_table(rows: Sequence[WorkerRow], console: Console, options: ConsoleOptions) -> Table:
+    """The table without its least important columns, as many as do not fit."""
+    for left_out in range(len(_LEFT_OUT_FIRST) + 1):
+        table = _table(rows, without=_LEFT_OUT_FIRST[:left_out])
+        if Measurement.get(console, options.update(max_width=1000), table).maximum <= (
+            options.max_width
+        ):
+            break
+    return table
+
+
+def _table(rows: Sequence[WorkerRow], without: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("worker", no_wrap=True)
+    shown = [name for name in _COLUMNS if name not in without]
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = (_COLUMNS[name](row) for name in shown)
+        name = f"{row.host}:{row.pid}" + (" (draining)" if row.draining else "")
+        table.add_row(Text(printable(name)), *cells, style="dim" if row.draining else "")
+    return table
+
+
+def _in_flight(row: WorkerRow) -> Text:
+    busy = row.capacity is not None and row.in_flight >= _FULL * row.capacity
+    return Text(_of(row.in_flight, row.capacity), style="yellow" if busy else "")
+
+
+def _token(row: WorkerRow) -> str:
+    youngest_s = min((token.age_s for token in row.tokens.values()), default=None)
+    return _UNKNOWN if youngest_s is None else ago(youngest_s)
+
+
+def _lag(row: WorkerRow) -> Text:
+    lags = row.loop_lag_s is not None and row.loop_lag_s >= _LAGS_S
+    return Text(seconds(row.loop_lag_s), style="red" if lags else "")
+
+
+_COLUMNS: Final[dict[str, Callable[[WorkerRow], Text | str]]] = {
+    "up": lambda row: ago(row.up_s),
+    "in flight": _in_flight,
+    "chunks/s": lambda row: _number(row.chunks_per_s),
+    "first chunk": lambda row: seconds(row.first_chunk_s),
+    "wait": lambda row: seconds(row.queue_wait_s),
+    "completed": lambda row: f"{row.completed:,}",
+    "failed": lambda row: Text(f"{row.failed:,}", style="red" if row.failed else ""),
+    "retries": lambda row: f"{row.retries:,}",
+    "logins": lambda row: f"{row.logins:,}",
+    "token": _token,
+    "lag": _lag,
+}
+_LEFT_OUT_FIRST: Final = ("logins", "retries", "wait", "token", "completed", "up", "lag", "failed")
+
+
+def seconds(value: float | None) -> str:
+    """A short time."""
+    if value is None:
+        return _UNKNOWN
+    return f"{value * 1000:.0f} ms" if value < _MILLI_S else f"{value:.1f} s"
+
+
+def ago(value: float) -> str:
+    """A long time, in its largest unit."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if value >= unit_s:
+            return f"{value / unit_s:.1f} {unit}"
+    return f"{value:.0f} s"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if round(value, 1) >= 10 or not value else f"{value:.1f}"  # noqa: PLR2004  # two digits
+
+
+def _of(count: int, most: int | None) -> str:
+    return f"{count:,}" if most is None else f"{count:,}/{most:,}"
+
+
+def _clock(ts: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(ts))

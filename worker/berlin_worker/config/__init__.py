@@ -1,0 +1,1 @@
+"""Values of the environment and URLs: parsed, checked, and printed without secrets."""

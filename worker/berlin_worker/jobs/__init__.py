@@ -1,0 +1,1 @@
+"""Run one job from its claim to its end: no Redis, no HTTP and no Celery."""

@@ -1,0 +1,343 @@
+"""One attempt of one job: provider in, events out, exactly one opening and one ending.
+
+What may follow what is decided in ``lifecycle``; whether another attempt follows, in
+``retry``. Times of the event loop are in seconds, those of the record in ms.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from berlin_schemas import (
+    Cancelled,
+    Completed,
+    ErrorCode,
+    Failed,
+    PromptJob,
+    Reset,
+    Started,
+    Terminal,
+    Timings,
+)
+from berlin_worker.errors import Fenced, JobError
+from berlin_worker.jobs.abandon import contained
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.leases import Claim
+from berlin_worker.jobs.lifecycle import Phase
+from berlin_worker.jobs.watchdog import Expired, Watchdog
+from berlin_worker.providers.base import Provider, Report
+from berlin_worker.telemetry import log_context, tracing
+from berlin_worker.telemetry.job_end import log_end
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUTS = {
+    Expired.FIRST_CHUNK: (ErrorCode.UPSTREAM_TIMEOUT, "no chunk within first_chunk_timeout_s"),
+    Expired.IDLE: (
+        ErrorCode.UPSTREAM_TIMEOUT,
+        "nothing more from the upstream within idle_timeout_s",
+    ),
+    Expired.DEADLINE: (ErrorCode.DEADLINE_EXCEEDED, "the job was not done within deadline_s"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Why the attempt cancelled its own task: it lost the job, or somebody cancels the job."""
+
+    cancel_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """How long the parts of a call upstream took; the zeros are those of an attempt without one."""
+
+    login_s: float = 0.0
+    first_chunk_s: float | None = None
+    stream_s: float = 0.0
+
+
+class Attempt:
+    """The attempt that ``claim`` has begun, run by the current task.
+
+    ``reason`` says why there was another before it; ``unrecorded_s`` is how long the
+    message has waited in this process before the job had a record to count from.
+    """
+
+    __slots__ = (
+        "_call", "_claimed", "_deaf", "_first_chunk", "_journal", "_log", "_reason", "_task",
+        "_unrecorded_s", "attempt", "claim", "ended", "stopped",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        claim: Claim,
+        journal: Journal,
+        *,
+        reason: str = ErrorCode.INTERRUPTED,
+        unrecorded_s: float = 0.0,
+    ) -> None:
+        self.claim = claim
+        self.attempt = claim.attempt
+        self.stopped: Stopped | None = None
+        self.ended = ""
+        self._reason = reason
+        self._journal = journal
+        self._task = asyncio.current_task()
+        self._claimed = time.monotonic()
+        self._call = _Call()
+        self._first_chunk: float | None = None
+        self._deaf = False
+        self._unrecorded_s = unrecorded_s
+        self._log = journal.open(
+            claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
+        )
+
+    def next(self, claim: Claim, *, reason: str) -> Self:
+        """The attempt that follows in this process, already claimed."""
+        return type(self)(claim, self._journal, reason=reason, unrecorded_s=self._unrecorded_s)
+
+    @property
+    def over(self) -> bool:
+        """Whether the terminal event has been said, though it may still be on its way."""
+        return self._log.phase is Phase.OVER
+
+    @property
+    def error(self) -> str:
+        """The code that the job has failed with; empty where it has not."""
+        return self._log.error
+
+    @property
+    def streaming(self) -> bool:
+        """Whether chunks have been published since the last reset."""
+        return self._log.phase is Phase.STREAMING
+
+    def remaining_s(self, job: PromptJob) -> float:
+        """Seconds to the deadline of the job, which runs from the start of its first attempt."""
+        used_s = (self.claim.now_ms - self.claim.started_ms) / 1000
+        return job.deadline_s - used_s - (time.monotonic() - self._claimed)
+
+    def lost(self) -> None:
+        """Another attempt owns the job: stop and say nothing more."""
+        self._stop(Stopped(None))
+
+    def cancel(self, reason: str) -> None:
+        """Somebody wants the job cancelled: stop and say so."""
+        self._stop(Stopped(reason))
+
+    def _stop(self, stopped: Stopped) -> None:
+        if self.stopped is None and self._task is not None:
+            self.stopped = stopped
+            self._task.cancel()
+
+    async def open(self, job: PromptJob) -> bool:
+        """Publish how the attempt opens; ``False`` if that was the end of the job already."""
+        if self.claim.cancel:
+            await self.end_cancelled("requested")
+        elif self.remaining_s(job) <= 0:
+            await self.end_failed(_timeout(Expired.DEADLINE))
+        elif not self.streaming:
+            self._log.event(Started(**self._head()))
+            return True
+        elif job.on_interrupt == "restart":
+            self._log.event(Reset(**self._head(), reason=self._reason))
+            return True
+        elif job.on_interrupt == "keep":
+            await self.end_kept()
+        else:
+            await self.end_failed(
+                JobError(
+                    ErrorCode.INTERRUPTED,
+                    f"the worker was lost after {self.claim.chunks} chunks, and the job "
+                    "does not allow a restart",
+                    retryable=True,
+                )
+            )
+        return False
+
+    async def stream(self, job: PromptJob, provider: Provider) -> None:
+        """Publish what the provider yields, then ``completed``.
+
+        Raises ``JobError`` for every way in which the upstream or the provider can fail
+        and for every timeout; ``Fenced`` if the job was lost. A provider that hangs when it is
+        told to stop is left to itself.
+        """
+        report = Report()
+        with tracing.current().chat(job, self.claim.attempt, report) as chat:
+            await self._stream(job, provider, report, chat)
+
+    async def _stream(
+        self, job: PromptJob, provider: Provider, report: Report, chat: tracing.Chat
+    ) -> None:
+        watchdog = Watchdog(
+            deadline=asyncio.get_running_loop().time() + self.remaining_s(job),
+            first_chunk_s=job.first_chunk_timeout_s,
+            idle_s=job.idle_timeout_s,
+        )
+        report.alive = watchdog.saw_life
+        try:
+            with self._counted(job, watchdog, report):
+                async with watchdog:
+                    await contained(
+                        f"provider {job.provider} of job {self.claim.job_id}",
+                        self._read(chat.reading(provider.stream(job, report)), watchdog, chat),
+                        on_cancel=self._hear_no_more,
+                    )
+            chat.finished()
+            await self._end_completed(report.finish_reason, report.usage)
+        except (JobError, Fenced, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a provider may be anybody's code
+            if watchdog.expired is not None and isinstance(error, TimeoutError):
+                raise _timeout(watchdog.expired) from None
+            raise internal_error(error, self.claim.job_id) from None
+
+    async def _read(
+        self, stream: AsyncGenerator[list[str], None], watchdog: Watchdog, chat: tracing.Chat
+    ) -> None:
+        async with contextlib.aclosing(stream):
+            async for deltas in stream:
+                if self._deaf:
+                    return  # it was told to stop, and goes on
+                watchdog.saw_chunk()
+                if self._first_chunk is None:
+                    self._first_chunk = asyncio.get_running_loop().time()
+                    chat.first_chunk()
+                self._log.chunk(deltas)
+                if self._journal.full:
+                    watchdog.pause()
+                    await self._journal.wait_for_room()
+                    watchdog.resume()
+
+    @contextlib.contextmanager
+    def _counted(self, job: PromptJob, watchdog: Watchdog, report: Report) -> Iterator[None]:
+        """Time and count the call upstream that the block makes, however it ends."""
+        clock = asyncio.get_running_loop().time
+        begun, code = clock(), ""
+        try:
+            yield
+        except JobError as error:
+            code = error.code.value
+            raise
+        except (asyncio.CancelledError, Fenced):
+            code = "cancelled"
+            raise
+        except Exception as error:
+            timeout = watchdog.expired if isinstance(error, TimeoutError) else None
+            code = _TIMEOUTS[timeout][0] if timeout else ErrorCode.INTERNAL
+            raise
+        finally:
+            first, ended = self._first_chunk, clock()
+            self._call = _Call(
+                login_s=report.login_s,
+                first_chunk_s=None if first is None else first - begun,
+                stream_s=0.0 if first is None else ended - first,
+            )
+            self._journal.stats.operation(
+                job.provider,
+                job.model,
+                duration_s=ended - begun,
+                first_chunk_s=self._call.first_chunk_s,
+                stream_s=0.0 if first is None else max(0.0, watchdog.last_chunk - first),
+                chunks=self._log.chunks,
+                error=str(code),
+            )
+
+    def _hear_no_more(self) -> None:
+        self._deaf = True
+
+    async def flush(self) -> None:
+        """Wait until the store has all that was published; raises ``Fenced`` if it refused."""
+        await self._log.flush()
+
+    async def end_kept(self) -> None:
+        """End as completed with the text that is there."""
+        await self._end_completed("interrupted", None)
+
+    async def end_failed(self, error: JobError) -> None:
+        """End as failed."""
+        info = error.info().model_copy(update={"message": _utf8(error.message)})
+        await self._end(Failed(**self._head(), error=info), error.code.value)
+
+    async def end_cancelled(self, reason: str) -> None:
+        """End as cancelled."""
+        await self._end(Cancelled(**self._head(), reason=_utf8(reason)))
+
+    async def _end_completed(
+        self,
+        finish_reason: Literal["stop", "length", "interrupted"],
+        usage: dict[str, Any] | None,
+    ) -> None:
+        timings = Timings.model_validate(self._durations_ms())
+        head = self._head()
+        await self._end(
+            Completed(**head, finish_reason=finish_reason, timings=timings, usage=usage)
+        )
+
+    def _durations_ms(self) -> dict[str, float | None]:
+        """Durations of the job so far in ms, by their names in ``Timings``."""
+        claim, call = self.claim, self._call
+        before_s = (claim.now_ms - claim.created_ms) / 1000 + self._unrecorded_s
+        queue_s = (claim.started_ms - claim.created_ms) / 1000 + self._unrecorded_s
+        first_chunk_s = call.first_chunk_s
+        return {
+            "queue_ms": _milliseconds(queue_s),
+            "login_ms": _milliseconds(call.login_s),
+            "first_chunk_ms": None if first_chunk_s is None else _milliseconds(first_chunk_s),
+            "stream_ms": _milliseconds(call.stream_s),
+            "total_ms": _milliseconds(before_s + time.monotonic() - self._claimed),
+        }
+
+    async def _end(self, event: Terminal, code: str = "") -> None:
+        try:
+            await self._log.end(event)
+        finally:
+            if self.over:  # whatever stops the task from now on comes too late
+                self.ended = event.type
+                tracing.current().ended(event.type, code)
+                if not self._log.fenced:  # else the end is another attempt's
+                    log_end(
+                        event,
+                        about=log_context.ABOUT.get(),
+                        chunks=self._log.chunks,
+                        durations_ms=self._durations_ms(),
+                    )
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "job_id": self.claim.job_id,
+            "seq": self._log.next_seq,
+            "attempt": self.claim.attempt,
+            "ts": round(time.time(), 6),
+        }
+
+
+def _timeout(expired: Expired) -> JobError:
+    code, message = _TIMEOUTS[expired]
+    return JobError(code, message, retryable=True)
+
+
+def internal_error(error: Exception, job_id: str) -> JobError:
+    """What a job fails with when its provider raises what no provider should.
+
+    Says only where, not what: the text of a foreign exception may hold a prompt or a secret.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+    logger.error("job %s: %s in the provider, at %s", job_id, type(error).__name__, where)
+    return JobError(ErrorCode.INTERNAL, f"the provider raised {type(error).__name__}")
+
+
+def _utf8(text: str) -> str:
+    # Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes "?".
+    return text.encode("utf-8", "replace").decode()
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,278 @@
+"""The two calls of the Berlin protocol over aiohttp: login and completion.
+
+A completion that is answered 401 before its first chunk is replayed once with a
+new token. A 403 is not: it says that the account may not do this, which no login
+changes, and if every job that meets it logged in again, a ban would become a
+flood of logins.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+from yarl import URL
+
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers import http
+from berlin_worker.providers.base import Report, Token, TokenSource, TokenStore
+from berlin_worker.providers.berlin import protocol as wire
+from berlin_worker.providers.body import (
+    ERROR_BODY_BYTES,
+    Body,
+    read_at_most,
+    read_error_body,
+    text_of,
+)
+from berlin_worker.providers.codings import ACCEPT_ENCODING
+from berlin_worker.providers.ndjson import Limits, ReplyDecoder, bad_chunk
+from berlin_worker.settings import Settings
+from berlin_worker.telemetry.redact import hide, words
+
+_LOGIN_ANSWER_BYTES: Final = 65536
+_SHOWN_CHARS: Final = 200
+_MORE_WORDS_S: Final = 0.5
+"""How long a bad line waits for those after it: a page and JSON of several lines are one error."""
+# Some services answer wrong credentials with 400.
+_LOGIN_REFUSALS: Final = http.AUTH_STATUSES | {HTTPStatus.BAD_REQUEST}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one completion asks for; ``options`` are merged over the defaults."""
+
+    text: str
+    model: str
+    options: Mapping[str, Any]
+
+    def body(self) -> bytes:
+        """The body of one call: the message ID is fresh in each."""
+        # Not uuid4, which asks the system: while it answers, another thread takes the turn.
+        message_id = uuid.UUID(int=random.getrandbits(128), version=4)
+        return wire.completion_body(self.text, self.model, self.options, str(message_id))
+
+
+class Account:
+    """One account at one Berlin server, over a session that the caller owns."""
+
+    def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
+        """Raises ``SettingsError`` for missing credentials or an address that is none."""
+        self._name, self._password = _credentials(settings)
+        self.url = _base_url(settings)
+        self._login_url = self.url.joinpath(wire.LOGIN_PATH)
+        self._completion_url = self.url.joinpath(wire.COMPLETION_PATH)
+        self._session = session
+        self._settings = settings
+        self._headers = wire.request_headers(self.url, ACCEPT_ENCODING)
+
+    def source(
+        self, tokens: TokenStore, proxy: str | None, *, provider: str = "berlin"
+    ) -> TokenSource:
+        """The token of the account; where a login is needed it goes through ``proxy``."""
+        return tokens.source(
+            provider, self._name, lambda: self.login(proxy), password=self._password
+        )
+
+    async def login(self, proxy: str | None) -> str:
+        """Log in and return the token; raises ``JobError``."""
+        body = wire.login_body(self._name, self._password)
+        try:
+            async with asyncio.timeout(self._settings.login_timeout_s):
+                response = await self._post(self._login_url, body, {}, proxy)
+                try:
+                    if not _is_success(response):
+                        raise await self._refusal(response, proxy, None, _LOGIN_REFUSALS)
+                    answer = await _read(response, _LOGIN_ANSWER_BYTES)
+                finally:
+                    response.close()
+        except TimeoutError:
+            told = "the login at the upstream took too long (WORKER_LOGIN_TIMEOUT_S)"
+            raise JobError(ErrorCode.UPSTREAM_TIMEOUT, told, retryable=True) from None
+        return wire.read_token(answer)
+
+    async def stream(
+        self,
+        prompt: Prompt,
+        tokens: TokenSource,
+        proxy: str | None,
+        report: Report,
+        *,
+        raw_errors: bool = False,
+    ) -> AsyncGenerator[list[str], None]:
+        """The deltas of one completion; each list came in one read. Raises ``JobError``.
+
+        The error of a bad line shows 200 characters of what the upstream says there, without
+        markup, secrets and prompt; with ``raw_errors`` the line as it came, without secrets.
+        Closing the generator closes the connection.
+        """
+        response, body, quote = await self._begin(prompt, tokens, proxy, report, raw_errors)
+        reply, read = ReplyDecoder(Limits.of(self._settings), quote), body.read
+        # Chunks are yielded outside of every `except`: closing must raise nothing.
+        try:
+            while True:
+                broken = None
+                try:
+                    if not (data := await read()):
+                        body.finish()
+                except Exception as error:  # noqa: BLE001  # the edge, as in _post
+                    # What has arrived all the same, and the error that follows it.
+                    data, broken = body.unread(), http.transport_error(error)
+                deltas, bad = reply.feed(data) if data or broken else reply.finish()
+                failure = bad or broken
+                if failure:
+                    if reply.bad and not raw_errors:
+                        shown = reply.bad if broken else await _with_more(reply.bad, body)
+                        failure = bad_chunk(quote(shown))
+                    response.close()  # before the yield: whoever reads may take its time
+                if deltas:
+                    yield deltas
+                elif data:
+                    report.alive()
+                if failure:
+                    raise failure
+                if not data:
+                    return
+        finally:
+            body.forget()
+            response.close()
+
+    async def _begin(
+        self,
+        prompt: Prompt,
+        tokens: TokenSource,
+        proxy: str | None,
+        report: Report,
+        raw_errors: bool,
+    ) -> tuple[aiohttp.ClientResponse, Body, Callable[[bytes], str]]:
+        """The answer to one completion, its body, and what makes a text to show of a bad line."""
+        response, token = await self._open(prompt, tokens, proxy, report)
+
+        def quote(line: bytes) -> str:
+            secrets = self._secrets(proxy, token)
+            if raw_errors:
+                return hide(line.decode(errors="replace"), secrets)
+            return words(text_of(line, response.charset), secrets, prompt.text, _SHOWN_CHARS)
+
+        try:
+            if _is_success(response):
+                return response, Body(response, self._settings.max_text_bytes), quote
+            refusal = await self._refusal(response, proxy, token, prompt=prompt.text)
+        except BaseException:
+            response.close()
+            raise
+        response.close()
+        raise refusal
+
+    async def _open(
+        self, prompt: Prompt, tokens: TokenSource, proxy: str | None, report: Report
+    ) -> tuple[aiohttp.ClientResponse, Token]:
+        """The answer to one completion, and the token that it was asked with."""
+        token = await _timed(tokens.get, report)
+        response = await self._complete(prompt, token, proxy)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            response.close()
+            await tokens.invalidate(token)
+            token = await _timed(tokens.get, report)
+            response = await self._complete(prompt, token, proxy)
+        return response, token
+
+    async def _complete(
+        self, prompt: Prompt, token: Token, proxy: str | None
+    ) -> aiohttp.ClientResponse:
+        headers = {"token": token.value}
+        return await self._post(self._completion_url, prompt.body(), headers, proxy)
+
+    async def _post(
+        self, url: URL, body: bytes, headers: Mapping[str, str], proxy: str | None
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await self._session.post(
+                url,
+                data=body,
+                headers={**self._headers, **headers},
+                auto_decompress=False,  # providers.codings does, and sees a body that is cut
+                proxy=proxy or None,
+                allow_redirects=False,
+            )
+        except Exception as error:  # noqa: BLE001  # the edge: nothing but contract errors goes up
+            raise http.transport_error(error) from None
+
+    async def _refusal(
+        self,
+        response: aiohttp.ClientResponse,
+        proxy: str | None,
+        token: Token | None,
+        auth_statuses: frozenset[int] = http.AUTH_STATUSES,
+        *,
+        prompt: str = "",
+    ) -> JobError:
+        body = await read_error_body(response)
+        detail = words(body, self._secrets(proxy, token), prompt, _SHOWN_CHARS)
+        return http.status_error(
+            response.status,
+            detail,
+            response.headers.get("Retry-After"),
+            auth_statuses=auth_statuses,
+        )
+
+    def _secrets(self, proxy: str | None, token: Token | None) -> list[str]:
+        secrets = [self._name, self._password]
+        if token is not None:
+            secrets.append(token.value)
+        if proxy and (password := URL(proxy).password):
+            secrets.append(password)
+        return secrets
+
+
+def _credentials(settings: Settings) -> tuple[str, str]:
+    password = settings.berlin_password
+    if not settings.berlin_account or password is None or not password.get_secret_value():
+        raise SettingsError("set BERLIN_ACCOUNT and BERLIN_PASSWORD: berlin logs in with them")
+    return settings.berlin_account, password.get_secret_value()
+
+
+def _base_url(settings: Settings) -> URL:
+    told = "BERLIN_URL must be of the form https://host"
+    try:
+        url = URL(settings.berlin_url)
+    except ValueError:
+        raise SettingsError(told) from None
+    if url.scheme not in {"http", "https"} or not url.host or url.user or url.query_string:
+        raise SettingsError(told)
+    return url
+
+
+def _is_success(response: aiohttp.ClientResponse) -> bool:
+    return HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES
+
+
+async def _timed(get: Callable[[], Awaitable[Token]], report: Report) -> Token:
+    started = time.monotonic()
+    try:
+        return await get()
+    finally:
+        report.login_s += time.monotonic() - started
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    try:
+        return await read_at_most(response, limit)
+    except Exception as error:  # noqa: BLE001  # the edge, as in _post
+        raise http.transport_error(error) from None
+
+
+async def _with_more(line: bytes, body: Body) -> bytes:
+    """``line`` and what comes after it at once, 16 KiB at most: the words of one error."""
+    data = bytearray(line)
+    with contextlib.suppress(Exception):  # what has come is enough
+        async with asyncio.timeout(_MORE_WORDS_S):
+            while len(data) < ERROR_BODY_BYTES and (piece := await body.read()):
+                data += piece
+    return bytes(data[:ERROR_BODY_BYTES])

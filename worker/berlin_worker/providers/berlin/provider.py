@@ -1,0 +1,105 @@
+"""Berlin: the provider of the worker, and the class for everybody else.
+
+Both make the same calls (:mod:`berlin_worker.providers.berlin.api`). The service this
+protocol was first seen at has been gone since 2023: address and credentials are
+configuration, and any server that speaks the protocol will do.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from berlin_schemas import ErrorCode, Message, PromptJob
+from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers import http
+from berlin_worker.providers.base import Provider, Report, Services, TokenSource
+from berlin_worker.providers.berlin import protocol as wire
+from berlin_worker.providers.berlin.api import Account, Prompt
+from berlin_worker.providers.tokens.local import LocalTokens
+from berlin_worker.settings import Settings
+
+# What a job waits at most for the next bytes where it does not say (PromptJob).
+_STANDALONE_READ_TIMEOUT_S: Final = 60.0
+
+
+class BerlinProvider(Provider):
+    """The provider ``berlin``."""
+
+    default_model = wire.DEFAULT_MODEL
+
+    def __init__(self, services: Services) -> None:
+        """Raises ``SettingsError`` if credentials, address or proxy cannot be used."""
+        self._tokens = services.tokens
+        self._proxy = _default_proxy(services.settings)
+        self._account = Account(services.http, services.settings)
+        self._sources = {self._proxy: self._account.source(self._tokens, self._proxy)}
+
+    def check(self, job: PromptJob) -> None:
+        """Refuse unknown options, wrong types and a proxy that is no HTTP proxy."""
+        wire.check_options(job.options)
+        _check_proxy(job.proxy)
+
+    def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        """One completion; login and call go through the same proxy."""
+        proxy = job.proxy or self._proxy
+        prompt = Prompt(wire.format_prompt(job.messages), job.model, job.options)
+        return self._account.stream(prompt, self._source(proxy), proxy, report)
+
+    def _source(self, proxy: str | None) -> TokenSource:
+        # One for each proxy that the operator allows: all share the token, and each logs
+        # in the way its completions go.
+        if proxy not in self._sources:
+            self._sources[proxy] = self._account.source(self._tokens, proxy)
+        return self._sources[proxy]
+
+
+class Berlin:
+    """Berlin without a worker: no queue, no Redis, the settings from the environment."""
+
+    _tokens = LocalTokens()
+
+    @classmethod
+    async def create_async_generator(
+        cls,
+        model: str,
+        messages: Sequence[Message | Mapping[str, Any]],
+        proxy: str | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        """Stream the reply to ``messages``, delta by delta.
+
+        ``messages`` are objects with ``role`` and ``content``; ``kwargs`` are merged last
+        into the options of the call. The first call of a process logs in, later ones
+        use its token. Closing the generator closes the connection.
+
+        Raises ``SettingsError`` without ``BERLIN_ACCOUNT`` and ``BERLIN_PASSWORD``, and
+        ``JobError``, a ``RuntimeError``, for all that goes wrong at the upstream; that
+        of a bad chunk holds the line as it came.
+        """
+        settings = Settings.from_env()
+        prompt = Prompt(wire.format_prompt(messages), model, kwargs)
+        _check_proxy(proxy)
+        proxy = proxy or _default_proxy(settings)
+        async with http.open_session(
+            settings, read_timeout_s=_STANDALONE_READ_TIMEOUT_S
+        ) as session:
+            account = Account(session, settings)
+            # Another server is another upstream, even with the same account.
+            tokens = account.source(cls._tokens, proxy, provider=f"berlin {account.url}")
+            stream = account.stream(prompt, tokens, proxy, Report(), raw_errors=True)
+            async with aclosing(stream):
+                async for deltas in stream:
+                    for delta in deltas:
+                        yield delta
+
+
+def _default_proxy(settings: Settings) -> str | None:
+    proxy = settings.berlin_proxy
+    if proxy and (problem := http.proxy_problem(proxy)):
+        raise SettingsError(f"BERLIN_PROXY: {problem}")
+    return proxy
+
+
+def _check_proxy(proxy: str | None) -> None:
+    if proxy and (problem := http.proxy_problem(proxy)):
+        raise JobError(ErrorCode.INVALID_JOB, problem)

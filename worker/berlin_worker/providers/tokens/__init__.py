@@ -1,0 +1,1 @@
+"""Login tokens: who logs in, how long a token is used, and its encryption."""

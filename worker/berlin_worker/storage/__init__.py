@@ -1,0 +1,1 @@
+"""Redis: job records, logs, scripts, connections and the heartbeat of workers."""

@@ -1,0 +1,52 @@
+"""Which database of a server a client uses: it tells the fleets of one server apart.
+
+Keys belong to a database, channels belong to the whole server. So events of a worker on a
+database other than 0 carry the number as ``db``, and control messages as ``fleet``; readers
+and workers skip those of another database.
+"""
+
+import contextlib
+from collections.abc import Collection
+from typing import Any
+
+from redis import ConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from berlin_schemas import names
+from berlin_worker.config import urls
+
+
+def database_of(client: Any) -> int:
+    """The number of the database of ``client``, a redis-py client of either kind."""
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+def database_of_url(url: str) -> int:
+    """The number of the database that the URL of an event store names."""
+    return urls.parse_redis(url, "WORKER_EVENT_SHARDS").db or 0
+
+
+def other_fleets(client: Redis, own: Collection[int]) -> list[int]:
+    """The databases of the server, other than ``own``, that hold jobs or workers of a fleet.
+
+    A server that does not answer INFO, or refuses a database, reports none.
+    """
+    try:
+        keyspace: Any = client.info("keyspace")
+    except RedisError:
+        client.connection_pool.disconnect()  # fakeredis hangs up after an error
+        return []
+    found = []
+    for number in sorted(int(name[2:]) for name in keyspace if name[2:].isdigit()):
+        if number in own:
+            continue
+        with contextlib.suppress(RedisError), _on_database(client, number) as other:
+            if other.exists(names.FLEET, names.WATCH, names.JOBS):
+                found.append(number)
+    return found
+
+
+def _on_database(client: Redis, number: int) -> Redis:
+    pool = client.connection_pool
+    options = {**pool.connection_kwargs, "db": number}
+    return Redis.from_pool(ConnectionPool(pool.connection_class, **options))

@@ -1,0 +1,18 @@
+"""Load the Lua scripts: a file each in ``lua/``, with keys, arguments and reply in its header."""
+
+import hashlib
+from importlib.resources import files
+
+
+def source(name: str, *before: str) -> str:
+    """The text of the script ``name`` (without ``.lua``), the prelude and ``before`` before it."""
+    return "".join(map(_read, ("prelude", *before, name)))
+
+
+def sha1(script: str) -> str:
+    """By what EVALSHA names a script."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

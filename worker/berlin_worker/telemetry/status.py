@@ -1,0 +1,155 @@
+"""What one process says of itself over HTTP: gathers what the checks and the metrics need."""
+
+import asyncio
+import platform
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final, Self
+
+import redis
+from redis.exceptions import ResponseError
+
+from berlin_schemas import names
+from berlin_worker.telemetry import readiness
+from berlin_worker.telemetry.cached_probe import NoAnswer, Probe, ask_all
+from berlin_worker.telemetry.gauges import Reading
+from berlin_worker.telemetry.liveness import Life
+
+_PATIENCE_S: Final = 0.8
+"""So long an answer over HTTP waits for the servers behind it: probes give up after a second."""
+_STORE_SILENT_S: Final = 4.0
+"""A worker whose store is silent for longer takes no jobs (``berlin_worker.broker.visibility``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a scrape reads in this process, from another thread; ``no_token`` runs in the loop."""
+
+    jobs_in_flight: Callable[[], int]
+    suspects_waiting: Callable[[], int]
+    journal_buffer_bytes: Callable[[], int]
+    journal_limit_bytes: int
+    store_silent_s: Callable[[], float]
+    no_token: Callable[[], Coroutine[Any, Any, str | None]]
+
+
+class Observer:
+    """Answers from any thread. ``queue`` counts the messages at the broker, and blocks.
+
+    Use it as a context manager: it holds threads and a connection.
+    """
+
+    def __init__(
+        self,
+        life: Life,
+        inside: Inside,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        queue: Callable[[], Mapping[str, int]],
+        redis_url: str,
+        broker_url: str,
+        lease_s: float,
+    ) -> None:
+        self._life = life
+        self._inside = inside
+        self._loop = loop
+        self._lease_s = lease_s
+        scheme = broker_url.partition(":")[0]
+        self._system = "rabbitmq" if scheme.startswith(("amqp", "pyamqp")) else "redis"
+        self._build = (version("berlin-worker"), platform.python_version(), _name_of(loop))
+        self._redis = redis.Redis.from_url(
+            redis_url, socket_timeout=2.0, socket_connect_timeout=2.0, max_connections=1
+        )
+        self._broker_probe = Probe("broker", queue)
+        self._redis_probe = Probe("redis", self._dead_letters)
+        self._token_probe = Probe("token", self._no_token)
+
+    def live(self) -> tuple[int, Mapping[str, Any]]:
+        """``/livez``; asks nobody."""
+        return readiness.report(self._alive())
+
+    def ready(self) -> tuple[int, Mapping[str, Any]]:
+        """``/readyz``."""
+        return readiness.report(self._look()[0])
+
+    def read(self) -> Reading:
+        """What the metrics show beside what was counted."""
+        looked, queue, dead_letters = self._look()
+        inside, life = self._inside, self._life
+        return Reading(
+            messaging_system=self._system,
+            jobs_in_flight=inside.jobs_in_flight(),
+            job_slots=life.slots,
+            suspects_waiting=inside.suspects_waiting(),
+            queue=queue,
+            dead_letters=dead_letters,
+            journal_buffer_bytes=inside.journal_buffer_bytes(),
+            journal_limit_bytes=inside.journal_limit_bytes,
+            loop_silence_s=life.loop.silence_s,
+            consumer_silence_s=life.consumer.silence_s,
+            checks={name: check.ok for name, check in looked.items()},
+            draining=life.draining,
+            build=self._build,
+        )
+
+    def _alive(self) -> readiness.Checks:
+        life = self._life
+        return readiness.live(
+            loop_silence_s=life.loop.silence_s,
+            consumer_silence_s=life.consumer.silence_s,
+            draining=life.draining,
+            lease_s=self._lease_s,
+        )
+
+    def _look(self) -> tuple[readiness.Checks, Mapping[str, int], int | None]:
+        ask_all((self._broker_probe, self._redis_probe, self._token_probe))
+        give_up = time.monotonic() + _PATIENCE_S
+        queue: Mapping[str, int] = {}
+        dead_letters, broker, store, token = None, None, None, None
+        try:
+            queue = self._broker_probe.answer(give_up)
+        except NoAnswer as error:
+            broker = str(error)
+        try:
+            dead_letters = self._redis_probe.answer(give_up)
+        except NoAnswer as error:
+            store = str(error)
+        try:
+            token = self._token_probe.answer(give_up)
+        except NoAnswer as error:
+            token = str(error)
+        silent_s = self._inside.store_silent_s()
+        if store is None and silent_s > _STORE_SILENT_S:
+            store = f"the event store has not answered for {silent_s:.1f} s"
+        outside = readiness.Outside(broker, store, token)
+        draining = self._life.draining
+        return readiness.ready(self._alive(), outside, draining=draining), queue, dead_letters
+
+    def _dead_letters(self) -> int | None:
+        self._redis.ping()
+        try:
+            counted: Any = self._redis.xlen(names.DEAD_LETTERS)
+        except ResponseError:  # a user that may not ask
+            return None
+        return int(counted)
+
+    def _no_token(self) -> str | None:
+        asked = asyncio.run_coroutine_threadsafe(self._inside.no_token(), self._loop)
+        try:
+            return asked.result(_PATIENCE_S)
+        finally:
+            asked.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for probe in (self._broker_probe, self._redis_probe, self._token_probe):
+            probe.close()
+        self._redis.close()
+
+
+def _name_of(loop: asyncio.AbstractEventLoop) -> str:
+    return type(loop).__module__.partition(".")[0]
