@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from berlin_worker import service
+from berlin_worker.broker import running
 from berlin_worker.broker.qos import QoS
 from berlin_worker.broker.visibility import CUT_OFF_S, HUNG_S, came_back_at_once, look
 from berlin_worker.pool.thread import LoopThread
@@ -38,7 +38,7 @@ def test_a_worker_that_hangs_takes_no_message_and_one_that_answers_does():
 
 
 def test_a_worker_that_is_cut_off_from_the_store_takes_no_message(monkeypatch):
-    monkeypatch.setattr(service, "silent_s", lambda: CUT_OFF_S + 0.1)
+    monkeypatch.setattr(running, "silent_s", lambda: CUT_OFF_S + 0.1)
     look(SimpleNamespace(silent_s=0.0))
     assert not qos().can_consume()
 

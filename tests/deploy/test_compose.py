@@ -27,6 +27,8 @@ from tests.support.manifests import DEPLOY, compose, container_environ, example_
 from tests.support.needed import needed
 from tests.support.workers import ROOT, wait_until
 
+pytestmark = pytest.mark.unit
+
 REDIS_CLI = f"""#!{sys.executable}
 import os, redis, sys
 assert sys.argv[1::2] == ["--user", "ping"], sys.argv

@@ -14,6 +14,8 @@ from tests.support.manifests import tool
 from tests.support.promql import Told, expressions, selectors_of
 from tests.support.workers import ROOT, wait_until
 
+pytestmark = pytest.mark.integration
+
 EXPRESSIONS = expressions()
 
 

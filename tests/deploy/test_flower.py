@@ -17,6 +17,8 @@ from tests.support.fleet import Fleet, prompt
 from tests.support.manifests import tool
 from tests.support.workers import wait_until
 
+pytestmark = pytest.mark.integration
+
 PROMPT = "the-secret-prompt"
 REPLY = "the-secret-reply"
 BROWSER = (

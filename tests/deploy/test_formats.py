@@ -22,6 +22,8 @@ from tests.support.manifests import (
     without_hashes,
 )
 
+pytestmark = pytest.mark.unit
+
 KUBERNETES = DEPLOY / "kubernetes"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 UNIT = DEPLOY / "systemd" / "berlin-worker.service"

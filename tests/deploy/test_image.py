@@ -18,6 +18,8 @@ from berlin_worker.embedded.redis_server import free_port
 from tests.support.manifests import DEPLOY
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.integration
+
 TEXT = re.sub(
     r"\\\n\s*", "", re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
 )

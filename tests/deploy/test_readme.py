@@ -36,6 +36,8 @@ from berlin_worker.telemetry import job_end
 from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S
 
+pytestmark = pytest.mark.integration
+
 DOCUMENTS = ("README.md", "deploy/README.md")
 PARSED = {"json", "toml", "yaml", "text"}
 RUN = {"bash", "python"}

@@ -16,6 +16,8 @@ from tests.support.manifests import DEPLOY, one, rendered
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
+pytestmark = pytest.mark.unit
+
 SLOTS = 10
 COUNT = """
 local count = {list = 'llen', hash = 'hlen', zset = 'zcard', none = 'llen'}

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from berlin_worker.telemetry import otel_setup, tracing
+from berlin_worker.telemetry import otel_setup, tracer, tracing
+from berlin_worker.telemetry.tracer import open_tracer
 
 pytestmark = pytest.mark.unit
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.unit
 def test_traces_are_sent_where_the_environment_says_where(
     environ: dict[str, str], wanted: bool
 ) -> None:
-    assert tracing.asked_for(environ) is wanted
+    assert tracer.asked_for(environ) is wanted
 
 
 async def test_a_missing_extra_is_said_once_and_changes_nothing(
@@ -39,7 +40,7 @@ async def test_a_missing_extra_is_said_once_and_changes_nothing(
 ) -> None:
     monkeypatch.delattr("berlin_worker.telemetry.otel_setup")
     monkeypatch.setitem(sys.modules, "berlin_worker.telemetry.otel_setup", None)
-    async with tracing.opened({"OTEL_TRACES_EXPORTER": "otlp"}) as tracer:
+    async with open_tracer({"OTEL_TRACES_EXPORTER": "otlp"}) as tracer:
         assert tracer is tracing.OFF
     assert "berlin-worker[otel]" in caplog.text
 
@@ -47,7 +48,7 @@ async def test_a_missing_extra_is_said_once_and_changes_nothing(
 async def test_an_exporter_that_nobody_has_is_said_and_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with tracing.opened({"OTEL_TRACES_EXPORTER": "carrier_pigeon"}) as tracer:
+    async with open_tracer({"OTEL_TRACES_EXPORTER": "carrier_pigeon"}) as tracer:
         assert tracer is tracing.OFF
     assert "carrier_pigeon" in caplog.text
 

@@ -19,6 +19,7 @@ from berlin_worker.errors import Fenced, JobError
 from berlin_worker.providers.base import Report
 from berlin_worker.telemetry import tracing
 from berlin_worker.telemetry.otel import OtelTracer, captures
+from berlin_worker.telemetry.tracer import open_tracer
 
 pytestmark = pytest.mark.unit
 
@@ -286,7 +287,7 @@ def test_the_opt_in_takes_the_values_of_the_convention(value: str, wanted: bool)
 
 async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "opentelemetry.sdk.trace")
-    async with tracing.opened({}) as tracer:
+    async with open_tracer({}) as tracer:
         assert tracer is tracing.OFF
     with tracing.OFF.delivery("job-1", PRODUCER) as job_trace:
         with job_trace.chat(job(), 1, Report()) as chat:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -14,15 +15,12 @@ import redis.asyncio
 from celery import Celery, signals
 from celery.platforms import EX_FAILURE
 from celery.worker import state
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
 
-from berlin_schemas import names
 from berlin_schemas.shards import shard_of
+from berlin_worker.broker import running
 from berlin_worker.broker.job_queue import CeleryDoorbell
+from berlin_worker.client import queue_depth
 from berlin_worker.config.addresses import address
-from berlin_worker.errors import JobError
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.quarantine import Suspects
@@ -36,7 +34,6 @@ from berlin_worker.providers.http import open_session
 from berlin_worker.providers.served import provider_cache
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
-from berlin_worker.storage.connections import keepalive
 from berlin_worker.storage.databases import database_of
 from berlin_worker.storage.heartbeat import Load, Presence, this_process
 from berlin_worker.storage.job_store import RedisStore
@@ -45,65 +42,16 @@ from berlin_worker.storage.sharding.parking import Parking
 from berlin_worker.storage.sharding.router import Core, Router, StrayBell
 from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
-from berlin_worker.telemetry import tracing
+from berlin_worker.storage.worker_connection import connect
 from berlin_worker.telemetry.http_endpoint import observed
 from berlin_worker.telemetry.liveness import LIFE
 from berlin_worker.telemetry.stats import Stats
+from berlin_worker.telemetry.status import Inside
+from berlin_worker.telemetry.tracer import open_tracer
 
 logger = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
-_running: tuple[Router, asyncio.AbstractEventLoop] | None = None
-_tracer: tracing.Tracer = tracing.OFF
-
-
-def runner() -> Router:
-    """What runs the jobs of this process; raises ``RuntimeError`` outside of :func:`lifespan`."""
-    if _running is None:
-        raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
-    return _running[0]
-
-
-def tracer() -> tracing.Tracer:
-    """Where the spans of this process come from."""
-    return _tracer
-
-
-def cancel(job_id: str, reason: str) -> None:
-    """End a job as ``cancelled``, known or not; returns at once. From any thread."""
-    if _running is not None and names.is_job_id(job_id):
-        current, loop = _running
-        asyncio.run_coroutine_threadsafe(current.cancel(job_id, reason, only_queued=False), loop)
-
-
-def discard(job_id: object, reason: str, told: str, message: bytes) -> None:
-    """Bury a message that is no delivery of a job; returns when it is done. From any thread.
-
-    Raises ``TimeoutError`` while Redis does not answer.
-    """
-    assert _running is not None, "called by the consumer, which the pool outlives"
-    current, loop = _running
-    work = current.discard(job_id, reason, told, message)
-    asyncio.run_coroutine_threadsafe(work, loop).result(_CLOSE_S)
-
-
-def refuse(job_id: str, refusal: JobError) -> None:
-    """End a job as failed, unless somebody is at work on it; returns at once. From any thread."""
-    if _running is not None:
-        current, loop = _running
-        asyncio.run_coroutine_threadsafe(current.refuse(job_id, refusal), loop)
-
-
-def revoke(job_ids: list[str], running: bool) -> None:
-    """Note that Celery has revoked jobs; those that run if ``running``. From any thread."""
-    if _running is not None and job_ids:
-        current, loop = _running
-        asyncio.run_coroutine_threadsafe(current.revoke(job_ids, running=running), loop)
-
-
-def silent_s() -> float:
-    """How long no event store has answered. From any thread."""
-    return 0.0 if _running is None else _running[0].silent_s
 
 
 @contextlib.asynccontextmanager
@@ -112,12 +60,11 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
 
     Raises ``SettingsError`` for settings that are missing or make no sense.
     """
-    global _running, _tracer  # noqa: PLW0603  # one worker, one loop, one runner in a process
     settings = Settings.from_env()
     await server_check.check(settings, os.environ)
     async with contextlib.AsyncExitStack() as stack:
         servers = {"berlin": settings.berlin_url}
-        _tracer = await stack.enter_async_context(tracing.opened(os.environ, servers=servers))
+        tracer = await stack.enter_async_context(open_tracer(os.environ, servers=servers))
         home = await stack.enter_async_context(connect(settings.redis_url))
         stores = [
             home if url == settings.redis_url else await stack.enter_async_context(connect(url))
@@ -166,15 +113,21 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             background["marks"] = marks.write_forever()
         for name, work in background.items():
             stack.push_async_callback(_cancelled, _supervised(name, work))
-        stack.enter_context(
-            observed(app, settings, current, stats=stats, tokens=tokens, suspects=suspects)
+        inside = Inside(
+            jobs_in_flight=lambda: sum(len(core.leases) for core in cores),
+            suspects_waiting=lambda: len(suspects),
+            journal_buffer_bytes=lambda: sum(core.journal.buffered_bytes for core in cores),
+            journal_limit_bytes=settings.journal_buffer_bytes,
+            store_silent_s=lambda: current.silent_s,
+            no_token=tokens.problem,
         )
+        depth = functools.partial(queue_depth.count, app)
+        stack.enter_context(observed(settings, stats, inside, depth))
         stack.enter_context(seldom_collected())
-        _running = current, asyncio.get_running_loop()
         try:
-            yield
+            with running.serving(current, tracer):
+                yield
         finally:
-            _running, _tracer = None, tracing.OFF
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
                     await current.drained()
@@ -244,32 +197,6 @@ async def _marked(
     marks = Marks((home, at_home), list(zip(stores, places, strict=True)))
     await marks.write()
     return marks
-
-
-class _FreshPool(redis.asyncio.BlockingConnectionPool):
-    """Hands out no connection that has lain idle: to find it half open would take a timeout."""
-
-    async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Called by redis-py for each connection that it hands out."""
-        now = asyncio.get_running_loop().time()
-        if connection.is_connected and now > connection.next_health_check:
-            await connection.disconnect(nowait=True)
-        await super().ensure_connection(connection)
-
-
-def connect(url: str) -> redis.asyncio.Redis:
-    """A Redis of events, log, token and limits; a lost connection shows within seconds."""
-    pool = _FreshPool.from_url(
-        url,
-        max_connections=32,
-        timeout=None,
-        socket_timeout=5.0,
-        socket_connect_timeout=5.0,
-        **keepalive(url),
-        health_check_interval=3,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-    )
-    return redis.asyncio.Redis.from_pool(pool)
 
 
 def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

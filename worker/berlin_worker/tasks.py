@@ -9,8 +9,7 @@ from celery.worker.request import Context
 from celery.worker.state import task_ready
 
 from berlin_schemas import ErrorCode, names
-from berlin_worker import service
-from berlin_worker.broker import revocation
+from berlin_worker.broker import revocation, running
 from berlin_worker.broker.qos import QoS
 from berlin_worker.broker.validation import check
 from berlin_worker.broker.visibility import came_back_at_once
@@ -70,7 +69,7 @@ class PromptRequest(AsyncioRequest):
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """As Celery's; a job that was not even claimed by then is told of its end, too."""
         super().on_timeout(soft, timeout)
-        service.refuse(self.id, time_limit_passed())
+        running.refuse(self.id, time_limit_passed())
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
         """As Celery's, and REVOKED for a job that was cancelled.
@@ -85,7 +84,7 @@ class PromptRequest(AsyncioRequest):
         # For SoftTimeLimitExceeded see on_timeout.
         if not isinstance(error, HandedBack | SoftTimeLimitExceeded | TaskFailed | TaskDropped):
             told = "the worker could not run the task"
-            service.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
+            running.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
 
     _already_revoked: bool
 
@@ -122,20 +121,20 @@ def report(outcome: Outcome) -> None:
 @app.task(name=names.TASK, bind=True, base=PromptTask, throws=(TaskFailed,))  # type: ignore[untyped-decorator]  # celery has no types
 async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     """Run one prompt job (contract, "Names"): one positional argument, the job object."""
-    job_id, tracer = self.request.id, service.tracer()
+    job_id, tracer = self.request.id, running.tracer()
     told = {name: self.request.get(name) for name in tracer.fields}
     # Anybody may put anything on the queue.
     headers = {name: value for name, value in told.items() if isinstance(value, str)}
     came_back = came_back_at_once(self.request.delivery_info, app.conf)
     with tracer.delivery(job_id, headers):
-        outcome = await service.runner().run(job_id, args, kwargs, came_back=came_back)
+        outcome = await running.router().run(job_id, args, kwargs, came_back=came_back)
     report(outcome)
 
 
 @task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # the same
 def revoked(request: Context, *, expired: bool, **_: Any) -> None:
     """A job that Celery drops before it has begun ends as ``cancelled`` all the same."""
-    service.cancel(request.id, "expired" if expired else "revoked")
+    running.cancel(request.id, "expired" if expired else "revoked")
 
 
-revocation.install(service.revoke)
+revocation.install(running.revoke)

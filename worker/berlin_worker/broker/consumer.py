@@ -17,8 +17,7 @@ from celery.worker.consumer import Consumer
 from kombu.serialization import registry
 
 from berlin_schemas import ErrorCode
-from berlin_worker import service
-from berlin_worker.broker import decompression, envelope
+from berlin_worker.broker import decompression, envelope, running
 from berlin_worker.broker.guard import Guarded, is_lost_connection
 from berlin_worker.broker.remote_control import ControlNode, guarded_events
 from berlin_worker.broker.transport import check_options
@@ -121,7 +120,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
     ) -> None:
         logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
         try:
-            service.discard(envelope.task_id_of(message), reason, told, _bytes_of(message.body))
+            running.discard(envelope.task_id_of(message), reason, told, _bytes_of(message.body))
         except Exception as failure:  # noqa: BLE001  # Redis does not answer, or refuses
             logger.error("it could not be moved to the dead letters: %r", failure)  # noqa: TRY400  # says all there is
             self._release(message)
@@ -144,4 +143,4 @@ def _bytes_of(body: Any) -> bytes:
 def _tell_reader(job_id: str) -> None:
     if job_id:
         told = "the message is none that a Celery worker can read"
-        service.refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))
+        running.refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))

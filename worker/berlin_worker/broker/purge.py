@@ -111,15 +111,15 @@ async def _end_all(stores: Sequence[tuple[Any, Any]], task_ids: Iterable[object]
 async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     """The store and the journal of each shard, closed with ``stack``."""
     # Only a purge needs these: importing the app must not load the worker.
-    from berlin_worker import service  # noqa: PLC0415  # see above
     from berlin_worker.jobs.journal import Journal  # noqa: PLC0415  # see above
     from berlin_worker.settings import Settings  # noqa: PLC0415  # see above
     from berlin_worker.storage.job_store import RedisStore  # noqa: PLC0415  # see above
+    from berlin_worker.storage.worker_connection import connect  # noqa: PLC0415  # see above
 
     settings = Settings.from_env()
     stores: list[tuple[Any, Any]] = []
     for url in settings.shards:
-        client = await stack.enter_async_context(service.connect(url))
+        client = await stack.enter_async_context(connect(url))
         owner = f"purge/{secrets.token_hex(4)}"
         store = RedisStore.from_settings(client, settings, owner=owner)
         journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)

@@ -16,6 +16,7 @@ from celery.app.utils import Settings
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from berlin_worker.broker import running
 from berlin_worker.broker.qos import QoS
 
 logger = get_logger(__name__)
@@ -122,9 +123,7 @@ def look(pool: Any) -> None:
     Its jobs are taken over if not (see ``leases``); its consumer, which lives on in the main
     thread, must not take more, nor hold on to what it has.
     """
-    from berlin_worker import service  # noqa: PLC0415  # who imports the app need not load the worker
-
-    hung = pool.silent_s > HUNG_S or service.silent_s() > CUT_OFF_S
+    hung = pool.silent_s > HUNG_S or running.silent_s() > CUT_OFF_S
     if hung != QoS.hung:
         told = "hangs, or is cut off from Redis: no more jobs" if hung else "can work again"
         logger.warning("this worker %s", told)

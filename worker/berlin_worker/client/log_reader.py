@@ -16,8 +16,8 @@ from redis.exceptions import NoPermissionError
 from berlin_schemas import names
 from berlin_worker.client.batcher import Batcher
 from berlin_worker.client.replay import Entry, Glance
-from berlin_worker.client.resp3 import Command
 from berlin_worker.storage import stored_values
+from berlin_worker.storage.connections import Command
 
 _READS_AT_ONCE: Final = 16
 """Reads in one round trip. While 64 readers of long logs keep a process busy, its live events

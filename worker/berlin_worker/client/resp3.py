@@ -15,14 +15,13 @@ from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoPermissionError, RedisError, ResponseError
 
+from berlin_worker.storage.connections import Command
+
 _CONNECT_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
 _NO_MORE: Final = object()
 _IN_TURN: Final = {b"subscribe", b"unsubscribe", b"pong"}
 """What answers a command, though it may come as messages do."""
-
-Command = tuple[Any, ...]
-"""Its name and arguments: ``str``, ``bytes`` or ``int``."""
 
 
 class Lost(RedisConnectionError):

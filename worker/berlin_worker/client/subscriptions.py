@@ -22,11 +22,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from berlin_worker.client.resp3 import Command, Link, fail
+from berlin_worker.client.resp3 import Link, fail
 from berlin_worker.client.subscription import Mailbox
 from berlin_worker.client.values import CLOSED
 from berlin_worker.errors import ClientError
-from berlin_worker.storage.connections import TIMEOUT_S, passes, refusal
+from berlin_worker.storage.connections import TIMEOUT_S, Command, passes, refusal
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,6 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from berlin_worker.client.resp3 import Command
 from berlin_worker.storage import supported_servers
 
 TIMEOUT_S: Final = 5.0
@@ -43,6 +42,9 @@ _OF_UNKNOWN: Final = ", with args beginning with"
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 
 E = TypeVar("E", bound=BaseException)
+
+Command = tuple[Any, ...]
+"""Name and arguments of a Redis command: ``str``, ``bytes`` or ``int``."""
 
 
 class _Pool(BlockingConnectionPool):

@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate, trace
@@ -19,10 +19,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from berlin_schemas import PromptJob, names
 from berlin_worker.errors import Fenced, JobError
-from berlin_worker.telemetry.tracing import CURRENT, memo_of
-
-if TYPE_CHECKING:
-    from berlin_worker.providers.base import Report
+from berlin_worker.telemetry.tracing import CURRENT, ChatReport, memo_of
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
@@ -103,7 +100,7 @@ class OtelTracer:
 
     @contextlib.contextmanager
     def chat(
-        self, job: PromptJob, job_id: str, attempt: int, report: "Report"
+        self, job: PromptJob, job_id: str, attempt: int, report: ChatReport
     ) -> Iterator["_Chat"]:
         """The span ``chat {model}``; errors that leave the block are told by their code."""
         attributes: dict[str, Any] = {
@@ -164,7 +161,7 @@ class _JobTrace:
         return memo_of(headers)
 
     def chat(
-        self, job: PromptJob, attempt: int, report: "Report"
+        self, job: PromptJob, attempt: int, report: ChatReport
     ) -> contextlib.AbstractContextManager["_Chat"]:
         return self._tracer.chat(job, self._job_id, attempt, report)
 
@@ -187,7 +184,7 @@ class _JobTrace:
 
 
 class _Chat:
-    def __init__(self, span: Span, report: "Report", *, captures: bool) -> None:
+    def __init__(self, span: Span, report: ChatReport, *, captures: bool) -> None:
         self._span = span
         self._report = report
         self._begun = time.monotonic()

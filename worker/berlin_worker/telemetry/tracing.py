@@ -4,25 +4,24 @@ What runs a job knows the protocols here. Without the extra ``otel``, or where n
 traces, it gets :data:`OFF`, which does nothing, and OpenTelemetry is never imported.
 """
 
-import contextlib
 import json
-import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from berlin_schemas import PromptJob
 
-if TYPE_CHECKING:
-    from berlin_worker.providers.base import Report
-
-logger = logging.getLogger(__name__)
-
 _MEMO_BYTES: Final = 1024
-_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+class ChatReport(Protocol):
+    """What a call upstream has reported when it ends; see ``providers.base.Report``."""
+
+    login_s: float
+    finish_reason: Literal["stop", "length"]
+    usage: dict[str, Any] | None
 
 
 class Chat(Protocol):
@@ -45,7 +44,9 @@ class JobTrace(Protocol):
     def memo(self) -> str:
         """What a later delivery of the job should carry, to be of the same trace; may be empty."""
 
-    def chat(self, job: PromptJob, attempt: int, report: "Report") -> AbstractContextManager[Chat]:
+    def chat(
+        self, job: PromptJob, attempt: int, report: ChatReport
+    ) -> AbstractContextManager[Chat]:
         """A span below it for the call upstream, as long as the block runs; sees how that ends."""
 
     def retried(self, attempt: int, code: str, delay_s: float) -> None:
@@ -80,7 +81,7 @@ class _Off(AbstractContextManager["_Off"]):
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> Self:  # noqa: ARG002  # the protocol's
         return self
 
-    def chat(self, job: PromptJob, attempt: int, report: "Report") -> Self:  # noqa: ARG002  # the same
+    def chat(self, job: PromptJob, attempt: int, report: ChatReport) -> Self:  # noqa: ARG002  # the same
         return self
 
     def reading(self, stream: AsyncGenerator[list[str], None]) -> AsyncGenerator[list[str], None]:
@@ -110,41 +111,6 @@ def current() -> JobTrace:
     Set in the asyncio task of the job, and seen by the tasks that it starts.
     """
     return CURRENT.get()
-
-
-def asked_for(environ: Mapping[str, str]) -> bool:
-    """Whether the environment asks for traces, by OpenTelemetry's own variables.
-
-    They are sent where an exporter is named or an endpoint is given: to send them to
-    ``localhost``, as OpenTelemetry does where nothing is set, would be a surprise here.
-    """
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    if exporter := environ.get(_EXPORTER, "").strip():
-        return exporter.lower() != "none"
-    return any(environ.get(name) for name in _ENDPOINTS)
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    environ: Mapping[str, str], *, servers: Mapping[str, str] | None = None
-) -> AsyncIterator[Tracer]:
-    """The tracer of this process; what it still holds is sent when the block ends.
-
-    That of ``opentelemetry-instrument``, if the worker was started by it, else one that the
-    environment describes. ``servers`` are the URLs of the upstreams by provider.
-    """
-    if not asked_for(environ) and "opentelemetry.sdk.trace" not in sys.modules:
-        yield OFF
-        return
-    try:
-        from berlin_worker.telemetry import otel_setup  # noqa: PLC0415  # only here is it needed, if at all
-    except ImportError:
-        logger.warning("no traces: they need the extra, pip install 'berlin-worker[otel]'")
-        yield OFF
-        return
-    async with otel_setup.opened(environ, servers=servers or {}, own=asked_for(environ)) as tracer:
-        yield tracer or OFF
 
 
 def inject() -> dict[str, str]:

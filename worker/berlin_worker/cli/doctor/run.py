@@ -226,7 +226,6 @@ async def _build_providers(settings: Settings) -> frozenset[str]:
     Raises what the start of a worker raises.
     """
     # Half a second of import, after the checks of Redis have been shown.
-    from berlin_worker import service  # noqa: PLC0415  # see above
     from berlin_worker.providers.base import Services  # noqa: PLC0415  # see above
     from berlin_worker.providers.http import open_session  # noqa: PLC0415  # see above
     from berlin_worker.providers.served import (  # noqa: PLC0415  # see above
@@ -234,9 +233,10 @@ async def _build_providers(settings: Settings) -> frozenset[str]:
         provider_cache,
     )
     from berlin_worker.storage.shared_tokens import RedisTokens  # noqa: PLC0415  # see above
+    from berlin_worker.storage.worker_connection import connect  # noqa: PLC0415  # see above
     from berlin_worker.telemetry.stats import Stats  # noqa: PLC0415  # see above
 
-    async with open_session(settings) as session, service.connect(settings.redis_url) as redis:
+    async with open_session(settings) as session, connect(settings.redis_url) as redis:
         tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
         provider_cache(Services(session, tokens, settings, os.environ), settings)
     return configured_providers(settings)

@@ -1,0 +1,85 @@
+"""The tree keeps its shape: floors, sizes of files and functions, one level a test file."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[1]
+WORKER = ROOT / "worker/berlin_worker"
+SOURCES = sorted([*WORKER.rglob("*.py"), *(ROOT / "schemas").rglob("*.py")])
+MOST_LINES = 300
+MOST_LINES_OF_A_FUNCTION = 60
+LEVELS = {"unit", "contract", "integration"}
+APART = {"chaos", "smoke", "support", "toy"}
+"""Folders of tests/ whose files have no level: they run apart, or are no tests."""
+
+
+def layers() -> list[str]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    [contract] = [
+        each for each in config["tool"]["importlinter"]["contracts"] if each["type"] == "layers"
+    ]
+    found: list[str] = contract["layers"]
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(WORKER).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> Iterator[tuple[str, int]]:
+    """Room and line of each import, also of those for type checkers alone."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{each.name}" for each in node.names]
+        elif isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        for name in names:
+            package, *rest = name.split(".")
+            if package == "berlin_worker" and rest:
+                yield rest[0], node.lineno
+
+
+def test_no_import_goes_against_the_floors() -> None:
+    floor = {room: number for number, room in enumerate(layers())}
+    upward = [
+        f"{path.relative_to(ROOT)}:{line}: {room_of(path)} imports {room}"
+        for path in WORKER.rglob("*.py")
+        if room_of(path) != "__init__"
+        for room, line in imported_rooms(path)
+        if room != room_of(path) and floor.get(room, -1) <= floor[room_of(path)]
+    ]
+    assert upward == []
+
+
+def test_no_file_and_no_function_is_too_long() -> None:
+    long = []
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > MOST_LINES:
+            long.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                size = node.end_lineno - node.lineno + 1
+                if size > MOST_LINES_OF_A_FUNCTION:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}, {size}")
+    assert long == []
+
+
+def test_every_test_file_has_one_level() -> None:
+    wrong = []
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if APART & set(path.relative_to(ROOT / "tests").parts):
+            continue
+        text = path.read_text(encoding="utf-8")
+        found = {level for level in LEVELS if f"pytest.mark.{level}" in text}
+        if len(found) != 1:
+            wrong.append(f"{path.relative_to(ROOT)}: {sorted(found) or 'no level'}")
+    assert wrong == []

@@ -1,0 +1,78 @@
+"""The router and the tracer of this process, for callers in any thread."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from berlin_schemas import names
+from berlin_worker.errors import JobError
+from berlin_worker.telemetry import tracing
+
+if TYPE_CHECKING:  # importing the Celery app must not load the worker
+    from berlin_worker.storage.sharding.router import Router
+
+_TIMEOUT_S: Final = 5.0
+
+_running: "tuple[Router, asyncio.AbstractEventLoop] | None" = None
+_tracer: tracing.Tracer = tracing.OFF
+
+
+@contextlib.contextmanager
+def serving(router: "Router", tracer: tracing.Tracer) -> Iterator[None]:
+    """Make ``router`` and ``tracer`` those of this process; call it in the event loop of jobs."""
+    global _running, _tracer  # a process has one worker, one loop, one router
+    _running, _tracer = (router, asyncio.get_running_loop()), tracer
+    try:
+        yield
+    finally:
+        _running, _tracer = None, tracing.OFF
+
+
+def router() -> "Router":
+    """Return what runs the jobs; raises ``RuntimeError`` if no worker runs in this process."""
+    if _running is None:
+        raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
+    return _running[0]
+
+
+def tracer() -> tracing.Tracer:
+    """Return the tracer; it does nothing if no worker runs in this process."""
+    return _tracer
+
+
+def cancel(job_id: str, reason: str) -> None:
+    """End a job as ``cancelled``, also if it is unknown; returns at once."""
+    if _running is not None and names.is_job_id(job_id):
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.cancel(job_id, reason, only_queued=False), loop)
+
+
+def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
+    """Make a dead letter of a message that is no delivery of a job; returns when that is done.
+
+    Raises ``TimeoutError`` if Redis does not answer within 5 s.
+    """
+    assert _running is not None, "the consumer calls this, and the pool outlives the consumer"
+    current, loop = _running
+    work = current.discard(job_id, reason, detail, message)
+    asyncio.run_coroutine_threadsafe(work, loop).result(_TIMEOUT_S)
+
+
+def refuse(job_id: str, refusal: JobError) -> None:
+    """End a job as ``failed`` unless an attempt is running; returns at once."""
+    if _running is not None:
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.refuse(job_id, refusal), loop)
+
+
+def revoke(job_ids: list[str], running: bool) -> None:
+    """Write into the records that Celery has revoked these jobs; ``running``: end those, too."""
+    if _running is not None and job_ids:
+        current, loop = _running
+        asyncio.run_coroutine_threadsafe(current.revoke(job_ids, running=running), loop)
+
+
+def silent_s() -> float:
+    """Return how long (s) no event store has answered."""
+    return 0.0 if _running is None else _running[0].silent_s

@@ -1,0 +1,49 @@
+"""Open the tracer that the environment asks for; OpenTelemetry is imported only then."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from berlin_worker.telemetry.tracing import OFF, Tracer
+
+logger = logging.getLogger(__name__)
+
+_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def asked_for(environ: Mapping[str, str]) -> bool:
+    """Whether the environment asks for traces, by OpenTelemetry's own variables.
+
+    They are sent where an exporter is named or an endpoint is given: to send them to
+    ``localhost``, as OpenTelemetry does where nothing is set, would be a surprise here.
+    """
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if exporter := environ.get(_EXPORTER, "").strip():
+        return exporter.lower() != "none"
+    return any(environ.get(name) for name in _ENDPOINTS)
+
+
+@contextlib.asynccontextmanager
+async def open_tracer(
+    environ: Mapping[str, str], *, servers: Mapping[str, str] | None = None
+) -> AsyncIterator[Tracer]:
+    """Open the tracer of this process; what it still holds is sent when the block ends.
+
+    That of ``opentelemetry-instrument``, if the worker was started by it, else one that the
+    environment describes. ``servers`` are the URLs of the upstreams by provider.
+    """
+    if not asked_for(environ) and "opentelemetry.sdk.trace" not in sys.modules:
+        yield OFF
+        return
+    try:
+        from berlin_worker.telemetry import otel_setup  # noqa: PLC0415  # only here is it needed, if at all
+    except ImportError:
+        logger.warning("no traces: they need the extra, pip install 'berlin-worker[otel]'")
+        yield OFF
+        return
+    async with otel_setup.opened(environ, servers=servers or {}, own=asked_for(environ)) as tracer:
+        yield tracer or OFF
