@@ -16,6 +16,10 @@ from berlin_schemas.jobs import PromptJob
 
 _EXACT: Final = 2**53
 """Below it every whole float is one integer."""
+_ARRAY: Final = (list, tuple)
+_OBJECT: Final = (dict, Mapping)
+# json.dumps makes an encoder in each call, unless it may do as it likes.
+_encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def fingerprint(obj: object) -> str:
@@ -23,7 +27,7 @@ def fingerprint(obj: object) -> str:
 
     Empty for what is nested too deeply, or is no JSON: such an object equals no other.
     """
-    if isinstance(obj, Mapping):
+    if isinstance(obj, _OBJECT):
         defaults = _defaults()
         obj = {
             name: value
@@ -31,7 +35,7 @@ def fingerprint(obj: object) -> str:
             if name != "job_id" and not (name in defaults and _same(value, defaults[name]))
         }
     try:
-        text = json.dumps(_canonical(obj), sort_keys=True, separators=(",", ":"))
+        text = _encode(_canonical(obj))
     except (RecursionError, TypeError, ValueError):
         return ""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -52,10 +56,14 @@ def _same(value: object, default: object) -> bool:
 
 
 def _canonical(value: Any) -> Any:
+    # Most values are strings, for which no call is made. The abstract class is asked last: a look
+    # at it takes longer than all else.
+    if isinstance(value, _ARRAY):
+        return [item if type(item) is str else _canonical(item) for item in value]
+    if isinstance(value, _OBJECT):
+        return {
+            name: item if type(item) is str else _canonical(item) for name, item in value.items()
+        }
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
-    if isinstance(value, Mapping):
-        return {name: _canonical(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
     return value

@@ -146,7 +146,7 @@ async def test_every_failure_of_the_upstream_is_a_runtime_error(
 async def test_a_silent_upstream_is_given_up(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch, silence: str
 ) -> None:
-    monkeypatch.setattr("berlin_worker.providers.berlin._STANDALONE_READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("berlin_worker.providers.berlin.provider._STANDALONE_READ_TIMEOUT_S", 0.3)
     with pytest.raises(JobError) as caught:
         await read([{"role": "user", "content": f"[[{silence}]]"}])
     assert caught.value.code is ErrorCode.UPSTREAM_TIMEOUT

@@ -54,8 +54,9 @@ class PromptRequest(AsyncioRequest):
         # Celery takes all else there, and every header, for a part of the request: another ID,
         # or something in the place of a method.
         self._body = (*self._body[:2], None)
-        for name in _METHODS & self._request_dict.keys():
-            del self._request_dict[name]
+        if not _METHODS.isdisjoint(self._request_dict):
+            for name in _METHODS & self._request_dict.keys():
+                del self._request_dict[name]
         if self._request_dict.get("shadow"):  # a name for the log; deleting costs 0.7 KB a stream
             self.name, self._request_dict["shadow"] = self._type, None
         self._argsrepr = self._kwargsrepr = "<hidden>"
@@ -121,11 +122,13 @@ def report(outcome: Outcome) -> None:
 @app.task(name=names.TASK, bind=True, base=PromptTask, throws=(TaskFailed,))  # type: ignore[untyped-decorator]  # celery has no types
 async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     """Run one prompt job (contract, "Names"): one positional argument, the job object."""
-    job_id, tracer = self.request.id, running.tracer()
-    told = {name: self.request.get(name) for name in tracer.fields}
+    # Once: each look at it asks which task runs.
+    request, tracer = self.request, running.tracer()
+    job_id = request.id
+    told = {name: request.get(name) for name in tracer.fields}
     # Anybody may put anything on the queue.
     headers = {name: value for name, value in told.items() if isinstance(value, str)}
-    came_back = came_back_at_once(self.request.delivery_info, app.conf)
+    came_back = came_back_at_once(request.delivery_info, app.conf)
     with tracer.delivery(job_id, headers):
         outcome = await running.router().run(job_id, args, kwargs, came_back=came_back)
     report(outcome)

@@ -31,7 +31,7 @@ from berlin_worker.jobs.lifecycle import Phase
 from berlin_worker.jobs.watchdog import Expired, Watchdog
 from berlin_worker.providers.base import Provider, Report
 from berlin_worker.telemetry import log_context, tracing
-from berlin_worker.telemetry.job_end import log_end
+from berlin_worker.telemetry.job_end import is_logged, log_end
 
 logger = logging.getLogger(__name__)
 
@@ -299,7 +299,8 @@ class Attempt:
             if self.over:  # whatever stops the task from now on comes too late
                 self.ended = event.type
                 tracing.current().ended(event.type, code)
-                if not self._log.fenced:  # else the end is another attempt's
+                # A fenced attempt logs nothing: the end is another attempt's.
+                if not self._log.fenced and is_logged(event):
                     log_end(
                         event,
                         about=log_context.ABOUT.get(),

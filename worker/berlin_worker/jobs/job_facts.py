@@ -1,15 +1,13 @@
 """What the record of a job keeps of its job object for good, beside the object itself (pure)."""
 
 import json
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from berlin_schemas import PromptJob
 from berlin_schemas.fingerprint import fingerprint
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """``fingerprint`` is empty if it is not known; ``metadata`` is JSON, empty for none."""
 
     fingerprint: str = ""

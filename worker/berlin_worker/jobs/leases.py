@@ -5,12 +5,12 @@ counts as dead. Reaping is done by every worker; each overdue job is taken by on
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -174,6 +174,24 @@ def recorded_job(data: bytes) -> dict[str, Any]:
     return found
 
 
+class _Holding(AbstractContextManager[None]):
+    # A class, no generator: this is done for each attempt.
+    __slots__ = ("_held", "_holder", "_job_id")
+
+    def __init__(self, held: dict[str, Holder], job_id: str, holder: Holder) -> None:
+        self._held = held
+        self._job_id = job_id
+        self._holder = holder
+
+    def __enter__(self) -> None:
+        self._held[self._job_id] = self._holder
+
+    def __exit__(self, *_: object) -> None:
+        # Unless a later delivery in this very process has claimed the job since.
+        if self._held.get(self._job_id) is self._holder:
+            del self._held[self._job_id]
+
+
 class Leases:
     """The leases of one process."""
 
@@ -209,16 +227,9 @@ class Leases:
         if claim.attempt == 1 and claim.created_ms < claim.now_ms:
             self._passed_ms = max(self._passed_ms, claim.created_ms)
 
-    @contextlib.contextmanager
-    def holding(self, job_id: str, holder: Holder) -> Iterator[None]:
-        """Renew the lease of a claimed job for as long as the block runs."""
-        self._held[job_id] = holder
-        try:
-            yield
-        finally:
-            # Unless a later delivery in this very process has claimed the job since.
-            if self._held.get(job_id) is holder:
-                del self._held[job_id]
+    def holding(self, job_id: str, holder: Holder) -> AbstractContextManager[None]:
+        """Renew the lease of a claimed job for as long as a ``with`` block runs."""
+        return _Holding(self._held, job_id, holder)
 
     def holder(self, job_id: str) -> Holder | None:
         """Who works on the job in this process."""

@@ -1,17 +1,29 @@
 """Jobs that are just being claimed: nobody holds them here yet, but somebody may cancel them."""
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Self
 
 
-@dataclass(slots=True, eq=False)
 class Arrival:
-    """A claim on its way to the store and back."""
+    """A claim on its way to the store and back, for as long as its ``with`` block runs.
 
-    job_id: str
-    cancelled: bool = False
-    """Whether somebody wanted the job cancelled meanwhile: the reply may be older than that."""
+    ``cancelled``: somebody wanted the job cancelled meanwhile, and the reply may be older than
+    that.
+    """
+
+    # A class, no generator: this is done for each job.
+    __slots__ = ("_coming", "cancelled", "job_id")
+
+    def __init__(self, job_id: str, coming: "set[Arrival]") -> None:
+        self.job_id = job_id
+        self.cancelled = False
+        self._coming = coming
+
+    def __enter__(self) -> Self:
+        self._coming.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._coming.discard(self)
 
 
 class Arrivals:
@@ -20,15 +32,9 @@ class Arrivals:
     def __init__(self) -> None:
         self._coming: set[Arrival] = set()
 
-    @contextlib.contextmanager
-    def expected(self, job_id: str) -> Iterator[Arrival]:
-        """Listen for cancellations of a job for as long as the block runs."""
-        arrival = Arrival(job_id)
-        self._coming.add(arrival)
-        try:
-            yield arrival
-        finally:
-            self._coming.discard(arrival)
+    def expected(self, job_id: str) -> Arrival:
+        """Listen for cancellations of a job for as long as a ``with`` block runs."""
+        return Arrival(job_id, self._coming)
 
     def cancel(self, job_id: str) -> None:
         """Note for each claim of the job that it is cancelled."""

@@ -267,8 +267,9 @@ class Runner:
         if job.proxy is not None and job.proxy not in self.proxies:
             raise InvalidJob("proxy: not on the operator's allow-list")
         try:
-            job, provider = self.defaults.resolve(job, self.provider)
-            log_context.ABOUT.set(log_context.About(job.provider, job.model, job.tenant))
+            named, (job, provider) = job, self.defaults.resolve(job, self.provider)
+            if job is not named:
+                log_context.ABOUT.set(log_context.About(job.provider, job.model, job.tenant))
             provider.check(job)
         except JobError:
             raise

@@ -92,6 +92,8 @@ def discard_of(request: Request) -> Callable[[], None] | None:
 
 
 def _stamp_is_revoked(request: Request) -> bool:
+    if not state.revoked_stamps:
+        return False
     return any(
         value in maybe_list(state.revoked_stamps.get(stamp, ()))
         for stamp in request.stamped_headers

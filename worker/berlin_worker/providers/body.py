@@ -180,6 +180,8 @@ def text_of(data: bytes, charset: str | None) -> str:
 
 def _values(response: aiohttp.ClientResponse, header: str) -> list[str]:
     listed = ",".join(response.headers.getall(header, ()))
+    if not listed:
+        return []
     return [value for each in listed.split(",") if (value := each.strip().lower())]
 
 

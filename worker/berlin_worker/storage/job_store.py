@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import redis.asyncio
@@ -295,10 +295,19 @@ def as_job_id(member: bytes) -> str | None:
     return job_id if names.is_job_id(job_id) else None
 
 
-@contextlib.contextmanager
-def _unreachable() -> Iterator[None]:
+class _Unreachable(contextlib.AbstractContextManager[None]):
     """redis-py's errors become the builtin one; an error reply too: full, loading, read-only."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise ConnectionError(f"Redis: {error}") from error
+
+    # A class, no generator: this is done for each claim.
+    __slots__ = ()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RedisError | OSError):
+            raise ConnectionError(f"Redis: {error}") from error
+
+
+_UNREACHABLE: Final = _Unreachable()
+
+
+def _unreachable() -> _Unreachable:
+    return _UNREACHABLE

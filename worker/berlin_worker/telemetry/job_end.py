@@ -20,6 +20,11 @@ ATTRIBUTE: Final = "job_end"
 """The attribute of the log record that holds the fields."""
 
 
+def is_logged(event: Terminal) -> bool:
+    """Whether the log takes the line of this end: else its figures need not be put together."""
+    return logger.isEnabledFor(_level_of(event))
+
+
 def log_end(
     event: Terminal,
     *,
@@ -28,10 +33,13 @@ def log_end(
     durations_ms: Mapping[str, float | None],
 ) -> None:
     """Log the end of a job: ``failed`` as a warning, all else for information."""
-    level = logging.WARNING if event.type == "failed" else logging.INFO
-    if logger.isEnabledFor(level):
+    if is_logged(event):
         fields = fields_of(event, about=about, chunks=chunks, durations_ms=durations_ms)
-        logger.log(level, EVENT, extra={ATTRIBUTE: fields})
+        logger.log(_level_of(event), EVENT, extra={ATTRIBUTE: fields})
+
+
+def _level_of(event: Terminal) -> int:
+    return logging.WARNING if event.type == "failed" else logging.INFO
 
 
 def fields_of(

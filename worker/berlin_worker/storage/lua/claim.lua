@@ -60,24 +60,36 @@ elseif tonumber(ARGV[6]) ~= 0 then
   return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
 end
 
-redis.call('HSET', KEYS[1], 'status', 'running', 'attempt', attempt + 1, 'strikes', strikes,
-           'owner', ARGV[2], 'created_ms', created, 'started_ms', started)
+-- One command for all fields: each call from a script costs more than what it does.
+local fields = {'status', 'running', 'attempt', attempt + 1, 'strikes', strikes, 'owner', ARGV[2],
+                'created_ms', created, 'started_ms', started}
+local function add(name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
 if ARGV[5] ~= '' then
-  redis.call('HSET', KEYS[1], 'job', ARGV[5])
+  add('job', ARGV[5])
 end
 if ARGV[8] and ARGV[8] ~= '' then
-  redis.call('HSET', KEYS[1], 'trace', ARGV[8])
+  add('trace', ARGV[8])
 end
 if mine ~= '' and not r[10] then
-  -- Once more as the name of a field, for submit.lua.
-  redis.call('HSET', KEYS[1], 'fingerprint', mine, 'fingerprint:' .. mine, 1, unpack(ARGV, 10))
+  add('fingerprint', mine)
+  add('fingerprint:' .. mine, 1)  -- once more as the name of a field, for submit.lua
+  for n = 10, #ARGV, 2 do
+    add(ARGV[n], ARGV[n + 1])
+  end
 end
+redis.call('HSET', KEYS[1], unpack(fields))
 if not r[7] then
   index(KEYS[4], ARGV[1], created, ARGV[4])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-local entries, foreign = try('XLEN', KEYS[2])
-if attempt == 0 or foreign or entries ~= seq then
+local entries, foreign = nil, nil
+if attempt > 0 then
+  entries, foreign = try('XLEN', KEYS[2])
+end
+if foreign or entries ~= seq then
   redis.call('DEL', KEYS[2])  -- a log that is not of this record: seq begins again at 1
   if r[3] then
     seq, chunks = 0, 0
