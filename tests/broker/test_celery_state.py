@@ -144,8 +144,8 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
     fleet.redis.hset(f"job:{{{recorded}}}:state", mapping=record)
     fleet.redis.hset(f"job:{{{running}}}:state", mapping={"status": "running", "attempt": 1})
     fleet.redis.hset(f"job:{{{over}}}:state", "status", "completed")
-    fleet.redis.zadd("worker:watch", {recorded: 1, running: 9e12})
-    fleet.redis.zadd("worker:watch", {running: fleet.redis.time()[0] * 1000 + 60_000})
+    fleet.redis.zadd("worker:due", {recorded: 1, running: 9e12})
+    fleet.redis.zadd("worker:due", {running: fleet.redis.time()[0] * 1000 + 60_000})
     for garbage in (b"\xff", b"", b"[]", b"{}", b'{"headers": {"id": "../x"}}', b"[" * 100_000):
         fleet.redis.lpush("prompts", garbage)
         fleet.redis.hset("unacked:prompts", str(uuid.uuid4()), garbage)
@@ -162,7 +162,7 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
         assert (event["type"], event["reason"]) == ("cancelled", "purged")
         assert fleet.redis.ttl(f"job:{{{job_id}}}:log") > 0
     assert fleet.events(running) == fleet.events(over) == []
-    assert fleet.redis.zrange("worker:watch", 0, -1) == [running.encode()]
+    assert fleet.redis.zrange("worker:due", 0, -1) == [running.encode()]
 
 
 def test_purge_that_breaks_off_says_so_and_leaves_the_messages(fleet):

@@ -9,7 +9,7 @@ import redis.exceptions
 from celery import Celery
 
 from berlin_schemas import names
-from berlin_worker.broker.job_queue import CeleryDoorbell
+from berlin_worker.broker.job_queue import CeleryJobQueue
 from berlin_worker.embedded.redis_server import free_port
 
 pytestmark = pytest.mark.contract
@@ -30,7 +30,7 @@ def bell_of(url, **conf):
     app.conf.update(conf)
     app.conf.broker_connection_timeout = 2
     app.conf.broker_transport_options = {"socket_connect_timeout": 2}
-    with contextlib.closing(CeleryDoorbell(app)) as bell:
+    with contextlib.closing(CeleryJobQueue(app)) as bell:
         yield bell
     app.close()
 

@@ -196,7 +196,7 @@ async def test_what_the_client_submits_runs_and_what_it_cannot_is_refused(fleet,
         with pytest.raises(Unavailable, match="not accepted") as caught:
             await client.submit("hello")
     assert "guest" not in str(caught.value)
-    assert not fleet.redis.zcard("worker:watch")
+    assert not fleet.redis.zcard("worker:due")
 
 
 def test_a_job_whose_message_was_lost_is_rung_for_again(fleet, broker, rabbit):
@@ -205,8 +205,8 @@ def test_a_job_whose_message_was_lost_is_rung_for_again(fleet, broker, rabbit):
     state = {"status": "queued", "job": job, "created_ms": 1}
     fleet.redis.hset(f"job:{{{job_id}}}:state", mapping=state)
     fleet.redis.expire(f"job:{{{job_id}}}:state", 600)
-    fleet.redis.zadd("worker:watch", {job_id: 1})
-    fleet.redis.expire("worker:watch", 600)
+    fleet.redis.zadd("worker:due", {job_id: 1})
+    fleet.redis.expire("worker:due", 600)
     with fleet.worker(**QUICK):
         assert text_of(fleet.ended(job_id)) == "echo of lost"
 
@@ -345,7 +345,7 @@ def test_purge_ends_what_waits_on_rabbitmq_too(fleet, broker):
     waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
     record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
     fleet.redis.hset(f"job:{{{waiting[0]}}}:state", mapping=record)
-    fleet.redis.zadd("worker:watch", {waiting[0]: 1})
+    fleet.redis.zadd("worker:due", {waiting[0]: 1})
     channel = broker.default_channel
     channel.basic_publish(channel.prepare_message(b"no JSON"), routing_key="prompts")
     purged = celery_cli(fleet, "purge", "-f")
@@ -353,4 +353,4 @@ def test_purge_ends_what_waits_on_rabbitmq_too(fleet, broker):
     assert messages(broker) == 0
     for job_id in waiting:
         assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]
-    assert not fleet.redis.zcard("worker:watch")
+    assert not fleet.redis.zcard("worker:due")

@@ -9,7 +9,7 @@ from celery import Celery
 
 from berlin_worker.broker import running
 from berlin_worker.broker.qos import QoS
-from berlin_worker.broker.visibility import CUT_OFF_S, HUNG_S, came_back_at_once, look
+from berlin_worker.broker.visibility import CUT_OFF_S, HUNG_S, look, redelivered_at_once
 from berlin_worker.pool.thread import LoopThread
 from tests.support.workers import wait_until
 
@@ -79,4 +79,4 @@ def test_only_rabbitmq_gives_a_message_back_before_the_lease_of_its_job_has_run_
     delivery_info, broker_url, expected
 ):
     conf = Celery(broker=broker_url, set_as_current=False).conf
-    assert came_back_at_once(delivery_info, conf) is expected
+    assert redelivered_at_once(delivery_info, conf) is expected

@@ -19,7 +19,7 @@ from berlin_worker.cli import main
 from berlin_worker.cli.batch import run as command
 from berlin_worker.cli.batch.files import BatchFiles
 from berlin_worker.cli.batch.lines import BadLine, Line, read_lines
-from berlin_worker.cli.batch.preflight import KnownResults, Survey, WrongOutput, survey
+from berlin_worker.cli.batch.preflight import KnownResults, Preflight, WrongOutput, survey
 from berlin_worker.cli.batch.send import Batch
 from berlin_worker.cli.errors import Problem
 from berlin_worker.client import CursorExpired, JobFailed, JobStatus, Result, Unavailable
@@ -173,7 +173,7 @@ def result_of(found: Line | BadLine, status: str = "completed") -> bytes:
     return json.dumps(told).encode() + b"\n"
 
 
-def surveyed(lines: list[Line | BadLine], results: list[bytes], **options: bool) -> Survey:
+def surveyed(lines: list[Line | BadLine], results: list[bytes], **options: bool) -> Preflight:
     known = KnownResults()
     for place, result in enumerate(results):
         known.add(place, result, in_order=True)

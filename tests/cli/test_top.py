@@ -10,7 +10,7 @@ from berlin_worker.cli.preflight import open_redis
 from berlin_worker.cli.top.run import read
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
-from berlin_worker.storage.heartbeat import Announcement
+from berlin_worker.storage.heartbeat import WorkerStatus
 
 pytestmark = pytest.mark.contract
 
@@ -20,7 +20,7 @@ def settings(url: str, **env: str) -> Settings:
 
 
 def said(worker: str) -> str:
-    told = Announcement(worker=worker, host="h", pid=1, version="1", started_ts=1.0)
+    told = WorkerStatus(worker=worker, host="h", pid=1, version="1", started_ts=1.0)
     return told.model_dump_json()
 
 

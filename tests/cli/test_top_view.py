@@ -8,7 +8,7 @@ from rich.console import Console
 
 from berlin_worker.cli.top.fleet import Fleet, Raw, Token
 from berlin_worker.cli.top.view import FleetView, ago, seconds
-from berlin_worker.storage.heartbeat import Announcement, Recent
+from berlin_worker.storage.heartbeat import Recent, WorkerStatus
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +24,7 @@ def said(worker: str = "w1", **changes: object) -> str:
         "started_ts": NOW - 3600,
         **changes,
     }
-    return Announcement.model_validate(fields).model_dump_json()
+    return WorkerStatus.model_validate(fields).model_dump_json()
 
 
 def fleet(*announcements: str, **raw: object) -> Fleet:

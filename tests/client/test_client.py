@@ -18,7 +18,7 @@ from berlin_worker.client import (
     JobStatus,
     Options,
     Unavailable,
-    Unreadable,
+    UnsupportedVersion,
 )
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.errors import SettingsError
@@ -142,9 +142,9 @@ async def test_an_end_of_another_version_is_no_silence(client, writer):
         await anext(stream)
         end = {"v": 2, "job_id": JOB, "seq": 2, "attempt": 1, "ts": 0, "type": "completed"}
         await writer.append_raw(json.dumps(end).encode())
-        with pytest.raises(Unreadable, match="version 2"):
+        with pytest.raises(UnsupportedVersion, match="version 2"):
             await anext(stream)
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnsupportedVersion):
         await client.result(JOB)
 
 

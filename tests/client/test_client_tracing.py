@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from berlin_schemas import names
 from berlin_worker.client import AsyncClient, Client
 from berlin_worker.settings import Settings
-from berlin_worker.telemetry.tracing import headers_of
+from berlin_worker.telemetry.tracing import from_carrier
 
 pytestmark = pytest.mark.contract
 
@@ -58,8 +58,8 @@ async def test_each_message_continues_the_trace_of_its_own_caller(client, redis_
     calls = await asyncio.gather(*(call(number) for number in range(20)))
     assert await traceparents(redis_client) == {text: header for text, header, _ in calls}
     for _, header, job_id in calls:
-        memo = await redis_client.hget(names.state_key(job_id), "trace")
-        assert headers_of(memo) == {"traceparent": header}
+        carrier = await redis_client.hget(names.state_key(job_id), "trace")
+        assert from_carrier(carrier) == {"traceparent": header}
 
 
 async def test_outside_of_a_trace_nothing_is_said_of_one(client, redis_client):

@@ -76,7 +76,7 @@ async def test_a_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_jo
         before, log = await record(redis_client, "mine"), await worker.log("mine")
         for _ in range(2):  # delivered again, it is one letter
             await worker.run("mine", messages=OTHER)
-            await worker.run("mine", messages=OTHER, came_back=True)
+            await worker.run("mine", messages=OTHER, redelivered=True)
         await worker.run("mine", messages=OTHER, proxy="http://not-allowed.test:1")
         await worker.run("mine", messages=[])
         await worker.runner.discard("mine", "undecodable", "no JSON", b"garbage")

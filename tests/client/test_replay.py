@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import Cancelled, Chunk, Completed, Event, Reset, Started, Timings, encode
-from berlin_worker.client.replay import PAGE_SIZE, Entry, Glance, Need, Replay
-from berlin_worker.errors import CursorExpired, Unreadable
+from berlin_worker.client.replay import PAGE_SIZE, Entry, JobSnapshot, Need, Replay
+from berlin_worker.errors import CursorExpired, UnsupportedVersion
 
 pytestmark = pytest.mark.unit
 
@@ -128,11 +128,13 @@ class Server:
     def page(self, cursor: int) -> list[Entry]:
         return [entry(event) for event in self.log if event.seq > cursor][:PAGE_SIZE]
 
-    def glance(self) -> Glance:
+    def glance(self) -> JobSnapshot:
         if not self.log:
-            return Glance("queued", 0, None)
+            return JobSnapshot("queued", 0, None)
         last = self.log[-1]
-        return Glance("completed" if last.type == "completed" else "running", last.seq, entry(last))
+        return JobSnapshot(
+            "completed" if last.type == "completed" else "running", last.seq, entry(last)
+        )
 
 
 @dataclass
@@ -266,13 +268,13 @@ def test_a_log_that_has_gone_back_behind_what_was_read_is_an_error(status):
     assert replay.page([]) == []
     last = entry(life(1)[2] if status == "completed" else life(8)[3])
     with pytest.raises(CursorExpired, match=r"lost events .* to 6"):
-        replay.glance(Glance(status, 4, last), may_wait=False)
+        replay.glance(JobSnapshot(status, 4, last), may_wait=False)
 
 
 def test_a_cursor_of_the_callers_own_beyond_the_end_waits_for_it():
     replay = Replay(JOB, after=9)
     replay.page([])
-    replay.glance(Glance("running", 3, entry(life(8)[2])), may_wait=False)
+    replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
     assert replay.need is Need.LISTEN
 
 
@@ -280,7 +282,7 @@ def test_a_forged_jump_costs_one_look_and_nothing_else():
     replay = reader_at(3)
     replay.messages([encode(Chunk(**base(10**9), content="x"))])
     assert replay.page([]) == []
-    replay.glance(Glance("running", 3, entry(life(8)[2])), may_wait=False)
+    replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
     assert (replay.need, replay.cursor) == (Need.LISTEN, 3)
 
 
@@ -312,7 +314,7 @@ def test_an_event_of_another_version_is_an_error_after_what_comes_before_it(vers
     if at > 1:
         assert replay.page(log) == events[: at - 1]
     assert (replay.need, replay.cursor) == (Need.PAGE, at - 1)
-    with pytest.raises(Unreadable, match="version"):
+    with pytest.raises(UnsupportedVersion, match="version"):
         replay.page(log[at - 1 :])
 
 
@@ -322,7 +324,7 @@ def test_a_message_of_another_version_is_looked_up_in_the_log():
         assert replay.messages([data]) == []
         assert (replay.need, replay.cursor) == (Need.PAGE, 3)
         replay.page([])
-        replay.glance(Glance("running", 3, entry(life(8)[2])), may_wait=False)
+        replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
 
 
 def test_a_job_that_is_over_without_a_terminal_event_that_can_be_read_is_an_error():
@@ -330,8 +332,8 @@ def test_a_job_that_is_over_without_a_terminal_event_that_can_be_read_is_an_erro
     unknown = (b"4-0", {b"event": later(4)})
     replay.page([unknown])
     replay.quiet()
-    with pytest.raises(Unreadable, match="cannot be read"):
-        replay.glance(Glance("completed", 4, unknown), may_wait=False)
+    with pytest.raises(UnsupportedVersion, match="cannot be read"):
+        replay.glance(JobSnapshot("completed", 4, unknown), may_wait=False)
 
 
 def test_an_entry_that_is_no_event_is_skipped_and_does_not_stop_the_reader():
@@ -368,19 +370,27 @@ def test_a_log_that_was_cut_is_an_error_not_a_gap():
 @pytest.mark.parametrize(
     ("after", "seen", "may_wait", "need"),
     [
-        pytest.param(0, Glance("queued", 0, None), False, Need.LISTEN, id="queued"),
-        pytest.param(0, Glance("running", 0, None), False, Need.LISTEN, id="claimed just now"),
-        pytest.param(0, Glance(None, 0, None), True, Need.LISTEN, id="no trace yet"),
-        pytest.param(5, Glance("completed", 5, None), False, Need.NOTHING, id="over and seen"),
-        pytest.param(9, Glance("failed", 5, None), False, Need.NOTHING, id="beyond the end"),
+        pytest.param(0, JobSnapshot("queued", 0, None), False, Need.LISTEN, id="queued"),
+        pytest.param(0, JobSnapshot("running", 0, None), False, Need.LISTEN, id="claimed just now"),
+        pytest.param(0, JobSnapshot(None, 0, None), True, Need.LISTEN, id="no trace yet"),
+        pytest.param(5, JobSnapshot("completed", 5, None), False, Need.NOTHING, id="over and seen"),
+        pytest.param(9, JobSnapshot("failed", 5, None), False, Need.NOTHING, id="beyond the end"),
         pytest.param(
-            10, Glance(None, 0, entry(life(8)[9])), False, Need.NOTHING, id="log outlives record"
+            10,
+            JobSnapshot(None, 0, entry(life(8)[9])),
+            False,
+            Need.NOTHING,
+            id="log outlives record",
         ),
         pytest.param(
-            12, Glance("running", 10, entry(life(9)[9])), False, Need.LISTEN, id="from the future"
+            12,
+            JobSnapshot("running", 10, entry(life(9)[9])),
+            False,
+            Need.LISTEN,
+            id="from the future",
         ),
         pytest.param(
-            2, Glance("running", 3, entry(life(8)[2])), False, Need.PAGE, id="there is more"
+            2, JobSnapshot("running", 3, entry(life(8)[2])), False, Need.PAGE, id="there is more"
         ),
     ],
 )
@@ -397,11 +407,11 @@ def test_an_empty_page_is_explained_by_the_record_and_the_end_of_the_log(
 @pytest.mark.parametrize(
     ("after", "seen", "may_wait"),
     [
-        pytest.param(0, Glance(None, 0, None), False, id="waited for long enough"),
-        pytest.param(0, Glance("completed", 5, None), True, id="over, and the log is gone"),
-        pytest.param(3, Glance("completed", 5, None), True, id="over, and the rest is gone"),
-        pytest.param(0, Glance("running", 4, None), True, id="the log was evicted"),
-        pytest.param(3, Glance(None, 0, None), True, id="there was a log once"),
+        pytest.param(0, JobSnapshot(None, 0, None), False, id="waited for long enough"),
+        pytest.param(0, JobSnapshot("completed", 5, None), True, id="over, and the log is gone"),
+        pytest.param(3, JobSnapshot("completed", 5, None), True, id="over, and the rest is gone"),
+        pytest.param(0, JobSnapshot("running", 4, None), True, id="the log was evicted"),
+        pytest.param(3, JobSnapshot(None, 0, None), True, id="there was a log once"),
     ],
 )
 def test_a_log_that_is_gone_is_an_explicit_error(after, seen, may_wait):
@@ -415,16 +425,16 @@ def test_a_log_that_goes_while_it_is_read_is_an_error_at_once():
     replay = reader_at(3)
     replay.quiet()
     with pytest.raises(CursorExpired):
-        replay.glance(Glance(None, 0, None), may_wait=True)
+        replay.glance(JobSnapshot(None, 0, None), may_wait=True)
 
 
 def test_a_record_that_goes_while_it_is_waited_for_is_an_error_at_once():
     replay = Replay(JOB)
     replay.page([])
-    replay.glance(Glance("queued", 0, None), may_wait=True)
+    replay.glance(JobSnapshot("queued", 0, None), may_wait=True)
     replay.quiet()
     with pytest.raises(CursorExpired):
-        replay.glance(Glance(None, 0, None), may_wait=True)
+        replay.glance(JobSnapshot(None, 0, None), may_wait=True)
 
 
 def test_a_cursor_is_not_negative():

@@ -15,7 +15,7 @@ from berlin_schemas import Cancelled, Completed, ErrorCode, Failed, PromptJob, d
 from berlin_schemas.__main__ import json_schema
 from berlin_worker.client import JobFailed, JobIdReused, Unavailable
 from berlin_worker.client.fields import JobFields
-from berlin_worker.client.replay import Glance, Need, Replay
+from berlin_worker.client.replay import JobSnapshot, Need, Replay
 
 pytestmark = pytest.mark.unit
 
@@ -103,7 +103,7 @@ def test_a_cursor_at_or_beyond_the_terminal_event_is_the_end(seq):
     for last in ((b"4-0", {b"event": end}), None):  # its log may have expired before the record
         replay = Replay("job-1", seq)
         assert replay.page([]) == []
-        replay.glance(Glance("cancelled", 4, last), may_wait=False)
+        replay.glance(JobSnapshot("cancelled", 4, last), may_wait=False)
         assert replay.need is Need.NOTHING
 
 

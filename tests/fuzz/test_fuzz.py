@@ -27,7 +27,7 @@ EVERY = 50
 def due(raw: redis.Redis) -> bool:
     """Whether something waits for the reaper since a while, or its index cannot be read."""
     try:
-        return bool(raw.zrangebyscore(names.WATCH, "-inf", raw.time()[0] * 1000 - 1000))
+        return bool(raw.zrangebyscore(names.DUE_JOBS, "-inf", raw.time()[0] * 1000 - 1000))
     except ResponseError:
         return True
 

@@ -51,10 +51,10 @@ class Record:
             raise ConnectionError("away")
         return list(self.overdue)[:limit]
 
-    async def reap(self, job_id, *, again_running_s, again_queued_s, passed_ms):
+    async def reap(self, job_id, *, again_running_s, again_queued_s, watermark_ms):
         self.reaped.append(job_id)
         was = self.overdue.pop(job_id)
-        if was == "taken" or (was == "queued" and passed_ms <= QUEUED_MS):
+        if was == "taken" or (was == "queued" and watermark_ms <= QUEUED_MS):
             return None
         return Overdue(job_id, was, self.job)
 

@@ -1,10 +1,10 @@
-"""Suspects begin in groups that halve; each group ends with its jobs, or when it has lasted."""
+"""Quarantine begin in groups that halve; each group ends with its jobs, or when it has lasted."""
 
 import asyncio
 
 import pytest
 
-from berlin_worker.jobs.quarantine import Suspects, group_size
+from berlin_worker.jobs.quarantine import Quarantine, group_size
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.unit
@@ -58,7 +58,7 @@ def test_few_begin_alone_and_of_many_half(waiting, size):
 
 
 async def test_few_run_one_after_the_other_in_order(jobs):
-    suspects = Suspects(LONG_S)
+    suspects = Quarantine(LONG_S)
     assert not suspects.busy
     started = await jobs(suspects, 4)
     for n, job in enumerate(started):
@@ -70,7 +70,7 @@ async def test_few_run_one_after_the_other_in_order(jobs):
 
 
 async def test_many_begin_in_halves_and_the_last_alone(jobs):
-    suspects = Suspects(LONG_S)
+    suspects = Quarantine(LONG_S)
     started = await jobs(suspects, 1 + 40)
     sizes = []
     while waiting_or_running := [job for job in started if not job.task.done()]:
@@ -84,14 +84,14 @@ async def test_many_begin_in_halves_and_the_last_alone(jobs):
 
 
 async def test_a_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
-    suspects = Suspects(0.001)
+    suspects = Quarantine(0.001)
     started = await jobs(suspects, 3)
     await until(lambda: len(running(started)) == 3)
     await until(lambda: not suspects.busy)
 
 
 async def test_one_that_ends_after_its_time_does_not_cut_that_of_others(jobs):
-    suspects = Suspects(0.001)
+    suspects = Quarantine(0.001)
     [early] = await jobs(suspects, 1)
     await until(lambda: not suspects.busy)
     suspects.probation_s = LONG_S
@@ -102,7 +102,7 @@ async def test_one_that_ends_after_its_time_does_not_cut_that_of_others(jobs):
 
 
 async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
-    suspects = Suspects(LONG_S)
+    suspects = Quarantine(LONG_S)
     first, *others = await jobs(suspects, 1 + 17)
     await first.end()
     await until(lambda: len(running(others)) == 8)
@@ -114,7 +114,7 @@ async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
 
 
 async def test_who_waits_is_known_and_may_give_up(jobs):
-    suspects = Suspects(LONG_S)
+    suspects = Quarantine(LONG_S)
     first, second, third = await jobs(suspects, 3)
     assert [suspects.waits(job.name) for job in (first, second, third)] == [False, True, True]
     second.task.cancel()
@@ -125,7 +125,7 @@ async def test_who_waits_is_known_and_may_give_up(jobs):
 
 
 async def test_one_that_gives_up_just_as_its_turn_comes_passes_it_on(jobs):
-    suspects = Suspects(LONG_S)
+    suspects = Quarantine(LONG_S)
     first, second, third = await jobs(suspects, 3)
     second.task.cancel()
     await first.end()

@@ -293,8 +293,8 @@ async def test_a_delivery_that_came_back_is_dropped_where_the_lease_is_renewed(w
     async with worker(says("a", hangs=True)) as here, worker(says("b"), owner="w2") as there:
         task = here.start()
         before = await here.logged(2)
-        await here.run(came_back=True)
-        await there.run(came_back=True)
+        await here.run(redelivered=True)
+        await there.run(redelivered=True)
         assert (here.provider.calls, there.provider.calls) == (1, 0)
         assert await here.log() == before
         await here.runner.cancel(JOB_ID, "requested")
@@ -311,7 +311,7 @@ async def test_a_delivery_that_came_back_outwaits_the_lease_of_a_dead_worker(
         await dead.pause_renewals()
         claim = AsyncMock(wraps=there.store.claim)
         monkeypatch.setattr(there.store, "claim", claim)
-        delivery = there.start(came_back=True)
+        delivery = there.start(redelivered=True)
         await until(lambda: claim.await_count > 2)
         assert there.provider.calls == 0
         await expire_lease(redis_client, JOB_ID)
@@ -812,15 +812,15 @@ async def test_one_that_is_given_up_again_since_its_worker_was_stopped_over_it_i
         for n in range(3):
             await here.store.claim(JOB_ID, JOB, call=f"victim-{n}", deadline_s=50.0)
             await expire_lease(redis_client, JOB_ID)
-        bury, buried = here.store.bury, asyncio.Event()
+        dead_letter, buried = here.store.dead_letter, asyncio.Event()
 
         async def hangs(*args, **kwargs):
-            await bury(*args, **kwargs)
+            await dead_letter(*args, **kwargs)
             buried.set()
             await asyncio.Event().wait()
 
         with monkeypatch.context() as patch:
-            patch.setattr(here.store, "bury", hangs)
+            patch.setattr(here.store, "dead_letter", hangs)
             async with cancelled(here.start()):
                 await buried.wait()
         await here.run()
@@ -877,10 +877,10 @@ async def test_a_suspect_that_survives_its_time_alone_is_none_any_more(worker, r
         here.runner.suspects.probation_s = 0.01
         neighbour = here.start("neighbour")
 
-        async def pardoned():
+        async def cleared():
             return (await record(redis_client, "neighbour"))["strikes"] == "1"
 
-        while not await pardoned():  # noqa: ASYNC110  # what is waited for happens in Redis
+        while not await cleared():  # noqa: ASYNC110  # what is waited for happens in Redis
             await asyncio.sleep(0.001)
         assert not here.runner.suspects.busy
         async with cancelled(neighbour):

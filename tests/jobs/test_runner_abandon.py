@@ -22,7 +22,7 @@ async def keys(redis_client):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr("berlin_worker.jobs.abandon.CLEAN_UP_S", 0.05)
+    monkeypatch.setattr("berlin_worker.jobs.abandon.CANCEL_GRACE_S", 0.05)
 
 
 @pytest.fixture

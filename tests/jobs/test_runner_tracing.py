@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.telemetry.otel import OtelTracer
-from berlin_worker.telemetry.tracing import headers_of
+from berlin_worker.telemetry.tracing import from_carrier
 from tests.support.core import expire_lease, record
 from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
 
@@ -176,7 +176,7 @@ async def test_the_record_tells_of_the_trace_and_of_nothing_where_none_is_made(
 ):
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     await traced.run(headers={"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"})
-    memo = (await record(redis_client, JOB_ID))["trace"]
-    assert headers_of(memo) == {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    carrier = (await record(redis_client, JOB_ID))["trace"]
+    assert from_carrier(carrier) == {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
     await traced.worker.run("job-2")
     assert "trace" not in await record(redis_client, "job-2")

@@ -111,7 +111,7 @@ def test_a_broker_that_has_failed_is_not_tried_again_and_the_next_one_is() -> No
     dead, alive = Mock(spec=["reject"]), Mock(spec=["reject"])
     dead.reject.side_effect = ConnectionError("gone")
     for channel in (dead, dead, alive):
-        request(channel).hand_back()
+        request(channel).requeue_job()
     assert (dead.reject.call_count, alive.reject.call_count) == (1, 1)
 
 

@@ -13,7 +13,7 @@ from billiard.einfo import ExceptionInfo
 from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError
 
 from berlin_worker.pool import CancelCause, cancel_cause
-from berlin_worker.pool.job import HandedBack, Job, current_job
+from berlin_worker.pool.job import Job, Requeued, current_job
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.unit
@@ -143,7 +143,7 @@ async def test_a_job_cancelled_before_it_starts_never_runs(
     job = harness.job(lambda h: pytest.fail("it ran"))
     assert harness.cancel(cause)
     job.start(harness.loop)
-    handed_back = [type(each) for each in harness.failures] == [HandedBack]
+    handed_back = [type(each) for each in harness.failures] == [Requeued]
     assert (handed_back, harness.silent) == (
         (True, 0) if cause is CancelCause.SHUTDOWN else (False, 1)
     )
@@ -156,7 +156,7 @@ async def test_a_coroutine_cancelled_before_its_first_step_never_runs(harness: H
     harness.job(lambda h: h.wait_for(coroutine())).start(harness.loop)
     assert harness.cancel(CancelCause.SHUTDOWN)
     await harness.ended.wait()
-    assert [type(each) for each in harness.failures] == [HandedBack]
+    assert [type(each) for each in harness.failures] == [Requeued]
 
 
 async def test_the_cause_is_told_while_the_coroutine_cleans_up(harness: Harness) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from berlin_worker.storage.heartbeat import Announcement, Identity, Load, Window, announcement
+from berlin_worker.storage.heartbeat import Identity, Load, Window, WorkerStatus, announcement
 from berlin_worker.telemetry.stats import Stats
 
 pytestmark = pytest.mark.unit
@@ -70,7 +70,7 @@ def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() 
     window = Window()
     recent = window.add(0.0, stats.snapshot())
     said = announcement(ME, Load(3, 10, draining=True), stats.snapshot(), recent)
-    assert Announcement.model_validate_json(said.model_dump_json()) == said
+    assert WorkerStatus.model_validate_json(said.model_dump_json()) == said
     assert said.jobs == {"completed": 1, "failed:rate_limited": 2}
     assert said.retries == {"rate_limited": 1}
     assert said.logins == {"berlin": 1, "berlin:auth_failed": 1}
@@ -81,7 +81,7 @@ def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() 
 
 def test_an_announcement_of_a_later_version_can_be_read_for_what_is_known() -> None:
     text = '{"v":1,"worker":"w","host":"h","pid":1,"version":"9","started_ts":1.0,"mood":"fine"}'
-    assert Announcement.model_validate_json(text).worker == "w"
+    assert WorkerStatus.model_validate_json(text).worker == "w"
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_announcement_with_a_number_that_no_sum_can_take_is_refused(fields) -> N
     whole = {"v": 1, "worker": "w", "host": "h", "pid": 1, "version": "9", "started_ts": 1.0}
     text = json.dumps(whole | fields).replace('"@inf"', "1e400").replace('"@NaN"', "NaN")
     with pytest.raises(ValidationError):
-        Announcement.model_validate_json(text)
+        WorkerStatus.model_validate_json(text)

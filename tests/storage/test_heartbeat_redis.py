@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio
 
 from berlin_schemas import names
-from berlin_worker.storage.heartbeat import Announcement, Identity, Load, Presence
+from berlin_worker.storage.heartbeat import Identity, Load, WorkerHeartbeat, WorkerStatus
 from berlin_worker.telemetry.stats import Stats
 from tests.support.waiting import stopped
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.contract
 
 
 def presence(client, worker, *, ttl_s=60.0, interval_s=0.01):
-    return Presence(
+    return WorkerHeartbeat(
         client,
         Identity(worker, "host", 1, "1.2.3", 1000.0),
         snapshot=Stats().snapshot,
@@ -38,7 +38,7 @@ async def test_a_worker_that_announces_itself_can_be_found_and_read(redis_client
     await presence(redis_client, "one").announce()
     await presence(redis_client, "two").announce()
     assert await fleet(redis_client) == {"one", "two"}
-    said = Announcement.model_validate_json(await redis_client.get(names.alive_key("one")))
+    said = WorkerStatus.model_validate_json(await redis_client.get(names.alive_key("one")))
     assert said.worker == "one"
 
 
@@ -84,7 +84,7 @@ async def test_it_goes_on_after_redis_was_away_and_leaving_waits_for_nobody(redi
             return await super().execute_command(*args, **options)
 
     async with Flaky(connection_pool=redis_client.connection_pool) as client:
-        task = asyncio.create_task(presence(client, "one").announce_forever())
+        task = asyncio.create_task(presence(client, "one").beat_forever())
         async with asyncio.timeout(30):
             while not await redis_client.exists(names.alive_key("one")):  # noqa: ASYNC110  # the same
                 await asyncio.sleep(0.01)

@@ -59,7 +59,7 @@ async def claim(store, job=JOB, *, job_id=ID, call=None, **how):
 
 async def submit(client, job_id=ID, *, again_ms=30_000):
     script = client.register_script(source("submit"))
-    keys = [names.state_key(job_id), names.WATCH, names.JOBS]
+    keys = [names.state_key(job_id), names.DUE_JOBS, names.JOBS]
     return await script(keys, [job_id, JOB, 1000, again_ms])
 
 
@@ -110,7 +110,7 @@ async def test_a_fresh_job_is_claimed_and_recorded(store, redis_client):
     kept = await record(redis_client, ID)
     assert kept["status"] == "running"
     assert kept["job"] == JOB.decode()
-    lease = await redis_client.zscore(names.WATCH, ID)
+    lease = await redis_client.zscore(names.DUE_JOBS, ID)
     assert lease == got.now_ms + 60_000
     # It may go back to the queue after all of its deadline, and wait there once more.
     assert 0 < await redis_client.ttl(names.state_key(ID)) <= 50 + QUEUE_TTL_S
@@ -371,7 +371,7 @@ async def test_the_end_sets_status_and_ttl_and_removes_watch_and_prompt(store, r
     kept = await record(redis_client, ID)
     assert kept["status"] == "completed"
     assert not {"job", "owner"} & kept.keys()
-    assert await redis_client.zscore(names.WATCH, ID) is None
+    assert await redis_client.zscore(names.DUE_JOBS, ID) is None
     assert await redis_client.ttl(names.state_key(ID)) <= LOG_TTL_S
     assert await redis_client.ttl(names.log_key(ID)) <= LOG_TTL_S
 
@@ -434,13 +434,13 @@ async def test_renewing_tells_for_each_job_how_it_stands(store, redis_client):
     await store.reap("reaped", again_running_s=6, again_queued_s=30)
     await store.release("released", 1)
     for name in ("fine", "flagged"):
-        await redis_client.zadd(names.WATCH, {name: 5})
+        await redis_client.zadd(names.DUE_JOBS, {name: 5})
     held = [(n, 1) for n in ("fine", "flagged", "taken", "over", "reaped", "released", "gone")]
     assert await store.renew(held) == ["renewed", "cancel", *["lost"] * 5]
     for name in ("fine", "flagged"):
-        assert await redis_client.zscore(names.WATCH, name) > 1e12
-    assert await redis_client.zscore(names.WATCH, "over") is None
-    assert await redis_client.zscore(names.WATCH, "gone") is None
+        assert await redis_client.zscore(names.DUE_JOBS, name) > 1e12
+    assert await redis_client.zscore(names.DUE_JOBS, "over") is None
+    assert await redis_client.zscore(names.DUE_JOBS, "gone") is None
 
 
 async def _reclaimed(store, job_id):
@@ -456,13 +456,13 @@ async def test_a_lease_that_ran_out_unnoticed_is_renewed(store, redis_client):
 
 async def test_a_watch_that_was_evicted_comes_back_with_a_ttl(store, redis_client):
     await claim(store)
-    await redis_client.delete(names.WATCH)
+    await redis_client.delete(names.DUE_JOBS)
     assert await store.renew([(ID, 1)]) == ["renewed"]
     await check_keys(redis_client)
-    await redis_client.delete(names.WATCH)
+    await redis_client.delete(names.DUE_JOBS)
     await store.release(ID, 1)
     await check_keys(redis_client)
-    assert await redis_client.zscore(names.WATCH, ID) is not None
+    assert await redis_client.zscore(names.DUE_JOBS, ID) is not None
 
 
 async def test_renewing_nothing_is_no_error(store):
@@ -480,7 +480,7 @@ async def test_a_release_after_the_end_changes_nothing(store, redis_client):
     await append(store, ended(open_log(await claim(store))))
     await store.release(ID, 1)
     assert (await record(redis_client, ID))["status"] == "completed"
-    assert await redis_client.zscore(names.WATCH, ID) is None
+    assert await redis_client.zscore(names.DUE_JOBS, ID) is None
 
 
 async def test_a_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store, redis_client):
@@ -526,20 +526,20 @@ async def test_a_queued_job_is_taken_once_the_queue_has_passed_it_by(store, redi
     await submit(redis_client, again_ms=0)
     created_ms = int((await record(redis_client, ID))["created_ms"])
     times = {"again_running_s": 6, "again_queued_s": 0}
-    assert await store.reap(ID, **times, passed_ms=created_ms) is None
+    assert await store.reap(ID, **times, watermark_ms=created_ms) is None
     # All times are whole milliseconds: in the same one it would not stand behind.
     while (now := await redis_client.time())[0] * 1000 + now[1] // 1000 <= created_ms:
         pass
-    overdue = await store.reap(ID, **times, passed_ms=created_ms + 1)
+    overdue = await store.reap(ID, **times, watermark_ms=created_ms + 1)
     assert overdue is not None
     # It is on the queue again, behind what has passed it by until now.
-    assert await store.reap(ID, **times, passed_ms=created_ms + 1) is None
+    assert await store.reap(ID, **times, watermark_ms=created_ms + 1) is None
 
 
 async def test_a_lost_job_is_taken_however_far_the_queue_is(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)
-    assert await store.reap(ID, again_running_s=6, again_queued_s=30, passed_ms=0)
+    assert await store.reap(ID, again_running_s=6, again_queued_s=30, watermark_ms=0)
 
 
 async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_client):
@@ -551,7 +551,7 @@ async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_cli
         await expire_lease(redis_client, name)
         assert await store.reap(name, again_running_s=6, again_queued_s=30) is None
     assert await store.due(10) == []
-    assert await redis_client.zcard(names.WATCH) == 0
+    assert await redis_client.zcard(names.DUE_JOBS) == 0
 
 
 async def test_a_lost_job_is_told_with_the_trace_that_its_first_claim_was_part_of(
@@ -579,14 +579,14 @@ async def test_a_renewal_between_due_and_reap_saves_the_job(store, redis_client)
 async def test_due_is_bounded_and_begins_with_the_oldest(store, redis_client):
     for n in range(5):
         await claim(store, job_id=f"job-{n}")
-        await redis_client.zadd(names.WATCH, {f"job-{n}": 10 - n})
+        await redis_client.zadd(names.DUE_JOBS, {f"job-{n}": 10 - n})
     assert await store.due(2) == ["job-4", "job-3"]
 
 
 async def test_dead_letters_are_bounded_in_number_and_need_no_ttl(store, redis_client):
     for n in range(300):
-        await store.bury(f"job-{n}", "too_many_attempts", call=f"call-{n}", job=JOB)
-    await store.bury(None, "invalid_job_id", call="last", job=b"")
+        await store.dead_letter(f"job-{n}", "too_many_attempts", call=f"call-{n}", job=JOB)
+    await store.dead_letter(None, "invalid_job_id", call="last", job=b"")
     entries = await redis_client.xrange(names.DEAD_LETTERS)
     assert len(entries) < 250
     assert entries[-1][1][b"reason"] == b"invalid_job_id"
@@ -600,11 +600,11 @@ async def test_a_burial_whose_reply_was_lost_leaves_one_letter_however_often_it_
     elsewhere = make_store(lossy, owner="elsewhere")
     lossy.lose = 1
     with pytest.raises(ConnectionError):
-        await elsewhere.bury(ID, "reason", call="x", job=JOB)
+        await elsewhere.dead_letter(ID, "reason", call="x", job=JOB)
     for each in (elsewhere, store):  # the sender again, and who has taken over from it
-        await each.bury(ID, "reason", call="x", job=JOB)
+        await each.dead_letter(ID, "reason", call="x", job=JOB)
     assert await redis_client.xlen(names.DEAD_LETTERS) == 1
-    await store.bury(ID, "reason", call="y", job=JOB)
+    await store.dead_letter(ID, "reason", call="y", job=JOB)
     assert await redis_client.xlen(names.DEAD_LETTERS) == 2
 
 
@@ -622,7 +622,7 @@ async def test_a_server_that_cannot_be_reached_is_the_builtin_connection_error(l
         lambda: store.due(1),
         lambda: store.reap(ID, again_running_s=1, again_queued_s=1),
         lambda: store.keep_cancel_flag(ID),
-        lambda: store.bury(ID, "reason", call="x", job=b""),
+        lambda: store.dead_letter(ID, "reason", call="x", job=b""),
     )
     for call in calls:
         lossy.lose = 1

@@ -1,6 +1,6 @@
 """The Lua scripts against a plain model: workers, lost replies, expired leases, in any order.
 
-Time is the score of a job in ``worker:watch``, which the test sets where a lease shall run out.
+Time is the score of a job in ``worker:due``, which the test sets where a lease shall run out.
 """
 
 import asyncio
@@ -202,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def time_passes(self, job_id):
         found = self.loop.run_until_complete(
-            self.client.zadd(names.WATCH, {job_id: 1}, xx=True, ch=True)
+            self.client.zadd(names.DUE_JOBS, {job_id: 1}, xx=True, ch=True)
         )
         model = self.models[job_id]
         if model.status in {"running", "queued"}:
@@ -277,7 +277,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert kept.get("status") == ("completed" if model.status == "over" else model.status)
             assert int(kept.get("attempt", 0)) == model.attempt
             assert ("job" in kept) == (model.status in {"running", "queued"})
-            watched = await self.client.zscore(names.WATCH, job_id) is not None
+            watched = await self.client.zscore(names.DUE_JOBS, job_id) is not None
             assert watched == (model.status in {"running", "queued"})
             if model.status == "over":
                 assert await self.client.ttl(names.log_key(job_id)) <= LOG_TTL_S

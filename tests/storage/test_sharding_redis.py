@@ -11,11 +11,11 @@ import redis.asyncio
 from berlin_schemas import names
 from berlin_schemas.shards import shard_of
 from berlin_worker.embedded.redis_server import free_port
-from berlin_worker.errors import Away, SettingsError
-from berlin_worker.jobs.leases import NOTHING_WAITS, Claim
+from berlin_worker.errors import SettingsError, StoreUnavailable
+from berlin_worker.jobs.leases import QUEUE_EMPTY, Claim
 from berlin_worker.storage.sharding.marks import MARK_TTL_S, Marks, check_unmarked
 from berlin_worker.storage.sharding.parking import Parking
-from berlin_worker.storage.sharding.router import StrayBell
+from berlin_worker.storage.sharding.router import StrayQueue
 from berlin_worker.storage.sharding.store import ShardStore
 from tests.support.core import JOB, check_keys, expire_lease, load_scripts, make_store, record
 from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says
@@ -179,16 +179,16 @@ async def test_nothing_is_parked_where_redis_is_away(bell):
 async def test_a_stray_is_rung_once_and_leaves_no_record(redis_client, bell):
     await load_scripts(redis_client)
     store = make_store(redis_client)
-    strays = StrayBell(bell, store, shard=0, count=2)
+    strays = StrayQueue(bell, store, shard=0, count=2)
     assert shard_of(ON_1, 2) == 1
     await store.claim(ON_1, JOB, call="1", deadline_s=60)
     await expire_lease(redis_client, ON_1)
-    overdue = await store.reap(ON_1, again_running_s=1, again_queued_s=1, passed_ms=NOTHING_WAITS)
+    overdue = await store.reap(ON_1, again_running_s=1, again_queued_s=1, watermark_ms=QUEUE_EMPTY)
     assert overdue is not None
     await strays.ring(overdue.job_id, overdue.job)
     assert bell.rung == [ON_1]
     assert await record(redis_client, ON_1) == {}
-    assert await redis_client.zscore(names.WATCH, ON_1) is None
+    assert await redis_client.zscore(names.DUE_JOBS, ON_1) is None
 
 
 async def test_a_job_is_not_waited_for_once_its_shard_counts_as_away():
@@ -200,7 +200,7 @@ async def test_a_job_is_not_waited_for_once_its_shard_counts_as_away():
         with pytest.raises(ConnectionError):
             await claim()
         store.is_away = lambda: True
-        with pytest.raises(Away):
+        with pytest.raises(StoreUnavailable):
             await claim()
         # What runs here, or is to be cancelled if it waits, is for this process alone to end.
         with pytest.raises(ConnectionError):
@@ -217,7 +217,7 @@ async def test_a_delivery_that_is_cancelled_while_its_shard_goes_away_ends_as_ca
     async def claim(*_: object, **__: object) -> Claim:
         asked.set()
         await answers.wait()
-        raise Away
+        raise StoreUnavailable
 
     async with Worker(redis_client, ScriptedProvider(says("a"))) as worker:
         worker.store.claim = claim
@@ -229,7 +229,7 @@ async def test_a_delivery_that_is_cancelled_while_its_shard_goes_away_ends_as_ca
 
 async def test_dead_letters_are_in_one_place_for_all_shards(redis_client, other):
     store = make_store(other, dead_letters=redis_client)
-    await store.bury("job-a", "too_many_attempts", call="1", job=JOB)
+    await store.dead_letter("job-a", "too_many_attempts", call="1", job=JOB)
     assert await redis_client.xlen(names.DEAD_LETTERS) == 1
     assert not await other.exists(names.DEAD_LETTERS)
 

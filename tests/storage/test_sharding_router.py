@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from berlin_schemas.shards import shard_of
-from berlin_worker.errors import Away
-from berlin_worker.storage.sharding.router import AWAY_S, Core, Router, StrayBell
+from berlin_worker.errors import StoreUnavailable
+from berlin_worker.storage.sharding.router import AWAY_S, Core, Router, StrayQueue
 
 pytestmark = pytest.mark.unit
 
@@ -25,13 +25,13 @@ class Part:
     hangs: asyncio.Event | None = None
     fails: int = 0
 
-    async def run(self, *asked: Any, came_back: bool) -> None:
+    async def run(self, *asked: Any, redelivered: bool) -> None:
         """Note it, and find the shard away as often as told to."""
-        self.asked.append(("run", *asked) + ("came back",) * came_back)
+        self.asked.append(("run", *asked) + ("came back",) * redelivered)
         if self.fails:
             self.fails -= 1
             self.silent_s = AWAY_S + 1
-            raise Away
+            raise StoreUnavailable
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool) -> None:
         """Note it, then hang if told to."""
@@ -43,7 +43,7 @@ class Part:
         """Note it."""
         self.asked.append(("discard", *asked))
         if self.fails:
-            raise Away
+            raise StoreUnavailable
 
 
 class Lot:
@@ -188,7 +188,7 @@ class Records:
 
 async def test_a_job_of_another_shard_is_rung_and_then_forgotten():
     bell, records = Bell(), Records()
-    strays = StrayBell(bell, records, shard=0, count=2)
+    strays = StrayQueue(bell, records, shard=0, count=2)
     await strays.ring(ON_0, b"{}")
     await strays.ring(ON_1, b"{}")
     assert bell.rung == [ON_0, ON_1]
@@ -202,12 +202,12 @@ async def test_a_stray_that_could_not_be_rung_is_not_forgotten():
 
     records = Records()
     with pytest.raises(ConnectionError):
-        await StrayBell(Bell(away), records, shard=0, count=2).ring(ON_1, b"{}")
+        await StrayQueue(Bell(away), records, shard=0, count=2).ring(ON_1, b"{}")
     assert records.forgotten == []
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 async def test_that_a_message_came_back_is_passed_on(parts):
     all_parts = [Part() for _ in range(parts)]
-    await routed(*all_parts).run(ON_1, [{}], {}, came_back=True)
+    await routed(*all_parts).run(ON_1, [{}], {}, redelivered=True)
     assert all_parts[-1].asked == [("run", ON_1, [{}], {}, "came back")]

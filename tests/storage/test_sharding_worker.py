@@ -96,7 +96,7 @@ def test_jobs_are_spread_and_all_that_is_of_a_job_is_on_its_shard(shards):
         of_jobs = {f"job:{{{job_id}}}:{part}" for job_id in ids for part in ("state", "log")}
         assert job_keys(store) == of_jobs
         assert all(store.ttl(key) > 0 for key in store.scan_iter())
-        assert store.zcard("worker:watch") == 0
+        assert store.zcard("worker:due") == 0
         assert not list(store.scan_iter("token:*"))
     assert job_keys(fleet.redis) == set()
     assert len(list(fleet.redis.scan_iter("token:*"))) > 0
@@ -248,9 +248,9 @@ async def test_jobs_that_were_submitted_with_another_list_run_and_leave_nothing_
 
 def _watched(store: redis.Redis) -> int:
     """How many jobs are watched; what is, is due, as if half a minute had passed."""
-    for job_id in store.zrange("worker:watch", 0, -1):
-        store.zadd("worker:watch", {job_id: 1}, xx=True)
-    return int(store.zcard("worker:watch"))
+    for job_id in store.zrange("worker:due", 0, -1):
+        store.zadd("worker:due", {job_id: 1}, xx=True)
+    return int(store.zcard("worker:due"))
 
 
 def test_the_doctor_looks_at_every_shard_and_at_the_order(shards):

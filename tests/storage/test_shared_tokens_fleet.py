@@ -82,7 +82,7 @@ class Worker:
     async def start(cls, *arguments: str) -> Self:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(ROOT / "tests/support/token_process.py"),
+            str(ROOT / "tests/storage/token_process.py"),
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -45,7 +45,16 @@ def make_store(
 
 async def load_scripts(client: redis.asyncio.Redis) -> None:
     """Load what the store runs: fakeredis breaks a connection that asks for an unknown script."""
-    for name in ("claim", "append", "renew", "release", "reap", "pardon", "revoke", "submit"):
+    for name in (
+        "claim",
+        "append",
+        "renew",
+        "release",
+        "reap",
+        "clear_failure",
+        "revoke",
+        "submit",
+    ):
         await client.script_load(source(name))
 
 
@@ -104,7 +113,7 @@ def event(log: JobLog, kind: Any, **fields: Any) -> Any:
 
 async def expire_lease(client: redis.asyncio.Redis, job_id: str) -> None:
     """Make the job look as if its worker had been silent for longer than the lease."""
-    assert await client.zadd(names.WATCH, {job_id: 1}, xx=True, ch=True)
+    assert await client.zadd(names.DUE_JOBS, {job_id: 1}, xx=True, ch=True)
 
 
 async def record(client: redis.asyncio.Redis, job_id: str) -> dict[str, str]:

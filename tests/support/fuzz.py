@@ -64,9 +64,9 @@ keys = st.one_of(
     st.sampled_from(JOBS).map(names.log_key),
     st.sampled_from(
         [
-            *(names.WATCH, names.DEAD_LETTERS, names.FLEET, names.SHARD, names.SHARDS),
+            *(names.DUE_JOBS, names.DEAD_LETTERS, names.FLEET, names.SHARD, names.SHARDS),
             *(names.parked_key(0), names.parked_key(1), f"{names.parked_key(0)}:turn"),
-            *("worker:alive:fuzz", "worker:buried:fuzz", "limit:fuzz", "worker:fuzz"),
+            *("worker:alive:fuzz", "worker:dead-ids:fuzz", "limit:fuzz", "worker:fuzz"),
         ]
     ),
 )
@@ -105,7 +105,7 @@ def _record() -> st.SearchStrategy[list[Command]]:
         fields = {"status": status, "job": job, **fields}
         pairs = [part for pair in fields.items() for part in pair]
         key = names.state_key(job_id)
-        return [("DEL", key), ("HSET", key, *pairs), ("ZADD", names.WATCH, score, job_id)]
+        return [("DEL", key), ("HSET", key, *pairs), ("ZADD", names.DUE_JOBS, score, job_id)]
 
     return st.tuples(
         st.sampled_from(JOBS),

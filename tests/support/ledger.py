@@ -80,7 +80,7 @@ class Ledger:
     def wait(self, timeout_s: float = 120.0) -> bool:
         """Whether all jobs end in time, and what was queued and held for them is gone."""
         give_up = time.monotonic() + timeout_s
-        while self.unfinished or self._redis.exists("prompts", "unacked:prompts", "worker:watch"):
+        while self.unfinished or self._redis.exists("prompts", "unacked:prompts", "worker:due"):
             if time.monotonic() > give_up:
                 return False
             time.sleep(0.1)

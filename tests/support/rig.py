@@ -155,9 +155,9 @@ class Worker:
         async with self._renewing:
             return await self._renew(held)
 
-    async def run(self, job_id: str = JOB_ID, *, came_back: bool = False, **fields: Any) -> None:
+    async def run(self, job_id: str = JOB_ID, *, redelivered: bool = False, **fields: Any) -> None:
         """Deliver a job and run it to its end."""
-        await self.runner.run(job_id, [job_object(**fields)], {}, came_back=came_back)
+        await self.runner.run(job_id, [job_object(**fields)], {}, redelivered=redelivered)
 
     def start(self, job_id: str = JOB_ID, **fields: Any) -> asyncio.Task[None]:
         """Deliver a job and run it in a task of its own."""

@@ -55,7 +55,7 @@ class Problem:
         return f"{self.job_id}: {self.kind}: {self.told}"
 
 
-_EMPTY_AT_THE_END = frozenset({"prompts", "unacked:prompts", "worker:watch"})
+_EMPTY_AT_THE_END = frozenset({"prompts", "unacked:prompts", "worker:due"})
 
 Log = Sequence[tuple[str, bytes]]
 """Entry IDs and events, as they stand in the stream."""

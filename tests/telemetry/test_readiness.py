@@ -2,7 +2,7 @@
 
 import pytest
 
-from berlin_worker.telemetry.readiness import CONSUMER_SILENT_S, Outside, live, ready, report
+from berlin_worker.telemetry.readiness import CONSUMER_SILENT_S, Dependencies, live, ready, report
 
 pytestmark = pytest.mark.unit
 
@@ -36,10 +36,10 @@ def test_while_it_drains_the_consumer_may_be_silent_and_the_loop_may_not():
 @pytest.mark.parametrize(
     ("outside", "draining", "failed"),
     [
-        (Outside(), False, []),
-        (Outside(broker="away"), False, ["broker"]),
-        (Outside(redis="away", token="berlin: auth_failed"), False, ["redis", "token"]),
-        (Outside(), True, ["accepting"]),
+        (Dependencies(), False, []),
+        (Dependencies(broker="away"), False, ["broker"]),
+        (Dependencies(redis="away", token="berlin: auth_failed"), False, ["redis", "token"]),
+        (Dependencies(), True, ["accepting"]),
     ],
 )
 def test_ready_is_who_can_take_jobs(outside, draining, failed):
@@ -51,6 +51,6 @@ def test_ready_is_who_can_take_jobs(outside, draining, failed):
 
 def test_who_is_not_alive_is_not_ready():
     dead = live(**(QUIET | {"loop_silence_s": 60.0}))  # type: ignore[arg-type]  # as told
-    code, body = report(ready(dead, Outside(), draining=False))
+    code, body = report(ready(dead, Dependencies(), draining=False))
     assert code == 503
     assert "60.0 s" in body["checks"]["event_loop"]["told"]

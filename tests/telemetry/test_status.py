@@ -24,7 +24,7 @@ from berlin_worker.telemetry.http_server import serving
 from berlin_worker.telemetry.liveness import Life
 from berlin_worker.telemetry.metrics import registry
 from berlin_worker.telemetry.stats import Stats
-from berlin_worker.telemetry.status import Inside, Observer
+from berlin_worker.telemetry.status import ProcessGauges, StatusReporter
 from tests.support.http import failing, get, scrape, value
 from tests.support.waiting import stopped
 
@@ -55,7 +55,7 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        inside = Inside(
+        inside = ProcessGauges(
             jobs_in_flight=lambda: 7,
             suspects_waiting=lambda: 1,
             journal_buffer_bytes=lambda: 11,
@@ -63,7 +63,7 @@ class Site:
             store_silent_s=lambda: self.silent_s,
             no_token=self.no_token,
         )
-        observer = Observer(
+        observer = StatusReporter(
             self.life,
             inside,
             loop=asyncio.get_running_loop(),

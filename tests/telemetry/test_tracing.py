@@ -178,19 +178,19 @@ def test_without_a_usable_parent_a_trace_begins_here(
     recorder: Recorder, headers: dict[str, str]
 ) -> None:
     with recorder.tracer().delivery("job-1", headers) as job_trace:
-        memo = job_trace.memo
+        carrier = job_trace.carrier
     span = recorder.spans["worker.generate"]
     assert span.parent is None
     # A restart elsewhere is of this trace.
-    with recorder.tracer().delivery("job-1", tracing.headers_of(memo)):
+    with recorder.tracer().delivery("job-1", tracing.from_carrier(carrier)):
         pass
     assert trace_id(recorder.spans["worker.generate"]) == trace_id(span)
 
 
 def test_a_delivery_after_a_restart_stands_beside_the_first(recorder: Recorder) -> None:
     with recorder.tracer().delivery("job-1", PRODUCER) as job_trace:
-        memo = job_trace.memo
-    with recorder.tracer().delivery("job-1", tracing.headers_of(memo)):
+        carrier = job_trace.carrier
+    with recorder.tracer().delivery("job-1", tracing.from_carrier(carrier)):
         pass
     first, second = recorder.exporter.get_finished_spans()
     assert first.parent is not None
@@ -297,7 +297,7 @@ async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch
             chat.finished()
         job_trace.retried(1, "internal", 0.1)
         job_trace.ended("completed")
-        assert job_trace.memo == ""
+        assert job_trace.carrier == ""
     await stream.aclose()
 
 
@@ -322,7 +322,7 @@ def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) ->
 
 
 @pytest.mark.parametrize(
-    ("memo", "headers"),
+    ("carrier", "headers"),
     [
         ("", {}),
         ("{", {}),
@@ -336,13 +336,13 @@ def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) ->
     ],
 )
 def test_a_record_may_hold_anything_where_the_trace_belongs(
-    memo: str | bytes, headers: dict[str, str]
+    carrier: str | bytes, headers: dict[str, str]
 ) -> None:
-    assert tracing.headers_of(memo) == headers
+    assert tracing.from_carrier(carrier) == headers
 
 
 def test_what_is_kept_of_the_headers_is_bounded_and_holds_no_baggage() -> None:
-    kept = tracing.memo_of({**PRODUCER, "baggage": "user=somebody"})
-    assert tracing.headers_of(kept) == PRODUCER
-    assert tracing.memo_of({**PRODUCER, "tracestate": "x" * 2000}) == ""
-    assert tracing.memo_of({"baggage": "x"}) == ""
+    kept = tracing.to_carrier({**PRODUCER, "baggage": "user=somebody"})
+    assert tracing.from_carrier(kept) == PRODUCER
+    assert tracing.to_carrier({**PRODUCER, "tracestate": "x" * 2000}) == ""
+    assert tracing.to_carrier({"baggage": "x"}) == ""

@@ -3,14 +3,14 @@
     BerlinWorkerError
     ├── SettingsError        the environment lacks a setting, or one makes no sense
     ├── JobError             a job cannot go on; carries a code of the contract
-    ├── Away                 one of several event stores does not answer: the job waits elsewhere
+    ├── StoreUnavailable     one of several event stores does not answer: the job waits
     ├── TaskFailed           Celery's view of a job that has failed; carries the code alone
     ├── Fenced               another attempt owns the job: stop at once, say nothing
     └── ClientError          what users of berlin_worker.client see
         ├── Unavailable      Redis or the broker does not answer
         ├── JobIdReused      the ID that was submitted is that of another job
         ├── CursorExpired    the log that was asked for is gone
-        ├── Unreadable       an event of the job is of another version of the contract
+        ├── UnsupportedVersion       an event of the job is of another version of the contract
         └── JobFailed        the job ended as ``failed`` or ``cancelled``
 
 Foreign errors (aiohttp's, redis-py's) are mapped to these once, at the edge.
@@ -73,7 +73,7 @@ class Fenced(BerlinWorkerError):
     """The store refuses this attempt's events: the job belongs to a newer one, or is over."""
 
 
-class Away(BerlinWorkerError):
+class StoreUnavailable(BerlinWorkerError):
     """A job cannot be begun, for its event store has not answered for a while; others do."""
 
 
@@ -110,7 +110,7 @@ class CursorExpired(ClientError):
     """The log of the job has expired, or it never existed: nothing can be replayed from it."""
 
 
-class Unreadable(ClientError):
+class UnsupportedVersion(ClientError):
     """The job has an event that this version cannot read, and so cannot tell how it goes on."""
 
 

@@ -18,16 +18,16 @@ from celery.worker import state
 
 from berlin_schemas.shards import shard_of
 from berlin_worker.broker import running
-from berlin_worker.broker.job_queue import CeleryDoorbell
+from berlin_worker.broker.job_queue import CeleryJobQueue
 from berlin_worker.client import queue_depth
 from berlin_worker.config.addresses import address
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Leases
-from berlin_worker.jobs.quarantine import Suspects
+from berlin_worker.jobs.quarantine import Quarantine
 from berlin_worker.jobs.retry import RetryPolicy
 from berlin_worker.jobs.runner import Runner
 from berlin_worker.pool import cancel_cause
-from berlin_worker.pool.gc_tuning import seldom_collected
+from berlin_worker.pool.gc_tuning import relaxed_gc
 from berlin_worker.providers.base import Provider, Services
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
@@ -35,18 +35,18 @@ from berlin_worker.providers.served import provider_cache
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
 from berlin_worker.storage.databases import database_of
-from berlin_worker.storage.heartbeat import Load, Presence, this_process
+from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
 from berlin_worker.storage.job_store import RedisStore
 from berlin_worker.storage.sharding.marks import Marks, check_unmarked
 from berlin_worker.storage.sharding.parking import Parking
-from berlin_worker.storage.sharding.router import Core, Router, StrayBell
+from berlin_worker.storage.sharding.router import Core, Router, StrayQueue
 from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
 from berlin_worker.storage.worker_connection import connect
 from berlin_worker.telemetry.http_endpoint import observed
 from berlin_worker.telemetry.liveness import LIFE
 from berlin_worker.telemetry.stats import Stats
-from berlin_worker.telemetry.status import Inside
+from berlin_worker.telemetry.status import ProcessGauges
 from berlin_worker.telemetry.tracer import open_tracer
 
 logger = logging.getLogger(__name__)
@@ -71,11 +71,11 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             for url in settings.shards
         ]
         http = await stack.enter_async_context(open_session(settings))
-        doorbell = stack.enter_context(contextlib.closing(CeleryDoorbell(app)))
+        doorbell = stack.enter_context(contextlib.closing(CeleryJobQueue(app)))
         stats = Stats(settings.metrics_named_models)
         tokens = RedisTokens(home, settings, stats)
         services = Services(http, tokens, settings, os.environ)
-        suspects = Suspects()
+        suspects = Quarantine()
         shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
         cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
@@ -97,7 +97,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             home, current.cancel, fleet=database_of(home), flagged=flagged
         )
         background["life"] = LIFE.beat_forever(stats.loop_lag)
-        presence = Presence(
+        presence = WorkerHeartbeat(
             home,
             this_process(),
             snapshot=stats.snapshot,
@@ -105,7 +105,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             interval_s=settings.renew_interval_s,
             ttl_s=settings.lease_s,
         )
-        background["presence"] = presence.announce_forever()
+        background["presence"] = presence.beat_forever()
         stack.push_async_callback(presence.withdraw)
         if len(cores) > 1:
             background["parking"] = parking.bring_back_forever(current.is_away)
@@ -113,7 +113,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             background["marks"] = marks.write_forever()
         for name, work in background.items():
             stack.push_async_callback(_cancelled, _supervised(name, work))
-        inside = Inside(
+        inside = ProcessGauges(
             jobs_in_flight=lambda: sum(len(core.leases) for core in cores),
             suspects_waiting=lambda: len(suspects),
             journal_buffer_bytes=lambda: sum(core.journal.buffered_bytes for core in cores),
@@ -123,7 +123,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         )
         depth = functools.partial(queue_depth.count, app)
         stack.enter_context(observed(settings, stats, inside, depth))
-        stack.enter_context(seldom_collected())
+        stack.enter_context(relaxed_gc())
         try:
             with running.serving(current, tracer):
                 yield
@@ -138,9 +138,9 @@ class _Shared:
     """What the jobs of all shards have in common."""
 
     home: redis.asyncio.Redis
-    doorbell: CeleryDoorbell
+    doorbell: CeleryJobQueue
     provider: Callable[[str], Provider]
-    suspects: Suspects
+    suspects: Quarantine
     stats: Stats
 
 
@@ -154,7 +154,7 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
     database = database_of(client)
     journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats, database=database)
-    bell = StrayBell(shared.doorbell, store, shard=shard, count=count)
+    bell = StrayQueue(shared.doorbell, store, shard=shard, count=count)
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
         await core.runner.discard(job_id, reason, detail, message)

@@ -12,11 +12,11 @@ from berlin_schemas import ErrorCode, names
 from berlin_worker.broker import revocation, running
 from berlin_worker.broker.qos import QoS
 from berlin_worker.broker.validation import check
-from berlin_worker.broker.visibility import came_back_at_once
+from berlin_worker.broker.visibility import redelivered_at_once
 from berlin_worker.celery import app
 from berlin_worker.errors import JobError, TaskFailed
 from berlin_worker.jobs.runner import Outcome, time_limit_passed
-from berlin_worker.pool import AsyncioRequest, AsyncioTask, HandedBack, cancel_cause, error_of
+from berlin_worker.pool import AsyncioRequest, AsyncioTask, Requeued, cancel_cause, error_of
 
 _SAME_TIME_S: Final = 0.5
 """Two clocks that are no further apart show the same time: to ask for it takes a while, too."""
@@ -33,7 +33,7 @@ class TaskCancelled(Ignore):  # type: ignore[misc]  # the same
 
 
 class PromptRequest(AsyncioRequest):
-    """A request that can run, or :class:`~berlin_worker.broker.validation.Unusable` is raised.
+    """A request that can run; else it raises ``broker.validation.InvalidMessage``.
 
     Its arguments stay out of logs, events and ``inspect``: they are a prompt.
 
@@ -83,7 +83,7 @@ class PromptRequest(AsyncioRequest):
             return
         super().on_failure(exc_info, *args, **kwargs)
         # For SoftTimeLimitExceeded see on_timeout.
-        if not isinstance(error, HandedBack | SoftTimeLimitExceeded | TaskFailed | TaskDropped):
+        if not isinstance(error, Requeued | SoftTimeLimitExceeded | TaskFailed | TaskDropped):
             told = "the worker could not run the task"
             running.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
 
@@ -128,9 +128,9 @@ async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     told = {name: request.get(name) for name in tracer.fields}
     # Anybody may put anything on the queue.
     headers = {name: value for name, value in told.items() if isinstance(value, str)}
-    came_back = came_back_at_once(request.delivery_info, app.conf)
+    redelivered = redelivered_at_once(request.delivery_info, app.conf)
     with tracer.delivery(job_id, headers):
-        outcome = await running.router().run(job_id, args, kwargs, came_back=came_back)
+        outcome = await running.router().run(job_id, args, kwargs, redelivered=redelivered)
     report(outcome)
 
 

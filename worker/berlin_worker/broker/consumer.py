@@ -21,7 +21,7 @@ from berlin_worker.broker import decompression, envelope, running
 from berlin_worker.broker.guard import Guarded, is_lost_connection
 from berlin_worker.broker.remote_control import ControlNode, guarded_events
 from berlin_worker.broker.transport import check_options
-from berlin_worker.broker.validation import Unusable
+from berlin_worker.broker.validation import InvalidMessage
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.telemetry.liveness import LIFE
 
@@ -45,7 +45,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         super().__init__(*args, **kwargs)
         decompression.install()
         self._guard_gossip(self.gossip)
-        Guarded.tell_reader = staticmethod(_tell_reader)  # type: ignore[method-assign]
+        Guarded.on_unreadable = staticmethod(_tell_reader)  # type: ignore[method-assign]
         # A job is plain JSON: no hook for each object of it, to which some objects say more.
         registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 
@@ -110,7 +110,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Celery cannot make a request of the message, or what it would make could not run."""
-        if isinstance(exc, Unusable):
+        if isinstance(exc, InvalidMessage):
             self._discard(message, exc.reason, exc, told=str(exc))
         else:
             self._discard(message, "not_a_task", exc)

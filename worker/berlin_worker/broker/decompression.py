@@ -19,7 +19,7 @@ _LZMA_BYTES: Final = 64 * 1024 * 1024
 """For its dictionary; one of 8 MiB is what its default level makes."""
 
 
-class TooMuch(ValueError):
+class BodyTooLarge(ValueError):
     """A body is longer than any job, or is cut off."""
 
 
@@ -36,7 +36,7 @@ def _bounded(make: Callable[[], Any]) -> Callable[[bytes], bytes]:
         decoder = make()
         body: bytes = decoder.decompress(data, _MOST_BYTES)
         if not decoder.eof:
-            raise TooMuch(f"not whole within {_MOST_BYTES} bytes")
+            raise BodyTooLarge(f"not whole within {_MOST_BYTES} bytes")
         return body
 
     return decompress

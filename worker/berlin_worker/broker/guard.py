@@ -28,7 +28,7 @@ class Guarded:
     _kept: Any = None
 
     @staticmethod
-    def tell_reader(job_id: str) -> None:
+    def on_unreadable(job_id: str) -> None:
         """Hook: receives the job ID, or "", of a message that is no message. The consumer of jobs
         puts its own in the place of this."""
 
@@ -85,7 +85,7 @@ class Guarded:
         except ResponseError as refusal:  # it comes back when its time is up
             logger.error("a message cannot be moved to %s: %s", names.DEAD_LETTERS, refusal)  # noqa: TRY400  # says all there is
             return
-        self.tell_reader(job_id)
+        self.on_unreadable(job_id)
 
     def _receive_one(self: Any, client: Any) -> Any:
         """Deliver one broadcast, of Celery's remote control or events; drop what is none."""

@@ -15,12 +15,12 @@ from kombu.exceptions import ChannelError, OperationalError
 
 from berlin_schemas import names
 from berlin_worker.client.enqueue import MESSAGE
-from berlin_worker.telemetry.tracing import headers_of
+from berlin_worker.telemetry.tracing import from_carrier
 
 T = TypeVar("T")
 
 
-class CeleryDoorbell:
+class CeleryJobQueue:
     """Rings by ``app``; raises ``ConnectionError`` while the broker cannot be reached."""
 
     def __init__(self, app: Celery) -> None:
@@ -32,7 +32,7 @@ class CeleryDoorbell:
 
         The job has waited its turn already: behind a long queue it would wait again.
         """
-        await self._in_thread(lambda: self._send(job_id, job, headers_of(trace)))
+        await self._in_thread(lambda: self._send(job_id, job, from_carrier(trace)))
 
     async def waiting(self) -> int:
         """How many messages wait on the queue."""

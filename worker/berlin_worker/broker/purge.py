@@ -93,7 +93,7 @@ async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
 
 
 def read_entry(entry: bytes) -> bytes:
-    """The message in what a worker has written down of one that it holds (``entry.lua``)."""
+    """Return the message in an entry of the unacked hash (``unacked_entry.lua``)."""
     digits, colon, rest = entry.partition(b":")
     return rest[int(digits) :] if colon and re.fullmatch(rb"[0-9]{1,4}", digits) else entry
 

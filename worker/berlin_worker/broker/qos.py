@@ -21,8 +21,8 @@ from berlin_worker.storage.scripts import sha1, source
 logger = get_logger(__name__)
 
 _SCRIPTS: Final = {
-    name: source(name, "entry", "letter")
-    for name in ("keep", "give_back", "give_back_due", "dead_letter")
+    name: source(name, "unacked_entry", "dead_letter_entry")
+    for name in ("extend_visibility", "requeue", "requeue_expired", "dead_letter")
 }
 _SHA1: Final = {name: sha1(script) for name, script in _SCRIPTS.items()}
 
@@ -129,9 +129,9 @@ class QoS(redis.QoS):
         """The same at once: after an outage there is no time to lose."""
         self.keep()
         while self._unkept:
-            self.keep_some()
+            self.extend_some()
 
-    def keep_some(self) -> None:
+    def extend_some(self) -> None:
         """Put off the return of a part of them: all at once would hold up every job."""
         if self._unkept:
             self._keep_some()
@@ -142,7 +142,7 @@ class QoS(redis.QoS):
         if not self.hung:
             with self._refusals_told():
                 before = time()
-                now_s = float(self._run("keep", [self.unacked_index_key], part))
+                now_s = float(self._run("extend_visibility", [self.unacked_index_key], part))
                 QoS.clock_ahead_s = (before + time()) / 2 - now_s
 
     @contextmanager
@@ -203,7 +203,7 @@ class QoS(redis.QoS):
         otherwise = min(self.channel.active_queues, default=names.QUEUE)
         keys = [self.unacked_key, self.unacked_index_key, otherwise]
         try:
-            self._run("give_back", keys, ["LPUSH" if leftmost else "RPUSH", *tags], client)
+            self._run("requeue", keys, ["LPUSH" if leftmost else "RPUSH", *tags], client)
         except ResponseError as error:
             raise RedisConnectionError(f"a message cannot be given back: {error}") from error
 

@@ -3,8 +3,8 @@
 kombu 5.7 pops a message (BRPOP) and then writes down that it holds it: a worker that is
 killed in between loses it (measured: 32 of 100 kills under load). Here a worker waits for
 a message without popping it, by moving the last one onto itself (BLMOVE), and a script takes
-it and writes it down in one step (``take.lua``), under a tag of the worker's own and with the list
-that it came from, to which it goes back as it came. Both are sent at once, so that the server
+it and writes it down in one step (``reserve.lua``), under a tag of the worker's own and with the
+list that it came from, to which it goes back as it came. Both are sent at once, so that the server
 runs the script as soon as there is a message: it takes one, and says whether more wait; those the
 next call takes, without a wait. What was taken for a consumer that is gone by then goes back.
 
@@ -40,7 +40,7 @@ from berlin_worker.storage.scripts import sha1, source
 logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
-_TAKE: Final = source("take", "entry")
+_TAKE: Final = source("reserve", "unacked_entry")
 _TAKE_SHA1: Final = sha1(_TAKE)
 _SCRIPT: Final = frozenset({"EVAL", "EVALSHA"})
 _NOTHING: Final = "worker:nothing"
@@ -49,7 +49,7 @@ _POLL_S: Final = 0.05
 """How often messages are looked for on a server that does not block."""
 
 
-class Taking(Guarded):
+class AtomicReserveMixin(Guarded):
     """A channel that takes messages in one step; stands before kombu's class."""
 
     QoS = QoS
@@ -306,7 +306,7 @@ def check_options(transport_options: Mapping[str, Any]) -> None:
         )
 
 
-class RedisChannel(Taking, PurgeMixin, redis.Channel):  # type: ignore[misc]  # kombu has no type information
+class RedisChannel(AtomicReserveMixin, PurgeMixin, redis.Channel):  # type: ignore[misc]  # kombu has no type information
     """For ``redis://`` and ``rediss://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # kombu's own subclass adds some too
@@ -316,7 +316,7 @@ class RedisChannel(Taking, PurgeMixin, redis.Channel):  # type: ignore[misc]  # 
     dead_letters_max = 10_000
 
 
-class SentinelChannel(Taking, PurgeMixin, redis.SentinelChannel):  # type: ignore[misc]  # the same
+class SentinelChannel(AtomicReserveMixin, PurgeMixin, redis.SentinelChannel):  # type: ignore[misc]  # the same
     """For ``sentinel://``."""
 
     from_transport_options = (  # type: ignore[assignment]  # the same

@@ -14,7 +14,7 @@ from berlin_schemas.names import is_job_id
 _FOLLOW_UPS: Final = ("callbacks", "errbacks", "chain", "chord")
 
 
-class Unusable(InvalidTaskError):  # type: ignore[misc]  # celery has no type information
+class InvalidMessage(InvalidTaskError):  # type: ignore[misc]  # celery has no type information
     """A message that cannot run: ``reason`` is for the dead letters, the text for its reader."""
 
     def __init__(self, reason: str, told: str) -> None:
@@ -23,28 +23,30 @@ class Unusable(InvalidTaskError):  # type: ignore[misc]  # celery has no type in
 
 
 def check(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime | None) -> None:
-    """Raise :class:`Unusable` unless Celery can bring this message to its task.
+    """Raise :class:`InvalidMessage` unless Celery can bring this message to its task.
 
     ``payload`` is what protocol 2 has in its body: positional arguments, keyword arguments, and
     what is to follow, for which Celery looks in the headers, too. A follow-up would let whoever
     may enqueue a job write to any key, by the name of its queue, with the rights of the worker.
     """
     if not is_job_id(headers.get("id")):
-        raise Unusable("invalid_job_id", "the task ID is no job ID")
+        raise InvalidMessage("invalid_job_id", "the task ID is no job ID")
     args, kwargs, follow_ups = payload
     if not isinstance(args, list) or not isinstance(kwargs, dict):
-        raise Unusable("not_a_task", "arguments: a list and an object are needed")
+        raise InvalidMessage("not_a_task", "arguments: a list and an object are needed")
     if follow_ups and not isinstance(follow_ups, dict):
-        raise Unusable("not_a_task", "what follows the arguments is no object")
+        raise InvalidMessage("not_a_task", "what follows the arguments is no object")
     if any(map(headers.get, _FOLLOW_UPS)) or any(map((follow_ups or {}).get, _FOLLOW_UPS)):
         told = "link, link_error, chain and chord are not run: follow the job by its channel"
-        raise Unusable("follow_up", told)
+        raise InvalidMessage("follow_up", told)
     if not _are_limits(headers.get("timelimit")):
-        raise Unusable("not_a_task", "timelimit: two numbers of seconds are needed, or nulls")
+        raise InvalidMessage("not_a_task", "timelimit: two numbers of seconds are needed, or nulls")
     if not _are_stamps(headers.get("stamped_headers"), headers.get("stamps")):
-        raise Unusable("not_a_task", "stamped_headers, stamps: names and an object are needed")
+        raise InvalidMessage(
+            "not_a_task", "stamped_headers, stamps: names and an object are needed"
+        )
     if eta is not None and not _can_be_waited_for(eta):
-        raise Unusable("not_a_task", "eta: beyond what a clock can tell")
+        raise InvalidMessage("not_a_task", "eta: beyond what a clock can tell")
 
 
 def _are_limits(limits: Any) -> bool:

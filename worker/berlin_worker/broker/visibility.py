@@ -55,7 +55,7 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
             QoS.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
         self._timers += [
             repeat(RENEW_INTERVAL_S, qos.keep),
-            repeat(RENEW_INTERVAL_S / 10, qos.keep_some),
+            repeat(RENEW_INTERVAL_S / 10, qos.extend_some),
         ]
 
     def stop(self, consumer: Any) -> None:
@@ -105,7 +105,7 @@ def _is_redis(consumer: Any) -> bool:
     return bool(consumer.connection.transport.driver_type == "redis")
 
 
-def came_back_at_once(delivery_info: Mapping[str, Any], conf: Settings) -> bool:
+def redelivered_at_once(delivery_info: Mapping[str, Any], conf: Settings) -> bool:
     """Whether the worker that had a message before may have died just now.
 
     RabbitMQ gives messages back when a connection ends, before the leases of the jobs have run

@@ -43,7 +43,7 @@ def problem(error: BaseException) -> Problem:
         JobIdReused,
         SettingsError,
         Unavailable,
-        Unreadable,
+        UnsupportedVersion,
     )
 
     told = str(error) or type(error).__name__
@@ -61,7 +61,7 @@ def problem(error: BaseException) -> Problem:
             refused = refusal(error)
             told = f"Redis {refused}" if refused else f"Redis: {reply_of(error)}"
             return Problem(told, advice=_advice(error))
-        case Unreadable():
+        case UnsupportedVersion():
             return Problem(told, advice="install the berlin-worker that your workers have")
         case CursorExpired() | JobFailed():
             return Problem(told)

@@ -36,7 +36,7 @@ from berlin_worker.errors import (
     JobIdReused,
     SettingsError,
     Unavailable,
-    Unreadable,
+    UnsupportedVersion,
 )
 
 __all__ = [
@@ -66,5 +66,5 @@ __all__ = [
     "SyncStream",
     "Timings",
     "Unavailable",
-    "Unreadable",
+    "UnsupportedVersion",
 ]

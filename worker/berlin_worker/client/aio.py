@@ -22,7 +22,7 @@ from berlin_worker.client.shard import Shard
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.submission import Prompt, Submission, prepare
 from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options, Result
-from berlin_worker.errors import ClientError, JobFailed, Unavailable, Unreadable
+from berlin_worker.errors import ClientError, JobFailed, Unavailable, UnsupportedVersion
 from berlin_worker.settings import Settings, broker_address, redis_address
 from berlin_worker.storage import connections
 from berlin_worker.storage.sharding.marks import on_shard
@@ -339,4 +339,6 @@ async def _result_of(events: Stream) -> Result:
                 return Result("".join(text), event.finish_reason, event.timings, event.usage)
             case Failed() | Cancelled():
                 raise JobFailed(event)
-    raise Unreadable(f"job {events.job_id} is over, but this version cannot read how it ended")
+    raise UnsupportedVersion(
+        f"job {events.job_id} is over, but this version cannot read how it ended"
+    )

@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
 from berlin_worker.client.batcher import Batcher
-from berlin_worker.client.replay import Entry, Glance
+from berlin_worker.client.replay import Entry, JobSnapshot
 from berlin_worker.storage import stored_values
 from berlin_worker.storage.connections import Command
 
@@ -41,7 +41,7 @@ class Logs:
         [found] = await self._reads.ask([("XRANGE", log, f"({cursor}-0", "+", "COUNT", at_most)])
         return _entries(found)
 
-    async def glance(self, job_id: str) -> Glance:
+    async def glance(self, job_id: str) -> JobSnapshot:
         """The record's status and ``seq``, then the last entry of the log."""
         state = names.state_key(job_id)
         last = ("XREVRANGE", names.log_key(job_id), "+", "-", "COUNT", 1)
@@ -71,9 +71,9 @@ def _outcome(replies: list[Any]) -> list[Any] | Exception:
     return next((reply for reply in replies if isinstance(reply, Exception)), replies)
 
 
-def _glance(status: str | None, seq: int, found: list[Any]) -> Glance:
+def _glance(status: str | None, seq: int, found: list[Any]) -> JobSnapshot:
     entries = _entries(found)
-    return Glance(status=status, seq=seq, last=entries[0] if entries else None)
+    return JobSnapshot(status=status, seq=seq, last=entries[0] if entries else None)
 
 
 def _entries(found: list[Any]) -> list[Entry]:

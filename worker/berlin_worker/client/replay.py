@@ -12,7 +12,7 @@ The rules (contract, "Reading without a gap"):
    Events without one are of database 0, or of a worker of an older version: a reader of
    another database goes to the log for them.
 3. An empty page says nothing by itself: nothing new, not begun yet, over, or expired.
-   A :class:`Glance` at the job's record and at the last entry of its log decides.
+   A :class:`JobSnapshot` at the job's record and at the last entry of its log decides.
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
 5. A log that ends before what was read of it is another one by now (Redis has failed over,
    or came back with an older state): an error, for what follows does not follow on that.
@@ -34,7 +34,7 @@ from typing import Final
 
 from berlin_schemas import Event, decode
 from berlin_schemas.events import TERMINAL_TYPES, VERSION
-from berlin_worker.errors import CursorExpired, Unreadable
+from berlin_worker.errors import CursorExpired, UnsupportedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Need(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class JobSnapshot:
     """The record's status and last ``seq``, then the log's last entry; ``None`` where missing.
 
     In this order: the other way round a job that runs to its end in between would look expired.
@@ -94,7 +94,7 @@ class Replay:
         """Take a page of the log, at most :attr:`page_size` entries after the cursor.
 
         Raises :class:`CursorExpired` if the log no longer holds the event after the cursor,
-        :class:`Unreadable` if that is of another version.
+        :class:`UnsupportedVersion` if that is of another version.
         """
         events: list[Event] = []
         for entry in entries:
@@ -108,7 +108,7 @@ class Replay:
             data = entry[1].get(b"event", b"")
             try:
                 event = _event(self.job_id, seq, data)
-            except Unreadable:
+            except UnsupportedVersion:
                 if events:
                     return events  # first what comes before it
                 raise
@@ -132,11 +132,11 @@ class Replay:
         """
         self.page_size = max(1, self.page_size // _SHRINK)
 
-    def glance(self, seen: Glance, *, may_wait: bool) -> None:
+    def glance(self, seen: JobSnapshot, *, may_wait: bool) -> None:
         """Take what the record and the end of the log say.
 
         ``may_wait``: whether a job of which there is no trace may still appear. Raises
-        :class:`CursorExpired` where nothing can come any more, :class:`Unreadable` where
+        :class:`CursorExpired` where nothing can come any more, :class:`UnsupportedVersion` where
         nobody can tell how the job has ended.
         """
         if seen.last is None:
@@ -154,11 +154,13 @@ class Replay:
         elif _is_terminal(seen.last):
             self.need = Need.NOTHING
         elif seen.status in TERMINAL_TYPES:
-            raise Unreadable(f"job {self.job_id} is over, but its last event cannot be read")
+            raise UnsupportedVersion(
+                f"job {self.job_id} is over, but its last event cannot be read"
+            )
         else:
             self.need = Need.LISTEN
 
-    def _judge_without_log(self, seen: Glance, *, may_wait: bool) -> None:
+    def _judge_without_log(self, seen: JobSnapshot, *, may_wait: bool) -> None:
         status = seen.status
         if status in TERMINAL_TYPES and self.cursor >= seen.seq:
             self.need = Need.NOTHING
@@ -264,13 +266,14 @@ def _event(job_id: str, seq: int, data: bytes) -> Event | None:
     """The event of a log entry; ``None`` for one that this version cannot read.
 
     Unlike a message of the channel, an entry has nothing behind it to be re-read from: it
-    is skipped, and its ID tells its ``seq``. Raises :class:`Unreadable` for another version.
+    is skipped, and its ID tells its ``seq``.
+    Raises :class:`UnsupportedVersion` for another version.
     """
     found = _parse(job_id, data)
     if found is None or found[0] != seq:
         version = _object(data).get("v", VERSION)
         if version != VERSION:
-            raise Unreadable(
+            raise UnsupportedVersion(
                 f"event {seq} of job {job_id} is of version {str(version)[:20]} of the contract, "
                 f"and this client reads version {VERSION}"
             )

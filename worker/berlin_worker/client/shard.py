@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.log_reader import Logs
 from berlin_worker.client.submit import Submitter
-from berlin_worker.client.subscriptions import Hub
+from berlin_worker.client.subscriptions import SubscriptionManager
 from berlin_worker.client.values import CLOSED, Options
 from berlin_worker.config.addresses import address
 from berlin_worker.errors import ClientError
@@ -93,10 +93,10 @@ class Shard:
         return connections.commands(self.url)
 
     @cached_property
-    def hub(self) -> Hub:
+    def hub(self) -> SubscriptionManager:
         """One connection for all jobs that are followed here."""
         self._stay_closed()
-        return Hub(
+        return SubscriptionManager(
             connections.readers(self.url),
             lambda commands: connections.ask(self.redis, commands),
             buffer_bytes=self._options.buffer_bytes,

@@ -31,7 +31,7 @@ class Stream:
     for the next event may be cancelled, by a timeout for instance, and taken up again.
 
     Raises :class:`~berlin_worker.errors.CursorExpired` where the log cannot give what is asked for,
-    :class:`~berlin_worker.errors.Unreadable` where an event is of another version of the contract,
+    :class:`~berlin_worker.errors.UnsupportedVersion` if an event has another contract version,
     and :class:`~berlin_worker.errors.Unavailable` where Redis has not answered for
     ``Options.give_up_after_s``. Without an error the last event is the terminal one.
     """

@@ -48,7 +48,7 @@ class _Record(IntEnum):
 
 
 class _Withdrawal(IntEnum):
-    """What ``withdraw.lua`` replies."""
+    """What ``undo_submit.lua`` replies."""
 
     BEGUN = 0
     DONE = 1
@@ -73,7 +73,7 @@ class Submitter:
         self._record_ttl_s = record_ttl_s
         self._timeout_s = timeout_s
         self._redis = redis
-        self._scripts = {name: source(name) for name in ("submit", "withdraw")}
+        self._scripts = {name: source(name) for name in ("submit", "undo_submit")}
         self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE)
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._failure: tuple[float, Unavailable] | None = None
@@ -118,13 +118,13 @@ class Submitter:
 
     async def _write(self, submission: Submission) -> "_Record":
         job_id = submission.job_id
-        keys = [names.state_key(job_id), names.WATCH, names.JOBS]
+        keys = [names.state_key(job_id), names.DUE_JOBS, names.JOBS]
         args: list[_Argument] = [
             job_id,
             submission.data,
             self._record_ttl_s,
             _LOOK_AGAIN_MS,
-            tracing.memo_of(tracing.inject()),
+            tracing.to_carrier(tracing.inject()),
             *submission.facts.script_args(),
         ]
         try:
@@ -144,7 +144,7 @@ class Submitter:
             raise Unavailable(f"{told}; {_may_run(job_id)}") from error
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
-        keys = [names.state_key(job_id), names.WATCH, names.JOBS]
+        keys = [names.state_key(job_id), names.DUE_JOBS, names.JOBS]
         try:
             async with asyncio.timeout(self._timeout_s):
                 withdrawn = await self._undo_record(keys, [job_id, self._record_ttl_s])
@@ -160,7 +160,7 @@ class Submitter:
         return await self._calls.ask(_Call("submit", keys, args))
 
     async def _undo_record(self, keys: list[str], args: list[_Argument]) -> int:
-        return await self._calls.ask(_Call("withdraw", keys, args))
+        return await self._calls.ask(_Call("undo_submit", keys, args))
 
     async def _run(self, calls: list[_Call]) -> list[int | Exception]:
         # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error

@@ -15,7 +15,7 @@ class Notice(enum.Enum):
 
 
 class Mailbox:
-    """The messages for one reader; bounded. Made by ``Hub.open``."""
+    """The messages for one reader; bounded. Made by ``SubscriptionManager.open``."""
 
     __slots__ = (
         "_bytes",

@@ -46,7 +46,7 @@ class _Channel:
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class Hub:
+class SubscriptionManager:
     """Subscribes by reference count and hands messages to mailboxes; reconnects by itself."""
 
     def __init__(

@@ -15,7 +15,7 @@ _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
-class Unusable(ValueError):
+class InvalidOption(ValueError):
     """The text says what is wrong with an option, and holds no secret."""
 
 
@@ -151,7 +151,7 @@ _SECRET: Final = frozenset({"username", "user", "password", "sentinel_kwargs", *
 def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str, str]:
     """The options that are used, by name, with values that redis-py and kombu read alike.
 
-    ``tls`` says whether the URL asks for TLS. Raises :class:`Unusable`. Its text repeats an unknown
+    ``tls``: the URL asks for TLS. Raises :class:`InvalidOption`. Its text repeats an unknown
     name, or a value, only if ``show`` is set: both may be a part of a password that was not
     percent-encoded.
     """
@@ -159,23 +159,25 @@ def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str
     seen: set[str] = set()
     for name, value in pairs:
         if name in seen:
-            raise Unusable(f"the option {name} stands there twice: keep one")
+            raise InvalidOption(f"the option {name} stands there twice: keep one")
         option = _option(name, value, show=show)
         seen.add(name)
         # An "&" that is not percent-encoded makes options of the rest of a password.
         show = show and not option.secret
         if option.tls and not tls:
-            raise Unusable(f"the option {name} needs TLS: write rediss:// instead of redis://")
+            raise InvalidOption(f"the option {name} needs TLS: write rediss:// instead of redis://")
         usable = option.read(value)
         if usable is None:
             message = _shown(value) if show else ""
-            raise Unusable(f"the option {name} must be {option.expected}{message}")
+            raise InvalidOption(f"the option {name} must be {option.expected}{message}")
         if name in _USED:
             found[name] = usable
     if "ssl_keyfile" in found and "ssl_certfile" not in found:
-        raise Unusable("the option ssl_keyfile needs ssl_certfile, the certificate of that key")
+        raise InvalidOption(
+            "the option ssl_keyfile needs ssl_certfile, the certificate of that key"
+        )
     if "ssl_password" in found and "ssl_certfile" not in found:
-        raise Unusable("the option ssl_password needs ssl_certfile and ssl_keyfile")
+        raise InvalidOption("the option ssl_password needs ssl_certfile and ssl_keyfile")
     return found
 
 
@@ -184,12 +186,12 @@ def _option(name: str, value: str, *, show: bool) -> _Option:
         return option
     if reason := REFUSED.get(name):
         named = f"{name}={_cut(value)}" if show and name not in _SECRET else name
-        raise Unusable(f"the option {named} cannot be used, for {reason}")
+        raise InvalidOption(f"the option {named} cannot be used, for {reason}")
     if not show or not _NAME.fullmatch(name):
-        raise Unusable("it has an option that does not exist: remove it")
+        raise InvalidOption("it has an option that does not exist: remove it")
     near = difflib.get_close_matches(name.lower(), _USED, n=1)
     hint = f"did you mean {near[0]}?" if near else "remove it"
-    raise Unusable(f"the option {name} does not exist: {hint}")
+    raise InvalidOption(f"the option {name} does not exist: {hint}")
 
 
 def _shown(value: str) -> str:

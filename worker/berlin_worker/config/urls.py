@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from berlin_worker.config import redis_options
-from berlin_worker.config.redis_options import Unusable
+from berlin_worker.config.redis_options import InvalidOption
 from berlin_worker.errors import SettingsError
 
 REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "unix", "redis+socket"})
@@ -104,7 +104,7 @@ def parse_redis(url: str, setting: str) -> RedisURL:
     unix = parts.scheme in {"unix", "redis+socket"}
     try:
         options = redis_options.read(parts.query, tls=parts.scheme == "rediss", show=parts.show)
-    except Unusable as error:
+    except InvalidOption as error:
         message = f"{setting}: {error}"
     else:
         place = _socket(parts, setting) if unix else parts.host

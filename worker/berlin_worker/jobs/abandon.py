@@ -11,7 +11,7 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-CLEAN_UP_S: Final = 2.0
+CANCEL_GRACE_S: Final = 2.0
 """How long work that was cancelled may take to end."""
 
 strays: Final[set[asyncio.Task[BaseException | None]]] = set()
@@ -22,13 +22,13 @@ class CancelledItself(Exception):
     """The work has raised ``CancelledError``, and nobody had told it to stop."""
 
 
-async def contained(
+async def run_abandonable(
     name: str, work: Coroutine[Any, Any, None], *, on_cancel: Callable[[], None]
 ) -> None:
     """Do ``work`` in a task of its own; raises what it raises, :class:`CancelledItself` for a
     cancellation of its own: to whoever waits it would look like one from outside.
 
-    A cancellation is passed on to it, after ``on_cancel``, and raised within ``CLEAN_UP_S``,
+    A cancellation is passed on to it, after ``on_cancel``, and raised within ``CANCEL_GRACE_S``,
     however the work has answered it.
     """
     task = asyncio.create_task(_outcome(work), name=name)
@@ -37,12 +37,12 @@ async def contained(
     except asyncio.CancelledError:
         on_cancel()
         task.cancel()
-        if not await _ends(task, CLEAN_UP_S):
+        if not await _ends(task, CANCEL_GRACE_S):
             strays.add(task)
             task.add_done_callback(strays.discard)
             logger.error(  # noqa: TRY400  # what there is to say
                 "%s has not ended %g s after it was told to: left to itself (%d so far)",
-                *(name, CLEAN_UP_S, len(strays)),
+                *(name, CANCEL_GRACE_S, len(strays)),
             )
         raise
     error = task.result()

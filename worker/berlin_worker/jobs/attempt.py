@@ -24,7 +24,7 @@ from berlin_schemas import (
     Timings,
 )
 from berlin_worker.errors import Fenced, JobError
-from berlin_worker.jobs.abandon import contained
+from berlin_worker.jobs.abandon import run_abandonable
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Claim
 from berlin_worker.jobs.lifecycle import Phase
@@ -182,7 +182,7 @@ class Attempt:
         try:
             with self._counted(job, watchdog, report):
                 async with watchdog:
-                    await contained(
+                    await run_abandonable(
                         f"provider {job.provider} of job {self.claim.job_id}",
                         self._read(chat.reading(provider.stream(job, report)), watchdog, chat),
                         on_cancel=self._hear_no_more,

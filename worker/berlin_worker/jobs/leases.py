@@ -29,10 +29,10 @@ _RENEWED_AT_ONCE: Final = 100
 _QUEUED_AGAIN_S: Final = 30.0
 """How often a job that waits is looked at, in case its message has been lost."""
 
-NOTHING_WAITS: Final = 1 << 53
+QUEUE_EMPTY: Final = 1 << 53
 """As a time in ms, later than any: an empty queue has passed every job by."""
 
-Verdict = Literal["claimed", "over", "leased", "unknown", "conflict"]
+ClaimStatus = Literal["claimed", "over", "leased", "unknown", "conflict"]
 Renewal = Literal["renewed", "lost", "cancel"]
 Discard = Callable[[str, str, str, bytes], Awaitable[None]]
 """Ends a job that can never run; called with job ID, reason, text for its reader, dead letter."""
@@ -49,7 +49,7 @@ class Claim:
     """
 
     job_id: str
-    verdict: Verdict
+    verdict: ClaimStatus
     attempt: int
     seq: int
     chunks: int
@@ -66,7 +66,7 @@ class Claim:
 class Overdue:
     """A job that was due in the watch: what it was, and its job object as JSON.
 
-    ``trace`` is what its record has of a trace: see ``berlin_worker.telemetry.tracing.headers_of``.
+    ``trace`` is the trace carrier of its record: see ``telemetry.tracing.from_carrier``.
     """
 
     job_id: str
@@ -99,10 +99,10 @@ class Store(Protocol):
     async def release(self, job_id: str, attempt: int) -> None:
         """Hand a running job back, for the next claim to get at once."""
 
-    async def pardon(self, job_id: str, attempt: int, *, strikes: int) -> None:
+    async def clear_failure(self, job_id: str, attempt: int, *, strikes: int) -> None:
         """Leave a running job with so many ``strikes``."""
 
-    async def bury(
+    async def dead_letter(
         self,
         job_id: str | None,
         reason: str,
@@ -129,11 +129,11 @@ class Store(Protocol):
         """How long ago the store was started."""
 
     async def reap(
-        self, job_id: str, *, again_running_s: float, again_queued_s: float, passed_ms: int
+        self, job_id: str, *, again_running_s: float, again_queued_s: float, watermark_ms: int
     ) -> Overdue | None:
         """Take a due job, for this caller alone; when it is due again depends on what it was.
 
-        A job that waits is taken only if it was put on the queue before ``passed_ms``.
+        A job that waits is taken only if it was put on the queue before ``watermark_ms``.
         """
 
 
@@ -149,7 +149,7 @@ class Holder(Protocol):
         """Somebody wants the job cancelled."""
 
 
-class Doorbell(Protocol):
+class JobQueue(Protocol):
     """The job queue. Each call raises ``ConnectionError`` while the broker cannot answer."""
 
     async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
@@ -202,7 +202,7 @@ class Leases:
         lease_s: float,
         renew_interval_s: float,
         reap_interval_s: float,
-        doorbell: Doorbell,
+        doorbell: JobQueue,
         discard: Discard,
         stats: Stats | None = None,
     ) -> None:
@@ -300,16 +300,16 @@ class Leases:
             return
         # The message of a job that waits is most likely on the queue, unless a later one has
         # been taken from it: a queue that is never empty must not hide a message that is lost.
-        passed_ms = self._passed_ms if await self._doorbell.waiting() else NOTHING_WAITS
+        watermark_ms = self._passed_ms if await self._doorbell.waiting() else QUEUE_EMPTY
         for job_id in job_ids:
-            await _contained(job_id, self._reap(job_id, passed_ms))
+            await _contained(job_id, self._reap(job_id, watermark_ms))
 
-    async def _reap(self, job_id: str, passed_ms: int) -> None:
+    async def _reap(self, job_id: str, watermark_ms: int) -> None:
         overdue = await self._store.reap(
             job_id,
             again_running_s=self._lease_s,
             again_queued_s=_QUEUED_AGAIN_S,
-            passed_ms=passed_ms,
+            watermark_ms=watermark_ms,
         )
         if overdue is not None:
             await self._ring(overdue)

@@ -1,7 +1,7 @@
 """The last chance of a job that has lost its workers: it comes alone, or in a group that is spared.
 
 Whose turn it is :mod:`berlin_worker.jobs.quarantine` says; here the job is handed back while it
-waits, claimed again, and pardoned in time.
+waits, claimed again, and cleared in time.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Final
 
 from berlin_worker.jobs.leases import Claim, Store
-from berlin_worker.jobs.quarantine import Suspects
+from berlin_worker.jobs.quarantine import Quarantine
 from berlin_worker.jobs.retry import RetryPolicy
 from berlin_worker.jobs.store_retry import answered
 
 _PARDONS: Final = 3
-"""As many times ``max_attempts`` may a job be struck that is pardoned again and again."""
+"""As many times ``max_attempts`` may a job be struck that is cleared again and again."""
 
 
 def is_suspect(claim: Claim, policy: RetryPolicy) -> bool:
@@ -30,7 +30,7 @@ async def on_probation(
     again: Callable[[], Awaitable[Claim]],
     *,
     store: Store,
-    suspects: Suspects,
+    suspects: Quarantine,
     policy: RetryPolicy,
 ) -> AsyncIterator[Claim]:
     """Wait for the turn of a suspect, then claim it ``again``; its strike is taken back in time.
@@ -58,17 +58,17 @@ async def on_probation(
             finally:
                 survived.cancel()
         else:
-            await _pardon(claim, store, policy)
+            await _clear_failure(claim, store, policy)
             yield claim
 
 
-async def _survived(claim: Claim, store: Store, suspects: Suspects, policy: RetryPolicy) -> None:
+async def _survived(claim: Claim, store: Store, suspects: Quarantine, policy: RetryPolicy) -> None:
     await asyncio.sleep(suspects.probation_s)
-    await _pardon(claim, store, policy)
+    await _clear_failure(claim, store, policy)
 
 
-async def _pardon(claim: Claim, store: Store, policy: RetryPolicy) -> None:
+async def _clear_failure(claim: Claim, store: Store, policy: RetryPolicy) -> None:
     """Take back the last strike: not for ever, a job that kills late would go on to kill."""
     if claim.attempt < _PARDONS * policy.max_attempts:
         strikes = claim.strikes - 1
-        await answered(lambda: store.pardon(claim.job_id, claim.attempt, strikes=strikes))
+        await answered(lambda: store.clear_failure(claim.job_id, claim.attempt, strikes=strikes))

@@ -26,7 +26,7 @@ class Arrival:
         self._coming.discard(self)
 
 
-class Arrivals:
+class PendingClaims:
     """The claims of one process that are under way."""
 
     def __init__(self) -> None:

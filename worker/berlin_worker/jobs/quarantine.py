@@ -26,7 +26,7 @@ def group_size(waiting: int) -> int:
     return 1 if waiting <= _ALONE_UP_TO else waiting // 2
 
 
-class Suspects:
+class Quarantine:
     """The suspects of one process, in the order in which they came."""
 
     def __init__(self, probation_s: float = PROBATION_S) -> None:

@@ -20,14 +20,14 @@ from berlin_schemas import ErrorCode, InvalidJob, PromptJob
 from berlin_schemas.fingerprint import fingerprint
 from berlin_schemas.jobs import dump_job, parse_job
 from berlin_schemas.names import is_job_id
-from berlin_worker.errors import Away, Fenced, JobError
+from berlin_worker.errors import Fenced, JobError, StoreUnavailable
 from berlin_worker.jobs.attempt import Attempt, Stopped, internal_error
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts, facts_of
 from berlin_worker.jobs.journal import Journal
-from berlin_worker.jobs.leases import Claim, Leases, Store, Verdict
+from berlin_worker.jobs.leases import Claim, ClaimStatus, Leases, Store
 from berlin_worker.jobs.observation import is_suspect, on_probation
-from berlin_worker.jobs.pending_claims import Arrivals
-from berlin_worker.jobs.quarantine import Suspects
+from berlin_worker.jobs.pending_claims import PendingClaims
+from berlin_worker.jobs.quarantine import Quarantine
 from berlin_worker.jobs.retry import Again, Fail, Keep, RetryPolicy, decide
 from berlin_worker.jobs.store_retry import answered
 from berlin_worker.providers.base import Provider
@@ -80,8 +80,8 @@ class Runner:
     proxies: frozenset[str]
     cancel_cause: Callable[[], str | None]
     defaults: JobDefaults = field(default_factory=JobDefaults)
-    suspects: Suspects = field(default_factory=Suspects)
-    arrivals: Arrivals = field(default_factory=Arrivals)
+    suspects: Quarantine = field(default_factory=Quarantine)
+    arrivals: PendingClaims = field(default_factory=PendingClaims)
 
     async def run(
         self,
@@ -89,11 +89,11 @@ class Runner:
         args: Sequence[object],
         kwargs: Mapping[str, object],
         *,
-        came_back: bool = False,
+        redelivered: bool = False,
     ) -> Outcome:
         """Run the job of one delivery to its end, or drop the delivery if the job is not free.
 
-        One that ``came_back`` has had a worker before, which may be dead; if so, this is its
+        One that ``redelivered`` has had a worker before, which may be dead; if so, this is its
         place in the queue, and the delivery waits here until that worker's lease has run out.
         Raises ``CancelledError`` if it was cancelled from outside, after the job has been
         ended or handed back; nothing else.
@@ -102,7 +102,7 @@ class Runner:
         if not is_job_id(job_id):
             logger.error("a message without a usable job ID went to the dead letters")
             call = secrets.token_hex(8)
-            await answered(lambda: self.store.bury(None, "invalid_job_id", call=call))
+            await answered(lambda: self.store.dead_letter(None, "invalid_job_id", call=call))
             return Outcome("failed", ErrorCode.INVALID_JOB.value)
         log_context.JOB.set((job_id, 0))
         self.journal.stats.deliveries += 1
@@ -123,10 +123,10 @@ class Runner:
             return self._claim(job_id, data, deadline_s=job.deadline_s, facts=facts)
 
         claim = await claim_it()
-        if came_back:
-            claim = await self._outwaited(claim, claim_it)
+        if redelivered:
+            claim = await self._wait_for_lease_expiry(claim, claim_it)
         if claim.verdict == "conflict":
-            await self._bury_reused(job_id, facts, data)
+            await self._dead_letter_reused(job_id, facts, data)
             tracing.current().ended("dropped")
             return DROPPED
         self.leases.saw(claim)
@@ -168,7 +168,9 @@ class Runner:
     def _processed(self, received: float, error: str) -> None:
         self.journal.stats.processing.of(error).observe(time.monotonic() - received)
 
-    async def _outwaited(self, claim: Claim, claim_it: Callable[[], Awaitable[Claim]]) -> Claim:
+    async def _wait_for_lease_expiry(
+        self, claim: Claim, claim_it: Callable[[], Awaitable[Claim]]
+    ) -> Claim:
         """Claim again until the lease of another one has run out, or has been renewed."""
         job_id, until_ms = claim.job_id, claim.leased_ms
         while claim.verdict == "leased" and claim.leased_ms == until_ms:
@@ -179,17 +181,17 @@ class Runner:
             claim = await claim_it()
         return claim
 
-    async def _refuse(self, job_id: str, refusal: JobError, args: Sequence[object]) -> Verdict:
+    async def _refuse(self, job_id: str, refusal: JobError, args: Sequence[object]) -> ClaimStatus:
         facts = Facts(fingerprint(args[0] if len(args) == 1 else list(args)))
         verdict = await self.refuse(job_id, refusal, facts=facts)
         if verdict == "conflict":
             job = b""
             with contextlib.suppress(InvalidJob):
                 job = dump_job({"args": args})
-            await self._bury_reused(job_id, facts, job)
+            await self._dead_letter_reused(job_id, facts, job)
         return verdict
 
-    async def _bury_reused(self, job_id: str, facts: Facts, job: bytes) -> None:
+    async def _dead_letter_reused(self, job_id: str, facts: Facts, job: bytes) -> None:
         """Keep a job that came under the ID of another one; that other job goes on untouched."""
         reason = "job_id_reused"
         logger.error(
@@ -199,7 +201,7 @@ class Runner:
         )
         self.journal.stats.dropped.add("conflict")
         call = f"{job_id}/{reason}/{facts.fingerprint}"
-        await answered(lambda: self.store.bury(job_id, reason, call=call, job=job))
+        await answered(lambda: self.store.dead_letter(job_id, reason, call=call, job=job))
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``: at once if it runs here, or if it waits in the queue.
@@ -241,13 +243,15 @@ class Runner:
         call = secrets.token_hex(8)
         if known is not None:
             call = f"{known}/{reason}/{hashlib.sha256(message).hexdigest()}"
-        await answered(lambda: self.store.bury(known, reason, call=call, message=message))
+        await answered(lambda: self.store.dead_letter(known, reason, call=call, message=message))
         if known is not None:
             # A message that nobody can read is not that of a job that has a record already.
             facts = Facts(hashlib.sha256(message).hexdigest()[:32])
             await self.refuse(known, JobError(ErrorCode.INVALID_JOB, told), facts=facts)
 
-    async def refuse(self, job_id: str, refusal: JobError, *, facts: Facts = NO_FACTS) -> Verdict:
+    async def refuse(
+        self, job_id: str, refusal: JobError, *, facts: Facts = NO_FACTS
+    ) -> ClaimStatus:
         """End a job as failed, unless somebody is at work on it, or its ID is that of another."""
         claim = await self._claim(job_id, b"", deadline_s=_NO_DEADLINE_S, facts=facts)
         if claim.verdict == "claimed":
@@ -342,7 +346,7 @@ class Runner:
         # One letter, also where this attempt is lost too, before it could say that it gives up.
         reason = ErrorCode.TOO_MANY_ATTEMPTS.value
         call = f"{claim.job_id}/{reason}/{claim.created_ms}"
-        await answered(lambda: self.store.bury(claim.job_id, reason, call=call, job=data))
+        await answered(lambda: self.store.dead_letter(claim.job_id, reason, call=call, job=data))
         told = f"{claim.strikes} attempts ended with the loss of their worker"
         await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, told))
 
@@ -400,7 +404,7 @@ class Runner:
                     deadline_s=deadline_s,
                     held_attempt=held_attempt,
                     only_queued=only_queued,
-                    trace=tracing.current().memo,
+                    trace=tracing.current().carrier,
                     facts=facts,
                 )
             )
@@ -413,7 +417,7 @@ class Runner:
         except asyncio.CancelledError:
             # A claim that nobody knows of would keep the job from all others for a lease. Made
             # again under its name, it finds what it has begun.
-            with contextlib.suppress(TimeoutError, Away):
+            with contextlib.suppress(TimeoutError, StoreUnavailable):
                 async with asyncio.timeout(_STOP_S):
                     claim = await claimed()
                 if claim.verdict == "claimed":

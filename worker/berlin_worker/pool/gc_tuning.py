@@ -17,7 +17,7 @@ _THRESHOLDS: Final = (20_000, 5, 20)
 
 
 @contextlib.contextmanager
-def seldom_collected() -> Iterator[None]:
+def relaxed_gc() -> Iterator[None]:
     """Collect seldom while the block runs, and leave alone what was there before it."""
     before = gc.get_threshold()
     gc.collect()

@@ -43,7 +43,7 @@ class CancelCause(StrEnum):
     """The broker is gone, and gives the message to another worker."""
 
 
-class HandedBack(Reject):  # type: ignore[misc]  # celery has no type information
+class Requeued(Reject):  # type: ignore[misc]  # celery has no type information
     """The task was stopped by a shutdown; its message goes back to the queue."""
 
 
@@ -220,8 +220,8 @@ class Job:
 
     def _handed_back(self) -> None:
         try:
-            raise HandedBack("the worker is shutting down", requeue=True)  # noqa: TRY301  # below
-        except HandedBack:
+            raise Requeued("the worker is shutting down", requeue=True)  # noqa: TRY301  # below
+        except Requeued:
             self._on_failure(ExceptionInfo())  # needs a traceback, so it must have been raised
 
     def _drive(self, value: Any, error: BaseException | None) -> None:

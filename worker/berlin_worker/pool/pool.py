@@ -25,7 +25,7 @@ from celery.worker.request import Request
 from berlin_worker.pool.callback_queue import Mailbox
 from berlin_worker.pool.job import CancelCause, Job, stack_owner
 from berlin_worker.pool.restart import RESTART
-from berlin_worker.pool.task import discard_of, hand_back
+from berlin_worker.pool.task import discard_of, requeue_job
 from berlin_worker.pool.thread import LifespanError, LoopThread
 
 logger = get_logger(__name__)
@@ -300,7 +300,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self.flush()
         # The last to return is the first to be delivered, so the oldest comes last.
         for request in reversed(self._unstarted):
-            hand_back(request)
+            requeue_job(request)
         self._unstarted = []
 
     def _on_crash(self, error: BaseException) -> None:  # in the loop's thread

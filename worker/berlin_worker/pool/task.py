@@ -17,7 +17,7 @@ from celery.worker.state import task_ready
 from greenlet import getcurrent
 from kombu.transport import virtual
 
-from berlin_worker.pool.job import CancelCause, HandedBack, JobGreenlet, stack_owner
+from berlin_worker.pool.job import CancelCause, JobGreenlet, Requeued, stack_owner
 
 logger = get_logger(__name__)
 
@@ -45,10 +45,10 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             super().cancel(pool, signal, emit_retry=emit_retry)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
-        """As Celery's; :class:`HandedBack` hands the message back, ``MemoryError`` is a failure."""
+        """As Celery's; :class:`Requeued` hands the message back, ``MemoryError`` is a failure."""
         error = error_of(exc_info)
-        if isinstance(error, HandedBack):
-            self.hand_back()
+        if isinstance(error, Requeued):
+            self.requeue_job()
         else:
             if isinstance(error, MemoryError):
                 # Celery would end the process, with the message in its hands. The tracer has
@@ -56,7 +56,7 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
                 exc_info.exception = RuntimeError(repr(error))
             super().on_failure(exc_info, *args, **kwargs)
 
-    def hand_back(self) -> None:
+    def requeue_job(self) -> None:
         """The task is over, and shall run again: :meth:`let_go` of its message."""
         task_ready(self)
         self.let_go()
@@ -103,19 +103,19 @@ def _stamp_is_revoked(request: Request) -> bool:
 
 def _announce_discarded(request: Request) -> None:
     if not request.revoked():  # Celery has forgotten the revocation in between
-        hand_back(request)
+        requeue_job(request)
 
 
-def hand_back(request: Request) -> None:
+def requeue_job(request: Request) -> None:
     """End a task that shall run again: its message goes back to the queue."""
     if isinstance(request, AsyncioRequest):
-        request.hand_back()
+        request.requeue_job()
     else:
         request.reject(requeue=True)
 
 
 def error_of(exc_info: Any) -> Any:
-    """The exception that a request is told of; :class:`HandedBack` is no failure."""
+    """The exception that a request is told of; :class:`Requeued` is no failure."""
     error = exc_info.exception
     return error.exc if isinstance(error, ExceptionWithTraceback) else error
 

@@ -186,7 +186,7 @@ def _values(response: aiohttp.ClientResponse, header: str) -> list[str]:
 
 
 def _unread(content: aiohttp.StreamReader) -> bytes:
-    # Taking back the error is the only way to the buffer that aiohttp has in public.
+    # AtomicReserveMixin back the error is the only way to the buffer that aiohttp has in public.
     content.set_exception(None)  # type: ignore[arg-type]
     return content.read_nowait()
 

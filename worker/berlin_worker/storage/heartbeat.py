@@ -60,7 +60,7 @@ class Recent(BaseModel):
     loop_lag_s: Measured | None = None
 
 
-class Announcement(BaseModel):
+class WorkerStatus(BaseModel):
     """What a worker says of itself. Counts are since its start, times Unix time.
 
     ``jobs`` by their end (``completed``, ``cancelled``, ``failed:<code>``), ``retries`` by the
@@ -148,9 +148,9 @@ class Window:
 
 def announcement(
     identity: Identity, load: Load, snapshot: Snapshot, recent: Recent
-) -> Announcement:
+) -> WorkerStatus:
     """What the process says of itself now."""
-    return Announcement(
+    return WorkerStatus(
         **dataclasses.asdict(identity),
         **dataclasses.asdict(load),
         recent=recent,
@@ -161,7 +161,7 @@ def announcement(
 _COUNTED: Final = ("chunks", "jobs", "retries", "logins", "token_issued")
 
 
-class Presence:
+class WorkerHeartbeat:
     """The announcements of one process."""
 
     def __init__(
@@ -182,9 +182,9 @@ class Presence:
         self._interval_s = interval_s
         self._ttl_ms = math.ceil(ttl_s * 1000)
         self._window = Window()
-        self._script = source("announce")
+        self._script = source("heartbeat")
 
-    async def announce_forever(self) -> None:
+    async def beat_forever(self) -> None:
         """Say it every ``interval_s`` until cancelled; while Redis is away nobody hears."""
         while True:
             try:

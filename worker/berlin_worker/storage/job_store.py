@@ -18,7 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.journal import Batch
-from berlin_worker.jobs.leases import NOTHING_WAITS, Claim, Overdue, Renewal
+from berlin_worker.jobs.leases import QUEUE_EMPTY, Claim, Overdue, Renewal
 from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
 from berlin_worker.storage.scripts import source
 
@@ -32,9 +32,9 @@ _CLAIM: Final = source("claim")
 _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
 _REAP: Final = source("reap")
-_PARDON: Final = source("pardon")
+_CLEAR_FAILURE: Final = source("clear_failure")
 _REVOKE: Final = source("revoke")
-_BURY: Final = source("bury", "letter")
+_DEAD_LETTER: Final = source("dead_letter_once", "dead_letter_entry")
 _WAITS: Final = 2
 _DAY_MS: Final = 86_400_000
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
@@ -68,7 +68,7 @@ class RedisStore:
         pool = client.connection_pool
         self._append = ScriptConnection(pool, _APPEND)
         self._records = SharedScriptConnection(
-            pool, _CLAIM, _RENEW, _RELEASE, _REAP, _PARDON, _REVOKE
+            pool, _CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE
         )
 
     @classmethod
@@ -112,7 +112,7 @@ class RedisStore:
         """
         # Until it ends a job may go back to the queue, and wait there once more.
         ttl_s = round(deadline_s) + self._queue_ttl_s
-        keys = [names.state_key(job_id), names.log_key(job_id), names.WATCH, names.JOBS]
+        keys = [names.state_key(job_id), names.log_key(job_id), names.DUE_JOBS, names.JOBS]
         owner = f"{self._owner}/{call}"
         args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
         args += (int(only_queued), trace, *facts.script_args())
@@ -137,7 +137,7 @@ class RedisStore:
 
     async def append(self, batch: list[Batch]) -> list[bool]:
         """Append and publish the events of many jobs (``append.lua``)."""
-        keys: list[str] = [names.WATCH]
+        keys: list[str] = [names.DUE_JOBS]
         args: list[Any] = []
         for part in batch:
             log = part.log
@@ -154,21 +154,21 @@ class RedisStore:
         args: list[Any] = [self._lease_ms]
         for job_id, attempt in held:
             args += (job_id, attempt)
-        keys = [names.WATCH, *(names.state_key(job_id) for job_id, _ in held)]
+        keys = [names.DUE_JOBS, *(names.state_key(job_id) for job_id, _ in held)]
         with _unreachable():
             reply: list[int] = await self._records.call(_RENEW, keys, args)
         return [_RENEWALS[code] for code in reply]
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Hand a running job back (``release.lua``)."""
-        keys = [names.state_key(job_id), names.WATCH]
+        keys = [names.state_key(job_id), names.DUE_JOBS]
         with _unreachable():
             await self._records.call(_RELEASE, keys, [job_id, attempt, self._lease_ms])
 
-    async def pardon(self, job_id: str, attempt: int, *, strikes: int) -> None:
-        """Leave a running job with so many ``strikes`` (``pardon.lua``)."""
+    async def clear_failure(self, job_id: str, attempt: int, *, strikes: int) -> None:
+        """Leave a running job with so many ``strikes`` (``clear_failure.lua``)."""
         with _unreachable():
-            await self._records.call(_PARDON, [names.state_key(job_id)], [attempt, strikes])
+            await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], [attempt, strikes])
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
         """Set the cancel flag of a job, known or not; one that runs only if ``running``.
@@ -194,22 +194,24 @@ class RedisStore:
                 found += await self._watched(now_ms + _DAY_MS, "+inf", limit - len(found))
             due = {member: as_job_id(member) for member in found}
             if foreign := [member for member, job_id in due.items() if job_id is None]:
-                logger.error("%d members of %s are no job IDs: removed", len(foreign), names.WATCH)
-                await self._redis.zrem(names.WATCH, *foreign)
+                logger.error(
+                    "%d members of %s are no job IDs: removed", len(foreign), names.DUE_JOBS
+                )
+                await self._redis.zrem(names.DUE_JOBS, *foreign)
         return [job_id for job_id in due.values() if job_id is not None]
 
     async def _watched(self, first: float | str, last: float | str, limit: int) -> list[bytes]:
         bounds: Any = (first, last)  # redis-py types them as integers
         try:
             found: Any = await self._redis.zrange(
-                names.WATCH, bounds[0], bounds[1], byscore=True, offset=0, num=limit
+                names.DUE_JOBS, bounds[0], bounds[1], byscore=True, offset=0, num=limit
             )
         except ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
             # Renewals and submissions write it anew.
-            logger.error("%s is no sorted set: removed", names.WATCH)  # noqa: TRY400  # one line says all
-            await self._redis.delete(names.WATCH)
+            logger.error("%s is no sorted set: removed", names.DUE_JOBS)  # noqa: TRY400  # one line says all
+            await self._redis.delete(names.DUE_JOBS)
             return []
         return list(found)
 
@@ -231,16 +233,16 @@ class RedisStore:
         *,
         again_running_s: float,
         again_queued_s: float,
-        passed_ms: int = NOTHING_WAITS,
+        watermark_ms: int = QUEUE_EMPTY,
     ) -> Overdue | None:
         """Take a due job, for this caller alone (``reap.lua``)."""
-        keys = [names.state_key(job_id), names.WATCH]
+        keys = [names.state_key(job_id), names.DUE_JOBS]
         with _unreachable():
             args: list[str | int] = [
                 job_id,
                 round(again_running_s * 1000),
                 round(again_queued_s * 1000),
-                passed_ms,
+                watermark_ms,
             ]
             reply: list[Any] = await self._records.call(_REAP, keys, args)
         if not reply:
@@ -253,7 +255,7 @@ class RedisStore:
         with _unreachable():
             async with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.delete(names.state_key(job_id))
-                pipeline.zrem(names.WATCH, job_id)
+                pipeline.zrem(names.DUE_JOBS, job_id)
                 await pipeline.execute()
 
     async def keep_cancel_flag(self, job_id: str) -> None:
@@ -261,7 +263,7 @@ class RedisStore:
         with _unreachable():
             await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
-    async def bury(
+    async def dead_letter(
         self,
         job_id: str | None,
         reason: str,
@@ -270,7 +272,7 @@ class RedisStore:
         job: bytes = b"",
         message: bytes = b"",
     ) -> None:
-        """Add to the dead letters what could not be run, and why (``bury.lua``).
+        """Add to the dead letters what could not be run, and why (``dead_letter_once.lua``).
 
         ``call`` names what is buried: another call with this name, within the time for which
         the record of a job that is over stays, changes nothing. ``job`` is a job object,
@@ -278,12 +280,15 @@ class RedisStore:
         """
         letter: dict[str, str | bytes] = {"job_id": job_id or "", "reason": reason}
         letter |= {"job": job} if job else {"message": message}
-        keys = [names.DEAD_LETTERS, f"{names.BURIED}{hashlib.sha256(call.encode()).hexdigest()}"]
+        keys = [
+            names.DEAD_LETTERS,
+            f"{names.DEAD_LETTER_DEDUP}{hashlib.sha256(call.encode()).hexdigest()}",
+        ]
         args: list[Any] = [self._log_ttl_s, self._dead_letters_max]
         args += itertools.chain.from_iterable(letter.items())
         with _unreachable():
             # Not EVALSHA: too rare for a script that is loaded ahead.
-            await self._dead_letters.eval(_BURY, len(keys), *keys, *args)
+            await self._dead_letters.eval(_DEAD_LETTER, len(keys), *keys, *args)
 
 
 def as_job_id(member: bytes) -> str | None:

@@ -11,7 +11,7 @@ from berlin_worker.telemetry.liveness import LIFE
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
     from berlin_worker.telemetry.stats import Stats
-    from berlin_worker.telemetry.status import Inside
+    from berlin_worker.telemetry.status import ProcessGauges
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def observed(
     settings: "Settings",
     stats: "Stats",
-    inside: "Inside",
+    inside: "ProcessGauges",
     queue_depth: "Callable[[], dict[str, int]]",
 ) -> Iterator[None]:
     """Serve metrics and probes while the block runs, if ``WORKER_HTTP_PORT`` is set.
@@ -35,11 +35,11 @@ def observed(
     # prometheus-client and http.server take a while to import.
     from berlin_worker.telemetry.http_server import serving  # noqa: PLC0415
     from berlin_worker.telemetry.metrics import registry  # noqa: PLC0415
-    from berlin_worker.telemetry.status import Observer  # noqa: PLC0415
+    from berlin_worker.telemetry.status import StatusReporter  # noqa: PLC0415
 
     LIFE.loop.give()
     LIFE.consumer.give()  # it begins when the jobs can run
-    observer = Observer(
+    observer = StatusReporter(
         LIFE,
         inside,
         loop=asyncio.get_running_loop(),

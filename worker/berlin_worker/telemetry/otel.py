@@ -19,7 +19,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from berlin_schemas import PromptJob, names
 from berlin_worker.errors import Fenced, JobError
-from berlin_worker.telemetry.tracing import CURRENT, ChatReport, memo_of
+from berlin_worker.telemetry.tracing import CURRENT, ChatReport, to_carrier
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
@@ -153,12 +153,12 @@ class _JobTrace:
         self._over = False
 
     @property
-    def memo(self) -> str:
+    def carrier(self) -> str:
         """Points at the producer's span, so that deliveries stand side by side; else at ours."""
         known = self._parent if self._parent.get_span_context().is_valid else self._span
         headers: dict[str, str] = {}
         propagate.inject(headers, trace.set_span_in_context(known, Context()))
-        return memo_of(headers)
+        return to_carrier(headers)
 
     def chat(
         self, job: PromptJob, attempt: int, report: ChatReport

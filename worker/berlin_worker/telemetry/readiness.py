@@ -22,7 +22,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class Dependencies:
     """What a worker needs and does not have within itself: ``None`` where all is well."""
 
     broker: str | None = None
@@ -48,7 +48,7 @@ def live(
     }
 
 
-def ready(alive: Checks, outside: Outside, *, draining: bool) -> Checks:
+def ready(alive: Checks, outside: Dependencies, *, draining: bool) -> Checks:
     """Whether it can take jobs."""
     return {
         **alive,

@@ -24,7 +24,7 @@ _STORE_SILENT_S: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class ProcessGauges:
     """What a scrape reads in this process, from another thread; ``no_token`` runs in the loop."""
 
     jobs_in_flight: Callable[[], int]
@@ -35,7 +35,7 @@ class Inside:
     no_token: Callable[[], Coroutine[Any, Any, str | None]]
 
 
-class Observer:
+class StatusReporter:
     """Answers from any thread. ``queue`` counts the messages at the broker, and blocks.
 
     Use it as a context manager: it holds threads and a connection.
@@ -44,7 +44,7 @@ class Observer:
     def __init__(
         self,
         life: Life,
-        inside: Inside,
+        inside: ProcessGauges,
         *,
         loop: asyncio.AbstractEventLoop,
         queue: Callable[[], Mapping[str, int]],
@@ -123,7 +123,7 @@ class Observer:
         silent_s = self._inside.store_silent_s()
         if store is None and silent_s > _STORE_SILENT_S:
             store = f"the event store has not answered for {silent_s:.1f} s"
-        outside = readiness.Outside(broker, store, token)
+        outside = readiness.Dependencies(broker, store, token)
         draining = self._life.draining
         return readiness.ready(self._alive(), outside, draining=draining), queue, dead_letters
 

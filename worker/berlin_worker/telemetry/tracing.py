@@ -41,7 +41,7 @@ class JobTrace(Protocol):
     """The span of one delivery of a job."""
 
     @property
-    def memo(self) -> str:
+    def carrier(self) -> str:
         """What a later delivery of the job should carry, to be of the same trace; may be empty."""
 
     def chat(
@@ -73,7 +73,7 @@ class _Off(AbstractContextManager["_Off"]):
     """A tracer, a trace and a span of which nothing remains."""
 
     fields: Iterable[str] = ()
-    memo = ""
+    carrier = ""
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -128,7 +128,7 @@ def inject() -> dict[str, str]:
     return headers
 
 
-def memo_of(headers: Mapping[str, str]) -> str:
+def to_carrier(headers: Mapping[str, str]) -> str:
     """``headers`` as they are kept in the record of a job, or nothing if they are too large.
 
     Not the baggage: it is for whoever handles the message, not for a later one.
@@ -138,12 +138,12 @@ def memo_of(headers: Mapping[str, str]) -> str:
     return text if len(text) <= _MEMO_BYTES else ""
 
 
-def headers_of(memo: str | bytes) -> dict[str, str]:
-    """The headers in what :func:`memo_of` has made; empty for all else: others may write there."""
-    if len(memo) > _MEMO_BYTES:
+def from_carrier(carrier: str | bytes) -> dict[str, str]:
+    """Return the headers that :func:`to_carrier` has packed; empty for any other text."""
+    if len(carrier) > _MEMO_BYTES:
         return {}
     try:
-        found = json.loads(memo or "{}")
+        found = json.loads(carrier or "{}")
     except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

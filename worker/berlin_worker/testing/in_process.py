@@ -39,7 +39,7 @@ from berlin_worker.storage.scripts import source
 logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.1
-_SCRIPTS: Final = ("claim", "append", "renew", "release", "reap", "pardon")
+_SCRIPTS: Final = ("claim", "append", "renew", "release", "reap", "clear_failure")
 
 MakeProvider = Callable[[Services], Provider]
 

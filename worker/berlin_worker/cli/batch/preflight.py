@@ -94,7 +94,7 @@ class KnownResults:
 
 
 @dataclass(slots=True)
-class Survey:
+class Preflight:
     """What a batch has to do, known before anything is sent."""
 
     total: int = 0
@@ -114,12 +114,12 @@ class Survey:
 
 def survey(
     lines: Iterable[Line | BadLine], known: KnownResults, *, retry_failed: bool = False
-) -> Survey:
+) -> Preflight:
     """Check all lines, and find what is left to do.
 
     Raises :class:`WrongOutput` if no result is that of a line.
     """
-    found, used, recognized = Survey(), set[int](), False
+    found, used, recognized = Preflight(), set[int](), False
     own_ids: dict[str, tuple[int, str]] = {}
     for index, line in enumerate(lines):
         found.total += 1

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from berlin_worker.cli import no_worker
 from berlin_worker.cli.batch.files import BatchFiles, BatchOutput, StdoutResults
 from berlin_worker.cli.batch.lines import BadLine, Kept, Line, read_lines
-from berlin_worker.cli.batch.preflight import KnownResults, Survey, WrongOutput, moved, survey
+from berlin_worker.cli.batch.preflight import KnownResults, Preflight, WrongOutput, moved, survey
 from berlin_worker.cli.batch.send import Batch, without_trace
 from berlin_worker.cli.errors import FAILED, USAGE, Problem
 from berlin_worker.cli.inputs import utf8_lines
@@ -57,7 +57,7 @@ class _Work:
     source: Path
     output: BatchOutput
     known: KnownResults
-    found: Survey
+    found: Preflight
 
     @contextlib.contextmanager
     def lines(self) -> Iterator[Iterator[Line | BadLine]]:
@@ -111,7 +111,7 @@ def _output(plan: Plan) -> contextlib.AbstractContextManager[BatchOutput]:
 
 
 def _run(plan: Plan, source: Path, output: BatchOutput) -> int:
-    work = _Work(plan, source, output, output.load(), Survey())
+    work = _Work(plan, source, output, output.load(), Preflight())
     work.found = _survey(work)
     code = None
     if work.found.in_place < max(work.found.total, work.known.in_file):
@@ -129,7 +129,7 @@ def _run(plan: Plan, source: Path, output: BatchOutput) -> int:
     return FAILED if found.failed or found.done < found.total else 0
 
 
-def _survey(work: _Work) -> Survey:
+def _survey(work: _Work) -> Preflight:
     plan = work.plan
     name = "stdin" if str(plan.source) == "-" else plan.source
     with work.lines() as lines:
@@ -198,7 +198,7 @@ async def _expired(client: AsyncClient, work: _Work) -> list[int]:
 
 
 @contextlib.contextmanager
-def _progress(found: Survey) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _progress(found: Preflight) -> Iterator[Callable[[dict[str, Any]], None]]:
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -220,6 +220,6 @@ def _progress(found: Survey) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield told
 
 
-def _summary(found: Survey) -> str:
+def _summary(found: Preflight) -> str:
     failed = f", {found.failed} of them not completed" if found.failed else ""
     return f"{found.done} of {found.total} results{failed}"

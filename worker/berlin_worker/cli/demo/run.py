@@ -35,7 +35,7 @@ _NEXT = (
 
 
 @dataclass(slots=True)
-class Story:
+class DemoStats:
     """What was seen of the job, times in seconds since it was submitted."""
 
     events: int = 0
@@ -76,8 +76,8 @@ def _keep(setup: Setup) -> None:
     raise Problem("the worker has ended", advice="start the demo again")
 
 
-async def _stream(settings: Settings, job: dict[str, object]) -> Story:
-    story, job_id = Story(), new_job_id()
+async def _stream(settings: Settings, job: dict[str, object]) -> DemoStats:
+    story, job_id = DemoStats(), new_job_id()
     started = time.monotonic()
     async with AsyncClient(settings=settings) as client:
         with Stdout() as out:
@@ -107,7 +107,7 @@ def _introduce(setup: Setup, took_s: float) -> None:
     say(f"          all up after {took_s:.1f} s\n", dim=True)
 
 
-def _sum_up(setup: Setup, story: Story, *, keep: bool) -> None:
+def _sum_up(setup: Setup, story: DemoStats, *, keep: bool) -> None:
     first = "no text" if story.first_text_s is None else f"first text {story.first_text_s:.2f} s"
     say(f"\n{story.events} events: {first} after it was sent, all of it {story.total_s:.1f} s.")
     logins, calls = setup.upstream.logins, setup.upstream.completion_calls

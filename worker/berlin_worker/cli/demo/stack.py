@@ -61,7 +61,7 @@ def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             raise Problem(told, advice="unset REDIS_URL, and the demo starts one of its own")
         with open_redis(url) as redis:
             counts: Any = redis.pubsub_numsub(names.CONTROL_CHANNEL)
-            busy = counts[0][1] or redis.llen(names.QUEUE) or redis.zcard(names.WATCH)
+            busy = counts[0][1] or redis.llen(names.QUEUE) or redis.zcard(names.DUE_JOBS)
         if busy:
             raise Problem(
                 "the Redis at REDIS_URL has workers or jobs, which the demo would mix with",

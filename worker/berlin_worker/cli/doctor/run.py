@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_worker.cli.doctor import checks, shared_server
-from berlin_worker.cli.doctor.checks import Verdict
+from berlin_worker.cli.doctor.checks import CheckResult
 from berlin_worker.cli.errors import FAILED
 from berlin_worker.cli.output import printable, show
 from berlin_worker.cli.preflight import (
@@ -68,19 +68,19 @@ def run(*, as_json: bool, login: bool) -> int:
     return FAILED if failed else 0
 
 
-def _print(verdict: Verdict) -> None:
+def _print(verdict: CheckResult) -> None:
     mark = click.style(verdict.level.ljust(4), fg=_COLOURS[verdict.level])
     show(f"{mark}  {verdict.name.ljust(11)}  {printable(verdict.told)}")
     if verdict.advice:
         show(" " * 19 + click.style(f"→ {verdict.advice}", dim=True))
 
 
-def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
+def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
     yield from map(checks.misspelt, settings.misspelt(os.environ))
     if told := redis_problem(settings.redis_url):
-        yield Verdict("redis", "fail", told, "start Redis, or correct REDIS_URL")
+        yield CheckResult("redis", "fail", told, "start Redis, or correct REDIS_URL")
     else:
-        yield Verdict("redis", "ok", address(settings.redis_url))
+        yield CheckResult("redis", "ok", address(settings.redis_url))
         with open_redis(settings.redis_url) as redis:
             yield from examine_redis(redis)
             yield from _asked("workers", lambda: _workers(redis, settings))
@@ -92,7 +92,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
     if settings.broker_url != settings.redis_url:
         told = broker_problem(settings)
         advice = "start it, or correct CELERY_BROKER_URL" if told else ""
-        yield Verdict(
+        yield CheckResult(
             "broker", "fail" if told else "ok", told or address(settings.broker_url), advice
         )
     yield from _providers(settings)
@@ -100,22 +100,22 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[Verdict]:
         yield _login(settings)
 
 
-def _examine_shard(settings: Settings, place: int) -> Iterator[Verdict]:
+def _examine_shard(settings: Settings, place: int) -> Iterator[CheckResult]:
     """One of several event stores, each line with its number."""
     url, count = settings.shards[place], len(settings.shards)
     label = f"shard {place + 1}/{count}"
     if told := redis_problem(url):
         advice = "start it: its jobs wait. All others go on"
-        yield Verdict(label, "fail", told, advice)
+        yield CheckResult(label, "fail", told, advice)
         return
-    yield Verdict(label, "ok", address(url))
+    yield CheckResult(label, "ok", address(url))
     with open_redis(url) as redis:
         for verdict in examine_redis(redis):
             yield dataclasses.replace(verdict, told=f"{label}: {verdict.told}")
         yield checks.mark(_mark(redis, names.SHARD), on_shard(place, count), address(url))
 
 
-def _examine_marks(redis: "Redis", settings: Settings) -> Iterator[Verdict]:
+def _examine_marks(redis: "Redis", settings: Settings) -> Iterator[CheckResult]:
     """Whether the workers have the event stores that are set here."""
     at = address(settings.redis_url)
     if settings.sharded:
@@ -134,7 +134,7 @@ def _mark(redis: "Redis", key: str) -> str | None:
     return str(found) if found is not None else None
 
 
-def examine_redis(redis: "Redis") -> Iterator[Verdict]:
+def examine_redis(redis: "Redis") -> Iterator[CheckResult]:
     """All that is asked of a Redis that answers."""
     yield checks.server(server_info(redis))
     memory = _info(redis, "memory")
@@ -146,7 +146,7 @@ def examine_redis(redis: "Redis") -> Iterator[Verdict]:
     yield from _asked("pub/sub", lambda: _round_trip(redis))
 
 
-def _asked(name: str, check: Callable[[], Verdict]) -> Iterator[Verdict]:
+def _asked(name: str, check: Callable[[], CheckResult]) -> Iterator[CheckResult]:
     try:
         yield check()
     except (RedisError, OSError) as error:
@@ -162,13 +162,13 @@ def _info(redis: "Redis", section: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _clock(redis: "Redis") -> Verdict:
+def _clock(redis: "Redis") -> CheckResult:
     before_ts = time.time()
     seconds, micros = redis.time()
     return checks.clock(seconds + micros / 1e6, before_ts, time.time())
 
 
-def _rights(redis: "Redis") -> Verdict:
+def _rights(redis: "Redis") -> CheckResult:
     trial = f"doctor-{secrets.token_hex(8)}"
     state, log = names.state_key(trial), names.log_key(trial)
     keys = [state, log, f"worker:{trial}", f"token:doctor:{trial}"]
@@ -176,12 +176,12 @@ def _rights(redis: "Redis") -> Verdict:
     redis.script_load("return 1")
     redis.hmget(state, ["status"])
     redis.xrange(log)
-    redis.zcard(names.WATCH)
+    redis.zcard(names.DUE_JOBS)
     redis.publish(names.CONTROL_CHANNEL, json.dumps({"cancel": trial}))
-    return Verdict("rights", "ok", "scripts, keys and channels may be used")
+    return CheckResult("rights", "ok", "scripts, keys and channels may be used")
 
 
-def _round_trip(redis: "Redis") -> Verdict:
+def _round_trip(redis: "Redis") -> CheckResult:
     channel = names.channel(f"doctor-{secrets.token_hex(8)}")
     with redis.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py
         subscription.subscribe(channel)
@@ -191,12 +191,12 @@ def _round_trip(redis: "Redis") -> Verdict:
             if message and message["type"] == "subscribe":
                 redis.publish(channel, "doctor")
             elif message and message["type"] == "message":
-                return Verdict("pub/sub", "ok", "what is published arrives")
+                return CheckResult("pub/sub", "ok", "what is published arrives")
     advice = "REDIS_URL must lead to one primary, not to a proxy without pub/sub"
-    return Verdict("pub/sub", "fail", "what was published did not arrive", advice)
+    return CheckResult("pub/sub", "fail", "what was published did not arrive", advice)
 
 
-def _workers(redis: "Redis", settings: Settings) -> Verdict:
+def _workers(redis: "Redis", settings: Settings) -> CheckResult:
     # As `berlin top` counts them.
     from berlin_worker.cli.top.fleet import Fleet  # noqa: PLC0415  # what that command shows
     from berlin_worker.cli.top.run import read  # noqa: PLC0415  # a command beside this one
@@ -205,7 +205,7 @@ def _workers(redis: "Redis", settings: Settings) -> Verdict:
     return checks.workers(len(fleet.workers) + fleet.unreadable, fleet.waiting)
 
 
-def _providers(settings: Settings) -> Iterator[Verdict]:
+def _providers(settings: Settings) -> Iterator[CheckResult]:
     try:
         check_login(settings)
     except SettingsError:  # this machine runs no worker; the check of the login says so
@@ -242,17 +242,17 @@ async def _build_providers(settings: Settings) -> frozenset[str]:
     return configured_providers(settings)
 
 
-def _login(settings: Settings) -> Verdict:
+def _login(settings: Settings) -> CheckResult:
     try:
         check_login(settings)
     except SettingsError as error:
-        return Verdict("login", "warn", "there are no credentials", f"for a worker, {error}")
+        return CheckResult("login", "warn", "there are no credentials", f"for a worker, {error}")
     if not settings.berlin_account:
-        return Verdict("login", "ok", "not needed: workers serve other providers")
+        return CheckResult("login", "ok", "not needed: workers serve other providers")
     try:
         return checks.login(asyncio.run(_try_login(settings)), settings.berlin_url)
     except SettingsError as error:
-        return Verdict("login", "fail", str(error), "set it as it says")
+        return CheckResult("login", "fail", str(error), "set it as it says")
 
 
 async def _try_login(settings: Settings) -> JobError | None:

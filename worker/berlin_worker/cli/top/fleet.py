@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from berlin_worker.storage.heartbeat import Announcement
+from berlin_worker.storage.heartbeat import WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class WorkerRow:
     tokens: dict[str, Token]
 
     @classmethod
-    def of(cls, said: Announcement, now_ts: float) -> Self:
+    def of(cls, said: WorkerStatus, now_ts: float) -> Self:
         """What a worker has said of itself."""
         errors = {
             end.partition(":")[2] or "?": count
@@ -172,11 +172,11 @@ class Fleet:
         return {"v": 1, **asdict(self)}
 
 
-def _readable(announcements: Iterable[str]) -> tuple[list[Announcement], int]:
+def _readable(announcements: Iterable[str]) -> tuple[list[WorkerStatus], int]:
     said, unreadable = [], 0
     for text in announcements:
         try:
-            said.append(Announcement.model_validate_json(text))
+            said.append(WorkerStatus.model_validate_json(text))
         except ValidationError:
             unreadable += 1
     return said, unreadable

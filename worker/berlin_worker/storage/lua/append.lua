@@ -5,7 +5,7 @@
 -- (others have written to it): such a log is removed. Skipped are events whose
 -- seq the log has already: a command whose reply was lost is sent again.
 --
--- KEYS  1 worker:watch, then for each job: job:{id}:state, job:{id}:log
+-- KEYS  1 worker:due, then for each job: job:{id}:state, job:{id}:log
 -- ARGV  for each job: job ID, attempt, seq of the first event, number of events, chunks
 --       since the last reset, status it ends with ('' if it goes on), TTL after its end in
 --       seconds, then the events

@@ -1,11 +1,11 @@
 -- Begin an attempt of a job, if it is free: one that nobody works on, or whose lease
 -- has run out. The attempt number fences every earlier attempt.
 --
--- The lease of a running job is its score in worker:watch. A strike is an attempt that
+-- The lease of a running job is its score in worker:due. A strike is an attempt that
 -- did not end well: lost with its worker, or given up for a retry. Attempts that were
 -- handed back at a shutdown are no strikes.
 --
--- KEYS  1 job:{id}:state   2 job:{id}:log   3 worker:watch   4 worker:jobs
+-- KEYS  1 job:{id}:state   2 job:{id}:log   3 worker:due   4 worker:jobs
 -- ARGV  1 job ID   2 owner, unique to this call   3 lease, ms   4 TTL of record and log, s
 --       5 job object, JSON ('' to leave what is there)
 --       6 attempt of the caller that gives way to its next one (0: none)

@@ -10,7 +10,7 @@ local OVER = {completed = true, failed = true, cancelled = true}
 -- The longest time, s, for which a key is kept that somebody has written without a TTL.
 local LONGEST_S = 604800
 
--- A score in worker:watch that lies further ahead was not written by our scripts: such a job is due now.
+-- A score in worker:due that lies further ahead was not written by our scripts: such a job is due now.
 local DAY_MS = 86400000
 
 -- The whole number that a field holds, or `otherwise`: others may write records, too. Numbers from

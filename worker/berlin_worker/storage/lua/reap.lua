@@ -1,10 +1,10 @@
--- Take one job that is due in worker:watch. A running one has lost its worker: it becomes
+-- Take one job that is due in worker:due. A running one has lost its worker: it becomes
 -- queued again, with a strike, and its stale worker can no longer append. One that waits is
 -- taken only if the queue has passed it by: then its message is lost. A record that is no record
 -- (a key of another type) counts as running, without a job object. Of several callers
 -- one gets it; should that one die before it has enqueued the job, the job is due again later.
 --
--- KEYS  1 job:{id}:state   2 worker:watch
+-- KEYS  1 job:{id}:state   2 worker:due
 -- ARGV  1 job ID   2 look at it again after, ms, if it was running   3 if it was queued
 --       4 what was put on the queue before this time, ms, has been passed by
 -- reply {was, job, trace}: was 'running' or 'queued', the job object as JSON ('' if the record

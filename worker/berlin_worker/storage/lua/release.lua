@@ -1,6 +1,6 @@
 -- Hand a running job back, at a shutdown: the next claim gets it at once, without a strike.
 --
--- KEYS  1 job:{id}:state   2 worker:watch
+-- KEYS  1 job:{id}:state   2 worker:due
 -- ARGV  1 job ID   2 attempt   3 look at it again after, ms
 -- reply 1 handed back; 0 it was not this attempt's any more
 

@@ -1,6 +1,6 @@
 -- Renew the leases of all jobs of a process, and say which are not its own any more.
 --
--- KEYS  1 worker:watch, then the job:{id}:state of each job
+-- KEYS  1 worker:due, then the job:{id}:state of each job
 -- ARGV  1 lease, ms, then for each job: job ID, attempt
 -- reply for each job: 0 renewed, 1 lost, 2 renewed and somebody wants it cancelled
 

@@ -1,7 +1,7 @@
 -- Write the record of a job before its message is enqueued, so that a job that was
 -- accepted is found again even if its message falls out of the queue.
 --
--- KEYS  1 job:{id}:state   2 worker:watch   3 worker:jobs
+-- KEYS  1 job:{id}:state   2 worker:due   3 worker:jobs
 -- ARGV  1 job ID   2 job object, JSON   3 TTL of the record, s   4 look at it again after, ms
 --       5 headers by which a message of the job continues its trace, JSON ('' for none)
 --       6 fingerprint of the job object ('' if it is not known)

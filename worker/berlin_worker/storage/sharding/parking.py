@@ -34,7 +34,7 @@ Discard = Callable[[object, str, str, bytes], Awaitable[None]]
 """Ends what can never run; called with job ID, reason, text for its reader, dead letter."""
 
 
-class Doorbell(Protocol):
+class JobQueue(Protocol):
     """The job queue."""
 
     async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
@@ -63,7 +63,7 @@ class Parking:
     """``ttl_s`` is how long a job may wait; ``discard`` ends what cannot come back."""
 
     def __init__(
-        self, home: Redis, doorbell: Doorbell, *, count: int, ttl_s: int, discard: Discard
+        self, home: Redis, doorbell: JobQueue, *, count: int, ttl_s: int, discard: Discard
     ) -> None:
         self._home = home
         self._doorbell = doorbell
@@ -76,7 +76,7 @@ class Parking:
         key = names.parked_key(shard)
         try:
             # By its nonce one parking is never taken for another of the same job.
-            entry = json.dumps([job_id, secrets.token_hex(8), job, tracing.current().memo])
+            entry = json.dumps([job_id, secrets.token_hex(8), job, tracing.current().carrier])
             async with self._home.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(key, {entry: time.time()})
                 pipeline.expire(key, self._ttl_s)

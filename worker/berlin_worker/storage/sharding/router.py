@@ -14,9 +14,9 @@ from typing import Any, Final, Protocol
 
 from berlin_schemas.names import is_job_id
 from berlin_schemas.shards import shard_of
-from berlin_worker.errors import Away, JobError
+from berlin_worker.errors import JobError, StoreUnavailable
 from berlin_worker.jobs.journal import Journal
-from berlin_worker.jobs.leases import Doorbell, Leases
+from berlin_worker.jobs.leases import JobQueue, Leases
 from berlin_worker.jobs.runner import DROPPED, Outcome, Runner
 
 logger = logging.getLogger(__name__)
@@ -74,15 +74,15 @@ class Router:
         args: Sequence[object],
         kwargs: Mapping[str, object],
         *,
-        came_back: bool = False,
+        redelivered: bool = False,
     ) -> Coroutine[Any, Any, Outcome]:
         """Run the job of one delivery; see :meth:`Runner.run`.
 
         A job whose shard is away is parked. What cannot be parked waits here for its shard.
         """
         if len(self.cores) == 1:  # not so much as a frame more for each stream
-            return self.cores[0].runner.run(job_id, args, kwargs, came_back=came_back)
-        return self._run(job_id, args, kwargs, came_back=came_back)
+            return self.cores[0].runner.run(job_id, args, kwargs, redelivered=redelivered)
+        return self._run(job_id, args, kwargs, redelivered=redelivered)
 
     async def _run(
         self,
@@ -90,14 +90,14 @@ class Router:
         args: Sequence[object],
         kwargs: Mapping[str, object],
         *,
-        came_back: bool,
+        redelivered: bool,
     ) -> Outcome:
         shard = self._shard(job_id)
         core = self.cores[shard]
         while not (core.away and await self._parked(shard, job_id, args, kwargs)):
             try:
-                return await core.runner.run(job_id, args, kwargs, came_back=came_back)
-            except Away:
+                return await core.runner.run(job_id, args, kwargs, redelivered=redelivered)
+            except StoreUnavailable:
                 await asyncio.sleep(_RETRY_S)
         return DROPPED
 
@@ -127,7 +127,7 @@ class Router:
             task.add_done_callback(self._cancelling.discard)
 
     async def _cancel(self, core: Core, job_id: str, reason: str, only_queued: bool) -> None:
-        with contextlib.suppress(Away):
+        with contextlib.suppress(StoreUnavailable):
             await core.runner.cancel(job_id, reason, only_queued=only_queued)
 
     async def revoke(self, job_ids: Sequence[str], *, running: bool) -> None:
@@ -151,7 +151,7 @@ class Router:
                 if len(self.cores) == 1 or not core.away
             ]
             for outcome in await asyncio.gather(*asked, return_exceptions=True):
-                if isinstance(outcome, Exception) and not isinstance(outcome, Away):
+                if isinstance(outcome, Exception) and not isinstance(outcome, StoreUnavailable):
                     logger.error("a revoked job cannot be noted", exc_info=outcome)
 
     async def discard(self, job_id: object, reason: str, told: str, message: bytes) -> None:
@@ -161,7 +161,7 @@ class Router:
         """
         try:
             await self.cores[self._shard(job_id)].runner.discard(job_id, reason, told, message)
-        except Away as error:
+        except StoreUnavailable as error:
             raise TimeoutError from error
 
     async def refuse(self, job_id: str, refusal: JobError) -> None:
@@ -170,7 +170,7 @@ class Router:
         task = asyncio.create_task(runner.refuse(job_id, refusal))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-        with contextlib.suppress(Away):
+        with contextlib.suppress(StoreUnavailable):
             await task
 
     async def drained(self) -> None:
@@ -191,14 +191,14 @@ class Forgets(Protocol):
         """Remove the record of a job; raises ``ConnectionError``."""
 
 
-class StrayBell:
+class StrayQueue:
     """The doorbell of one shard: what belongs to another is rung once, and has no record here.
 
     Such a job was submitted by somebody with another list of shards, or before the list was
     changed. On its own shard it begins anew; here it would be found overdue again and again.
     """
 
-    def __init__(self, doorbell: Doorbell, store: Forgets, *, shard: int, count: int) -> None:
+    def __init__(self, doorbell: JobQueue, store: Forgets, *, shard: int, count: int) -> None:
         self._doorbell = doorbell
         self._store = store
         self._shard = shard

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from berlin_worker.errors import Away
+from berlin_worker.errors import StoreUnavailable
 from berlin_worker.jobs.leases import Claim
 from berlin_worker.storage.job_store import RedisStore
 
@@ -19,7 +19,7 @@ class ShardStore(RedisStore):
     is_away: Callable[[], bool] = staticmethod(_THERE)
 
     async def claim(self, job_id: str, job: bytes, **how: Any) -> Claim:
-        """As ever; raises :class:`Away` for a job that does not run here yet.
+        """As ever; raises :class:`StoreUnavailable` for a job that does not run here yet.
 
         Should the claim have arrived all the same, its lease runs out.
         """
@@ -28,5 +28,5 @@ class ShardStore(RedisStore):
         except ConnectionError:
             runs_here = how.get("held_attempt") or how.get("only_queued")
             if self.is_away() and not runs_here:
-                raise Away(job_id) from None
+                raise StoreUnavailable(job_id) from None
             raise

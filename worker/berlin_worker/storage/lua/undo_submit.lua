@@ -3,7 +3,7 @@
 -- as cancelled: whoever claims it ends it without going upstream. Submitting it again
 -- lifts the mark.
 --
--- KEYS  1 job:{id}:state   2 worker:watch   3 worker:jobs
+-- KEYS  1 job:{id}:state   2 worker:due   3 worker:jobs
 -- ARGV  1 job ID   2 TTL of the mark, s
 -- reply 1 withdrawn, or the record was lost; 0 a worker has the job, or has had it;
 --       2 it waits, for somebody else as well

@@ -3,7 +3,7 @@
 --
 -- The script never looks into a message: the worker has the one parser. Tags are the worker's own.
 --
--- KEYS  1 unacked (hash: tag -> entry, see entry.lua)   2 unacked_index (zset: tag -> since when, s)
+-- KEYS  1 unacked (hash: tag -> entry, see unacked_entry.lua)   2 unacked_index (zset: tag -> since when, s)
 --       3... the lists of the queue, in the order in which they are served
 -- ARGV  1 messages to take at most   2 beginning of the tags, used for this call alone
 -- reply {1 if more wait, list, tag, message, ...}: lists are counted from 1
