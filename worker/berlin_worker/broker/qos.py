@@ -172,7 +172,7 @@ class QoS(redis.QoS):
                 search = self._looks % _LOOKS_A_SEARCH == 0
                 self._looks += 1
                 more, failure, *odd = self._run(
-                    "give_back_due", keys, [self.visibility_timeout, most, int(search)]
+                    "requeue_expired", keys, [self.visibility_timeout, most, int(search)]
                 )
                 for key in odd:
                     logger.warning("%a held what no worker wrote, and was deleted", key)
