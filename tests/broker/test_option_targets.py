@@ -19,6 +19,7 @@ pytestmark = pytest.mark.unit
         ({"logfile": "{dir}"}, "--logfile", "is a directory"),
         ({"logfile": "{dir}/none/%n.log", "hostname": "w@h"}, "--logfile", "does not exist"),
         ({"pidfile": "{dir}/none/w.pid"}, "--pidfile", "does not exist"),
+        ({"pidfile": "%z.pid"}, "--pidfile", "unknown %"),
         ({"pidfile": "a\0b"}, "--pidfile", ""),
         ({"statedb": "{dir}/none/state"}, "--statedb", "does not exist"),
         ({"executable": "{dir}/none"}, "--executable", "Python interpreter"),

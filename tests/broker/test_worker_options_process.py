@@ -44,6 +44,7 @@ REFUSED: list[tuple[list[str], dict[str, str], str]] = [
     (["--heartbeat-interval", "0"], {}, "--heartbeat-interval"),
     (["--time-limit", "nan"], {}, "--time-limit"),
     (["-n", "two words"], {}, "--hostname"),
+    (["-n", "a%z@h"], {}, "--hostname"),
     *(
         ([*options, *detach], {}, written)
         for detach in ([], ["--detach"])

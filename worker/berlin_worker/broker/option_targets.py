@@ -28,8 +28,11 @@ def target_refusal(options: Mapping[str, Any]) -> str | None:
     """
     for name, written in _FILES.items():
         if path := options.get(name):
-            shown = node_format(str(path), options.get("hostname") or "")
-            if message := _file_refusal(Path(shown)):
+            try:
+                expanded = node_format(str(path), options.get("hostname") or "")
+            except ValueError:
+                return f"{written}: {_shown(path)} has an unknown %: write %n, %h, %d, %I or %%"
+            if message := _file_refusal(Path(expanded)):
                 return f"{written}: {message}"
     return (
         _executable_refusal(options.get("executable"))

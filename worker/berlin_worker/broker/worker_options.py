@@ -174,6 +174,25 @@ class _PoolName(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         return AsyncioPool
 
 
+class _Hostname(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """The value of ``--hostname``: Celery's, whose error for an unknown % is a traceback."""
+
+    name = "hostname"
+
+    def __init__(self, app: "Celery", celerys: Any) -> None:
+        self._app = app
+        self._celerys = celerys
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name with its % expanded; raises ``ClickException`` for an unknown one."""
+        try:
+            return self._celerys.convert(value, param, ctx)
+        except ValueError:
+            if ctx is None or ctx.obj.app is not self._app:
+                raise
+            raise _OneLine("--hostname has an unknown %: write %h, %n, %d or %%") from None
+
+
 class _OneLine(click.ClickException):
     """Shown as one line, without Celery's usage above it."""
 
@@ -185,6 +204,8 @@ def _check_command(command: click.Command, app: "Celery") -> None:
     for param in command.params:
         if param.name == "pool":
             param.type = _PoolName(app, param.type)
+        if param.name == "hostname":
+            param.type = _Hostname(app, param.type)
         if param.name in {"concurrency", "prefetch_multiplier"}:
             param.callback = _refusing_zero(app, param.callback)
     run: Callable[..., Any] | None = command.callback
