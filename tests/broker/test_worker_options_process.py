@@ -38,6 +38,7 @@ REFUSED: list[tuple[list[str], dict[str, str], str]] = [
     (["--prefetch-multiplier", "-1"], {}, "--prefetch-multiplier"),
     (["--pool-start-method", "spawn"], {}, "--pool-start-method"),
     (["-c", "0"], {}, "--concurrency"),
+    (["-c", "-1"], {}, "--concurrency"),
     (["-c", "70000"], {}, "--concurrency"),
     ([], {"CELERY_WORKER_CONCURRENCY": "0"}, "--concurrency"),
     (["--prefetch-multiplier", "0"], {}, "--prefetch-multiplier"),

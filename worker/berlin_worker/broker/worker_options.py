@@ -5,6 +5,7 @@ line, ``CELERY_WORKER_<OPTION>``, the app's configuration or ``app.Worker(...)``
 """
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import isfinite
@@ -207,7 +208,7 @@ def _check_command(command: click.Command, app: "Celery") -> None:
         if param.name == "hostname":
             param.type = _Hostname(app, param.type)
         if param.name in {"concurrency", "prefetch_multiplier"}:
-            param.callback = _refusing_zero(app, param.callback)
+            param.callback = _positive(app, param.callback)
     run: Callable[..., Any] | None = command.callback
     assert run is not None, "Celery's command runs something"
 
@@ -227,17 +228,12 @@ def _command_refusal(options: Mapping[str, Any]) -> str | None:
     return refusal(options) or queue_refusal(set(queues) - set(excluded)) or target_refusal(options)
 
 
-def _refusing_zero(app: "Celery", callback: Any) -> Callable[..., Any]:
-    """Celery takes 0 for "not given": here it is a wrong number."""
+def _positive(app: "Celery", callback: Any) -> Callable[..., Any]:
+    """Celery takes 0 for "not given", and shows its usage for less: here each is a wrong number."""
 
     def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        if (
-            ctx.obj.app is app
-            and str(value).strip().lstrip("+-0") == ""
-            and value not in (None, "")
-        ):
-            told = refusal({param.name or "": 0})
-            raise _OneLine(told or "")
+        if ctx.obj.app is app and re.fullmatch(r"\s*(-\d+|\+?0+)\s*", str(value)):
+            raise _OneLine(refusal({param.name or "": 0}) or f"{param.name} must be 1 or more")
         return callback(ctx, param, value)
 
     return check
