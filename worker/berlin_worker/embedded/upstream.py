@@ -68,7 +68,7 @@ class Upstream:
         self.port = port
         self._reply = reply
         self._chunk_delay_s = chunk_delay_s
-        # The lock guards the attributes below: tests read and change them from other threads.
+        # Guards the attributes below: tests read and change them from other threads.
         self._lock = threading.Lock()
         self._tokens = IssuedTokens(token_max_age_s, token_max_uses)
         self._login_faults = OrderedFaults()
@@ -144,11 +144,11 @@ class Upstream:
             self._tokens.expire()
 
     async def start(self) -> None:
-        """Start to listen; :attr:`url` is valid from then on. Raises ``OSError`` if the port is taken."""
+        """Start to listen at :attr:`url`. Raises ``OSError`` if the port is taken."""
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_post("/api/login", self._on_login)
         app.router.add_post("/api/chat/completions", self._on_completion)
-        # aiohttp cancels the handler when its client disconnects; clients_left counts that.
+        # aiohttp cancels the handler when its client disconnects: so it is noticed.
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01
         )
