@@ -18,7 +18,7 @@ class _Issued:
 
 
 class IssuedTokens:
-    """Issued tokens, valid for ``max_age_s`` seconds and ``max_uses`` calls (``None``: no limit)."""
+    """Issued tokens, valid for ``max_age_s`` seconds and ``max_uses`` calls (``None``: any)."""
 
     def __init__(self, max_age_s: float | None, max_uses: int | None) -> None:
         self._max_age_s = max_age_s

@@ -98,7 +98,7 @@ class RedisProcess:
         return self._process.pid if self._process else None
 
     def start(self) -> Self:
-        """Start the server, wait until it replies; raises ``Unavailable`` with its last log line."""
+        """Start the server; wait until it replies; raises ``Unavailable`` with its last line."""
         settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": self._data.name}
         arguments = [
             part
