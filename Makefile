@@ -57,11 +57,11 @@ format: .venv/.dev ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-readme: .venv/.dev ## write the tables of settings and capacity into the README
+readme: .venv/.dev ## write the tables of settings and capacity into deploy/README.md
 	@$(BIN)/python -m berlin_worker.settings | awk 'NR == FNR { rows = rows $$0 "\n"; next } \
 		/<!-- \/settings -->/ { inside = 0 } !inside; \
-		/<!-- settings -->/ { printf "%s", rows; inside = 1 }' - README.md > README.md.new
-	@mv README.md.new README.md
+		/<!-- settings -->/ { printf "%s", rows; inside = 1 }' - deploy/README.md > deploy/README.md.new
+	@mv deploy/README.md.new deploy/README.md
 	@$(BIN)/python -m tests.benchmarks.capacity --readme
 
 RULES := deploy/kubernetes/overlays/prometheus-operator/prometheusrule.yaml

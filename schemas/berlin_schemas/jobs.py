@@ -1,4 +1,4 @@
-"""The job object: what a producer puts on the queue (contract, "Job object").
+"""The job object: what a producer puts on the queue (schemas/README.md, "Job object").
 
 Only ``messages`` is required. Types are not coerced and unknown top-level
 fields are refused, so that a misspelt option is an error, not a surprise.
@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from berlin_schemas.names import JOB_ID_PATTERN
 
 MAX_JOB_BYTES: Final = 1024 * 1024
-"""A job object larger than this, as compact UTF-8 JSON, is refused (contract)."""
+"""A job object larger than this, as compact UTF-8 JSON, is refused (schemas/README.md)."""
 
 # json.dumps makes an encoder in each call, unless it may do as it likes.
 _compact: Final = json.JSONEncoder(

@@ -1,4 +1,4 @@
-"""Every name on the wire: queue, task, channels and keys (contract, "Names").
+"""Every name on the wire: queue, task, channels and keys (schemas/README.md, "Names").
 
 A job ID is checked before it is put into a name, so nothing a producer sends
 can reach a key, a channel or a log unless it fits :data:`JOB_ID_PATTERN`.

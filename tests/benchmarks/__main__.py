@@ -67,17 +67,17 @@ def main() -> int:
 
 
 def _publish(figures: dict[str, Any]) -> None:
-    """Put JSON, tables and plot beside this file, and the targets into the README."""
+    """Write JSON, tables and plot beside this file, the targets and the capacity into documents."""
     here = Path(__file__).parent
     (here / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     (here / "FIGURES.md").write_text(f"# Figures\n\n{report.markdown(figures)}\n")
     envs.install("plot")
     paths = (here / "plot.py", here / "figures.json", here / "figures.svg")
     subprocess.run([ENVS / "plot" / "bin" / "python", *paths], check=True)
-    readme = ROOT / "README.md"
-    readme.write_text(
-        capacity.filled(report.filled(readme.read_text(), figures), capacity.costs_of(figures))
-    )
+    readme = ROOT / "tests/README.md"
+    readme.write_text(report.filled(readme.read_text(), figures))
+    readme = capacity.README
+    readme.write_text(capacity.filled(readme.read_text(), capacity.costs_of(figures)))
 
 
 def _run(bench: Bench, contender: Contender, scenario: Scenario, number: int) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=_list_of(EVERYBODY), default=EVERYBODY, metavar="NAMES")
     parser.add_argument("--scenarios", type=_list_of(names), default=names, metavar="NAMES")
     parser.add_argument("--json", type=Path, default=OUT / "figures.json")
-    parser.add_argument("--publish", action="store_true", help="write README, tables and plot")
+    parser.add_argument("--publish", action="store_true", help="write documents, tables and plot")
     return parser.parse_args()
 
 

@@ -160,9 +160,11 @@ def _measure(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure and print the table; ``--publish`` puts it into the README."""
+    """Measure and print the table; ``--publish`` writes it into tests/README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--publish", action="store_true", help="write the table into the README")
+    parser.add_argument(
+        "--publish", action="store_true", help="write the table into tests/README.md"
+    )
     options = parser.parse_args()
     binary = find_server()
     if binary is None:
@@ -176,7 +178,7 @@ def main() -> int:
     text = f"{table(ours, floor)}\n\n{begun}, load average before {load:.2f}."
     print(text)
     if options.publish:
-        readme = ROOT / "README.md"
+        readme = ROOT / "tests/README.md"
         readme.write_text(between(readme.read_text(), "budget", text))
     return 0
 

@@ -31,7 +31,7 @@ from typing import Any, Final
 from tests.benchmarks.marks import between
 
 FIGURES: Final = Path(__file__).with_name("figures.json")
-README: Final = Path(__file__).parents[2] / "README.md"
+README: Final = Path(__file__).parents[2] / "deploy/README.md"
 STREAMS: Final = (1_000, 100_000, 1_000_000)
 _LONG_S: Final = 3600
 _SHORT_S: Final = 300

@@ -1,4 +1,4 @@
-"""What is measured goes into the README between marks. Pure."""
+"""Write measured figures into a document, between its marks. Pure."""
 
 
 def between(readme: str, name: str, text: str) -> str:

@@ -101,9 +101,9 @@ _SECTION = """## How fast it is
 `make bench` runs it beside a bare asyncio loop that promises nothing (the floor) and eight common
 ways to build the same from a queue and a PUBLISH a chunk, in turns, on one upstream and one Redis.
 Ours carries the log, the fence and the lease; none of the others does. All figures are in
-[tests/benchmarks/FIGURES.md](tests/benchmarks/FIGURES.md).
+[benchmarks/FIGURES.md](benchmarks/FIGURES.md).
 
-![worker CPU a chunk, memory a stream, chunks a second](tests/benchmarks/figures.svg)
+![worker CPU a chunk, memory a stream, chunks a second](benchmarks/figures.svg)
 
 """
 

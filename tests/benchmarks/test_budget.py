@@ -55,5 +55,5 @@ def test_the_parts_add_up_to_the_cpu_of_the_worker_and_the_dearest_comes_first()
 
 
 def test_the_readme_has_a_place_for_it():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "tests/README.md").read_text()
     assert "| row |" in between(readme, "budget", "| row |")

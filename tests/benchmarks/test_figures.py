@@ -174,4 +174,4 @@ def test_the_readme_is_filled_between_its_marks_alone():
 
 
 def test_the_readme_of_this_project_has_its_marks():
-    assert "<!-- benchmark -->\n" in (ROOT / "README.md").read_text()
+    assert "<!-- benchmark -->\n" in (ROOT / "tests/README.md").read_text()

@@ -11,7 +11,7 @@ from berlin_worker.settings import Settings, table
 
 pytestmark = pytest.mark.unit
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "deploy/README.md"
 SECRET = "hunter2-secret"
 
 

@@ -138,7 +138,7 @@ def test_one_port_serves_metrics_everywhere():
     said = {
         "image": re.findall(r"WORKER_HTTP_PORT=(\d+)", (DEPLOY / "Dockerfile").read_text()),
         "unit": re.findall(r"WORKER_HTTP_PORT=(\d+) ", UNIT.read_text()),
-        "README": re.findall(r"WORKER_HTTP_PORT=(\d+)", (DEPLOY.parent / "README.md").read_text()),
+        "README": re.findall(r"WORKER_HTTP_PORT=(\d+)", (DEPLOY / "README.md").read_text()),
         "manifest": [one(rendered(KUBERNETES / "base"), "ConfigMap")["data"]["WORKER_HTTP_PORT"]],
     }
     assert {name: set(ports) for name, ports in said.items()} == {key: {"9464"} for key in said}

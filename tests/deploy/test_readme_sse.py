@@ -14,7 +14,7 @@ from tests.support.job_writer import JobWriter
 
 pytestmark = pytest.mark.contract
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "schemas/README.md"
 
 
 class StreamingResponse:

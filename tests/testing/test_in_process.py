@@ -152,7 +152,7 @@ def test_a_provider_gets_the_environment_of_its_tests():
 
 
 def test_the_example_of_the_readme_passes(tmp_path):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "tests/README.md").read_text()
     block = re.search(r"<!-- testing -->\n```python\n(.*?)```\n<!-- /testing -->", text, re.DOTALL)
     assert block is not None
     (tmp_path / "test_service.py").write_text(block[1])

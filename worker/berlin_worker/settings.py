@@ -1,6 +1,6 @@
 """Settings, read once from the environment into one frozen value.
 
-Each field names its variable; a test holds the table in the README against this
+Each field names its variable; a test compares the table in deploy/README.md with this
 class. The unit stands in the name.
 """
 
@@ -257,7 +257,7 @@ def _database(url: str) -> tuple[object, ...]:
 
 
 def table() -> str:
-    """Every setting as a Markdown table, for the README (``python -m berlin_worker.settings``)."""
+    """Return the Markdown table of deploy/README.md (``python -m berlin_worker.settings``)."""
     rows = (
         f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
         for field in Settings.model_fields.values()

@@ -121,7 +121,7 @@ def report(outcome: Outcome) -> None:
 # Failures of jobs are expected: one line of the log, no traceback.
 @app.task(name=names.TASK, bind=True, base=PromptTask, throws=(TaskFailed,))  # type: ignore[untyped-decorator]  # celery has no types
 async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
-    """Run one prompt job (contract, "Names"): one positional argument, the job object."""
+    """Run one prompt job (schemas/README.md, "Names"): one positional argument, the job object."""
     # Once: each look at it asks which task runs.
     request, tracer = self.request, running.tracer()
     job_id = request.id

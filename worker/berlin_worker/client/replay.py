@@ -1,6 +1,6 @@
 """How one reader gets every event of a job once and in order (pure, no I/O).
 
-The rules (contract, "Reading without a gap"):
+The rules (schemas/README.md, "Reading without a gap"):
 
 1. The log is the truth; the channel only says early what the log will say too. An event
    of the channel is delivered if it is the very next one, skipped if it has been seen,

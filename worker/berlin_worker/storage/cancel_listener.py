@@ -1,4 +1,4 @@
-"""Cancelling: listen on the control channel (contract, "Cancelling").
+"""Cancelling: listen on the control channel (schemas/README.md, "Cancelling").
 
 A message that is missed does no harm: the canceller has set a flag in the record,
 which is seen when the job is claimed and whenever its lease is renewed.
