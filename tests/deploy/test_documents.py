@@ -100,7 +100,7 @@ def test_rooms_of_the_architecture_are_the_floors() -> None:
 def test_files_that_the_architecture_names_exist() -> None:
     named = re.findall(r"`([\w./]+\.(?:py|lua)|[\w/]+/)`", text_of("worker/README.md"))
     bases = (WORKER, WORKER / "cli", WORKER / "providers", WORKER / "providers/berlin", ROOT)
-    bases += (WORKER / "storage/lua", ROOT / "schemas")
+    bases += (WORKER / "storage", WORKER / "storage/lua", ROOT / "schemas")
     assert named
     assert [name for name in named if not any((base / name).exists() for base in bases)] == []
 
