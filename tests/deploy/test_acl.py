@@ -230,8 +230,8 @@ def top_of(guarded: Guarded, user: str, *, capacity: int) -> dict[str, Any] | No
     """What ``berlin top`` tells, once it tells of one worker of that capacity."""
     top = cli(guarded, user, "top", "--once", "--json")
     assert top.returncode == 0, top.stderr
-    told = json.loads(top.stdout)
-    return told if [worker["capacity"] for worker in told["workers"]] == [capacity] else None
+    status = json.loads(top.stdout)
+    return status if [worker["capacity"] for worker in status["workers"]] == [capacity] else None
 
 
 def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
@@ -246,8 +246,10 @@ def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
         assert text_of(fleet.ended(job_id)) == "echo of again"
         assert cli(guarded, "operator", "status", job_id).returncode == 0
         # Its first announcement may be older than its pool.
-        told = wait_until(lambda: top_of(guarded, "operator", capacity=2), "the worker is told of")
-        assert (told["waiting"], told["dead_letters"]) == (0, 0)
+        status = wait_until(
+            lambda: top_of(guarded, "operator", capacity=2), "the status of the worker"
+        )
+        assert (status["waiting"], status["dead_letters"]) == (0, 0)
         assert cli(guarded, "operator", "tail", job_id).returncode == 0
         submitted = cli(guarded, "operator", "submit", "hello")
         assert "echo of hello" in submitted.stdout
@@ -396,8 +398,8 @@ def test_a_subscriber_follows_jobs_from_a_terminal(guarded, fleet):
         fleet.ended(job_id)
         tail = cli(guarded, "subscriber", "tail", job_id)
         assert (tail.returncode, tail.stdout.strip()) == (0, "echo of hello"), tail.stderr
-        told = cli(guarded, "subscriber", "tail", job_id, "--json")
-        assert told.stdout.splitlines() == [event.decode() for event in fleet.log(job_id)]
+        done = cli(guarded, "subscriber", "tail", job_id, "--json")
+        assert done.stdout.splitlines() == [event.decode() for event in fleet.log(job_id)]
         status = cli(guarded, "subscriber", "status", job_id, "--json")
         assert status.returncode == 0, status.stderr
         assert json.loads(status.stdout)["end"]["type"] == "completed"
@@ -416,12 +418,12 @@ def test_a_subscriber_follows_jobs_from_a_terminal(guarded, fleet):
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_whoever_lacks_a_right_is_told_so_and_not_that_redis_is_away(guarded, admin, user, command):
-    told = cli(guarded, user, *command)
-    assert told.returncode == 1, told.stdout
-    assert "permission" in told.stderr
-    assert "users.acl" in told.stderr
-    assert "does not answer" not in told.stderr
-    assert "secret" not in told.stderr
+    done = cli(guarded, user, *command)
+    assert done.returncode == 1, done.stdout
+    assert "permission" in done.stderr
+    assert "users.acl" in done.stderr
+    assert "does not answer" not in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_the_file_is_not_made_without_all_passwords():

@@ -167,12 +167,12 @@ def test_the_stack_works_by_its_own_commands(stack, tmp_path):
     with Client(stack.url("subscriber")) as subscriber:
         assert subscriber.result(sent.id).text == "one two three"
 
-    told = subprocess.run(
+    done = subprocess.run(
         [*BERLIN, "doctor", "--no-login", "--json"],
         env=stack.env("worker"), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    levels = {(v := json.loads(line))["name"]: v["level"] for line in told.stdout.splitlines()}
-    assert set(levels.values()) == {"ok"}, told.stdout
+    levels = {(v := json.loads(line))["name"]: v["level"] for line in done.stdout.splitlines()}
+    assert set(levels.values()) == {"ok"}, done.stdout
     assert {"eviction", "memory", "persistence", "rights"} <= levels.keys()
 
     page = f"http://127.0.0.1:{flower_port}/workers?json=1"

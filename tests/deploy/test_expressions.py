@@ -54,12 +54,12 @@ def scrape(port: int) -> str:
         return str(reply.read().decode())
 
 
-def test_every_metric_and_label_of_an_expression_is_told_by_a_real_worker(samples):
+def test_every_metric_and_label_of_an_expression_is_exposed_by_a_real_worker(samples):
     missing = {each.where: list(samples.missing(each.text)) for each in EXPRESSIONS}
     assert not {where: what for where, what in missing.items() if what}
 
 
-def test_the_series_of_the_alerts_tests_are_those_that_a_worker_tells(samples):
+def test_the_series_of_the_alerts_tests_are_those_that_a_worker_exposes(samples):
     cases = yaml.safe_load((ROOT / "tests" / "deploy" / "alerts.yml").read_text())
     series = {each["series"] for case in cases["tests"] for each in case["input_series"]}
     # The bounds of buckets are the tests' own, and so are the model's name and what went wrong.

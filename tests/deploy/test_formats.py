@@ -209,14 +209,14 @@ def test_prometheus_takes_its_configuration_and_the_rules():
 
 def test_every_alert_fires_when_it_should_and_not_before(tmp_path):
     cases = yaml.safe_load((DEPLOY.parent / "tests" / "deploy" / "alerts.yml").read_text())
-    told = {
+    rules = {
         each["alertname"]
         for case in cases["tests"]
         for each in case["alert_rule_test"]
         if each.get("exp_alerts")
     }
     alerts = {rule["alert"] for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]}
-    assert told == alerts
+    assert rules == alerts
     for case in cases["tests"]:
         for each in case["alert_rule_test"]:
             for expected in each.get("exp_alerts", ()):
@@ -243,9 +243,9 @@ def test_every_command_of_the_runbook_is_one():
     text = (DEPLOY / "README.md").read_text()
     for command in set(re.findall(r"\bberlin ((?:dead )?[a-z]+(?: --[a-z-]+)*)\b", text)):
         words = [word for word in command.split() if not word.startswith("--")]
-        told = CliRunner().invoke(main, [*words, "--help"])
-        assert told.exit_code == 0, command
-        assert all(word in told.output for word in command.split() if word.startswith("--"))
+        done = CliRunner().invoke(main, [*words, "--help"])
+        assert done.exit_code == 0, command
+        assert all(word in done.output for word in command.split() if word.startswith("--"))
 
 
 def test_systemd_takes_the_unit(tmp_path):

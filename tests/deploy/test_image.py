@@ -27,7 +27,7 @@ CONTEXT = (ROOT / ".dockerignore").read_text().splitlines()
 PLACES = {"/opt/berlin": "berlin", "/opt/build": "build"}
 """Where the image has its environments, and where the test has them."""
 READABLE = "--chmod=755 "
-"""Whoever checked it out may have kept it from all others, and the image's user is another."""
+"""A checkout may be private to its owner, and the user of the image is another one."""
 
 
 def instructions(stage: str) -> list[tuple[str, str]]:
