@@ -140,7 +140,7 @@ async def test_every_service_works_as_its_own_user(guarded, fleet):
     assert guarded.denials() == []
 
 
-def test_a_worker_that_a_full_redis_refused_takes_jobs_when_there_is_room(guarded, admin, fleet):
+def test_worker_takes_jobs_again_when_a_full_redis_has_room(guarded, admin, fleet):
     with fleet.worker("-c", "4") as worker:
         admin.config_set("maxmemory", 1)
         try:
@@ -173,7 +173,7 @@ async def test_every_service_works_as_its_own_user_on_several_event_stores(guard
     assert set(guarded.denials()) <= {"subscriber: command hmget in toplevel"}
 
 
-async def test_a_client_with_another_list_of_event_stores_is_told_so_as_any_user(guarded, fleet):
+async def test_client_with_another_list_of_event_stores_gets_an_error_as_any_user(guarded, fleet):
     fleet.env["WORKER_EVENT_SHARDS"] = guarded.url("worker").removesuffix("/0") + "/1"
     with fleet.worker("-c", "4"):
         async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
@@ -206,7 +206,7 @@ def test_a_worker_counts_queue_and_dead_letters_by_its_own_rights(guarded, fleet
     assert guarded.denials() == []
 
 
-def test_a_dead_workers_messages_and_jobs_come_back_by_the_rights_of_the_next(guarded, fleet):
+def test_worker_has_the_rights_to_recover_messages_and_jobs_of_a_dead_one(guarded, fleet):
     with fleet.worker(**QUICK_LEASES) as first:
         job_id = fleet.send(prompt("[[stall:2*1]] a b c d"))
         fleet.running(job_id)
@@ -217,7 +217,7 @@ def test_a_dead_workers_messages_and_jobs_come_back_by_the_rights_of_the_next(gu
     assert guarded.denials() == []
 
 
-def test_garbage_is_buried_by_the_rights_of_a_worker(guarded, fleet):
+def test_worker_has_the_right_to_dead_letter_garbage(guarded, fleet):
     with fleet.worker():
         fleet.redis.lpush("prompts", "garbage")
         wait_until(lambda: fleet.redis.xlen("worker:dead") == 1, "a dead letter")
@@ -227,7 +227,7 @@ def test_garbage_is_buried_by_the_rights_of_a_worker(guarded, fleet):
 
 
 def top_of(guarded: Guarded, user: str, *, capacity: int) -> dict[str, Any] | None:
-    """What ``berlin top`` tells, once it tells of one worker of that capacity."""
+    """Return the JSON of ``berlin top`` once it shows one worker of that capacity, else ``None``."""
     top = cli(guarded, user, "top", "--once", "--json")
     assert top.returncode == 0, top.stderr
     status = json.loads(top.stdout)
@@ -266,7 +266,7 @@ def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
     assert guarded.denials() == []
 
 
-def test_who_may_not_look_at_the_fleet_is_told_so_in_one_line(guarded, admin):
+def test_user_without_rights_to_the_fleet_gets_one_line(guarded, admin):
     for user in ("producer", "subscriber"):
         top = cli(guarded, user, "top", "--once")
         assert top.returncode == 1
@@ -275,7 +275,7 @@ def test_who_may_not_look_at_the_fleet_is_told_so_in_one_line(guarded, admin):
         assert NOPERM.search(line)
 
 
-def test_doctor_finds_nothing_amiss_as_the_worker_user(guarded, fleet):
+def test_doctor_passes_as_the_worker_user(guarded, fleet):
     doctor = cli(guarded, "worker", "doctor", "--no-login")
     assert doctor.returncode == 0, doctor.stdout
     assert guarded.denials() == []
@@ -365,7 +365,7 @@ def test_a_user_has_no_right_beyond_its_work(guarded, admin, user, command):
 NOPERM = re.compile(r"(?i)no permissions?|can't run this command|ACL failure in script")
 
 
-def test_without_a_user_nothing_may_be_done(guarded):
+def test_client_without_a_user_has_no_rights(guarded):
     for password in (None, "guess"):
         with (
             redis.Redis(port=guarded.server.port, password=password) as nobody,
@@ -374,7 +374,7 @@ def test_without_a_user_nothing_may_be_done(guarded):
             nobody.ping()
 
 
-async def test_a_subscriber_learns_from_the_log_how_a_job_stands(guarded, fleet):
+async def test_subscriber_reads_the_status_of_a_job_from_its_log(guarded, fleet):
     async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
         assert (await subscriber.status(OTHERS_JOB)).status == "unknown"
         job_id = await producer.submit("[[endless]] [[drip:0.01]]")
@@ -417,7 +417,7 @@ def test_a_subscriber_follows_jobs_from_a_terminal(guarded, fleet):
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
-def test_whoever_lacks_a_right_is_told_so_and_not_that_redis_is_away(guarded, admin, user, command):
+def test_missing_right_is_reported_as_such_and_not_as_redis_away(guarded, admin, user, command):
     done = cli(guarded, user, *command)
     assert done.returncode == 1, done.stdout
     assert "permission" in done.stderr
@@ -454,7 +454,7 @@ def ran(guarded: Guarded, user: str, command: list[str]) -> subprocess.Completed
     )
 
 
-async def test_an_operator_lists_jobs_and_a_producer_is_told_of_a_used_id(guarded, admin):
+async def test_operator_lists_jobs_and_producer_gets_an_error_for_a_used_id(guarded, admin):
     admin.flushall()
     async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
         await producer.submit("hello", job_id="mine", tenant="t")

@@ -114,7 +114,7 @@ class Stack:
             "/tmp": f"{self._folder}",
             "@redis:6379": f"@127.0.0.1:{self.redis_port}",
         }
-        # All at once: what is put in may hold what is looked for.
+        # In one pass: a value may contain the name of another variable.
         return re.sub("|".join(here), lambda found: here[found[0]], text)
 
 
@@ -215,7 +215,7 @@ def test_each_setting_of_the_env_file_reaches_the_worker():
     assert {name for name in passwords if found[name]} == {"BERLIN_PASSWORD"}
 
 
-def test_what_was_accepted_is_there_after_redis_was_killed(stack):
+def test_accepted_jobs_survive_a_kill_of_redis(stack):
     server = stack.start_redis()
     with redis.Redis.from_url(stack.url("producer")) as producer:
 

@@ -1,4 +1,4 @@
-"""Every expression of alerts and dashboard against what real workers tell."""
+"""Every expression of alerts and dashboard against the metrics of real workers."""
 
 import subprocess
 import urllib.request
@@ -21,7 +21,7 @@ EXPRESSIONS = expressions()
 
 @pytest.fixture(scope="module")
 def output(redis_server) -> str:
-    """What a worker says of jobs that went well and not so well, one taken over among them."""
+    """Return metrics of a worker after completed, failed and recovered jobs."""
     url = redis_server.url.removesuffix("/0") + "/2"
     with upstream_in_thread(reply="one two three") as upstream:
         fleet = Fleet(url, upstream)
@@ -80,7 +80,7 @@ def test_prometheus_can_read_every_expression(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prometheus_finds_nothing_amiss_in_what_a_worker_tells(output):
+def test_prometheus_accepts_the_metrics_of_a_worker(output):
     checked = subprocess.run(
         [tool("promtool"), "check", "metrics"],
         input=output, capture_output=True, text=True, check=False,
@@ -101,7 +101,7 @@ def test_the_names_of_an_expression_are_found(text, names):
     assert [name for name, _ in selectors_of(text)] == names
 
 
-def test_what_nobody_tells_is_noticed():
+def test_metric_that_no_worker_exposes_is_noticed():
     samples = Samples({"a": [{"state": "waiting"}]})
     assert list(samples.missing('sum by (state) (a{state="waiting"})')) == []
     assert list(samples.missing("b"))

@@ -75,7 +75,7 @@ def test_our_rendering_is_that_of_kustomize(folder):
     assert without_hashes(rendered(KUBERNETES / folder)) == without_hashes(theirs)
 
 
-def test_keda_sets_the_number_of_replicas_and_nobody_else():
+def test_keda_alone_sets_the_number_of_replicas():
     manifests = rendered(KUBERNETES / "overlays" / "keda")
     scaled, deployment = one(manifests, "ScaledObject"), one(manifests, "Deployment")
     assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
@@ -87,7 +87,7 @@ def test_keda_sets_the_number_of_replicas_and_nobody_else():
     assert {each["authenticationRef"]["name"] for each in triggers} == {authentication}
 
 
-def test_autoscaler_sets_the_number_of_replicas_and_nobody_else():
+def test_autoscaler_alone_sets_the_number_of_replicas():
     manifests = rendered(KUBERNETES / "overlays" / "hpa")
     scaler, deployment = one(manifests, "HorizontalPodAutoscaler"), one(manifests, "Deployment")
     assert scaler["spec"]["scaleTargetRef"] == {
@@ -128,7 +128,7 @@ def test_example_secret_has_the_keys_that_the_deployment_reads(tmp_path):
     assert {each["name"] for each in references} == {secret["metadata"]["name"]}
     needed = {each["key"] for each in references if not each.get("optional")}
     assert secret["stringData"].keys() == needed
-    # With what is commented out, it has all.
+    # With the commented lines, it has every key.
     whole = yaml.safe_load(re.sub(r"(?m)^  # (?=[a-z-]+: \S+$)", "  ", text))
     assert whole["stringData"].keys() == {each["key"] for each in references}
     assert all("CHANGE-ME" in value for value in whole["stringData"].values())
@@ -179,7 +179,7 @@ def test_every_selector_finds_the_pods_of_the_deployment():
     assert pod["spec"]["serviceAccountName"] == account
 
 
-def test_no_secret_stands_in_a_manifest():
+def test_manifests_hold_no_secret():
     manifests = rendered(KUBERNETES / "overlays" / "keda")
     assert not [each for each in manifests if each["kind"] == "Secret"]
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -231,7 +231,7 @@ def runbook_url(alert: str) -> str:
     return f"deploy/README.md#{alert.lower()}"
 
 
-def test_every_alert_has_its_part_in_the_runbook_and_leads_there():
+def test_every_alert_links_to_its_section_of_the_runbook():
     headings = re.findall(r"^### (\w+)", (DEPLOY / "README.md").read_text(), re.MULTILINE)
     rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
     assert {rule["alert"] for rule in rules} <= set(headings)
@@ -239,7 +239,7 @@ def test_every_alert_has_its_part_in_the_runbook_and_leads_there():
         assert rule["annotations"]["runbook_url"] == runbook_url(rule["alert"])
 
 
-def test_every_command_of_the_runbook_is_one():
+def test_every_command_of_the_runbook_exists():
     text = (DEPLOY / "README.md").read_text()
     for command in set(re.findall(r"\bberlin ((?:dead )?[a-z]+(?: --[a-z-]+)*)\b", text)):
         words = [word for word in command.split() if not word.startswith("--")]
@@ -258,8 +258,8 @@ def test_systemd_takes_the_unit(tmp_path):
     assert "OK" in level or "SAFE" in level
 
 
-def test_whoever_stops_a_worker_waits_for_its_drain():
-    """The drain, twice the clean-up of what is left, and the last events: then nobody is killed."""
+def test_supervisors_wait_for_the_drain_of_a_worker():
+    """Supervisors allow the drain, twice the clean-up, and the last events."""
     from berlin_worker import service
     from berlin_worker.pool import pool
 
@@ -320,7 +320,7 @@ def test_grafana_finds_dashboard_and_data_source_where_compose_puts_them():
     assert found["port"] == 9464
 
 
-def test_what_is_counted_to_scale_are_the_keys_of_the_queue():
+def test_autoscaler_counts_the_keys_of_the_queue():
     from berlin_worker.celery import app
 
     triggers = one(rendered(KUBERNETES / "overlays" / "keda"), "ScaledObject")["spec"]["triggers"]

@@ -52,7 +52,7 @@ def carry_out(steps: list[tuple[str, str]], folder: Path) -> None:
     for word, rest in steps:
         if word == "ENV":
             given = dict(part.split("=", 1) for part in shlex.split(rest))
-            # With a cache: what is installed is the same.
+            # With a cache: it installs the same files.
             for name in given.keys() - {"PATH", "UV_NO_CACHE"}:
                 env[name] = here(given[name])
         elif word == "COPY":
@@ -166,7 +166,7 @@ def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder, real_redis
 
 
 @pytest.mark.parametrize("stage", ["worker", "flower"])
-def test_the_final_stages_run_nothing_and_are_nobody(stage):
+def test_final_stages_run_no_command_and_have_an_unprivileged_user(stage):
     words = [word for word, _ in instructions(stage)]
     assert "RUN" not in words
     assert dict(instructions(stage))["USER"] == "10001:10001"
@@ -174,7 +174,7 @@ def test_the_final_stages_run_nothing_and_are_nobody(stage):
 
 
 @pytest.mark.parametrize("stage", ["worker", "flower"])
-def test_images_say_what_they_are(stage):
+def test_images_have_labels(stage):
     said = dict(
         re.findall(
             r'org\.opencontainers\.image\.(\w+)="([^"]*)"', dict(instructions(stage))["LABEL"]

@@ -37,7 +37,7 @@ def pins(lock: str) -> dict[str, Version]:
     ("lock", "requirements"),
     [("requirements.lock", RUNTIME), ("requirements-dev.lock", RUNTIME + GROUPS)],
 )
-def test_a_lock_pins_all_that_the_project_asks_for(lock, requirements):
+def test_lock_pins_every_requirement_of_the_project(lock, requirements):
     pinned = pins(lock)
     for requirement in map(Requirement, requirements):
         version = pinned.get(canonicalize_name(requirement.name))
