@@ -227,7 +227,7 @@ def test_worker_has_the_right_to_dead_letter_garbage(guarded, fleet):
 
 
 def top_of(guarded: Guarded, user: str, *, capacity: int) -> dict[str, Any] | None:
-    """Return the JSON of ``berlin top`` once it shows one worker of that capacity, else ``None``."""
+    """Return the JSON of ``berlin top`` if it shows one worker of that capacity."""
     top = cli(guarded, user, "top", "--once", "--json")
     assert top.returncode == 0, top.stderr
     status = json.loads(top.stdout)
