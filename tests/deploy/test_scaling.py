@@ -27,7 +27,7 @@ return redis.call(count[redis.call('type', KEYS[1]).ok], KEYS[1])
 
 
 class Replica:
-    """A worker in a process of its own, and what it says of itself."""
+    """A worker in a process of its own and its metrics."""
 
     def __init__(self, site: Environment) -> None:
         self._port = free_port()
@@ -35,8 +35,8 @@ class Replica:
             "-c", f"{SLOTS}", WORKER_HTTP_PORT=f"{self._port}", WORKER_DRAIN_TIMEOUT_S="1"
         )
 
-    def told(self, name: str, **labels: str) -> int:
-        """The sum of all samples of a metric."""
+    def value_of(self, name: str, **labels: str) -> int:
+        """Return the sum of all samples of a metric."""
         url = f"http://127.0.0.1:{self._port}/metrics"
         with urllib.request.urlopen(url, timeout=30) as reply:
             families = text_string_to_metric_families(reply.read().decode())
@@ -91,7 +91,7 @@ def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
         replica.process.wait_for_log(" ready.")
     submit(site, 3 * SLOTS + 2)
     wait_until(
-        lambda: [each.told("worker_jobs_in_flight") for each in running] == [SLOTS] * 3,
+        lambda: [each.value_of("worker_jobs_in_flight") for each in running] == [SLOTS] * 3,
         "the jobs are spread over all",
     )
     wait_until(lambda: counted(site.redis) == len(site.history.unfinished) > 0, "all are counted")
@@ -100,13 +100,13 @@ def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
     added.process.start()
     submit(site, 3 * SLOTS + 2)  # more than the others could take
     wait_until(lambda: counted(site.redis) == len(site.history.unfinished) > 0, "all are counted")
-    wait_until(lambda: added.told("worker_jobs_in_flight") > 0, "the new one has work")
+    wait_until(lambda: added.value_of("worker_jobs_in_flight") > 0, "the new one has work")
 
     figures = site.history.check()
     assert figures.problems == ()
     assert figures.jobs == 69
     assert figures.resets > 0, "the one that left handed its jobs on"
-    ended = [each.told("worker_jobs_total", outcome="completed") for each in (*staying, added)]
+    ended = [each.value_of("worker_jobs_total", outcome="completed") for each in (*staying, added)]
     assert all(ended)
     assert sum(ended) <= 69
     wait_until(lambda: counted(site.redis) == 0, "there is nothing to do")
@@ -115,4 +115,4 @@ def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
         env=os.environ | site.env, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "pong" in asked.stdout
-    assert counted(site.redis) == 0, "replies to whoever asks the workers are no jobs"
+    assert counted(site.redis) == 0, "replies of workers are no jobs"
