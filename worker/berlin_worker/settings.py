@@ -257,7 +257,7 @@ def _database(url: str) -> tuple[object, ...]:
 
 
 def table() -> str:
-    """Return the Markdown table of deploy/README.md (``python -m berlin_worker.settings``)."""
+    """Every setting as a Markdown table, for the README (``python -m berlin_worker.settings``)."""
     rows = (
         f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
         for field in Settings.model_fields.values()
