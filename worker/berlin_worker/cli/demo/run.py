@@ -69,11 +69,11 @@ def _keep(setup: Setup) -> None:
         say(f"  {line}")
     say(f'\n  {_program()} submit "Hello"\n\nCtrl-C stops everything.')
     try:
-        setup.watch()
+        ended = setup.watch()
     except KeyboardInterrupt:
         say("stopping Redis, stand-in and worker", dim=True)
         return
-    raise Problem("the worker has ended", advice="start the demo again")
+    raise Problem(ended, advice="start the demo again")
 
 
 async def _stream(settings: Settings, job: dict[str, object]) -> DemoStats:

@@ -23,7 +23,9 @@ from berlin_worker.settings import Settings
 _START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 3.0
 _CHUNK_DELAY_S: Final = 0.02
-_WATCH_S: Final = 0.2
+_WATCH_S: Final = 0.5
+_REDIS_PATIENCE_S: Final = 2.0
+"""A Redis of the user's may restart meanwhile: the worker comes through that."""
 _SHOWN_LOG_LINES: Final = 15
 
 
@@ -43,10 +45,20 @@ class Setup:
         env = {"REDIS_URL": self.settings.redis_url, **self.upstream.environ}
         return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
 
-    def watch(self) -> None:
-        """Return when the worker has ended, which it does not do by itself."""
+    def watch(self) -> str:
+        """Wait until the worker or Redis has ended, and return one line that names it.
+
+        Redis counts as ended once it has answered no question for ``_REDIS_PATIENCE_S``.
+        """
+        answered = time.monotonic()
         while self.worker.poll() is None:
+            problem = redis_problem(self.settings.redis_url)
+            if problem is None:
+                answered = time.monotonic()
+            elif time.monotonic() - answered > _REDIS_PATIENCE_S:
+                return problem
             time.sleep(_WATCH_S)
+        return "the worker has ended"
 
 
 @contextlib.contextmanager
