@@ -298,6 +298,12 @@ def test_doctor_tells_json_and_fails_without_redis() -> None:
     [
         ({}, "berlin"),
         ({"WORKER_PROVIDERS": "echo"}, "echo"),
+        ({"WORKER_DEFAULT_PROVIDER": "echo"}, "echo"),
+        (
+            {"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"},
+            "WORKER_DEFAULT_PROVIDER",
+        ),
+        ({"WORKER_DEFAULT_PROVIDER": "nonesuch"}, "nonesuch"),
         ({"WORKER_TOKEN_KEYS": "no-key"}, "WORKER_TOKEN_KEYS: key 1 of 1 is no Fernet key"),
         ({"BERLIN_URL": "https://host?x=1"}, "BERLIN_URL must be of the form"),
         ({"WORKER_PROVIDERS": "echo,nonesuch"}, "nonesuch"),

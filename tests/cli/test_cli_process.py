@@ -303,6 +303,19 @@ def test_a_closed_stdout_is_no_failure(stack: Stack, job_id: str) -> None:
 # --- tail, cancel, status ------------------------------------------------------------------
 
 
+def test_leaving_tail_of_an_unknown_job_does_not_claim_that_it_goes_on(
+    stack: Stack, job_id: str
+) -> None:
+    process = stack.start("tail", job_id, "--wait-for-start", "60")
+    wait_until(
+        lambda: stack.redis.pubsub_numsub(f"job:{job_id}")[0][1] == 1, "the subscription of tail"
+    )
+    process.send_signal(signal.SIGINT)
+    code, out, err = end(process)
+    assert (code, out) == (130, "")
+    assert err == f"job {job_id} is not known so far: submit it, or check its ID\n"
+
+
 def test_leaving_tail_leaves_the_job_alone(stack: Stack, job_id: str) -> None:
     stack.run("submit", "[[stall:2]]", "--no-wait", "--job-id", job_id)
     process = stack.start("tail", job_id)

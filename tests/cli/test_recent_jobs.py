@@ -1,7 +1,9 @@
 """The job IDs that TAB offers: by hand over the protocol, quick, and silent about any trouble."""
 
+import gc
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +135,23 @@ def test_a_server_whose_certificate_nobody_knows_gives_nothing() -> None:
         thread.start()
         assert recent_jobs({"REDIS_URL": f"rediss://127.0.0.1:{server.getsockname()[1]}"}) == []
         thread.join()
+
+
+def test_connection_that_is_reset_before_the_handshake_is_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reset() -> None:
+            peer, _ = server.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        # An unclosed socket would be a ResourceWarning, which is an error here.
+        assert recent_jobs({"REDIS_URL": f"rediss://127.0.0.1:{server.getsockname()[1]}"}) == []
+        thread.join()
+    _no_thread_is_left()
+    gc.collect()
 
 
 def _no_thread_is_left() -> None:

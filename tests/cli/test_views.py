@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 from typing import Any
 
@@ -19,8 +20,10 @@ from berlin_schemas import (
     Started,
     Timings,
     decode,
+    encode,
 )
 from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli.follow import farewell
 from berlin_worker.cli.job_actions import status_rows
 from berlin_worker.cli.output import printable
 from berlin_worker.cli.stdout import Stdout
@@ -38,6 +41,39 @@ def head(seq: int = 1, attempt: int = 1) -> dict[str, Any]:
 
 def chunk(text: str) -> Chunk:
     return Chunk(**head(), content=text)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN"])
+def test_json_view_writes_json_if_the_log_holds_python_numbers(number: str) -> None:
+    event = Completed(**head(), finish_reason="stop", timings=TIMINGS, usage={"a": 1})
+    written = encode(event).replace(b'"a":1', f'"a":{number}'.encode())
+    shown = JsonView().show(decode(written), written)
+    assert json.loads(shown.out, parse_constant=pytest.fail)["usage"] == {"a": None}
+
+
+def test_json_view_leaves_text_that_names_python_numbers_as_it_stands() -> None:
+    written = encode(chunk("NaN")).replace(b"}", b',"later":1}')
+    assert JsonView().show(decode(written), written).out == written + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "seq", "expected"),
+    [
+        ("unknown", 0, "job j is not known so far: submit it, or check its ID"),
+        ("unknown", 3, "the job goes on: berlin tail j --after 3"),
+        ("queued", 0, "the job goes on: berlin tail j --after 3"),
+        ("running", 3, "the job goes on: berlin tail j --after 3"),
+        (
+            "completed",
+            3,
+            "the job is completed; for the rest of its events: berlin tail j --after 3",
+        ),
+    ],
+)
+def test_leaving_a_job_says_that_it_goes_on_only_if_it_does(
+    status: str, seq: int, expected: str
+) -> None:
+    assert farewell("j", status, seq, "berlin tail j --after 3") == expected
 
 
 RESET = Reset(**head(), reason="upstream_error")

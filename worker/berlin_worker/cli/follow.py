@@ -5,6 +5,7 @@ import contextlib
 from typing import Any, Final
 
 from berlin_schemas import Cancelled, Event
+from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.cli import no_worker
 from berlin_worker.cli.errors import BROKEN_PIPE, FAILED, Problem
 from berlin_worker.cli.interrupts import Interrupts
@@ -36,11 +37,12 @@ async def follow(
     as_json: bool,
     final: bool,
     cancel: bool,
+    status: str = "unknown",
 ) -> int | None:
     """Show the events of ``stream``, those with a ``seq`` beyond ``after``; returns the exit code.
 
-    ``None`` if the job has none beyond ``after``.
-    ``cancel``: whoever leaves early cancels the job (it is theirs); else it goes on.
+    ``None`` if the job has none beyond ``after``. ``cancel``: a user who leaves early cancels the
+    job; otherwise the job goes on, if it is known by its ``status`` before or by an event.
     """
     async with contextlib.AsyncExitStack() as stack:
         log = await stack.enter_async_context(Log(stream.job_id)) if as_json else None
@@ -64,7 +66,7 @@ async def follow(
             if cancel:
                 await _cancel(client, stream, reading, patient=not unheard)
             elif not unheard:
-                say(f"the job goes on: {follower.go_on}")
+                say(farewell(stream.job_id, status, follower.seq, follower.go_on))
             if code == FAILED:
                 reading.result()  # the disk is full, or the like
         except Unavailable as error:
@@ -90,6 +92,11 @@ class Follower:
         self._view = view
         self._silent = False
         self._seq = after
+
+    @property
+    def seq(self) -> int:
+        """The ``seq`` of the last event that was shown."""
+        return self._seq
 
     @property
     def go_on(self) -> str:
@@ -136,6 +143,18 @@ class Follower:
         await self._out.write(data)
         self._seq = last.seq
         return last
+
+
+def farewell(job_id: str, status: str, seq: int, go_on: str) -> str:
+    """Return the notice for a user who stops following a job before its end (pure).
+
+    ``status`` is that of the job when following began, ``seq`` the last event that was shown.
+    """
+    if status in TERMINAL_TYPES:
+        return f"the job is {status}; for the rest of its events: {go_on}"
+    if status == "unknown" and not seq:
+        return f"job {job_id} is not known so far: submit it, or check its ID"
+    return f"the job goes on: {go_on}"
 
 
 async def _leaves(interrupts: Interrupts, out: Stdout) -> int:

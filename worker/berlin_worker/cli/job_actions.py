@@ -22,9 +22,17 @@ from berlin_worker.errors import CursorExpired
 async def tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final: bool) -> int:
     """Follow a job; returns the exit code."""
     async with open_client() as client:
-        await client.status(job_id)  # a Redis that is not there shows at once
+        before = await client.status(job_id)  # a Redis that does not answer shows at once
         stream = client.stream(job_id, after, wait_for_start_s=wait_s)
-        code = await follow(client, stream, after=after, as_json=as_json, final=final, cancel=False)
+        code = await follow(
+            client,
+            stream,
+            after=after,
+            as_json=as_json,
+            final=final,
+            cancel=False,
+            status=before.status,
+        )
         if code is not None:
             return code
         # Nothing follows its last event: how it ended stands in its record.

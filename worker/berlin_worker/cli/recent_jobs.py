@@ -7,10 +7,13 @@ hiredis. It knows `redis://`, `rediss://` and `unix://`; for anything else nothi
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
+
+if TYPE_CHECKING:
+    import ssl
 
 TIMEOUT_S: Final = 0.3
 THREAD: Final = "recent-jobs"
@@ -73,26 +76,13 @@ def _connect(url: str) -> tuple[socket.socket, list[tuple[str, ...]]]:
     """Connect; returns the commands that come first. Raises ``ValueError`` for another scheme."""
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    connection: Any
     if parts.scheme == "unix":
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(TIMEOUT_S)
-        try:
-            connection.connect(unquote(parts.path))
-        except OSError:
-            connection.close()
-            raise
+        connection = _opened(socket.AF_UNIX, unquote(parts.path))
         database = query.get("db", "")
     elif parts.scheme in {"redis", "rediss"}:
-        place = (parts.hostname or "localhost", parts.port or 6379)
-        connection = socket.create_connection(place, TIMEOUT_S)
-        if parts.scheme == "rediss":
-            import ssl
-
-            context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"))
-            if query.get("ssl_cert_reqs", "").lower().removeprefix("cert_") == "none":
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            connection = context.wrap_socket(connection, server_hostname=place[0])
+        host, port = parts.hostname or "localhost", parts.port or 6379
+        context = _tls(query) if parts.scheme == "rediss" else None
+        connection = _connected(host, port, context)
         database = query.get("db") or parts.path.strip("/")
     else:
         raise ValueError(parts.scheme)
@@ -103,3 +93,39 @@ def _connect(url: str) -> tuple[socket.socket, list[tuple[str, ...]]]:
     if database not in {"", "0"}:
         commands.append(("SELECT", database))
     return connection, commands
+
+
+def _tls(query: Mapping[str, str]) -> "ssl.SSLContext":
+    import ssl
+
+    context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"))
+    if query.get("ssl_cert_reqs", "").lower().removeprefix("cert_") == "none":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _connected(host: str, port: int, context: "ssl.SSLContext | None") -> socket.socket:
+    """Connect to the first address of a host that answers; raises ``OSError``."""
+    failure = OSError(f"{host} has no address")
+    for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            return _opened(family, place, context, host)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _opened(
+    family: int, place: Any, context: "ssl.SSLContext | None" = None, host: str | None = None
+) -> socket.socket:
+    connection = socket.socket(family)
+    try:
+        connection.settimeout(TIMEOUT_S)
+        if context is not None:
+            # Before it is connected: SSLSocket leaves a connection that was reset meanwhile open.
+            connection = context.wrap_socket(connection, server_hostname=host)
+        connection.connect(place)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

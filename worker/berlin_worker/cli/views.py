@@ -1,10 +1,13 @@
 """What is shown of each event: bytes for stdout, a notice for stderr (pure)."""
 
+import json
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, NoReturn, Protocol
 
 from berlin_schemas import Cancelled, Chunk, Completed, Event, Failed, Reset, Started, encode
 from berlin_worker.cli.output import encoded, printable
+
+_NUMBERS_OF_PYTHON: Final = (b"NaN", b"Infinity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,27 @@ class JsonView:
 
     def show(self, event: Event, written: bytes | None = None) -> Shown:
         """The event, and a notice where it is a failure."""
-        return Shown(
-            (written or encode(event)) + b"\n", notice(event) if isinstance(event, Failed) else None
-        )
+        line = written if written and _is_json(written) else encode(event)
+        return Shown(line + b"\n", notice(event) if isinstance(event, Failed) else None)
 
     def end(self) -> Shown:
         """Nothing: the lines are complete."""
         return Shown()
+
+
+def _is_json(line: bytes) -> bool:
+    """Return whether a line of a log is JSON for every parser: without NaN and Infinity (pure)."""
+    if not any(word in line for word in _NUMBERS_OF_PYTHON):
+        return True
+    try:
+        json.loads(line, parse_constant=_refuse)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(word)
 
 
 def notice(event: Event) -> str | None:

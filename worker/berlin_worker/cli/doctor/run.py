@@ -27,6 +27,7 @@ from berlin_worker.cli.preflight import (
     server_info,
 )
 from berlin_worker.cli.worker import check_login
+from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.settings import Settings
@@ -95,6 +96,10 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
         yield CheckResult(
             "broker", "fail" if told else "ok", told or address(settings.broker_url), advice
         )
+        if told is None and settings.broker_url.partition("://")[0] in urls.REDIS_SCHEMES:
+            with open_redis(settings.broker_url) as redis:
+                for verdict in _examine_memory(redis):
+                    yield dataclasses.replace(verdict, told=f"broker: {verdict.told}")
     yield from _providers(settings)
     if login:
         yield _login(settings)
@@ -137,13 +142,18 @@ def _mark(redis: "Redis", key: str) -> str | None:
 def examine_redis(redis: "Redis") -> Iterator[CheckResult]:
     """All that is asked of a Redis that answers."""
     yield checks.server(server_info(redis))
+    yield from _examine_memory(redis)
+    yield from _asked("clock", lambda: _clock(redis))
+    yield from _asked("rights", lambda: _rights(redis))
+    yield from _asked("pub/sub", lambda: _round_trip(redis))
+
+
+def _examine_memory(redis: "Redis") -> Iterator[CheckResult]:
+    """Whether a Redis keeps what it was given: jobs, logs or the queue."""
     memory = _info(redis, "memory")
     yield checks.eviction(memory)
     yield checks.memory(memory)
     yield checks.persistence(_info(redis, "persistence"))
-    yield from _asked("clock", lambda: _clock(redis))
-    yield from _asked("rights", lambda: _rights(redis))
-    yield from _asked("pub/sub", lambda: _round_trip(redis))
 
 
 def _asked(name: str, check: Callable[[], CheckResult]) -> Iterator[CheckResult]:
