@@ -19,8 +19,8 @@ from berlin_worker.cli import main
 from berlin_worker.cli.batch import run as command
 from berlin_worker.cli.batch.files import BatchFiles
 from berlin_worker.cli.batch.lines import BadLine, Line, read_lines
-from berlin_worker.cli.batch.preflight import KnownResults, Preflight, WrongOutput, survey
-from berlin_worker.cli.batch.send import Batch
+from berlin_worker.cli.batch.preflight import KnownResults, Preflight, WrongOutput, run_preflight
+from berlin_worker.cli.batch.send import Sender
 from berlin_worker.cli.errors import Problem
 from berlin_worker.client import CursorExpired, JobFailed, JobStatus, Result, Unavailable
 
@@ -137,7 +137,7 @@ def test_options_of_the_command_are_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("3", "neither an object nor a string"),
         ("{}", "neither prompt nor messages"),
         ('""', "prompt: must be a string that is not empty"),
@@ -173,16 +173,16 @@ def result_of(found: Line | BadLine, status: str = "completed") -> bytes:
     return json.dumps(told).encode() + b"\n"
 
 
-def surveyed(lines: list[Line | BadLine], results: list[bytes], **options: bool) -> Preflight:
+def preflight_of(lines: list[Line | BadLine], results: list[bytes], **options: bool) -> Preflight:
     known = KnownResults()
     for place, result in enumerate(results):
         known.add(place, result, in_order=True)
-    return survey(lines, known, **options)
+    return run_preflight(lines, known, **options)
 
 
-def test_a_survey_counts_before_anything_is_sent() -> None:
+def test_preflight_counts_before_anything_is_sent() -> None:
     lines = parse('"a"', '"b"', "bad", '"d"')
-    found = surveyed(lines, [result_of(lines[0]), result_of(lines[1], "failed")])
+    found = preflight_of(lines, [result_of(lines[0]), result_of(lines[1], "failed")])
     assert (found.total, found.done, found.failed, found.bad) == (4, 2, 1, 1)
     assert found.in_place == 2
     assert found.bad_examples == [lines[2]]
@@ -200,12 +200,12 @@ def test_a_survey_counts_before_anything_is_sent() -> None:
 )
 def test_results_of_another_input_are_not_added_to(results: list[bytes]) -> None:
     with pytest.raises(WrongOutput):
-        surveyed(parse('"a"', '"b"'), results)
+        preflight_of(parse('"a"', '"b"'), results)
 
 
 def test_completed_results_of_lines_that_are_gone_are_counted() -> None:
     [a, b, c] = parse('"a"', '"b"', '"c"')
-    found = surveyed([a], [result_of(a), result_of(b), result_of(c, "failed")])
+    found = preflight_of([a], [result_of(a), result_of(b), result_of(c, "failed")])
     assert (found.done, found.in_place, found.unused) == (1, 1, 1)
 
 
@@ -216,11 +216,11 @@ def test_a_torn_last_result_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
         files.add({"line": 1, "text": "ü\n"})
-        run = files.note.run
+        run = files.progress.run
     with path.open("ab") as out:
         out.write(b'{"line": 2, "te')
     with BatchFiles(path) as files:
-        assert files.note.run == run
+        assert files.progress.run == run
         assert [json.loads(result)["line"] for result in files.results()] == [1]
         files.add({"line": 2})
         assert [json.loads(result)["line"] for result in files.results()] == [1, 2]
@@ -231,20 +231,20 @@ def test_the_note_of_what_was_sent_survives(tmp_path: Path) -> None:
     with BatchFiles(path) as files:
         files.about_to_send(12_345_678, 1_795_342_555.123)
         files.about_to_send(7, 1_795_342_556.0)
-        note = files.note
+        note = files.progress
     with BatchFiles(path) as files:
-        assert files.note == note
-        assert files.note.sent == 12_345_678
+        assert files.progress == note
+        assert files.progress.sent == 12_345_678
 
 
 def test_results_that_were_removed_are_wanted_anew(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
-        run = files.note.run
+        run = files.progress.run
     path.unlink()
     with BatchFiles(path) as files:
-        assert files.note.run != run
-        assert files.note.sent == 0
+        assert files.progress.run != run
+        assert files.progress.sent == 0
 
 
 def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_two_batches_do_not_write_the_same_results(files: BatchFiles) -> None:
 
 
 async def run(client: FakeClient, files: BatchFiles, lines: Any, **options: Any) -> None:
-    options = {"concurrency": 4, "told": lambda result: None, **options}
-    await Batch(client, files, **options).run(lines)
+    options = {"concurrency": 4, "on_result": lambda result: None, **options}
+    await Sender(client, files, **options).run(lines)
 
 
 async def test_results_are_in_the_order_of_the_lines(files: BatchFiles) -> None:
@@ -333,7 +333,7 @@ async def test_a_job_without_a_text_has_a_result(files: BatchFiles) -> None:
     }
     told: list[dict[str, Any]] = []
     lines = [line(1), line(2), line(3), BadLine(4, "no JSON"), line(5)]
-    await run(client, files, lines, told=told.append, skip=frozenset({5}))
+    await run(client, files, lines, on_result=told.append, skip=frozenset({5}))
     assert told == written(files)
     assert [result["status"] for result in told] == [
         *("failed", "cancelled", "expired", "failed", "expired"),
@@ -363,7 +363,7 @@ async def test_what_is_sent_was_noted_before(files: BatchFiles) -> None:
 
     class Watching(FakeClient):
         async def submit(self, prompt: dict[str, Any], *, job_id: str) -> str:
-            noted.append((job_id, files.note.sent))
+            noted.append((job_id, files.progress.sent))
             return await super().submit(prompt, job_id=job_id)
 
     await run(Watching(), files, map(line, range(1, 20)))
@@ -384,7 +384,7 @@ async def test_a_resumed_batch_remembers_how_old_its_jobs_are(tmp_path: Path) ->
         with contextlib.suppress(asyncio.CancelledError):
             await running
     with BatchFiles(path) as files:
-        assert (files.note.sent, files.note.since) == (10, long_ago)
+        assert (files.progress.sent, files.progress.since) == (10, long_ago)
 
 
 # --- The command ---------------------------------------------------------------------------
@@ -461,7 +461,7 @@ def expired_batch(tmp_path: Path, fake_client: FakeClient) -> tuple[Path, Path]:
     with BatchFiles(out) as files:
         files.about_to_send(2, time.time() - 100_000)
         with source.open("rb") as data:
-            lines = list(read_lines(data, files.note.run, {}))
+            lines = list(read_lines(data, files.progress.run, {}))
     fake_client.sent[str(lines[1].job_id)] = 1
     return source, out
 

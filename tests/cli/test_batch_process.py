@@ -145,7 +145,7 @@ def test_a_batch_that_nobody_works_on_says_so(
     process = stack.start(*files.arguments, env={"REDIS_URL": url})
     assert process.stderr is not None
     told = process.stderr.readline().decode()
-    assert told == "no worker has announced itself; start one with `berlin worker`\n"
+    assert told == "no worker is running; start one with `berlin worker`\n"
     process.send_signal(signal.SIGINT)
     assert end(process)[0] == 130
     with redis.Redis.from_url(url) as client:

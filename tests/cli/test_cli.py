@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from berlin_schemas import Cancelled, Failed, InvalidJob
 from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli import COMMANDS, main
-from berlin_worker.cli.errors import Problem, problem
+from berlin_worker.cli.errors import Problem, as_problem
 from berlin_worker.cli.job_options import build_job, key_value
 from berlin_worker.cli.worker import celery_command, check_login
 from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
@@ -199,7 +199,7 @@ def test_celery_gets_its_options_and_a_log_level() -> None:
 def test_every_error_is_one_line_and_an_exit_code(
     error: BaseException, exit_code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = problem(error)
+    found = as_problem(error)
     found.show()
     err = capsys.readouterr().err
     assert found.exit_code == exit_code
@@ -209,7 +209,7 @@ def test_every_error_is_one_line_and_an_exit_code(
 
 
 def test_nobody_hears_of_a_broken_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    found = problem(BrokenPipeError())
+    found = as_problem(BrokenPipeError())
     found.show()
     assert found.exit_code == 141
     assert capsys.readouterr().err == ""
@@ -271,7 +271,11 @@ def test_stdin_that_is_no_text_is_one_line(stdin: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("[1]", "no job object"), ("{", "no JSON"), ('{"massages": []}', "massages: no such field")],
+    [
+        ("[1]", "not a JSON object"),
+        ("{", "not JSON"),
+        ('{"massages": []}', "massages: no such field"),
+    ],
 )
 def test_a_job_file_that_is_no_job_sends_nothing(tmp_path: Path, content: str, told: str) -> None:
     path = tmp_path / "job.json"
@@ -285,11 +289,11 @@ def test_doctor_tells_json_and_fails_without_redis() -> None:
     code, out, _ = run("doctor", "--json", "--no-login", CELERY_BROKER_URL="redis://127.0.0.1:2/0")
     found = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert [(verdict["name"], verdict["level"]) for verdict in found] == [
+    assert [(result["name"], result["level"]) for result in found] == [
         ("redis", "fail"),
         ("broker", "fail"),
     ]
-    assert all(verdict["advice"] for verdict in found)
+    assert all(result["hint"] for result in found)
     assert "secret" not in out
 
 
@@ -314,7 +318,7 @@ def test_doctor_builds_the_providers_as_a_worker_does(
 ) -> None:
     env = {"BERLIN_ACCOUNT": "a", "BERLIN_PASSWORD": "hunter2", **changed}
     _, out, _ = run("doctor", "--json", "--no-login", **env)
-    [verdict] = [v for v in map(json.loads, out.splitlines()) if v["name"] == "providers"]
-    assert message in verdict["told"]
-    assert (verdict["level"] == "ok") == (message in {"berlin", "echo"})
+    [result] = [v for v in map(json.loads, out.splitlines()) if v["name"] == "providers"]
+    assert message in result["message"]
+    assert (result["level"] == "ok") == (message in {"berlin", "echo"})
     assert "hunter2" not in out

@@ -72,7 +72,7 @@ def test_stdin_joins_the_prompt_after_a_blank_line(stack: Stack, tmp_path: Path)
         assert stack.upstream.prompts[-1] == f"Summarise\n\n{text}"
     code, out, err = stack.run("submit", "Summarise", stdin=b"\xff")
     assert (code, out) == (2, "")
-    assert err == "berlin: stdin is no UTF-8 text (byte 1)\n"
+    assert err == "berlin: stdin is not UTF-8 text (byte 1)\n"
 
 
 def test_a_stdin_on_which_nothing_comes_does_not_hang(stack: Stack) -> None:
@@ -246,7 +246,7 @@ def test_a_job_that_nobody_takes_is_told_of(stack: Stack, redis_server: RedisPro
     assert process.stderr is not None
     told = [process.stderr.readline().decode() for _ in range(2)]
     assert "the job waits for a worker" in told[1]
-    assert "no worker has announced itself; start one with `berlin worker`" in told[1]
+    assert "no worker is running; start one with `berlin worker`" in told[1]
     process.kill()
     end(process)
     with redis.Redis.from_url(env["REDIS_URL"]) as idle:
@@ -326,8 +326,8 @@ def test_leaving_tail_leaves_the_job_alone(stack: Stack, job_id: str) -> None:
     assert code == 130
     assert f"the job goes on: berlin tail {job_id} --after " in err
     assert json.loads(stack.run("status", job_id, "--json")[1])["status"] == "running"
-    assert stack.run("cancel", job_id) == (0, f"job {job_id} is over: cancelled\n", "")
-    assert stack.run("cancel", job_id) == (0, f"job {job_id} is over already: cancelled\n", "")
+    assert stack.run("cancel", job_id) == (0, f"job {job_id} has ended: cancelled\n", "")
+    assert stack.run("cancel", job_id) == (0, f"job {job_id} has ended already: cancelled\n", "")
     assert stack.run("tail", job_id)[0] == 1
 
 
@@ -419,7 +419,7 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
     assert told[1] == {"entry": entry, **letter}
     code, out, err = stack.run("dead", "replay", broken, entry)
     assert code == 1
-    assert f"berlin: {broken} is no job, and stays" in err
+    assert f"berlin: {broken} is not a job, and stays" in err
     job_id = out.strip()
     assert job_id != "died"
     assert stack.ended(job_id) == "completed"
@@ -430,10 +430,10 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
 def test_doctor_finds_nothing_wrong_and_leaves_nothing_behind(stack: Stack) -> None:
     before = set(stack.redis.keys("*"))
     code, out, _ = stack.run("doctor", "--json")
-    told = {verdict["name"]: verdict for verdict in map(json.loads, out.splitlines())}
+    told = {result["name"]: result for result in map(json.loads, out.splitlines())}
     assert code == 0, out
-    assert [name for name, verdict in told.items() if verdict["level"] != "ok"] == ["persistence"]
-    assert told["workers"]["told"].startswith("1 worker")
+    assert [name for name, result in told.items() if result["level"] != "ok"] == ["persistence"]
+    assert told["workers"]["message"].startswith("1 worker")
     assert stack.upstream.password not in out
     left = {key for key in set(stack.redis.keys("*")) - before if b"doctor" in key}
     assert not left
@@ -445,12 +445,12 @@ def test_doctor_says_what_is_wrong(stack: Stack) -> None:
     url = stack.env["REDIS_URL"].replace("redis://", "redis://limited:pw@")
     env = {"REDIS_URL": url, "BERLIN_PASSWORD": "hunter2"}
     code, out, err = stack.run("doctor", "--json", env=env)
-    told = {verdict["name"]: verdict for verdict in map(json.loads, out.splitlines())}
+    told = {result["name"]: result for result in map(json.loads, out.splitlines())}
     assert code == 1
     assert told["rights"]["level"] == "fail"
-    assert "users.acl" in told["rights"]["advice"]
-    assert "auth_failed" in told["login"]["told"]
-    assert "BERLIN_PASSWORD" in told["login"]["advice"]
+    assert "users.acl" in told["rights"]["hint"]
+    assert "auth_failed" in told["login"]["message"]
+    assert "BERLIN_PASSWORD" in told["login"]["hint"]
     for secret in ("hunter2", ":pw"):
         assert secret not in out + err
 
@@ -467,7 +467,7 @@ def test_a_refused_login_is_no_redis_that_is_away(stack: Stack, command: list[st
 
 def test_doctor_of_fakeredis_warns_and_does_not_crash(stack: Stack, fake_redis_url: str) -> None:
     code, out, err = stack.run("doctor", "--json", "--no-login", env={"REDIS_URL": fake_redis_url})
-    told = {verdict["name"]: verdict["level"] for verdict in map(json.loads, out.splitlines())}
+    told = {result["name"]: result["level"] for result in map(json.loads, out.splitlines())}
     assert (code, err) == (0, "")
     assert told["eviction"] == "warn"
     assert told["rights"] == told["pub/sub"] == "ok"

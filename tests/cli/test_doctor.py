@@ -27,11 +27,11 @@ def test_doctor_examines_the_memory_of_a_separate_broker(
     env = {"REDIS_URL": real_redis_url, "CELERY_BROKER_URL": evicting_redis.url}
     done = CliRunner().invoke(main, ["doctor", "--json", "--no-login"], env=env)
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    of_broker = {r["name"]: r for r in results if r["told"].startswith("broker: ")}
+    of_broker = {r["name"]: r for r in results if r["message"].startswith("broker: ")}
     assert {name: result["level"] for name, result in of_broker.items()} == {
         "eviction": "fail",
         "memory": "ok",
         "persistence": "warn",
     }
-    assert "allkeys-lru" in of_broker["eviction"]["told"]
+    assert "allkeys-lru" in of_broker["eviction"]["message"]
     assert done.exit_code == 1

@@ -1,4 +1,4 @@
-"""What the doctor makes of what it is told."""
+"""What the doctor makes of what it is message."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def test_a_server_that_is_not_supported_fails(info: dict[str, Any], level: str) 
 
 
 def test_providers_that_cannot_be_built_fail() -> None:
-    assert checks.providers(None, {"echo", "berlin"}).told == "berlin, echo"
+    assert checks.providers(None, {"echo", "berlin"}).message == "berlin, echo"
     assert checks.providers("WORKER_TOKEN_KEYS holds no key", ()).level == "fail"
 
 
@@ -47,9 +47,9 @@ def test_providers_that_cannot_be_built_fail() -> None:
     ],
 )
 def test_a_redis_that_evicts_keys_fails(policy: str, limit: int, level: str) -> None:
-    verdict = checks.eviction({"maxmemory_policy": policy, "maxmemory": limit})
-    assert verdict.level == level
-    assert bool(verdict.advice) == (level != "ok")
+    result = checks.eviction({"maxmemory_policy": policy, "maxmemory": limit})
+    assert result.level == level
+    assert bool(result.hint) == (level != "ok")
 
 
 @pytest.mark.parametrize(
@@ -78,28 +78,28 @@ def test_a_slow_answer_is_no_wrong_clock() -> None:
 
 
 def test_a_queue_without_a_worker_is_warned_of() -> None:
-    assert checks.workers(2, 5).told == "2 workers, 5 jobs in the queue"
+    assert checks.workers(2, 5).message == "2 workers, 5 jobs in the queue"
     assert checks.workers(0, 1).level == "warn"
-    assert checks.workers(1, None).told == "1 worker, an unknown number of jobs in the queue"
+    assert checks.workers(1, None).message == "1 worker, an unknown number of jobs in the queue"
 
 
 def test_what_a_server_does_not_tell_is_no_failure() -> None:
-    for judge in (checks.server, checks.eviction, checks.memory, checks.persistence):
-        assert judge({}).level == "warn"
+    for check in (checks.server, checks.eviction, checks.memory, checks.persistence):
+        assert check({}).level == "warn"
 
 
 def test_a_login_that_fails_says_what_to_look_at() -> None:
     assert checks.login(None, "https://host").level == "ok"
-    verdict = checks.login(JobError(ErrorCode.AUTH_FAILED, "401"), "https://host")
-    assert (verdict.level, "BERLIN_PASSWORD" in verdict.advice) == ("fail", True)
-    verdict = checks.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
-    assert "BERLIN_URL" in verdict.advice
+    result = checks.login(JobError(ErrorCode.AUTH_FAILED, "401"), "https://host")
+    assert (result.level, "BERLIN_PASSWORD" in result.hint) == ("fail", True)
+    result = checks.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
+    assert "BERLIN_URL" in result.hint
 
 
 @pytest.mark.parametrize(
-    ("error", "advice"),
+    ("error", "hint"),
     [
-        (exceptions.NoPermissionError("this user has no permissions"), "allow the user"),
+        (exceptions.NoPermissionError("this user has no permissions"), "give the user"),
         (exceptions.OutOfMemoryError("command not allowed"), "raise maxmemory"),
         (exceptions.ResponseError("Error running script: -OOM command"), "raise maxmemory"),
         (exceptions.ReadOnlyError("You can't write against a read only replica."), "primary"),
@@ -107,7 +107,7 @@ def test_a_login_that_fails_says_what_to_look_at() -> None:
         (exceptions.TimeoutError("no reply"), "try again"),
     ],
 )
-def test_a_check_that_redis_refuses_says_what_is_true(error: Exception, advice: str) -> None:
-    verdict = checks.refusal("rights", error, str(error))
-    assert verdict.level == "fail"
-    assert advice in verdict.advice.lower()
+def test_a_check_that_redis_refuses_says_what_is_true(error: Exception, hint: str) -> None:
+    result = checks.refusal("rights", error, str(error))
+    assert result.level == "fail"
+    assert hint in result.hint.lower()

@@ -57,7 +57,7 @@ def test_lines_of_a_file_with_a_mark_are_those_of_utf_8(lines: list[str], encodi
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"abc\xff", "it is no UTF-8 text (byte 4)"),
+        (b"abc\xff", "it is not UTF-8 text (byte 4)"),
         (b"\xff\xfea", "it is no UTF-16 text"),
         ("text".encode("utf-16-le"), "it holds NUL characters"),
         (b"\x7fELF\0\0", "it holds NUL characters"),
@@ -180,7 +180,7 @@ def test_a_slow_pipe_that_is_asked_for_is_waited_for(
 ) -> None:
     monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
     waits = threading.Event()
-    monkeypatch.setattr(inputs, "say", lambda told, **_: waits.set())
+    monkeypatch.setattr(inputs, "print_err", lambda told, **_: waits.set())
 
     def write() -> None:
         waits.wait()
@@ -199,7 +199,7 @@ def test_what_has_begun_to_come_is_read_to_its_end(
     monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
     os.write(pipe, b"first, ")
     waits = threading.Event()
-    monkeypatch.setattr(inputs, "say", lambda told, **_: waits.set())
+    monkeypatch.setattr(inputs, "print_err", lambda told, **_: waits.set())
 
     def write() -> None:
         waits.wait()

@@ -32,7 +32,7 @@ def client(redis_url) -> Iterator[redis.Redis]:
 
 def test_nothing_is_there_yet(client, redis_url):
     raw = read(client, settings(redis_url))
-    assert (list(raw.announcements), raw.waiting, raw.parked, raw.dead_letters) == ([], 0, 0, 0)
+    assert (list(raw.statuses), raw.waiting, raw.parked, raw.dead_letters) == ([], 0, 0, 0)
     assert raw.now_ts == pytest.approx(client.time()[0], abs=5)
 
 
@@ -41,7 +41,7 @@ def test_who_lives_is_read_and_who_is_gone_is_not(client, redis_url):
     client.zadd(names.FLEET, {"alive": later_ms, "just gone": later_ms, "long gone": 1})
     client.set(names.alive_key("alive"), said("alive"))
     client.set(names.alive_key("long gone"), said("long gone"))
-    assert read(client, settings(redis_url)).announcements == [said("alive")]
+    assert read(client, settings(redis_url)).statuses == [said("alive")]
 
 
 def test_all_that_waits_is_counted(client, redis_url):

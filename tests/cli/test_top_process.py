@@ -32,7 +32,7 @@ def berlin(fleet: Fleet, *arguments: str, **env: str) -> subprocess.CompletedPro
     )
 
 
-def look(fleet: Fleet) -> dict[str, Any]:
+def read_fleet(fleet: Fleet) -> dict[str, Any]:
     done = berlin(fleet, "top", "--once", "--json")
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
@@ -46,7 +46,7 @@ def until(fleet: Fleet, fits: Callable[[dict[str, Any]], object]) -> dict[str, A
 
     def fitting() -> bool:
         nonlocal last
-        last = look(fleet)
+        last = read_fleet(fleet)
         return bool(fits(last))
 
     wait_until(fitting, "a view that fits")
@@ -96,7 +96,7 @@ def test_two_workers_are_there_one_dies_one_leaves_and_the_sums_are_right(fleet)
         told = until(fleet, lambda told: len(told["workers"]) == 1)
         assert pids(told) == {other.process.pid}
         assert other.stop() == 0
-        assert look(fleet)["workers"] == []  # at once
+        assert read_fleet(fleet)["workers"] == []  # at once
 
 
 def test_a_worker_that_hangs_disappears_and_is_back_when_it_goes_on(fleet):
@@ -119,7 +119,7 @@ def test_a_worker_that_drains_is_there_until_it_has_ended(fleet):
         assert [each["in_flight"] for each in told["workers"]] == [1]
         cancel(fleet, job_id)
         assert worker.wait() == 0
-    assert look(fleet)["workers"] == []
+    assert read_fleet(fleet)["workers"] == []
 
 
 def test_without_a_terminal_it_is_shown_once(fleet):
@@ -127,7 +127,7 @@ def test_without_a_terminal_it_is_shown_once(fleet):
     done = berlin(fleet, "top")
     assert done.returncode == 0, done.stderr
     assert "2 waiting" in done.stdout
-    assert "no worker lives" in done.stdout
+    assert "no worker is running" in done.stdout
 
 
 def test_json_goes_on_line_by_line_until_its_reader_leaves(fleet):
@@ -189,9 +189,9 @@ def test_on_a_terminal_it_survives_an_outage_of_redis_and_ctrl_c_leaves():
             Terminal({"REDIS_URL": server.url, "CELERY_BROKER_URL": ""})
         ) as terminal,
     ):
-        wait_until(lambda: "no worker lives" in terminal.text(), "the view")
+        wait_until(lambda: "no worker is running" in terminal.text(), "the view")
         server.kill()
-        wait_until(lambda: "does not answer, this is how it was" in terminal.text(), "the notice")
+        wait_until(lambda: "does not answer; the figures are old" in terminal.text(), "the notice")
         terminal.process.send_signal(signal.SIGINT)
         # It ends once all that it writes has been read.
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
@@ -204,7 +204,7 @@ def test_q_leaves_and_the_terminal_is_as_before(redis_server: RedisProcess, leav
         Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": ""})
     ) as terminal:
         before = terminal.mode()
-        wait_until(lambda: "no worker lives" in terminal.text(), "the view")
+        wait_until(lambda: "no worker is running" in terminal.text(), "the view")
         assert terminal.mode() != before
         terminal.press(b"x\n")
         if leave == "SIGTERM":
@@ -225,7 +225,7 @@ def test_on_a_dumb_terminal_it_is_shown_once(
     ) as terminal:
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
         assert terminal.process.returncode == 0
-        assert "no worker lives" in terminal.text()
+        assert "no worker is running" in terminal.text()
         assert "\x1b[?1049h" not in terminal.text()
 
 

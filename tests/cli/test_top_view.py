@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from berlin_worker.cli.top.fleet import Fleet, Raw, Token
+from berlin_worker.cli.top.fleet import Fleet, FleetReading, TokenAge
 from berlin_worker.cli.top.view import FleetView, ago, seconds
 from berlin_worker.storage.heartbeat import Recent, WorkerStatus
 
@@ -27,8 +27,8 @@ def said(worker: str = "w1", **changes: object) -> str:
     return WorkerStatus.model_validate(fields).model_dump_json()
 
 
-def fleet(*announcements: str, **raw: object) -> Fleet:
-    return Fleet.of(Raw(NOW, announcements, **raw))  # type: ignore[arg-type]  # as the test says
+def fleet(*statuses: str, **raw: object) -> Fleet:
+    return Fleet.of(FleetReading(NOW, statuses, **raw))  # type: ignore[arg-type]  # as the test says
 
 
 def shown(of: Fleet, problem: str | None = None, width: int = 160) -> str:
@@ -88,14 +88,14 @@ def test_means_are_weighted_by_what_they_are_of() -> None:
 
 
 def test_of_tokens_the_newest_counts() -> None:
-    assert fleet(*TWO).tokens == {"berlin": Token(NOW - 60, 60.0), "other": Token(NOW, 0.0)}
+    assert fleet(*TWO).tokens == {"berlin": TokenAge(NOW - 60, 60.0), "other": TokenAge(NOW, 0.0)}
 
 
 def test_an_empty_fleet_has_zeros_and_nothing_that_is_not_known() -> None:
     of = fleet()
     assert (of.in_flight, of.chunks, of.failed) == (0, 0, 0)
     assert (of.capacity, of.first_chunk_s, of.waiting) == (None, None, None)
-    assert "no worker lives" in shown(of)
+    assert "no worker is running" in shown(of)
 
 
 def test_a_worker_whose_clock_is_ahead_is_not_younger_than_nothing() -> None:
@@ -112,7 +112,7 @@ def test_capacities_that_are_not_known_yet_are_left_out_of_the_sum() -> None:
 def test_what_cannot_be_read_is_counted_and_no_more(text: str) -> None:
     of = fleet(text, said())
     assert (len(of.workers), of.unreadable) == (1, 1)
-    assert "1 more of a version that this one cannot read" in shown(of)
+    assert "1 more workers of a version" in shown(of)
 
 
 def test_for_scripts_it_is_json_with_names_that_stay() -> None:
@@ -135,7 +135,7 @@ def test_for_scripts_it_is_json_with_names_that_stay() -> None:
 def test_all_of_it_is_on_the_screen() -> None:
     told = shown(fleet(*TWO, waiting=1234, dead_letters=2, parked=3))
     for part in (
-        "2, 1 draining", "1,234 waiting, for 3.0 s of late", "3 parked", "2 dead letters",
+        "2, 1 draining", "1,234 waiting, recently for 3.0 s", "3 parked", "2 dead letters",
         "4/20 in flight", "6 completed, 1 cancelled, 4 failed", "22 chunks/s", "after 0.4 s",
         "rate_limited 3, internal 1, retries 4", "berlin: token is 1.0 min old",
         "logins 2, 3 failed", "host-1:1 ", "host-1:2 (draining)", "3/10", "1/10", "2.0 h",

@@ -27,7 +27,7 @@ from berlin_worker.cli.follow import farewell
 from berlin_worker.cli.job_actions import status_rows
 from berlin_worker.cli.output import printable
 from berlin_worker.cli.stdout import Stdout
-from berlin_worker.cli.views import FinalView, JsonView, Shown, TextView, View, exit_code
+from berlin_worker.cli.views import FinalView, JsonView, Rendered, TextView, View, exit_code
 from berlin_worker.client import JobStatus
 
 pytestmark = pytest.mark.unit
@@ -47,13 +47,13 @@ def chunk(text: str) -> Chunk:
 def test_json_view_writes_json_if_the_log_holds_python_numbers(number: str) -> None:
     event = Completed(**head(), finish_reason="stop", timings=TIMINGS, usage={"a": 1})
     written = encode(event).replace(b'"a":1', f'"a":{number}'.encode())
-    shown = JsonView().show(decode(written), written)
+    shown = JsonView().render(decode(written), written)
     assert json.loads(shown.out, parse_constant=pytest.fail)["usage"] == {"a": None}
 
 
 def test_json_view_leaves_text_that_names_python_numbers_as_it_stands() -> None:
     written = encode(chunk("NaN")).replace(b"}", b',"later":1}')
-    assert JsonView().show(decode(written), written).out == written + b"\n"
+    assert JsonView().render(decode(written), written).out == written + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ CANCELLED = Cancelled(**head(), reason="asked")
 
 
 def show(view: View, *events: Event) -> tuple[str, list[str]]:
-    shown: list[Shown] = [view.show(event) for event in events]
+    shown: list[Rendered] = [view.render(event) for event in events]
     return b"".join(s.out for s in shown).decode(), [s.notice for s in shown if s.notice]
 
 
@@ -93,7 +93,7 @@ def test_piped_text_is_exactly_the_text_and_ends_its_line() -> None:
     text = "\x1b[31mred\x1b[0m\r\n[bold]no markup[/bold] ü"
     view = TextView(is_terminal=False)
     assert show(view, Started(**head()), chunk(text), COMPLETED) == (f"{text}\n", [])
-    assert view.end() == Shown()
+    assert view.end() == Rendered()
 
 
 def test_a_terminal_gets_a_last_newline_and_only_one() -> None:
@@ -158,7 +158,7 @@ def test_status_tells_what_is_known() -> None:
     assert status_rows(queued, None, 190.0) == [
         ("job", "j"),
         ("status", "queued"),
-        ("cancel", "asked for"),
+        ("cancel", "requested"),
         ("submitted", "1.5 min ago"),
     ]
     over = JobStatus("j", "failed", attempt=2, seq=9, created_ts=100.0, started_ts=100.5)
