@@ -49,7 +49,7 @@ def batch(
     expired: str | None,
     **defaults: Any,
 ) -> None:
-    """Run a file of prompts; resumes without paying twice.
+    """Run a file of prompts; resume without paying twice.
 
     Each line of the input is a job object, {"prompt": "...", "system": "...", "id": "..."}, or a
     string. Options of the command are defaults for all lines. Blank lines are skipped. All lines

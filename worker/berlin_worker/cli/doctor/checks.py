@@ -75,8 +75,7 @@ def memory(info: Mapping[str, Any]) -> CheckResult:
         return _not_available("memory", "INFO memory")
     used, limit = int(info["used_memory"]), int(info.get("maxmemory") or 0)
     if not limit:
-        hint = "set maxmemory below the memory of the machine: Redis then refuses jobs before the "
-            "system kills it"
+        hint = "set maxmemory below the memory of the machine, so that Redis refuses jobs in time"
         return CheckResult("memory", "ok", f"{_mib(used)} used, without a limit", hint)
     message = f"{_mib(used)} of {_mib(limit)} used"
     share = used / limit
