@@ -13,9 +13,7 @@ from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli import COMMANDS, main
 from berlin_worker.cli.errors import Problem, as_problem
 from berlin_worker.cli.job_options import build_job, key_value
-from berlin_worker.cli.worker import celery_command, check_login
 from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
-from berlin_worker.settings import Settings
 
 pytestmark = pytest.mark.unit
 
@@ -143,26 +141,6 @@ def test_a_worker_without_credentials_says_which_are_missing() -> None:
     assert code == 2
     assert err.startswith("berlin: set BERLIN_ACCOUNT and BERLIN_PASSWORD")
     assert len(err.splitlines()) == 1
-
-
-def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
-    check_login(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
-    with pytest.raises(SettingsError):
-        check_login(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
-    check_login(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
-    with pytest.raises(SettingsError):
-        check_login(
-            Settings.from_env({"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"})
-        )
-
-
-def test_celery_gets_its_options_and_a_log_level() -> None:
-    assert celery_command(7, ("--without-gossip",))[2:] == [
-        *("celery", "-A", "berlin_worker", "worker"),
-        *("--concurrency=7", "--loglevel=info", "--without-gossip"),
-    ]
-    for given in (("-l", "debug"), ("-ldebug",), ("--loglevel=debug",), ("--loglevel", "debug")):
-        assert "--loglevel=info" not in celery_command(None, given)
 
 
 @pytest.mark.parametrize(

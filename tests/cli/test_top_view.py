@@ -6,8 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
+from berlin_worker.cli.output import age
 from berlin_worker.cli.top.fleet import Fleet, FleetReading, TokenAge
-from berlin_worker.cli.top.view import FleetView, ago, seconds
+from berlin_worker.cli.top.view import FleetView, seconds
 from berlin_worker.storage.heartbeat import Recent, WorkerStatus
 
 pytestmark = pytest.mark.unit
@@ -187,4 +188,4 @@ def test_short_times(value: float | None, expected: str) -> None:
     [(0, "0 s"), (59, "59 s"), (90, "1.5 min"), (7200, "2.0 h"), (9e4, "1.0 d")],
 )
 def test_long_times(value: float, expected: str) -> None:
-    assert ago(value) == expected
+    assert age(value) == expected

@@ -8,7 +8,7 @@ import click
 def completion(shell: str) -> None:
     """Complete commands, options and job IDs by TAB.
 
-    Print a script for your shell. Add one line to the start-up file of the shell:
+    Prints a script for your shell. Add one line to the start-up file of the shell:
 
     \b
       eval "$(berlin completion bash)"       in ~/.bashrc

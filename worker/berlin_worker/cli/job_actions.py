@@ -13,7 +13,7 @@ from berlin_schemas import Completed, Event, Failed
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.cli.errors import FAILED, Problem
 from berlin_worker.cli.follow import CANCEL_PATIENCE_S, follow
-from berlin_worker.cli.output import print_err, print_out, printable
+from berlin_worker.cli.output import age, print_err, print_out, printable
 from berlin_worker.cli.preflight import open_client
 from berlin_worker.client import AsyncClient, JobStatus
 from berlin_worker.errors import CursorExpired
@@ -110,7 +110,7 @@ def status_rows(found: JobStatus, end: Event | None, now_ts: float) -> list[tupl
     if found.seq:
         rows.append(("events", str(found.seq)))
     if found.created_ts:
-        rows.append(("submitted", f"{_ago(now_ts - found.created_ts)} ago"))
+        rows.append(("submitted", f"{age(now_ts - found.created_ts, decimals=1)} ago"))
     if found.created_ts and found.started_ts:
         rows.append(("in queue", f"{max(found.started_ts - found.created_ts, 0):.2f} s"))
     if isinstance(end, Completed):
@@ -155,7 +155,7 @@ def table(jobs: Sequence[JobStatus], now_ts: float) -> list[str]:
         (
             job.job_id,
             job.status,
-            "-" if job.created_ts is None else _ago(now_ts - job.created_ts),
+            "-" if job.created_ts is None else age(now_ts - job.created_ts, decimals=1),
             job.tenant or "-",
             " ".join((job.error.code if job.error else job.reason or "").split()),
         )
@@ -173,13 +173,6 @@ def ended_badly(job: JobStatus) -> str | None:
     if job.status == "cancelled":
         return f"the job was cancelled ({job.reason})" if job.reason else "the job was cancelled"
     return None
-
-
-def _ago(seconds: float) -> str:
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit_s:
-            return f"{seconds / unit_s:.1f} {unit}"
-    return f"{max(seconds, 0):.1f} s"
 
 
 def _print_table(rows: list[tuple[str, str]]) -> None:

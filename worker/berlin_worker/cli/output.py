@@ -111,12 +111,25 @@ def wants_color(no_color: str, force_color: str, term: str) -> bool | None:
     return False if term == "dumb" else None
 
 
+def age(seconds: float, *, decimals: int = 0) -> str:
+    """Format a long time in its largest unit; ``decimals`` are those of seconds."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.1f} {unit}"
+    return f"{max(seconds, 0):.{decimals}f} s"
+
+
 def discard_stdout() -> None:
     """Discard buffered output, because the reader has closed the pipe."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        discard(sys.stdout.fileno())
+
+
+def discard(fd: int) -> None:
+    """Redirect a file descriptor to ``/dev/null``."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, fd)
+    os.close(nowhere)
 
 
 def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from berlin_worker.cli.output import encoding_of
+from berlin_worker.cli.output import discard, encoding_of
 
 _PIECE_BYTES: Final = 4096
 """A writable pipe accepts this much without blocking (PIPE_BUF)."""
@@ -70,9 +70,7 @@ class Stdout:
     def _discard(self) -> None:
         # The interpreter flushes stdout at exit, which must not fail on the broken pipe.
         if self._fd is not None:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._fd)
-            os.close(nowhere)
+            discard(self._fd)
 
 
 async def _writable(fd: int) -> None:

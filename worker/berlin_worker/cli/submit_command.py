@@ -54,8 +54,8 @@ def submit(
       git diff | berlin submit --system "Review this." -o temperature=0.2
       berlin submit "Hello" --no-wait | xargs berlin tail
 
-    With a PROMPT, stdin is not read if it is a terminal, or a pipe without data for 5 s (a notice
-    names it), so that cron and CI jobs do not hang. `--stdin` waits for a slow program. In a
+    With a PROMPT, stdin is not read if it is a terminal. A pipe without data for 5 s is left out
+    with a notice, so that cron and CI jobs do not hang. `--stdin` waits for a slow program. In a
     `while read` loop use `--no-stdin` or `</dev/null`: otherwise the first prompt takes the rest
     of the list.
 

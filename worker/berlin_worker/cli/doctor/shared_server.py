@@ -21,8 +21,8 @@ def examine(redis: "Redis", settings: "Settings") -> Iterator[CheckResult]:
     """Yield a warning if other databases of the server hold another fleet."""
     own = {database_of(redis), *map(database_of_url, settings.shards)}
     if found := other_fleets(redis, own):
-        where = ", ".join(map(str, found))
+        numbers = ", ".join(map(str, found))
         word = "database" if len(found) == 1 else "databases"
         yield CheckResult(
-            "fleets", "warn", f"another fleet uses {word} {where} of this server", _HINT
+            "fleets", "warn", f"another fleet uses {word} {numbers} of this server", _HINT
         )

@@ -9,7 +9,7 @@ import click
     is_flag=True,
     help="Show it once and exit (the default without a terminal).",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option(
     "--interval",
     "interval_s",

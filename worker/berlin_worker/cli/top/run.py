@@ -43,7 +43,7 @@ def run(*, once: bool, as_json: bool, interval_s: float) -> None:
         if as_json:
             _print_json(first, read_fleet, interval_s, once=once)
         else:
-            _show(first, read_fleet, interval_s, once=once, where=address(settings.redis_url))
+            _show(first, read_fleet, interval_s, once=once, at=address(settings.redis_url))
 
 
 def read(redis: "Redis", settings: Settings) -> FleetReading:
@@ -80,7 +80,7 @@ def _waiting(redis: "Redis", settings: Settings) -> int | None:
 
 def _waiting_elsewhere(broker_url: str) -> int | None:
     # Celery takes 0.25 s to import, and a Redis broker does not need it.
-    from berlin_worker.client import queue_depth  # noqa: PLC0415
+    from berlin_worker.client import queue_depth  # noqa: PLC0415  # slow to import
 
     try:
         return queue_depth.count(_app(broker_url))["waiting"]
@@ -115,13 +115,13 @@ def _print_json(
 
 
 def _show(
-    fleet: Fleet, read_fleet: Callable[[], Fleet], interval_s: float, *, once: bool, where: str
+    fleet: Fleet, read_fleet: Callable[[], Fleet], interval_s: float, *, once: bool, at: str
 ) -> None:
     # rich takes 0.1 s to import, and --json does not need it.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.live import Live  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415  # slow to import
+    from rich.live import Live  # noqa: PLC0415  # slow to import
 
-    from berlin_worker.cli.top.view import FleetView  # noqa: PLC0415
+    from berlin_worker.cli.top.view import FleetView  # noqa: PLC0415  # imports rich
 
     console = Console()
     if once or not console.is_interactive or not sys.stdout.isatty():
@@ -142,5 +142,5 @@ def _show(
             except (NoPermissionError, AuthenticationError):
                 raise
             except (RedisError, OSError) as error:
-                problem = f"Redis at {where} does not answer; the figures are old: {reason(error)}"
+                problem = f"Redis at {at} does not answer; the figures are old: {reason(error)}"
             live.update(FleetView(fleet, problem), refresh=True)

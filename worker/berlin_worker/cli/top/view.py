@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from berlin_worker.cli.output import printable
+from berlin_worker.cli.output import age, printable
 from berlin_worker.cli.top.fleet import Fleet, WorkerRow
 
 _UNKNOWN: Final = "-"
@@ -87,7 +87,7 @@ def _queue(fleet: Fleet) -> Text:
 
 def _login(fleet: Fleet) -> Text:
     parts = [
-        f"{provider}: token is {ago(token.age_s)} old" for provider, token in fleet.tokens.items()
+        f"{provider}: token is {age(token.age_s)} old" for provider, token in fleet.tokens.items()
     ] or ["no token yet"]
     parts.append(f"logins {fleet.logins:,}")
     if fleet.logins_failed:
@@ -126,7 +126,7 @@ def _in_flight(row: WorkerRow) -> Text:
 
 def _token(row: WorkerRow) -> str:
     youngest_s = min((token.age_s for token in row.tokens.values()), default=None)
-    return _UNKNOWN if youngest_s is None else ago(youngest_s)
+    return _UNKNOWN if youngest_s is None else age(youngest_s)
 
 
 def _lag(row: WorkerRow) -> Text:
@@ -135,7 +135,7 @@ def _lag(row: WorkerRow) -> Text:
 
 
 _COLUMNS: Final[dict[str, Callable[[WorkerRow], Text | str]]] = {
-    "up": lambda row: ago(row.up_s),
+    "up": lambda row: age(row.up_s),
     "in flight": _in_flight,
     "chunks/s": lambda row: _number(row.chunks_per_s),
     "first chunk": lambda row: seconds(row.first_chunk_s),
@@ -155,14 +155,6 @@ def seconds(value: float | None) -> str:
     if value is None:
         return _UNKNOWN
     return f"{value * 1000:.0f} ms" if value < _MILLI_S else f"{value:.1f} s"
-
-
-def ago(value: float) -> str:
-    """Format a long time in its largest unit."""
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if value >= unit_s:
-            return f"{value / unit_s:.1f} {unit}"
-    return f"{value:.0f} s"
 
 
 def _number(value: float) -> str:
