@@ -377,7 +377,7 @@ def test_jobs_are_listed(stack: Stack, job_id: str) -> None:
     [line] = stack.run("list", *options)[1].splitlines()
     found = json.loads(line)
     assert (found["job_id"], found["error"]["code"]) == (failed, "upstream_error")
-    assert stack.run("list", "--tenant", "nobody") == (0, "", "no job fits\n")
+    assert stack.run("list", "--tenant", "nobody") == (0, "", "no job matches\n")
     code, out, _ = stack.run("list", "--tenant", "nobody", "--json")
     assert (code, out) == (0, "")
     _, out, _ = stack.run(env={"_BERLIN_COMPLETE": "bash_complete", **words(f"tail {job_id}")})
