@@ -19,8 +19,8 @@ from berlin_worker.cli import main
 from berlin_worker.cli.batch import run as command
 from berlin_worker.cli.batch.files import BatchFiles
 from berlin_worker.cli.batch.lines import BadLine, Line, read_lines
-from berlin_worker.cli.batch.preflight import KnownResults, Preflight, WrongOutput, survey
-from berlin_worker.cli.batch.send import Batch
+from berlin_worker.cli.batch.preflight import KnownResults, Preflight, WrongOutput, run_preflight
+from berlin_worker.cli.batch.send import Sender
 from berlin_worker.cli.errors import Problem
 from berlin_worker.client import CursorExpired, JobFailed, JobStatus, Result, Unavailable
 
@@ -110,7 +110,7 @@ def test_blank_lines_count_but_are_not_sent() -> None:
     assert [line.number for line in found] == [2, 4]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+def test_byte_order_mark_is_removed_from_the_first_line() -> None:
     [found] = read_lines([b'\xef\xbb\xbf"a"\r\n'], "key", {})
     assert isinstance(found, Line)
 
@@ -135,9 +135,9 @@ def test_options_of_the_command_are_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("3", "neither an object nor a string"),
         ("{}", "neither prompt nor messages"),
         ('""', "prompt: must be a string that is not empty"),
@@ -150,8 +150,8 @@ def test_options_of_the_command_are_defaults() -> None:
         ("[" * 100_000, ""),
     ],
 )
-def test_a_bad_line_says_why(text: str, told: str) -> None:
-    assert told in problem_of(text)
+def test_bad_line_has_a_reason(text: str, expected: str) -> None:
+    assert expected in problem_of(text)
 
 
 def test_a_line_has_the_same_id_in_the_same_run_only() -> None:
@@ -162,27 +162,27 @@ def test_a_line_has_the_same_id_in_the_same_run_only() -> None:
     assert len({a.job_id, *(other.job_id for other in others)}) == 5
 
 
-def test_an_id_of_ones_own_is_kept() -> None:
+def test_own_job_id_of_a_line_is_kept() -> None:
     [found] = parse('{"prompt": "x", "job_id": "mine", "id": 7}')
     assert isinstance(found, Line)
     assert (found.job_id, found.label) == ("mine", 7)
 
 
 def result_of(found: Line | BadLine, status: str = "completed") -> bytes:
-    told = {"line": found.number, "job_id": found.job_id, "status": status}
-    return json.dumps(told).encode() + b"\n"
+    result = {"line": found.number, "job_id": found.job_id, "status": status}
+    return json.dumps(result).encode() + b"\n"
 
 
-def surveyed(lines: list[Line | BadLine], results: list[bytes], **options: bool) -> Preflight:
+def preflight_of(lines: list[Line | BadLine], results: list[bytes], **options: bool) -> Preflight:
     known = KnownResults()
     for place, result in enumerate(results):
         known.add(place, result, in_order=True)
-    return survey(lines, known, **options)
+    return run_preflight(lines, known, **options)
 
 
-def test_a_survey_counts_before_anything_is_sent() -> None:
+def test_preflight_counts_before_anything_is_sent() -> None:
     lines = parse('"a"', '"b"', "bad", '"d"')
-    found = surveyed(lines, [result_of(lines[0]), result_of(lines[1], "failed")])
+    found = preflight_of(lines, [result_of(lines[0]), result_of(lines[1], "failed")])
     assert (found.total, found.done, found.failed, found.bad) == (4, 2, 1, 1)
     assert found.in_place == 2
     assert found.bad_examples == [lines[2]]
@@ -200,12 +200,12 @@ def test_a_survey_counts_before_anything_is_sent() -> None:
 )
 def test_results_of_another_input_are_not_added_to(results: list[bytes]) -> None:
     with pytest.raises(WrongOutput):
-        surveyed(parse('"a"', '"b"'), results)
+        preflight_of(parse('"a"', '"b"'), results)
 
 
-def test_completed_results_of_lines_that_are_gone_are_counted() -> None:
+def test_completed_results_of_removed_lines_are_counted() -> None:
     [a, b, c] = parse('"a"', '"b"', '"c"')
-    found = surveyed([a], [result_of(a), result_of(b), result_of(c, "failed")])
+    found = preflight_of([a], [result_of(a), result_of(b), result_of(c, "failed")])
     assert (found.done, found.in_place, found.unused) == (1, 1, 1)
 
 
@@ -216,38 +216,38 @@ def test_a_torn_last_result_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
         files.add({"line": 1, "text": "ü\n"})
-        run = files.note.run
+        run = files.progress.run
     with path.open("ab") as out:
         out.write(b'{"line": 2, "te')
     with BatchFiles(path) as files:
-        assert files.note.run == run
+        assert files.progress.run == run
         assert [json.loads(result)["line"] for result in files.results()] == [1]
         files.add({"line": 2})
         assert [json.loads(result)["line"] for result in files.results()] == [1, 2]
 
 
-def test_the_note_of_what_was_sent_survives(tmp_path: Path) -> None:
+def test_progress_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
         files.about_to_send(12_345_678, 1_795_342_555.123)
         files.about_to_send(7, 1_795_342_556.0)
-        note = files.note
+        note = files.progress
     with BatchFiles(path) as files:
-        assert files.note == note
-        assert files.note.sent == 12_345_678
+        assert files.progress == note
+        assert files.progress.sent == 12_345_678
 
 
-def test_results_that_were_removed_are_wanted_anew(tmp_path: Path) -> None:
+def test_removed_results_start_the_batch_over(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
-        run = files.note.run
+        run = files.progress.run
     path.unlink()
     with BatchFiles(path) as files:
-        assert files.note.run != run
-        assert files.note.sent == 0
+        assert files.progress.run != run
+        assert files.progress.sent == 0
 
 
-def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
+def test_file_of_another_program_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("dear diary")
     with pytest.raises(WrongOutput):
@@ -272,8 +272,8 @@ def test_two_batches_do_not_write_the_same_results(files: BatchFiles) -> None:
 
 
 async def run(client: FakeClient, files: BatchFiles, lines: Any, **options: Any) -> None:
-    options = {"concurrency": 4, "told": lambda result: None, **options}
-    await Batch(client, files, **options).run(lines)
+    options = {"concurrency": 4, "on_result": lambda result: None, **options}
+    await Sender(client, files, **options).run(lines)
 
 
 async def test_results_are_in_the_order_of_the_lines(files: BatchFiles) -> None:
@@ -331,16 +331,16 @@ async def test_a_job_without_a_text_has_a_result(files: BatchFiles) -> None:
         "job-2": JobFailed(Cancelled(**head, reason="asked")),
         "job-3": CursorExpired("gone"),
     }
-    told: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     lines = [line(1), line(2), line(3), BadLine(4, "no JSON"), line(5)]
-    await run(client, files, lines, told=told.append, skip=frozenset({5}))
-    assert told == written(files)
-    assert [result["status"] for result in told] == [
+    await run(client, files, lines, on_result=results.append, skip=frozenset({5}))
+    assert results == written(files)
+    assert [result["status"] for result in results] == [
         *("failed", "cancelled", "expired", "failed", "expired"),
     ]
-    assert told[0]["error"]["code"] == "rate_limited"
-    assert told[1]["reason"] == "asked"
-    assert told[3] == {
+    assert results[0]["error"]["code"] == "rate_limited"
+    assert results[1]["reason"] == "asked"
+    assert results[3] == {
         "line": 4,
         "job_id": None,
         "status": "failed",
@@ -349,7 +349,7 @@ async def test_a_job_without_a_text_has_a_result(files: BatchFiles) -> None:
     assert client.sent["job-5"] == 0
 
 
-async def test_a_redis_that_goes_away_ends_it_and_keeps_what_is_there(files: BatchFiles) -> None:
+async def test_outage_of_redis_ends_the_batch_and_keeps_its_results(files: BatchFiles) -> None:
     client = FakeClient()
     client.ends = {"job-3": Unavailable("Redis is away")}
     with pytest.raises(Unavailable):
@@ -358,12 +358,12 @@ async def test_a_redis_that_goes_away_ends_it_and_keeps_what_is_there(files: Bat
     assert client.in_flight == 0
 
 
-async def test_what_is_sent_was_noted_before(files: BatchFiles) -> None:
+async def test_progress_is_written_before_a_job_is_sent(files: BatchFiles) -> None:
     noted: list[tuple[str, int]] = []
 
     class Watching(FakeClient):
         async def submit(self, prompt: dict[str, Any], *, job_id: str) -> str:
-            noted.append((job_id, files.note.sent))
+            noted.append((job_id, files.progress.sent))
             return await super().submit(prompt, job_id=job_id)
 
     await run(Watching(), files, map(line, range(1, 20)))
@@ -384,7 +384,7 @@ async def test_a_resumed_batch_remembers_how_old_its_jobs_are(tmp_path: Path) ->
         with contextlib.suppress(asyncio.CancelledError):
             await running
     with BatchFiles(path) as files:
-        assert (files.note.sent, files.note.since) == (10, long_ago)
+        assert (files.progress.sent, files.progress.since) == (10, long_ago)
 
 
 # --- The command ---------------------------------------------------------------------------
@@ -445,9 +445,7 @@ def test_the_input_is_never_taken_for_the_output(tmp_path: Path, fake_client: Fa
     assert source.read_text() == '"a"\n'
 
 
-def test_a_pipe_is_no_input_because_it_is_read_twice(
-    tmp_path: Path, fake_client: FakeClient
-) -> None:
+def test_named_pipe_is_refused_as_input(tmp_path: Path, fake_client: FakeClient) -> None:
     os.mkfifo(tmp_path / "in.jsonl")
     assert invoke(tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")[0] == 2
     assert not (tmp_path / "out.jsonl").exists()
@@ -461,12 +459,12 @@ def expired_batch(tmp_path: Path, fake_client: FakeClient) -> tuple[Path, Path]:
     with BatchFiles(out) as files:
         files.about_to_send(2, time.time() - 100_000)
         with source.open("rb") as data:
-            lines = list(read_lines(data, files.note.run, {}))
+            lines = list(read_lines(data, files.progress.run, {}))
     fake_client.sent[str(lines[1].job_id)] = 1
     return source, out
 
 
-def test_what_has_expired_is_not_paid_again_without_a_word(
+def test_expired_results_are_not_paid_again_without_consent(
     expired_batch: tuple[Path, Path], fake_client: FakeClient
 ) -> None:
     source, out = expired_batch
@@ -479,7 +477,7 @@ def test_what_has_expired_is_not_paid_again_without_a_word(
     assert invoke(source, "-o", out)[0] == 1
 
 
-def test_what_has_expired_is_sent_again_on_demand(
+def test_expired_results_are_sent_again_on_demand(
     expired_batch: tuple[Path, Path], fake_client: FakeClient
 ) -> None:
     source, out = expired_batch
@@ -487,17 +485,17 @@ def test_what_has_expired_is_sent_again_on_demand(
     assert sum(fake_client.paid.values()) == 2
 
 
-def test_what_has_expired_may_be_left_out(
+def test_expired_results_are_skipped_on_demand(
     expired_batch: tuple[Path, Path], fake_client: FakeClient
 ) -> None:
     source, out = expired_batch
     assert invoke(source, "-o", out, "--expired", "skip")[0] == 1
-    told = [json.loads(result)["status"] for result in out.read_text().splitlines()]
-    assert told == ["expired", "completed", "completed"]
+    results = [json.loads(result)["status"] for result in out.read_text().splitlines()]
+    assert results == ["expired", "completed", "completed"]
     assert sum(fake_client.paid.values()) == 1
 
 
-def test_what_was_just_sent_is_not_asked_about(tmp_path: Path, fake_client: FakeClient) -> None:
+def test_recently_sent_lines_need_no_consent(tmp_path: Path, fake_client: FakeClient) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('"a"\n"b"\n')
     # Killed between the note and the submission: the job was never sent.
@@ -506,7 +504,7 @@ def test_what_was_just_sent_is_not_asked_about(tmp_path: Path, fake_client: Fake
     assert invoke(source, "-o", out)[0] == 0
 
 
-def test_an_interrupted_connection_says_how_to_go_on(
+def test_interrupted_connection_has_a_hint(
     tmp_path: Path, fake_client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(prompt: dict[str, Any], *, job_id: str) -> str:

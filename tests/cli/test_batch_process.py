@@ -26,7 +26,7 @@ def stack() -> Iterator[Stack]:
 
 
 class Files:
-    """An input of ``count`` lines, told from others by their mark, and where its results go."""
+    """An input of ``count`` lines, identified by their mark, and the file of its results."""
 
     def __init__(self, home: Path, count: int, marker: str = "") -> None:
         self.mark = uuid.uuid4().hex
@@ -112,7 +112,9 @@ def test_a_line_that_fails_is_a_result(stack: Stack, tmp_path: Path) -> None:
     assert files.results[4]["error"]["code"] == "invalid_job"
 
 
-def test_a_failed_line_is_retried_and_a_mended_one_runs_alone(stack: Stack, tmp_path: Path) -> None:
+def test_failed_line_is_retried_and_a_corrected_one_runs_alone(
+    stack: Stack, tmp_path: Path
+) -> None:
     files = Files(tmp_path, 3)
     texts = [*files.texts, f"{files.mark}-4- [[status:400*1]]"]
     files.source.write_text("".join(f"{json.dumps(text)}\n" for text in texts))
@@ -128,7 +130,7 @@ def test_a_failed_line_is_retried_and_a_mended_one_runs_alone(stack: Stack, tmp_
     assert [result["line"] for result in files.results] == [1, 2, 3, 4]
 
 
-def test_a_batch_of_stdin_to_stdout(stack: Stack) -> None:
+def test_batch_reads_stdin_and_writes_stdout(stack: Stack) -> None:
     lines = b'"a"\n{"prompt": "b", "id": "x"}\n'
     code, out, err = stack.run("batch", "-", "-o", "-", stdin=lines)
     assert (code, err) == (0, "2 of 2 results in stdout\n")
@@ -137,22 +139,24 @@ def test_a_batch_of_stdin_to_stdout(stack: Stack) -> None:
     assert results[1]["id"] == "x"
 
 
-def test_a_batch_that_nobody_works_on_says_so(
+def test_batch_without_a_worker_leads_to_a_hint(
     stack: Stack, tmp_path: Path, redis_server: RedisProcess
 ) -> None:
     files = Files(tmp_path, 3)
     url = f"{redis_server.url.removesuffix('0')}5"
     process = stack.start(*files.arguments, env={"REDIS_URL": url})
     assert process.stderr is not None
-    told = process.stderr.readline().decode()
-    assert told == "no worker has announced itself; start one with `berlin worker`\n"
+    line = process.stderr.readline().decode()
+    assert line == "no worker is running; start one with `berlin worker`\n"
     process.send_signal(signal.SIGINT)
     assert end(process)[0] == 130
     with redis.Redis.from_url(url) as client:
         client.flushdb()
 
 
-def test_without_redis_nothing_is_lost_and_one_line_says_so(stack: Stack, tmp_path: Path) -> None:
+def test_batch_without_redis_ends_with_one_line_and_loses_nothing(
+    stack: Stack, tmp_path: Path
+) -> None:
     files = Files(tmp_path, 3)
     code, out, err = stack.run(*files.arguments, env={"REDIS_URL": "redis://127.0.0.1:1/0"})
     assert (code, out) == (1, "")

@@ -1,4 +1,4 @@
-"""Batches that run again: mended, inserted and removed lines, failed ones, and kills in between."""
+"""Batches that run again: changed, inserted, removed and failed lines, and kills in between."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from berlin_worker.cli import main
 from berlin_worker.cli.batch import run as command
 from berlin_worker.cli.batch.files import BatchFiles
 from berlin_worker.cli.batch.lines import read_lines
-from berlin_worker.cli.batch.preflight import survey
+from berlin_worker.cli.batch.preflight import run_preflight
 from berlin_worker.client import JobFailed, JobIdReused, JobStatus, Result, Unavailable
 
 pytestmark = pytest.mark.unit
@@ -75,7 +75,7 @@ class Fleet:
         )
 
 
-class Batch:
+class BatchRun:
     """A file of prompts and its results."""
 
     def __init__(self, home: Path) -> None:
@@ -101,8 +101,8 @@ class Batch:
 
 
 @pytest.fixture
-def batch(tmp_path: Path) -> Batch:
-    return Batch(tmp_path)
+def batch(tmp_path: Path) -> BatchRun:
+    return BatchRun(tmp_path)
 
 
 PROMPTS = st.sampled_from(["a", "b", "c", "d"])
@@ -119,12 +119,12 @@ RUNS = st.lists(
 
 
 @given(RUNS)
-def test_any_history_ends_with_the_right_answers_and_pays_none_twice(
+def test_any_history_ends_with_the_right_answers_and_pays_no_job_twice(
     runs: list[tuple[list[str], set[str], bool, int]],
 ) -> None:
     """Each run has other lines, other prompts that fail, and may lose Redis on its way."""
     with tempfile.TemporaryDirectory() as home:
-        batch = Batch(Path(home))
+        batch = BatchRun(Path(home))
         most: Counter[str] = Counter()
         for lines, broken, retry, left in runs:
             batch.fleet.broken, batch.fleet.left = broken, left
@@ -145,7 +145,7 @@ def test_any_history_ends_with_the_right_answers_and_pays_none_twice(
         assert all(batch.fleet.answered(line) <= most[line] for line in most)
 
 
-def test_a_mended_line_runs_alone(batch: Batch) -> None:
+def test_corrected_line_runs_alone(batch: BatchRun) -> None:
     batch.fleet.broken = {"b"}
     batch.write("a", "b", "c")
     assert batch.run()[0] == 1
@@ -156,7 +156,7 @@ def test_a_mended_line_runs_alone(batch: Batch) -> None:
     assert not batch.out.with_name("out.jsonl.kept").exists()
 
 
-def test_a_mended_line_with_an_id_of_its_own_runs_under_another(batch: Batch) -> None:
+def test_corrected_line_with_its_own_id_gets_another(batch: BatchRun) -> None:
     batch.write("a", {"job_id": "mine", "prompt": "b"}, "c")
     assert batch.run()[0] == 0
     batch.write("a", {"job_id": "mine", "prompt": "B"}, "c")
@@ -169,7 +169,7 @@ def test_a_mended_line_with_an_id_of_its_own_runs_under_another(batch: Batch) ->
     assert len(batch.fleet.jobs) == 4
 
 
-def test_a_line_that_was_no_job_runs_alone_when_it_is_mended(batch: Batch) -> None:
+def test_corrected_bad_line_runs_alone(batch: BatchRun) -> None:
     batch.write("a", {"promt": "b"}, "c")
     assert batch.run("--keep-going")[0] == 1
     batch.write("a", {"prompt": "b"}, "c")
@@ -178,7 +178,7 @@ def test_a_line_that_was_no_job_runs_alone_when_it_is_mended(batch: Batch) -> No
     assert len(batch.fleet.jobs) == 3
 
 
-def test_only_failed_lines_are_retried_and_only_on_demand(batch: Batch) -> None:
+def test_only_failed_lines_are_retried_and_only_on_demand(batch: BatchRun) -> None:
     batch.fleet.broken = {"b", "d"}
     batch.write("a", "b", "c", "d")
     assert batch.run()[0] == 1
@@ -197,7 +197,7 @@ def test_only_failed_lines_are_retried_and_only_on_demand(batch: Batch) -> None:
     assert len(batch.fleet.jobs) == 7
 
 
-def test_a_line_between_others_runs_alone(batch: Batch) -> None:
+def test_inserted_line_runs_alone(batch: BatchRun) -> None:
     batch.write("a", "c", {"id": "x", "prompt": "d"})
     assert batch.run()[0] == 0
     batch.write("a", "b", "c", {"id": "y", "prompt": "d"})
@@ -209,8 +209,8 @@ def test_a_line_between_others_runs_alone(batch: Batch) -> None:
     assert len(batch.fleet.jobs) == 4
 
 
-def test_a_kill_while_results_are_set_aside_loses_none(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+def test_kill_while_results_are_set_aside_loses_no_result(
+    batch: BatchRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.write("a", "b", "c")
     assert batch.run()[0] == 0
@@ -231,8 +231,8 @@ def test_a_kill_while_results_are_set_aside_loses_none(
     assert len(batch.fleet.jobs) == 4
 
 
-def test_two_lines_of_one_id_and_different_payloads_end_it_before_anything_is_sent(
-    batch: Batch,
+def test_two_payloads_under_one_id_send_nothing(
+    batch: BatchRun,
 ) -> None:
     batch.write({"job_id": "a-1", "prompt": "one"}, "x", {"job_id": "a-1", "prompt": "two"})
     for options in ([], ["--keep-going"]):
@@ -252,7 +252,7 @@ def test_two_lines_of_one_id_and_different_payloads_end_it_before_anything_is_se
     ],
 )
 def test_two_lines_of_one_id_and_one_payload_share_a_job(
-    batch: Batch, twin: dict[str, Any]
+    batch: BatchRun, twin: dict[str, Any]
 ) -> None:
     batch.write({"job_id": "a-1", "prompt": "one"}, twin, "x")
     assert batch.run()[0] == 0
@@ -263,7 +263,7 @@ def test_two_lines_of_one_id_and_one_payload_share_a_job(
     assert batch.out.read_bytes() == before
 
 
-def test_an_id_that_another_job_has_is_a_failed_line(batch: Batch) -> None:
+def test_reused_id_of_another_job_is_a_failed_line(batch: BatchRun) -> None:
     batch.fleet.jobs["mine"] = {"messages": [{"role": "user", "content": "of somebody else"}]}
     batch.write("a", {"job_id": "mine", "prompt": "b"})
     assert batch.run()[0] == 1
@@ -271,7 +271,7 @@ def test_an_id_that_another_job_has_is_a_failed_line(batch: Batch) -> None:
     assert "another payload" in batch.results()[1]["error"]["message"]
 
 
-def test_the_results_of_another_input_are_not_touched(batch: Batch) -> None:
+def test_results_of_another_input_are_not_changed(batch: BatchRun) -> None:
     batch.write("a", "b")
     assert batch.run()[0] == 0
     before = batch.out.read_bytes()
@@ -283,8 +283,8 @@ def test_the_results_of_another_input_are_not_touched(batch: Batch) -> None:
     assert len(batch.fleet.jobs) == 2
 
 
-def test_a_retry_that_was_killed_long_ago_is_not_paid_again_without_a_word(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+def test_retry_killed_long_ago_is_not_paid_again_without_consent(
+    batch: BatchRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.fleet.broken = {"b"}
     batch.write("a", "b", "c")
@@ -308,22 +308,22 @@ def test_a_retry_that_was_killed_long_ago_is_not_paid_again_without_a_word(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_an_input_may_have_a_mark_crlf_and_blank_lines(batch: Batch, encoding: str) -> None:
+def test_an_input_may_have_a_mark_crlf_and_blank_lines(batch: BatchRun, encoding: str) -> None:
     batch.source.write_bytes('"ä"\r\n\r\n   \r\n{"prompt": "😀"}\r\n'.encode(encoding))
     assert batch.run()[0] == 0
     assert batch.texts() == ["answer to ä", "answer to 😀"]
     assert [result["line"] for result in batch.results()] == [1, 4]
 
 
-def test_bytes_that_are_no_text_are_the_trouble_of_their_line(batch: Batch) -> None:
+def test_binary_line_is_a_bad_line(batch: BatchRun) -> None:
     batch.source.write_bytes(b'"a"\n"\xff"\n')
     code, err = batch.run()
     assert code == 2
-    assert ":2: no UTF-8 text (byte 2 of the line)" in err
+    assert ":2: not UTF-8 text (byte 2 of the line)" in err
 
 
 def test_lines_may_come_from_stdin_and_the_next_run_finds_its_results(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+    batch: BatchRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.source = Path("-")
     batch.fleet.left = 1
@@ -335,7 +335,7 @@ def test_lines_may_come_from_stdin_and_the_next_run_finds_its_results(
     assert sum(batch.fleet.paid.values()) == 2
 
 
-def test_results_may_go_to_stdout(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_may_go_to_stdout(batch: BatchRun, monkeypatch: pytest.MonkeyPatch) -> None:
     batch.write("ä", {"promt": 1})
     fleet = batch.fleet
     monkeypatch.setattr(command, "open_client", lambda: contextlib.nullcontext(fleet))
@@ -356,7 +356,7 @@ def files(tmp_path: Path) -> Iterator[BatchFiles]:
         yield opened
 
 
-def test_what_is_set_aside_is_there_once_and_read_back(files: BatchFiles) -> None:
+def test_result_set_aside_exists_once_and_is_read_back(files: BatchFiles) -> None:
     results = [
         {"line": number, "job_id": f"j{number}", "status": "completed"} for number in (1, 2, 3)
     ]
@@ -383,6 +383,6 @@ def test_lines_of_one_payload_have_ids_of_their_own() -> None:
     assert ids('"new"\n"x"\n"x"\n"y"\n')[1:] == [a, c, b]
 
 
-def test_a_survey_of_nothing_is_empty(files: BatchFiles) -> None:
-    found = survey(read_lines([], "run", {}), files.load())
+def test_preflight_of_an_empty_input_is_empty(files: BatchFiles) -> None:
+    found = run_preflight(read_lines([], "run", {}), files.load())
     assert (found.total, found.done, found.in_place) == (0, 0, 0)

@@ -11,11 +11,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from berlin_schemas import Cancelled, Failed, InvalidJob
 from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli import COMMANDS, main
-from berlin_worker.cli.errors import Problem, problem
+from berlin_worker.cli.errors import Problem, as_problem
 from berlin_worker.cli.job_options import build_job, key_value
-from berlin_worker.cli.worker import celery_command, check_login
 from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
-from berlin_worker.settings import Settings
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +28,7 @@ def run(*arguments: str, stdin: str | bytes | None = None, **env: str) -> tuple[
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_opens_as_the_list_says(name: str) -> None:
+def test_help_of_a_command_opens_with_its_line_in_the_list(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert (command.help or "").split("\n\n")[0] == COMMANDS[name][1]
@@ -38,9 +36,9 @@ def test_the_help_of_a_command_opens_as_the_list_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*sorted({*COMMANDS} - {"dead"}), "dead list", "dead replay"])
 def test_every_command_has_an_example(name: str) -> None:
-    code, told, _ = run(*name.split(), "--help")
+    code, out, _ = run(*name.split(), "--help")
     assert code == 0
-    assert f"  berlin {name}" in told
+    assert f"  berlin {name}" in out
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:
@@ -50,7 +48,7 @@ def test_an_unknown_command_is_wrong_usage() -> None:
     assert out == ""
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     code, out, _ = run("--version")
     assert code == 0
     assert out.startswith("berlin ")
@@ -128,7 +126,7 @@ def test_without_redis_there_is_one_line_and_no_secret(arguments: list[str]) -> 
         ("WORKER_LOG_TTL_S", "soon"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_named_and_not_repeated(
+def test_invalid_setting_is_named_without_its_value(
     command: list[str], variable: str, value: str
 ) -> None:
     code, _, err = run(*command, **{variable: value})
@@ -145,28 +143,8 @@ def test_a_worker_without_credentials_says_which_are_missing() -> None:
     assert len(err.splitlines()) == 1
 
 
-def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
-    check_login(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
-    with pytest.raises(SettingsError):
-        check_login(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
-    check_login(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
-    with pytest.raises(SettingsError):
-        check_login(
-            Settings.from_env({"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"})
-        )
-
-
-def test_celery_gets_its_options_and_a_log_level() -> None:
-    assert celery_command(7, ("--without-gossip",))[2:] == [
-        *("celery", "-A", "berlin_worker", "worker"),
-        *("--concurrency=7", "--loglevel=info", "--without-gossip"),
-    ]
-    for given in (("-l", "debug"), ("-ldebug",), ("--loglevel=debug",), ("--loglevel", "debug")):
-        assert "--loglevel=info" not in celery_command(None, given)
-
-
 @pytest.mark.parametrize(
-    ("error", "exit_code", "told"),
+    ("error", "exit_code", "expected"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (SettingsError("set REDIS_URL"), 2, "set REDIS_URL"),
@@ -197,30 +175,30 @@ def test_celery_gets_its_options_and_a_log_level() -> None:
     ],
 )
 def test_every_error_is_one_line_and_an_exit_code(
-    error: BaseException, exit_code: int, told: str, capsys: pytest.CaptureFixture[str]
+    error: BaseException, exit_code: int, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = problem(error)
+    found = as_problem(error)
     found.show()
     err = capsys.readouterr().err
     assert found.exit_code == exit_code
-    assert told in err
+    assert expected in err
     assert err.startswith("berlin: ")
     assert len(err.splitlines()) == 1
 
 
-def test_nobody_hears_of_a_broken_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    found = problem(BrokenPipeError())
+def test_broken_pipe_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_problem(BrokenPipeError())
     found.show()
     assert found.exit_code == 141
     assert capsys.readouterr().err == ""
 
 
-def test_what_an_error_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_text_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     Problem("the upstream said \x1b[2J\nand more").show()
     assert capsys.readouterr().err == "berlin: the upstream said ␛[2J and more\n"
 
 
-def test_a_traceback_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traceback_is_shown_with_berlin_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BERLIN_DEBUG", "1")
     result = CliRunner().invoke(main, ["status", "x"], env={"REDIS_URL": NOWHERE})
     assert isinstance(result.exception, Unavailable)
@@ -240,7 +218,7 @@ def test_a_value_is_json_or_else_a_string(text: str, expected: tuple[str, object
     assert key_value(text) == expected
 
 
-def test_only_what_is_given_is_in_the_job() -> None:
+def test_job_has_only_the_options_that_are_given() -> None:
     base = {"messages": [{"role": "user", "content": "x"}], "options": {"a": 1, "b": 1}}
     given = {"system": "Be brief.", "options": {"b": 2}, "model": None, "deadline_s": 5.0}
     assert build_job(base, given) == {
@@ -262,7 +240,7 @@ def test_stdin_without_text_is_wrong_usage(arguments: list[str], stdin: bytes) -
 
 
 @pytest.mark.parametrize("stdin", [b"\xff", b"a\xff", b"\xff\xfea", b"a\0b"])
-def test_stdin_that_is_no_text_is_one_line(stdin: bytes) -> None:
+def test_binary_stdin_is_one_line(stdin: bytes) -> None:
     code, _, err = run("submit", "Summarise", stdin=stdin)
     assert code == 2
     assert err.startswith("berlin: stdin ")
@@ -270,26 +248,30 @@ def test_stdin_that_is_no_text_is_one_line(stdin: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
-    [("[1]", "no job object"), ("{", "no JSON"), ('{"massages": []}', "massages: no such field")],
+    ("content", "expected"),
+    [
+        ("[1]", "not a JSON object"),
+        ("{", "not JSON"),
+        ('{"massages": []}', "massages: no such field"),
+    ],
 )
-def test_a_job_file_that_is_no_job_sends_nothing(tmp_path: Path, content: str, told: str) -> None:
+def test_invalid_job_file_sends_nothing(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "job.json"
     path.write_text(content)
     code, _, err = run("submit", "--file", str(path))
     assert code == 2
-    assert told in err
+    assert expected in err
 
 
-def test_doctor_tells_json_and_fails_without_redis() -> None:
+def test_doctor_prints_json_and_fails_without_redis() -> None:
     code, out, _ = run("doctor", "--json", "--no-login", CELERY_BROKER_URL="redis://127.0.0.1:2/0")
     found = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert [(verdict["name"], verdict["level"]) for verdict in found] == [
+    assert [(result["name"], result["level"]) for result in found] == [
         ("redis", "fail"),
         ("broker", "fail"),
     ]
-    assert all(verdict["advice"] for verdict in found)
+    assert all(result["hint"] for result in found)
     assert "secret" not in out
 
 
@@ -298,6 +280,12 @@ def test_doctor_tells_json_and_fails_without_redis() -> None:
     [
         ({}, "berlin"),
         ({"WORKER_PROVIDERS": "echo"}, "echo"),
+        ({"WORKER_DEFAULT_PROVIDER": "echo"}, "echo"),
+        (
+            {"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"},
+            "WORKER_DEFAULT_PROVIDER",
+        ),
+        ({"WORKER_DEFAULT_PROVIDER": "nonesuch"}, "nonesuch"),
         ({"WORKER_TOKEN_KEYS": "no-key"}, "WORKER_TOKEN_KEYS: key 1 of 1 is no Fernet key"),
         ({"BERLIN_URL": "https://host?x=1"}, "BERLIN_URL must be of the form"),
         ({"WORKER_PROVIDERS": "echo,nonesuch"}, "nonesuch"),
@@ -308,7 +296,7 @@ def test_doctor_builds_the_providers_as_a_worker_does(
 ) -> None:
     env = {"BERLIN_ACCOUNT": "a", "BERLIN_PASSWORD": "hunter2", **changed}
     _, out, _ = run("doctor", "--json", "--no-login", **env)
-    [verdict] = [v for v in map(json.loads, out.splitlines()) if v["name"] == "providers"]
-    assert message in verdict["told"]
-    assert (verdict["level"] == "ok") == (message in {"berlin", "echo"})
+    [result] = [v for v in map(json.loads, out.splitlines()) if v["name"] == "providers"]
+    assert message in result["message"]
+    assert (result["level"] == "ok") == (message in {"berlin", "echo"})
     assert "hunter2" not in out

@@ -72,10 +72,10 @@ def test_stdin_joins_the_prompt_after_a_blank_line(stack: Stack, tmp_path: Path)
         assert stack.upstream.prompts[-1] == f"Summarise\n\n{text}"
     code, out, err = stack.run("submit", "Summarise", stdin=b"\xff")
     assert (code, out) == (2, "")
-    assert err == "berlin: stdin is no UTF-8 text (byte 1)\n"
+    assert err == "berlin: stdin is not UTF-8 text (byte 1)\n"
 
 
-def test_a_stdin_on_which_nothing_comes_does_not_hang(stack: Stack) -> None:
+def test_silent_stdin_does_not_hang(stack: Stack) -> None:
     text = f"prompt {uuid.uuid4().hex}"
     process = stack.start("submit", text, stdin=subprocess.PIPE)
     assert process.wait(TIMEOUT_S) == 0
@@ -121,7 +121,7 @@ def test_text_fits_the_encoding_of_the_output(stack: Stack, job_id: str, encodin
     assert "Did you mean 'status'?" in err.decode(encoding.strip())
 
 
-def test_colours_are_as_the_environment_says(stack: Stack, job_id: str) -> None:
+def test_colours_follow_the_environment_variables(stack: Stack, job_id: str) -> None:
     stack.run("submit", "Hello", "--job-id", job_id)
     for env, colours in (
         ({"FORCE_COLOR": "1"}, True),
@@ -135,9 +135,7 @@ def test_colours_are_as_the_environment_says(stack: Stack, job_id: str) -> None:
 @pytest.mark.parametrize(
     "command", [["list", "--json"], ["--help"], ["status", "ID"], ["top", "--once"]]
 )
-def test_a_reader_that_has_gone_is_no_traceback(
-    stack: Stack, job_id: str, command: list[str]
-) -> None:
+def test_closed_pipe_causes_no_traceback(stack: Stack, job_id: str, command: list[str]) -> None:
     stack.run("submit", "Hello", "--job-id", job_id)
     ours, theirs = os.pipe()
     os.close(ours)
@@ -147,7 +145,7 @@ def test_a_reader_that_has_gone_is_no_traceback(
     assert (code, err) == (141, "")
 
 
-def test_no_wait_prints_the_id_alone_and_tail_does_the_rest(stack: Stack) -> None:
+def test_no_wait_prints_only_the_id_for_tail(stack: Stack) -> None:
     code, out, err = stack.run("submit", "Hello", "--no-wait")
     assert (code, err) == (0, "")
     job_id = out.removesuffix("\n")
@@ -165,7 +163,7 @@ def test_submitting_twice_pays_once(stack: Stack, job_id: str) -> None:
     assert stack.calls(text) == 1
 
 
-def test_a_job_that_fails_ends_with_1_and_says_why(stack: Stack, job_id: str) -> None:
+def test_failed_job_ends_with_1_and_its_error(stack: Stack, job_id: str) -> None:
     code, out, err = stack.run("submit", "[[status:400]]", "--job-id", job_id)
     assert (code, out) == (1, "")
     assert "berlin: the job has failed: upstream_error: " in err
@@ -198,7 +196,7 @@ def test_ctrl_c_cancels_the_job(
     code, out, err = end(process)
     assert code == exit_code
     assert f"job {job_id} is cancelled" in err
-    # Also the end is shown: whoever reads JSON sees what became of the job.
+    # The end is shown too, so that a reader of JSON has the outcome of the job.
     assert [json.loads(line)["type"] for line in out.splitlines()] == stack.types(job_id)
     assert stack.types(job_id)[-1] == "cancelled"
     wait_until(lambda: stack.upstream.disconnects > disconnects, "the upstream to be left")
@@ -217,7 +215,7 @@ def test_a_second_ctrl_c_leaves_at_once(stack: Stack, redis_server: RedisProcess
         idle.flushdb()
 
 
-def test_a_reader_that_leaves_cancels_the_job(stack: Stack, job_id: str) -> None:
+def test_closed_pipe_cancels_the_job(stack: Stack, job_id: str) -> None:
     process = stack.start("submit", "[[stall:2]]", "--job-id", job_id)
     assert process.stdout is not None
     assert os.read(process.stdout.fileno(), 4) == b"one "
@@ -231,7 +229,7 @@ def test_a_reader_that_leaves_cancels_the_job(stack: Stack, job_id: str) -> None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_disk_that_is_full_cancels_the_job(stack: Stack, job_id: str) -> None:
+def test_full_disk_cancels_the_job(stack: Stack, job_id: str) -> None:
     with Path("/dev/full").open("wb") as full:
         process = stack.start("submit", "[[stall:2]]", "--job-id", job_id, stdout=full)
         code, _, err = end(process)
@@ -240,20 +238,22 @@ def test_a_disk_that_is_full_cancels_the_job(stack: Stack, job_id: str) -> None:
     assert stack.ended(job_id) == "cancelled"
 
 
-def test_a_job_that_nobody_takes_is_told_of(stack: Stack, redis_server: RedisProcess) -> None:
+def test_a_job_that_no_worker_takes_leads_to_a_hint(
+    stack: Stack, redis_server: RedisProcess
+) -> None:
     env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}6"}
     process = stack.start("submit", "Hello", env=env)
     assert process.stderr is not None
-    told = [process.stderr.readline().decode() for _ in range(2)]
-    assert "the job waits for a worker" in told[1]
-    assert "no worker has announced itself; start one with `berlin worker`" in told[1]
+    found = [process.stderr.readline().decode() for _ in range(2)]
+    assert "the job waits for a worker" in found[1]
+    assert "no worker is running; start one with `berlin worker`" in found[1]
     process.kill()
     end(process)
     with redis.Redis.from_url(env["REDIS_URL"]) as idle:
         idle.flushdb()
 
 
-def test_ctrl_c_gets_through_when_nobody_reads(stack: Stack, job_id: str) -> None:
+def test_ctrl_c_works_while_the_pipe_is_full(stack: Stack, job_id: str) -> None:
     process = stack.start("submit", "[[chunks:5000]] [[stall:5000]]", "--job-id", job_id, "--json")
     # More than a pipe holds.
     wait_until(lambda: stack.redis.xlen(f"job:{{{job_id}}}:log") > 5000, "a long log")
@@ -267,7 +267,7 @@ def test_ctrl_c_gets_through_when_nobody_reads(stack: Stack, job_id: str) -> Non
 HOSTILE = "a \x1b[2Jb\x07\r\n[bold]c[/bold]"
 
 
-def test_a_pipe_gets_what_the_model_said_and_a_last_newline(stack: Stack, tmp_path: Path) -> None:
+def test_pipe_receives_the_text_unchanged_with_a_last_newline(stack: Stack, tmp_path: Path) -> None:
     options = ["--provider", "echo"]
     assert stack.run("submit", HOSTILE, *options)[:2] == (0, HOSTILE + "\n")
     # A file is no pipe: nothing about it can be waited for.
@@ -281,15 +281,15 @@ def test_a_terminal_gets_no_control_characters(stack: Stack) -> None:
     process = stack.start("submit", HOSTILE, "--provider", "echo", stdout=terminal)
     os.close(terminal)
     assert end(process)[0] == 0
-    told = b""
+    found = b""
     with contextlib.suppress(OSError):  # the end of a terminal
         while data := os.read(controller, 4096):
-            told += data
+            found += data
     os.close(controller)
-    assert told.decode() == "a ␛[2Jb␇\r\n[bold]c[/bold]\r\n"
+    assert found.decode() == "a ␛[2Jb␇\r\n[bold]c[/bold]\r\n"
 
 
-def test_a_closed_stdout_is_no_failure(stack: Stack, job_id: str) -> None:
+def test_closed_stdout_is_not_a_failure(stack: Stack, job_id: str) -> None:
     shell = [*BERLIN, "submit", "Hello", "--job-id", job_id]
     process = subprocess.run(
         ["sh", "-c", 'exec "$@" >&-', "sh", *shell],
@@ -303,7 +303,20 @@ def test_a_closed_stdout_is_no_failure(stack: Stack, job_id: str) -> None:
 # --- tail, cancel, status ------------------------------------------------------------------
 
 
-def test_leaving_tail_leaves_the_job_alone(stack: Stack, job_id: str) -> None:
+def test_leaving_tail_of_an_unknown_job_does_not_claim_that_it_goes_on(
+    stack: Stack, job_id: str
+) -> None:
+    process = stack.start("tail", job_id, "--wait-for-start", "60")
+    wait_until(
+        lambda: stack.redis.pubsub_numsub(f"job:{job_id}")[0][1] == 1, "the subscription of tail"
+    )
+    process.send_signal(signal.SIGINT)
+    code, out, err = end(process)
+    assert (code, out) == (130, "")
+    assert err == f"job {job_id} is not known so far: submit it, or check its ID\n"
+
+
+def test_job_goes_on_after_tail_is_interrupted(stack: Stack, job_id: str) -> None:
     stack.run("submit", "[[stall:2]]", "--no-wait", "--job-id", job_id)
     process = stack.start("tail", job_id)
     assert process.stdout is not None
@@ -313,16 +326,16 @@ def test_leaving_tail_leaves_the_job_alone(stack: Stack, job_id: str) -> None:
     assert code == 130
     assert f"the job goes on: berlin tail {job_id} --after " in err
     assert json.loads(stack.run("status", job_id, "--json")[1])["status"] == "running"
-    assert stack.run("cancel", job_id) == (0, f"job {job_id} is over: cancelled\n", "")
-    assert stack.run("cancel", job_id) == (0, f"job {job_id} is over already: cancelled\n", "")
+    assert stack.run("cancel", job_id) == (0, f"job {job_id} has ended: cancelled\n", "")
+    assert stack.run("cancel", job_id) == (0, f"job {job_id} has ended already: cancelled\n", "")
     assert stack.run("tail", job_id)[0] == 1
 
 
-def test_status_tells_how_a_job_ended(stack: Stack, job_id: str) -> None:
+def test_status_shows_how_a_job_ended(stack: Stack, job_id: str) -> None:
     stack.run("submit", "[[status:400]]", "--job-id", job_id)
-    told = json.loads(stack.run("status", job_id, "--json")[1])
-    assert told["status"] == "failed"
-    assert told["end"]["error"]["code"] == told["error"]["code"] == "upstream_error"
+    found = json.loads(stack.run("status", job_id, "--json")[1])
+    assert found["status"] == "failed"
+    assert found["end"]["error"]["code"] == found["error"]["code"] == "upstream_error"
     code, out, _ = stack.run("status", job_id)
     assert code == 0
     assert "upstream_error: " in out
@@ -362,9 +375,9 @@ def test_jobs_are_listed(stack: Stack, job_id: str) -> None:
     assert (older[0], older[1], older[-1]) == (job_id, "completed", job_id)
     options = ["--tenant", job_id, "--status", "failed", "--limit", "5", "--json"]
     [line] = stack.run("list", *options)[1].splitlines()
-    told = json.loads(line)
-    assert (told["job_id"], told["error"]["code"]) == (failed, "upstream_error")
-    assert stack.run("list", "--tenant", "nobody") == (0, "", "no job fits\n")
+    found = json.loads(line)
+    assert (found["job_id"], found["error"]["code"]) == (failed, "upstream_error")
+    assert stack.run("list", "--tenant", "nobody") == (0, "", "no job matches\n")
     code, out, _ = stack.run("list", "--tenant", "nobody", "--json")
     assert (code, out) == (0, "")
     _, out, _ = stack.run(env={"_BERLIN_COMPLETE": "bash_complete", **words(f"tail {job_id}")})
@@ -377,7 +390,7 @@ def words(text: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("command", ["tail", "status", "cancel"])
-def test_a_job_that_is_not_known_is_one_line(stack: Stack, job_id: str, command: str) -> None:
+def test_unknown_job_is_one_line(stack: Stack, job_id: str, command: str) -> None:
     code, out, err = stack.run(command, job_id)
     assert (code, out) == (1, "")
     assert err.startswith(f"berlin: job {job_id}")
@@ -402,11 +415,11 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
     garbage = {"job_id": "", "reason": "x", "message": b"\xff\x1b[2J"}
     broken = stack.redis.xadd("worker:dead", garbage).decode()
     assert stack.run("dead", "list")[1] == f"{broken}  -  x\n{entry}  died  too_many_attempts\n"
-    told = [json.loads(line) for line in stack.run("dead", "list", "--json")[1].splitlines()]
-    assert told[1] == {"entry": entry, **letter}
+    found = [json.loads(line) for line in stack.run("dead", "list", "--json")[1].splitlines()]
+    assert found[1] == {"entry": entry, **letter}
     code, out, err = stack.run("dead", "replay", broken, entry)
     assert code == 1
-    assert f"berlin: {broken} is no job, and stays" in err
+    assert f"berlin: {broken} is not a job, and stays" in err
     job_id = out.strip()
     assert job_id != "died"
     assert stack.ended(job_id) == "completed"
@@ -417,33 +430,33 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
 def test_doctor_finds_nothing_wrong_and_leaves_nothing_behind(stack: Stack) -> None:
     before = set(stack.redis.keys("*"))
     code, out, _ = stack.run("doctor", "--json")
-    told = {verdict["name"]: verdict for verdict in map(json.loads, out.splitlines())}
+    found = {result["name"]: result for result in map(json.loads, out.splitlines())}
     assert code == 0, out
-    assert [name for name, verdict in told.items() if verdict["level"] != "ok"] == ["persistence"]
-    assert told["workers"]["told"].startswith("1 worker")
+    assert [name for name, result in found.items() if result["level"] != "ok"] == ["persistence"]
+    assert found["workers"]["message"].startswith("1 worker")
     assert stack.upstream.password not in out
     left = {key for key in set(stack.redis.keys("*")) - before if b"doctor" in key}
     assert not left
 
 
-def test_doctor_says_what_is_wrong(stack: Stack) -> None:
+def test_doctor_reports_failures_with_hints(stack: Stack) -> None:
     user = [b"ACL", b"SETUSER", b"limited", b"on", b">pw", b"+@all", b"~nothing:*", b"&*"]
     stack.redis.execute_command(*user)
     url = stack.env["REDIS_URL"].replace("redis://", "redis://limited:pw@")
     env = {"REDIS_URL": url, "BERLIN_PASSWORD": "hunter2"}
     code, out, err = stack.run("doctor", "--json", env=env)
-    told = {verdict["name"]: verdict for verdict in map(json.loads, out.splitlines())}
+    found = {result["name"]: result for result in map(json.loads, out.splitlines())}
     assert code == 1
-    assert told["rights"]["level"] == "fail"
-    assert "users.acl" in told["rights"]["advice"]
-    assert "auth_failed" in told["login"]["told"]
-    assert "BERLIN_PASSWORD" in told["login"]["advice"]
+    assert found["rights"]["level"] == "fail"
+    assert "users.acl" in found["rights"]["hint"]
+    assert "auth_failed" in found["login"]["message"]
+    assert "BERLIN_PASSWORD" in found["login"]["hint"]
     for secret in ("hunter2", ":pw"):
         assert secret not in out + err
 
 
 @pytest.mark.parametrize("command", [["doctor", "--no-login"], ["worker"]])
-def test_a_refused_login_is_no_redis_that_is_away(stack: Stack, command: list[str]) -> None:
+def test_refused_login_is_not_reported_as_no_answer(stack: Stack, command: list[str]) -> None:
     url = stack.env["REDIS_URL"].replace("redis://", "redis://nobody:hunter2@")
     code, out, err = stack.run(*command, env={"REDIS_URL": url})
     assert code == 1
@@ -454,10 +467,10 @@ def test_a_refused_login_is_no_redis_that_is_away(stack: Stack, command: list[st
 
 def test_doctor_of_fakeredis_warns_and_does_not_crash(stack: Stack, fake_redis_url: str) -> None:
     code, out, err = stack.run("doctor", "--json", "--no-login", env={"REDIS_URL": fake_redis_url})
-    told = {verdict["name"]: verdict["level"] for verdict in map(json.loads, out.splitlines())}
+    found = {result["name"]: result["level"] for result in map(json.loads, out.splitlines())}
     assert (code, err) == (0, "")
-    assert told["eviction"] == "warn"
-    assert told["rights"] == told["pub/sub"] == "ok"
+    assert found["eviction"] == "warn"
+    assert found["rights"] == found["pub/sub"] == "ok"
 
 
 def test_berlin_worker_becomes_celery(stack: Stack, redis_server: RedisProcess) -> None:
@@ -466,11 +479,11 @@ def test_berlin_worker_becomes_celery(stack: Stack, redis_server: RedisProcess) 
     options = ["-c", "3", "--without-mingle", "--without-gossip", "--hostname=thin@%h"]
     process = stack.start("worker", *options, env=env, stderr=subprocess.STDOUT)
     assert process.stdout is not None
-    told = b""
-    while b" ready." not in told:
+    found = b""
+    while b" ready." not in found:
         line = process.stdout.readline()
-        assert line, told.decode()
-        told += line
-    assert b"concurrency: 3" in told
+        assert line, found.decode()
+        found += line
+    assert b"concurrency: 3" in found
     process.send_signal(signal.SIGTERM)
     assert end(process)[0] == 0

@@ -11,11 +11,11 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 200_000, "9" * 5000])
-def test_letter_without_a_job_object_is_no_job(text):
+def test_dead_letter_without_a_job_object_is_invalid(text):
     with pytest.raises(InvalidJob):
         job_of({"job": text})
 
 
-def test_job_of_a_letter_comes_without_its_old_id():
+def test_job_of_a_dead_letter_loses_its_old_id():
     job = {"job_id": "old", "messages": []}
     assert job_of({"job": json.dumps(job)}) == {"messages": []}

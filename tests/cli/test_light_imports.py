@@ -100,7 +100,7 @@ def kinds(*words: str) -> list[str]:
     return [item.type for item in items(*words)]
 
 
-def test_what_is_completed() -> None:
+def test_completion_offers_commands_options_and_values() -> None:
     assert completed("") == list(COMMANDS)
     assert completed("st") == ["status"]
     assert "--retry-failed" in completed("batch", "--")
@@ -129,7 +129,7 @@ def test_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["sumbit", "x"], "No such command 'sumbit'. Did you mean 'submit'?"),
         (["STATUS", "x"], "No such command 'STATUS'. Did you mean 'status'?"),
@@ -139,13 +139,13 @@ def test_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str])
         (["submit", "--modle", "x", "y"], "--model"),
     ],
 )
-def test_a_misspelt_word_names_what_may_be_meant(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_misspelt_word_leads_to_a_suggestion(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         main(words, prog_name="berlin")
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_help_is_ascii() -> None:

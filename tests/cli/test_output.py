@@ -38,7 +38,7 @@ def test_a_missing_character_becomes_the_nearest(text: str, encoding: str, shown
     assert encoded(text, encoding).decode(encoding) == shown
 
 
-def test_a_stream_of_an_unknown_encoding_is_taken_for_utf_8() -> None:
+def test_stream_of_an_unknown_encoding_counts_as_utf_8() -> None:
     class Odd(io.StringIO):
         encoding = "no-such-encoding"  # type: ignore[assignment]  # as a broken wrapper has it
 
@@ -46,7 +46,7 @@ def test_a_stream_of_an_unknown_encoding_is_taken_for_utf_8() -> None:
     assert fitting("ü😀", None) == "ü😀"
 
 
-def test_what_libraries_write_raises_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_libraries_raises_in_no_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "latin-1", write_through=True))
     output.use_nearest_characters()
@@ -78,5 +78,5 @@ def test_a_word_in_utf_8_is_that_word_in_any_locale(text: str, locale: str) -> N
     assert utf8_word(text.encode().decode(locale, "surrogateescape")) == text
 
 
-def test_a_word_that_is_no_utf_8_stays_as_it_is() -> None:
+def test_word_that_is_not_utf_8_stays_unchanged() -> None:
     assert utf8_word("a\udcff") == "a\udcff"

@@ -1,7 +1,9 @@
 """The job IDs that TAB offers: by hand over the protocol, quick, and silent about any trouble."""
 
+import gc
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,14 +40,14 @@ def test_the_newest_jobs_come_first_and_at_most_fifty(client: redis.Redis, redis
     assert found == [f"job-{number}" for number in range(119, 69, -1)]
 
 
-async def test_what_the_client_has_submitted_is_there(client: redis.Redis, redis_url: str) -> None:
+async def test_job_submitted_by_a_client_is_listed(client: redis.Redis, redis_url: str) -> None:
     settings = Settings.from_env({"REDIS_URL": redis_url})
     async with AsyncClient(settings=settings) as submitter:
         await submitter.submit("Hello", job_id="mine")
     assert recent_jobs({"REDIS_URL": redis_url}) == ["mine"]
 
 
-def test_no_job_and_a_key_of_another_type_give_nothing(client: redis.Redis, redis_url: str) -> None:
+def test_missing_and_wrong_type_key_give_no_jobs(client: redis.Redis, redis_url: str) -> None:
     assert recent_jobs({"REDIS_URL": redis_url}) == []
     client.set(names.JOBS, "x")
     assert recent_jobs({"REDIS_URL": redis_url}) == []
@@ -87,11 +89,11 @@ def test_a_password_and_a_socket_file(tmp_path: Path) -> None:
         "redis://[::1",
     ],
 )
-def test_a_url_that_leads_nowhere_gives_nothing(url: str) -> None:
+def test_unusable_url_gives_no_jobs(url: str) -> None:
     assert recent_jobs({"REDIS_URL": url}) == []
 
 
-def test_nobody_listens_or_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_port_and_silent_server_give_no_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recent_jobs({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}) == []
     monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -104,7 +106,7 @@ def test_nobody_listens_or_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     "reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*1\r\n$1", b"\0" * 99]
 )
-def test_what_is_no_redis_gives_nothing(reply: bytes) -> None:
+def test_server_that_is_not_redis_gives_no_jobs(reply: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -119,7 +121,7 @@ def test_what_is_no_redis_gives_nothing(reply: bytes) -> None:
         thread.join()
 
 
-def test_a_server_whose_certificate_nobody_knows_gives_nothing() -> None:
+def test_untrusted_certificate_gives_no_jobs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -133,6 +135,23 @@ def test_a_server_whose_certificate_nobody_knows_gives_nothing() -> None:
         thread.start()
         assert recent_jobs({"REDIS_URL": f"rediss://127.0.0.1:{server.getsockname()[1]}"}) == []
         thread.join()
+
+
+def test_connection_that_is_reset_before_the_handshake_is_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reset() -> None:
+            peer, _ = server.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        # An unclosed socket would be a ResourceWarning, which is an error here.
+        assert recent_jobs({"REDIS_URL": f"rediss://127.0.0.1:{server.getsockname()[1]}"}) == []
+        thread.join()
+    _no_thread_is_left()
+    gc.collect()
 
 
 def _no_thread_is_left() -> None:

@@ -20,8 +20,8 @@ def settings(url: str, **env: str) -> Settings:
 
 
 def said(worker: str) -> str:
-    told = WorkerStatus(worker=worker, host="h", pid=1, version="1", started_ts=1.0)
-    return told.model_dump_json()
+    status = WorkerStatus(worker=worker, host="h", pid=1, version="1", started_ts=1.0)
+    return status.model_dump_json()
 
 
 @pytest.fixture
@@ -30,21 +30,21 @@ def client(redis_url) -> Iterator[redis.Redis]:
         yield client
 
 
-def test_nothing_is_there_yet(client, redis_url):
+def test_empty_redis_has_no_workers_and_an_empty_queue(client, redis_url):
     raw = read(client, settings(redis_url))
-    assert (list(raw.announcements), raw.waiting, raw.parked, raw.dead_letters) == ([], 0, 0, 0)
+    assert (list(raw.statuses), raw.waiting, raw.parked, raw.dead_letters) == ([], 0, 0, 0)
     assert raw.now_ts == pytest.approx(client.time()[0], abs=5)
 
 
-def test_who_lives_is_read_and_who_is_gone_is_not(client, redis_url):
+def test_only_running_workers_are_read(client, redis_url):
     later_ms = (client.time()[0] + 100) * 1000
     client.zadd(names.FLEET, {"alive": later_ms, "just gone": later_ms, "long gone": 1})
     client.set(names.alive_key("alive"), said("alive"))
     client.set(names.alive_key("long gone"), said("long gone"))
-    assert read(client, settings(redis_url)).announcements == [said("alive")]
+    assert read(client, settings(redis_url)).statuses == [said("alive")]
 
 
-def test_all_that_waits_is_counted(client, redis_url):
+def test_queue_depth_counts_all_priorities(client, redis_url):
     client.rpush(names.QUEUE, "a", "b")
     client.rpush(f"{names.QUEUE}\x06\x163", "with a priority")
     client.xadd(names.DEAD_LETTERS, {"job_id": "x"})
@@ -55,7 +55,7 @@ def test_all_that_waits_is_counted(client, redis_url):
     assert read(client, sharded).parked == 1
 
 
-def test_the_queue_may_be_elsewhere_and_away(client, redis_url):
+def test_queue_of_an_unreachable_broker_is_unknown(client, redis_url):
     elsewhere = redis_url.replace("/0", "/1")
     with open_redis(elsewhere) as broker:
         broker.rpush(names.QUEUE, "a", "b")

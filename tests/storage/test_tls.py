@@ -97,7 +97,7 @@ def test_a_job_runs_and_is_read_over_tls_from_end_to_end(
         assert (sent.returncode, sent.stdout.strip()) == (0, "three four")
         doctor = berlin(url, "doctor", "--no-login", "--json")
         assert doctor.returncode == 0, doctor.stdout
-        assert '"told": "1 worker, ' in doctor.stdout
+        assert '"message": "1 worker, ' in doctor.stdout
         assert berlin(url, "top", "--once", "--json").returncode == 0
         assert SECRET not in worker.log + doctor.stdout + doctor.stderr + sent.stderr
 

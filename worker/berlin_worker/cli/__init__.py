@@ -1,7 +1,7 @@
 """The `berlin` command.
 
-A command is a light module that holds its options and its help, and imports what does the work
-when it runs: `berlin COMMAND --help` and each completion wait for click alone.
+The module of a command holds its options and its help. It imports the code that does the work only
+when the command runs, so that `--help` and completion load nothing but click.
 """
 
 import importlib
@@ -32,49 +32,49 @@ COMMANDS: Final = {
     "submit": ("submit_command", "Send a prompt and stream the answer."),
     "tail": ("job_commands", "Follow a job from any terminal."),
     "cancel": ("job_commands", "Cancel a job."),
-    "status": ("job_commands", "Show how a job stands."),
+    "status": ("job_commands", "Show the status of a job."),
     "list": ("job_commands", "List the newest jobs."),
     "batch": (
         "batch.command",
-        "Run a file of prompts; resumes without paying twice.",
+        "Run a file of prompts; resume without paying twice.",
     ),
-    "dead": ("dead_command", "List and replay what could not be run."),
+    "dead": ("dead_command", "List and replay dead letters: jobs that could not run."),
     "worker": ("worker_command", "Start a worker."),
     "top": ("top.command", "Watch the fleet: workers, queue, errors, logins."),
     "doctor": (
         "doctor.command",
-        "Check Redis, broker and login, and say what to do.",
+        "Check Redis, broker and login, with hints.",
     ),
     "completion": (
         "completion_command",
         "Complete commands, options and job IDs by TAB.",
     ),
 }
-"""Name of a command: its module here, and the first sentence of its help."""
+"""Name of a command: its module in this package, and the first sentence of its help."""
 
 
 class Commands(SuggestingGroup):
-    """The commands, imported one by one; their errors become one line and an exit code."""
+    """The commands, each imported on use. Their errors become one line and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
-        """Run the program; no encoding of the terminal ends it."""
+        """Run the program, whatever the encoding of the terminal."""
         use_nearest_characters()
         words = list(map(utf8_word, sys.argv[1:] if args is None else args))
         return super().main(words, *rest, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the command line; colours are as NO_COLOR, FORCE_COLOR and TERM say."""
+        """Parse the command line, and set colours by NO_COLOR, FORCE_COLOR and TERM."""
         environ = os.environ
         color = wants_color(
             *(environ.get(name, "") for name in ("NO_COLOR", "FORCE_COLOR", "TERM"))
         )
         try:
             return super().make_context(*args, **{"color": color, **kwargs})
-        except BrokenPipeError as error:  # the reader of the help has gone
-            raise _problem(error) from None
+        except BrokenPipeError as error:  # the reader of the help has closed the pipe
+            raise _problem_of(error) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        """List the names in the order in which they are learnt."""
+        """List the names in the order in which a user learns them."""
         return list(COMMANDS)
 
     def get_command(
@@ -108,27 +108,27 @@ class Commands(SuggestingGroup):
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; no error leaves as a traceback, unless BERLIN_DEBUG is set."""
+        """Run a command. Errors become tracebacks only if BERLIN_DEBUG is set."""
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            # click writes UTF-8 to a stream that is ASCII.
-            error.message = fitting(error.message, sys.stderr)  # type: ignore[misc]  # final for click alone: there is no hook between
+            # click would write UTF-8 even to an ASCII stream.
+            error.message = fitting(error.message, sys.stderr)  # type: ignore[misc]  # click declares it final, and offers no hook before it is written
             raise
         except click.exceptions.Exit:
             raise
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("BERLIN_DEBUG"):
                 raise
-            raise _problem(error) from None
+            raise _problem_of(error) from None
 
 
-def _problem(error: BaseException) -> click.ClickException:
-    from berlin_worker.cli.errors import problem
+def _problem_of(error: BaseException) -> click.ClickException:
+    from berlin_worker.cli.errors import as_problem
 
     if isinstance(error, BrokenPipeError):
         discard_stdout()
-    return problem(error)
+    return as_problem(error)
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -147,8 +147,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings come from the environment: REDIS_URL, CELERY_BROKER_URL, BERLIN_ACCOUNT, "
-    "BERLIN_PASSWORD, ... BERLIN_DEBUG=1 shows tracebacks. NO_COLOR=1 and TERM=dumb switch colours "
-    "off, FORCE_COLOR=1 on.",
+    "BERLIN_PASSWORD, ... BERLIN_DEBUG=1 shows tracebacks. NO_COLOR=1 or TERM=dumb switches "
+    "colours off, FORCE_COLOR=1 on.",
 )
 @click.option(
     "--version",
@@ -159,10 +159,10 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     help="Show the version and exit.",
 )
 def main() -> None:
-    """Prompts in, a token stream out: through a queue, and without a gap.
+    """Send prompts through a queue, and stream the answers without a gap.
 
     New here? `berlin demo` needs nothing but this package.
 
     Exit codes: 0 completed, 1 failed, 2 wrong usage or settings, 130 interrupted, 141 the reader of
-    the output has gone.
+    the output has closed the pipe.
     """

@@ -1,4 +1,4 @@
-"""What TAB offers for values: job IDs, providers, models. Light, quick and silent."""
+"""Completion of values by TAB: job IDs, providers, models. Light, quick and silent."""
 
 import os
 from typing import TYPE_CHECKING, Final
@@ -15,7 +15,7 @@ _BUILT_IN: Final = ("berlin", "echo")
 def job_ids(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> "list[CompletionItem]":
-    """Complete a job ID with the newest jobs; nothing if Redis does not answer at once."""
+    """Complete a job ID with the newest jobs, or with none if Redis does not answer at once."""
     from click.shell_completion import CompletionItem
 
     from berlin_worker.cli.recent_jobs import recent_jobs
@@ -25,7 +25,7 @@ def job_ids(
 
 
 def providers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a provider with those that are installed."""
+    """Complete a provider with the built-in and the installed ones."""
     from importlib.metadata import entry_points
 
     installed = [entry.name for entry in entry_points(group="berlin_worker.providers")]
@@ -34,7 +34,7 @@ def providers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 
 
 def models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a model with the default and those that settings name."""
+    """Complete a model with the default and the models in settings."""
     environ = os.environ
     named = environ.get("WORKER_METRICS_MODELS", "").split(",")
     listed = [environ.get("WORKER_DEFAULT_MODEL", ""), *named, _DEFAULT_MODEL]

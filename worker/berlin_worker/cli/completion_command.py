@@ -1,4 +1,4 @@
-"""`berlin completion`: what a shell evaluates to complete by TAB."""
+"""`berlin completion`: the script by which a shell completes by TAB."""
 
 import click
 
@@ -8,15 +8,15 @@ import click
 def completion(shell: str) -> None:
     """Complete commands, options and job IDs by TAB.
 
-    Prints a script for your shell. Add one line to the file that your shell reads at its start:
+    Prints a script for your shell. Add one line to the start-up file of the shell:
 
     \b
       eval "$(berlin completion bash)"       in ~/.bashrc
       eval "$(berlin completion zsh)"        in ~/.zshrc, after compinit
       berlin completion fish | source        in ~/.config/fish/config.fish
 
-    Completed are commands, options, files, providers, models, and the IDs of recent jobs, if the
-    Redis at REDIS_URL answers within 0.3 s.
+    TAB then completes commands, options, files, providers and models, and the IDs of recent jobs
+    if the Redis at REDIS_URL answers within 0.3 s.
     """
     from click.shell_completion import get_completion_class
 

@@ -1,4 +1,4 @@
-"""List and replay the dead letters, which are what could not be run."""
+"""List and replay dead letters: jobs that could not run."""
 
 import json
 from collections.abc import Iterator
@@ -8,68 +8,68 @@ import click
 
 from berlin_schemas import InvalidJob, names
 from berlin_worker.cli.errors import FAILED, Problem
-from berlin_worker.cli.output import printable, say, show
+from berlin_worker.cli.output import print_err, print_out, printable
 from berlin_worker.cli.preflight import load_settings, open_redis
 from berlin_worker.client import Client
 
 _PAGE: Final = 100
 
-Letter = tuple[str, dict[str, str]]
+Entry = tuple[str, dict[str, str]]
 """Entry ID and fields: ``job_id`` (may be empty), ``reason``, ``ts``, ``job`` or ``message``."""
 
 
-def list_letters(*, as_json: bool, limit: int | None) -> None:
-    """Print the dead letters, newest first, at most ``limit``."""
+def list_entries(*, as_json: bool, limit: int | None) -> None:
+    """Print at most ``limit`` dead letters, newest first."""
     shown = 0
-    for entry, letter in _letters(limit):
+    for entry, fields in _entries(limit):
         shown += 1
         if as_json:
-            click.echo(json.dumps({"entry": entry, **letter}))
+            click.echo(json.dumps({"entry": entry, **fields}))
         else:
-            show(printable(f"{entry}  {letter.get('job_id') or '-'}  {letter.get('reason')}"))
+            print_out(printable(f"{entry}  {fields.get('job_id') or '-'}  {fields.get('reason')}"))
     if not shown and not as_json:
-        say("no dead letters")
+        print_err("no dead letters")
 
 
 def replay(entries: tuple[str, ...]) -> int:
-    """Submit the jobs in dead letters anew; returns the exit code."""
+    """Submit the jobs of dead letters again, and return the exit code."""
     settings = load_settings()
     failed = 0
     with open_redis(settings.redis_url) as redis, Client(settings=settings) as client:
         for entry in entries:
             found: Any = redis.xrange(names.DEAD_LETTERS, entry, entry)
             if not found:
-                raise Problem(f"there is no dead letter {entry}")
+                raise Problem(f"dead letter {entry} does not exist")
             try:
                 job_id = client.submit(job_of(found[0][1]))
             except InvalidJob as error:
                 failed += 1
-                say(f"berlin: {entry} is no job, and stays: {error}", fg="red")
+                print_err(f"berlin: {entry} is not a job, and stays: {error}", fg="red")
                 continue
             redis.xdel(names.DEAD_LETTERS, entry)
             click.echo(job_id)
     return FAILED if failed else 0
 
 
-def job_of(letter: dict[str, str]) -> dict[str, Any]:
-    """The job object in a letter, without its old ID; raises ``InvalidJob``."""
+def job_of(fields: dict[str, str]) -> dict[str, Any]:
+    """Return the job object of a dead letter without its old ID. Raises ``InvalidJob``."""
     try:
-        job = json.loads(letter.get("job") or "null")
-    except (ValueError, RecursionError):  # nested without end
+        job = json.loads(fields.get("job") or "null")
+    except (ValueError, RecursionError):  # nested too deeply
         job = None
     if not isinstance(job, dict):
-        raise InvalidJob("the letter holds no job object")
-    # The old ID has ended as failed, and a job runs once for each ID.
+        raise InvalidJob("the dead letter holds no job object")
+    # The job with the old ID has failed, and an ID runs only once.
     return {name: value for name, value in job.items() if name != "job_id"}
 
 
-def _letters(limit: int | None) -> Iterator[Letter]:
-    """The letters, newest first, read page by page."""
+def _entries(limit: int | None) -> Iterator[Entry]:
+    """Yield the dead letters, newest first, read page by page."""
     end, left = "+", limit
     with open_redis(load_settings().redis_url) as redis:
         while left is None or left > 0:
             count = _PAGE if left is None else min(_PAGE, left)
-            page: list[Letter] = redis.xrevrange(names.DEAD_LETTERS, end, count=count)
+            page: list[Entry] = redis.xrevrange(names.DEAD_LETTERS, end, count=count)
             yield from page
             if len(page) < count:
                 return

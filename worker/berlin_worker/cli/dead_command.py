@@ -13,25 +13,25 @@ def _check_entries(
     for entry in entries:
         if not ctx.resilient_parsing and not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", entry):
             raise click.BadParameter(
-                f"{entry!r} is no entry: take the first column of `berlin dead list`"
+                f"{entry!r} is not an entry: copy the first column of `berlin dead list`"
             )
     return entries
 
 
 @click.group(cls=SuggestingGroup)
 def dead() -> None:
-    """List and replay what could not be run.
+    """List and replay dead letters: jobs that could not run.
 
-    Dead letters are jobs that are malformed, or that no worker has survived. The newest
-    WORKER_DEAD_LETTERS_MAX are kept.
+    A dead letter is a malformed job, or a job that has ended its worker again and again. Redis
+    keeps the newest WORKER_DEAD_LETTERS_MAX of them.
     """
 
 
 @dead.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the job.")
-@click.option("-n", "limit", type=click.IntRange(min=1), help="The newest so many.")
-def list_letters(*, as_json: bool, limit: int | None) -> None:
-    """List dead letters, newest first; the prompts only with --json.
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, with the job.")
+@click.option("-n", "limit", type=click.IntRange(min=1), help="Maximum number of dead letters.")
+def list_entries(*, as_json: bool, limit: int | None) -> None:
+    """List dead letters, newest first. Only --json shows prompts.
 
     \b
       berlin dead list -n 20
@@ -39,15 +39,16 @@ def list_letters(*, as_json: bool, limit: int | None) -> None:
     """
     from berlin_worker.cli import dead as work
 
-    work.list_letters(as_json=as_json, limit=limit)
+    work.list_entries(as_json=as_json, limit=limit)
 
 
 @dead.command()
 @click.argument("entries", nargs=-1, required=True, metavar="ENTRY...", callback=_check_entries)
 def replay(entries: tuple[str, ...]) -> None:
-    """Put dead letters on the queue again, each as a job with a new ID, which is printed.
+    """Put dead letters on the queue again, each as a job with a new ID.
 
-    ENTRY is the first column of `berlin dead list`. A letter that was replayed is removed.
+    Prints the new IDs. ENTRY is the first column of `berlin dead list`. Removes each dead letter
+    that was replayed.
 
     \b
       berlin dead replay 1763805600000-0

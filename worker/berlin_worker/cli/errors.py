@@ -1,35 +1,35 @@
-"""One place that turns errors into a line on stderr and an exit code."""
+"""Turn errors into one line on stderr and an exit code."""
 
 from typing import IO, Any, Final
 
 import click
 
-from berlin_worker.cli.output import printable, say
+from berlin_worker.cli.output import print_err, printable
 
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
-"""128 + SIGPIPE: what a shell says of a program whose reader has gone."""
+"""128 + SIGPIPE: the exit code that shells use when the reader has closed the pipe."""
 
 
 class Problem(click.ClickException):
-    """One line for the user. ``exit_code`` as in the help of `berlin`."""
+    """One line for the user. ``hint`` is what to do; exit codes are those of `berlin --help`."""
 
-    def __init__(self, message: str, exit_code: int = FAILED, advice: str | None = None) -> None:
+    def __init__(self, message: str, exit_code: int = FAILED, hint: str | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance too
-        self.advice = advice
+        self.hint = hint
 
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002  # click's signature
-        """Print it as ``berlin: <what happened>; <what to do>``."""
-        told = f"{self.message}; {self.advice}" if self.advice else self.message
-        if told:
-            say(f"berlin: {printable(' '.join(told.split()))}", fg="red")
+        """Print it as ``berlin: <message>; <hint>``."""
+        message = f"{self.message}; {self.hint}" if self.hint else self.message
+        if message:
+            print_err(f"berlin: {printable(' '.join(message.split()))}", fg="red")
 
 
-def problem(error: BaseException) -> Problem:
-    """What the user is told of ``error``."""
+def as_problem(error: BaseException) -> Problem:
+    """Return the message, hint and exit code for ``error``."""
     if isinstance(error, KeyboardInterrupt):
         return Problem("interrupted", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
@@ -46,35 +46,35 @@ def problem(error: BaseException) -> Problem:
         UnsupportedVersion,
     )
 
-    told = str(error) or type(error).__name__
+    message = str(error) or type(error).__name__
     match error:
         case SettingsError() | JobIdReused():
-            return Problem(told, USAGE)
+            return Problem(message, USAGE)
         case InvalidJob():
-            return Problem(f"the job breaks the contract: {told}", USAGE)
+            return Problem(f"the job is not valid: {message}", USAGE)
         case Unavailable():
-            return Problem(told, advice=_advice(error.__cause__))
+            return Problem(message, hint=_hint(error.__cause__))
         case RedisError():
-            # Half a second of import that help and completion save.
+            # Takes 0.5 s to import, which help and completion avoid.
             from berlin_worker.storage.connections import refusal, reply_of
 
             refused = refusal(error)
-            told = f"Redis {refused}" if refused else f"Redis: {reply_of(error)}"
-            return Problem(told, advice=_advice(error))
+            message = f"Redis {refused}" if refused else f"Redis: {reply_of(error)}"
+            return Problem(message, hint=_hint(error))
         case UnsupportedVersion():
-            return Problem(told, advice="install the berlin-worker that your workers have")
+            return Problem(message, hint="install the berlin-worker version of your workers")
         case CursorExpired() | JobFailed():
-            return Problem(told)
+            return Problem(message)
         case OSError():
-            return Problem(told)
+            return Problem(message)
         case _:
-            advice = "this is a bug: BERLIN_DEBUG=1 shows where"
-            return Problem(f"{type(error).__name__}: {told}", advice=advice)
+            hint = "this is a bug: BERLIN_DEBUG=1 shows the traceback"
+            return Problem(f"{type(error).__name__}: {message}", hint=hint)
 
 
-def _advice(error: BaseException | None) -> str:
+def _hint(error: BaseException | None) -> str:
     from redis.exceptions import NoPermissionError
 
     if isinstance(error, NoPermissionError):
-        return "deploy/redis/users.acl says who needs which rights"
-    return "`berlin doctor` says what is wrong"
+        return "deploy/redis/users.acl lists the rights of each user"
+    return "`berlin doctor` finds the cause"

@@ -1,27 +1,28 @@
-"""Follow one job to its end on stdout, until it is over, Ctrl-C, or nobody reads any more."""
+"""Show one job on stdout until it ends, the user leaves, or the reader closes the pipe."""
 
 import asyncio
 import contextlib
 from typing import Any, Final
 
 from berlin_schemas import Cancelled, Event
+from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.cli import no_worker
 from berlin_worker.cli.errors import BROKEN_PIPE, FAILED, Problem
 from berlin_worker.cli.interrupts import Interrupts
-from berlin_worker.cli.output import printable, say
-from berlin_worker.cli.raw_log import Log
+from berlin_worker.cli.output import print_err, printable
+from berlin_worker.cli.raw_log import RawLog
 from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import FinalView, JsonView, TextView, View, exit_code
 from berlin_worker.client import AsyncClient, Stream
 from berlin_worker.errors import ClientError, Unavailable
 
 CANCEL_PATIENCE_S: Final = 5.0
-"""How long the end of a cancelled job is waited for."""
+"""Maximum wait for the end of a cancelled job."""
 _PAGER_PATIENCE_S: Final = 0.1
 
 
 def view_for(out: Stdout, *, as_json: bool, final: bool) -> View:
-    """The view that the options ask for."""
+    """Return the view for the options."""
     if as_json:
         return JsonView()
     kind = FinalView if final else TextView
@@ -36,39 +37,40 @@ async def follow(
     as_json: bool,
     final: bool,
     cancel: bool,
+    status: str = "unknown",
 ) -> int | None:
-    """Show the events of ``stream``, those with a ``seq`` beyond ``after``; returns the exit code.
+    """Show the events of ``stream`` with a ``seq`` beyond ``after``, and return the exit code.
 
-    ``None`` if the job has none beyond ``after``.
-    ``cancel``: whoever leaves early cancels the job (it is theirs); else it goes on.
+    Returns ``None`` if the job has no event beyond ``after``. With ``cancel`` a user who leaves
+    early cancels the job; without it the job goes on. ``status`` is that of the job beforehand.
     """
     async with contextlib.AsyncExitStack() as stack:
-        log = await stack.enter_async_context(Log(stream.job_id)) if as_json else None
+        log = await stack.enter_async_context(RawLog(stream.job_id)) if as_json else None
         interrupts = stack.enter_context(Interrupts())
         out = stack.enter_context(Stdout())
         if cancel:
-            # To its end: a submission under way would lift the mark of a cancellation.
+            # Complete the submission first: one under way would clear a cancellation.
             await stream.start()
         view = view_for(out, as_json=as_json, final=final)
         follower = Follower(stream, out, view, after=after, log=log)
         reading = asyncio.create_task(follower.read())
-        leaving = asyncio.create_task(_leaves(interrupts, out))
+        leaving = asyncio.create_task(_wait_for_leave(interrupts, out))
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not leaving.done() and not _cannot_write(reading):
                 last = reading.result()
                 return None if last is None else exit_code(last)
             code = await leaving if leaving.done() or out.gone.done() else FAILED
-            unheard = code == BROKEN_PIPE or _cannot_write(reading)
-            await follower.leave(quietly=unheard)
+            unread = code == BROKEN_PIPE or _cannot_write(reading)
+            await follower.leave(quietly=unread)
             if cancel:
-                await _cancel(client, stream, reading, patient=not unheard)
-            elif not unheard:
-                say(f"the job goes on: {follower.go_on}")
+                await _cancel(client, stream, reading, patient=not unread)
+            elif not unread:
+                print_err(farewell(stream.job_id, status, follower.seq, follower.go_on))
             if code == FAILED:
-                reading.result()  # the disk is full, or the like
+                reading.result()  # raises, for instance because the disk is full
         except Unavailable as error:
-            raise Problem(str(error), advice=f"to go on later: {follower.go_on}") from error
+            raise Problem(str(error), hint=f"to continue later: {follower.go_on}") from error
         else:
             return code
         finally:
@@ -79,10 +81,10 @@ async def follow(
 
 
 class Follower:
-    """Writes what a view makes of the events of one job."""
+    """Writes the events of one job as a view renders them."""
 
     def __init__(
-        self, stream: Stream, out: Stdout, view: View, *, after: int, log: Log | None
+        self, stream: Stream, out: Stdout, view: View, *, after: int, log: RawLog | None
     ) -> None:
         self._stream = stream
         self._log = log
@@ -92,18 +94,23 @@ class Follower:
         self._seq = after
 
     @property
+    def seq(self) -> int:
+        """The ``seq`` of the last event that was shown."""
+        return self._seq
+
+    @property
     def go_on(self) -> str:
-        """The command that goes on after the last event that was shown."""
+        """The command that continues after the last event that was shown."""
         after = f" --after {self._seq}" if self._seq else ""
         return f"berlin tail {self._stream.job_id}{after}"
 
     async def read(self) -> Event | None:
-        """Show all events; returns the last one."""
+        """Show all events, and return the last one."""
         last = None
-        late = asyncio.create_task(no_worker.say_if_late())
+        late = asyncio.create_task(no_worker.hint_if_late())
         try:
             while True:
-                # All that is there at once: one write for many events of a long log.
+                # All events that have arrived: one write for many events of a long log.
                 events = await self._stream.batch()
                 late.cancel()
                 last = await self._show(events)
@@ -114,12 +121,12 @@ class Follower:
             await asyncio.gather(late, return_exceptions=True)
 
     async def leave(self, *, quietly: bool) -> None:
-        """End the output. JSON lines go on to the end of the job, unless ``quietly``."""
+        """End the output. JSON lines continue to the end of the job, unless ``quietly``."""
         self._silent = quietly or not isinstance(self._view, JsonView)
         if quietly or not self._silent:
             return
         with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(_PAGER_PATIENCE_S):  # it may take nothing more
+            async with asyncio.timeout(_PAGER_PATIENCE_S):  # the pager may accept nothing more
                 await self._out.write(self._view.end().out)
 
     async def _show(self, events: list[Event]) -> Event:
@@ -127,19 +134,31 @@ class Follower:
         written = await self._log.read(self._seq, last.seq) if self._log else {}
         data = b""
         for event in () if self._silent else events:
-            shown = self._view.show(event, written.get(event.seq))
+            shown = self._view.render(event, written.get(event.seq))
             data += shown.out
             if shown.notice:
                 await self._out.write(data)
                 data = b""
-                say(printable(shown.notice), **_style(shown.notice))
+                print_err(printable(shown.notice), **_style(shown.notice))
         await self._out.write(data)
         self._seq = last.seq
         return last
 
 
-async def _leaves(interrupts: Interrupts, out: Stdout) -> int:
-    """Wait until the user leaves; returns the exit code for it."""
+def farewell(job_id: str, status: str, seq: int, go_on: str) -> str:
+    """Return the notice for a user who stops following a job before its end (pure).
+
+    ``status`` is that of the job when following began, ``seq`` the last event that was shown.
+    """
+    if status in TERMINAL_TYPES:
+        return f"the job is {status}; for the rest of its events: {go_on}"
+    if status == "unknown" and not seq:
+        return f"job {job_id} is not known so far: submit it, or check its ID"
+    return f"the job goes on: {go_on}"
+
+
+async def _wait_for_leave(interrupts: Interrupts, out: Stdout) -> int:
+    """Wait until the user leaves, and return the exit code for that."""
     signalled = asyncio.create_task(interrupts.wait())
     try:
         either: set[asyncio.Future[Any]] = {signalled, out.gone}
@@ -164,14 +183,14 @@ async def _cancel(
         async with asyncio.timeout(CANCEL_PATIENCE_S):
             event = await asyncio.shield(reading)
     except TimeoutError:
-        say(f"job {job_id} is marked as cancelled: it ends when a worker sees it")
+        print_err(f"job {job_id} is marked as cancelled, and ends when a worker takes note of it")
     except ClientError as error:
-        say(f"berlin: job {job_id} could not be cancelled, and may go on: {error}", fg="red")
+        print_err(f"berlin: job {job_id} could not be cancelled, and may go on: {error}", fg="red")
     else:
         if isinstance(event, Cancelled):
-            say(f"job {job_id} is cancelled", dim=True)
+            print_err(f"job {job_id} is cancelled", dim=True)
         elif event is not None:
-            say(f"job {job_id} had ended before: {event.type}", dim=True)
+            print_err(f"job {job_id} had ended before: {event.type}", dim=True)
 
 
 def _style(notice: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Groups of commands: they suggest a name for one that is misspelt."""
+"""Groups of commands that suggest a name for a misspelt one."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import click
 
 
 class SuggestingGroup(click.Group):
-    """A group whose error for an unknown command names those that are spelt alike."""
+    """A group whose error for an unknown command suggests similar names."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -25,7 +25,7 @@ class SuggestingGroup(click.Group):
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """Return up to two of the ``known`` names that are spelt like ``name``, the nearest first."""
+    """Return up to two of the ``known`` names that are similar to ``name``, nearest first."""
     from difflib import get_close_matches
 
     folded = name.lower()

@@ -1,4 +1,4 @@
-"""Text from outside: stdin, which may be a terminal, closed or silent, and files with a BOM."""
+"""Text from stdin and files: terminals, closed or silent pipes, byte order marks."""
 
 import codecs
 import contextlib
@@ -14,15 +14,15 @@ from typing import Any, BinaryIO, Final
 import click
 
 from berlin_worker.cli.errors import USAGE, Problem
-from berlin_worker.cli.output import say
+from berlin_worker.cli.output import print_err
 
 PATIENCE_S: Final = 5.0
-"""How long the first byte of stdin is waited for beside a prompt, before it is left out."""
+"""Maximum wait for the first byte of stdin if a prompt is given too."""
 _MOST_BYTES: Final = 64 * 1024 * 1024
-"""No job is that long; /dev/zero is longer."""
+"""Far more than a job can hold; a bound for endless input such as /dev/zero."""
 _PIECE_BYTES: Final = 65536
 
-# UTF-32 first: its little-endian mark begins with that of UTF-16.
+# UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -33,32 +33,32 @@ _MARKS: Final = (
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """Return the text in ``data``: UTF-8, or what its byte order mark says, without that mark.
+    """Return the text in ``data``, in UTF-8 or the encoding of its byte order mark.
 
-    Raises :class:`Problem`, which names ``name``, for bytes that are no text.
+    Raises :class:`Problem` with ``name`` if the bytes are not text.
     """
     encoding = _encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         shown = encoding.removesuffix("-sig").upper()
-        raise _bad(f"{name} is no {shown} text (byte {error.start + 1})") from None
+        raise _bad(f"{name} is not {shown} text (byte {error.start + 1})") from None
     if "\0" in text:
         raise _bad(f"{name} holds NUL characters: it is binary, or UTF-16 without a BOM")
     return text
 
 
 def joined(prompt: str, text: str) -> str:
-    """Join a prompt and the text of stdin: the prompt, a blank line, the text."""
+    """Return the prompt, a blank line, and the text of stdin."""
     text = _without_last_newline(text)
     return f"{prompt.rstrip()}\n\n{text}" if text.strip() else prompt
 
 
 def prompt_text(prompt: str | None, *, use_stdin: bool | None) -> str:
-    """Return the whole prompt, with what stdin adds.
+    """Return the whole prompt, with the text of stdin.
 
-    ``use_stdin``: wait for stdin to its end; leave it alone; ``None``: join what begins to come
-    within ``PATIENCE_S``. Raises ``click.UsageError`` if no prompt is to be had.
+    ``use_stdin``: ``True`` waits for the end of stdin, ``False`` does not read it, ``None`` joins
+    it if its first byte comes within ``PATIENCE_S``. Raises ``click.UsageError`` without a prompt.
     """
     asked = prompt == "-" or bool(use_stdin)
     given = None if prompt == "-" else prompt
@@ -76,11 +76,11 @@ def prompt_text(prompt: str | None, *, use_stdin: bool | None) -> str:
     except OSError:
         if given is None or asked:
             raise
-        return given  # stdin cannot be read, a directory for instance
+        return given  # stdin is not readable, for instance a directory
     if data is None:
-        say(
+        print_err(
             f"nothing has come on stdin for {PATIENCE_S:g} s: the prompt goes alone (--stdin "
-            "waits for it, --no-stdin does not look)"
+            "waits longer, --no-stdin does not wait)"
         )
         return given or ""
     text = decode_text(data, "stdin")
@@ -88,13 +88,13 @@ def prompt_text(prompt: str | None, *, use_stdin: bool | None) -> str:
 
 
 def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | None:
-    """Read all; ``None`` if not one byte and no end has come within ``patience_s``.
+    """Read to the end. Return ``None`` if neither a byte nor the end comes in ``patience_s``.
 
-    Says once that it waits. Raises :class:`Problem` for more than any job holds.
+    Prints one notice while it waits. Raises :class:`Problem` for more than a job can hold.
     """
     try:
         fd = source.fileno()
-    except (OSError, ValueError):  # no file of the system's: a test
+    except (OSError, ValueError):  # not a file of the system: a test
         return source.read()
     parts: list[bytes] = []
     size, hinted = 0, False
@@ -102,7 +102,7 @@ def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | No
         while not select.select([fd], [], [], None if hinted else patience_s or PATIENCE_S)[0]:
             if patience_s is not None and not parts:
                 return None
-            say("waiting for the end of stdin ...", dim=True)
+            print_err("waiting for the end of stdin ...", dim=True)
             hinted = True
         with contextlib.suppress(BlockingIOError):
             part = os.read(fd, _PIECE_BYTES)
@@ -111,11 +111,11 @@ def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | No
             parts.append(part)
             size += len(part)
         if size > _MOST_BYTES:
-            raise _bad(f"stdin holds more than {_MOST_BYTES >> 20} MiB: no job does")
+            raise _bad(f"stdin holds more than {_MOST_BYTES >> 20} MiB: too much for a job")
 
 
 def job_file(path: Path) -> dict[str, Any]:
-    """Return the job object in a JSON file; ``-`` is stdin."""
+    """Return the job object in a JSON file; ``-`` is stdin. Raises :class:`Problem`."""
     if str(path) == "-":
         source = _stdin()
         name, data = "stdin", b"" if source is None else read_to_end(source) or b""
@@ -124,14 +124,14 @@ def job_file(path: Path) -> dict[str, Any]:
     try:
         job = json.loads(decode_text(data, name))
     except (ValueError, RecursionError) as error:
-        raise _bad(f"{name} holds no JSON: {error}") from None
+        raise _bad(f"{name} is not JSON: {error}") from None
     if not isinstance(job, dict):
-        raise _bad(f"{name} holds no job object, which is a JSON object")
+        raise _bad(f"{name} is not a JSON object, which a job is")
     return job
 
 
 def _stdin() -> BinaryIO | None:
-    """Standard input; ``None`` if the caller has closed it."""
+    """Return standard input, or ``None`` if the caller has closed it."""
     return sys.stdin.buffer if sys.stdin is not None and not sys.stdin.closed else None
 
 
@@ -140,9 +140,9 @@ def _without_last_newline(text: str) -> str:
 
 
 def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a binary file in UTF-8; one with a mark of UTF-16 or UTF-32 is recoded.
+    """Yield the lines of a file as UTF-8, recoded if it has a mark of UTF-16 or UTF-32.
 
-    Raises :class:`Problem` for a file that is not what its mark says.
+    Raises :class:`Problem` if the file does not match its mark.
     """
     head = source.read(4)
     source.seek(0)
@@ -156,7 +156,7 @@ def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
             yield line.encode(errors="surrogatepass")
     except UnicodeDecodeError as error:
         name = getattr(source, "name", "the input")
-        raise _bad(f"{name} is no {encoding.upper()} text: {error.reason}") from None
+        raise _bad(f"{name} is not {encoding.upper()} text: {error.reason}") from None
     finally:
         with contextlib.suppress(ValueError):  # the file is closed already
             text.detach()

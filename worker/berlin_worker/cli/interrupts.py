@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: to wait for in an event loop, to put off, to end a block by."""
+"""SIGINT, SIGTERM and SIGHUP: await them, defer them, or let them end a block."""
 
 import asyncio
 import contextlib
@@ -10,21 +10,21 @@ from typing import Final, Self
 SIGNALS: Final = (
     signal.SIGINT,
     signal.SIGTERM,
-    # The terminal is closed. nohup ignores it, and so do we then.
+    # Sent when the terminal closes. Ignored under nohup, as its user wants.
     *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []),
 )
 _SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
 class Interrupts:
-    """While it is entered, the first signal is only noted; the second ends the process at once."""
+    """Context: the first signal is only recorded, the second ends the process at once."""
 
     def __init__(self) -> None:
         self._first: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._arrived, number)
+            asyncio.get_running_loop().add_signal_handler(number, self._receive, number)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -33,40 +33,41 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int | None:
-        """128 + the number of the signal, as shells count; ``None`` while there was none."""
+        """128 + the number of the signal, as in shells; ``None`` before a signal."""
         return 128 + self._first.result() if self._first.done() else None
 
     async def wait(self) -> int:
-        """Wait for the first signal; returns the exit code."""
+        """Wait for the first signal, and return the exit code."""
         return 128 + await asyncio.shield(self._first)
 
-    def _arrived(self, number: signal.Signals) -> None:
+    def _receive(self, number: signal.Signals) -> None:
         if self._first.done():
             if os.isatty(2):
-                os.write(2, _SHOW_CURSOR)  # a progress bar may have hidden it
+                os.write(2, _SHOW_CURSOR)  # a progress bar may have hidden the cursor
             os._exit(128 + number)
         self._first.set_result(number)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Signals wait for the end of the block: what it starts is never left without an owner."""
-    heard: list[int] = []
+    """Defer signals to the end of the block, so that what it starts always has an owner."""
+    received: list[int] = []
     before = {
-        number: signal.signal(number, lambda number, _: heard.append(number)) for number in SIGNALS
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in SIGNALS
     }
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for got in heard[:1]:
+        for got in received[:1]:
             signal.raise_signal(got)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, with exit code 143 and 129."""
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, with exit codes 143 and 129."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         if number != signal.SIGINT:

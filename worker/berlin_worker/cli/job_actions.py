@@ -1,4 +1,4 @@
-"""Follow, cancel and show jobs."""
+"""Follow, cancel, show and list jobs."""
 
 import asyncio
 import dataclasses
@@ -13,65 +13,78 @@ from berlin_schemas import Completed, Event, Failed
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.cli.errors import FAILED, Problem
 from berlin_worker.cli.follow import CANCEL_PATIENCE_S, follow
-from berlin_worker.cli.output import printable, say, show
+from berlin_worker.cli.output import age, print_err, print_out, printable
 from berlin_worker.cli.preflight import open_client
 from berlin_worker.client import AsyncClient, JobStatus
 from berlin_worker.errors import CursorExpired
 
 
 async def tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final: bool) -> int:
-    """Follow a job; returns the exit code."""
+    """Follow a job, and return the exit code."""
     async with open_client() as client:
-        await client.status(job_id)  # a Redis that is not there shows at once
+        before = await client.status(job_id)  # a Redis that does not answer shows at once
         stream = client.stream(job_id, after, wait_for_start_s=wait_s)
-        code = await follow(client, stream, after=after, as_json=as_json, final=final, cancel=False)
+        code = await follow(
+            client,
+            stream,
+            after=after,
+            as_json=as_json,
+            final=final,
+            cancel=False,
+            status=before.status,
+        )
         if code is not None:
             return code
-        # Nothing follows its last event: how it ended stands in its record.
+        # No event follows ``after``: the record has the end of the job.
         found = await client.status(job_id)
         if text := ended_badly(found):
-            say(printable(text), fg="red")
+            print_err(printable(text), fg="red")
         return 0 if found.status == "completed" else FAILED
 
 
 async def cancel(job_id: str, *, wait: bool) -> int:
-    """Cancel a job; returns the exit code."""
+    """Cancel a job, and return the exit code."""
     async with open_client() as client:
         before = await client.status(job_id)
         if before.status in TERMINAL_TYPES:
-            click.echo(f"job {job_id} is over already: {before.status}")
+            click.echo(f"job {job_id} has ended already: {before.status}")
             return 0
         await client.cancel(job_id)
         if before.status == "unknown":
             raise Problem(
-                f"job {job_id} is not known here: it never was, or its record has expired. If "
+                f"job {job_id} is not known: it never existed, or its record has expired. If "
                 "another producer has put it on the queue, it ends when a worker takes it",
             )
         try:
             async with asyncio.timeout(CANCEL_PATIENCE_S if wait else 0):
                 end = await _last_event(client, job_id, before.seq)
         except TimeoutError:
-            click.echo(f"job {job_id} is marked as cancelled: it ends when a worker sees it")
+            click.echo(
+                f"job {job_id} is marked as cancelled, and ends when a worker takes note of it"
+            )
         else:
-            click.echo(f"job {job_id} is over: {end.type if end else 'its log has expired'}")
+            click.echo(f"job {job_id} has ended: {end.type if end else 'its log has expired'}")
         return 0
 
 
 async def status(job_id: str, *, as_json: bool) -> int:
-    """Print the status of a job; returns the exit code."""
+    """Print the status of a job, and return the exit code."""
     async with open_client() as client:
         found = await client.status(job_id)
         end = None
         if found.status in TERMINAL_TYPES:
             end = await _last_event(client, job_id, found.seq - 1)
     if as_json:
-        told = as_dict(found)
-        told["end"] = end.model_dump(mode="json") if end else None
-        click.echo(json.dumps(told))
+        fields = as_dict(found)
+        fields["end"] = end.model_dump(mode="json") if end else None
+        click.echo(json.dumps(fields))
     elif found.status != "unknown":
         _print_table(status_rows(found, end, time.time()))
     if found.status == "unknown":
-        say(f"berlin: job {job_id} is not known: no record of it, or it has expired", fg="red")
+        print_err(
+            f"berlin: job {job_id} is not known: it never existed, or its record has expired",
+            fg="red",
+        )
         return FAILED
     return 0
 
@@ -88,16 +101,16 @@ async def _last_event(client: AsyncClient, job_id: str, after: int) -> Event | N
 
 
 def status_rows(found: JobStatus, end: Event | None, now_ts: float) -> list[tuple[str, str]]:
-    """What `berlin status` shows, as names and values (pure)."""
+    """Return the rows of `berlin status` as names and values (pure)."""
     rows = [("job", found.job_id), ("status", found.status)]
     if found.cancel_requested and found.status not in TERMINAL_TYPES:
-        rows.append(("cancel", "asked for"))
+        rows.append(("cancel", "requested"))
     if found.attempt:
         rows.append(("attempt", str(found.attempt)))
     if found.seq:
         rows.append(("events", str(found.seq)))
     if found.created_ts:
-        rows.append(("submitted", f"{_ago(now_ts - found.created_ts)} ago"))
+        rows.append(("submitted", f"{age(now_ts - found.created_ts, decimals=1)} ago"))
     if found.created_ts and found.started_ts:
         rows.append(("in queue", f"{max(found.started_ts - found.created_ts, 0):.2f} s"))
     if isinstance(end, Completed):
@@ -114,7 +127,7 @@ def status_rows(found: JobStatus, end: Event | None, now_ts: float) -> list[tupl
 
 
 async def list_jobs(*, tenant: str | None, status: str | None, limit: int, as_json: bool) -> int:
-    """Print the newest jobs that fit; returns the exit code."""
+    """Print the newest jobs that match, and return the exit code."""
     async with open_client() as client:
         found = await client.list(tenant=tenant, status=status, limit=limit)
     if as_json:
@@ -122,14 +135,14 @@ async def list_jobs(*, tenant: str | None, status: str | None, limit: int, as_js
             click.echo(json.dumps(as_dict(job)))
     else:
         for line in table(found, time.time()):
-            show(line)
+            print_out(line)
         if not found:
-            say("no job fits")
+            print_err("no job matches")
     return 0
 
 
 def as_dict(job: JobStatus) -> dict[str, Any]:
-    """Return a status as JSON has it (pure)."""
+    """Return a status as a JSON object (pure)."""
     fields = {**dataclasses.asdict(job), "error": None}
     if job.error is not None:
         fields["error"] = job.error.model_dump(mode="json")
@@ -137,12 +150,12 @@ def as_dict(job: JobStatus) -> dict[str, Any]:
 
 
 def table(jobs: Sequence[JobStatus], now_ts: float) -> list[str]:
-    """Return what `berlin list` shows: ID, status, age, tenant, and why it ended badly (pure)."""
+    """Return the lines of `berlin list`: ID, status, age, tenant, error or reason (pure)."""
     rows = [
         (
             job.job_id,
             job.status,
-            "-" if job.created_ts is None else _ago(now_ts - job.created_ts),
+            "-" if job.created_ts is None else age(now_ts - job.created_ts, decimals=1),
             job.tenant or "-",
             " ".join((job.error.code if job.error else job.reason or "").split()),
         )
@@ -153,7 +166,7 @@ def table(jobs: Sequence[JobStatus], now_ts: float) -> list[str]:
 
 
 def ended_badly(job: JobStatus) -> str | None:
-    """Return one line on a job that failed or was cancelled (pure)."""
+    """Return one line for a job that failed or was cancelled, else ``None`` (pure)."""
     if job.status == "failed":
         why = f": {job.error.code}: {job.error.message}" if job.error else ""
         return f"berlin: the job has failed{why}"
@@ -162,14 +175,7 @@ def ended_badly(job: JobStatus) -> str | None:
     return None
 
 
-def _ago(seconds: float) -> str:
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit_s:
-            return f"{seconds / unit_s:.1f} {unit}"
-    return f"{max(seconds, 0):.1f} s"
-
-
 def _print_table(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        show(f"{click.style(name.ljust(width), dim=True)}  {printable(value)}")
+        print_out(f"{click.style(name.ljust(width), dim=True)}  {printable(value)}")

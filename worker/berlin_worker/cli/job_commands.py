@@ -9,7 +9,7 @@ from berlin_worker.cli.job_options import check_id
 @click.command()
 @click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Skip events up to this seq.")
-@click.option("--json", "as_json", is_flag=True, help="Events as NDJSON, as they are in the log.")
+@click.option("--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines.")
 @click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
 @click.option(
     "--wait-for-start",
@@ -17,21 +17,21 @@ from berlin_worker.cli.job_options import check_id
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="Seconds to wait for a job of which there is no trace yet.",
+    help="Seconds to wait for a job that is not known yet.",
 )
 def tail(job_id: str, after: int, as_json: bool, final: bool, wait_s: float) -> None:
     """Follow a job from any terminal.
 
-    Replays the log from its start, or after an event, goes on live, and ends with the job.
-    Ctrl-C leaves, and the job goes on.
+    Replays the log from its start, or after an event, continues live, and ends with the job.
+    After Ctrl-C the job goes on.
 
     \b
       berlin tail 0b1c2d3e
       berlin tail 0b1c2d3e --after 120 --json
 
-    A job that another Celery producer has put on the queue shows no trace before a worker takes
-    it: --wait-for-start waits for that. Exit code 0 for a completed job, also if --after names its
-    last event; 1 for a failed or cancelled one.
+    A job of another Celery producer is not known before a worker takes it: --wait-for-start waits
+    for that. Exit code 0 for a completed job, also if --after names its last event; 1 for a failed
+    or cancelled one.
     """
     if final and (as_json or after):
         raise click.UsageError("--final goes with neither --json nor --after.")
@@ -45,11 +45,11 @@ def tail(job_id: str, after: int, as_json: bool, final: bool, wait_s: float) -> 
 
 @click.command()
 @click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
-@click.option("--wait/--no-wait", default=True, help="Wait some seconds for its end.")
+@click.option("--wait/--no-wait", default=True, help="Wait up to 5 s for the end of the job.")
 def cancel(job_id: str, wait: bool) -> None:
     """Cancel a job.
 
-    Cancelling twice, or after its end, does no harm.
+    To cancel a job twice, or after its end, has no effect.
 
     \b
       berlin cancel 0b1c2d3e
@@ -63,9 +63,9 @@ def cancel(job_id: str, wait: bool) -> None:
 
 @click.command()
 @click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def status(job_id: str, as_json: bool) -> None:
-    """Show how a job stands.
+    """Show the status of a job.
 
     \b
       berlin status 0b1c2d3e
@@ -81,21 +81,28 @@ def status(job_id: str, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.option("--tenant", help="Those of one tenant.")
+@click.option("--tenant", help="Only jobs of this tenant.")
 @click.option(
     "--status",
     type=click.Choice(["queued", "running", "completed", "failed", "cancelled"]),
-    help="Those that stand so.",
+    help="Only jobs with this status.",
 )
 @click.option(
-    "-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most."
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    help="Maximum number of jobs.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as `status --json`.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON lines, in the format of `status --json`."
+)
 def list_jobs(tenant: str | None, status: str | None, limit: int, as_json: bool) -> None:
     """List the newest jobs.
 
-    Newest first: ID, status, age, tenant, and the error code of a failed one. A job is listed once
-    it was submitted by this command or a client, or taken by a worker, as long as its record lasts.
+    Prints ID, status, age, tenant, and the error code of failed jobs, newest first. The list has
+    jobs that `berlin` or a client has submitted or a worker has taken, until their records expire.
 
     \b
       berlin list

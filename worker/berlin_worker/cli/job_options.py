@@ -1,4 +1,4 @@
-"""From the options of a command to a job object (pure), and those options themselves."""
+"""The options that describe a job, and the job object made of them (pure)."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 
 
 def check_id(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """Check a job ID before anything is asked of Redis (a callback of click)."""
+    """Check a job ID before a request to Redis (a callback of click)."""
     if value is None or ctx.resilient_parsing:
         return value
     from berlin_schemas.names import is_job_id
@@ -31,7 +31,7 @@ def _key_values(
 
 
 def key_value(text: str) -> tuple[str, Any]:
-    """``key=value``, the value read as JSON, and as a string where it is none."""
+    """Split ``key=value``. The value is read as JSON, or kept as a string if it is not JSON."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise click.BadParameter(f"{text!r} is not of the form key=value")
@@ -42,12 +42,14 @@ def key_value(text: str) -> tuple[str, Any]:
 
 
 def job_options(*, short_option: bool) -> Callable[[F], F]:
-    """The options that become fields of the job object; ``-o`` only where it is not taken."""
+    """Return a decorator that adds the options for fields of the job; ``-o`` is optional."""
     names = ("-o", "--option") if short_option else ("--option",)
     options: list[Callable[[F], F]] = [
         click.option("--model", help="Model of the provider.", shell_complete=models),
         click.option(
-            "--provider", help="Who answers: berlin (default), echo, ...", shell_complete=providers
+            "--provider",
+            help="Provider that answers: berlin (default), echo, ...",
+            shell_complete=providers,
         ),
         click.option("--system", metavar="TEXT", help="A system message before the prompt."),
         click.option(
@@ -56,34 +58,36 @@ def job_options(*, short_option: bool) -> Callable[[F], F]:
             multiple=True,
             metavar="KEY=VALUE",
             callback=_key_values,
-            help="Option of the provider, the value in JSON: temperature=0.2. Repeatable.",
+            help="Option for the provider, with a JSON value: temperature=0.2. Repeatable.",
         ),
-        click.option("--deadline", "deadline_s", type=_SECONDS, help="Seconds for the whole job."),
+        click.option(
+            "--deadline", "deadline_s", type=_SECONDS, help="Maximum seconds for the whole job."
+        ),
         click.option(
             "--first-chunk-timeout",
             "first_chunk_timeout_s",
             type=_SECONDS,
-            help="Seconds until the first text.",
+            help="Maximum seconds until the first text.",
         ),
         click.option(
             "--idle-timeout",
             "idle_timeout_s",
             type=_SECONDS,
-            help="Seconds between two pieces of text.",
+            help="Maximum seconds between two pieces of text.",
         ),
         click.option(
             "--on-interrupt",
             type=click.Choice(["restart", "fail", "keep"]),
-            help="What a retry does once text has come.",
+            help="What happens if the upstream breaks off after the first text.",
         ),
-        click.option("--proxy", help="Proxy, one of those that the worker allows."),
-        click.option("--tenant", help="Whose job it is."),
+        click.option("--proxy", help="URL of a proxy that the worker allows."),
+        click.option("--tenant", help="Tenant that owns the job."),
         click.option(
             "--metadata",
             multiple=True,
             metavar="KEY=VALUE",
             callback=_key_values,
-            help="Carried along, not interpreted. Repeatable.",
+            help="Stored with the job, not interpreted. Repeatable.",
         ),
     ]
 
@@ -96,7 +100,7 @@ def job_options(*, short_option: bool) -> Callable[[F], F]:
 
 
 def build_job(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The job object ``base`` with the options that were ``given``, which win over its own."""
+    """Return the job object ``base`` with the ``given`` options, which override its fields."""
     set_options = {name: value for name, value in given.items() if value is not None}
     system = set_options.pop("system", None)
     job = {**base, **set_options}
@@ -110,9 +114,9 @@ def build_job(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def from_prompt(prompt: str) -> dict[str, Any]:
-    """The job object with ``prompt`` as the only message."""
+    """Return a job object with ``prompt`` as its only message. Raises ``click.UsageError``."""
     if not prompt.strip():
         raise click.UsageError("The prompt is empty.")
-    if any("\ud800" <= char <= "\udfff" for char in prompt):  # how Python keeps such bytes
-        raise click.UsageError("The prompt holds bytes that are no UTF-8 text.")
+    if any("\ud800" <= char <= "\udfff" for char in prompt):  # how Python represents such bytes
+        raise click.UsageError("The prompt holds bytes that are not UTF-8 text.")
     return {"messages": [{"role": "user", "content": prompt}]}

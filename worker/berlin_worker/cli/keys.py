@@ -13,25 +13,25 @@ _LEAVE: Final = frozenset(b"qQ")
 
 
 class Keys:
-    """The keys that a user presses, as far as stdin is a terminal (``fd``)."""
+    """The keys that a user presses; ``fd`` is stdin if that is a terminal."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
 
-    def left_within(self, seconds: float) -> bool:
-        """Wait; returns at once with ``True`` if the user has pressed q."""
+    def quit_within(self, seconds: float) -> bool:
+        """Wait, and return ``True`` as soon as the user presses q."""
         readable, _, _ = select.select([] if self._fd is None else [self._fd], [], [], seconds)
         if not readable or self._fd is None:
             return False
         pressed = os.read(self._fd, 64)
-        if not pressed:  # the terminal is gone
+        if not pressed:  # the terminal has closed
             self._fd = None
         return not _LEAVE.isdisjoint(pressed)
 
 
 @contextlib.contextmanager
 def single_keys() -> Iterator[Keys]:
-    """Let keys arrive without Enter and unseen; the terminal is as before at the end."""
+    """Read keys without Enter and without echo. Restores the terminal at the end."""
     fd = _terminal()
     if fd is None:
         yield Keys(None)
@@ -41,19 +41,19 @@ def single_keys() -> Iterator[Keys]:
     try:
         yield Keys(fd)
     finally:
-        with contextlib.suppress(termios.error):  # the terminal is gone
+        with contextlib.suppress(termios.error):  # the terminal has closed
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def _terminal() -> int | None:
-    """Stdin, if it is a terminal whose keys are for this process: none in the background."""
+    """Return stdin if it is a terminal and this process is in the foreground."""
     try:
         fd = sys.stdin.fileno()
-    except (OSError, ValueError, AttributeError):  # closed, or a test's
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by a test
         return None
     if not os.isatty(fd):
         return None
     try:
         return fd if os.tcgetpgrp(fd) == os.getpgrp() else None
-    except OSError:  # not the controlling terminal: it stops nobody
+    except OSError:  # not the controlling terminal, which alone stops background readers
         return fd

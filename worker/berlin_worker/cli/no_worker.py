@@ -7,27 +7,27 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
-from berlin_worker.cli.output import say
+from berlin_worker.cli.output import print_err
 from berlin_worker.cli.preflight import load_settings
 from berlin_worker.storage import connections
 
 PATIENCE_S: Final = 5.0
-"""How long nothing may happen before workers are counted."""
-NO_WORKER: Final = "no worker has announced itself; start one with `berlin worker`"
+"""Time without progress after which workers are counted."""
+NO_WORKER: Final = "no worker is running; start one with `berlin worker`"
 _LATE: Final = "nothing has come yet: the job waits for a worker"
 _SOME: Final = "nothing has come yet: the job waits for one of {} workers (`berlin top` shows them)"
 _UNKNOWN: Final = f"{_LATE} (`berlin doctor` counts them)"
 
 
 def hint(workers: int | None) -> str:
-    """Return what to say; ``None``: workers cannot be counted (pure)."""
+    """Return the hint for a number of workers, ``None`` if it is unknown (pure)."""
     if workers is None:
         return _UNKNOWN
     return _SOME.format(workers) if workers else f"{_LATE}, and {NO_WORKER}"
 
 
 async def count_workers() -> int | None:
-    """Count the workers that have announced themselves; ``None`` if Redis does not say."""
+    """Count the running workers. Return ``None`` if Redis does not answer, or refuses."""
     redis = connections.commands(load_settings().redis_url)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -35,23 +35,23 @@ async def count_workers() -> int | None:
             now_ms = seconds * 1000 + micros // 1000
             count: Any = await redis.zcount(names.FLEET, now_ms, "+inf")
             return int(count)
-    except (RedisError, OSError):  # TimeoutError is one
+    except (RedisError, OSError):  # includes TimeoutError
         return None
     finally:
         await redis.aclose()
 
 
-async def say_once(progress: Callable[[], object]) -> None:
-    """Say that no worker runs, once, if ``progress`` stays as it is for ``PATIENCE_S``."""
+async def hint_once(progress: Callable[[], object]) -> None:
+    """Print once that no worker runs, if ``progress`` does not change for ``PATIENCE_S``."""
     while True:
         before = progress()
         await asyncio.sleep(PATIENCE_S)
         if progress() == before and await count_workers() == 0:
-            say(NO_WORKER)
+            print_err(NO_WORKER)
             return
 
 
-async def say_if_late() -> None:
-    """Say after ``PATIENCE_S`` why nothing comes. Cancel it when something does."""
+async def hint_if_late() -> None:
+    """Print after ``PATIENCE_S`` why nothing comes. The caller cancels it at the first event."""
     await asyncio.sleep(PATIENCE_S)
-    say(hint(await count_workers()))
+    print_err(hint(await count_workers()))

@@ -1,4 +1,4 @@
-"""What reaches a terminal: no control characters, and only what its encoding has."""
+"""Text for terminals: without control characters, and only characters of its encoding."""
 
 import codecs
 import contextlib
@@ -18,10 +18,12 @@ _CONTROLS: Final[dict[int, str]] = {
 }
 
 _ERRORS: Final = "berlin_nearest"
-"""Name of the error handler: the nearest characters that an encoding has, else ``?``."""
+"""Name of the codec error handler that writes the nearest characters, or ``?``."""
 
 _NEAREST: Final[dict[str, str]] = {
-    **{chr(0x2400 + code): f"^{chr(0x40 + code)}" for code in range(0x20)},  # as cat -v has it
+    **{
+        chr(0x2400 + code): f"^{chr(0x40 + code)}" for code in range(0x20)
+    },  # in the notation of cat -v
     **dict.fromkeys("\u2018\u2019\u201a\u2032", "'"),
     **dict.fromkeys("\u201c\u201d\u201e\u2033\u00ab\u00bb", '"'),
     **dict.fromkeys(
@@ -41,45 +43,45 @@ _NEAREST: Final[dict[str, str]] = {
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without control characters, which could drive a terminal.
+    """Return ``text`` without control characters, which could control a terminal.
 
-    They become pictures; newlines and tabs stay, carriage returns go.
+    They become symbols such as ␛. Newlines and tabs stay, carriage returns are removed.
     """
     return text.translate(_CONTROLS)
 
 
 def encoded(text: str, encoding: str) -> bytes:
-    """``text`` in ``encoding``; what that lacks becomes what is nearest, and raises nothing."""
+    """Encode ``text``. Replaces missing characters by the nearest ones, and never raises."""
     return text.encode(encoding, _ERRORS)
 
 
 def fitting(text: str, stream: TextIO | None) -> str:
-    """``text`` with the characters alone that the encoding of ``stream`` has."""
+    """Return ``text`` with only characters that the encoding of ``stream`` has."""
     encoding = encoding_of(stream)
     return encoded(text, encoding).decode(encoding)
 
 
 def encoding_of(stream: TextIO | None) -> str:
-    """The encoding of a text stream, in Python's name; UTF-8 for a stream without one."""
+    """Return Python's name for the encoding of a text stream, UTF-8 by default."""
     try:
         return codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name
     except LookupError:
         return "utf-8"
 
 
-def show(text: str, **style: Any) -> None:
-    """Write one line to stdout; styled if that is a terminal."""
+def print_out(text: str, **style: Any) -> None:
+    """Write one line to stdout, styled if that is a terminal."""
     click.secho(fitting(text, sys.stdout), **style)
 
 
-def say(text: str, **style: Any) -> None:
-    """Write one line to stderr; styled if that is a terminal."""
-    with contextlib.suppress(OSError, ValueError):  # without a reader of stderr, work goes on
+def print_err(text: str, **style: Any) -> None:
+    """Write one line to stderr, styled if that is a terminal. Never raises."""
+    with contextlib.suppress(OSError, ValueError):  # a closed stderr does not end the work
         click.secho(fitting(text, sys.stderr), err=True, **style)
 
 
 def use_nearest_characters() -> None:
-    """Let no encoding of stdout and stderr raise, whatever library writes to them."""
+    """Set the error handler of stdout and stderr, so that no library fails to write."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -87,7 +89,7 @@ def use_nearest_characters() -> None:
 
 
 def utf8_word(word: str) -> str:
-    """Return a word of the command line as UTF-8, whatever the locale has made of its bytes."""
+    """Return a word of the command line decoded as UTF-8, whatever the locale."""
     if word.isascii():
         return word
     try:
@@ -97,7 +99,7 @@ def utf8_word(word: str) -> str:
 
 
 def wants_color(no_color: str, force_color: str, term: str) -> bool | None:
-    """Whether to colour; ``None``: if it is a terminal.
+    """Return whether to colour; ``None`` means: if the output is a terminal.
 
     ``NO_COLOR`` (not empty) wins over ``FORCE_COLOR`` (neither empty nor 0); ``TERM=dumb`` is a
     terminal without colours.
@@ -109,18 +111,31 @@ def wants_color(no_color: str, force_color: str, term: str) -> bool | None:
     return False if term == "dumb" else None
 
 
+def age(seconds: float, *, decimals: int = 0) -> str:
+    """Format a long time in its largest unit; ``decimals`` are those of seconds."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.1f} {unit}"
+    return f"{max(seconds, 0):.{decimals}f} s"
+
+
 def discard_stdout() -> None:
-    """Send what is still to be written nowhere: the reader of the pipe has gone."""
+    """Discard buffered output, because the reader has closed the pipe."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        discard(sys.stdout.fileno())
+
+
+def discard(fd: int) -> None:
+    """Redirect a file descriptor to ``/dev/null``."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, fd)
+    os.close(nowhere)
 
 
 def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    import unicodedata  # only for text that an encoding lacks
+    import unicodedata  # loaded only if a character is missing
 
     found = []
     for char in error.object[error.start : error.end]:

@@ -1,4 +1,4 @@
-"""Whether Redis and the broker answer, asked once and quickly."""
+"""Check once, with short timeouts, whether Redis and the broker answer."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -22,46 +22,46 @@ TIMEOUT_S: Final = 3.0
 
 
 def load_settings() -> Settings:
-    """The settings; raises ``SettingsError`` for one that makes no sense."""
+    """Return the settings of the environment. Raises ``SettingsError`` for an invalid one."""
     return Settings.from_env()
 
 
 def open_client() -> AsyncClient:
-    """A client with the settings of the environment."""
+    """Return a client with the settings of the environment."""
     return AsyncClient(settings=load_settings())
 
 
 def open_redis(url: str) -> Redis:
-    """A client that gives up after a few seconds; raises ``SettingsError`` for what is no URL."""
+    """Return a client with short timeouts. Raises ``SettingsError`` for an invalid URL."""
     return Redis.from_url(
         redis_address(url, "REDIS_URL"),
         socket_connect_timeout=TIMEOUT_S,
         socket_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
-        encoding_errors="replace",  # a dead letter may hold anything
+        encoding_errors="replace",  # a dead letter may hold any bytes
     )
 
 
 def redis_problem(url: str) -> str | None:
-    """One line without secrets, if Redis does not answer, or not to this user, or is too old."""
+    """Return one line without secrets if Redis cannot be used, ``None`` if it can."""
     at = address(url)
     try:
         with open_redis(url) as client:
             client.ping()
-            told = supported_servers.problem(server_info(client))
+            message = supported_servers.problem(server_info(client))
     except AuthenticationError as error:
         return f"Redis at {at} answers, but refuses the login: {reason(error)}"
     except (RedisError, OSError, ValueError) as error:
-        told = refusal(error) or f"does not answer: {reason(error)}"
-    return told and f"Redis at {at} {told}"
+        message = refusal(error) or f"does not answer: {reason(error)}"
+    return message and f"Redis at {at} {message}"
 
 
 def server_info(redis: Redis) -> dict[str, Any]:
-    """What INFO says of the server and of a cluster; empty if it may not, or cannot, be asked."""
+    """Return INFO of server and cluster, or an empty object if Redis refuses INFO."""
     try:
         return {**_section(redis, "server"), **_section(redis, "cluster")}
-    except (RedisError, OSError):  # fakeredis hangs up after an error: connect anew
+    except (RedisError, OSError):  # fakeredis closes the connection after an error
         redis.connection_pool.disconnect()
         return {}
 
@@ -72,13 +72,13 @@ def _section(redis: Redis, section: str) -> Mapping[str, Any]:
 
 
 def broker_problem(settings: Settings) -> str | None:
-    """Likewise for the broker, if that is not the same Redis."""
+    """Return one line without secrets if a separate broker does not answer."""
     url = settings.broker_url
     if url == settings.redis_url:
         return None
     if url.partition("://")[0] in urls.REDIS_SCHEMES:
-        told = redis_problem(url)
-        return told and f"the broker: {told}"
+        message = redis_problem(url)
+        return message and f"the broker: {message}"
     kombu_url, options = parted(url)
     if url.startswith("sentinel:"):
         options |= {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
@@ -93,7 +93,7 @@ def broker_problem(settings: Settings) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """Why, in a few words; the text of a ``ValueError`` may repeat a URL, so it is left out."""
+    """Return the reason in a few words, without URLs, which a ``ValueError`` may hold."""
     if isinstance(error, ValueError):
-        return "the URL makes no sense"
+        return "the URL is not valid"
     return reply_of(error).splitlines()[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""The events of a job as the bytes that the worker has written."""
+"""The events of a job as the bytes that the worker wrote."""
 
 from typing import Any, Self
 
@@ -10,8 +10,8 @@ from berlin_worker.cli.preflight import load_settings
 from berlin_worker.storage import connections
 
 
-class Log:
-    """Reads what the client has read already, undecoded: later versions may say more in it."""
+class RawLog:
+    """Reads events undecoded: those of later versions may have more fields."""
 
     def __init__(self, job_id: str) -> None:
         self._key = names.log_key(job_id)
@@ -19,7 +19,7 @@ class Log:
         self._redis = connections.commands(shards[shard_of(job_id, len(shards))])
 
     async def read(self, after: int, last: int) -> dict[int, bytes]:
-        """The events after ``after`` up to ``last``, by ``seq``; none where Redis is away."""
+        """Return the events after ``after`` up to ``last`` by ``seq``, none if Redis is away."""
         try:
             found: Any = await self._redis.xrange(self._key, f"({after}-0", f"{last}-0")
         except (RedisError, OSError):

@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from berlin_worker.cli.output import encoding_of
+from berlin_worker.cli.output import discard, encoding_of
 
 _PIECE_BYTES: Final = 4096
-"""A pipe that is writable takes this much without blocking (PIPE_BUF)."""
+"""A writable pipe accepts this much without blocking (PIPE_BUF)."""
 
 
 class Stdout:
-    """Standard output without a buffer of ours, written from an event loop.
+    """Standard output without a buffer, written from an event loop.
 
-    A reader that is slow (a pager) does not block the loop, so that Ctrl-C still works;
-    one that has gone shows at once where stdout is a pipe.
+    A slow reader, such as a pager, does not block the loop, so that Ctrl-C still works. If stdout
+    is a pipe, the end of its reader is noticed at once.
     """
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
@@ -28,14 +28,14 @@ class Stdout:
         self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         self.is_terminal = self._fd is not None and os.isatty(self._fd)
         self.encoding = encoding_of(sys.stdout)
-        """What text is encoded in; events in JSON are UTF-8 always."""
+        """Encoding of text. JSON is always UTF-8."""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the reader of the pipe has gone."""
+        """Done when the reader has closed the pipe."""
 
     def __enter__(self) -> Self:
         if self._fd is not None and self._is_pipe and sys.platform == "linux":
-            # The write end of a pipe never has anything to read: only its end wakes us.
-            asyncio.get_running_loop().add_reader(self._fd, self._reader_has_gone)
+            # A write end is readable only when the read end has closed.
+            asyncio.get_running_loop().add_reader(self._fd, self._reader_closed)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -45,7 +45,7 @@ class Stdout:
             self._discard()
 
     async def write(self, data: bytes) -> None:
-        """Write and flush; raises ``BrokenPipeError`` where nobody reads any more."""
+        """Write and flush. Raises ``BrokenPipeError`` if the reader has closed the pipe."""
         try:
             if self._fd is None:
                 self._stream.write(data)
@@ -58,21 +58,19 @@ class Stdout:
                 with contextlib.suppress(BlockingIOError):
                     rest = rest[os.write(self._fd, rest[:_PIECE_BYTES]) :]
         except BrokenPipeError:
-            self._reader_has_gone()
+            self._reader_closed()
             raise
 
-    def _reader_has_gone(self) -> None:
+    def _reader_closed(self) -> None:
         if not self.gone.done():
             self.gone.set_result(None)
         if self._fd is not None and sys.platform == "linux":
             asyncio.get_running_loop().remove_reader(self._fd)
 
     def _discard(self) -> None:
-        # What the interpreter flushes at its end must not meet the broken pipe again.
+        # The interpreter flushes stdout at exit, which must not fail on the broken pipe.
         if self._fd is not None:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._fd)
-            os.close(nowhere)
+            discard(self._fd)
 
 
 async def _writable(fd: int) -> None:
@@ -80,7 +78,7 @@ async def _writable(fd: int) -> None:
     ready = asyncio.Event()
     try:
         loop.add_writer(fd, ready.set)
-    except PermissionError:  # what cannot be waited for never blocks
+    except PermissionError:  # epoll refuses regular files, which never block
         return
     try:
         await ready.wait()
@@ -89,12 +87,12 @@ async def _writable(fd: int) -> None:
 
 
 def _stdout() -> BinaryIO:
-    # Python has no stdout where the caller has closed it.
+    # sys.stdout is None if the caller has closed it.
     return sys.stdout.buffer if sys.stdout else Path(os.devnull).open("wb")
 
 
 def _file_descriptor(stream: BinaryIO) -> int | None:
     try:
         return stream.fileno()
-    except (OSError, ValueError, AttributeError):  # in tests, or stdout is closed
+    except (OSError, ValueError, AttributeError):  # replaced by a test, or closed
         return None

@@ -9,7 +9,7 @@ from berlin_worker.cli.job_options import build_job, check_id, from_prompt, job_
 
 
 @click.command(
-    epilog="Ctrl-C cancels the job, and so does a reader that goes away (`... | head -1`)."
+    epilog="Ctrl-C cancels the job, and so does a reader that closes the pipe (`... | head -1`)."
 )
 @click.argument("prompt", required=False, metavar="[PROMPT|-]")
 @click.option(
@@ -17,20 +17,20 @@ from berlin_worker.cli.job_options import build_job, check_id, from_prompt, job_
     "-f",
     "path",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="A job object in JSON in place of a prompt (- for stdin); options win over it.",
+    help="JSON file with a job object instead of a prompt (- for stdin); options override it.",
 )
 @click.option(
     "--stdin/--no-stdin",
     "use_stdin",
     default=None,
-    help="Wait for stdin however long, or leave it alone. [default: join it if something comes]",
+    help="Wait for stdin, or do not read it. [default: join stdin if data comes within 5 s]",
 )
 @click.option(
-    "--job-id", callback=check_id, help="ID of your own: submitted twice, the job runs once."
+    "--job-id", callback=check_id, help="Your own ID: a job submitted twice under it runs once."
 )
-@click.option("--json", "as_json", is_flag=True, help="Events as NDJSON, as they are in the log.")
+@click.option("--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines.")
 @click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
-@click.option("--wait/--no-wait", default=True, help="Stream the answer, or print the ID only.")
+@click.option("--wait/--no-wait", default=True, help="Stream the answer, or only print the job ID.")
 @job_options(short_option=True)
 def submit(
     *,
@@ -45,9 +45,8 @@ def submit(
 ) -> None:
     """Send a prompt and stream the answer.
 
-    PROMPT is the text. Text from stdin is joined to it: the prompt, a blank line, the text of
-    stdin. Without PROMPT, or with -, stdin is the prompt. The answer goes to stdout as it comes;
-    all else goes to stderr.
+    PROMPT is the text. Stdin is joined to it: the prompt, a blank line, the text of stdin. Without
+    PROMPT, or with -, stdin is the prompt. The answer streams to stdout, notices go to stderr.
 
     \b
       berlin submit "Why is the sky blue?"
@@ -55,22 +54,19 @@ def submit(
       git diff | berlin submit --system "Review this." -o temperature=0.2
       berlin submit "Hello" --no-wait | xargs berlin tail
 
-    A terminal is not read beside a PROMPT. An open pipe on which nothing comes for 5 seconds is
-    left out with a notice, so that cron and CI jobs do not hang; `--stdin` waits for a slow
-    program. In a `while read` loop give `--no-stdin` or `</dev/null`, else the first prompt takes
-    the rest of the list.
+    With a PROMPT, stdin is not read if it is a terminal. A pipe without data for 5 s is left out
+    with a notice, so that cron and CI jobs do not hang. `--stdin` waits for a slow program. In a
+    `while read` loop use `--no-stdin` or `</dev/null`: otherwise the first prompt takes the rest
+    of the list.
 
-    After a retry the stream may start anew: what was written to a pipe before cannot be
-    taken back, so a notice goes to stderr and the new text follows on a new line. Use --final
-    for the right text alone, or --json, where a `reset` event says it exactly. Text in a pipe ends
-    with a newline.
+    After a retry the text may start again. Text already written cannot be taken back, so a notice
+    goes to stderr and the new text starts on a new line. --final prints only the complete text;
+    --json marks the point with a `reset` event. Text in a pipe ends with a newline.
     """
     if as_json and final:
-        raise click.UsageError("--json and --final exclude each other.")
+        raise click.UsageError("Use either --json or --final.")
     if path is not None and (prompt is not None or use_stdin):
-        raise click.UsageError(
-            "--file goes with neither a PROMPT nor --stdin: it is the whole job."
-        )
+        raise click.UsageError("--file is the whole job: leave out PROMPT and --stdin.")
     from berlin_worker.cli.inputs import job_file, prompt_text
 
     base = job_file(path) if path else from_prompt(prompt_text(prompt, use_stdin=use_stdin))

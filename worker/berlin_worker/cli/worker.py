@@ -1,4 +1,4 @@
-"""`berlin worker`: Celery's own command, after a look at what it needs."""
+"""`berlin worker`: check settings and servers, then become Celery's own command."""
 
 import os
 import sys
@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from berlin_worker.cli.errors import USAGE, Problem
-from berlin_worker.cli.output import say
+from berlin_worker.cli.output import print_err
 from berlin_worker.cli.preflight import broker_problem, load_settings, redis_problem
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
 
 
 def run(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
-    """Become Celery, if all that it needs is there; raises as the checks do."""
+    """Become Celery if all checks pass. Raises ``Problem`` or ``SettingsError`` otherwise."""
     if (pool := pool_of(celery_args)) is not None:
         from berlin_worker.broker.worker_options import pool_refusal  # noqa: PLC0415  # loads Celery
 
-        # Before Celery is there: it imports gevent for `-P gevent` before it looks at this app.
-        if told := pool_refusal(pool):
-            raise Problem(told, USAGE)
+        # Before Celery runs: for `-P gevent` it imports gevent before it loads this app.
+        if message := pool_refusal(pool):
+            raise Problem(message, USAGE)
     settings = load_settings()
     check_login(settings)
-    if told := redis_problem(settings.redis_url) or broker_problem(settings):
-        raise Problem(told, advice="start it, or correct REDIS_URL or CELERY_BROKER_URL")
+    if message := redis_problem(settings.redis_url) or broker_problem(settings):
+        raise Problem(message, hint="start it, or correct REDIS_URL or CELERY_BROKER_URL")
     for url in settings.shards if settings.sharded else ():
-        if told := redis_problem(url):
-            say(f"berlin: {told}; its jobs wait until it does", fg="yellow")
+        if message := redis_problem(url):
+            print_err(f"berlin: {message}; its jobs wait until it does", fg="yellow")
     command = celery_command(concurrency, celery_args)
     os.execv(command[0], command)  # noqa: S606  # becomes Celery: signals and exit code are its own
 
@@ -44,7 +44,7 @@ def pool_of(celery_args: Sequence[str]) -> str | None:
 
 
 def check_login(settings: Settings) -> None:
-    """Raise ``SettingsError`` where the worker would not start for want of a login."""
+    """Raise ``SettingsError`` if the worker would not start because credentials are missing."""
     if "berlin" not in (settings.served_providers or {settings.default_provider}):
         return
     password = settings.berlin_password
@@ -56,7 +56,7 @@ def check_login(settings: Settings) -> None:
 
 
 def celery_command(concurrency: int | None, celery_args: tuple[str, ...]) -> list[str]:
-    """Celery's command line; its log level is info where none is given."""
+    """Return Celery's command line, with log level info by default."""
     command = [sys.executable, "-m", "celery", "-A", "berlin_worker", "worker"]
     if concurrency is not None:
         command.append(f"--concurrency={concurrency}")

@@ -19,7 +19,7 @@ from berlin_worker.cli.job_options import job_options
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     required=True,
-    help="Where the results go, one JSON object a line, in the order of the input; - for stdout.",
+    help="File for the results: JSON lines in the order of the input; - for stdout.",
 )
 @click.option(
     "-c",
@@ -27,16 +27,16 @@ from berlin_worker.cli.job_options import job_options
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Jobs in flight at most.",
+    help="Maximum number of jobs in flight.",
 )
-@click.option("--keep-going", is_flag=True, help="A line that is no job becomes a failed result.")
 @click.option(
-    "--retry-failed", is_flag=True, help="Run lines again whose result is no completed job."
+    "--keep-going", is_flag=True, help="Write a failed result for a line that is not a job."
 )
+@click.option("--retry-failed", is_flag=True, help="Run lines again whose job was not completed.")
 @click.option(
     "--expired",
     type=click.Choice(["again", "skip"]),
-    help="What to do with lines whose results have expired before they were fetched.",
+    help="Send lines again, or skip them, if their results expired before they were read.",
 )
 @job_options(short_option=False)
 def batch(
@@ -49,12 +49,12 @@ def batch(
     expired: str | None,
     **defaults: Any,
 ) -> None:
-    """Run a file of prompts; resumes without paying twice.
+    """Run a file of prompts; resume without paying twice.
 
     Each line of the input is a job object, {"prompt": "...", "system": "...", "id": "..."}, or a
-    string; options of the command are defaults for all lines. Blank lines are left out. All lines
-    are checked before the first is sent; a line that is no job ends it then, unless --keep-going.
-    Two different lines with one job_id always end it.
+    string. Options of the command are defaults for all lines. Blank lines are skipped. All lines
+    are checked before the first is sent. A line that is not a job ends the command, unless
+    --keep-going is given. Two different lines with one job_id always end it.
 
     \b
       berlin batch prompts.jsonl -o results.jsonl
@@ -63,23 +63,25 @@ def batch(
       jq -c .question faq.jsonl | berlin batch - -o - | jq -r .text
       jq -r 'select(.status == "completed") | .text' results.jsonl
 
-    Ctrl-C, a crash, a reboot: run the same command again. Lines that have a result are skipped,
-    and jobs that were sent are found by their ID and followed, not sent anew (RESULTS.run notes
-    what was sent; remove the results to start over). A line that was changed since runs alone,
-    under a new ID; so does a failed one with --retry-failed. Meanwhile the other results are in
-    RESULTS.kept, where results of lines that the input has no longer remain. With `-o -` nothing
-    is kept to resume from.
+    After Ctrl-C, a crash or a reboot run the same command again. Lines with a result are skipped.
+    Jobs that were sent are found by their ID and followed, not sent again. Only changed lines run
+    under a new ID, and failed ones with --retry-failed. With `-o -` a batch cannot resume.
 
-    Redis keeps the result of a job WORKER_LOG_TTL_S (an hour) after its end: if it is gone, nothing
-    is sent before you say by --expired=again (and pay again) or --expired=skip.
+    \b
+    Files beside RESULTS:
+      RESULTS.run     progress; remove RESULTS itself to start over
+      RESULTS.kept    results during a resumed run, and results of lines that the input has lost
+
+    Redis keeps the result of a job for WORKER_LOG_TTL_S (an hour) after its end. If results have
+    expired, nothing is sent until you choose --expired=again (and pay again) or --expired=skip.
 
     A result: {"line", "id", "job_id", "fingerprint", "status", "text", "finish_reason", "usage",
-    "timings"}, or {..., "status": "failed", "error": {...}}. Exit code 1 if any line has no
-    completed job.
+    "timings"}, or {..., "status": "failed", "error": {...}}. Exit code 1 if a job of any line was
+    not completed.
     """
     from berlin_worker.cli.batch import run as work
 
-    plan = work.Plan(
+    plan = work.BatchOptions(
         source=source,
         output=output,
         defaults=defaults,

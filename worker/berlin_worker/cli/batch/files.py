@@ -1,12 +1,11 @@
-"""The files of a batch: results that survive an interruption, and a note of what was sent.
+"""The files of a batch: results that survive an interruption, and a record of its progress.
 
-Results are in the order of the lines. If one in their midst is wanted anew, it and those after it
-are moved to ``<results>.kept`` first, and from there back to their places one by one: a batch
-killed at any moment has each result in one of the two files.
+Results are in the order of the lines. If a line before the last is to run again, its result and all
+later ones are moved to ``<results>.kept`` first, and from there back to their places one by one.
+If the batch is killed at any moment, each result is in one of the two files.
 
-The note stands beside the results, as ``<results>.run``. It is one record of a fixed size that
-is written in place before each job is sent, so that a batch killed at any moment knows afterwards
-which lines may have been paid for.
+The progress is in ``<results>.run``: one record of a fixed size, written in place before each job
+is sent. After a kill it bounds the lines that may have been paid for.
 """
 
 import contextlib
@@ -26,9 +25,12 @@ _RECORD_BYTES: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """``sent``: the highest line that may have been sent; ``since``: when the oldest one of
-    those without a result was sent, in Unix seconds."""
+class Progress:
+    """How far a batch has come.
+
+    ``sent`` is the highest line that may have been sent. ``since`` is the time (Unix seconds) when
+    the oldest line without a result was sent. Job IDs derive from ``run``.
+    """
 
     run: str
     sent: int = 0
@@ -38,83 +40,83 @@ class Note:
 class BatchOutput(Protocol):
     """Where the results of a batch go."""
 
-    note: Note
+    progress: Progress
 
     def load(self) -> KnownResults:
-        """The results that are there."""
+        """Read the results of earlier runs."""
 
     def set_aside(self, known: KnownResults, in_place: int) -> KnownResults:
-        """Leave the first results in their place, and the others where they are kept."""
+        """Leave the first ``in_place`` results in their places, and set the others aside."""
 
     def kept(self, place: int) -> dict[str, Any]:
-        """A result that was set aside."""
+        """Return a result that was set aside."""
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write one result, and hand it to the system at once."""
+        """Append one result and flush it to the operating system."""
 
     def about_to_send(self, number: int, since: float) -> None:
-        """Note that a line is sent next."""
+        """Record that a line is sent next. ``since`` is as in :class:`Progress`."""
 
     def finish(self, *, unused: int) -> None:
-        """Note that all is done; remove what was set aside if none of it is ``unused``."""
+        """Record that the batch is complete. Delete the kept results if none is ``unused``."""
 
 
 class StdoutResults:
-    """Results on stdout: there are none of an earlier run, and nothing is kept for a later one."""
+    """Results on stdout: no earlier results exist, and a later run cannot resume."""
 
     def __init__(self) -> None:
-        self.note = Note(secrets.token_hex(16))
+        self.progress = Progress(secrets.token_hex(16))
 
     def load(self) -> KnownResults:
-        """Return none."""
+        """Return no results."""
         return KnownResults()
 
     def set_aside(self, known: KnownResults, in_place: int) -> KnownResults:
-        """Never called: no result is known."""
+        """Refuse: without earlier results the caller never sets any aside."""
         raise NotImplementedError
 
     def kept(self, place: int) -> dict[str, Any]:
-        """Never called: no result is known."""
+        """Refuse: without earlier results the caller never sets any aside."""
         raise NotImplementedError
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write one result; raises ``BrokenPipeError`` if the reader has gone."""
+        """Write one result. Raises ``BrokenPipeError`` if the reader has closed the pipe."""
         sys.stdout.buffer.write(_encode(result))
         sys.stdout.buffer.flush()
 
     def about_to_send(self, number: int, since: float) -> None:
-        """Note nothing."""
+        """Do nothing: stdout keeps no progress."""
 
     def finish(self, *, unused: int) -> None:
         """Do nothing."""
 
 
 class BatchFiles:
-    """Results and note of one batch, locked against a second one. Use it as a context."""
+    """Results and progress of one batch, locked against a second process. Use it as a context."""
 
     def __init__(self, results: Path) -> None:
-        """Open or create both. Raises :class:`WrongOutput` for a file that is none of ours."""
+        """Open or create both files. Raises :class:`WrongOutput` for a file of another program."""
         self.path = results
-        self.note_path = results.with_name(results.name + ".run")
+        self.progress_path = results.with_name(results.name + ".run")
         self.kept_path = results.with_name(results.name + ".kept")
         fresh = not results.exists() or results.stat().st_size == 0
-        if not fresh and not self.note_path.exists():
-            raise WrongOutput(f"there is no {self.note_path.name} beside it, so it is no batch's")
-        # Results that somebody has removed are wanted anew: then the old note counts no more.
+        if not fresh and not self.progress_path.exists():
+            raise WrongOutput(f"{self.progress_path.name} is missing, so no batch wrote it")
+        # If the user has removed the results, all lines run again, and the old progress is void.
         started_over = not results.exists()
         self._kept: BinaryIO | None = None
-        self._note_fd = os.open(self.note_path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._progress_fd = os.open(self.progress_path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._note_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.note = self._read_note(started_over=started_over)
+            fcntl.flock(self._progress_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.progress = self._read_progress(started_over=started_over)
             if started_over:
                 self.kept_path.unlink(missing_ok=True)
             self._results: BinaryIO = results.open("ab")
         except BlockingIOError:
-            os.close(self._note_fd)
-            raise WrongOutput("another batch is writing it") from None
+            os.close(self._progress_fd)
+            raise WrongOutput("another batch is writing to it") from None
         except BaseException:
-            os.close(self._note_fd)
+            os.close(self._progress_fd)
             raise
 
     def __enter__(self) -> Self:
@@ -124,10 +126,10 @@ class BatchFiles:
         self._results.close()
         if self._kept is not None:
             self._kept.close()
-        os.close(self._note_fd)
+        os.close(self._progress_fd)
 
     def results(self) -> Iterator[bytes]:
-        """The results that are there; a last one that is torn is cut off."""
+        """Yield the results in order. Truncate the file before an incomplete last line."""
         whole = 0
         with self.path.open("rb") as lines:
             for line in lines:
@@ -138,7 +140,7 @@ class BatchFiles:
                 yield line
 
     def load(self) -> KnownResults:
-        """Read the results that are there; one that was set aside has a place below 0."""
+        """Read all results. A result that was set aside has a negative place."""
         known = KnownResults()
         for place, line in self._kept_lines():
             known.add(place, line, in_order=False)
@@ -147,7 +149,7 @@ class BatchFiles:
         return known
 
     def set_aside(self, known: KnownResults, in_place: int) -> KnownResults:
-        """Leave the first ``in_place`` results, move the others to where they are kept."""
+        """Leave the first ``in_place`` results, and move the others to the kept file."""
         new = self.kept_path.with_name(self.kept_path.name + ".new")
         places, whole = known.places, 0
         with new.open("wb") as out:
@@ -164,7 +166,7 @@ class BatchFiles:
         return self.load()
 
     def kept(self, place: int) -> dict[str, Any]:
-        """Read a result that was set aside."""
+        """Read a result that was set aside, by its negative place."""
         if self._kept is None:
             self._kept = self.kept_path.open("rb")
         self._kept.seek(-place - 1)
@@ -172,17 +174,17 @@ class BatchFiles:
         return result
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write one result, and hand it to the system at once."""
+        """Append one result and flush it to the operating system."""
         self._results.write(_encode(result))
         self._results.flush()
 
     def about_to_send(self, number: int, since: float) -> None:
-        """Note that a line is sent next."""
-        self._write_note(Note(self.note.run, max(number, self.note.sent), since))
+        """Record that a line is sent next. ``since`` is as in :class:`Progress`."""
+        self._write_progress(Progress(self.progress.run, max(number, self.progress.sent), since))
 
     def finish(self, *, unused: int) -> None:
-        """Note that no line is under way; remove what was set aside if none is ``unused``."""
-        self._write_note(Note(self.note.run))
+        """Record that no line is under way. Delete the kept results if none is ``unused``."""
+        self._write_progress(Progress(self.progress.run))
         if not unused:
             self.kept_path.unlink(missing_ok=True)
 
@@ -193,19 +195,19 @@ class BatchFiles:
                 yield -offset - 1, line
                 offset += len(line)
 
-    def _read_note(self, *, started_over: bool) -> Note:
-        data = os.pread(self._note_fd, _RECORD_BYTES, 0)
+    def _read_progress(self, *, started_over: bool) -> Progress:
+        data = os.pread(self._progress_fd, _RECORD_BYTES, 0)
         if data and not started_over:
             with contextlib.suppress(ValueError, TypeError):
-                return Note(**json.loads(data))
-            raise WrongOutput(f"{self.note_path.name} cannot be read")
-        self._write_note(Note(secrets.token_hex(16)))
-        return self.note
+                return Progress(**json.loads(data))
+            raise WrongOutput(f"{self.progress_path.name} cannot be read")
+        self._write_progress(Progress(secrets.token_hex(16)))
+        return self.progress
 
-    def _write_note(self, note: Note) -> None:
-        self.note = note
-        told = json.dumps({"run": note.run, "sent": note.sent, "since": note.since})
-        os.pwrite(self._note_fd, told.ljust(_RECORD_BYTES - 1).encode() + b"\n", 0)
+    def _write_progress(self, progress: Progress) -> None:
+        self.progress = progress
+        record = json.dumps({"run": progress.run, "sent": progress.sent, "since": progress.since})
+        os.pwrite(self._progress_fd, record.ljust(_RECORD_BYTES - 1).encode() + b"\n", 0)
 
 
 def _encode(result: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The lines of a batch: what is sent for each, and the result of each (pure)."""
+"""The lines of a batch: the job of each line, and the JSON object of its result (pure)."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ _LONGEST_BASE: Final = 112
 class Line:
     """A line that can be sent.
 
-    ``own_id``: its author has given it the job ID; ``label``: the ``id`` that they gave it;
-    ``fingerprint``: equal for equal payloads; ``retry``: how often the line was run before.
+    ``own_id``: the line itself names its job ID. ``label``: its ``id``, which is only copied to the
+    result. ``fingerprint``: equal for equal payloads. ``retry``: number of earlier runs.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Line:
     retry: int = 0
 
     def as_retry(self, retry: int) -> Self:
-        """Return the line under the ID of its run number ``retry``, from 0: one ID runs once."""
+        """Return the line with the job ID of its run number ``retry``, counted from 0."""
         if retry == self.retry:
             return self
         assert self.retry == 0, "the ID of a retry follows from the first one"
@@ -46,7 +46,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that cannot be sent, and why."""
+    """A line that cannot be sent, and the reason."""
 
     number: int
     problem: str
@@ -54,8 +54,8 @@ class BadLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A line whose ``result`` an earlier run has written."""
+class KeptResult:
+    """A line with the ``result`` that an earlier run has written."""
 
     number: int
     result: dict[str, Any]
@@ -64,13 +64,13 @@ class Kept:
 def read_lines(
     data: Iterable[bytes], run_key: str, defaults: Mapping[str, Any]
 ) -> Iterator[Line | BadLine]:
-    """The lines of a JSONL file, numbered from 1; blank ones are left out.
+    """Yield the lines of a JSONL file, numbered from 1, without blank ones.
 
-    A line is a job object, an object with ``prompt`` in place of ``messages`` (and ``system``,
-    if wanted), or a string. ``defaults`` are fields of the job object; those of the line win.
+    A line is a job object, an object with ``prompt`` in place of ``messages`` (and optionally
+    ``system``), or a string. ``defaults`` are fields of the job object; fields of the line win.
 
-    The ID of a line follows from its payload, and from how many lines before have the same one:
-    a line that is put between others changes no other ID.
+    The job ID is a hash of ``run_key``, the payload, and the number of earlier lines with an equal
+    payload. So an inserted line changes the ID of no other line.
     """
     seen: dict[int, int] = {}
     for number, raw in enumerate(data, 1):
@@ -91,13 +91,13 @@ def read_lines(
 
 def _line(number: int, text: bytes, defaults: Mapping[str, Any]) -> Line:
     if len(text) > 2 * MAX_JOB_BYTES:
-        raise InvalidJob(f"the line has {len(text)} bytes: no job is that long")
+        raise InvalidJob(f"the line has {len(text)} bytes: a job has at most {MAX_JOB_BYTES}")
     try:
         obj = json.loads(text)
     except UnicodeDecodeError as error:
-        raise InvalidJob(f"no UTF-8 text (byte {error.start + 1} of the line)") from None
+        raise InvalidJob(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
     except ValueError as error:
-        raise InvalidJob(f"no JSON: {error}") from None
+        raise InvalidJob(f"not JSON: {error}") from None
     if isinstance(obj, str):
         obj = {"prompt": obj}
     if not isinstance(obj, dict):
@@ -128,7 +128,7 @@ def _job(obj: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(line: Line, result: Result) -> dict[str, Any]:
-    """The result of a completed job."""
+    """Return the result of a completed job."""
     return _result(
         line,
         "completed",
@@ -140,20 +140,22 @@ def completed(line: Line, result: Result) -> dict[str, Any]:
 
 
 def ended(line: Line, end: Failed | Cancelled) -> dict[str, Any]:
-    """The result of a job that failed or was cancelled."""
+    """Return the result of a job that failed or was cancelled."""
     if isinstance(end, Failed):
         return _result(line, "failed", error=end.error.model_dump(mode="json"))
     return _result(line, "cancelled", reason=end.reason)
 
 
 def expired(line: Line) -> dict[str, Any]:
-    """The result of a job that was sent, but whose log is gone."""
-    told = "it was sent before, and its log has expired"
-    return _result(line, "expired", error={"code": "expired", "message": told, "retryable": True})
+    """Return the result of a job that was sent and whose log has expired."""
+    message = "it was sent before, and its log has expired"
+    return _result(
+        line, "expired", error={"code": "expired", "message": message, "retryable": True}
+    )
 
 
 def refused(line: Line | BadLine, problem: str) -> dict[str, Any]:
-    """The result of a line that was not accepted as a job."""
+    """Return the result of a line that is not a valid job."""
     error = {"code": "invalid_job", "message": problem, "retryable": False}
     return _result(line, "failed", error=error)
 

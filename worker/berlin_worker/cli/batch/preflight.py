@@ -1,4 +1,4 @@
-"""What a batch has to do, from its lines and the results that are there (pure)."""
+"""Compare the lines of a batch with the results of earlier runs (pure)."""
 
 import json
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ _SHOWN_LINES: Final = 5
 
 
 class WrongOutput(ValueError):
-    """The results are those of another input, or no results at all."""
+    """The output file holds the results of another input, or something else."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A result that an earlier run has written; ``place`` is where the caller finds it."""
+class KnownResult:
+    """A result of an earlier run; ``place`` is its position in the files of the caller."""
 
     place: int
     status: str
@@ -24,39 +24,40 @@ class Known:
 
 
 class KnownResults:
-    """The results of earlier runs, by the ID of their job, or by the line that is no job."""
+    """The results of earlier runs, by job ID, or by line number if the line is not a job."""
 
     def __init__(self) -> None:
-        self._found: dict[str | int, Known] = {}
+        self._found: dict[str | int, KnownResult] = {}
         self._order: list[int] = []
         self._retries = 0
 
     def add(self, place: int, data: bytes, *, in_order: bool) -> None:
-        """Add one result; of two of one job the last counts. Raises :class:`WrongOutput`.
+        """Add one result, which replaces an earlier one of the same job.
 
-        ``in_order``: it is the next one of the file of results.
+        ``in_order``: it is the next one in the file of results. Raises :class:`WrongOutput` if
+        ``data`` is not a result.
         """
         try:
             result = json.loads(data)
             line, job_id, status = result["line"], result["job_id"], result["status"]
             retry, fingerprint = result.get("retry", 0), result.get("fingerprint")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise WrongOutput("it holds a line that is no result of a batch") from None
+            raise WrongOutput("it holds a line that is not a result of a batch") from None
         if not (isinstance(line, int) and isinstance(retry, int) and isinstance(status, str)):
-            raise WrongOutput("it holds a line that is no result of a batch")
+            raise WrongOutput("it holds a line that is not a result of a batch")
         self._retries = max(self._retries, retry)
         key = job_id if isinstance(job_id, str) else line
-        self._found[key] = Known(place, status, fingerprint)
+        self._found[key] = KnownResult(place, status, fingerprint)
         if in_order:
             self._order.append(hash((line, key)))
 
-    def decide(
+    def match(
         self, line: Line | BadLine, *, retry_failed: bool
-    ) -> tuple[Line | BadLine, Known | None]:
-        """Return the line as it is to be run, and its result if it need not be run.
+    ) -> tuple[Line | BadLine, KnownResult | None]:
+        """Return the line with the job ID to run, and its result if it need not run.
 
-        A line whose payload has changed under its own ID, or whose job has not been completed if
-        those are wanted again, gets a new ID.
+        The line gets a new ID if its payload has changed under its own ID, or if
+        ``retry_failed`` and its job was not completed.
         """
         if isinstance(line, BadLine):
             return line, self._found.get(line.number)
@@ -64,25 +65,25 @@ class KnownResults:
             tried = line.as_retry(retry)
             known = self._found.get(tried.job_id)
             if known is not None:
-                mended = known.fingerprint not in {None, line.fingerprint}
-                if mended or (retry_failed and known.status != "completed"):
+                changed = known.fingerprint not in {None, line.fingerprint}
+                if changed or (retry_failed and known.status != "completed"):
                     return line.as_retry(retry + 1), None
                 return tried, known
         return line, None
 
     def is_at(self, index: int, line: Line | BadLine) -> bool:
-        """Whether the result number ``index``, from 0, of the file is that of ``line``."""
+        """Return whether result number ``index`` of the file, from 0, belongs to ``line``."""
         mark = hash((line.number, line.job_id or line.number))
         return index < len(self._order) and self._order[index] == mark
 
     @property
     def in_file(self) -> int:
-        """How many results are in the file of results."""
+        """Number of results in the file of results."""
         return len(self._order)
 
     @property
     def places(self) -> frozenset[int]:
-        """The places of the results that count."""
+        """The places of the results that were not replaced."""
         return frozenset(known.place for known in self._found.values())
 
     def completed_without(self, used: set[int]) -> int:
@@ -95,29 +96,29 @@ class KnownResults:
 
 @dataclass(slots=True)
 class Preflight:
-    """What a batch has to do, known before anything is sent."""
+    """What a batch has to do, determined before anything is sent."""
 
     total: int = 0
     done: int = 0
-    """Lines that have a result."""
+    """Number of lines with a result."""
     failed: int = 0
-    """Results that are no completed job."""
+    """Number of results whose job was not completed."""
     in_place: int = 0
-    """Results at the beginning of the file that stay where they are."""
+    """Number of results at the start of the file that stay in their places."""
     unused: int = 0
-    """Completed results of lines that the input has no longer."""
+    """Number of completed results whose line is no longer in the input."""
     bad: int = 0
     bad_examples: list[BadLine] = field(default_factory=list)
     clashes: list[str] = field(default_factory=list)
-    """Pairs of lines with one job ID and different payloads, in words."""
+    """Pairs of lines with one job ID and different payloads, described in words."""
 
 
-def survey(
+def run_preflight(
     lines: Iterable[Line | BadLine], known: KnownResults, *, retry_failed: bool = False
 ) -> Preflight:
-    """Check all lines, and find what is left to do.
+    """Check all lines, and count what is left to do.
 
-    Raises :class:`WrongOutput` if no result is that of a line.
+    Raises :class:`WrongOutput` if completed results exist and none belongs to a line.
     """
     found, used, recognized = Preflight(), set[int](), False
     own_ids: dict[str, tuple[int, str]] = {}
@@ -134,7 +135,7 @@ def survey(
                     f"lines {first} and {line.number} have the job_id {line.job_id}, and "
                     "different payloads"
                 )
-        tried, result = known.decide(line, retry_failed=retry_failed)
+        tried, result = known.match(line, retry_failed=retry_failed)
         recognized |= result is not None or (isinstance(tried, Line) and tried.retry > 0)
         if result is not None:
             used.add(result.place)
@@ -149,7 +150,7 @@ def survey(
 
 
 def moved(result: dict[str, Any], line: Line | BadLine) -> dict[str, Any]:
-    """Return the ``result`` of an earlier run, with the number and the label of its line now."""
+    """Return the ``result`` of an earlier run with the present number and label of its line."""
     rest = {name: value for name, value in result.items() if name not in {"line", "id"}}
     label = {"id": line.label} if isinstance(line, Line) and line.label is not None else {}
     return {"line": line.number, **label, **rest}

@@ -1,4 +1,4 @@
-"""Sending the lines of a batch: a bounded number in flight, the results in order."""
+"""Send the lines of a batch: a bounded number in flight, results in the order of the lines."""
 
 import asyncio
 import time
@@ -8,28 +8,28 @@ from typing import Any, Final, Protocol
 
 from berlin_worker.cli.batch import lines as batch_lines
 from berlin_worker.cli.batch.files import BatchOutput
-from berlin_worker.cli.batch.lines import BadLine, Kept, Line
+from berlin_worker.cli.batch.lines import BadLine, KeptResult, Line
 from berlin_worker.client import CursorExpired, JobFailed, JobIdReused, JobStatus, Result
 
 _AHEAD: Final = 8
-"""Results wait in memory for a slow one before them: at most so many times the jobs in flight."""
+"""Limit of results that wait in memory for a slower earlier one, in jobs in flight."""
 
 
 class JobClient(Protocol):
-    """What is needed of :class:`berlin_worker.client.AsyncClient`."""
+    """The part of :class:`berlin_worker.client.AsyncClient` that a batch uses."""
 
     async def submit(self, prompt: dict[str, Any], *, job_id: str) -> str:
-        """Put a job on the queue, once for each ID."""
+        """Put a job on the queue. A second call with the ID has no effect."""
 
     async def result(self, job_id: str) -> Result:
-        """Wait for the end of a job."""
+        """Wait for the end of a job and return its result."""
 
     async def status(self, job_id: str) -> JobStatus:
-        """How a job stands."""
+        """Return the status of a job."""
 
 
-class Batch:
-    """One run over what is left of a batch. ``told`` is called with each new result."""
+class Sender:
+    """Sends lines and writes their results. ``on_result`` receives each new result."""
 
     def __init__(
         self,
@@ -37,22 +37,22 @@ class Batch:
         files: BatchOutput,
         *,
         concurrency: int,
-        told: Callable[[dict[str, Any]], None],
+        on_result: Callable[[dict[str, Any]], None],
         skip: frozenset[int] = frozenset(),
     ) -> None:
         self._client = client
         self._files = files
         self._slots = asyncio.Semaphore(concurrency)
         self._ahead = concurrency * _AHEAD
-        self._told = told
+        self._on_result = on_result
         self._skip = skip
-        self._before = files.note
+        self._before = files.progress
         self._pending: deque[tuple[float, bool, asyncio.Task[dict[str, Any]]]] = deque()
 
-    async def run(self, lines: Iterable[Line | BadLine | Kept]) -> None:
-        """Send ``lines`` and write their results in order; raises as the client does.
+    async def run(self, lines: Iterable[Line | BadLine | KeptResult]) -> None:
+        """Send ``lines`` and write their results in order. Raises the errors of the client.
 
-        Whatever ends it early leaves what was sent alone: the jobs go on.
+        If it ends early, jobs that were sent go on.
         """
         try:
             for line in lines:
@@ -70,11 +70,11 @@ class Batch:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _begin(self, line: Line | BadLine | Kept) -> None:
-        # What an earlier run has sent is as old as it was then.
+    def _begin(self, line: Line | BadLine | KeptResult) -> None:
+        # A line of an earlier run was sent then, not now.
         sent_before = line.number <= self._before.sent
         sent_ts = self._before.since if sent_before else time.time()
-        kept = isinstance(line, Kept)
+        kept = isinstance(line, KeptResult)
         if not kept:
             oldest = self._pending[0][0] if self._pending else sent_ts
             self._files.about_to_send(line.number, oldest)
@@ -88,10 +88,10 @@ class Batch:
         self._pending.popleft()
         self._files.add(result)
         if new:
-            self._told(result)
+            self._on_result(result)
 
-    async def _result(self, line: Line | BadLine | Kept) -> dict[str, Any]:
-        if isinstance(line, Kept):
+    async def _result(self, line: Line | BadLine | KeptResult) -> dict[str, Any]:
+        if isinstance(line, KeptResult):
             return line.result
         if isinstance(line, BadLine):
             return batch_lines.refused(line, line.problem)
@@ -100,7 +100,7 @@ class Batch:
         try:
             await self._client.submit(line.job, job_id=line.job_id)
             return batch_lines.completed(line, await self._client.result(line.job_id))
-        except JobIdReused as error:  # the ID was used outside of this batch
+        except JobIdReused as error:  # the ID belongs to a job of another program
             return batch_lines.refused(line, str(error))
         except JobFailed as failed:
             return batch_lines.ended(line, failed.event)
@@ -109,7 +109,7 @@ class Batch:
 
 
 async def without_trace(client: JobClient, lines: Iterable[Line | BadLine]) -> list[int]:
-    """The numbers of those lines of which Redis has no record."""
+    """Return the numbers of the lines without a record in Redis."""
     sendable = [line for line in lines if isinstance(line, Line)]
     found = await asyncio.gather(*(client.status(line.job_id) for line in sendable))
     pairs = zip(sendable, found, strict=True)

@@ -7,12 +7,12 @@ _PROMPT = "Why is the sky blue?"
 
 @click.command()
 @click.argument("prompt", default=_PROMPT)
-@click.option("--keep", is_flag=True, help="Leave all of it running until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
 def demo(prompt: str, keep: bool) -> None:
     """Stream a prompt through a whole setup, nothing to install.
 
-    Starts a Redis (or takes an idle one from REDIS_URL), a stand-in for the upstream and a real
-    worker, sends PROMPT through the queue, shows the text as it comes, and cleans up.
+    Starts a Redis (or uses an idle one at REDIS_URL), a stand-in for the upstream and a real
+    worker. Sends PROMPT through the queue, streams the text, and cleans up.
 
     \b
       berlin demo

@@ -1,4 +1,4 @@
-"""What the demo runs on: a Redis, a stand-in upstream, and a real worker; gone at its end."""
+"""The servers of the demo: a Redis, a stand-in upstream and a real worker."""
 
 import contextlib
 import shlex
@@ -23,49 +23,61 @@ from berlin_worker.settings import Settings
 _START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 3.0
 _CHUNK_DELAY_S: Final = 0.02
-_WATCH_S: Final = 0.2
+_WATCH_S: Final = 0.5
+_REDIS_PATIENCE_S: Final = 2.0
+"""Long enough for a restart of the Redis at REDIS_URL, which the worker survives."""
 _SHOWN_LOG_LINES: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is running."""
+    """The running servers of a demo."""
 
     settings: Settings
     redis: str
-    """One line that says which Redis it is."""
+    """A label for the Redis."""
     upstream: Upstream
     worker: "subprocess.Popen[bytes]"
 
     @property
     def exports(self) -> list[str]:
-        """The lines by which another shell uses the setup."""
+        """The shell lines by which another terminal uses the setup."""
         env = {"REDIS_URL": self.settings.redis_url, **self.upstream.environ}
         return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
 
-    def watch(self) -> None:
-        """Return when the worker has ended, which it does not do by itself."""
+    def watch(self) -> str:
+        """Wait until the worker or Redis has ended, and return one line that names it.
+
+        Redis counts as ended once it has answered no question for ``_REDIS_PATIENCE_S``.
+        """
+        answered = time.monotonic()
         while self.worker.poll() is None:
+            problem = redis_problem(self.settings.redis_url)
+            if problem is None:
+                answered = time.monotonic()
+            elif time.monotonic() - answered > _REDIS_PATIENCE_S:
+                return problem
             time.sleep(_WATCH_S)
+        return "the worker has ended"
 
 
 @contextlib.contextmanager
 def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """``REDIS_URL`` where it is set, else one of our own: its URL, and what it is.
+    """Yield the URL and a label of the Redis at ``REDIS_URL``, or of a new one.
 
-    Raises :class:`Problem` for a Redis in use: the demo's worker would take other people's jobs
-    and answer them with its stand-in, and their workers the demo's.
+    Raises :class:`Problem` for a Redis in use: the worker of the demo would answer the jobs of
+    others by its stand-in, and their workers would take the job of the demo.
     """
     if url := environ.get("REDIS_URL"):
-        if told := redis_problem(url):
-            raise Problem(told, advice="unset REDIS_URL, and the demo starts one of its own")
+        if message := redis_problem(url):
+            raise Problem(message, hint="unset REDIS_URL, so that the demo starts its own")
         with open_redis(url) as redis:
             counts: Any = redis.pubsub_numsub(names.CONTROL_CHANNEL)
             busy = counts[0][1] or redis.llen(names.QUEUE) or redis.zcard(names.DUE_JOBS)
         if busy:
             raise Problem(
                 "the Redis at REDIS_URL has workers or jobs, which the demo would mix with",
-                advice="unset REDIS_URL, and the demo starts one of its own",
+                hint="unset REDIS_URL, so that the demo starts its own",
             )
         yield url, "yours, at REDIS_URL"
     else:
@@ -76,10 +88,10 @@ def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def demo_setup(url: str, told: str, environ: Mapping[str, str]) -> Iterator[Setup]:
-    """Start upstream and worker; both are gone at the end, whatever ends it."""
+def demo_setup(url: str, label: str, environ: Mapping[str, str]) -> Iterator[Setup]:
+    """Start upstream and worker, and end both with the block."""
     with upstream_in_thread(chunk_delay_s=_CHUNK_DELAY_S) as upstream:
-        # Settings that are meant for a real upstream or broker have no place here.
+        # Settings for a real upstream or broker must not reach the demo.
         env = {
             name: value
             for name, value in environ.items()
@@ -88,7 +100,7 @@ def demo_setup(url: str, told: str, environ: Mapping[str, str]) -> Iterator[Setu
         env |= {"REDIS_URL": url, "WORKER_DRAIN_TIMEOUT_S": "1", "WORKER_LOG_FORMAT": "console"}
         env |= upstream.environ
         with _worker(env) as process:
-            yield Setup(Settings.from_env(env), told, upstream, process)
+            yield Setup(Settings.from_env(env), label, upstream, process)
 
 
 @contextlib.contextmanager
@@ -107,7 +119,7 @@ def _worker(env: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
-                    # Ctrl-C is for the demo, which then ends the worker itself.
+                    # Ctrl-C reaches only the demo, which then ends the worker.
                     start_new_session=True,
                 )
             _wait_until_ready(process, log)
@@ -119,16 +131,16 @@ def _worker(env: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
     give_up = time.monotonic() + _START_TIMEOUT_S
-    while " ready." not in (told := log.read_text(errors="replace")):
+    while " ready." not in (output := log.read_text(errors="replace")):
         if process.poll() is not None or time.monotonic() > give_up:
-            last = told.strip().splitlines()[-_SHOWN_LOG_LINES:]
-            raise Problem("the worker did not start; its last words:\n" + "\n".join(last))
+            last = output.strip().splitlines()[-_SHOWN_LOG_LINES:]
+            raise Problem("the worker did not start; its log ends with:\n" + "\n".join(last))
         time.sleep(0.02)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must leave nothing behind
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_TIMEOUT_S)

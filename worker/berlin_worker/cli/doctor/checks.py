@@ -1,4 +1,4 @@
-"""What `berlin doctor` makes of what it is told (pure). Each verdict says what to do."""
+"""The checks of `berlin doctor`: from what servers report to results with hints (pure)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -20,35 +20,35 @@ _MEMORY_FAIL: Final = 0.95
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of the doctor's; ``advice`` is empty where nothing is to be done."""
+    """One line of `berlin doctor`. ``hint`` is what to do, empty if nothing."""
 
     name: str
     level: Level
-    told: str
-    advice: str = ""
+    message: str
+    hint: str = ""
 
 
 def server(info: Mapping[str, Any]) -> CheckResult:
-    """From ``INFO server`` and ``INFO cluster``: which server it is, and whether it is usable."""
+    """Check kind and version of the server by ``INFO server`` and ``INFO cluster``."""
     name = supported_servers.name(info)
     if problem := supported_servers.problem(info):
         return CheckResult("server", "fail", f"it {problem}")
     if name is None:
-        return _untold("server", "INFO server")
+        return _not_available("server", "INFO server")
     if not name.startswith(("Redis", "Valkey")):
         return CheckResult(
-            "server", "warn", name, f"it is not tested: use {supported_servers.SUPPORTED}"
+            "server", "warn", name, f"this server is not tested: use {supported_servers.SUPPORTED}"
         )
     return CheckResult("server", "ok", name)
 
 
 def misspelt(warning: str) -> CheckResult:
-    """A variable of the environment that looks like a setting, and is none."""
+    """Return a warning for a variable that looks like a misspelt setting."""
     return CheckResult("settings", "warn", warning)
 
 
 def providers(problem: str | None, names: Collection[str]) -> CheckResult:
-    """What came of building the providers that a worker with these settings serves."""
+    """Return the result of building the providers for these settings."""
     if problem is not None:
         return CheckResult(
             "providers", "fail", problem, "a worker with these settings does not start"
@@ -57,114 +57,112 @@ def providers(problem: str | None, names: Collection[str]) -> CheckResult:
 
 
 def eviction(info: Mapping[str, Any]) -> CheckResult:
-    """From ``INFO memory``: a Redis that evicts keys loses jobs and queues without a word."""
+    """Check the eviction policy in ``INFO memory``: eviction silently loses jobs and queues."""
     policy, limit = info.get("maxmemory_policy"), int(info.get("maxmemory") or 0)
     if not policy:
-        return _untold("eviction", "INFO memory")
+        return _not_available("eviction", "INFO memory")
     if policy == "noeviction":
         return CheckResult("eviction", "ok", "maxmemory-policy is noeviction")
-    told = f"maxmemory-policy is {policy}"
-    advice = "CONFIG SET maxmemory-policy noeviction: every other policy drops queued jobs and logs"
-    # Without a limit nothing is evicted yet.
-    return CheckResult("eviction", "fail" if limit else "warn", told, advice)
+    message = f"maxmemory-policy is {policy}"
+    hint = "CONFIG SET maxmemory-policy noeviction: every other policy drops queued jobs and logs"
+    # Without maxmemory Redis evicts nothing.
+    return CheckResult("eviction", "fail" if limit else "warn", message, hint)
 
 
 def memory(info: Mapping[str, Any]) -> CheckResult:
-    """From ``INFO memory``: how full it is. A full Redis refuses jobs."""
+    """Check in ``INFO memory`` how full Redis is. A full Redis refuses jobs."""
     if "used_memory" not in info:
-        return _untold("memory", "INFO memory")
+        return _not_available("memory", "INFO memory")
     used, limit = int(info["used_memory"]), int(info.get("maxmemory") or 0)
     if not limit:
-        advice = (
-            "set maxmemory below what the machine has, so that Redis refuses before it is killed"
-        )
-        return CheckResult("memory", "ok", f"{_mib(used)} used, without a limit", advice)
-    told = f"{_mib(used)} of {_mib(limit)} used"
+        hint = "set maxmemory below the memory of the machine, so that Redis refuses jobs in time"
+        return CheckResult("memory", "ok", f"{_mib(used)} used, without a limit", hint)
+    message = f"{_mib(used)} of {_mib(limit)} used"
     share = used / limit
     if share < _MEMORY_WARN:
-        return CheckResult("memory", "ok", told)
-    advice = "raise maxmemory, or lower WORKER_LOG_TTL_S: when it is full, jobs are refused"
-    return CheckResult("memory", "fail" if share > _MEMORY_FAIL else "warn", told, advice)
+        return CheckResult("memory", "ok", message)
+    hint = "raise maxmemory, or lower WORKER_LOG_TTL_S: when it is full, jobs are refused"
+    return CheckResult("memory", "fail" if share > _MEMORY_FAIL else "warn", message, hint)
 
 
 def persistence(info: Mapping[str, Any]) -> CheckResult:
-    """From ``INFO persistence``: what a crash of Redis loses."""
+    """Check in ``INFO persistence`` what a crash of Redis loses."""
     if "aof_enabled" not in info:
-        return _untold("persistence", "INFO persistence")
+        return _not_available("persistence", "INFO persistence")
     if int(info["aof_enabled"]):
         return CheckResult("persistence", "ok", "append-only file is on")
-    advice = "appendonly yes: else a crash of Redis loses the jobs that were accepted"
-    return CheckResult("persistence", "warn", "append-only file is off", advice)
+    hint = "set appendonly yes: otherwise a crash of Redis loses accepted jobs"
+    return CheckResult("persistence", "warn", "append-only file is off", hint)
 
 
 def clock(redis_ts: float, before_ts: float, after_ts: float) -> CheckResult:
-    """``TIME`` of Redis, between two readings of the clock here, in Unix seconds."""
+    """Compare ``TIME`` of Redis with the clock before and after the call (Unix seconds)."""
     apart = max(redis_ts - after_ts, before_ts - redis_ts, 0.0)
     if apart < _CLOCK_TOLERANCE_S:
         return CheckResult("clock", "ok", "the clocks of Redis and of this machine agree")
-    advice = (
-        "run NTP on both: leases go by the clock of Redis, `ts` of events by that of the worker"
-    )
-    return CheckResult("clock", "warn", f"the clocks are {apart:.1f} s apart", advice)
+    hint = "run NTP on both: leases use the clock of Redis, `ts` of events that of the worker"
+    return CheckResult("clock", "warn", f"the clocks are {apart:.1f} s apart", hint)
 
 
 def mark(found: str | None, expected: str | None, at: str) -> CheckResult:
-    """What an event store, or ``REDIS_URL``, is marked as, and what it should be."""
-    if told := trouble(expected, found, at):
-        return CheckResult("stores", "fail", told, "set WORKER_EVENT_SHARDS as the workers have it")
+    """Compare the mark of an event store, or of ``REDIS_URL``, with the expected one."""
+    if message := trouble(expected, found, at):
+        return CheckResult(
+            "stores", "fail", message, "set WORKER_EVENT_SHARDS to the value that the workers have"
+        )
     if found is None:
-        return CheckResult("stores", "ok", f"{at} bears no mark: no worker has used it lately")
-    return CheckResult("stores", "ok", f"{at} is marked as WORKER_EVENT_SHARDS says")
+        return CheckResult("stores", "ok", f"{at} has no mark: no worker has used it lately")
+    return CheckResult("stores", "ok", f"the mark of {at} agrees with WORKER_EVENT_SHARDS")
 
 
-def refusal(name: str, error: BaseException, told: str) -> CheckResult:
-    """A check that could not be made: the user lacks a right, or the server cannot do it now.
+def refusal(name: str, error: BaseException, message: str) -> CheckResult:
+    """Return the result of a check that Redis has refused.
 
-    ``told`` is what ``error`` says. What goes wrong in a script, Redis before 7.0 tells by its
-    text alone.
+    ``message`` is the text of ``error``. It is examined too, because an error inside a script may
+    arrive as a generic ``ResponseError``.
     """
     if isinstance(error, NoPermissionError):
-        advice = (
-            "allow the user what deploy/redis/users.acl allows `worker`; if it is that one, the "
-            "server's ACL file is older than this version: make it anew (deploy/redis/acl)"
+        hint = (
+            "give the user the rights of `worker` in deploy/redis/users.acl; if it is that user, "
+            "the ACL file of the server is out of date: make it again (deploy/redis/acl)"
         )
-    elif isinstance(error, OutOfMemoryError) or "OOM" in told:
-        advice = (
-            "no right is missing: Redis is full, and takes no job before there is room. Raise "
-            "maxmemory, or lower WORKER_LOG_TTL_S"
+    elif isinstance(error, OutOfMemoryError) or "OOM" in message:
+        hint = (
+            "no right is missing: Redis is full, and refuses jobs. Raise maxmemory, or lower "
+            "WORKER_LOG_TTL_S"
         )
     elif isinstance(error, ReadOnlyError):
-        advice = "no right is missing: this is a replica, and REDIS_URL must lead to the primary"
-    elif "MISCONF" in told:
-        advice = "no right is missing: Redis cannot save to its disk; its log says why"
+        hint = "no right is missing: this is a replica, and REDIS_URL must name the primary"
+    elif "MISCONF" in message:
+        hint = "no right is missing: Redis cannot write to its disk; see its log"
     else:
-        advice = "try again; Redis did answer before"
-    return CheckResult(name, "fail", told, advice)
+        hint = "try again: earlier checks had an answer"
+    return CheckResult(name, "fail", message, hint)
 
 
 def workers(living: int, waiting: int | None) -> CheckResult:
-    """How many workers live, and how many jobs wait in the queue (``None``: not known)."""
+    """Report the running workers and the jobs in the queue (``None`` if unknown)."""
     jobs = "an unknown number of jobs" if waiting is None else _count(waiting, "job")
-    told = f"{_count(living, 'worker')}, {jobs} in the queue"
+    message = f"{_count(living, 'worker')}, {jobs} in the queue"
     if living:
-        return CheckResult("workers", "ok", told)
-    return CheckResult("workers", "warn", told, "start one: berlin worker")
+        return CheckResult("workers", "ok", message)
+    return CheckResult("workers", "warn", message, "start one by `berlin worker`")
 
 
 def login(error: JobError | None, url: str) -> CheckResult:
-    """What came of a login at ``url``."""
+    """Return the result of a login at ``url``."""
     if error is None:
-        return CheckResult("login", "ok", f"{url} has taken the account")
-    advice = {
-        ErrorCode.AUTH_FAILED: "look at BERLIN_ACCOUNT and BERLIN_PASSWORD",
-        ErrorCode.RATE_LIMITED: "wait; the account logs in too often",
-    }.get(error.code, "look at BERLIN_URL, BERLIN_PROXY and the way there")
-    return CheckResult("login", "fail", f"{url}: {error.code}: {error.message}", advice)
+        return CheckResult("login", "ok", f"{url} has accepted the account")
+    hint = {
+        ErrorCode.AUTH_FAILED: "check BERLIN_ACCOUNT and BERLIN_PASSWORD",
+        ErrorCode.RATE_LIMITED: "wait: the account logs in too often",
+    }.get(error.code, "check BERLIN_URL, BERLIN_PROXY and the network")
+    return CheckResult("login", "fail", f"{url}: {error.code}: {error.message}", hint)
 
 
-def _untold(name: str, command: str) -> CheckResult:
-    advice = f"where {command} is forbidden or missing (fakeredis), look for yourself"
-    return CheckResult(name, "warn", "the server does not tell", advice)
+def _not_available(name: str, command: str) -> CheckResult:
+    hint = f"{command} is forbidden or missing (as in fakeredis): check the server by hand"
+    return CheckResult(name, "warn", "the server does not report it", hint)
 
 
 def _mib(size: int) -> str:

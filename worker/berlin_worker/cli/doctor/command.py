@@ -4,19 +4,24 @@ import click
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON lines: name, level (ok, warn, fail), message, hint.",
+)
 @click.option("--login/--no-login", default=True, help="Try a login at the upstream.")
 def doctor(*, as_json: bool, login: bool) -> None:
-    """Check Redis, broker and login, and say what to do.
+    """Check Redis, broker and login, with hints.
 
-    Nothing is changed: what is written for a trial is gone a moment later. The login is a real
-    one, and its token is thrown away.
+    Nothing changes: keys that are written for a trial are deleted at once. The login is real, and
+    its token is discarded.
 
     \b
       berlin doctor
       berlin doctor --no-login --json | jq 'select(.level != "ok")'
 
-    Exit code 1 if a check fails; a warning is none.
+    Exit code 1 if a check fails. A warning is not a failure.
     """
     from berlin_worker.cli.doctor import run as work
 

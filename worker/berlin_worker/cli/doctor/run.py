@@ -1,4 +1,4 @@
-"""Check what a worker needs, one check after the other."""
+"""Run the checks one by one, and print each result at once."""
 
 import asyncio
 import dataclasses
@@ -16,7 +16,7 @@ from berlin_schemas import names
 from berlin_worker.cli.doctor import checks, shared_server
 from berlin_worker.cli.doctor.checks import CheckResult
 from berlin_worker.cli.errors import FAILED
-from berlin_worker.cli.output import printable, show
+from berlin_worker.cli.output import print_out, printable
 from berlin_worker.cli.preflight import (
     TIMEOUT_S,
     broker_problem,
@@ -27,6 +27,7 @@ from berlin_worker.cli.preflight import (
     server_info,
 )
 from berlin_worker.cli.worker import check_login
+from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.settings import Settings
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 _TRIAL_TTL_S: Final = 60
 
-# What the scripts of the worker do, on keys that are gone again in a moment. Under an ACL
-# every command in a script is checked, and so is every key and channel.
+# The commands that the scripts of a worker call, on keys that are deleted at once. An ACL is
+# applied to every command, key and channel in a script.
 _TRIAL: Final = """
 redis.call('HSET', KEYS[1], 'status', 'doctor')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -56,67 +57,71 @@ return 1
 
 
 def run(*, as_json: bool, login: bool) -> int:
-    """Print what each check finds; returns the exit code."""
+    """Print the result of each check, and return the exit code."""
     settings = load_settings()
     failed = False
-    for verdict in _examine(settings, login=login):
-        failed |= verdict.level == "fail"
+    for result in _examine(settings, login=login):
+        failed |= result.level == "fail"
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(verdict)))
+            click.echo(json.dumps(dataclasses.asdict(result)))
         else:
-            _print(verdict)
+            _print(result)
     return FAILED if failed else 0
 
 
-def _print(verdict: CheckResult) -> None:
-    mark = click.style(verdict.level.ljust(4), fg=_COLOURS[verdict.level])
-    show(f"{mark}  {verdict.name.ljust(11)}  {printable(verdict.told)}")
-    if verdict.advice:
-        show(" " * 19 + click.style(f"→ {verdict.advice}", dim=True))
+def _print(result: CheckResult) -> None:
+    mark = click.style(result.level.ljust(4), fg=_COLOURS[result.level])
+    print_out(f"{mark}  {result.name.ljust(11)}  {printable(result.message)}")
+    if result.hint:
+        print_out(" " * 19 + click.style(f"→ {result.hint}", dim=True))
 
 
 def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
     yield from map(checks.misspelt, settings.misspelt(os.environ))
-    if told := redis_problem(settings.redis_url):
-        yield CheckResult("redis", "fail", told, "start Redis, or correct REDIS_URL")
+    if message := redis_problem(settings.redis_url):
+        yield CheckResult("redis", "fail", message, "start Redis, or correct REDIS_URL")
     else:
         yield CheckResult("redis", "ok", address(settings.redis_url))
         with open_redis(settings.redis_url) as redis:
             yield from examine_redis(redis)
-            yield from _asked("workers", lambda: _workers(redis, settings))
+            yield from _attempted("workers", lambda: _workers(redis, settings))
             yield from _examine_marks(redis, settings)
             yield from shared_server.examine(redis, settings)
     if settings.sharded:
         for place in range(len(settings.shards)):
             yield from _examine_shard(settings, place)
     if settings.broker_url != settings.redis_url:
-        told = broker_problem(settings)
-        advice = "start it, or correct CELERY_BROKER_URL" if told else ""
+        message = broker_problem(settings)
+        hint = "start it, or correct CELERY_BROKER_URL" if message else ""
         yield CheckResult(
-            "broker", "fail" if told else "ok", told or address(settings.broker_url), advice
+            "broker", "fail" if message else "ok", message or address(settings.broker_url), hint
         )
+        if message is None and settings.broker_url.partition("://")[0] in urls.REDIS_SCHEMES:
+            with open_redis(settings.broker_url) as redis:
+                for result in _examine_memory(redis):
+                    yield dataclasses.replace(result, message=f"broker: {result.message}")
     yield from _providers(settings)
     if login:
         yield _login(settings)
 
 
 def _examine_shard(settings: Settings, place: int) -> Iterator[CheckResult]:
-    """One of several event stores, each line with its number."""
+    """Yield the results for one of several event stores, each with its number."""
     url, count = settings.shards[place], len(settings.shards)
     label = f"shard {place + 1}/{count}"
-    if told := redis_problem(url):
-        advice = "start it: its jobs wait. All others go on"
-        yield CheckResult(label, "fail", told, advice)
+    if message := redis_problem(url):
+        hint = "start it: its jobs wait, those of other event stores go on"
+        yield CheckResult(label, "fail", message, hint)
         return
     yield CheckResult(label, "ok", address(url))
     with open_redis(url) as redis:
-        for verdict in examine_redis(redis):
-            yield dataclasses.replace(verdict, told=f"{label}: {verdict.told}")
+        for result in examine_redis(redis):
+            yield dataclasses.replace(result, message=f"{label}: {result.message}")
         yield checks.mark(_mark(redis, names.SHARD), on_shard(place, count), address(url))
 
 
 def _examine_marks(redis: "Redis", settings: Settings) -> Iterator[CheckResult]:
-    """Whether the workers have the event stores that are set here."""
+    """Yield whether the workers use the event stores of these settings."""
     at = address(settings.redis_url)
     if settings.sharded:
         yield checks.mark(_mark(redis, names.SHARDS), str(len(settings.shards)), at)
@@ -129,24 +134,29 @@ def _examine_marks(redis: "Redis", settings: Settings) -> Iterator[CheckResult]:
 def _mark(redis: "Redis", key: str) -> str | None:
     try:
         found: Any = redis.get(key)
-    except RedisError:  # where it may not be asked, it does not tell
+    except RedisError:  # without the right to read it, the mark is unknown
         return None
     return str(found) if found is not None else None
 
 
 def examine_redis(redis: "Redis") -> Iterator[CheckResult]:
-    """All that is asked of a Redis that answers."""
+    """Yield the results for a Redis that answers."""
     yield checks.server(server_info(redis))
+    yield from _examine_memory(redis)
+    yield from _attempted("clock", lambda: _clock(redis))
+    yield from _attempted("rights", lambda: _rights(redis))
+    yield from _attempted("pub/sub", lambda: _round_trip(redis))
+
+
+def _examine_memory(redis: "Redis") -> Iterator[CheckResult]:
+    """Yield whether a Redis keeps its jobs, logs and queue."""
     memory = _info(redis, "memory")
     yield checks.eviction(memory)
     yield checks.memory(memory)
     yield checks.persistence(_info(redis, "persistence"))
-    yield from _asked("clock", lambda: _clock(redis))
-    yield from _asked("rights", lambda: _rights(redis))
-    yield from _asked("pub/sub", lambda: _round_trip(redis))
 
 
-def _asked(name: str, check: Callable[[], CheckResult]) -> Iterator[CheckResult]:
+def _attempted(name: str, check: Callable[[], CheckResult]) -> Iterator[CheckResult]:
     try:
         yield check()
     except (RedisError, OSError) as error:
@@ -156,7 +166,7 @@ def _asked(name: str, check: Callable[[], CheckResult]) -> Iterator[CheckResult]
 def _info(redis: "Redis", section: str) -> Mapping[str, Any]:
     try:
         found: Any = redis.info(section)
-    except RedisError:  # forbidden, or fakeredis, which hangs up after an error: connect anew
+    except RedisError:  # forbidden, or fakeredis, which closes the connection after an error
         redis.connection_pool.disconnect()
         return {}
     return found if isinstance(found, Mapping) else {}
@@ -178,7 +188,7 @@ def _rights(redis: "Redis") -> CheckResult:
     redis.xrange(log)
     redis.zcard(names.DUE_JOBS)
     redis.publish(names.CONTROL_CHANNEL, json.dumps({"cancel": trial}))
-    return CheckResult("rights", "ok", "scripts, keys and channels may be used")
+    return CheckResult("rights", "ok", "scripts, keys and channels are allowed")
 
 
 def _round_trip(redis: "Redis") -> CheckResult:
@@ -191,15 +201,15 @@ def _round_trip(redis: "Redis") -> CheckResult:
             if message and message["type"] == "subscribe":
                 redis.publish(channel, "doctor")
             elif message and message["type"] == "message":
-                return CheckResult("pub/sub", "ok", "what is published arrives")
-    advice = "REDIS_URL must lead to one primary, not to a proxy without pub/sub"
-    return CheckResult("pub/sub", "fail", "what was published did not arrive", advice)
+                return CheckResult("pub/sub", "ok", "messages arrive")
+    hint = "REDIS_URL must name one primary, not a proxy without pub/sub"
+    return CheckResult("pub/sub", "fail", "a published message did not arrive", hint)
 
 
 def _workers(redis: "Redis", settings: Settings) -> CheckResult:
-    # As `berlin top` counts them.
-    from berlin_worker.cli.top.fleet import Fleet  # noqa: PLC0415  # what that command shows
-    from berlin_worker.cli.top.run import read  # noqa: PLC0415  # a command beside this one
+    # Counted by `berlin top`, so that both show one number.
+    from berlin_worker.cli.top.fleet import Fleet  # noqa: PLC0415  # slow to import
+    from berlin_worker.cli.top.run import read  # noqa: PLC0415  # slow to import
 
     fleet = Fleet.of(read(redis, settings))
     return checks.workers(len(fleet.workers) + fleet.unreadable, fleet.waiting)
@@ -208,33 +218,33 @@ def _workers(redis: "Redis", settings: Settings) -> CheckResult:
 def _providers(settings: Settings) -> Iterator[CheckResult]:
     try:
         check_login(settings)
-    except SettingsError:  # this machine runs no worker; the check of the login says so
+    except SettingsError:  # no credentials: the check of the login reports it
         return
     try:
         names = asyncio.run(_build_providers(settings))
     except (SettingsError, JobError) as error:
         yield checks.providers(str(error), ())
-    except Exception as error:  # noqa: BLE001  # of another package; its text may hold a secret
+    except Exception as error:  # noqa: BLE001  # code of another package; its text may hold a secret
         yield checks.providers(f"a provider raises {type(error).__name__}", ())
     else:
         yield checks.providers(None, names)
 
 
 async def _build_providers(settings: Settings) -> frozenset[str]:
-    """Build the providers that a worker builds at its start, and return their names.
+    """Build the providers as a starting worker does, and return their names.
 
-    Raises what the start of a worker raises.
+    Raises the errors that end the start of a worker.
     """
-    # Half a second of import, after the checks of Redis have been shown.
-    from berlin_worker.providers.base import Services  # noqa: PLC0415  # see above
-    from berlin_worker.providers.http import open_session  # noqa: PLC0415  # see above
-    from berlin_worker.providers.served import (  # noqa: PLC0415  # see above
+    # Imports of 0.5 s, after the checks of Redis have been shown.
+    from berlin_worker.providers.base import Services  # noqa: PLC0415  # slow to import
+    from berlin_worker.providers.http import open_session  # noqa: PLC0415  # slow to import
+    from berlin_worker.providers.served import (  # noqa: PLC0415  # slow to import
         configured_providers,
         provider_cache,
     )
-    from berlin_worker.storage.shared_tokens import RedisTokens  # noqa: PLC0415  # see above
-    from berlin_worker.storage.worker_connection import connect  # noqa: PLC0415  # see above
-    from berlin_worker.telemetry.stats import Stats  # noqa: PLC0415  # see above
+    from berlin_worker.storage.shared_tokens import RedisTokens  # noqa: PLC0415  # slow to import
+    from berlin_worker.storage.worker_connection import connect  # noqa: PLC0415  # slow to import
+    from berlin_worker.telemetry.stats import Stats  # noqa: PLC0415  # slow to import
 
     async with open_session(settings) as session, connect(settings.redis_url) as redis:
         tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
@@ -246,19 +256,19 @@ def _login(settings: Settings) -> CheckResult:
     try:
         check_login(settings)
     except SettingsError as error:
-        return CheckResult("login", "warn", "there are no credentials", f"for a worker, {error}")
+        return CheckResult("login", "warn", "credentials are missing", f"for a worker, {error}")
     if not settings.berlin_account:
         return CheckResult("login", "ok", "not needed: workers serve other providers")
     try:
         return checks.login(asyncio.run(_try_login(settings)), settings.berlin_url)
     except SettingsError as error:
-        return CheckResult("login", "fail", str(error), "set it as it says")
+        return CheckResult("login", "fail", str(error), "correct the setting")
 
 
 async def _try_login(settings: Settings) -> JobError | None:
-    # Half a second of import that --no-login saves.
-    from berlin_worker.providers.berlin.api import Account  # noqa: PLC0415
-    from berlin_worker.providers.http import open_session  # noqa: PLC0415
+    # Imports of 0.5 s that --no-login avoids.
+    from berlin_worker.providers.berlin.api import Account  # noqa: PLC0415  # slow to import
+    from berlin_worker.providers.http import open_session  # noqa: PLC0415  # slow to import
 
     async with open_session(settings) as session:
         try:

@@ -1,4 +1,4 @@
-"""What `berlin doctor` says of other fleets on the same server."""
+"""The check of `berlin doctor` for other fleets on one server."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
     from berlin_worker.settings import Settings
 
-_ADVICE = (
-    "give each fleet a server of its own if you can: channels and memory are shared; "
-    "deploy/README.md, Fleets"
+_HINT = (
+    "give each fleet its own server if you can: databases share channels and memory "
+    "(deploy/README.md, Fleets)"
 )
 
 
 def examine(redis: "Redis", settings: "Settings") -> Iterator[CheckResult]:
-    """A warning if other databases of the server hold a fleet; the fleet's own do not count."""
+    """Yield a warning if other databases of the server hold another fleet."""
     own = {database_of(redis), *map(database_of_url, settings.shards)}
     if found := other_fleets(redis, own):
-        where = ", ".join(map(str, found))
+        numbers = ", ".join(map(str, found))
         word = "database" if len(found) == 1 else "databases"
         yield CheckResult(
-            "fleets", "warn", f"another fleet uses {word} {where} of this server", _ADVICE
+            "fleets", "warn", f"another fleet uses {word} {numbers} of this server", _HINT
         )

@@ -7,22 +7,22 @@ import click
 @click.option(
     "--once",
     is_flag=True,
-    help="Show it once, as without a terminal.",
+    help="Show it once and exit (the default without a terminal).",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option(
     "--interval",
     "interval_s",
     type=click.FloatRange(min=0.2),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks; workers tell of themselves every two.",
+    help="Seconds between two readings; workers report every 2 s.",
 )
 def top(*, once: bool, as_json: bool, interval_s: float) -> None:
     """Watch the fleet: workers, queue, errors, logins.
 
-    A worker that dies or hangs disappears within WORKER_LEASE_S. Rates and means are of the last
-    ten seconds, counts since the start of each worker. q or Ctrl-C leaves.
+    A worker that dies or hangs disappears within WORKER_LEASE_S. Rates and means cover the last
+    10 s, counts start with each worker. q or Ctrl-C quits.
 
     \b
       berlin top
@@ -30,17 +30,18 @@ def top(*, once: bool, as_json: bool, interval_s: float) -> None:
       berlin top --json | jq .waiting
 
     \b
-    With --json, version 1; fields are only ever added, null is what is not known:
-      ts                              Unix time, of Redis
-      waiting, parked, dead_letters   jobs on the queue; kept back; that could not be run
-      in_flight, capacity, draining   jobs that run; that may; workers that shut down
+    With --json (version 1; later releases only add fields; null is unknown):
+      ts                              Unix time by the clock of Redis
+      waiting, parked, dead_letters   jobs in the queue; held back; dead letters
+      in_flight, capacity, draining   running jobs; their maximum; workers that shut down
       chunks, chunks_per_s, jobs_per_s, first_chunk_s, queue_wait_s
-      completed, cancelled, failed    jobs by their end; errors has the failed ones by code
+      completed, cancelled, failed    jobs by their end
+      errors                          failed jobs by error code
       retries, logins, logins_failed
       tokens                          by provider: issued_ts, age_s
-      unreadable                      workers of a version that this one cannot read
+      unreadable                      workers of a version that this `berlin` cannot read
       workers                         a list: worker, host, pid, version, up_s, loop_lag_s, and
-                                      of the above what there is of one worker
+                                      the fields above that describe one worker
     """
     from berlin_worker.cli.top import run as work
 

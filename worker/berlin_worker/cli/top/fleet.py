@@ -1,4 +1,4 @@
-"""What `berlin top` shows, from what stands in Redis. Pure."""
+"""The figures of `berlin top`, from what Redis holds (pure)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,18 +11,18 @@ from berlin_worker.storage.heartbeat import WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
-    """What was read at ``now_ts`` (the clock of Redis); ``None`` is what nobody could tell."""
+class FleetReading:
+    """What was read at ``now_ts`` (the clock of Redis). ``None`` is unknown."""
 
     now_ts: float
-    announcements: Sequence[str] = ()
+    statuses: Sequence[str] = ()
     waiting: int | None = None
     parked: int = 0
     dead_letters: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class TokenAge:
     """The upstream token in use."""
 
     issued_ts: float
@@ -31,7 +31,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """One worker. Counts are since its start, rates and means of its last seconds."""
+    """One worker: counts since its start, rates and means of its last seconds."""
 
     worker: str
     host: str
@@ -54,52 +54,52 @@ class WorkerRow:
     retries: int
     logins: int
     logins_failed: int
-    tokens: dict[str, Token]
+    tokens: dict[str, TokenAge]
 
     @classmethod
-    def of(cls, said: WorkerStatus, now_ts: float) -> Self:
-        """What a worker has said of itself."""
+    def of(cls, status: WorkerStatus, now_ts: float) -> Self:
+        """Return the row of a worker from its own status."""
         errors = {
             end.partition(":")[2] or "?": count
-            for end, count in said.jobs.items()
+            for end, count in status.jobs.items()
             if end.partition(":")[0] == "failed"
         }
-        failed_logins = sum(n for name, n in said.logins.items() if ":" in name)
+        failed_logins = sum(n for name, n in status.logins.items() if ":" in name)
         return cls(
-            worker=said.worker,
-            host=said.host,
-            pid=said.pid,
-            version=said.version,
-            up_s=_age(said.started_ts, now_ts),
-            draining=said.draining,
-            in_flight=said.in_flight,
-            capacity=said.capacity,
-            chunks=said.chunks,
-            chunks_per_s=said.recent.chunks_per_s,
-            jobs_per_s=said.recent.jobs_per_s,
-            first_chunk_s=said.recent.first_chunk_s,
-            queue_wait_s=said.recent.queue_wait_s,
-            loop_lag_s=said.recent.loop_lag_s,
-            completed=said.jobs.get("completed", 0),
-            cancelled=said.jobs.get("cancelled", 0),
+            worker=status.worker,
+            host=status.host,
+            pid=status.pid,
+            version=status.version,
+            up_s=_age(status.started_ts, now_ts),
+            draining=status.draining,
+            in_flight=status.in_flight,
+            capacity=status.capacity,
+            chunks=status.chunks,
+            chunks_per_s=status.recent.chunks_per_s,
+            jobs_per_s=status.recent.jobs_per_s,
+            first_chunk_s=status.recent.first_chunk_s,
+            queue_wait_s=status.recent.queue_wait_s,
+            loop_lag_s=status.recent.loop_lag_s,
+            completed=status.jobs.get("completed", 0),
+            cancelled=status.jobs.get("cancelled", 0),
             failed=sum(errors.values()),
             errors=errors,
-            retries=sum(said.retries.values()),
-            logins=sum(said.logins.values()) - failed_logins,
+            retries=sum(status.retries.values()),
+            logins=sum(status.logins.values()) - failed_logins,
             logins_failed=failed_logins,
             tokens={
-                provider: Token(issued_ts, _age(issued_ts, now_ts))
-                for provider, issued_ts in said.token_issued.items()
+                provider: TokenAge(issued_ts, _age(issued_ts, now_ts))
+                for provider, issued_ts in status.token_issued.items()
             },
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """All workers that live, and their sums.
+    """All running workers, and their sums.
 
-    ``unreadable`` counts those that speak a version which this one does not know: they are in no
-    sum. Of tokens the newest counts: a worker learns of a new one only when it needs it.
+    ``unreadable`` counts workers whose status has an unknown version: no sum includes them. For
+    each provider ``tokens`` has the newest token of all workers.
     """
 
     ts: float
@@ -121,27 +121,27 @@ class Fleet:
     retries: int
     logins: int
     logins_failed: int
-    tokens: dict[str, Token]
+    tokens: dict[str, TokenAge]
     unreadable: int
     workers: tuple[WorkerRow, ...] = field(default=())
 
     @classmethod
-    def of(cls, raw: Raw) -> Self:
+    def of(cls, raw: FleetReading) -> Self:
         """The fleet as it was read."""
-        said, unreadable = _readable(raw.announcements)
+        readable, unreadable = _readable(raw.statuses)
         rows = sorted(
-            (WorkerRow.of(each, raw.now_ts) for each in said),
+            (WorkerRow.of(each, raw.now_ts) for each in readable),
             key=lambda row: (row.host, row.pid, row.worker),
         )
         errors: Counter[str] = Counter()
-        tokens: dict[str, Token] = {}
+        tokens: dict[str, TokenAge] = {}
         for row in rows:
             errors.update(row.errors)
             for provider, token in row.tokens.items():
                 if provider not in tokens or token.issued_ts > tokens[provider].issued_ts:
                     tokens[provider] = token
         known = [row.capacity for row in rows if row.capacity is not None]
-        recent = [each.recent for each in said]
+        recent = [each.recent for each in readable]
         return cls(
             ts=raw.now_ts,
             waiting=raw.waiting,
@@ -168,27 +168,27 @@ class Fleet:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts: version 1, fields are only ever added."""
+        """Return the JSON object of version 1. Later releases only add fields."""
         return {"v": 1, **asdict(self)}
 
 
-def _readable(announcements: Iterable[str]) -> tuple[list[WorkerStatus], int]:
-    said, unreadable = [], 0
-    for text in announcements:
+def _readable(statuses: Iterable[str]) -> tuple[list[WorkerStatus], int]:
+    readable, unreadable = [], 0
+    for text in statuses:
         try:
-            said.append(WorkerStatus.model_validate_json(text))
+            readable.append(WorkerStatus.model_validate_json(text))
         except ValidationError:
             unreadable += 1
-    return said, unreadable
+    return readable, unreadable
 
 
 def _age(since_ts: float, now_ts: float) -> float:
-    # The clocks of a worker and of Redis may differ by a little.
+    # The clocks of a worker and of Redis may differ slightly.
     return round(max(now_ts - since_ts, 0.0), 3)
 
 
 def _mean(parts: Iterable[tuple[float | None, int]]) -> float | None:
-    """The mean of means, each of so many values."""
+    """Return the mean of pairs of a mean and its number of values."""
     known = [(mean, count) for mean, count in parts if mean is not None and count > 0]
     total = sum(count for _, count in known)
     return round(sum(mean * count for mean, count in known) / total, 6) if total else None

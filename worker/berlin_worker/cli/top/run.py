@@ -1,4 +1,4 @@
-"""Watch the fleet."""
+"""Read the fleet from Redis, and show it."""
 
 import contextlib
 import functools
@@ -15,9 +15,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from berlin_schemas import names
 from berlin_worker.cli.interrupts import interruptible
 from berlin_worker.cli.keys import single_keys
-from berlin_worker.cli.output import show
+from berlin_worker.cli.output import print_out
 from berlin_worker.cli.preflight import TIMEOUT_S, load_settings, open_redis, reason
-from berlin_worker.cli.top.fleet import Fleet, Raw
+from berlin_worker.cli.top.fleet import Fleet, FleetReading
 from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import parted
 from berlin_worker.settings import Settings
@@ -31,23 +31,23 @@ _LISTS: Final = [
 
 
 def run(*, once: bool, as_json: bool, interval_s: float) -> None:
-    """Show the fleet until the user leaves."""
+    """Show the fleet until the user quits."""
     settings = load_settings()
-    # Ctrl-C is how one leaves.
+    # Ctrl-C is a way to quit, not an error.
     with open_redis(settings.redis_url) as redis, contextlib.suppress(KeyboardInterrupt):
 
-        def look() -> Fleet:
+        def read_fleet() -> Fleet:
             return Fleet.of(read(redis, settings))
 
-        first = look()
+        first = read_fleet()
         if as_json:
-            _print_json(first, look, interval_s, once=once)
+            _print_json(first, read_fleet, interval_s, once=once)
         else:
-            _show(first, look, interval_s, once=once, where=address(settings.redis_url))
+            _show(first, read_fleet, interval_s, once=once, at=address(settings.redis_url))
 
 
-def read(redis: "Redis", settings: Settings) -> Raw:
-    """What there is to know. Raises redis-py's errors; a broker that is away is not known of."""
+def read(redis: "Redis", settings: Settings) -> FleetReading:
+    """Read workers and queue. Raises redis-py's errors; a broker that is away counts as unknown."""
     seconds, micros = redis.time()
     now_ts = seconds + micros / 1e6
     living: Any = redis.zrangebyscore(names.FLEET, round(now_ts * 1000), "+inf")
@@ -58,10 +58,10 @@ def read(redis: "Redis", settings: Settings) -> Raw:
             pipeline.zcard(names.parked_key(shard))
         pipeline.xlen(names.DEAD_LETTERS)
         *replies, dead_letters = pipeline.execute()
-    return Raw(
+    return FleetReading(
         now_ts=now_ts,
-        # One may have ended since.
-        announcements=[text for text in replies[: len(living)] if text is not None],
+        # A worker may have ended between the two requests.
+        statuses=[text for text in replies[: len(living)] if text is not None],
         waiting=_waiting(redis, settings),
         parked=sum(replies[len(living) :]),
         dead_letters=dead_letters,
@@ -79,18 +79,18 @@ def _waiting(redis: "Redis", settings: Settings) -> int | None:
 
 
 def _waiting_elsewhere(broker_url: str) -> int | None:
-    # Celery takes a quarter of a second to import, which a Redis broker need not wait for.
-    from berlin_worker.client import queue_depth  # noqa: PLC0415
+    # Celery takes 0.25 s to import, and a Redis broker does not need it.
+    from berlin_worker.client import queue_depth  # noqa: PLC0415  # slow to import
 
     try:
         return queue_depth.count(_app(broker_url))["waiting"]
-    except Exception:  # noqa: BLE001  # whatever the broker's client raises: it cannot be asked
+    except Exception:  # noqa: BLE001  # each broker's client has its own errors; the depth is unknown then
         return None
 
 
 @functools.cache
 def _app(broker_url: str) -> Any:
-    from celery import Celery  # noqa: PLC0415  # as above
+    from celery import Celery  # noqa: PLC0415  # slow to import
 
     app = Celery("berlin-top", set_as_current=False, fixups=[], backend="disabled://")
     url, options = parted(broker_url)
@@ -103,41 +103,44 @@ def _app(broker_url: str) -> Any:
     return app
 
 
-def _print_json(fleet: Fleet, look: Callable[[], Fleet], interval_s: float, *, once: bool) -> None:
+def _print_json(
+    fleet: Fleet, read_fleet: Callable[[], Fleet], interval_s: float, *, once: bool
+) -> None:
     while True:
         click.echo(json.dumps(fleet.as_json()))
         if once:
             return
         time.sleep(interval_s)
-        fleet = look()
+        fleet = read_fleet()
 
 
 def _show(
-    fleet: Fleet, look: Callable[[], Fleet], interval_s: float, *, once: bool, where: str
+    fleet: Fleet, read_fleet: Callable[[], Fleet], interval_s: float, *, once: bool, at: str
 ) -> None:
-    # rich takes a tenth of a second to import, which --json need not wait for.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.live import Live  # noqa: PLC0415
+    # rich takes 0.1 s to import, and --json does not need it.
+    from rich.console import Console  # noqa: PLC0415  # slow to import
+    from rich.live import Live  # noqa: PLC0415  # slow to import
 
-    from berlin_worker.cli.top.view import FleetView  # noqa: PLC0415
+    from berlin_worker.cli.top.view import FleetView  # noqa: PLC0415  # imports rich
 
     console = Console()
     if once or not console.is_interactive or not sys.stdout.isatty():
         with console.capture() as shown:
             console.print(FleetView(fleet))
-        show(shown.get(), nl=False)  # rich has an exit code of its own for a reader that has gone
+        # Not by rich, which ends with its own exit code if the reader has closed the pipe.
+        print_out(shown.get(), nl=False)
         return
     with (
         interruptible(),
         single_keys() as keys,
         Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live,
     ):
-        while not keys.left_within(interval_s):
+        while not keys.quit_within(interval_s):
             problem = None
             try:
-                fleet = look()
+                fleet = read_fleet()
             except (NoPermissionError, AuthenticationError):
                 raise
             except (RedisError, OSError) as error:
-                problem = f"Redis at {where} does not answer, this is how it was: {reason(error)}"
+                problem = f"Redis at {at} does not answer; the figures are old: {reason(error)}"
             live.update(FleetView(fleet, problem), refresh=True)

@@ -9,35 +9,35 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from berlin_worker.cli.output import printable
+from berlin_worker.cli.output import age, printable
 from berlin_worker.cli.top.fleet import Fleet, WorkerRow
 
 _UNKNOWN: Final = "-"
 _MILLI_S: Final = 0.0995
-"""What is shorter is told in milliseconds."""
+"""Shorter times are shown in milliseconds."""
 _FULL: Final = 0.9
-"""Of its slots: a worker that is busier may soon be too busy."""
+"""Share of its slots from which a worker is marked as nearly full."""
 _LAGS_S: Final = 0.25
-"""An event loop that answers so late has too much to do."""
+"""Lag of an event loop from which it is marked as overloaded."""
 _OTHER_LINES: Final = 12
-"""What stands above and below the workers, at most, where no line is broken."""
+"""Maximum number of lines above and below the table of workers."""
 
 
 class FleetView:
-    """All of it, as far as there is room; ``problem`` says why it is not what it is now."""
+    """The fleet, cut to the height of the screen; ``problem`` is why the figures are old."""
 
     def __init__(self, fleet: Fleet, problem: str | None = None) -> None:
         self._fleet = fleet
         self._problem = problem
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Called by rich; on a whole screen ``options`` tells its height."""
+        """Yield the parts (called by rich). ``options.height`` is set on a whole screen."""
         yield _summary(self._fleet)
         if self._problem is not None:
             yield Text(printable(self._problem), style="bold red")
         rows = self._fleet.workers
         if not rows:
-            yield Text("no worker lives: start one with `berlin worker`", style="yellow")
+            yield Text("no worker is running: start one with `berlin worker`", style="yellow")
         else:
             most = len(rows) if options.height is None else max(1, options.height - _OTHER_LINES)
             yield Text()
@@ -45,8 +45,10 @@ class FleetView:
             if len(rows) > most:
                 yield Text(f"and {len(rows) - most} more", style="dim")
         if self._fleet.unreadable:
-            told = f"{self._fleet.unreadable} more of a version that this one cannot read"
-            yield Text(told, style="yellow")
+            text = (
+                f"{self._fleet.unreadable} more workers of a version that this `berlin` cannot read"
+            )
+            yield Text(text, style="yellow")
 
 
 def _summary(fleet: Fleet) -> RenderableType:
@@ -66,35 +68,35 @@ def _summary(fleet: Fleet) -> RenderableType:
         f"{_number(fleet.chunks_per_s)} chunks/s, first chunk after {seconds(fleet.first_chunk_s)}",
     )
     if fleet.errors or fleet.retries:
-        told = [f"{code} {count:,}" for code, count in fleet.errors.items()]
-        told.append(f"retries {fleet.retries:,}")
-        grid.add_row("errors", Text(printable(", ".join(told)), style="red"))
+        parts = [f"{code} {count:,}" for code, count in fleet.errors.items()]
+        parts.append(f"retries {fleet.retries:,}")
+        grid.add_row("errors", Text(printable(", ".join(parts)), style="red"))
     grid.add_row("login", _login(fleet))
     return grid
 
 
 def _queue(fleet: Fleet) -> Text:
     waiting = _UNKNOWN if fleet.waiting is None else f"{fleet.waiting:,}"
-    told = f"{waiting} waiting, for {seconds(fleet.queue_wait_s)} of late"
+    text = f"{waiting} waiting, recently for {seconds(fleet.queue_wait_s)}"
     if fleet.parked:
-        told += f", {fleet.parked:,} parked: an event store is away"
+        text += f", {fleet.parked:,} parked: an event store does not answer"
     if fleet.dead_letters:
-        told += f", {fleet.dead_letters:,} dead letters (`berlin dead list`)"
-    return Text(told, style="yellow" if fleet.parked else "")
+        text += f", {fleet.dead_letters:,} dead letters (`berlin dead list`)"
+    return Text(text, style="yellow" if fleet.parked else "")
 
 
 def _login(fleet: Fleet) -> Text:
-    told = [
-        f"{provider}: token is {ago(token.age_s)} old" for provider, token in fleet.tokens.items()
+    parts = [
+        f"{provider}: token is {age(token.age_s)} old" for provider, token in fleet.tokens.items()
     ] or ["no token yet"]
-    told.append(f"logins {fleet.logins:,}")
+    parts.append(f"logins {fleet.logins:,}")
     if fleet.logins_failed:
-        told.append(f"{fleet.logins_failed:,} failed")
-    return Text(printable(", ".join(told)), style="red" if fleet.logins_failed else "")
+        parts.append(f"{fleet.logins_failed:,} failed")
+    return Text(printable(", ".join(parts)), style="red" if fleet.logins_failed else "")
 
 
 def _fitting_table(rows: Sequence[WorkerRow], console: Console, options: ConsoleOptions) -> Table:
-    """The table without its least important columns, as many as do not fit."""
+    """Return the table without the least important columns that do not fit."""
     for left_out in range(len(_LEFT_OUT_FIRST) + 1):
         table = _table(rows, without=_LEFT_OUT_FIRST[:left_out])
         if Measurement.get(console, options.update(max_width=1000), table).maximum <= (
@@ -124,7 +126,7 @@ def _in_flight(row: WorkerRow) -> Text:
 
 def _token(row: WorkerRow) -> str:
     youngest_s = min((token.age_s for token in row.tokens.values()), default=None)
-    return _UNKNOWN if youngest_s is None else ago(youngest_s)
+    return _UNKNOWN if youngest_s is None else age(youngest_s)
 
 
 def _lag(row: WorkerRow) -> Text:
@@ -133,7 +135,7 @@ def _lag(row: WorkerRow) -> Text:
 
 
 _COLUMNS: Final[dict[str, Callable[[WorkerRow], Text | str]]] = {
-    "up": lambda row: ago(row.up_s),
+    "up": lambda row: age(row.up_s),
     "in flight": _in_flight,
     "chunks/s": lambda row: _number(row.chunks_per_s),
     "first chunk": lambda row: seconds(row.first_chunk_s),
@@ -149,18 +151,10 @@ _LEFT_OUT_FIRST: Final = ("logins", "retries", "wait", "token", "completed", "up
 
 
 def seconds(value: float | None) -> str:
-    """A short time."""
+    """Format a short time, in milliseconds or seconds; ``-`` for ``None``."""
     if value is None:
         return _UNKNOWN
     return f"{value * 1000:.0f} ms" if value < _MILLI_S else f"{value:.1f} s"
-
-
-def ago(value: float) -> str:
-    """A long time, in its largest unit."""
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if value >= unit_s:
-            return f"{value / unit_s:.1f} {unit}"
-    return f"{value:.0f} s"
 
 
 def _number(value: float) -> str:
