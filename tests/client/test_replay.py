@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import Cancelled, Chunk, Completed, Event, Reset, Started, Timings, encode
-from berlin_worker.client.replay import PAGE_SIZE, Entry, JobSnapshot, Need, Replay
+from berlin_worker.client.entries import Entry
+from berlin_worker.client.replay import PAGE_SIZE, JobSnapshot, Need, Replay
 from berlin_worker.errors import CursorExpired, UnsupportedVersion
 
 pytestmark = pytest.mark.unit
@@ -81,7 +82,9 @@ def test_events_of_another_database_are_silence(database, order):
         assert not (events and isinstance(each, bytes))
         seen += events
         if replay.need is Need.PAGE:  # a jump in the reader's own events
-            seen += replay.page([entry(own[n]) for n in range(replay.cursor + 1, each + 1)])
+            log = [of_database(own[n], database) for n in range(1, each + 1)]
+            page = [(f"{n}-0".encode(), {b"event": data}) for n, data in enumerate(log, 1)]
+            seen += replay.page(page[replay.confirmed :])
     assert [event.seq for event in seen] == list(range(3, 3 + len(seen)))
     assert [event.content for event in seen if event.type == "chunk"] == [
         own[event.seq].content for event in seen if event.type == "chunk"
@@ -148,7 +151,7 @@ class Run:
         events: list[Event] = []
         match self.replay.need:
             case Need.PAGE:
-                events = self.replay.page(self.server.page(self.replay.cursor))
+                events = self.replay.page(self.server.page(self.replay.confirmed))
             case Need.GLANCE:
                 self.replay.glance(self.server.glance(), may_wait=True)
             case Need.LISTEN if self.server.missed:
@@ -291,7 +294,12 @@ def test_types_of_a_later_version_are_skipped_but_counted():
     events = life(8)
     got = replay.messages([later(4), encode(events[4])])
     assert [event.seq for event in got] == [5]
-    in_log = [(b"6-0", {b"event": later(6)}), entry(events[6])]
+    in_log = [
+        (b"4-0", {b"event": later(4)}),
+        entry(events[4]),
+        (b"6-0", {b"event": later(6)}),
+        entry(events[6]),
+    ]
     assert [event.seq for event in replay.page(in_log)] == [7]
 
 

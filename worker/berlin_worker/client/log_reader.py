@@ -15,7 +15,8 @@ from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
 from berlin_worker.client.batcher import Batcher
-from berlin_worker.client.replay import Entry, JobSnapshot
+from berlin_worker.client.entries import Entry
+from berlin_worker.client.replay import JobSnapshot
 from berlin_worker.storage import stored_values
 from berlin_worker.storage.connections import Command
 

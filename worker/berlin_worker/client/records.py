@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from berlin_schemas import Cancelled, Event, Failed, Terminal, decode, names
-from berlin_worker.client.replay import Entry
+from berlin_worker.client.entries import Entry
 from berlin_worker.client.values import JobStatus, Status
 from berlin_worker.storage import stored_values
 

@@ -10,7 +10,8 @@ from typing import Final, Self, TypeVar
 from redis.exceptions import RedisError
 
 from berlin_schemas import Event, names
-from berlin_worker.client.replay import Entry, Need, Replay
+from berlin_worker.client.entries import Entry
+from berlin_worker.client.replay import Need, Replay
 from berlin_worker.client.resp3 import Lost
 from berlin_worker.client.shard import Shard
 from berlin_worker.client.subscription import Mailbox, Notice
@@ -157,7 +158,7 @@ class Stream:
     async def _page(self) -> list[Entry]:
         replay = self._replay
         try:
-            return await self._logs.page(replay.job_id, replay.cursor, replay.page_size)
+            return await self._logs.page(replay.job_id, replay.confirmed, replay.page_size)
         except Lost:
             replay.page_lost()
             raise
