@@ -120,7 +120,7 @@ async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(serve
             await writer.chunk("x" * 100)
         witness = await seqs_of(client, "job-1", 301)  # so that all has arrived by now
         assert len(witness) == 301
-        held = sum(map(len, stream._mailbox._messages))
+        held = sum(map(len, stream._subscription._messages))
         assert held <= 10_000
         await writer.completed()
         assert await seqs(stream) == list(range(2, 303))

@@ -62,17 +62,17 @@ class Model:
         replay = self.replay
         if replay.need is Need.PAGE:
             self.delivered += replay.page(entries(self.log, replay.confirmed))
-        elif replay.need is Need.GLANCE:
+        elif replay.need is Need.SNAPSHOT:
             last = self.log[-1] if self.log else None
             status = last.type if last is not None and last.type == "completed" else "running"
             page = entries(self.log, 0)
             seen = JobSnapshot(status, last.seq if last else 0, page[-1] if page else None)
-            replay.glance(seen, may_wait=True)
+            replay.snapshot(seen, may_wait=True)
         elif self.inbox:
             batch, self.inbox = self.inbox, []
             self.delivered += replay.messages(batch)
         else:
-            replay.quiet()
+            replay.idle()
 
 
 own = st.sampled_from(["heard", "lost"])

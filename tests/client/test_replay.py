@@ -131,7 +131,7 @@ class Server:
     def page(self, cursor: int) -> list[Entry]:
         return [entry(event) for event in self.log if event.seq > cursor][:PAGE_SIZE]
 
-    def glance(self) -> JobSnapshot:
+    def snapshot(self) -> JobSnapshot:
         if not self.log:
             return JobSnapshot("queued", 0, None)
         last = self.log[-1]
@@ -152,8 +152,8 @@ class Run:
         match self.replay.need:
             case Need.PAGE:
                 events = self.replay.page(self.server.page(self.replay.confirmed))
-            case Need.GLANCE:
-                self.replay.glance(self.server.glance(), may_wait=True)
+            case Need.SNAPSHOT:
+                self.replay.snapshot(self.server.snapshot(), may_wait=True)
             case Need.LISTEN if self.server.missed:
                 self.server.missed = False
                 self.replay.missed()
@@ -161,7 +161,7 @@ class Run:
                 batch, self.server.inbox = self.server.inbox, []
                 events = self.replay.messages(batch)
             case Need.LISTEN if quiet:
-                self.replay.quiet()
+                self.replay.idle()
         self.delivered.extend(event.seq for event in events)
 
 
@@ -271,13 +271,13 @@ def test_a_log_that_has_gone_back_behind_what_was_read_is_an_error(status):
     assert replay.page([]) == []
     last = entry(life(1)[2] if status == "completed" else life(8)[3])
     with pytest.raises(CursorExpired, match=r"lost events .* to 6"):
-        replay.glance(JobSnapshot(status, 4, last), may_wait=False)
+        replay.snapshot(JobSnapshot(status, 4, last), may_wait=False)
 
 
 def test_a_cursor_of_the_callers_own_beyond_the_end_waits_for_it():
     replay = Replay(JOB, after=9)
     replay.page([])
-    replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
+    replay.snapshot(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
     assert replay.need is Need.LISTEN
 
 
@@ -285,7 +285,7 @@ def test_a_forged_jump_costs_one_look_and_nothing_else():
     replay = reader_at(3)
     replay.messages([encode(Chunk(**base(10**9), content="x"))])
     assert replay.page([]) == []
-    replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
+    replay.snapshot(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
     assert (replay.need, replay.cursor) == (Need.LISTEN, 3)
 
 
@@ -332,16 +332,16 @@ def test_a_message_of_another_version_is_looked_up_in_the_log():
         assert replay.messages([data]) == []
         assert (replay.need, replay.cursor) == (Need.PAGE, 3)
         replay.page([])
-        replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
+        replay.snapshot(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
 
 
 def test_a_job_that_is_over_without_a_terminal_event_that_can_be_read_is_an_error():
     replay = reader_at(3)
     unknown = (b"4-0", {b"event": later(4)})
     replay.page([unknown])
-    replay.quiet()
+    replay.idle()
     with pytest.raises(UnsupportedVersion, match="cannot be read"):
-        replay.glance(JobSnapshot("completed", 4, unknown), may_wait=False)
+        replay.snapshot(JobSnapshot("completed", 4, unknown), may_wait=False)
 
 
 def test_an_entry_that_is_no_event_is_skipped_and_does_not_stop_the_reader():
@@ -365,7 +365,7 @@ def test_a_terminal_event_ends_it_whatever_follows():
     got = replay.page([entry(Started(**base(1))), entry(end), entry(Reset(**base(3), reason="?"))])
     assert [event.seq for event in got] == [1, 2]
     replay.missed()
-    replay.quiet()
+    replay.idle()
     assert replay.need is Need.NOTHING
     assert replay.messages([encode(Chunk(**base(3), content="x"))]) == []
 
@@ -407,8 +407,8 @@ def test_an_empty_page_is_explained_by_the_record_and_the_end_of_the_log(
 ):
     replay = Replay(JOB, after)
     replay.page([])
-    assert replay.need is Need.GLANCE
-    replay.glance(seen, may_wait=may_wait)
+    assert replay.need is Need.SNAPSHOT
+    replay.snapshot(seen, may_wait=may_wait)
     assert replay.need is need
 
 
@@ -426,23 +426,23 @@ def test_a_log_that_is_gone_is_an_explicit_error(after, seen, may_wait):
     replay = Replay(JOB, after)
     replay.page([])
     with pytest.raises(CursorExpired):
-        replay.glance(seen, may_wait=may_wait)
+        replay.snapshot(seen, may_wait=may_wait)
 
 
 def test_a_log_that_goes_while_it_is_read_is_an_error_at_once():
     replay = reader_at(3)
-    replay.quiet()
+    replay.idle()
     with pytest.raises(CursorExpired):
-        replay.glance(JobSnapshot(None, 0, None), may_wait=True)
+        replay.snapshot(JobSnapshot(None, 0, None), may_wait=True)
 
 
 def test_a_record_that_goes_while_it_is_waited_for_is_an_error_at_once():
     replay = Replay(JOB)
     replay.page([])
-    replay.glance(JobSnapshot("queued", 0, None), may_wait=True)
-    replay.quiet()
+    replay.snapshot(JobSnapshot("queued", 0, None), may_wait=True)
+    replay.idle()
     with pytest.raises(CursorExpired):
-        replay.glance(JobSnapshot(None, 0, None), may_wait=True)
+        replay.snapshot(JobSnapshot(None, 0, None), may_wait=True)
 
 
 def test_a_cursor_is_not_negative():

@@ -26,7 +26,7 @@ come 70 ms late at p99; with 64 reads, even over a connection of their own, 116 
 are read no faster."""
 
 
-class Logs:
+class LogReader:
     """Reads pages and glances by ``ask``, whose errors come out as they are."""
 
     def __init__(self, ask: Callable[[Sequence[Command]], Awaitable[list[Any]]]) -> None:
@@ -42,7 +42,7 @@ class Logs:
         [found] = await self._reads.ask([("XRANGE", log, f"({cursor}-0", "+", "COUNT", at_most)])
         return _entries(found)
 
-    async def glance(self, job_id: str) -> JobSnapshot:
+    async def snapshot(self, job_id: str) -> JobSnapshot:
         """The record's status and ``seq``, then the last entry of the log."""
         state = names.state_key(job_id)
         last = ("XREVRANGE", names.log_key(job_id), "+", "-", "COUNT", 1)
@@ -54,9 +54,9 @@ class Logs:
             except NoPermissionError:
                 self._hidden = True
             else:
-                return _glance(stored_values.text(status), stored_values.whole(seq) or 0, found)
+                return _snapshot(stored_values.text(status), stored_values.whole(seq) or 0, found)
         there, found = await self._reads.ask([("HEXISTS", state, "status"), last])
-        return _glance("queued" if there else None, 0, found)
+        return _snapshot("queued" if there else None, 0, found)
 
     async def aclose(self) -> None:
         """Stop; readers that still wait get a ``ClientError``."""
@@ -72,7 +72,7 @@ def _outcome(replies: list[Any]) -> list[Any] | Exception:
     return next((reply for reply in replies if isinstance(reply, Exception)), replies)
 
 
-def _glance(status: str | None, seq: int, found: list[Any]) -> JobSnapshot:
+def _snapshot(status: str | None, seq: int, found: list[Any]) -> JobSnapshot:
     entries = _entries(found)
     return JobSnapshot(status=status, seq=seq, last=entries[0] if entries else None)
 

@@ -27,8 +27,8 @@ The rules (contract, "Reading without a gap"):
    that is over without a terminal event that can be read. Nothing ends in silence.
 
 A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`Replay.page`,
-:meth:`Replay.glance`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
-:meth:`Replay.quiet` where nothing came. Events that come back are to be delivered.
+:meth:`Replay.snapshot`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
+:meth:`Replay.idle` where nothing came. Events that come back are to be delivered.
 """
 
 import enum
@@ -52,7 +52,7 @@ class Need(enum.Enum):
     """What a reader does next."""
 
     PAGE = "read the page of the log after the cursor"
-    GLANCE = "look at the record and at the last entry of the log"
+    SNAPSHOT = "look at the record and at the last entry of the log"
     LISTEN = "wait for the channel"
     NOTHING = "it is over"
 
@@ -121,10 +121,10 @@ class Replay:
             if self.need is Need.NOTHING:
                 return events
         if not entries:
-            self.need = Need.GLANCE
+            self.need = Need.SNAPSHOT
         elif len(entries) < self.page_size:
             self.page_size = PAGE_SIZE
-            self.need = Need.LISTEN if self.confirmed == self.cursor else Need.GLANCE
+            self.need = Need.LISTEN if self.confirmed == self.cursor else Need.SNAPSHOT
         return events
 
     def _take_entry(self, events: list[Event], seq: int, data: bytes) -> None:
@@ -152,7 +152,7 @@ class Replay:
         """
         self.page_size = max(1, self.page_size // _SHRINK)
 
-    def glance(self, seen: JobSnapshot, *, may_wait: bool) -> None:
+    def snapshot(self, seen: JobSnapshot, *, may_wait: bool) -> None:
         """Take what the record and the end of the log say.
 
         ``may_wait``: whether a job of which there is no trace may still appear. Raises
@@ -236,10 +236,10 @@ class Replay:
         if self.need is not Need.NOTHING:
             self.need = Need.PAGE
 
-    def quiet(self) -> None:
+    def idle(self) -> None:
         """Nothing has arrived for a while: a message may have been lost, or the log expired."""
         if self.need is Need.LISTEN:
-            self.need = Need.GLANCE
+            self.need = Need.SNAPSHOT
 
     def _deliver(self, events: list[Event], event: Event, data: bytes) -> None:
         events.append(event)

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from berlin_worker.client.enqueue import Enqueuer
-from berlin_worker.client.log_reader import Logs
+from berlin_worker.client.log_reader import LogReader
 from berlin_worker.client.submit import Submitter
 from berlin_worker.client.subscriptions import SubscriptionManager
 from berlin_worker.client.values import CLOSED, Options
@@ -73,10 +73,10 @@ class Shard:
                 self._checked_until = time.monotonic() + _CHECK_AGAIN_S
 
     async def _value(self, key: str) -> Any:
-        if "hub" not in vars(self) or not self.hub.usable:
+        if "subscriptions" not in vars(self) or not self.subscriptions.usable:
             return await self.redis.get(key)
         # Who only reads needs no second connection to an event store.
-        [value] = await self.hub.ask([("GET", key)])
+        [value] = await self.subscriptions.ask([("GET", key)])
         if isinstance(value, Exception):
             raise value
         return value
@@ -93,7 +93,7 @@ class Shard:
         return connections.commands(self.url)
 
     @cached_property
-    def hub(self) -> SubscriptionManager:
+    def subscriptions(self) -> SubscriptionManager:
         """One connection for all jobs that are followed here."""
         self._stay_closed()
         return SubscriptionManager(
@@ -104,9 +104,9 @@ class Shard:
         )
 
     @cached_property
-    def logs(self) -> Logs:
+    def log_reader(self) -> LogReader:
         """Reads what is there."""
-        return Logs(self.hub.ask)
+        return LogReader(self.subscriptions.ask)
 
     @cached_property
     def submitter(self) -> Submitter:
@@ -123,7 +123,7 @@ class Shard:
         """Close what was opened, for good."""
         self._closed = True
         opened = vars(self)
-        for part in ("logs", "hub", "submitter", "redis"):
+        for part in ("log_reader", "subscriptions", "submitter", "redis"):
             if part in opened:
                 await opened.pop(part).aclose()
 

@@ -14,7 +14,7 @@ from berlin_worker.client.entries import Entry
 from berlin_worker.client.replay import Need, Replay
 from berlin_worker.client.resp3 import Lost
 from berlin_worker.client.shard import Shard
-from berlin_worker.client.subscription import Mailbox, Notice
+from berlin_worker.client.subscription import Signal, Subscription
 from berlin_worker.client.values import ANOTHER_LOOP, Options
 from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.storage.connections import passes, trouble
@@ -47,12 +47,12 @@ class Stream:
         submit: Callable[[], Awaitable[object]] | None = None,
         raw: bool = False,
     ) -> None:
-        self._mailbox: Mailbox | None = None
+        self._subscription: Subscription | None = None
         self._replay = Replay(names.check_job_id(job_id), after, database=shard.database)
         self._replay.raw = [] if raw else None
         self._shard = shard
-        self._hub = shard.hub
-        self._logs = shard.logs
+        self._subscriptions = shard.subscriptions
+        self._log_reader = shard.log_reader
         self._options = options
         self._submit = submit
         self._started_s: float | None = None
@@ -78,7 +78,7 @@ class Stream:
         if self._ready:
             ready, self._ready = list(self._ready), deque()
             return ready
-        if not self._hub.here:
+        if not self._subscriptions.in_own_loop:
             raise ClientError(ANOTHER_LOOP)
         try:
             while self._replay.need is not Need.NOTHING and not self._closed:
@@ -100,12 +100,12 @@ class Stream:
 
     async def start(self) -> None:
         """Subscribe, and submit the job of ``submit_and_stream``; the first event does it too."""
-        if not self._hub.here:
+        if not self._subscriptions.in_own_loop:
             raise ClientError(ANOTHER_LOOP)
         if self._started_s is None:
-            if self._mailbox is None:
-                self._mailbox = self._hub.open(names.channel(self.job_id))
-            await self._acknowledged(self._mailbox)
+            if self._subscription is None:
+                self._subscription = self._subscriptions.open(names.channel(self.job_id))
+            await self._acknowledged(self._subscription)
             await self._shard.check()
             if self._submit is not None:
                 await self._submit()
@@ -115,9 +115,13 @@ class Stream:
         """Unsubscribe. The iterator is at its end then."""
         self._closed = True
         self._ready.clear()
-        if self._mailbox is not None:
-            (self._hub.close if self._hub.here else self._hub.discard)(self._mailbox)
-            self._mailbox = None
+        if self._subscription is not None:
+            (
+                self._subscriptions.close
+                if self._subscriptions.in_own_loop
+                else self._subscriptions.discard
+            )(self._subscription)
+            self._subscription = None
 
     async def aclose(self) -> None:
         """:meth:`close`, by the name that asynchronous generators give it."""
@@ -140,8 +144,8 @@ class Stream:
         self.close()
 
     def __del__(self) -> None:
-        if self._mailbox is not None:
-            self._hub.discard(self._mailbox)
+        if self._subscription is not None:
+            self._subscriptions.discard(self._subscription)
 
     async def _step(self) -> list[Event]:
         """Do what the core needs next; returns what is to be delivered."""
@@ -149,39 +153,39 @@ class Stream:
         replay, job_id = self._replay, self.job_id
         if replay.need is Need.PAGE:
             return replay.page(await self._patiently(self._page))
-        if replay.need is Need.GLANCE:
-            seen = await self._patiently(lambda: self._logs.glance(job_id))
-            replay.glance(seen, may_wait=self._may_wait())
+        if replay.need is Need.SNAPSHOT:
+            seen = await self._patiently(lambda: self._log_reader.snapshot(job_id))
+            replay.snapshot(seen, may_wait=self._may_wait())
             return []
         return await self._listen()
 
     async def _page(self) -> list[Entry]:
         replay = self._replay
         try:
-            return await self._logs.page(replay.job_id, replay.confirmed, replay.page_size)
+            return await self._log_reader.page(replay.job_id, replay.confirmed, replay.page_size)
         except Lost:
             replay.page_lost()
             raise
 
     async def _listen(self) -> list[Event]:
-        assert self._mailbox is not None  # for mypy: start() has opened it
-        taken = await self._mailbox.take()
-        if taken is Notice.MISSED:
+        assert self._subscription is not None  # for mypy: start() has opened it
+        taken = await self._subscription.take()
+        if taken is Signal.OVERFLOW:
             self._replay.missed()
-        elif taken is Notice.QUIET:
-            self._replay.quiet()
+        elif taken is Signal.IDLE:
+            self._replay.idle()
         else:
-            return self._heard(taken)
+            return self._take(taken)
         return []
 
-    def _heard(self, messages: list[bytes]) -> list[Event]:
+    def _take(self, messages: list[bytes]) -> list[Event]:
         """Take messages; those of other fleets alone are silence, however many come."""
         now = asyncio.get_running_loop().time()
         if events := self._replay.messages(messages):
             self._progress_s = now
         elif now - self._progress_s > self._options.reread_after_s:
             self._progress_s = now
-            self._replay.quiet()
+            self._replay.idle()
         return events
 
     def _may_wait(self) -> bool:
@@ -189,13 +193,13 @@ class Stream:
         waited_s = asyncio.get_running_loop().time() - self._started_s
         return waited_s < self._options.wait_for_start_s
 
-    async def _acknowledged(self, mailbox: Mailbox) -> None:
+    async def _acknowledged(self, subscription: Subscription) -> None:
         # What is not submitted yet need not be waited for as long as what is under way.
         options = self._options
         patience_s = options.submit_timeout_s if self._submit else options.give_up_after_s
         try:
             async with asyncio.timeout(patience_s):
-                await self._hub.acknowledged(mailbox)
+                await self._subscriptions.acknowledged(subscription)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             raise self._unavailable(error) from error
 
