@@ -38,8 +38,8 @@ class AsyncClient(AsyncSurface):
     events, unless ``event_shards`` are given too. However many jobs are followed, they share
     one connection to each event store. Nothing is connected before it is needed; close
     it by ``async with`` or :meth:`aclose`. Every method raises
-    :class:`~berlin_worker.errors.Unavailable` where Redis or the broker does not answer, and
-    :class:`~berlin_worker.errors.SettingsError` where the workers have other event stores. A URL
+    :class:`~berlin_worker.errors.Unavailable` if Redis or the broker does not answer, and
+    :class:`~berlin_worker.errors.SettingsError` if the workers have other event stores. A URL
     that cannot be used is a ``SettingsError`` at once.
     """
 
@@ -202,7 +202,7 @@ class AsyncClient(AsyncSurface):
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # the caller may have been cancelled: then nobody asks for it
+            task.exception()  # the caller may have been cancelled: then nothing awaits it
 
     async def _asked(self, ask: Callable[[], Awaitable[T]], where: str) -> T:
         try:
@@ -218,7 +218,7 @@ class AsyncClient(AsyncSurface):
 
 
 def _other_broker(settings: Settings) -> str | None:
-    """The broker, where the settings name one that is not simply their Redis."""
+    """The broker, if the settings name one that is not simply their Redis."""
     return settings.broker_url if settings.broker_url != settings.redis_url else None
 
 

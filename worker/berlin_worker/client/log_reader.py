@@ -1,10 +1,10 @@
-"""Reading logs and records: what many readers want at the same moment goes out as one.
+"""Reads logs and records: reads that many readers request at once share a round trip.
 
 Thousands of readers may come back to the log at once (after a reconnect, say); what they ask
 shares a connection with the live events, and holds these up by one batch at the most.
 
 A reader needs the right to read logs alone. Where an ACL forbids it the records, which hold
-prompts, a glance asks only whether there is one: what has begun can be told by its log.
+prompts, a snapshot asks only whether a record exists: the log shows whether the job has begun.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +27,7 @@ are read no faster."""
 
 
 class LogReader:
-    """Reads pages and glances by ``ask``, whose errors come out as they are."""
+    """Reads pages and snapshots by ``ask``; raises its errors unchanged."""
 
     def __init__(self, ask: Callable[[Sequence[Command]], Awaitable[list[Any]]]) -> None:
         self._ask = ask
@@ -37,13 +37,13 @@ class LogReader:
         )
 
     async def page(self, job_id: str, cursor: int, at_most: int) -> list[Entry]:
-        """At most ``at_most`` entries after ``cursor``."""
+        """Return at most ``at_most`` entries after ``cursor``."""
         log = names.log_key(job_id)
         [found] = await self._reads.ask([("XRANGE", log, f"({cursor}-0", "+", "COUNT", at_most)])
         return _entries(found)
 
     async def snapshot(self, job_id: str) -> JobSnapshot:
-        """The record's status and ``seq``, then the last entry of the log."""
+        """Return the record's status and ``seq``, and then the last entry of the log."""
         state = names.state_key(job_id)
         last = ("XREVRANGE", names.log_key(job_id), "+", "-", "COUNT", 1)
         if not self._hidden:
@@ -64,7 +64,7 @@ class LogReader:
 
     async def _read(self, batch: list[Sequence[Command]]) -> list[list[Any] | Exception]:
         replies = iter(await self._ask([command for commands in batch for command in commands]))
-        # A key of another type is the trouble of its own reader alone.
+        # A key of another type fails its own reader alone.
         return [_outcome(list(islice(replies, len(commands)))) for commands in batch]
 
 
@@ -78,5 +78,5 @@ def _snapshot(status: str | None, seq: int, found: list[Any]) -> JobSnapshot:
 
 
 def _entries(found: list[Any]) -> list[Entry]:
-    """Entries as Redis gives them, each an ID and a flat list of fields and values."""
+    """Return the entries of a reply, each an ID and a flat list of fields and values."""
     return [(seq, dict(zip(flat[::2], flat[1::2], strict=True))) for seq, flat in found]

@@ -103,7 +103,7 @@ class RedisStream(Stream):
             self._subscriptions.discard(self._subscription)
 
     async def _step(self) -> list[Event]:
-        """Do what the core needs next; returns what is to be delivered."""
+        """Do what the core needs next; return the events to deliver."""
         await self.start()
         replay, job_id = self._replay, self.job_id
         if replay.need is Need.PAGE:
@@ -134,7 +134,7 @@ class RedisStream(Stream):
         return []
 
     def _take(self, messages: list[bytes]) -> list[Event]:
-        """Take messages; those of other fleets alone are silence, however many come."""
+        """Take messages. Messages of other fleets do not count as a sign of life."""
         now = asyncio.get_running_loop().time()
         if events := self._replay.messages(messages):
             self._progress_s = now
@@ -159,7 +159,7 @@ class RedisStream(Stream):
             raise self._unavailable(error) from error
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Read, and ride out a Redis that is away or starts up."""
+        """Return what ``read`` returns; retry while Redis is away or starts up."""
         clock = asyncio.get_running_loop().time
         give_up = clock() + self._options.give_up_after_s
         pause_s, longest_s = _BACKOFF_S

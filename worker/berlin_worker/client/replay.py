@@ -22,13 +22,13 @@ The rules (contract, "Reading without a gap"):
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
 5. A log that ends before what was read of it is another one by now (Redis has failed over,
    or came back with an older state): an error, for what follows does not follow on that.
-6. Version 1 only gains fields and types of events, which are skipped where they are not
+6. Version 1 only gains fields and types of events, which are skipped if they are not
    known. An event of another version may mean anything: that is an error, and so is a job
    that is over without a terminal event that can be read. Nothing ends in silence.
 
 A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`Replay.page`,
 :meth:`Replay.snapshot`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
-:meth:`Replay.idle` where nothing came. Events that come back are to be delivered.
+:meth:`Replay.idle` if nothing came. Events that come back are to be delivered.
 """
 
 import enum
@@ -59,7 +59,7 @@ class Need(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobSnapshot:
-    """The record's status and last ``seq``, then the log's last entry; ``None`` where missing.
+    """The record's status and last ``seq``, then the log's last entry; ``None`` if missing.
 
     In this order: the other way round a job that runs to its end in between would look expired.
     """
@@ -90,7 +90,7 @@ class Replay:
         self.raw: list[bytes] | None = None
         """If it is a list, it receives the bytes of each event that is returned."""
         self._database = database
-        # Whoever has seen an event, or a record, knows that the job existed.
+        # An event, or a record, that was seen proves that the job existed.
         self._known = after > 0
 
     def page(self, entries: Sequence[Entry]) -> list[Event]:
@@ -156,8 +156,8 @@ class Replay:
         """Take what the record and the end of the log say.
 
         ``may_wait``: whether a job of which there is no trace may still appear. Raises
-        :class:`CursorExpired` where nothing can come any more, :class:`UnsupportedVersion` where
-        nobody can tell how the job has ended.
+        :class:`CursorExpired` if nothing can come any more, :class:`UnsupportedVersion` if
+        the end of the job cannot be read.
         """
         if seen.last is None:
             self._judge_without_log(seen, may_wait=may_wait)

@@ -1,4 +1,4 @@
-"""One connection for messages and for commands: RESP3 tells what is pushed from what was asked.
+"""One connection for messages and for commands: RESP3 marks what the server pushes.
 
 redis-py connects, with TLS and login, but reads either messages or replies, one at a time:
 1.7 µs of CPU a message, where what has arrived is read as a whole here: 0.8 µs.
@@ -21,7 +21,7 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
 _NO_MORE: Final = object()
 _IN_TURN: Final = {b"subscribe", b"unsubscribe", b"pong"}
-"""What answers a command, though it may come as messages do."""
+"""Replies to commands, though they may come as messages do."""
 
 
 class Lost(RedisConnectionError):
@@ -29,7 +29,7 @@ class Lost(RedisConnectionError):
 
 
 class _Request:
-    """Commands that were sent together, and what they have been answered so far."""
+    """Commands that were sent together, and their replies so far."""
 
     __slots__ = ("answer", "channel", "left", "replies")
 
@@ -38,7 +38,7 @@ class _Request:
         self.left = count
         self.replies: list[Any] = []
         self.channel = channel
-        """That of a SUBSCRIBE."""
+        """The channel of a SUBSCRIBE."""
 
 
 class Resp3Connection:
@@ -48,8 +48,8 @@ class Resp3Connection:
     ``None``, or the error by which this user may not read it. Both must be quick and raise
     nothing.
 
-    Nothing waits until what it sends is taken: a peer that reads no more is told by its
-    silence, and what is sent meanwhile is little.
+    Nothing waits until the server has read what is sent. The silence of a server that reads no
+    more shows it, and little is sent meanwhile.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Resp3Connection:
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send ``commands`` together; an error is in its place among the replies.
 
-        Raises :class:`Lost` where the connection ends first.
+        Raises :class:`Lost` if the connection ends first.
         """
         asked = _Request(len(commands))
         self._send(commands, asked)
@@ -124,11 +124,11 @@ class Resp3Connection:
         self._send([("UNSUBSCRIBE", name) for name in channels], *(_Request(1) for _ in channels))
 
     def ping(self) -> None:
-        """Make a server that is there say something."""
+        """Send a PING, so that a living server replies."""
         self._send([("PING",)], _Request(1))
 
     async def close(self) -> None:
-        """Disconnect; whoever waits for a reply gets :class:`Lost`."""
+        """Disconnect; callers that wait for a reply get :class:`Lost`."""
         self._lost = True
         for asked in self._requests:
             fail(asked.answer, Lost("the connection ended before the reply"))
@@ -163,7 +163,7 @@ class Resp3Connection:
 
 
 def fail(future: asyncio.Future[Any], error: Exception) -> None:
-    """End a future by ``error`` unless it is over; nobody need be waiting for it."""
+    """End a future by ``error`` unless it is over; even if nobody waits for it."""
     if not future.done():
         future.set_exception(error)
         future.exception()  # else asyncio would complain

@@ -1,4 +1,4 @@
-"""What a client has at one event store; nothing is connected before it is needed."""
+"""A client's connections to one event store, each made when it is first needed."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ _ASK_AGAIN_S: Final = 30.0
 class Shard:
     """Records, logs and channels of the jobs that one event store holds.
 
-    ``expected`` are the marks that it may bear, ``home`` is ``REDIS_URL`` where that is
+    ``expected`` are the marks that it may bear, ``home`` is ``REDIS_URL`` if that is
     another server; see :mod:`berlin_worker.storage.sharding.marks`.
     """
 
@@ -53,9 +53,9 @@ class Shard:
         self._closed = False
 
     async def check(self) -> None:
-        """Raise ``SettingsError`` where the workers have another list of event stores.
+        """Raise ``SettingsError`` if the workers have another list of event stores.
 
-        Asked once a minute at the most; a server that is away has its say when it is back.
+        Asked once a minute at the most; a server that is away is asked again later.
         """
         if self._home is not None:
             await self._home.check()
@@ -75,7 +75,7 @@ class Shard:
     async def _value(self, key: str) -> Any:
         if "subscriptions" not in vars(self) or not self.subscriptions.usable:
             return await self.redis.get(key)
-        # Who only reads needs no second connection to an event store.
+        # A client that only reads needs no second connection to an event store.
         [value] = await self.subscriptions.ask([("GET", key)])
         if isinstance(value, Exception):
             raise value
@@ -88,7 +88,7 @@ class Shard:
 
     @cached_property
     def redis(self) -> Redis:
-        """For commands. Raises ``ClientError`` once the client is closed, as all parts do."""
+        """For commands. Raises ``ClientError`` once the client is closed."""
         self._stay_closed()
         return connections.commands(self.url)
 
@@ -105,7 +105,7 @@ class Shard:
 
     @cached_property
     def log_reader(self) -> LogReader:
-        """Reads what is there."""
+        """Reads logs and records."""
         return LogReader(self.subscriptions.ask)
 
     @cached_property

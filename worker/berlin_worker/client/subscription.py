@@ -1,4 +1,4 @@
-"""What waits for one reader: messages of its channel, or a notice in their place."""
+"""The messages that wait for one reader, or a signal in their place."""
 
 import asyncio
 import enum
@@ -42,7 +42,7 @@ class Subscription:
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, data: bytes) -> None:
-        """Add a message; a subscription that is full forgets all it holds and says so."""
+        """Add a message; a subscription that is full drops all its messages and signals that."""
         if self._overflown:
             return
         self._bytes += len(data)
@@ -68,7 +68,7 @@ class Subscription:
         self._wake()
 
     async def take(self) -> list[bytes] | Signal:
-        """All messages, as soon as there is one, or a notice. Safe to cancel.
+        """Return all messages, as soon as there is one, or a signal. Safe to cancel.
 
         Raises ``ClientError`` once the client is closed.
         """

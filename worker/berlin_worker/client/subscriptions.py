@@ -1,11 +1,11 @@
-"""One connection for all readers of a client: their channels, and what they ask of the logs.
+"""One connection for all readers of a client: their channels, and their reads of the logs.
 
 A reader opens a :class:`Subscription` for its channel, waits until the subscription is
 acknowledged (sending SUBSCRIBE is not enough: a message published right after it is
 lost), and takes its messages from there. A reader that does not keep up, and every
-reader after the connection was lost, gets a notice in their place: the log has it all.
+reader after the connection was lost, gets a signal in their place: the log has it all.
 
-What is asked goes over the same connection, beside the subscriptions; where a server or a
+What is asked goes over the same connection, beside the subscriptions; if a server or a
 proxy does not push messages (RESP3), over others.
 """
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _PING_EVERY_S: Final = 2.5
 _SILENT_INTERVALS: Final = 4
-"""A connection on which not even a PONG has come for so many looks is half open: a new one is
+"""A connection on which not even a PONG has come for so many intervals is half open: a new one is
 made. Counted, not timed, so that a client that was busy itself does not take it for silence."""
 _BACKOFF_S: Final = (0.05, 2.0)
 _TICK_S: Final = 0.5
@@ -88,7 +88,7 @@ class SubscriptionManager:
         return loop is self._loop and os.getpid() == self._pid
 
     def open(self, channel: str) -> Subscription:
-        """A subscription for ``channel``; close it with :meth:`close`.
+        """Return a subscription for ``channel``; close it with :meth:`close`.
 
         Raises ``ClientError`` once the client is closed.
         """
@@ -107,7 +107,7 @@ class SubscriptionManager:
     async def acknowledged(self, subscription: Subscription) -> None:
         """Wait until the server has acknowledged the subscription of ``subscription``.
 
-        Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting is in vain.
+        Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting does not help.
         """
         await asyncio.shield(self._channels[subscription.channel].acknowledged)
 
@@ -117,11 +117,11 @@ class SubscriptionManager:
         return self._usable.done() and self._usable.exception() is None
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to ``commands``, as they come; an error is in its place among them.
+        """Return the replies to ``commands``, as they come; an error is in its place among them.
 
         Waits for the first channel to be subscribed, 5 s at the most. While the connection is
         away it fails at once, by what the last attempt to connect has met. Raises redis-py's
-        errors and ``OSError``, :class:`~berlin_worker.client.resp3.Lost` where the connection ended
+        errors and ``OSError``, :class:`~berlin_worker.client.resp3.Lost` if the connection ended
         before the replies.
         """
         async with asyncio.timeout(TIMEOUT_S):
@@ -129,7 +129,7 @@ class SubscriptionManager:
         return await (connection.ask(commands) if connection.pushes else self._ask_beside(commands))
 
     def close(self, subscription: Subscription) -> None:
-        """No further messages for ``subscription``; the last one of its channel unsubscribes."""
+        """Deliver nothing more to ``subscription``; the last one of a channel unsubscribes."""
         channel = self._channels.get(subscription.channel)
         if channel is None:
             return
@@ -252,7 +252,7 @@ class SubscriptionManager:
         if refused is None and not self.usable:
             assert self._connection is not None  # for mypy: it is the one that answers
             self._pending_usable().set_result(self._connection)
-        # Where SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
+        # If SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
         # answer says that the channel is subscribed.
         self._unanswered[name] -= 1
         if self._unanswered[name] <= 0:
@@ -286,7 +286,7 @@ class SubscriptionManager:
         fail(self._pending_usable(), error)
 
     def _pending_usable(self) -> asyncio.Future[Resp3Connection]:
-        """A fresh ``_usable``, or the one that is still waited for."""
+        """Return ``_usable`` if it is pending, else a new one."""
         if self._usable.done():
             self._usable = self._loop.create_future()
         return self._usable

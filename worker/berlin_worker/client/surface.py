@@ -16,7 +16,7 @@ from berlin_worker.errors import JobFailed, UnsupportedVersion
 
 
 class AsyncSurface(abc.ABC):
-    """Submits jobs and follows them; a subclass says where they are."""
+    """Submits jobs and follows them."""
 
     async def submit(
         self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
@@ -29,7 +29,7 @@ class AsyncSurface(abc.ABC):
         job runs once, however often it is submitted.
 
         Raises :class:`~berlin_schemas.InvalidJob` before anything is sent, and
-        :class:`~berlin_worker.errors.Unavailable` if the job was not accepted; where that is not
+        :class:`~berlin_worker.errors.Unavailable` if the job was not accepted; if that is not
         certain, its message says so and names the job. Raises
         :class:`~berlin_worker.errors.JobIdReused` if ``job_id`` is that of a job with another
         payload.
@@ -42,7 +42,7 @@ class AsyncSurface(abc.ABC):
     def stream(
         self, job_id: str, after: int = 0, *, wait_for_start_s: float | None = None
     ) -> Stream:
-        """The events of a job with a ``seq`` beyond ``after``, up to the terminal one.
+        """Return the events of a job with a ``seq`` beyond ``after``, up to the terminal one.
 
         ``wait_for_start_s`` overrides that of the options, for this stream.
         """
@@ -61,7 +61,7 @@ class AsyncSurface(abc.ABC):
         return self._stream(submission.job_id, submission=submission)
 
     def sse(self, job_id: str, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
-        """The events of a job as server-sent events, each ready to be written.
+        """Yield the events of a job as server-sent events, each ready to be written.
 
         ``last_event_id`` is the header that a browser sends when it comes back: the events
         after that one follow, or all, if it names none. A comment comes every 15 s while there
@@ -86,17 +86,17 @@ class AsyncSurface(abc.ABC):
 
     @abc.abstractmethod
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
-        """Ask for a job to be cancelled, in one step; what is over stays as it is.
+        """Ask for a job to be cancelled, in one step; a job that is over stays as it is.
 
         With several event stores in two: a flag first, which the workers find by themselves,
-        then the message that tells them at once.
+        then the message that reaches them at once.
         """
 
     @abc.abstractmethod
     async def status(self, job_id: str) -> JobStatus:
-        """What the record of the job says; never waits for the job.
+        """Return the status of a job by its record; never wait for the job.
 
-        Without the right to read records, what its log tells: no ``created_ts`` then.
+        Without the right to read records, what its log shows: no ``created_ts`` then.
         """
 
     @abc.abstractmethod
@@ -108,7 +108,7 @@ class AsyncSurface(abc.ABC):
         limit: int = 50,
         before: JobStatus | None = None,
     ) -> "list[JobStatus]":
-        """The newest jobs, newest first: those of ``tenant`` and with ``status``, if given.
+        """Return the newest jobs, newest first: those of ``tenant`` and with ``status``, if given.
 
         ``before`` is the last job of the page before this one. An event store lists its
         newest 10,000 jobs, as long as their records last. A job shows once it was submitted by a

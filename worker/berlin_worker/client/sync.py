@@ -34,7 +34,7 @@ _left_behind: Final[list["_Portal"]] = []
 class Client:
     """Submits jobs and follows them, from any thread.
 
-    The methods are those of :class:`~berlin_worker.client.AsyncClient`, and so is what they raise.
+    The methods are those of :class:`~berlin_worker.client.AsyncClient`, and so are their errors.
     The thread starts with the first call, so that a client made before a fork works in every
     child. Close it by ``with`` or :meth:`close`.
     """
@@ -239,7 +239,7 @@ class SyncStream:
 
 
 class _Portal:
-    """An event loop in a thread, and the client that lives in it."""
+    """An event loop in a thread, and the client that it runs."""
 
     def __init__(self, client: AsyncSurface) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""Clients without Redis: the methods of the real ones, and answers that a test scripts.
+"""Clients without Redis: the methods of the real ones, with answers that a test scripts.
 
     client = FakeAsyncClient()
     client.reply("Hello, world", Failure("rate_limited"), Unavailable("Redis is away"))

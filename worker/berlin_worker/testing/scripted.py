@@ -5,13 +5,13 @@ from berlin_worker.testing.script import Answer, Reply, Script
 
 
 class Scripted:
-    """What a test says and asks, beside what the client does."""
+    """What a test scripts and reads, beside the client's own methods."""
 
     def __init__(self, answer: Answer | None = None) -> None:
         self._script = Script(answer)
 
     def reply(self, *replies: Reply) -> None:
-        """What the next submissions of new jobs get, in this order."""
+        """Add replies for the next submissions of new jobs, in this order."""
         self._script.add(replies)
 
     def finish(self, job_id: str, reply: Reply = "") -> None:
@@ -24,5 +24,5 @@ class Scripted:
         return [entry.job for entry in self._script.jobs.values()]
 
     def events_of(self, job_id: str) -> list[Event]:
-        """The events of a job so far; raises ``CursorExpired`` for an unknown one."""
+        """Return the events of a job so far; raises ``CursorExpired`` for an unknown one."""
         return self._script.after(job_id, 0)[0]
