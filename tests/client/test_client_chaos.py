@@ -8,7 +8,7 @@ import pytest
 import redis.asyncio
 
 from berlin_worker.client import AsyncClient, CursorExpired, Options, Unavailable
-from berlin_worker.client import subscriptions as hub_module
+from berlin_worker.client import subscriptions as subscriptions_module
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.settings import Settings
 from tests.support.job_writer import JobWriter
@@ -120,7 +120,7 @@ async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(serve
             await writer.chunk("x" * 100)
         witness = await seqs_of(client, "job-1", 301)  # so that all has arrived by now
         assert len(witness) == 301
-        held = sum(map(len, stream._mailbox._messages))
+        held = sum(map(len, stream._subscription._messages))
         assert held <= 10_000
         await writer.completed()
         assert await seqs(stream) == list(range(2, 303))
@@ -160,7 +160,7 @@ async def test_a_server_that_pushes_nothing_is_read_over_a_connection_of_its_own
 
 @pytest.mark.parametrize("listening", [True, False])
 async def test_a_half_open_connection_is_made_anew(server, real_redis_url, monkeypatch, listening):
-    monkeypatch.setattr(hub_module, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(subscriptions_module, "_PING_EVERY_S", 0.1)
     writer = JobWriter(server, "job-1")
     await writer.started()
     with TcpProxy.of(real_redis_url) as proxy:
@@ -181,7 +181,7 @@ async def test_a_server_that_reads_no_more_is_left_and_what_was_asked_is_asked_a
     server, real_redis_url, monkeypatch
 ):
     """Thousands of subscriptions are on the way when it stops."""
-    monkeypatch.setattr(hub_module, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(subscriptions_module, "_PING_EVERY_S", 0.1)
     ids = [f"job-{n:0>100}" for n in range(5000)]
     await written(server, ids[0])
     await written(server, ids[-1])

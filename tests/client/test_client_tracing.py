@@ -1,4 +1,4 @@
-"""Submitting within a trace: the message and the record carry it, whoever else instruments."""
+"""Submitting within a trace: the message and the record carry it, beside other instrumentation."""
 
 import asyncio
 import base64
@@ -42,10 +42,10 @@ async def traceparents(client) -> dict[str, str | None]:
 
 
 def header_of(span: trace.Span) -> str:
-    told = span.get_span_context()
+    context = span.get_span_context()
     return (
-        f"00-{trace.format_trace_id(told.trace_id)}-{trace.format_span_id(told.span_id)}"
-        f"-{told.trace_flags:02x}"
+        f"00-{trace.format_trace_id(context.trace_id)}-{trace.format_span_id(context.span_id)}"
+        f"-{context.trace_flags:02x}"
     )
 
 

@@ -156,12 +156,12 @@ def test_a_sync_client_that_was_closed_says_so(fake_redis_url, used_before):
 
 def child(work: Callable[[], object], ending: str) -> None:
     """Exit code 0 if ``work`` ends as ``ending`` says: "fine", or a text of a ``ClientError``."""
-    told = "fine"
+    message = "fine"
     try:
         work()
     except ClientError as error:
-        told = str(error)
-    os._exit(0 if ending in told else 1)
+        message = str(error)
+    os._exit(0 if ending in message else 1)
 
 
 def exit_code(work: Callable[[], object], ending: str) -> int | None:

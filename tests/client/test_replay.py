@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import Cancelled, Chunk, Completed, Event, Reset, Started, Timings, encode
-from berlin_worker.client.replay import PAGE_SIZE, Entry, JobSnapshot, Need, Replay
+from berlin_worker.client.entries import Entry
+from berlin_worker.client.replay import PAGE_SIZE, JobSnapshot, Need, Replay
 from berlin_worker.errors import CursorExpired, UnsupportedVersion
 
 pytestmark = pytest.mark.unit
@@ -81,7 +82,9 @@ def test_events_of_another_database_are_silence(database, order):
         assert not (events and isinstance(each, bytes))
         seen += events
         if replay.need is Need.PAGE:  # a jump in the reader's own events
-            seen += replay.page([entry(own[n]) for n in range(replay.cursor + 1, each + 1)])
+            log = [of_database(own[n], database) for n in range(1, each + 1)]
+            page = [(f"{n}-0".encode(), {b"event": data}) for n, data in enumerate(log, 1)]
+            seen += replay.page(page[replay.confirmed :])
     assert [event.seq for event in seen] == list(range(3, 3 + len(seen)))
     assert [event.content for event in seen if event.type == "chunk"] == [
         own[event.seq].content for event in seen if event.type == "chunk"
@@ -128,7 +131,7 @@ class Server:
     def page(self, cursor: int) -> list[Entry]:
         return [entry(event) for event in self.log if event.seq > cursor][:PAGE_SIZE]
 
-    def glance(self) -> JobSnapshot:
+    def snapshot(self) -> JobSnapshot:
         if not self.log:
             return JobSnapshot("queued", 0, None)
         last = self.log[-1]
@@ -148,9 +151,9 @@ class Run:
         events: list[Event] = []
         match self.replay.need:
             case Need.PAGE:
-                events = self.replay.page(self.server.page(self.replay.cursor))
-            case Need.GLANCE:
-                self.replay.glance(self.server.glance(), may_wait=True)
+                events = self.replay.page(self.server.page(self.replay.confirmed))
+            case Need.SNAPSHOT:
+                self.replay.snapshot(self.server.snapshot(), may_wait=True)
             case Need.LISTEN if self.server.missed:
                 self.server.missed = False
                 self.replay.missed()
@@ -158,7 +161,7 @@ class Run:
                 batch, self.server.inbox = self.server.inbox, []
                 events = self.replay.messages(batch)
             case Need.LISTEN if quiet:
-                self.replay.quiet()
+                self.replay.idle()
         self.delivered.extend(event.seq for event in events)
 
 
@@ -268,13 +271,13 @@ def test_a_log_that_has_gone_back_behind_what_was_read_is_an_error(status):
     assert replay.page([]) == []
     last = entry(life(1)[2] if status == "completed" else life(8)[3])
     with pytest.raises(CursorExpired, match=r"lost events .* to 6"):
-        replay.glance(JobSnapshot(status, 4, last), may_wait=False)
+        replay.snapshot(JobSnapshot(status, 4, last), may_wait=False)
 
 
 def test_a_cursor_of_the_callers_own_beyond_the_end_waits_for_it():
     replay = Replay(JOB, after=9)
     replay.page([])
-    replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
+    replay.snapshot(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
     assert replay.need is Need.LISTEN
 
 
@@ -282,7 +285,7 @@ def test_a_forged_jump_costs_one_look_and_nothing_else():
     replay = reader_at(3)
     replay.messages([encode(Chunk(**base(10**9), content="x"))])
     assert replay.page([]) == []
-    replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
+    replay.snapshot(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
     assert (replay.need, replay.cursor) == (Need.LISTEN, 3)
 
 
@@ -291,7 +294,12 @@ def test_types_of_a_later_version_are_skipped_but_counted():
     events = life(8)
     got = replay.messages([later(4), encode(events[4])])
     assert [event.seq for event in got] == [5]
-    in_log = [(b"6-0", {b"event": later(6)}), entry(events[6])]
+    in_log = [
+        (b"4-0", {b"event": later(4)}),
+        entry(events[4]),
+        (b"6-0", {b"event": later(6)}),
+        entry(events[6]),
+    ]
     assert [event.seq for event in replay.page(in_log)] == [7]
 
 
@@ -324,16 +332,16 @@ def test_a_message_of_another_version_is_looked_up_in_the_log():
         assert replay.messages([data]) == []
         assert (replay.need, replay.cursor) == (Need.PAGE, 3)
         replay.page([])
-        replay.glance(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
+        replay.snapshot(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
 
 
 def test_a_job_that_is_over_without_a_terminal_event_that_can_be_read_is_an_error():
     replay = reader_at(3)
     unknown = (b"4-0", {b"event": later(4)})
     replay.page([unknown])
-    replay.quiet()
+    replay.idle()
     with pytest.raises(UnsupportedVersion, match="cannot be read"):
-        replay.glance(JobSnapshot("completed", 4, unknown), may_wait=False)
+        replay.snapshot(JobSnapshot("completed", 4, unknown), may_wait=False)
 
 
 def test_an_entry_that_is_no_event_is_skipped_and_does_not_stop_the_reader():
@@ -357,7 +365,7 @@ def test_a_terminal_event_ends_it_whatever_follows():
     got = replay.page([entry(Started(**base(1))), entry(end), entry(Reset(**base(3), reason="?"))])
     assert [event.seq for event in got] == [1, 2]
     replay.missed()
-    replay.quiet()
+    replay.idle()
     assert replay.need is Need.NOTHING
     assert replay.messages([encode(Chunk(**base(3), content="x"))]) == []
 
@@ -399,8 +407,8 @@ def test_an_empty_page_is_explained_by_the_record_and_the_end_of_the_log(
 ):
     replay = Replay(JOB, after)
     replay.page([])
-    assert replay.need is Need.GLANCE
-    replay.glance(seen, may_wait=may_wait)
+    assert replay.need is Need.SNAPSHOT
+    replay.snapshot(seen, may_wait=may_wait)
     assert replay.need is need
 
 
@@ -418,23 +426,23 @@ def test_a_log_that_is_gone_is_an_explicit_error(after, seen, may_wait):
     replay = Replay(JOB, after)
     replay.page([])
     with pytest.raises(CursorExpired):
-        replay.glance(seen, may_wait=may_wait)
+        replay.snapshot(seen, may_wait=may_wait)
 
 
 def test_a_log_that_goes_while_it_is_read_is_an_error_at_once():
     replay = reader_at(3)
-    replay.quiet()
+    replay.idle()
     with pytest.raises(CursorExpired):
-        replay.glance(JobSnapshot(None, 0, None), may_wait=True)
+        replay.snapshot(JobSnapshot(None, 0, None), may_wait=True)
 
 
 def test_a_record_that_goes_while_it_is_waited_for_is_an_error_at_once():
     replay = Replay(JOB)
     replay.page([])
-    replay.glance(JobSnapshot("queued", 0, None), may_wait=True)
-    replay.quiet()
+    replay.snapshot(JobSnapshot("queued", 0, None), may_wait=True)
+    replay.idle()
     with pytest.raises(CursorExpired):
-        replay.glance(JobSnapshot(None, 0, None), may_wait=True)
+        replay.snapshot(JobSnapshot(None, 0, None), may_wait=True)
 
 
 def test_a_cursor_is_not_negative():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis.exceptions import AuthenticationError, InvalidResponse, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from berlin_worker.client.resp3 import Link, Lost
+from berlin_worker.client.resp3 import Lost, Resp3Connection
 
 pytestmark = pytest.mark.unit
 
@@ -38,22 +38,22 @@ class Wire:
 
 
 class Ends:
-    """A link and what it has told."""
+    """A connection and what it has received."""
 
     def __init__(self) -> None:
         self.wire = Wire()
         self.messages: list[tuple[bytes, bytes]] = []
         self.subscribed: list[bytes] = []
         self.refused: list[bytes] = []
-        self.link = Link(
+        self.connection = Resp3Connection(
             self.wire,  # type: ignore[arg-type]
             lambda channel, data: self.messages.append((channel, data)),
             lambda channel, error: (self.refused if error else self.subscribed).append(channel),
         )
 
 
-async def asked(link: Link, *commands: tuple[Any, ...]) -> asyncio.Task[list[Any]]:
-    task = asyncio.create_task(link.ask(commands))
+async def asked(connection: Resp3Connection, *commands: tuple[Any, ...]) -> asyncio.Task[list[Any]]:
+    task = asyncio.create_task(connection.ask(commands))
     await asyncio.sleep(0)  # sent by then
     return task
 
@@ -72,27 +72,27 @@ def test_replies_and_messages_are_told_apart_however_the_bytes_arrive(cuts):
 
     async def go() -> None:
         ends = Ends()
-        ends.link.subscribe([b"a"])
-        first = await asked(ends.link, ("HMGET", "r", "x", "y"), ("XRANGE", "l", "-", "+"))
-        second = await asked(ends.link, ("GET", "k"))
+        ends.connection.subscribe([b"a"])
+        first = await asked(ends.connection, ("HMGET", "r", "x", "y"), ("XRANGE", "l", "-", "+"))
+        second = await asked(ends.connection, ("GET", "k"))
         places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
         for begin, end in pairwise(places):
-            ends.link.feed(whole[begin:end])
+            ends.connection.feed(whole[begin:end])
         assert await first == [[b"message", b"a"], []]
         assert await second == [None]
         assert ends.messages == [(b"a", b"1"), (b"a", b"2"), (b"a", b"3")]
         assert ends.subscribed == [b"a"]
-        assert ends.link.pushes
+        assert ends.connection.pushes
 
     asyncio.run(go())
 
 
 async def test_an_error_is_the_reply_of_its_own_command_alone():
     ends = Ends()
-    ends.link.subscribe([b"a"])
-    ends.link.feed(SUBSCRIBED % b"a")
-    answer = await asked(ends.link, ("XRANGE", "s", "-", "+"), ("GET", "k"))
-    ends.link.feed(b"-WRONGTYPE another kind\r\n$1\r\nv\r\n")
+    ends.connection.subscribe([b"a"])
+    ends.connection.feed(SUBSCRIBED % b"a")
+    answer = await asked(ends.connection, ("XRANGE", "s", "-", "+"), ("GET", "k"))
+    ends.connection.feed(b"-WRONGTYPE another kind\r\n$1\r\nv\r\n")
     error, value = await answer
     assert isinstance(error, ResponseError)
     assert value == b"v"
@@ -100,57 +100,57 @@ async def test_an_error_is_the_reply_of_its_own_command_alone():
 
 async def test_a_channel_that_may_not_be_read_is_refused_alone():
     ends = Ends()
-    ends.link.subscribe([b"x", b"a"])
-    ends.link.unsubscribe([b"x", b"y"])
-    ends.link.feed(b"-NOPERM no such right\r\n" + SUBSCRIBED % b"a" + b"-NOPERM no\r\n" * 2)
-    answer = await asked(ends.link, ("GET", "k"))
-    ends.link.feed(b"$1\r\n1\r\n")
+    ends.connection.subscribe([b"x", b"a"])
+    ends.connection.unsubscribe([b"x", b"y"])
+    ends.connection.feed(b"-NOPERM no such right\r\n" + SUBSCRIBED % b"a" + b"-NOPERM no\r\n" * 2)
+    answer = await asked(ends.connection, ("GET", "k"))
+    ends.connection.feed(b"$1\r\n1\r\n")
     assert (ends.refused, ends.subscribed) == ([b"x"], [b"a"])
     assert await answer == [b"1"]
 
 
 async def test_a_subscription_that_fails_otherwise_ends_the_connection():
     ends = Ends()
-    ends.link.subscribe([b"a", b"b"])
+    ends.connection.subscribe([b"a", b"b"])
     with pytest.raises(AuthenticationError):
-        ends.link.feed(b"-NOAUTH Authentication required\r\n")
+        ends.connection.feed(b"-NOAUTH Authentication required\r\n")
 
 
 async def test_whoever_asked_no_longer_wants_the_reply_and_the_next_one_gets_his_own():
     ends = Ends()
-    ends.link.subscribe([b"a"])
-    ends.link.feed(SUBSCRIBED % b"a")
-    first = await asked(ends.link, ("GET", "k"))
-    second = await asked(ends.link, ("GET", "l"))
+    ends.connection.subscribe([b"a"])
+    ends.connection.feed(SUBSCRIBED % b"a")
+    first = await asked(ends.connection, ("GET", "k"))
+    second = await asked(ends.connection, ("GET", "l"))
     first.cancel()
     await asyncio.sleep(0)
-    ends.link.feed(b"$1\r\n1\r\n$1\r\n2\r\n")
+    ends.connection.feed(b"$1\r\n1\r\n$1\r\n2\r\n")
     assert await second == [b"2"]
 
 
 async def test_a_pong_takes_its_turn_among_replies():
     ends = Ends()
-    ends.link.subscribe([b"a"])
-    ends.link.ping()
-    answer = await asked(ends.link, ("GET", "k"))
-    ends.link.unsubscribe([b"a"])
-    ends.link.feed(SUBSCRIBED % b"a" + b"+PONG\r\n$1\r\n1\r\n")
+    ends.connection.subscribe([b"a"])
+    ends.connection.ping()
+    answer = await asked(ends.connection, ("GET", "k"))
+    ends.connection.unsubscribe([b"a"])
+    ends.connection.feed(SUBSCRIBED % b"a" + b"+PONG\r\n$1\r\n1\r\n")
     assert await answer == [b"1"]
 
 
 async def test_a_server_that_does_not_push_is_known_by_its_first_answer():
     ends = Ends()
-    ends.link.subscribe([b"a"])
-    ends.link.ping()
+    ends.connection.subscribe([b"a"])
+    ends.connection.ping()
     plainly = (SUBSCRIBED % b"a" + MESSAGE % 1).replace(b">", b"*")
-    ends.link.feed(plainly + b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
-    assert not ends.link.pushes
+    ends.connection.feed(plainly + b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+    assert not ends.connection.pushes
     assert ends.messages == [(b"a", b"1")]
 
 
 async def test_what_nobody_has_asked_for_ends_the_connection():
     with pytest.raises(RedisConnectionError, match="max number of clients"):
-        Ends().link.feed(b"-ERR max number of clients reached\r\n")
+        Ends().connection.feed(b"-ERR max number of clients reached\r\n")
 
 
 @pytest.mark.parametrize(
@@ -158,21 +158,21 @@ async def test_what_nobody_has_asked_for_ends_the_connection():
 )
 async def test_what_is_no_answer_ends_the_connection(data):
     with pytest.raises(InvalidResponse):
-        Ends().link.feed(data)
+        Ends().connection.feed(data)
 
 
 async def test_pushes_of_another_kind_are_nobody_s_business():
     ends = Ends()
-    ends.link.feed(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n")
+    ends.connection.feed(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n")
     assert ends.messages == []
 
 
 async def test_whoever_waits_is_told_when_the_connection_ends_and_so_is_the_next():
     ends = Ends()
-    waiting = await asked(ends.link, ("GET", "k"))
-    await ends.link.close()
+    waiting = await asked(ends.connection, ("GET", "k"))
+    await ends.connection.close()
     assert ends.wire.aborted  # whatever has not been sent yet
     with pytest.raises(Lost):
         await waiting
     with pytest.raises(RedisConnectionError):
-        await ends.link.ask([("GET", "k")])
+        await ends.connection.ask([("GET", "k")])

@@ -55,7 +55,7 @@ def test_an_id_that_breaks_the_pattern_is_refused(job_id):
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "shown"),
     [
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
         ("redis://user:pw@host:6379/0?password=pw", "redis://host:6379/0"),
@@ -67,5 +67,5 @@ def test_an_id_that_breaks_the_pattern_is_refused(job_id):
         ("user:pw@host", "host"),
     ],
 )
-def test_an_address_holds_no_secret(url, told):
-    assert address(url) == told
+def test_an_address_holds_no_secret(url, shown):
+    assert address(url) == shown

@@ -310,7 +310,7 @@ async def test_where_not_even_the_record_can_be_undone_the_error_says_so(
 
 
 async def test_a_lost_reply_to_the_record_does_not_lose_the_message(client, redis_client):
-    """The first call wrote the record; its repetition is told of a job submitted before."""
+    """The first call wrote the record; its repetition finds a job submitted before."""
     write, calls = client._shards[0].submitter._write_record, []
 
     async def reply_lost_once(keys, args):

@@ -103,7 +103,7 @@ def test_a_cursor_at_or_beyond_the_terminal_event_is_the_end(seq):
     for last in ((b"4-0", {b"event": end}), None):  # its log may have expired before the record
         replay = Replay("job-1", seq)
         assert replay.page([]) == []
-        replay.glance(JobSnapshot("cancelled", 4, last), may_wait=False)
+        replay.snapshot(JobSnapshot("cancelled", 4, last), may_wait=False)
         assert replay.need is Need.NOTHING
 
 

@@ -16,12 +16,10 @@ from berlin_worker.client import (
     JobFailed,
     JobIdReused,
     Stream,
-    SyncStream,
     Unavailable,
 )
 from berlin_worker.testing import Failure, FakeAsyncClient, FakeClient, Pending, events
 from berlin_worker.testing.fakes import FakeStream
-from berlin_worker.testing.fakes_sync import FakeSyncStream
 from tests.support.core import check_log, text_of
 
 pytestmark = pytest.mark.contract
@@ -44,7 +42,6 @@ def surface(kind: type) -> dict[str, list[tuple[str, Any, Any]]]:
         (AsyncClient, FakeAsyncClient),
         (Client, FakeClient),
         (Stream, FakeStream),
-        (SyncStream, FakeSyncStream),
     ],
 )
 def test_a_fake_has_every_method_of_the_real_one_with_its_parameters(real, fake):

@@ -5,24 +5,24 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from berlin_schemas import Cancelled, Chunk, Completed, Failed, Reset, names
+from berlin_schemas import names
 from berlin_schemas.shards import shard_of
-from berlin_worker.client import records, sse
+from berlin_worker.client import records
 from berlin_worker.client.enqueue import Enqueuer
-from berlin_worker.client.fields import JobFields
+from berlin_worker.client.redis_stream import RedisStream
 from berlin_worker.client.shard import Shard
 from berlin_worker.client.stream import Stream
-from berlin_worker.client.submission import Prompt, Submission, prepare
-from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options, Result
-from berlin_worker.errors import ClientError, JobFailed, Unavailable, UnsupportedVersion
+from berlin_worker.client.submission import Submission
+from berlin_worker.client.surface import AsyncSurface
+from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options
+from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.settings import Settings, broker_address, redis_address
 from berlin_worker.storage import connections
 from berlin_worker.storage.sharding.marks import on_shard
@@ -30,7 +30,7 @@ from berlin_worker.storage.sharding.marks import on_shard
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncSurface):
     """Submits jobs and follows them, in one event loop.
 
     What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
@@ -38,8 +38,8 @@ class AsyncClient:
     events, unless ``event_shards`` are given too. However many jobs are followed, they share
     one connection to each event store. Nothing is connected before it is needed; close
     it by ``async with`` or :meth:`aclose`. Every method raises
-    :class:`~berlin_worker.errors.Unavailable` where Redis or the broker does not answer, and
-    :class:`~berlin_worker.errors.SettingsError` where the workers have other event stores. A URL
+    :class:`~berlin_worker.errors.Unavailable` if Redis or the broker does not answer, and
+    :class:`~berlin_worker.errors.SettingsError` if the workers have other event stores. A URL
     that cannot be used is a ``SettingsError`` at once.
     """
 
@@ -80,63 +80,7 @@ class AsyncClient:
             self._home = make(self._redis_url, expected={names.SHARDS: None, names.SHARD: None})
             self._shards = [self._home]
 
-    async def submit(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
-    ) -> str:
-        """Put a job on the queue and return its ID.
-
-        ``prompt`` is a :class:`~berlin_schemas.PromptJob`, a job object, a list of messages, or the
-        text of one message; ``job_fields`` are further fields of the job object
-        (``model="..."``). With a ``job_id`` of the caller's own submitting is idempotent: the
-        job runs once, however often it is submitted.
-
-        Raises :class:`~berlin_schemas.InvalidJob` before anything is sent, and
-        :class:`~berlin_worker.errors.Unavailable` if the job was not accepted; where that is not
-        certain, its message says so and names the job. Raises
-        :class:`~berlin_worker.errors.JobIdReused` if ``job_id`` is that of a job with another
-        payload.
-        """
-        self._enter()
-        submission = prepare(prompt, job_id, job_fields)
-        await self._whole(self._accept(submission))
-        return submission.job_id
-
-    def stream(
-        self, job_id: str, after: int = 0, *, wait_for_start_s: float | None = None
-    ) -> Stream:
-        """The events of a job with a ``seq`` beyond ``after``, up to the terminal one.
-
-        ``wait_for_start_s`` overrides that of the options, for this stream.
-        """
-        return self._stream(job_id, after, wait_for_start_s=wait_for_start_s)
-
-    def submit_and_stream(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
-    ) -> Stream:
-        """Submit a job and read its events; the iterator's ``job_id`` is known at once.
-
-        The job is submitted by the first step of the iterator (or on entering it as a
-        context), after its channel is subscribed. Raises as :meth:`submit` and
-        :meth:`stream` do, :class:`~berlin_schemas.InvalidJob` at once.
-        """
-        submission = prepare(prompt, job_id, job_fields)
-        return self._stream(submission.job_id, submit=lambda: self._whole(self._accept(submission)))
-
-    def sse(self, job_id: str, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
-        """The events of a job as server-sent events, each ready to be written.
-
-        ``last_event_id`` is the header that a browser sends when it comes back: the events
-        after that one follow, or all, if it names none. A comment comes every 15 s while there
-        is no event. Raises as :meth:`stream` does.
-        """
-        return sse.frames(self._stream(job_id, sse.cursor(last_event_id), raw=True))
-
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
-        """Ask for a job to be cancelled, in one step; what is over stays as it is.
-
-        With several event stores in two: a flag first, which the workers find by themselves,
-        then the message that tells them at once.
-        """
         self._enter()
         shard, state = self._shard(job_id), names.state_key(job_id)
         message: dict[str, str | int] = {"cancel": job_id}
@@ -144,39 +88,20 @@ class AsyncClient:
             message["reason"] = reason
         if self._home.database:  # else the flag alone says whose job it is
             message["fleet"] = self._home.database
-        told = (names.CONTROL_CHANNEL, json.dumps(message))
+        command = (names.CONTROL_CHANNEL, json.dumps(message))
         await shard.check()
         async with shard.redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(state, "cancel", "1")
             pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
             if not self._sharded:
-                pipeline.publish(*told)
+                pipeline.publish(*command)
             with _naming(job_id):
                 await self._asked(pipeline.execute, shard.where)
         if self._sharded:
             with _naming(job_id):
-                await self._asked(lambda: self._home.redis.publish(*told), self._home.where)
-
-    async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
-        """Wait for the end of a job and return its text.
-
-        Raises :class:`~berlin_worker.errors.JobFailed` if it failed or was cancelled,
-        ``TimeoutError`` if it is not over within ``timeout_s``, and as :meth:`stream` does.
-        """
-        try:
-            async with asyncio.timeout(timeout_s) as limit, self.stream(job_id) as events:
-                return await _result_of(events)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            told = f"job {job_id} was not over after {timeout_s} s"
-            raise TimeoutError(f"{told}: it goes on; wait again, or cancel it") from None
+                await self._asked(lambda: self._home.redis.publish(*command), self._home.where)
 
     async def status(self, job_id: str) -> JobStatus:
-        """What the record of the job says; never waits for the job.
-
-        Without the right to read records, what its log tells: no ``created_ts`` then.
-        """
         self._enter()
         shard = self._shard(job_id)
         await shard.check()
@@ -191,12 +116,6 @@ class AsyncClient:
         limit: int = 50,
         before: JobStatus | None = None,
     ) -> "list[JobStatus]":
-        """The newest jobs, newest first: those of ``tenant`` and with ``status``, if given.
-
-        ``before`` is the last job of the page before this one. An event store lists its
-        newest 10,000 jobs, as long as their records last. A job shows once it was submitted by a
-        client or taken by a worker. Needs the right to read records.
-        """
         self._enter()
         if limit < 1:
             raise ValueError("limit is how many jobs are listed at the most: 1 or more")
@@ -215,11 +134,6 @@ class AsyncClient:
         return sorted(itertools.chain(*found), key=records.place_of, reverse=True)[:limit]
 
     async def aclose(self) -> None:
-        """Finish the submissions under way and close every connection.
-
-        Raises :class:`~berlin_worker.errors.ClientError` in another event loop than the one in
-        which the client was used.
-        """
         if self._closed:
             return
         self._enter()
@@ -231,42 +145,30 @@ class AsyncClient:
         if "_enqueuer" in vars(self):
             await vars(self).pop("_enqueuer").aclose()
 
-    async def __aenter__(self) -> Self:
-        self._enter()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     def _stream(
         self,
         job_id: str,
         after: int = 0,
         *,
         wait_for_start_s: float | None = None,
-        submit: Callable[[], Awaitable[None]] | None = None,
+        submission: Submission | None = None,
         raw: bool = False,
     ) -> Stream:
         self._enter()
         options = self._options
         if wait_for_start_s is not None:
             options = replace(options, wait_for_start_s=wait_for_start_s)
-        return Stream(
+        return RedisStream(
             job_id,
             after,
             shard=self._shard(job_id),
             options=options,
-            submit=submit,
+            submit=None if submission is None else partial(self._accept, submission),
             raw=raw,
         )
 
     def _enter(self) -> None:
-        """Belong to the running event loop from now on; raises ``ClientError`` in any other."""
+        # The client belongs to the event loop that uses it first.
         if self._closed:
             raise ClientError(CLOSED)
         try:
@@ -282,6 +184,9 @@ class AsyncClient:
         return self._shards[shard_of(job_id, len(self._shards))]
 
     async def _accept(self, submission: Submission) -> None:
+        await self._whole(self._write(submission))
+
+    async def _write(self, submission: Submission) -> None:
         shard = self._shard(submission.job_id)
         await shard.check()
         with _naming(submission.job_id):
@@ -297,7 +202,7 @@ class AsyncClient:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # the caller may have been cancelled: then nobody asks for it
+            task.exception()  # the caller may have been cancelled: then nothing awaits it
 
     async def _asked(self, ask: Callable[[], Awaitable[T]], where: str) -> T:
         try:
@@ -313,7 +218,7 @@ class AsyncClient:
 
 
 def _other_broker(settings: Settings) -> str | None:
-    """The broker, where the settings name one that is not simply their Redis."""
+    """The broker, if the settings name one that is not simply their Redis."""
     return settings.broker_url if settings.broker_url != settings.redis_url else None
 
 
@@ -325,20 +230,3 @@ def _naming(job_id: str) -> Iterator[None]:
     except Unavailable as error:
         error.job_id = job_id
         raise
-
-
-async def _result_of(events: Stream) -> Result:
-    text: list[str] = []
-    async for event in events:
-        match event:
-            case Chunk():
-                text.append(event.content)
-            case Reset():
-                text.clear()
-            case Completed():
-                return Result("".join(text), event.finish_reason, event.timings, event.usage)
-            case Failed() | Cancelled():
-                raise JobFailed(event)
-    raise UnsupportedVersion(
-        f"job {events.job_id} is over, but this version cannot read how it ended"
-    )

@@ -83,7 +83,7 @@ class Enqueuer:
         self._batches: Batcher[_Sending, None] = Batcher(self._hand_over, at_most=_AT_ONCE)
 
     async def enqueue(self, job_id: str, job: dict[str, Any], *, timeout_s: float) -> None:
-        """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` where nobody knows.
+        """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` if the outcome is unknown.
 
         Bounded: by ``timeout_s`` until its turn comes, and by socket timeouts from then on.
         """
@@ -105,11 +105,11 @@ class Enqueuer:
         outcomes: list[Exception | None] = []
         for sending in batch:
             if outcomes and isinstance(outcomes[-1], Unavailable):
-                # The broker has just failed: no timeout for each that stands in line.
+                # The broker has just failed: no timeout for each job in the batch.
                 outcomes.append(NotSent(str(outcomes[-1])))
                 continue
             try:
-                # In the caller's context: what instruments Celery looks there too.
+                # In the caller's context: instrumentation of Celery reads it too.
                 sending.context.run(self._send, sending)
             except Exception as error:  # noqa: BLE001  # goes to the one who asked
                 outcomes.append(error)
@@ -147,8 +147,8 @@ class Enqueuer:
             )
         except (OperationalError, OSError) as error:
             self._disconnect()
-            told = f"the broker at {self._where} does not take the job ({_cause(error)})"
-            raise (MaybeSent if connected else NotSent)(told) from error
+            message = f"the broker at {self._where} does not take the job ({_cause(error)})"
+            raise (MaybeSent if connected else NotSent)(message) from error
 
     def _connected(self) -> Any:
         if self._producer is None:

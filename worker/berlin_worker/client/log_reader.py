@@ -1,10 +1,10 @@
-"""Reading logs and records: what many readers want at the same moment goes out as one.
+"""Reads logs and records: reads that many readers request at once share a round trip.
 
 Thousands of readers may come back to the log at once (after a reconnect, say); what they ask
 shares a connection with the live events, and holds these up by one batch at the most.
 
 A reader needs the right to read logs alone. Where an ACL forbids it the records, which hold
-prompts, a glance asks only whether there is one: what has begun can be told by its log.
+prompts, a snapshot asks only whether a record exists: the log shows whether the job has begun.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +15,8 @@ from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
 from berlin_worker.client.batcher import Batcher
-from berlin_worker.client.replay import Entry, JobSnapshot
+from berlin_worker.client.entries import Entry
+from berlin_worker.client.replay import JobSnapshot
 from berlin_worker.storage import stored_values
 from berlin_worker.storage.connections import Command
 
@@ -25,8 +26,8 @@ come 70 ms late at p99; with 64 reads, even over a connection of their own, 116 
 are read no faster."""
 
 
-class Logs:
-    """Reads pages and glances by ``ask``, whose errors come out as they are."""
+class LogReader:
+    """Reads pages and snapshots by ``ask``; raises its errors unchanged."""
 
     def __init__(self, ask: Callable[[Sequence[Command]], Awaitable[list[Any]]]) -> None:
         self._ask = ask
@@ -36,13 +37,13 @@ class Logs:
         )
 
     async def page(self, job_id: str, cursor: int, at_most: int) -> list[Entry]:
-        """At most ``at_most`` entries after ``cursor``."""
+        """Return at most ``at_most`` entries after ``cursor``."""
         log = names.log_key(job_id)
         [found] = await self._reads.ask([("XRANGE", log, f"({cursor}-0", "+", "COUNT", at_most)])
         return _entries(found)
 
-    async def glance(self, job_id: str) -> JobSnapshot:
-        """The record's status and ``seq``, then the last entry of the log."""
+    async def snapshot(self, job_id: str) -> JobSnapshot:
+        """Return the record's status and ``seq``, and then the last entry of the log."""
         state = names.state_key(job_id)
         last = ("XREVRANGE", names.log_key(job_id), "+", "-", "COUNT", 1)
         if not self._hidden:
@@ -53,9 +54,9 @@ class Logs:
             except NoPermissionError:
                 self._hidden = True
             else:
-                return _glance(stored_values.text(status), stored_values.whole(seq) or 0, found)
+                return _snapshot(stored_values.text(status), stored_values.whole(seq) or 0, found)
         there, found = await self._reads.ask([("HEXISTS", state, "status"), last])
-        return _glance("queued" if there else None, 0, found)
+        return _snapshot("queued" if there else None, 0, found)
 
     async def aclose(self) -> None:
         """Stop; readers that still wait get a ``ClientError``."""
@@ -63,7 +64,7 @@ class Logs:
 
     async def _read(self, batch: list[Sequence[Command]]) -> list[list[Any] | Exception]:
         replies = iter(await self._ask([command for commands in batch for command in commands]))
-        # A key of another type is the trouble of its own reader alone.
+        # A key of another type fails its own reader alone.
         return [_outcome(list(islice(replies, len(commands)))) for commands in batch]
 
 
@@ -71,11 +72,11 @@ def _outcome(replies: list[Any]) -> list[Any] | Exception:
     return next((reply for reply in replies if isinstance(reply, Exception)), replies)
 
 
-def _glance(status: str | None, seq: int, found: list[Any]) -> JobSnapshot:
+def _snapshot(status: str | None, seq: int, found: list[Any]) -> JobSnapshot:
     entries = _entries(found)
     return JobSnapshot(status=status, seq=seq, last=entries[0] if entries else None)
 
 
 def _entries(found: list[Any]) -> list[Entry]:
-    """Entries as Redis gives them, each an ID and a flat list of fields and values."""
+    """Return the entries of a reply, each an ID and a flat list of fields and values."""
     return [(seq, dict(zip(flat[::2], flat[1::2], strict=True))) for seq, flat in found]

@@ -1,4 +1,4 @@
-"""How many messages there are, by their state, as far as the broker tells. Blocks."""
+"""Counts messages by their state, as far as the broker reports them. Blocks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from berlin_schemas import names
 
 
 def count(app: Celery) -> dict[str, int]:
-    """``waiting`` on the queue, and (Redis) ``unacknowledged``: taken by a worker, and not done.
+    """Return ``waiting`` on the queue, and (Redis) ``unacknowledged``: those that workers hold.
 
     Over a connection of its own. Raises what the broker's client raises.
     """
@@ -31,5 +31,5 @@ def _unacknowledged(channel: Any) -> dict[str, int]:
         with channel.conn_or_acquire() as client:
             # The index has an entry for each message that is held, as the hash beside it.
             return {"unacknowledged": client.zcard(channel.unacked_index_key)}
-    except ResponseError:  # a user that may not ask
+    except ResponseError:  # a user without the right to ask
         return {}

@@ -1,4 +1,4 @@
-"""How jobs stand: by their records, or, if an ACL forbids that, one job by its log.
+"""Status of jobs: by their records, or, if an ACL forbids that, of one job by its log.
 
 Records hold prompts, so a service that only shows replies need not have the right to read them.
 Whatever stands in Redis is input: a record that makes no sense is no reason to fail.
@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from berlin_schemas import Cancelled, Event, Failed, Terminal, decode, names
-from berlin_worker.client.replay import Entry
+from berlin_worker.client.entries import Entry
 from berlin_worker.client.values import JobStatus, Status
 from berlin_worker.storage import stored_values
 
@@ -33,7 +33,7 @@ Place = tuple[int, str]
 
 
 async def status(redis: Redis, job_id: str) -> JobStatus:
-    """What there is to know. Redis' errors come out as they are."""
+    """Return the status of a job. Raises redis-py's errors."""
     try:
         values: Any = await redis.hmget(names.state_key(job_id), _FIELDS)
     except NoPermissionError:
@@ -48,9 +48,9 @@ async def status(redis: Redis, job_id: str) -> JobStatus:
 async def newest(
     redis: Redis, *, tenant: str | None, status: str | None, limit: int, before: Place | None
 ) -> list[JobStatus]:
-    """Up to ``limit`` jobs of the index, newest first, that fit and come after ``before``.
+    """Return up to ``limit`` jobs of the index, newest first, that fit and come after ``before``.
 
-    Jobs whose record has expired are left out. Redis' errors come out as they are.
+    Jobs whose record has expired are left out. Raises redis-py's errors.
     """
     found: list[JobStatus] = []
     cursor, offset = before, 0
@@ -73,14 +73,14 @@ async def newest(
 
 
 def place_of(job: JobStatus) -> Place:
-    """The place of a job that :func:`newest` has returned."""
+    """Return the place of a job that :func:`newest` has returned."""
     return (round((job.created_ts or 0.0) * 1000), job.job_id)
 
 
 def by_record(job_id: str, values: Sequence[bytes | None]) -> JobStatus:
-    """The status that the values of ``_FIELDS`` describe (pure)."""
-    told, attempt, seq, cancel, created_ms, started_ms, tenant, metadata = values
-    word = stored_values.text(told)
+    """Return the status that the values of ``_FIELDS`` describe (pure)."""
+    status, attempt, seq, cancel, created_ms, started_ms, tenant, metadata = values
+    word = stored_values.text(status)
     created, started = stored_values.whole(created_ms), stored_values.whole(started_ms)
     return JobStatus(
         job_id=job_id,
@@ -117,7 +117,7 @@ async def _read(redis: Redis, places: Sequence[Place]) -> list[JobStatus]:
             pipeline.hmget(names.state_key(job_id), _FIELDS)
         replies = await pipeline.execute(raise_on_error=False)
     for reply in replies:
-        # A key of another type is the trouble of its own job alone.
+        # A key of another type fails its own job alone.
         if isinstance(reply, NoPermissionError) or not isinstance(reply, list | ResponseError):
             raise reply
     return [
@@ -128,7 +128,7 @@ async def _read(redis: Redis, places: Sequence[Place]) -> list[JobStatus]:
 
 
 async def _with_ends(redis: Redis, jobs: Sequence[JobStatus]) -> list[JobStatus]:
-    """``jobs``, those that have failed or were cancelled with what their last event says."""
+    """Return ``jobs`` with the error or the reason that the last event of each ended one holds."""
     ended = [job.job_id for job in jobs if job.status in _ENDED_BADLY]
     if not ended:
         return list(jobs)
@@ -162,14 +162,14 @@ async def _by_log(redis: Redis, job_id: str) -> JobStatus:
         pipeline.xrevrange(log, count=1)
         there, cancel, first, last = await pipeline.execute()
     begun, latest = _event(first), _event(last)
-    told: Status = "queued" if there else "unknown"
+    status: Status = "queued" if there else "unknown"
     if isinstance(latest, Terminal):
-        told = latest.type
+        status = latest.type
     elif latest is not None:
-        told = "running"  # or it waits for another attempt, which the log does not tell
+        status = "running"  # or it waits for another attempt, which the log does not show
     found = JobStatus(
         job_id=job_id,
-        status=told,
+        status=status,
         attempt=latest.attempt if latest else 0,
         seq=latest.seq if latest else 0,
         cancel_requested=bool(cancel),

@@ -2,9 +2,15 @@
 
 The rules (schemas/README.md, "Reading without a gap"):
 
-1. The log is the truth; the channel only says early what the log will say too. An event
-   of the channel is delivered if it is the very next one, skipped if it has been seen,
-   and anything else (a jump, a message that is no event) sends the reader to the log.
+1. The log is the truth; the channel only brings early what the log holds too. An event
+   of the channel is delivered if it is the very next one and not terminal. An event that the
+   log has already given is skipped. Anything else (a jump, a second event with the same
+   ``seq``, a message that is no event) sends the reader to the log.
+   Every read of the log begins after :attr:`Replay.confirmed`, so that it also compares what
+   the channel brought since the last read. A difference is a :class:`CursorExpired`. Since a
+   terminal event is always read from the log, a job whose events were forged or lost never
+   looks complete. Until then a forged chunk can be delivered: to ask the log about each event
+   before it is delivered costs a reader twice the CPU, and Redis 1.8 times.
 2. The caller subscribes and has the acknowledgement *before* the first page is read, so
    that what is missing in the log at that moment is on its way over the channel.
    A channel is one for all databases of a server, and another fleet may have a job of the
@@ -16,51 +22,44 @@ The rules (schemas/README.md, "Reading without a gap"):
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
 5. A log that ends before what was read of it is another one by now (Redis has failed over,
    or came back with an older state): an error, for what follows does not follow on that.
-6. Version 1 only gains fields and types of events, which are skipped where they are not
+6. Version 1 only gains fields and types of events, which are skipped if they are not
    known. An event of another version may mean anything: that is an error, and so is a job
    that is over without a terminal event that can be read. Nothing ends in silence.
 
 A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`Replay.page`,
-:meth:`Replay.glance`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
-:meth:`Replay.quiet` where nothing came. Events that come back are to be delivered.
+:meth:`Replay.snapshot`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
+:meth:`Replay.idle` if nothing came. Events that come back are to be delivered.
 """
 
 import enum
-import json
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from berlin_schemas import Event, decode
-from berlin_schemas.events import TERMINAL_TYPES, VERSION
+from berlin_schemas import Event
+from berlin_schemas.events import TERMINAL_TYPES
+from berlin_worker.client import entries as log_entries
+from berlin_worker.client.entries import Entry
 from berlin_worker.errors import CursorExpired, UnsupportedVersion
-
-logger = logging.getLogger(__name__)
 
 PAGE_SIZE: Final = 500
 """Entries asked for at once; a shorter page was the last one for now."""
 
 _SHRINK: Final = 8
 
-_KNOWN_TYPES: Final = TERMINAL_TYPES | {"started", "chunk", "reset"}
-
-Entry = tuple[bytes, Mapping[bytes, bytes]]
-"""An entry of the log as Redis gives it: ID ``<seq>-0`` and its fields."""
-
 
 class Need(enum.Enum):
     """What a reader does next."""
 
     PAGE = "read the page of the log after the cursor"
-    GLANCE = "look at the record and at the last entry of the log"
+    SNAPSHOT = "look at the record and at the last entry of the log"
     LISTEN = "wait for the channel"
     NOTHING = "it is over"
 
 
 @dataclass(frozen=True, slots=True)
 class JobSnapshot:
-    """The record's status and last ``seq``, then the log's last entry; ``None`` where missing.
+    """The record's status and last ``seq``, then the log's last entry; ``None`` if missing.
 
     In this order: the other way round a job that runs to its end in between would look expired.
     """
@@ -74,7 +73,8 @@ class Replay:
     """One reader of one job; ``after`` is the last ``seq`` that it has already seen."""
 
     __slots__ = (
-        "_after", "_database", "_known", "cursor", "job_id", "need", "page_size", "raw",
+        "_after", "_database", "_known", "_log_digest", "_taken_digest",
+        "confirmed", "cursor", "job_id", "need", "page_size", "raw",
     )  # fmt: skip
 
     def __init__(self, job_id: str, after: int = 0, *, database: int = 0) -> None:
@@ -82,47 +82,67 @@ class Replay:
             raise ValueError("after is the last seq already seen: 0 or more")
         self.job_id = job_id
         self.cursor = self._after = after
+        self.confirmed = after
+        """The log has been read up to this ``seq``; the channel brought what follows it."""
+        self._taken_digest = self._log_digest = 0
         self.need = Need.PAGE
         self.page_size = PAGE_SIZE
         self.raw: list[bytes] | None = None
         """If it is a list, it receives the bytes of each event that is returned."""
         self._database = database
-        # Whoever has seen an event, or a record, knows that the job existed.
+        # An event, or a record, that was seen proves that the job existed.
         self._known = after > 0
 
     def page(self, entries: Sequence[Entry]) -> list[Event]:
-        """Take a page of the log, at most :attr:`page_size` entries after the cursor.
+        """Take a page of the log, at most :attr:`page_size` entries after :attr:`confirmed`.
 
-        Raises :class:`CursorExpired` if the log no longer holds the event after the cursor,
-        :class:`UnsupportedVersion` if that is of another version.
+        Raises :class:`CursorExpired` if the log no longer holds the event after the cursor, or
+        holds other events than the channel brought, and :class:`UnsupportedVersion` if an event
+        is of another version.
         """
         events: list[Event] = []
         for entry in entries:
-            seq = _seq(entry)
-            if seq <= self.cursor:
+            seq = log_entries.seq_of(entry)
+            if seq <= self.confirmed:
                 continue
-            if seq != self.cursor + 1:
+            if seq != self.confirmed + 1:
                 raise CursorExpired(
-                    f"job {self.job_id}: its log lacks events {self.cursor + 1} to {seq - 1}"
+                    f"job {self.job_id}: its log lacks events {self.confirmed + 1} to {seq - 1}"
                 )
-            data = entry[1].get(b"event", b"")
+            if seq <= self.cursor:
+                self._confirm(seq, log_entries.data_of(entry))
+                continue
             try:
-                event = _event(self.job_id, seq, data)
+                self._take_entry(events, seq, log_entries.data_of(entry))
             except UnsupportedVersion:
                 if events:
                     return events  # first what comes before it
                 raise
-            self._advance(seq)
-            if event is None:
-                continue
-            self._deliver(events, event, data)
             if self.need is Need.NOTHING:
                 return events
         if not entries:
-            self.need = Need.GLANCE
+            self.need = Need.SNAPSHOT
         elif len(entries) < self.page_size:
-            self.need, self.page_size = Need.LISTEN, PAGE_SIZE
+            self.page_size = PAGE_SIZE
+            self.need = Need.LISTEN if self.confirmed == self.cursor else Need.SNAPSHOT
         return events
+
+    def _take_entry(self, events: list[Event], seq: int, data: bytes) -> None:
+        event = log_entries.parse_entry(self.job_id, seq, data)
+        self.confirmed = self.cursor = seq
+        self._known = True
+        if event is not None:
+            self._deliver(events, event, data)
+
+    def _confirm(self, seq: int, data: bytes) -> None:
+        """Compare an entry of the log with the event that the channel brought."""
+        self.confirmed = seq
+        self._log_digest = hash((self._log_digest, data))
+        if seq == self.cursor and self._log_digest != self._taken_digest:
+            raise CursorExpired(
+                f"job {self.job_id}: up to {seq} its log holds other events than were published "
+                "(one was forged, or Redis came back with an older state): read it from the start"
+            )
 
     def page_lost(self) -> None:
         """The connection ended while a page was on its way: ask for less.
@@ -132,26 +152,26 @@ class Replay:
         """
         self.page_size = max(1, self.page_size // _SHRINK)
 
-    def glance(self, seen: JobSnapshot, *, may_wait: bool) -> None:
+    def snapshot(self, seen: JobSnapshot, *, may_wait: bool) -> None:
         """Take what the record and the end of the log say.
 
         ``may_wait``: whether a job of which there is no trace may still appear. Raises
-        :class:`CursorExpired` where nothing can come any more, :class:`UnsupportedVersion` where
-        nobody can tell how the job has ended.
+        :class:`CursorExpired` if nothing can come any more, :class:`UnsupportedVersion` if
+        the end of the job cannot be read.
         """
         if seen.last is None:
             self._judge_without_log(seen, may_wait=may_wait)
             return
         self._known = True
-        seq = _seq(seen.last)
-        if seq > self.cursor:
+        seq = log_entries.seq_of(seen.last)
+        if seq > self.cursor or seq == self.cursor > self.confirmed:
             self.need = Need.PAGE
         elif seq < self.cursor and self.cursor > self._after:
             raise CursorExpired(
                 f"job {self.job_id}: its log has lost events {seq + 1} to {self.cursor}, which "
                 "were read (Redis came back with an older state): read it again from the start"
             )
-        elif _is_terminal(seen.last):
+        elif log_entries.is_terminal(seen.last):
             self.need = Need.NOTHING
         elif seen.status in TERMINAL_TYPES:
             raise UnsupportedVersion(
@@ -187,7 +207,7 @@ class Replay:
         for data in batch:
             if self.need is not Need.LISTEN:
                 break
-            found = _parse(self.job_id, data)
+            found = log_entries.parse_message(self.job_id, data)
             if found is None:
                 self.need = Need.PAGE
                 break
@@ -197,12 +217,16 @@ class Replay:
                     continue
                 self.need = Need.PAGE  # it names none: the log says whether it is ours
                 break
-            if seq <= self.cursor:
+            if seq <= self.confirmed:
                 continue
-            if seq != self.cursor + 1:
+            # Each event is published once: a second one with the same seq means that one of
+            # the two is not in the log. The end of a job is taken from the log alone.
+            if seq != self.cursor + 1 or (event is not None and event.type in TERMINAL_TYPES):
                 self.need = Need.PAGE
                 break
-            self._advance(seq)
+            self.cursor = seq
+            self._known = True
+            self._taken_digest = hash((self._taken_digest, data))
             if event is not None:
                 self._deliver(events, event, data)
         return events
@@ -212,10 +236,10 @@ class Replay:
         if self.need is not Need.NOTHING:
             self.need = Need.PAGE
 
-    def quiet(self) -> None:
+    def idle(self) -> None:
         """Nothing has arrived for a while: a message may have been lost, or the log expired."""
         if self.need is Need.LISTEN:
-            self.need = Need.GLANCE
+            self.need = Need.SNAPSHOT
 
     def _deliver(self, events: list[Event], event: Event, data: bytes) -> None:
         events.append(event)
@@ -223,67 +247,3 @@ class Replay:
             self.raw.append(data)
         if event.type in TERMINAL_TYPES:
             self.need = Need.NOTHING
-
-    def _advance(self, seq: int) -> None:
-        self.cursor = seq
-        self._known = True
-
-
-def _seq(entry: Entry) -> int:
-    return int(entry[0].partition(b"-")[0])
-
-
-def _parse(job_id: str, data: bytes) -> tuple[int, Event | None, int] | None:
-    """``seq``, event and database of a message; no event if its type is of a later version,
-    and ``None`` altogether if the message is no event of this job."""
-    try:
-        event = decode(data)
-    except ValueError:
-        return _foreign(job_id, data)
-    return (event.seq, event, event.db) if event.job_id == job_id else None
-
-
-def _foreign(job_id: str, data: bytes) -> tuple[int, None, int] | None:
-    obj = _object(data)
-    if obj.get("job_id") != job_id or obj.get("v") != VERSION:
-        return None
-    seq, kind, database = obj.get("seq"), obj.get("type"), obj.get("db", 0)
-    if type(seq) is not int or not isinstance(kind, str) or kind in _KNOWN_TYPES:
-        return None
-    return (seq, None, database) if type(database) is int else None
-
-
-def _object(data: bytes) -> dict[str, object]:
-    """The JSON object in ``data``; an empty one where there is none."""
-    try:
-        obj = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return obj if isinstance(obj, dict) else {}
-
-
-def _event(job_id: str, seq: int, data: bytes) -> Event | None:
-    """The event of a log entry; ``None`` for one that this version cannot read.
-
-    Unlike a message of the channel, an entry has nothing behind it to be re-read from: it
-    is skipped, and its ID tells its ``seq``.
-    Raises :class:`UnsupportedVersion` for another version.
-    """
-    found = _parse(job_id, data)
-    if found is None or found[0] != seq:
-        version = _object(data).get("v", VERSION)
-        if version != VERSION:
-            raise UnsupportedVersion(
-                f"event {seq} of job {job_id} is of version {str(version)[:20]} of the contract, "
-                f"and this client reads version {VERSION}"
-            )
-        logger.warning("entry %d in the log of job %s is no event; skipped", seq, job_id)
-        return None
-    return found[1]
-
-
-def _is_terminal(entry: Entry) -> bool:
-    try:
-        return decode(entry[1].get(b"event", b"")).type in TERMINAL_TYPES
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""One connection for messages and for commands: RESP3 tells what is pushed from what was asked.
+"""One connection for messages and for commands: RESP3 marks what the server pushes.
 
 redis-py connects, with TLS and login, but reads either messages or replies, one at a time:
 1.7 µs of CPU a message, where what has arrived is read as a whole here: 0.8 µs.
@@ -21,15 +21,15 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
 _NO_MORE: Final = object()
 _IN_TURN: Final = {b"subscribe", b"unsubscribe", b"pong"}
-"""What answers a command, though it may come as messages do."""
+"""Replies to commands, though they may come as messages do."""
 
 
 class Lost(RedisConnectionError):
     """The connection ended between the commands and the last of their replies."""
 
 
-class _Asked:
-    """Commands that were sent together, and what they have been answered so far."""
+class _Request:
+    """Commands that were sent together, and their replies so far."""
 
     __slots__ = ("answer", "channel", "left", "replies")
 
@@ -38,18 +38,18 @@ class _Asked:
         self.left = count
         self.replies: list[Any] = []
         self.channel = channel
-        """That of a SUBSCRIBE."""
+        """The channel of a SUBSCRIBE."""
 
 
-class Link:
+class Resp3Connection:
     """Commands out, replies and messages in; for one life of one connection.
 
     ``on_message`` is called with a channel and the data, ``on_subscribed`` with a channel and
     ``None``, or the error by which this user may not read it. Both must be quick and raise
     nothing.
 
-    Nothing waits until what it sends is taken: a peer that reads no more is told by its
-    silence, and what is sent meanwhile is little.
+    Nothing waits until the server has read what is sent. The silence of a server that reads no
+    more shows it, and little is sent meanwhile.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Link:
         self._connection: Any = connection  # redis-py's own methods are not all typed
         self._on_message = on_message
         self._on_subscribed = on_subscribed
-        self._asked: deque[_Asked] = deque()
+        self._requests: deque[_Request] = deque()
         self._lost = False
         self._parser = hiredis.Reader(
             protocolError=InvalidResponse,
@@ -71,7 +71,7 @@ class Link:
         self.pushes = False
         """Whether messages come as pushes, so that :meth:`ask` may be used. To be known from
         the first confirmed SUBSCRIBE on: a server may take HELLO and not keep to it."""
-        self.heard = False
+        self.received = False
         """Whether anything has come since this was last set to false."""
 
     async def connect(self) -> None:
@@ -86,7 +86,7 @@ class Link:
         """Read until the connection ends, and raise what ended it."""
         stream: asyncio.StreamReader = self._connection._reader  # noqa: SLF001  # see above
         while data := await stream.read(_READ_BYTES):
-            self.heard = True
+            self.received = True
             self.feed(data)
         raise RedisConnectionError("the server has closed the connection")
 
@@ -97,11 +97,11 @@ class Link:
         while (reply := self._parser.gets()) is not _NO_MORE:
             pushed = type(reply) is hiredis.PushNotification
             if not reply or (not pushed and (self.pushes or type(reply) is not list)):
-                self._answered(reply)
+                self._on_reply(reply)
             elif reply[0] == b"message":
                 self._on_message(reply[1], reply[2])
             elif reply[0] in _IN_TURN:
-                self._answered(reply)
+                self._on_reply(reply)
                 if reply[0] == b"subscribe":
                     self.pushes = pushed
                     self._on_subscribed(reply[1], None)
@@ -109,47 +109,47 @@ class Link:
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send ``commands`` together; an error is in its place among the replies.
 
-        Raises :class:`Lost` where the connection ends first.
+        Raises :class:`Lost` if the connection ends first.
         """
-        asked = _Asked(len(commands))
+        asked = _Request(len(commands))
         self._send(commands, asked)
         return await asked.answer
 
     def subscribe(self, channels: Collection[bytes]) -> None:
         """Send a SUBSCRIBE for each, so that one that this user may not read fails alone."""
-        self._send([("SUBSCRIBE", name) for name in channels], *(_Asked(1, n) for n in channels))
+        self._send([("SUBSCRIBE", name) for name in channels], *(_Request(1, n) for n in channels))
 
     def unsubscribe(self, channels: Collection[bytes]) -> None:
         """Send an UNSUBSCRIBE for each."""
-        self._send([("UNSUBSCRIBE", name) for name in channels], *(_Asked(1) for _ in channels))
+        self._send([("UNSUBSCRIBE", name) for name in channels], *(_Request(1) for _ in channels))
 
     def ping(self) -> None:
-        """Make a server that is there say something."""
-        self._send([("PING",)], _Asked(1))
+        """Send a PING, so that a living server replies."""
+        self._send([("PING",)], _Request(1))
 
     async def close(self) -> None:
-        """Disconnect; whoever waits for a reply gets :class:`Lost`."""
+        """Disconnect; callers that wait for a reply get :class:`Lost`."""
         self._lost = True
-        for asked in self._asked:
+        for asked in self._requests:
             fail(asked.answer, Lost("the connection ended before the reply"))
         if writer := self._connection._writer:  # noqa: SLF001  # see above
             writer.transport.abort()  # what a peer that reads no more has not taken is given up
         with contextlib.suppress(RedisError):
             await self._connection.disconnect()
 
-    def _send(self, commands: Iterable[Command], *asked: _Asked) -> None:
+    def _send(self, commands: Iterable[Command], *asked: _Request) -> None:
         writer: asyncio.StreamWriter | None = self._connection._writer  # noqa: SLF001  # see above
         if self._lost or writer is None:
             raise RedisConnectionError("the connection has ended")
         if asked:
-            self._asked.extend(asked)
+            self._requests.extend(asked)
             writer.write(b"".join(map(hiredis.pack_command, commands)))
 
-    def _answered(self, reply: Any) -> None:
-        if not self._asked:
+    def _on_reply(self, reply: Any) -> None:
+        if not self._requests:
             unasked = InvalidResponse("a reply that nobody has asked for")
             raise reply if isinstance(reply, Exception) else unasked
-        asked = self._asked[0]
+        asked = self._requests[0]
         if asked.channel is not None and isinstance(reply, Exception):
             if not isinstance(reply, NoPermissionError):
                 raise reply
@@ -157,13 +157,13 @@ class Link:
         asked.replies.append(reply)
         asked.left -= 1
         if not asked.left:
-            self._asked.popleft()
+            self._requests.popleft()
             if not asked.answer.done():
                 asked.answer.set_result(asked.replies)
 
 
 def fail(future: asyncio.Future[Any], error: Exception) -> None:
-    """End a future by ``error`` unless it is over; nobody need be waiting for it."""
+    """End a future by ``error`` unless it is over; even if nobody waits for it."""
     if not future.done():
         future.set_exception(error)
         future.exception()  # else asyncio would complain

@@ -1,4 +1,4 @@
-"""What a client has at one event store; nothing is connected before it is needed."""
+"""A client's connections to one event store, each made when it is first needed."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from berlin_worker.client.enqueue import Enqueuer
-from berlin_worker.client.log_reader import Logs
+from berlin_worker.client.log_reader import LogReader
 from berlin_worker.client.submit import Submitter
 from berlin_worker.client.subscriptions import SubscriptionManager
 from berlin_worker.client.values import CLOSED, Options
@@ -27,7 +27,7 @@ _ASK_AGAIN_S: Final = 30.0
 class Shard:
     """Records, logs and channels of the jobs that one event store holds.
 
-    ``expected`` are the marks that it may bear, ``home`` is ``REDIS_URL`` where that is
+    ``expected`` are the marks that it may bear, ``home`` is ``REDIS_URL`` if that is
     another server; see :mod:`berlin_worker.storage.sharding.marks`.
     """
 
@@ -53,9 +53,9 @@ class Shard:
         self._closed = False
 
     async def check(self) -> None:
-        """Raise ``SettingsError`` where the workers have another list of event stores.
+        """Raise ``SettingsError`` if the workers have another list of event stores.
 
-        Asked once a minute at the most; a server that is away has its say when it is back.
+        Asked once a minute at the most; a server that is away is asked again later.
         """
         if self._home is not None:
             await self._home.check()
@@ -73,10 +73,10 @@ class Shard:
                 self._checked_until = time.monotonic() + _CHECK_AGAIN_S
 
     async def _value(self, key: str) -> Any:
-        if "hub" not in vars(self) or not self.hub.usable:
+        if "subscriptions" not in vars(self) or not self.subscriptions.usable:
             return await self.redis.get(key)
-        # Who only reads needs no second connection to an event store.
-        [value] = await self.hub.ask([("GET", key)])
+        # A client that only reads needs no second connection to an event store.
+        [value] = await self.subscriptions.ask([("GET", key)])
         if isinstance(value, Exception):
             raise value
         return value
@@ -88,12 +88,12 @@ class Shard:
 
     @cached_property
     def redis(self) -> Redis:
-        """For commands. Raises ``ClientError`` once the client is closed, as all parts do."""
+        """For commands. Raises ``ClientError`` once the client is closed."""
         self._stay_closed()
         return connections.commands(self.url)
 
     @cached_property
-    def hub(self) -> SubscriptionManager:
+    def subscriptions(self) -> SubscriptionManager:
         """One connection for all jobs that are followed here."""
         self._stay_closed()
         return SubscriptionManager(
@@ -104,9 +104,9 @@ class Shard:
         )
 
     @cached_property
-    def logs(self) -> Logs:
-        """Reads what is there."""
-        return Logs(self.hub.ask)
+    def log_reader(self) -> LogReader:
+        """Reads logs and records."""
+        return LogReader(self.subscriptions.ask)
 
     @cached_property
     def submitter(self) -> Submitter:
@@ -123,7 +123,7 @@ class Shard:
         """Close what was opened, for good."""
         self._closed = True
         opened = vars(self)
-        for part in ("logs", "hub", "submitter", "redis"):
+        for part in ("log_reader", "subscriptions", "submitter", "redis"):
             if part in opened:
                 await opened.pop(part).aclose()
 

@@ -14,19 +14,19 @@ _MAX_DIGITS: Final = 15
 
 
 def cursor(last_event_id: str | None) -> int:
-    """The ``seq`` that a ``Last-Event-ID`` names; 0 for none, and for what is no ``seq``."""
+    """Return the ``seq`` that a ``Last-Event-ID`` names; 0 if it is missing or no ``seq``."""
     text = (last_event_id or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else 0
 
 
 def frame(event: Event, data: bytes) -> bytes:
-    """One event: ``id`` is its ``seq``, ``event`` its type, ``data`` its own bytes."""
+    """Return a frame: ``id`` is the ``seq``, ``event`` the type, ``data`` the event's bytes."""
     lines = b"".join(b"data: %b\n" % line for line in data.splitlines())
     return b"id: %d\nevent: %b\n%b\n" % (event.seq, event.type.encode(), lines)
 
 
 async def frames(stream: Stream) -> AsyncGenerator[bytes, None]:
-    """A frame for each event of ``stream``, and a comment while none comes; closes ``stream``."""
+    """Yield a frame for each event of ``stream``, or a comment; close ``stream`` at the end."""
     async with stream:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""From what a caller has at hand to a valid job object (pure)."""
+"""Makes a valid job object from what a caller passes (pure)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Submission:
 
 
 def prepare(prompt: Prompt, job_id: str | None, fields: Mapping[str, Any]) -> Submission:
-    """The submission of ``prompt``; ``fields`` of the job object win over its own.
+    """Return the submission of ``prompt``; ``fields`` of the job object win over its own.
 
     Its ID is ``job_id``, else the one that the job carries, else a new one. Raises
     :class:`~berlin_schemas.InvalidJob`.

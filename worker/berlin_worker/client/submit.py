@@ -42,7 +42,7 @@ class _Record(IntEnum):
     BEGUN = 0
     WRITTEN = 1
     WAITING = 2
-    """Submitted before, by whomever; its message is sent again, since it may be missing."""
+    """Submitted before; its message is sent again, since it may be missing."""
     REUSED = 3
     """The record is that of another job."""
 
@@ -53,7 +53,7 @@ class _Withdrawal(IntEnum):
     BEGUN = 0
     DONE = 1
     SHARED = 2
-    """Somebody else has submitted the same job meanwhile, and was told that it will run."""
+    """Another client has submitted the job meanwhile, and its submission succeeded."""
 
 
 class Submitter:
@@ -79,17 +79,17 @@ class Submitter:
         self._failure: tuple[float, Unavailable] | None = None
 
     async def accept(self, submission: Submission) -> None:
-        """Raises :class:`Unavailable`, which says whether the job may still run, and
+        """Submit a job. Raises :class:`Unavailable`, whose text says if the job may still run, and
         :class:`JobIdReused` if its ID is that of another job.
         """
         asked = time.monotonic()
         async with self._turn:
-            # Who stood in line while the broker did not answer shares the outcome, in place
-            # of waiting for a timeout of its own.
+            # A submission that waited here while the broker did not answer fails at once, without
+            # a timeout of its own.
             if self._failure is not None and self._failure[0] > asked:
-                told = "Redis or the broker has just failed for others in line"
+                reason = "Redis or the broker has just failed for others in line"
                 raise Unavailable(
-                    f"job {submission.job_id} was not accepted: {told}"
+                    f"job {submission.job_id} was not accepted: {reason}"
                 ) from self._failure[1]
             try:
                 await self._accept(submission)
@@ -137,11 +137,11 @@ class Submitter:
                     # The reply may have been lost, and the record that is found be our own.
                     return _Record(await self._write_record(keys, args))
         except (AuthenticationError, ResponseError) as error:
-            told = f"Redis at {self._address} {refusal(error) or f'refuses it ({error})'}"
-            raise Unavailable(f"job {job_id} was not accepted: {told}") from error
+            reason = f"Redis at {self._address} {refusal(error) or f'refuses it ({error})'}"
+            raise Unavailable(f"job {job_id} was not accepted: {reason}") from error
         except (RedisError, OSError) as error:
-            told = trouble(self._address, error)
-            raise Unavailable(f"{told}; {_may_run(job_id)}") from error
+            reason = trouble(self._address, error)
+            raise Unavailable(f"{reason}; {_may_run(job_id)}") from error
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
         keys = [names.state_key(job_id), names.DUE_JOBS, names.JOBS]

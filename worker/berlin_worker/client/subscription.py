@@ -1,4 +1,4 @@
-"""What waits for one reader: messages of its channel, or a notice in their place."""
+"""The messages that wait for one reader, or a signal in their place."""
 
 import asyncio
 import enum
@@ -7,23 +7,23 @@ from berlin_worker.client.values import CLOSED
 from berlin_worker.errors import ClientError
 
 
-class Notice(enum.Enum):
-    """What a mailbox gives in place of messages."""
+class Signal(enum.Enum):
+    """What a subscription gives in place of messages."""
 
-    MISSED = "messages may have been lost: read the log"
-    QUIET = "nothing came for a while"
+    OVERFLOW = "messages may have been lost: read the log"
+    IDLE = "nothing came for a while"
 
 
-class Mailbox:
+class Subscription:
     """The messages for one reader; bounded. Made by ``SubscriptionManager.open``."""
 
     __slots__ = (
         "_bytes",
+        "_closed",
+        "_idle",
         "_limit",
         "_messages",
-        "_missed",
-        "_quiet",
-        "_shut",
+        "_overflown",
         "_waiter",
         "channel",
         "since",
@@ -36,43 +36,43 @@ class Mailbox:
         self._limit = limit_bytes
         self._messages: list[bytes] = []
         self._bytes = 0
-        self._missed = False
-        self._quiet = False
-        self._shut = False
+        self._overflown = False
+        self._idle = False
+        self._closed = False
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, data: bytes) -> None:
-        """Add a message; a mailbox that is full forgets all it holds and says so."""
-        if self._missed:
+        """Add a message; a subscription that is full drops all its messages and signals that."""
+        if self._overflown:
             return
         self._bytes += len(data)
         if self._bytes > self._limit:
-            self.miss()
+            self.overflow()
             return
         self._messages.append(data)
         self._wake()
 
-    def miss(self) -> None:
+    def overflow(self) -> None:
         """Note that messages may have been lost."""
-        self._messages, self._bytes, self._missed = [], 0, True
+        self._messages, self._bytes, self._overflown = [], 0, True
         self._wake()
 
-    def shut(self) -> None:
+    def close(self) -> None:
         """Note that the client was closed."""
-        self._shut = True
+        self._closed = True
         self._wake()
 
-    def nudge(self) -> None:
+    def wake_idle(self) -> None:
         """Note that nothing has come for a while."""
-        self._quiet = True
+        self._idle = True
         self._wake()
 
-    async def take(self) -> list[bytes] | Notice:
-        """All messages, as soon as there is one, or a notice. Safe to cancel.
+    async def take(self) -> list[bytes] | Signal:
+        """Return all messages, as soon as there is one, or a signal. Safe to cancel.
 
         Raises ``ClientError`` once the client is closed.
         """
-        while not (self._messages or self._missed or self._quiet or self._shut):
+        while not (self._messages or self._overflown or self._idle or self._closed):
             loop = asyncio.get_running_loop()
             self.since = loop.time()
             self._waiter = loop.create_future()
@@ -80,14 +80,14 @@ class Mailbox:
                 await self._waiter
             finally:
                 self._waiter, self.since = None, 0.0
-        if self._shut:
+        if self._closed:
             raise ClientError(CLOSED)
-        self._quiet = False
-        if self._missed:
-            self._missed = False
-            return Notice.MISSED
+        self._idle = False
+        if self._overflown:
+            self._overflown = False
+            return Signal.OVERFLOW
         messages, self._messages, self._bytes = self._messages, [], 0
-        return messages or Notice.QUIET
+        return messages or Signal.IDLE
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,11 +1,11 @@
-"""One connection for all readers of a client: their channels, and what they ask of the logs.
+"""One connection for all readers of a client: their channels, and their reads of the logs.
 
-A reader opens a :class:`Mailbox` for its channel, waits until the subscription is
+A reader opens a :class:`Subscription` for its channel, waits until the subscription is
 acknowledged (sending SUBSCRIBE is not enough: a message published right after it is
 lost), and takes its messages from there. A reader that does not keep up, and every
-reader after the connection was lost, gets a notice in their place: the log has it all.
+reader after the connection was lost, gets a signal in their place: the log has it all.
 
-What is asked goes over the same connection, beside the subscriptions; where a server or a
+What is asked goes over the same connection, beside the subscriptions; if a server or a
 proxy does not push messages (RESP3), over others.
 """
 
@@ -22,32 +22,32 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from berlin_worker.client.resp3 import Link, fail
-from berlin_worker.client.subscription import Mailbox
+from berlin_worker.client.resp3 import Resp3Connection, fail
+from berlin_worker.client.subscription import Subscription
 from berlin_worker.client.values import CLOSED
 from berlin_worker.errors import ClientError
 from berlin_worker.storage.connections import TIMEOUT_S, Command, passes, refusal
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S: Final = 2.5
-_LOOKS: Final = 4
-"""A connection on which not even a PONG has come for so many looks is half open: a new one is
+_PING_EVERY_S: Final = 2.5
+_SILENT_INTERVALS: Final = 4
+"""A connection on which not even a PONG has come for so many intervals is half open: a new one is
 made. Counted, not timed, so that a client that was busy itself does not take it for silence."""
 _BACKOFF_S: Final = (0.05, 2.0)
 _TICK_S: Final = 0.5
 
 
 class _Channel:
-    __slots__ = ("acknowledged", "mailboxes")
+    __slots__ = ("acknowledged", "subscriptions")
 
     def __init__(self) -> None:
-        self.mailboxes: set[Mailbox] = set()
+        self.subscriptions: set[Subscription] = set()
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class SubscriptionManager:
-    """Subscribes by reference count and hands messages to mailboxes; reconnects by itself."""
+    """Subscribes by reference count and hands messages to subscriptions; reconnects by itself."""
 
     def __init__(
         self,
@@ -72,44 +72,44 @@ class SubscriptionManager:
         self._unanswered: Counter[bytes] = Counter()
         # The connection to ask, once it has answered a SUBSCRIBE, for only then it is known
         # whether it pushes; or why there is none.
-        self._usable: asyncio.Future[Link] = self._loop.create_future()
-        self._link: Link | None = None
+        self._usable: asyncio.Future[Resp3Connection] = self._loop.create_future()
+        self._connection: Resp3Connection | None = None
         self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def here(self) -> bool:
-        """Whether the caller runs in the event loop, and the process, of this hub."""
+    def in_own_loop(self) -> bool:
+        """Whether the caller runs in the event loop, and the process, of this manager."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return False
         return loop is self._loop and os.getpid() == self._pid
 
-    def open(self, channel: str) -> Mailbox:
-        """A mailbox for ``channel``; close it with :meth:`close`.
+    def open(self, channel: str) -> Subscription:
+        """Return a subscription for ``channel``; close it with :meth:`close`.
 
         Raises ``ClientError`` once the client is closed.
         """
         if self._closed:
             raise ClientError(CLOSED)
-        mailbox = Mailbox(channel.encode(), self._buffer_bytes)
-        if mailbox.channel not in self._channels:
-            self._channels[mailbox.channel] = _Channel()
-            self._change(mailbox.channel)
-        self._channels[mailbox.channel].mailboxes.add(mailbox)
+        subscription = Subscription(channel.encode(), self._buffer_bytes)
+        if subscription.channel not in self._channels:
+            self._channels[subscription.channel] = _Channel()
+            self._change(subscription.channel)
+        self._channels[subscription.channel].subscriptions.add(subscription)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="berlin-client-pubsub")
             self._tick()
-        return mailbox
+        return subscription
 
-    async def acknowledged(self, mailbox: Mailbox) -> None:
-        """Wait until the server has acknowledged the subscription of ``mailbox``.
+    async def acknowledged(self, subscription: Subscription) -> None:
+        """Wait until the server has acknowledged the subscription of ``subscription``.
 
-        Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting is in vain.
+        Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting does not help.
         """
-        await asyncio.shield(self._channels[mailbox.channel].acknowledged)
+        await asyncio.shield(self._channels[subscription.channel].acknowledged)
 
     @property
     def usable(self) -> bool:
@@ -117,40 +117,40 @@ class SubscriptionManager:
         return self._usable.done() and self._usable.exception() is None
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to ``commands``, as they come; an error is in its place among them.
+        """Return the replies to ``commands``, as they come; an error is in its place among them.
 
         Waits for the first channel to be subscribed, 5 s at the most. While the connection is
         away it fails at once, by what the last attempt to connect has met. Raises redis-py's
-        errors and ``OSError``, :class:`~berlin_worker.client.resp3.Lost` where the connection ended
+        errors and ``OSError``, :class:`~berlin_worker.client.resp3.Lost` if the connection ended
         before the replies.
         """
         async with asyncio.timeout(TIMEOUT_S):
-            link = await asyncio.shield(self._usable)
-        return await (link.ask(commands) if link.pushes else self._ask_beside(commands))
+            connection = await asyncio.shield(self._usable)
+        return await (connection.ask(commands) if connection.pushes else self._ask_beside(commands))
 
-    def close(self, mailbox: Mailbox) -> None:
-        """No further messages for ``mailbox``; the last one of its channel unsubscribes."""
-        channel = self._channels.get(mailbox.channel)
+    def close(self, subscription: Subscription) -> None:
+        """Deliver nothing more to ``subscription``; the last one of a channel unsubscribes."""
+        channel = self._channels.get(subscription.channel)
         if channel is None:
             return
-        channel.mailboxes.discard(mailbox)
-        if not channel.mailboxes:
+        channel.subscriptions.discard(subscription)
+        if not channel.subscriptions:
             channel.acknowledged.cancel()
-            del self._channels[mailbox.channel]
-            self._change(mailbox.channel)
+            del self._channels[subscription.channel]
+            self._change(subscription.channel)
 
-    def discard(self, mailbox: Mailbox) -> None:
+    def discard(self, subscription: Subscription) -> None:
         """:meth:`close` from any thread, also after the event loop is gone."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the connection
-            self._loop.call_soon_threadsafe(self.close, mailbox)
+            self._loop.call_soon_threadsafe(self.close, subscription)
 
     async def aclose(self) -> None:
         """Close the connection; readers that still wait get a ``ClientError``."""
         self._closed = True
         for channel in self._channels.values():
             fail(channel.acknowledged, ClientError(CLOSED))
-            for mailbox in channel.mailboxes:
-                mailbox.shut()
+            for subscription in channel.subscriptions:
+                subscription.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -165,20 +165,22 @@ class SubscriptionManager:
         # One timer for all readers, so that none of them needs one for each event.
         long_ago = self._loop.time() - self._reread_after_s
         for channel in self._channels.values():
-            for mailbox in channel.mailboxes:
-                if 0.0 < mailbox.since < long_ago:
-                    mailbox.nudge()
+            for subscription in channel.subscriptions:
+                if 0.0 < subscription.since < long_ago:
+                    subscription.wake_idle()
         self._timer = self._loop.call_later(min(_TICK_S, self._reread_after_s), self._tick)
 
     async def _run(self) -> None:
         shortest_s, longest_s = _BACKOFF_S
         pause_s = shortest_s
         while True:
-            link = self._link = Link(self._connect(), self._deliver, self._answer)
+            connection = self._connection = Resp3Connection(
+                self._connect(), self._deliver, self._on_subscribed
+            )
             try:
-                await link.connect()
+                await connection.connect()
                 pause_s = shortest_s
-                await self._serve(link)
+                await self._serve(connection)
             except AuthenticationError as error:
                 self._refuse(error)
             except (RedisError, OSError) as error:
@@ -186,21 +188,21 @@ class SubscriptionManager:
                     self._refuse(error)
                 else:
                     logger.warning("the readers' connection is lost (%s)", type(error).__name__)
-                    self._give_up(error if passes(error) else RedisConnectionError(str(error)))
+                    self._fail_usable(error if passes(error) else RedisConnectionError(str(error)))
             except Exception as error:
                 logger.exception("the readers' connection has failed: reconnecting")
-                self._give_up(RedisConnectionError(str(error)))
+                self._fail_usable(RedisConnectionError(str(error)))
             finally:
-                await link.close()
+                await connection.close()
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
             pause_s = min(pause_s * 2, longest_s)
 
-    async def _serve(self, link: Link) -> None:
+    async def _serve(self, connection: Resp3Connection) -> None:
         self._subscribed.clear()
         self._unanswered.clear()
         self._changes.update(self._channels)
         self._changed.set()
-        work = [link.serve(), self._write(link), self._watch(link)]
+        work = [connection.serve(), self._write(connection), self._ping_when_silent(connection)]
         tasks = [asyncio.create_task(coroutine) for coroutine in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -214,10 +216,10 @@ class SubscriptionManager:
     def _deliver(self, name: bytes, data: bytes) -> None:
         channel = self._channels.get(name)
         if channel is not None:
-            for mailbox in channel.mailboxes:
-                mailbox.put(data)
+            for subscription in channel.subscriptions:
+                subscription.put(data)
 
-    async def _write(self, link: Link) -> None:
+    async def _write(self, connection: Resp3Connection) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -225,7 +227,7 @@ class SubscriptionManager:
             wanted = {name for name in changes if name in self._channels}
             gone = (changes - wanted) & self._subscribed
             self._subscribed -= gone
-            link.unsubscribe(gone)
+            connection.unsubscribe(gone)
             for name in wanted & self._subscribed:
                 # Closed and opened again in between, without a command.
                 if not self._unanswered[name]:
@@ -233,24 +235,24 @@ class SubscriptionManager:
             new = wanted - self._subscribed
             self._subscribed |= new
             self._unanswered.update(new)
-            link.subscribe(new)
+            connection.subscribe(new)
 
-    async def _watch(self, link: Link) -> None:
+    async def _ping_when_silent(self, connection: Resp3Connection) -> None:
         quiet = 0
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            quiet = 0 if link.heard else quiet + 1
-            link.heard = False
-            if quiet == _LOOKS:
+            await asyncio.sleep(_PING_EVERY_S)
+            quiet = 0 if connection.received else quiet + 1
+            connection.received = False
+            if quiet == _SILENT_INTERVALS:
                 raise RedisConnectionError("the server has gone silent")
             if quiet:
-                link.ping()
+                connection.ping()
 
-    def _answer(self, name: bytes, refused: NoPermissionError | None) -> None:
+    def _on_subscribed(self, name: bytes, refused: NoPermissionError | None) -> None:
         if refused is None and not self.usable:
-            assert self._link is not None  # for mypy: it is the one that answers
-            self._news().set_result(self._link)
-        # Where SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
+            assert self._connection is not None  # for mypy: it is the one that answers
+            self._pending_usable().set_result(self._connection)
+        # If SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
         # answer says that the channel is subscribed.
         self._unanswered[name] -= 1
         if self._unanswered[name] <= 0:
@@ -265,8 +267,8 @@ class SubscriptionManager:
         if channel is None:
             return
         if channel.acknowledged.done():  # a new connection: nothing came in between
-            for mailbox in channel.mailboxes:
-                mailbox.miss()
+            for subscription in channel.subscriptions:
+                subscription.overflow()
         elif refused is not None:
             fail(channel.acknowledged, refused)
         else:
@@ -278,13 +280,13 @@ class SubscriptionManager:
             if not channel.acknowledged.done():
                 fail(channel.acknowledged, error)
                 channel.acknowledged = self._loop.create_future()
-        self._give_up(error)
+        self._fail_usable(error)
 
-    def _give_up(self, error: Exception) -> None:
-        fail(self._news(), error)
+    def _fail_usable(self, error: Exception) -> None:
+        fail(self._pending_usable(), error)
 
-    def _news(self) -> asyncio.Future[Link]:
-        """A fresh ``_usable``, or the one that is still waited for."""
+    def _pending_usable(self) -> asyncio.Future[Resp3Connection]:
+        """Return ``_usable`` if it is pending, else a new one."""
         if self._usable.done():
             self._usable = self._loop.create_future()
         return self._usable

@@ -19,6 +19,7 @@ from berlin_worker.client.aio import AsyncClient
 from berlin_worker.client.fields import JobFields
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.submission import Prompt
+from berlin_worker.client.surface import AsyncSurface
 from berlin_worker.client.values import CLOSED, JobStatus, Options, Result
 from berlin_worker.errors import ClientError
 from berlin_worker.settings import Settings
@@ -33,7 +34,7 @@ _left_behind: Final[list["_Portal"]] = []
 class Client:
     """Submits jobs and follows them, from any thread.
 
-    The methods are those of :class:`~berlin_worker.client.AsyncClient`, and so is what they raise.
+    The methods are those of :class:`~berlin_worker.client.AsyncClient`, and so are their errors.
     The thread starts with the first call, so that a client made before a fork works in every
     child. Close it by ``with`` or :meth:`close`.
     """
@@ -48,10 +49,15 @@ class Client:
         options: Options | None = None,
     ) -> None:
         settings = settings or Settings.from_env()
-        self._make: Callable[[], AsyncClient] = lambda: AsyncClient(
-            redis_url, broker_url, event_shards=event_shards, settings=settings, options=options
+        self._begin(
+            lambda: AsyncClient(
+                redis_url, broker_url, event_shards=event_shards, settings=settings, options=options
+            )
         )
-        self._make()  # connects nothing; a URL that cannot be used is an error now
+
+    def _begin(self, make: Callable[[], AsyncSurface]) -> None:
+        self._make = make
+        make()  # connects nothing; a URL that cannot be used is an error now
         self._lock = threading.Lock()
         self._portal: _Portal | None = None
         self._closed = False
@@ -135,11 +141,11 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, call: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+    def _run(self, call: Callable[[AsyncSurface], Coroutine[Any, Any, T]]) -> T:
         portal = self._opened()
         return portal.run(call(portal.client))
 
-    def _stream(self, call: Callable[[AsyncClient], Stream]) -> "SyncStream":
+    def _stream(self, call: Callable[[AsyncSurface], Stream]) -> "SyncStream":
         portal = self._opened()
 
         async def made() -> Stream:
@@ -233,9 +239,9 @@ class SyncStream:
 
 
 class _Portal:
-    """An event loop in a thread, and the client that lives in it."""
+    """An event loop in a thread, and the client that it runs."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncSurface) -> None:
         self.client = client
         self.pid = os.getpid()
         self._closing = False

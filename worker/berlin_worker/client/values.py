@@ -1,4 +1,4 @@
-"""What the client takes and gives: frozen values."""
+"""Values that the client takes and returns; all frozen."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self
@@ -22,15 +22,15 @@ class Options:
     """How patient a client is, and how much it remembers."""
 
     wait_for_start_s: float = 60.0
-    """How long a stream from the start waits for a job of which there is no trace: one put
+    """How long a stream from the start waits for a job without any trace: one put
     on the queue by a bare ``send_task`` shows only when a worker takes it. A job that was
     submitted by a client has a record, and is waited for without limit."""
     give_up_after_s: float = 60.0
-    """How long a reader rides out a Redis that does not answer, before ``Unavailable``."""
+    """How long a reader waits for a Redis that does not answer, before ``Unavailable``."""
     submit_timeout_s: float = 10.0
     """How long a submission may wait for Redis and the broker, before ``Unavailable``."""
     reread_after_s: float = 5.0
-    """A reader to which nothing has come for so long looks at the log."""
+    """A reader that has received nothing for so long reads the log."""
     buffer_bytes: int = 256 * 1024
     """Messages kept for one reader that does not keep up; beyond it they are dropped, and
     the reader goes back to the log for them."""
@@ -48,7 +48,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """What the record of a job says; ``unknown`` where there is none (not taken by a worker
+    """What the record of a job says; ``unknown`` if no record exists (not taken by a worker
     yet, or expired). Times are Unix seconds by the clock of Redis."""
 
     job_id: str
@@ -66,5 +66,5 @@ class JobStatus:
     """Why a cancelled job was cancelled, as long as its log is there."""
 
     def replaced(self, **changes: Any) -> Self:
-        """A copy with ``changes``."""
+        """Return a copy with ``changes``."""
         return replace(self, **changes)

@@ -14,8 +14,7 @@ Nothing here imports pytest, but for the plugin.
 """
 
 from berlin_worker.testing import events
-from berlin_worker.testing.fakes import FakeAsyncClient
-from berlin_worker.testing.fakes_sync import FakeClient
+from berlin_worker.testing.fakes import FakeAsyncClient, FakeClient
 from berlin_worker.testing.in_process import InProcessWorker
 from berlin_worker.testing.script import Failure, Pending
 

@@ -23,13 +23,13 @@ from berlin_worker.settings import Settings
 
 _HELLO: Final = [{"role": "user", "content": "one two three"}]
 _CLOSE_S: Final = 5.0
-"""A provider must have stopped so long after it was told to."""
+"""Seconds in which a provider must stop after a request to stop."""
 _ANSWER_S: Final = 60.0
 
 
 @contextlib.asynccontextmanager
 async def services(environ: Mapping[str, str]) -> AsyncIterator[Services]:
-    """What a worker lends to its providers; tokens live in memory."""
+    """Lend what a worker lends to its providers; tokens live in memory."""
     settings = Settings.from_env(environ)
     async with open_session(settings) as http:
         yield Services(http, LocalTokens(), settings, environ)
@@ -77,7 +77,7 @@ class ProviderConformance:
                     refusal = error
                 assert refusal is not None, f"check takes an invalid job: {fields}"
                 assert refusal.code is ErrorCode.INVALID_JOB, f"{fields}: {refusal.code}"
-                assert refusal.message, f"{fields}: the error says nothing"
+                assert refusal.message, f"{fields}: the error has no message"
                 assert not refusal.retryable, f"{fields}: a retry would not help"
 
         self._run(work)
@@ -87,7 +87,7 @@ class ProviderConformance:
 
         async def work(provider: Provider) -> None:
             deltas, report = await self._read(provider)
-            assert deltas, "the provider says nothing"
+            assert deltas, "the provider yields nothing"
             assert report.login_s >= 0
             assert isinstance(report.finish_reason, str)
             assert report.usage is None or isinstance(report.usage, dict)
@@ -110,7 +110,7 @@ class ProviderConformance:
         async def work(provider: Provider) -> None:
             stream = provider.stream(self._job(self.job), Report())
             async with asyncio.timeout(_ANSWER_S):
-                assert await anext(stream, None), "the provider says nothing"
+                assert await anext(stream, None), "the provider yields nothing"
             async with asyncio.timeout(_CLOSE_S):
                 await stream.aclose()
             assert await anext(stream, None) is None
@@ -146,7 +146,7 @@ class ProviderConformance:
             except JobError as error:
                 failure = error
             assert failure is not None, "the failing job has not failed"
-            assert failure.message, "the error says nothing"
+            assert failure.message, "the error has no message"
 
         self._run(work)
 

@@ -36,17 +36,17 @@ class Head(TypedDict, total=False):
 
 
 def started(**head: Unpack[Head]) -> Started:
-    """An attempt begins."""
+    """Return a ``started``: an attempt begins."""
     return Started(**_head(head))
 
 
 def chunk(content: str, **head: Unpack[Head]) -> Chunk:
-    """A piece of text, which must not be empty."""
+    """Return a piece of text, which must not be empty."""
     return Chunk(**_head(head), content=content)
 
 
 def reset(reason: str = "upstream_error", **head: Unpack[Head]) -> Reset:
-    """A new attempt begins, and earlier chunks do not count."""
+    """Return a ``reset``: a new attempt begins, and earlier chunks do not count."""
     return Reset(**_head(head), reason=reason)
 
 
@@ -57,7 +57,7 @@ def completed(
     timings: Timings = TIMINGS,
     **head: Unpack[Head],
 ) -> Completed:
-    """The job has ended well."""
+    """Return the end of a job that has succeeded."""
     fields = _head(head)
     return Completed(**fields, finish_reason=finish_reason, timings=timings, usage=usage)
 
@@ -70,7 +70,7 @@ def failed(
     upstream_status: int | None = None,
     **head: Unpack[Head],
 ) -> Failed:
-    """The job has failed. Raises ``ValueError`` for an unknown code."""
+    """Return the end of a job that has failed. Raises ``ValueError`` for an unknown code."""
     error = ErrorInfo(
         code=ErrorCode(code), message=message, retryable=retryable, upstream_status=upstream_status
     )
@@ -78,7 +78,7 @@ def failed(
 
 
 def cancelled(reason: str = "requested", **head: Unpack[Head]) -> Cancelled:
-    """The job was cancelled."""
+    """Return the end of a job that was cancelled."""
     return Cancelled(**_head(head), reason=reason)
 
 
@@ -89,13 +89,13 @@ def answer(
     finish_reason: FinishReason = "stop",
     usage: dict[str, Any] | None = None,
 ) -> list[Event]:
-    """A whole job that streams ``text``, one word a chunk: the joined chunks are ``text``."""
+    """Return the events of a job that streams ``text``, one word a chunk."""
     chunks = [chunk(word) for word in _WORD.findall(text)]
     return numbered([started(), *chunks, completed(finish_reason, usage=usage)], job_id=job_id)
 
 
 def numbered(events: Iterable[Event], *, job_id: str = JOB_ID) -> list[Event]:
-    """``events`` as those of one job, with ``seq`` from 1."""
+    """Return ``events`` as those of one job, with ``seq`` from 1."""
     return [
         event.model_copy(update={"job_id": job_id, "seq": seq})
         for seq, event in enumerate(events, 1)

@@ -1,4 +1,4 @@
-"""Clients without Redis: the methods of the real ones, and answers that a test scripts.
+"""Clients without Redis: the methods of the real ones, with answers that a test scripts.
 
     client = FakeAsyncClient()
     client.reply("Hello, world", Failure("rate_limited"), Unavailable("Redis is away"))
@@ -9,51 +9,40 @@ checked as the real clients check them, IDs included.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from berlin_schemas import Event, encode
 from berlin_schemas.names import check_job_id
-from berlin_worker.client import sse
-from berlin_worker.client.fields import JobFields
-from berlin_worker.client.submission import Prompt, Submission, prepare
-from berlin_worker.client.values import JobStatus, Result
-from berlin_worker.testing.script import Script
-from berlin_worker.testing.scripted import Scripted, late, result_of
-
-if TYPE_CHECKING:
-    from berlin_worker.client.stream import Stream
+from berlin_worker.client.stream import Stream
+from berlin_worker.client.submission import Submission
+from berlin_worker.client.surface import AsyncSurface
+from berlin_worker.client.sync import Client
+from berlin_worker.client.values import JobStatus
+from berlin_worker.testing.script import Answer, Script
+from berlin_worker.testing.scripted import Scripted
 
 
-class FakeStream:
-    """As :class:`berlin_worker.client.Stream`."""
+class FakeStream(Stream):
+    """The events that a script has for a job."""
 
     def __init__(
         self, script: Script, job_id: str, after: int, submission: Submission | None
     ) -> None:
         if after < 0:
             raise ValueError("after is the last seq already seen: 0 or more")
-        self.job_id = check_job_id(job_id)
+        super().__init__()
+        self._job_id = check_job_id(job_id)
         self._script = script
         self._seen = after
         self._submission = submission
-        self._ready: list[Event] = []
         self._closed = False
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if not self._ready:
-            self._ready = await self.batch()
-        return self._ready.pop(0)
+    @property
+    def job_id(self) -> str:
+        return self._job_id
 
     async def batch(self) -> list[Event]:
-        """All events that are there, at least one; raises ``StopAsyncIteration`` at the end."""
         if self._ready:
-            ready, self._ready = self._ready, []
-            return ready
+            return self._take_ready()
         await self.start()
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
@@ -76,85 +65,29 @@ class FakeStream:
         raise StopAsyncIteration
 
     async def raw_batch(self) -> list[tuple[Event, bytes]]:
-        """As :meth:`batch`, each event with its bytes."""
         return [(event, encode(event)) for event in await self.batch()]
 
     async def start(self) -> None:
-        """Submit the job of ``submit_and_stream``."""
         self._script.check()
         submission, self._submission = self._submission, None
         if submission is not None:
             self._script.accept(submission)
 
     def close(self) -> None:
-        """The iterator is at its end then."""
         self._closed = True
-        self._ready = []
-
-    async def aclose(self) -> None:
-        """:meth:`close`."""
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._ready.clear()
 
 
-class FakeAsyncClient(Scripted):
-    """As :class:`berlin_worker.client.AsyncClient`."""
+class _AsyncFake(AsyncSurface):
+    """A client whose jobs are those of a script."""
 
-    async def submit(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
-    ) -> str:
-        """Accept a job and return its ID."""
-        submission = prepare(prompt, job_id, job_fields)
-        self._script.accept(submission)
-        return submission.job_id
-
-    def stream(
-        self,
-        job_id: str,
-        after: int = 0,
-        *,
-        wait_for_start_s: float | None = None,  # noqa: ARG002  # the signature of the real client
-    ) -> FakeStream:
-        """The events of a job beyond ``after``; an unknown job raises ``CursorExpired`` at once."""
-        return FakeStream(self._script, job_id, after, None)
-
-    def submit_and_stream(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
-    ) -> FakeStream:
-        """Submit a job by the first step of the iterator."""
-        submission = prepare(prompt, job_id, job_fields)
-        return FakeStream(self._script, submission.job_id, 0, submission)
-
-    def sse(self, job_id: str, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
-        """The events of a job as server-sent events."""
-        stream = self.stream(job_id, sse.cursor(last_event_id))
-        return sse.frames(cast("Stream", stream))
+    def __init__(self, script: Script) -> None:
+        self._script = script
 
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
-        """End a job that is not over as cancelled."""
         self._script.cancel(job_id, reason or "requested")
 
-    async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
-        """Wait for the end of a job and return its text; raises as the real client does."""
-        try:
-            async with asyncio.timeout(timeout_s), self.stream(job_id) as stream:
-                return result_of([event async for event in stream])
-        except TimeoutError:
-            raise late(job_id, timeout_s) from None
-
     async def status(self, job_id: str) -> JobStatus:
-        """How a job stands."""
         return self._script.status(job_id)
 
     async def list(
@@ -165,21 +98,43 @@ class FakeAsyncClient(Scripted):
         limit: int = 50,
         before: JobStatus | None = None,
     ) -> "list[JobStatus]":
-        """The newest jobs, newest first."""
         return self._script.newest(tenant=tenant, status=status, limit=limit, before=before)
 
     async def aclose(self) -> None:
-        """Close the client: what waits, or is called later, raises ``ClientError``."""
         self._script.close()
 
-    async def __aenter__(self) -> Self:
+    def _enter(self) -> None:
         self._script.check()
-        return self
 
-    async def __aexit__(
+    async def _accept(self, submission: Submission) -> None:
+        self._script.accept(submission)
+
+    def _stream(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+        job_id: str,
+        after: int = 0,
+        *,
+        wait_for_start_s: float | None = None,  # noqa: ARG002  # a fake waits for no start
+        submission: Submission | None = None,
+        raw: bool = False,  # noqa: ARG002  # a fake stream can always return the bytes
+    ) -> FakeStream:
+        self._enter()
+        return FakeStream(self._script, job_id, after, submission)
+
+
+class FakeAsyncClient(Scripted, _AsyncFake):
+    """An :class:`~berlin_worker.client.AsyncClient` that a test scripts.
+
+    The events of an unknown job raise ``CursorExpired`` at once.
+    """
+
+
+class FakeClient(Scripted, Client):
+    """A :class:`~berlin_worker.client.Client` that a test scripts, with an event loop as it has.
+
+    The events of an unknown job raise ``CursorExpired`` at once.
+    """
+
+    def __init__(self, answer: Answer | None = None) -> None:
+        Scripted.__init__(self, answer)
+        self._begin(lambda: _AsyncFake(self._script))

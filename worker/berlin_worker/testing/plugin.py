@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from berlin_worker.client import Client
-from berlin_worker.testing.fakes import FakeAsyncClient
-from berlin_worker.testing.fakes_sync import FakeClient
+from berlin_worker.testing.fakes import FakeAsyncClient, FakeClient
 from berlin_worker.testing.in_process import InProcessWorker
 
 
 @pytest.fixture
-def fake_berlin() -> FakeClient:
+def fake_berlin() -> Iterator[FakeClient]:
     """A client whose answers the test scripts."""
-    return FakeClient()
+    with FakeClient() as client:
+        yield client
 
 
 @pytest.fixture

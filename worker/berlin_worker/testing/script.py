@@ -1,4 +1,4 @@
-"""The jobs behind the fake clients: what was submitted, and what becomes of it. No I/O."""
+"""The jobs behind the fake clients: what was submitted, and how it ends. No I/O."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A job runs, and has said ``text``, until the test finishes it or somebody cancels it."""
+    """A job runs, and has streamed ``text``, until the test finishes it or somebody cancels it."""
 
     text: str = ""
 
@@ -64,12 +64,12 @@ class Script:
         self.jobs: dict[str, Job] = {}
 
     def add(self, replies: Sequence[Reply]) -> None:
-        """What the next submissions get."""
+        """Add replies for the next submissions."""
         with self._lock:
             self._replies.extend(replies)
 
     def accept(self, submission: Submission) -> None:
-        """Submit a job, or attach to it; raises as the clients do, and what the script says."""
+        """Submit a job, or attach to it; raises as the clients do, or the scripted error."""
         with self._lock:
             self.check()
             known = self.jobs.get(submission.job_id)
@@ -94,7 +94,7 @@ class Script:
             more = _events_of(reply, job_id)
             more = more[1:] if more and more[0].type == "started" else more
             entry.events = events.numbered([*entry.events, *more], job_id=job_id)
-            self._tell()
+            self._notify()
 
     def cancel(self, job_id: str, reason: str) -> None:
         """Cancel a job that is not over; an unknown one is left alone."""
@@ -105,10 +105,10 @@ class Script:
                 entry.cancel_requested = True
                 ended = [*entry.events, events.cancelled(reason)]
                 entry.events = events.numbered(ended, job_id=job_id)
-                self._tell()
+                self._notify()
 
     def after(self, job_id: str, seq: int) -> tuple[list[Event], bool]:
-        """The events beyond ``seq``, and whether the job is over; raises ``CursorExpired``."""
+        """Return the events beyond ``seq``, and if the job is over; raises ``CursorExpired``."""
         with self._lock:
             self.check()
             if job_id not in self.jobs:
@@ -117,7 +117,7 @@ class Script:
             return entry.events[seq:], entry.over
 
     def status(self, job_id: str) -> JobStatus:
-        """What the record of a job would say."""
+        """Return the status that a record would have."""
         with self._lock:
             self.check()
             entry = self.jobs.get(job_id)
@@ -126,7 +126,7 @@ class Script:
     def newest(
         self, *, tenant: str | None, status: str | None, limit: int, before: JobStatus | None
     ) -> list[JobStatus]:
-        """The newest jobs first."""
+        """Return jobs that fit, newest first."""
         if limit < 1:
             raise ValueError("limit is how many jobs are listed at the most: 1 or more")
         with self._lock:
@@ -161,9 +161,9 @@ class Script:
         """Close the client."""
         with self._lock:
             self._closed = True
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 

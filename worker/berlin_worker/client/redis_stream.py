@@ -1,0 +1,180 @@
+"""One reader of one job in Redis: drives the pure core of :mod:`berlin_worker.client.replay`."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from redis.exceptions import RedisError
+
+from berlin_schemas import Event, names
+from berlin_worker.client.entries import Entry
+from berlin_worker.client.replay import Need, Replay
+from berlin_worker.client.resp3 import Lost
+from berlin_worker.client.shard import Shard
+from berlin_worker.client.stream import Stream
+from berlin_worker.client.subscription import Signal, Subscription
+from berlin_worker.client.values import ANOTHER_LOOP, Options
+from berlin_worker.errors import ClientError, Unavailable
+from berlin_worker.storage.connections import passes, trouble
+
+T = TypeVar("T")
+
+_BACKOFF_S: Final = (0.05, 2.0)
+
+
+class RedisStream(Stream):
+    """The events of a job, from its log and its channel."""
+
+    def __init__(
+        self,
+        job_id: str,
+        after: int,
+        *,
+        shard: Shard,
+        options: Options,
+        submit: Callable[[], Awaitable[object]] | None = None,
+        raw: bool = False,
+    ) -> None:
+        super().__init__()
+        self._subscription: Subscription | None = None
+        self._replay = Replay(names.check_job_id(job_id), after, database=shard.database)
+        self._replay.raw = [] if raw else None
+        self._shard = shard
+        self._subscriptions = shard.subscriptions
+        self._log_reader = shard.log_reader
+        self._options = options
+        self._submit = submit
+        self._started_s: float | None = None
+        self._progress_s = 0.0
+        self._closed = False
+
+    @property
+    def job_id(self) -> str:
+        return self._replay.job_id
+
+    async def batch(self) -> list[Event]:
+        if self._ready:
+            return self._take_ready()
+        if not self._subscriptions.in_own_loop:
+            raise ClientError(ANOTHER_LOOP)
+        try:
+            while self._replay.need is not Need.NOTHING and not self._closed:
+                if events := await self._step():
+                    return events
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        raise StopAsyncIteration
+
+    async def raw_batch(self) -> list[tuple[Event, bytes]]:
+        events = await self.batch()
+        data, self._replay.raw = self._replay.raw or [], []
+        return list(zip(events, data, strict=True))
+
+    async def start(self) -> None:
+        if not self._subscriptions.in_own_loop:
+            raise ClientError(ANOTHER_LOOP)
+        if self._started_s is None:
+            if self._subscription is None:
+                self._subscription = self._subscriptions.open(names.channel(self.job_id))
+            await self._acknowledged(self._subscription)
+            await self._shard.check()
+            if self._submit is not None:
+                await self._submit()
+            self._started_s = self._progress_s = asyncio.get_running_loop().time()
+
+    def close(self) -> None:
+        self._closed = True
+        self._ready.clear()
+        if self._subscription is not None:
+            (
+                self._subscriptions.close
+                if self._subscriptions.in_own_loop
+                else self._subscriptions.discard
+            )(self._subscription)
+            self._subscription = None
+
+    def __del__(self) -> None:
+        if self._subscription is not None:
+            self._subscriptions.discard(self._subscription)
+
+    async def _step(self) -> list[Event]:
+        """Do what the core needs next; return the events to deliver."""
+        await self.start()
+        replay, job_id = self._replay, self.job_id
+        if replay.need is Need.PAGE:
+            return replay.page(await self._patiently(self._page))
+        if replay.need is Need.SNAPSHOT:
+            seen = await self._patiently(lambda: self._log_reader.snapshot(job_id))
+            replay.snapshot(seen, may_wait=self._may_wait())
+            return []
+        return await self._listen()
+
+    async def _page(self) -> list[Entry]:
+        replay = self._replay
+        try:
+            return await self._log_reader.page(replay.job_id, replay.confirmed, replay.page_size)
+        except Lost:
+            replay.page_lost()
+            raise
+
+    async def _listen(self) -> list[Event]:
+        assert self._subscription is not None  # for mypy: start() has opened it
+        taken = await self._subscription.take()
+        if taken is Signal.OVERFLOW:
+            self._replay.missed()
+        elif taken is Signal.IDLE:
+            self._replay.idle()
+        else:
+            return self._take(taken)
+        return []
+
+    def _take(self, messages: list[bytes]) -> list[Event]:
+        """Take messages. Messages of other fleets do not count as a sign of life."""
+        now = asyncio.get_running_loop().time()
+        if events := self._replay.messages(messages):
+            self._progress_s = now
+        elif now - self._progress_s > self._options.reread_after_s:
+            self._progress_s = now
+            self._replay.idle()
+        return events
+
+    def _may_wait(self) -> bool:
+        assert self._started_s is not None  # for mypy: start() has set it
+        waited_s = asyncio.get_running_loop().time() - self._started_s
+        return waited_s < self._options.wait_for_start_s
+
+    async def _acknowledged(self, subscription: Subscription) -> None:
+        # What is not submitted yet need not be waited for as long as what is under way.
+        options = self._options
+        patience_s = options.submit_timeout_s if self._submit else options.give_up_after_s
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._subscriptions.acknowledged(subscription)
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            raise self._unavailable(error) from error
+
+    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``read`` returns; retry while Redis is away or starts up."""
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + self._options.give_up_after_s
+        pause_s, longest_s = _BACKOFF_S
+        while True:
+            try:
+                return await read()
+            except (RedisError, OSError) as error:
+                if not passes(error) or clock() + pause_s > give_up:
+                    raise self._unavailable(error) from error
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            pause_s = min(pause_s * 2, longest_s)
+
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        return Unavailable(
+            f"{trouble(self._shard.where, error)}: events of job {self.job_id} after seq "
+            f"{self._replay.cursor} could not be read",
+            job_id=self.job_id,
+        )
