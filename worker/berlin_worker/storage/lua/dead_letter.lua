@@ -9,7 +9,7 @@ if not entry then
   return 0
 end
 local _, raw = read_entry(entry)
-add_dead_letter(redis.call, KEYS[3], ARGV[2], 'job_id', ARGV[3], 'reason', ARGV[4], 'message', raw)
+add_dead_letter(KEYS[3], ARGV[2], 'job_id', ARGV[3], 'reason', ARGV[4], 'message', raw)
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1

@@ -9,6 +9,6 @@
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 0
 end
-add_dead_letter(heal, KEYS[1], ARGV[2], unpack(ARGV, 3))
+add_dead_letter(KEYS[1], ARGV[2], unpack(ARGV, 3))
 redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
 return 1
