@@ -14,10 +14,11 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_schemas import names
-from berlin_worker.client.batcher import Batcher
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.submission import Submission
+from berlin_worker.client.values import closed
 from berlin_worker.errors import JobIdReused, Unavailable
+from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.connections import refusal, trouble
 from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
@@ -74,7 +75,7 @@ class Submitter:
         self._timeout_s = timeout_s
         self._redis = redis
         self._scripts = {name: source(name) for name in ("submit", "undo_submit")}
-        self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE)
+        self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE, closed=closed)
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._failure: tuple[float, Unavailable] | None = None
 

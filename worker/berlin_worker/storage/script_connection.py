@@ -6,7 +6,7 @@ an event). Connecting, TLS, authentication and parsing stay redis-py's.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import hiredis
@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.scripts import sha1
 
 _TIMEOUT_S: Final = 5.0
@@ -98,61 +99,30 @@ class ScriptConnection:
 
 
 class SharedScriptConnection:
-    """Runs scripts for many callers: what they asked for since the last replies goes together.
+    """Run scripts for many callers; calls of the same moment are sent together.
 
-    A call may be run twice, where its reply was lost.
+    A call may run twice, if its reply was lost.
     """
 
     def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
         self._connection = ScriptConnection(pool, *scripts)
-        self._asked: list[tuple[Call, asyncio.Future[Any]]] = []
-        self._waiting = 0
-        self._running: asyncio.Task[None] | None = None
+        # A batch without callers is cancelled: the pool may be closed next.
+        self._batcher: Batcher[Call, Any] = Batcher(
+            self._run, at_most=_AT_ONCE, cancel_unwanted=True
+        )
 
-    async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
-        """The reply; raises redis-py's errors. One that is cancelled may be run all the same."""
-        answer = asyncio.get_running_loop().create_future()
-        self._asked.append((Call(script, keys, args), answer))
-        self._waiting += 1
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
-        try:
-            return await answer
-        finally:
-            self._waiting -= 1
-            if not self._waiting and self._running is not None:
-                self._running.cancel()  # nobody waits any more: the pool may be closed next
+    def call(
+        self, script: str, keys: Sequence[str], args: Iterable[Any]
+    ) -> Coroutine[Any, Any, Any]:
+        """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
+        return self._batcher.ask(Call(script, keys, args))
 
-    async def _run(self) -> None:
+    async def _run(self, calls: Sequence[Call]) -> list[Any]:
         try:
-            while self._asked:
-                now, self._asked = self._asked[:_AT_ONCE], self._asked[_AT_ONCE:]
-                await self._answer(now)
-        finally:
-            self._asked = [asked for asked in self._asked if not asked[1].done()]
-            self._running = asyncio.create_task(self._run()) if self._asked else None
-
-    async def _answer(self, asked: list[tuple[Call, asyncio.Future[Any]]]) -> None:
-        calls = [call for call, _ in asked]
-        try:
-            try:
-                replies = await self._connection.run(calls)
-            except RedisConnectionError:
-                # A connection that was closed meanwhile; what did run finds its own work done.
-                replies = await self._connection.run(calls)
-        except Exception as error:  # noqa: BLE001  # belongs to each of the callers
-            replies = [error] * len(asked)
-        except BaseException:
-            for _, answer in asked:
-                answer.cancel()
-            raise
-        for (_, answer), reply in zip(asked, replies, strict=True):
-            if answer.done():
-                continue  # cancelled meanwhile
-            if isinstance(reply, Exception):
-                answer.set_exception(reply)
-            else:
-                answer.set_result(reply)
+            return await self._connection.run(calls)
+        except RedisConnectionError:
+            # The connection was closed meanwhile. A script that did run finds its own result.
+            return await self._connection.run(calls)
 
 
 async def _reply(connection: Any) -> Any:
