@@ -9,7 +9,7 @@ import pytest
 
 from berlin_schemas.shards import shard_of
 from berlin_worker.errors import StoreUnavailable
-from berlin_worker.storage.sharding.router import AWAY_S, Core, Router, StrayQueue
+from berlin_worker.storage.sharding.router import AWAY_S, ShardRuntime, Router, StrayQueue
 
 pytestmark = pytest.mark.unit
 
@@ -61,7 +61,7 @@ class Lot:
 
 
 def routed(*parts: Part, lot: Lot | None = None) -> Router:
-    return Router([Core(part, part, part) for part in parts], lot)  # type: ignore[arg-type]  # stand-ins
+    return Router([ShardRuntime(part, part, part) for part in parts], lot)  # type: ignore[arg-type]  # stand-ins
 
 
 def test_the_jobs_of_these_tests_are_on_different_shards():

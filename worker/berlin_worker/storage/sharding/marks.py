@@ -85,12 +85,14 @@ async def check(
 
 
 class Marks:
-    """The marks of a worker on ``home`` and on each of ``shards``, with the addresses of both."""
+    """The marks of a worker on ``control_redis`` and on each of ``shards``, with the addresses of both."""
 
-    def __init__(self, home: tuple[Redis, str], shards: Sequence[tuple[Redis, str]]) -> None:
+    def __init__(
+        self, control_redis: tuple[Redis, str], shards: Sequence[tuple[Redis, str]]
+    ) -> None:
         count = len(shards)
         self.interval_s = _INTERVAL_S
-        self._marks = [(*home, names.SHARDS, str(count))]
+        self._marks = [(*control_redis, names.SHARDS, str(count))]
         for place, shard in enumerate(shards):
             self._marks.append((*shard, names.SHARD, on_shard(place, count)))
 

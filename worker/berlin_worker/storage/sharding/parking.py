@@ -63,9 +63,9 @@ class Parking:
     """``ttl_s`` is how long a job may wait; ``discard`` ends what cannot come back."""
 
     def __init__(
-        self, home: Redis, doorbell: JobQueue, *, count: int, ttl_s: int, discard: Discard
+        self, control_redis: Redis, doorbell: JobQueue, *, count: int, ttl_s: int, discard: Discard
     ) -> None:
-        self._home = home
+        self._control_redis = control_redis
         self._doorbell = doorbell
         self._count = count
         self._discard = discard
@@ -77,7 +77,7 @@ class Parking:
         try:
             # By its nonce one parking is never taken for another of the same job.
             entry = json.dumps([job_id, secrets.token_hex(8), job, tracing.current().carrier])
-            async with self._home.pipeline(transaction=True) as pipeline:
+            async with self._control_redis.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(key, {entry: time.time()})
                 pipeline.expire(key, self._ttl_s)
                 await pipeline.execute()
@@ -101,17 +101,17 @@ class Parking:
     async def bring_back(self, shard: int) -> None:
         """Put the longest parked jobs of a shard back on the queue, if nobody else is at it."""
         key = names.parked_key(shard)
-        if not await self._home.exists(key):
+        if not await self._control_redis.exists(key):
             return
         turn = f"{key}:turn"
-        if not await self._home.set(turn, "", nx=True, px=round(_INTERVAL_S * 1000)):
-            if await self._home.pttl(turn) == _NO_TTL:
-                await self._home.delete(turn)  # no worker has written it
+        if not await self._control_redis.set(turn, "", nx=True, px=round(_INTERVAL_S * 1000)):
+            if await self._control_redis.pttl(turn) == _NO_TTL:
+                await self._control_redis.delete(turn)  # no worker has written it
             return
-        entries: Any = await self._home.zrange(key, 0, _AT_ONCE - 1)
+        entries: Any = await self._control_redis.zrange(key, 0, _AT_ONCE - 1)
         for entry in entries:
             await self._bring_back(entry)
-            await self._home.zrem(key, entry)
+            await self._control_redis.zrem(key, entry)
         logger.info("%d jobs whose event store was away are back on the queue", len(entries))
 
     async def _bring_back(self, entry: bytes) -> None:
@@ -135,4 +135,4 @@ class Parking:
         logger.warning("parked jobs cannot be brought back: %s", error)
         with contextlib.suppress(RedisError, OSError):
             if str(error).startswith("WRONGTYPE"):
-                await self._home.delete(key)
+                await self._control_redis.delete(key)

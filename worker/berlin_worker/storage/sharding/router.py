@@ -30,7 +30,7 @@ _CANCELS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Core:
+class ShardRuntime:
     """All that the jobs of one shard run on."""
 
     journal: Journal
@@ -53,8 +53,8 @@ class Park(Protocol):
 class Router:
     """What the process does with a job, by its shard. ``park`` is needed for several."""
 
-    def __init__(self, cores: Sequence[Core], park: Park | None = None) -> None:
-        self.cores = cores
+    def __init__(self, runtimes: Sequence[ShardRuntime], park: Park | None = None) -> None:
+        self.runtimes = runtimes
         self._park = park
         self._cancelling: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
@@ -62,11 +62,11 @@ class Router:
     @property
     def silent_s(self) -> float:
         """How long no shard has answered: with one that does there is work to do."""
-        return min(core.leases.silent_s for core in self.cores)
+        return min(runtime.leases.silent_s for runtime in self.runtimes)
 
     def is_away(self, shard: int) -> bool:
         """Whether a shard cannot be worked with at present."""
-        return self.cores[shard].away
+        return self.runtimes[shard].away
 
     def run(
         self,
@@ -80,8 +80,8 @@ class Router:
 
         A job whose shard is away is parked. What cannot be parked waits here for its shard.
         """
-        if len(self.cores) == 1:  # not so much as a frame more for each stream
-            return self.cores[0].runner.run(job_id, args, kwargs, redelivered=redelivered)
+        if len(self.runtimes) == 1:  # not so much as a frame more for each stream
+            return self.runtimes[0].runner.run(job_id, args, kwargs, redelivered=redelivered)
         return self._run(job_id, args, kwargs, redelivered=redelivered)
 
     async def _run(
@@ -93,10 +93,10 @@ class Router:
         redelivered: bool,
     ) -> Outcome:
         shard = self._shard(job_id)
-        core = self.cores[shard]
-        while not (core.away and await self._parked(shard, job_id, args, kwargs)):
+        runtime = self.runtimes[shard]
+        while not (runtime.away and await self._parked(shard, job_id, args, kwargs)):
             try:
-                return await core.runner.run(job_id, args, kwargs, redelivered=redelivered)
+                return await runtime.runner.run(job_id, args, kwargs, redelivered=redelivered)
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_S)
         return DROPPED
@@ -118,17 +118,19 @@ class Router:
         the cancellations of all others. One that is away is not asked: the flag in the record
         is found when it is back.
         """
-        core = self.cores[self._shard(job_id)]
-        if len(self.cores) == 1:
-            await core.runner.cancel(job_id, reason, only_queued=only_queued)
-        elif not core.away and len(self._cancelling) < _CANCELS:
-            task = asyncio.create_task(self._cancel(core, job_id, reason, only_queued))
+        runtime = self.runtimes[self._shard(job_id)]
+        if len(self.runtimes) == 1:
+            await runtime.runner.cancel(job_id, reason, only_queued=only_queued)
+        elif not runtime.away and len(self._cancelling) < _CANCELS:
+            task = asyncio.create_task(self._cancel(runtime, job_id, reason, only_queued))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
 
-    async def _cancel(self, core: Core, job_id: str, reason: str, only_queued: bool) -> None:
+    async def _cancel(
+        self, runtime: ShardRuntime, job_id: str, reason: str, only_queued: bool
+    ) -> None:
         with contextlib.suppress(StoreUnavailable):
-            await core.runner.cancel(job_id, reason, only_queued=only_queued)
+            await runtime.runner.cancel(job_id, reason, only_queued=only_queued)
 
     async def revoke(self, job_ids: Sequence[str], *, running: bool) -> None:
         """Note that Celery has revoked these jobs; see :meth:`Runner.revoke`.
@@ -141,14 +143,14 @@ class Router:
 
     async def _revoke(self, job_ids: Sequence[str], *, running: bool) -> None:
         for start in range(0, len(job_ids), _REVOKED_AT_ONCE):
-            cores = [
-                (job_id, self.cores[self._shard(job_id)])
+            runtimes = [
+                (job_id, self.runtimes[self._shard(job_id)])
                 for job_id in job_ids[start : start + _REVOKED_AT_ONCE]
             ]
             asked = [
-                core.runner.revoke(job_id, running=running)
-                for job_id, core in cores
-                if len(self.cores) == 1 or not core.away
+                runtime.runner.revoke(job_id, running=running)
+                for job_id, runtime in runtimes
+                if len(self.runtimes) == 1 or not runtime.away
             ]
             for outcome in await asyncio.gather(*asked, return_exceptions=True):
                 if isinstance(outcome, Exception) and not isinstance(outcome, StoreUnavailable):
@@ -160,13 +162,13 @@ class Router:
         Raises ``TimeoutError`` where its shard is away.
         """
         try:
-            await self.cores[self._shard(job_id)].runner.discard(job_id, reason, told, message)
+            await self.runtimes[self._shard(job_id)].runner.discard(job_id, reason, told, message)
         except StoreUnavailable as error:
             raise TimeoutError from error
 
     async def refuse(self, job_id: str, refusal: JobError) -> None:
         """End a job as failed; see :meth:`Runner.refuse`."""
-        runner = self.cores[self._shard(job_id)].runner
+        runner = self.runtimes[self._shard(job_id)].runner
         task = asyncio.create_task(runner.refuse(job_id, refusal))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -176,11 +178,11 @@ class Router:
     async def drained(self) -> None:
         """Return when nothing waits for any shard any more."""
         await asyncio.gather(*self._ending, return_exceptions=True)
-        await asyncio.gather(*(core.journal.drained() for core in self.cores))
+        await asyncio.gather(*(runtime.journal.drained() for runtime in self.runtimes))
 
     def _shard(self, job_id: object) -> int:
         if isinstance(job_id, str) and is_job_id(job_id):
-            return shard_of(job_id, len(self.cores))
+            return shard_of(job_id, len(self.runtimes))
         return 0  # what is said of it goes to the dead letters alone
 
 
