@@ -39,7 +39,7 @@ from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
 from berlin_worker.storage.job_store import RedisStore
 from berlin_worker.storage.sharding.marks import Marks, check_unmarked
 from berlin_worker.storage.sharding.parking import Parking
-from berlin_worker.storage.sharding.router import ShardRuntime, Router, StrayQueue
+from berlin_worker.storage.sharding.router import Router, ShardRuntime, StrayQueue
 from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
 from berlin_worker.storage.worker_connection import connect

@@ -17,6 +17,7 @@ from berlin_schemas import names
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.submission import Submission
 from berlin_worker.client.values import closed
+from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.errors import JobIdReused, Unavailable
 from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.connections import refusal, trouble
@@ -24,8 +25,6 @@ from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
 
 _AT_ONCE: Final = 64
-_LOOK_AGAIN_MS: Final = 30_000
-"""When the workers look for a submitted job whose message nobody has taken."""
 
 _Argument = str | bytes | int
 
@@ -124,7 +123,7 @@ class Submitter:
             job_id,
             submission.data,
             self._record_ttl_s,
-            _LOOK_AGAIN_MS,
+            round(QUEUED_AGAIN_S * 1000),
             tracing.to_carrier(tracing.inject()),
             *submission.facts.script_args(),
         ]
