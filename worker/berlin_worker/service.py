@@ -34,6 +34,7 @@ from berlin_worker.providers.http import open_session
 from berlin_worker.providers.served import provider_cache
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
+from berlin_worker.storage.connections import connect
 from berlin_worker.storage.databases import database_of
 from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
 from berlin_worker.storage.job_store import RedisStore
@@ -42,7 +43,6 @@ from berlin_worker.storage.sharding.parking import Parking
 from berlin_worker.storage.sharding.router import Router, ShardRuntime, StrayQueue
 from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
-from berlin_worker.storage.worker_connection import connect
 from berlin_worker.telemetry.http_endpoint import observed
 from berlin_worker.telemetry.liveness import LIFE
 from berlin_worker.telemetry.stats import Stats

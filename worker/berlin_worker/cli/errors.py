@@ -56,7 +56,7 @@ def problem(error: BaseException) -> Problem:
             return Problem(told, advice=_advice(error.__cause__))
         case RedisError():
             # Half a second of import that help and completion save.
-            from berlin_worker.storage.connections import refusal, reply_of
+            from berlin_worker.storage.redis_errors import refusal, reply_of
 
             refused = refusal(error)
             told = f"Redis {refused}" if refused else f"Redis: {reply_of(error)}"

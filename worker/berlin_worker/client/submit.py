@@ -20,7 +20,7 @@ from berlin_worker.client.values import closed
 from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.errors import JobIdReused, Unavailable
 from berlin_worker.storage.batcher import Batcher
-from berlin_worker.storage.connections import refusal, trouble
+from berlin_worker.storage.redis_errors import describe, refusal
 from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
 
@@ -140,7 +140,7 @@ class Submitter:
             told = f"Redis at {self._address} {refusal(error) or f'refuses it ({error})'}"
             raise Unavailable(f"job {job_id} was not accepted: {told}") from error
         except (RedisError, OSError) as error:
-            told = trouble(self._address, error)
+            told = describe(self._address, error)
             raise Unavailable(f"{told}; {_may_run(job_id)}") from error
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:

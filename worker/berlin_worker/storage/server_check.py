@@ -14,7 +14,7 @@ from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
-from berlin_worker.storage import connections, supported_servers
+from berlin_worker.storage import connections, redis_errors, supported_servers
 from berlin_worker.storage.connections import Command
 
 logger = logging.getLogger(__name__)
@@ -87,9 +87,11 @@ async def _problem(url: str, use: _Use) -> str | None:
             if not message:
                 await _try(client, use.commands)
     except (AuthenticationError, NoPermissionError) as error:
-        return f"{connections.trouble(at, error)}; correct {use.settings[0]}, or its user in Redis"
+        return (
+            f"{redis_errors.describe(at, error)}; correct {use.settings[0]}, or its user in Redis"
+        )
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
-        message = connections.refusal(error)
+        message = redis_errors.refusal(error)
     return message and f"Redis at {at} {message}"
 
 

@@ -232,8 +232,8 @@ async def _build_providers(settings: Settings) -> frozenset[str]:
         configured_providers,
         provider_cache,
     )
+    from berlin_worker.storage.connections import connect  # noqa: PLC0415  # see above
     from berlin_worker.storage.shared_tokens import RedisTokens  # noqa: PLC0415  # see above
-    from berlin_worker.storage.worker_connection import connect  # noqa: PLC0415  # see above
     from berlin_worker.telemetry.stats import Stats  # noqa: PLC0415  # see above
 
     async with open_session(settings) as session, connect(settings.redis_url) as redis:
