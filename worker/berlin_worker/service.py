@@ -101,7 +101,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             control_redis, current.cancel, fleet=database_of(control_redis), flagged=flagged
         )
         background["life"] = LIFE.beat_forever(stats.loop_lag)
-        presence = WorkerHeartbeat(
+        worker_heartbeat = WorkerHeartbeat(
             control_redis,
             this_process(),
             snapshot=stats.snapshot,
@@ -111,8 +111,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             interval_s=settings.renew_interval_s,
             ttl_s=settings.lease_s,
         )
-        background["presence"] = presence.beat_forever()
-        stack.push_async_callback(presence.withdraw)
+        background["heartbeat"] = worker_heartbeat.beat_forever()
+        stack.push_async_callback(worker_heartbeat.deregister)
         if len(runtimes) > 1:
             background["parking"] = parking.bring_back_forever(current.is_away)
         if marks := await _marked(settings, control_redis, stores):

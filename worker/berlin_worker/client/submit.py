@@ -52,7 +52,7 @@ class _Withdrawal(IntEnum):
 
     BEGUN = 0
     DONE = 1
-    SHARED = 2
+    CO_SUBMITTED = 2
     """Somebody else has submitted the same job meanwhile, and was told that it will run."""
 
 
@@ -153,7 +153,7 @@ class Submitter:
         # BEGUN: a worker has it, so the message had arrived all the same.
         if withdrawn == _Withdrawal.DONE:
             raise Unavailable(f"{cause}; job {job_id} was not accepted") from cause
-        if withdrawn == _Withdrawal.SHARED:
+        if withdrawn == _Withdrawal.CO_SUBMITTED:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from cause
 
     async def _write_record(self, keys: list[str], args: list[_Argument]) -> int:

@@ -1,8 +1,8 @@
--- Move a message that a worker holds, and cannot read, to the dead letters.
+-- Move a message that this worker holds, and cannot parse, to the dead letters.
 --
 -- KEYS  1 unacked   2 unacked_index   3 worker:dead
 -- ARGV  1 tag   2 length to which the dead letters are trimmed   3 job ID or ''   4 reason
--- reply 1 moved; 0 it is not held any more
+-- reply 1 moved; 0 the message is no longer held
 
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 if not entry then
