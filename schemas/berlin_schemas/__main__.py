@@ -14,7 +14,7 @@ from berlin_schemas.jobs import PromptJob
 
 
 def json_schema() -> dict[str, Any]:
-    """One JSON Schema document (draft 2020-12) with all definitions of the contract."""
+    """Return one JSON Schema document (draft 2020-12) with all definitions of the contract."""
     places, document = TypeAdapter.json_schemas(
         [("job", "validation", TypeAdapter(PromptJob)), ("event", "validation", EVENT)],
         title="Berlin Worker, wire contract version 1",

@@ -25,7 +25,7 @@ _CODES = frozenset(ErrorCode)
 
 
 def _known(code: object) -> object:
-    """``code``, or ``internal`` for a code of a later version."""
+    """Return ``code``, or ``internal`` for a code of a later version."""
     return ErrorCode.INTERNAL if isinstance(code, str) and code not in _CODES else code
 
 
@@ -43,10 +43,10 @@ Code = Annotated[
 
 
 class ErrorInfo(BaseModel):
-    """What a ``failed`` event says of its cause. A code that is not known is ``internal``.
+    """The cause of a ``failed`` event. An unknown code becomes ``internal``.
 
-    ``retryable`` tells the producer whether the same job may succeed later;
-    ``upstream_status`` is the HTTP status of the upstream, where there was one.
+    ``retryable``: the job may succeed if it is submitted again later.
+    ``upstream_status``: the HTTP status of the upstream, if it sent one.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)

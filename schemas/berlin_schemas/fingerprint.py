@@ -1,9 +1,8 @@
-"""The fingerprint of a job object: what decides whether two jobs of one ID are the same job.
+"""The fingerprint of a job object: two jobs with one ID are one job if their fingerprints match.
 
-Two job objects have one fingerprint if they mean the same job: the order of keys, fields
-that hold their default, ``job_id`` and the spelling of a number (``1``, ``1.0``) do not count.
-The rules read the object itself, not the model, so that a version with further fields
-computes the same fingerprint, and so that an object that breaks the contract has one too.
+The order of keys, fields that hold their default, ``job_id``, and the spelling of a number (``1``,
+``1.0``) do not count. The rules read the object itself, not the model: so a version with further
+fields computes an equal fingerprint, and an object that breaks the contract has one, too.
 """
 
 import hashlib
@@ -15,17 +14,17 @@ from typing import Any, Final
 from berlin_schemas.jobs import PromptJob
 
 _EXACT: Final = 2**53
-"""Below it every whole float is one integer."""
+"""Below this every whole float equals exactly one integer."""
 _ARRAY: Final = (list, tuple)
 _OBJECT: Final = (dict, Mapping)
-# json.dumps makes an encoder in each call, unless it may do as it likes.
+# json.dumps with options would make a new encoder in each call.
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def fingerprint(obj: object) -> str:
-    """32 hexadecimal digits for a decoded job object, or any other JSON value.
+    """Return 32 hexadecimal digits for a decoded job object, or any other JSON value.
 
-    Empty for what is nested too deeply, or is no JSON: such an object equals no other.
+    Return "" for an object that is nested too deeply, or is no JSON: it equals no other object.
     """
     if isinstance(obj, _OBJECT):
         defaults = _defaults()
@@ -51,13 +50,13 @@ def _defaults() -> dict[str, Any]:
 
 
 def _same(value: object, default: object) -> bool:
-    # For Python False equals 0 and 0.0, for JSON it does not.
+    # In Python False equals 0 and 0.0, in JSON it does not.
     return isinstance(value, bool) is isinstance(default, bool) and value == default
 
 
 def _canonical(value: Any) -> Any:
-    # Most values are strings, for which no call is made. The abstract class is asked last: a look
-    # at it takes longer than all else.
+    # Most values are strings: no call for them. The abstract class comes last, since its isinstance
+    # check takes longer than the rest.
     if isinstance(value, _ARRAY):
         return [item if type(item) is str else _canonical(item) for item in value]
     if isinstance(value, _OBJECT):

@@ -1,7 +1,7 @@
 """The job object: what a producer puts on the queue (schemas/README.md, "Job object").
 
 Only ``messages`` is required. Types are not coerced and unknown top-level
-fields are refused, so that a misspelt option is an error, not a surprise.
+fields are refused, so that a misspelt option is an error.
 """
 
 import json
@@ -24,7 +24,7 @@ from berlin_schemas.names import JOB_ID_PATTERN
 MAX_JOB_BYTES: Final = 1024 * 1024
 """A job object larger than this, as compact UTF-8 JSON, is refused (schemas/README.md)."""
 
-# json.dumps makes an encoder in each call, unless it may do as it likes.
+# json.dumps with options would make a new encoder in each call.
 _compact: Final = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False
 ).encode
@@ -42,10 +42,10 @@ def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
     try:
         size = len(_compact(metadata).encode())
     except (ValueError, RecursionError):
-        return metadata  # dump_job says what is wrong with it
+        return metadata  # dump_job raises the error
     if size > MAX_METADATA_BYTES:
-        told = "must have at most {limit} bytes as JSON"
-        raise PydanticCustomError("too_many_bytes", told, {"limit": MAX_METADATA_BYTES})
+        text = "must have at most {limit} bytes as JSON"
+        raise PydanticCustomError("too_many_bytes", text, {"limit": MAX_METADATA_BYTES})
     return metadata
 
 
@@ -55,11 +55,11 @@ Metadata = Annotated[
 
 
 class InvalidJob(ValueError):
-    """The job object breaks the contract; the message says where, without its text."""
+    """The job object breaks the contract; the message names the fields, without their values."""
 
 
 class Message(BaseModel):
-    """One turn of the conversation. Further fields are for providers that know them."""
+    """One turn of the conversation. Providers may use further fields."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
@@ -70,10 +70,11 @@ class Message(BaseModel):
 class PromptJob(BaseModel):
     """One prompt for one provider; every duration in seconds.
 
-    ``deadline_s`` runs over all attempts, from the start of the first. ``on_interrupt``
-    says what a retry after the first published chunk does: ``restart`` (a ``reset``
-    event, then a fresh stream), ``fail``, or ``keep`` (end with what is there). ``tenant`` and
-    ``metadata`` (16 keys, 4 KiB) are the producer's: records keep them, no upstream gets them.
+    - ``deadline_s`` covers all attempts, from the start of the first.
+    - ``on_interrupt`` applies to an attempt that fails after its first chunk: ``restart`` (a
+      ``reset`` event, then a new stream), ``fail``, or ``keep`` (end with the text so far).
+    - ``tenant`` and ``metadata`` (16 keys, 4 KiB) belong to the producer: records keep them, and
+      no upstream receives them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -93,11 +94,11 @@ class PromptJob(BaseModel):
 
 
 def parse_job(obj: object, job_id: str) -> tuple[PromptJob, bytes]:
-    """The job in a decoded job object, and that object as compact UTF-8 JSON.
+    """Return the job in a decoded job object, and that object as compact UTF-8 JSON.
 
     ``job_id`` is the Celery task ID, which the object's own must equal. Raises
-    :class:`InvalidJob`, whose message names the fields at fault and never repeats
-    their values: a prompt must not reach a log through an error.
+    :class:`InvalidJob`, whose message names the invalid fields and never repeats their
+    values: a prompt must not reach a log through an error.
     """
     if not isinstance(obj, dict):
         raise InvalidJob(f"a job is a JSON object, not {_json_type(obj)}")
@@ -112,7 +113,7 @@ def parse_job(obj: object, job_id: str) -> tuple[PromptJob, bytes]:
 
 
 def dump_job(obj: dict[str, Any]) -> bytes:
-    """A job object as compact UTF-8 JSON, bounded; raises :class:`InvalidJob`."""
+    """Return a job object as compact UTF-8 JSON; raises :class:`InvalidJob`, also if too long."""
     try:
         data = _compact(obj).encode()
     except RecursionError:
@@ -137,16 +138,16 @@ _WORDING: Final = {
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
 }
-"""What the contract calls a problem, where pydantic's words are of Python."""
+"""Problems in terms of JSON, for types whose message by pydantic is about Python."""
 
 
 def _explain(error: ValidationError) -> str:
     shown = 3
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [f"{_place(p['loc'])}: {_wording(p['type'], p['msg'])}" for p in problems[:shown]]
+    texts = [f"{_place(p['loc'])}: {_wording(p['type'], p['msg'])}" for p in problems[:shown]]
     if len(problems) > shown:
-        told.append(f"and {len(problems) - shown} more")
-    return "; ".join(told)
+        texts.append(f"and {len(problems) - shown} more")
+    return "; ".join(texts)
 
 
 def _wording(kind: str, message: str) -> str:
@@ -154,7 +155,7 @@ def _wording(kind: str, message: str) -> str:
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    # Names that the producer made up could hold anything, of any length.
+    # Keys chosen by the producer may hold any text of any length.
     if loc[:1] in {("options",), ("metadata",)}:
         loc = loc[:1]
     return ".".join(map(_safe, loc)) or "job"

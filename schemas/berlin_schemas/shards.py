@@ -1,9 +1,9 @@
-"""Which event store holds a job, where there are several (``WORKER_EVENT_SHARDS``).
+"""Choose the event store of a job, if there are several (``WORKER_EVENT_SHARDS``).
 
-Rendezvous hashing: every shard gets a number for the job, and the highest wins. A shard is
-known by its place in the list, from 0: the same Redis has another address, user or password
-for each service, while the order is the same for all. Where a shard is added at the end of a
-list of n, one job in n + 1 moves, and all that move go to it.
+Rendezvous hashing: every shard gets a number for the job, and the highest wins. The place in the
+list, from 0, identifies a shard: services may use different addresses, users or passwords for one
+Redis, but must use one order. If a shard is added at the end of a list of n, one job in n + 1
+moves, always to the new shard.
 
     shard = the i in 0 .. n-1 for which SHA-256("<i>:<job_id>") is greatest
 
@@ -16,9 +16,9 @@ from berlin_schemas.names import check_job_id
 
 
 def shard_of(job_id: str, count: int) -> int:
-    """The place, from 0, of the shard that holds a job, of ``count`` shards.
+    """Return the place, from 0, of the shard of a job, of ``count`` shards.
 
-    Raises ``ValueError`` for what is no job ID. Costs about a microsecond for two shards and
+    Raises ``ValueError`` if ``job_id`` is no job ID. Costs about a microsecond for two shards and
     half a microsecond for each further one.
     """
     of_job = f":{check_job_id(job_id)}".encode()

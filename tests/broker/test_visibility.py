@@ -9,7 +9,8 @@ from celery import Celery
 
 from berlin_worker.broker import running
 from berlin_worker.broker.qos import QoS
-from berlin_worker.broker.visibility import CUT_OFF_S, HUNG_S, look, redelivered_at_once
+from berlin_worker.broker.visibility import look, redelivered_at_once
+from berlin_worker.config.recovery_times import CUT_OFF_S, HUNG_S
 from berlin_worker.pool.thread import LoopThread
 from tests.support.workers import wait_until
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from berlin_worker.broker.visibility import VISIBILITY_TIMEOUT_S
+from berlin_worker.config.recovery_times import VISIBILITY_TIMEOUT_S
 from tests.support.fleet import prompt
 from tests.support.workers import VERBOSE, wait_until
 

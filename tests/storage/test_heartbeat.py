@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from berlin_worker.storage.heartbeat import Identity, Load, Window, WorkerStatus, announcement
+from berlin_worker.storage.heartbeat import Identity, Load, Window, WorkerStatus, worker_status
 from berlin_worker.telemetry.stats import Stats
 
 pytestmark = pytest.mark.unit
@@ -69,7 +69,7 @@ def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() 
     stats.token_issued["berlin"] = 1700.0
     window = Window()
     recent = window.add(0.0, stats.snapshot())
-    said = announcement(ME, Load(3, 10, draining=True), stats.snapshot(), recent)
+    said = worker_status(ME, Load(3, 10, draining=True), stats.snapshot(), recent)
     assert WorkerStatus.model_validate_json(said.model_dump_json()) == said
     assert said.jobs == {"completed": 1, "failed:rate_limited": 2}
     assert said.retries == {"rate_limited": 1}

@@ -13,7 +13,7 @@ from tests.support.waiting import stopped
 pytestmark = pytest.mark.contract
 
 
-def presence(client, worker, *, ttl_s=60.0, interval_s=0.01):
+def worker_heartbeat(client, worker, *, ttl_s=60.0, interval_s=0.01):
     return WorkerHeartbeat(
         client,
         Identity(worker, "host", 1, "1.2.3", 1000.0),
@@ -35,15 +35,15 @@ async def until_gone(client, key):
 
 
 async def test_a_worker_that_announces_itself_can_be_found_and_read(redis_client):
-    await presence(redis_client, "one").announce()
-    await presence(redis_client, "two").announce()
+    await worker_heartbeat(redis_client, "one").heartbeat()
+    await worker_heartbeat(redis_client, "two").heartbeat()
     assert await fleet(redis_client) == {"one", "two"}
     said = WorkerStatus.model_validate_json(await redis_client.get(names.alive_key("one")))
     assert said.worker == "one"
 
 
 async def test_every_key_has_a_ttl(redis_client):
-    await presence(redis_client, "one", ttl_s=5.5).announce()
+    await worker_heartbeat(redis_client, "one", ttl_s=5.5).heartbeat()
     keys = [key async for key in redis_client.scan_iter()]
     assert sorted(keys) == [b"worker:alive:one", b"worker:fleet"]
     for key in keys:
@@ -51,23 +51,23 @@ async def test_every_key_has_a_ttl(redis_client):
 
 
 async def test_a_short_lived_worker_does_not_cut_the_fleet_short(redis_client):
-    await presence(redis_client, "one", ttl_s=100).announce()
-    await presence(redis_client, "two", ttl_s=1).announce()
+    await worker_heartbeat(redis_client, "one", ttl_s=100).heartbeat()
+    await worker_heartbeat(redis_client, "two", ttl_s=1).heartbeat()
     assert await redis_client.ttl(names.FLEET) > 50
 
 
 async def test_who_falls_silent_is_gone_by_its_ttl_and_cleared_away_by_the_next(redis_client):
-    await presence(redis_client, "dead", ttl_s=0.05).announce()
+    await worker_heartbeat(redis_client, "dead", ttl_s=0.05).heartbeat()
     await until_gone(redis_client, names.alive_key("dead"))
-    await presence(redis_client, "alive").announce()
+    await worker_heartbeat(redis_client, "alive").heartbeat()
     assert await fleet(redis_client) == {"alive"}
 
 
 async def test_who_withdraws_is_gone_at_once(redis_client):
-    one = presence(redis_client, "one")
-    await one.announce()
-    await presence(redis_client, "two").announce()
-    await one.withdraw()
+    one = worker_heartbeat(redis_client, "one")
+    await one.heartbeat()
+    await worker_heartbeat(redis_client, "two").heartbeat()
+    await one.deregister()
     assert await fleet(redis_client) == {"two"}
     assert not await redis_client.exists(names.alive_key("one"))
 
@@ -84,10 +84,10 @@ async def test_it_goes_on_after_redis_was_away_and_leaving_waits_for_nobody(redi
             return await super().execute_command(*args, **options)
 
     async with Flaky(connection_pool=redis_client.connection_pool) as client:
-        task = asyncio.create_task(presence(client, "one").beat_forever())
+        task = asyncio.create_task(worker_heartbeat(client, "one").beat_forever())
         async with asyncio.timeout(30):
             while not await redis_client.exists(names.alive_key("one")):  # noqa: ASYNC110  # the same
                 await asyncio.sleep(0.01)
         await stopped(task)
     async with redis.asyncio.Redis(port=1) as nowhere:
-        await presence(nowhere, "one").withdraw()
+        await worker_heartbeat(nowhere, "one").deregister()

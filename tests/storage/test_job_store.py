@@ -125,13 +125,13 @@ async def test_a_submitted_job_is_counted_from_its_submission(store, redis_clien
     assert got.created_ms == created < got.started_ms
 
 
-async def test_submitting_again_marks_the_job_as_shared_and_tells_whether_it_has_begun(
+async def test_repeated_submission_marks_the_job_co_submitted_and_returns_whether_it_has_begun(
     store, redis_client
 ):
     await submit(redis_client)
     first = await record(redis_client, ID)
     assert await submit(redis_client) == 2
-    assert await record(redis_client, ID) == first | {"shared": "1"}
+    assert await record(redis_client, ID) == first | {"co_submitted": "1"}
     await claim(store)
     assert await submit(redis_client) == 0
 

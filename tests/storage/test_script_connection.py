@@ -72,7 +72,7 @@ async def test_where_all_callers_are_gone_nothing_goes_on_and_the_next_is_served
             call.cancel()
         await asyncio.wait(calls)
         assert await shared.call(ECHO, [], ["next"]) == b"next"
-    assert shared._running is None
+    assert shared._batcher._task is None
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_made_anew(shared):

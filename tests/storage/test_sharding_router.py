@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from berlin_schemas.shards import shard_of
+from berlin_worker.config.recovery_times import CUT_OFF_S
 from berlin_worker.errors import StoreUnavailable
-from berlin_worker.storage.sharding.router import AWAY_S, Core, Router, StrayQueue
+from berlin_worker.storage.sharding.router import Router, ShardRuntime, StrayQueue
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +31,7 @@ class Part:
         self.asked.append(("run", *asked) + ("came back",) * redelivered)
         if self.fails:
             self.fails -= 1
-            self.silent_s = AWAY_S + 1
+            self.silent_s = CUT_OFF_S + 1
             raise StoreUnavailable
 
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool) -> None:
@@ -61,7 +62,7 @@ class Lot:
 
 
 def routed(*parts: Part, lot: Lot | None = None) -> Router:
-    return Router([Core(part, part, part) for part in parts], lot)  # type: ignore[arg-type]  # stand-ins
+    return Router([ShardRuntime(part, part, part) for part in parts], lot)  # type: ignore[arg-type]  # stand-ins
 
 
 def test_the_jobs_of_these_tests_are_on_different_shards():
@@ -92,7 +93,7 @@ async def test_what_has_no_usable_id_is_buried_by_any_shard(job_id):
 
 
 async def test_a_job_whose_shard_is_away_is_parked_and_the_others_run():
-    parts, lot = (Part(), Part(silent_s=AWAY_S + 1)), Lot()
+    parts, lot = (Part(), Part(silent_s=CUT_OFF_S + 1)), Lot()
     router = routed(*parts, lot=lot)
     await router.run(ON_1, [{"messages": []}], {})
     await router.run(ON_0, [{}], {})
@@ -111,7 +112,7 @@ async def test_a_job_whose_shard_is_away_is_parked_and_the_others_run():
     ],
 )
 async def test_what_cannot_be_parked_waits_for_its_shard(lot, args, kwargs):
-    part = Part(silent_s=AWAY_S + 1)
+    part = Part(silent_s=CUT_OFF_S + 1)
     await routed(Part(), part, lot=lot).run(ON_1, args, kwargs)
     assert part.asked == [("run", ON_1, args, kwargs)]
 
@@ -151,7 +152,7 @@ async def test_a_cancellation_that_hangs_at_one_shard_holds_up_none_of_the_other
 
 
 async def test_a_shard_that_is_away_is_not_asked_to_cancel():
-    part = Part(silent_s=AWAY_S + 1)
+    part = Part(silent_s=CUT_OFF_S + 1)
     await routed(part, Part()).cancel(ON_0, "why")
     await asyncio.sleep(0)
     assert part.asked == []

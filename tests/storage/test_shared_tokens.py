@@ -507,7 +507,7 @@ async def test_every_script_may_be_sent_twice(
         assert await scripts.store("me", Token("secret", "1"), ttl_s=10)
     assert not await scripts.store("another", Token("other", "2"), ttl_s=10)
     for _ in range(2):
-        assert not await scripts.drop("1", fresh_s=5, told=BUSY.info(), pauses_s=[0, 3])
+        assert not await scripts.drop("1", fresh_s=5, error=BUSY.info(), pauses_s=[0, 3])
         await scripts.release("me")
     assert await redis_client.keys() == [REFUSALS.encode()]
     assert await redis_client.get(REFUSALS) == b"1"

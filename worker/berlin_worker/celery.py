@@ -13,8 +13,9 @@ from berlin_worker.broker import (
 )
 from berlin_worker.broker.broker_info import BrokerInfo
 from berlin_worker.broker.consumer_heartbeat import Pulse
-from berlin_worker.broker.visibility import VISIBILITY_TIMEOUT_S, KeepDeliveries
+from berlin_worker.broker.visibility import KeepDeliveries
 from berlin_worker.config.broker_url import parted
+from berlin_worker.config.recovery_times import VISIBILITY_TIMEOUT_S
 from berlin_worker.errors import SettingsError
 from berlin_worker.pool import AsyncioTask, file_limit
 from berlin_worker.settings import Settings

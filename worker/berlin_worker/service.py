@@ -34,15 +34,15 @@ from berlin_worker.providers.http import open_session
 from berlin_worker.providers.served import provider_cache
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
+from berlin_worker.storage.connections import connect
 from berlin_worker.storage.databases import database_of
 from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
 from berlin_worker.storage.job_store import RedisStore
 from berlin_worker.storage.sharding.marks import Marks, check_unmarked
 from berlin_worker.storage.sharding.parking import Parking
-from berlin_worker.storage.sharding.router import Core, Router, StrayQueue
+from berlin_worker.storage.sharding.router import Router, ShardRuntime, StrayQueue
 from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
-from berlin_worker.storage.worker_connection import connect
 from berlin_worker.telemetry.http_endpoint import observed
 from berlin_worker.telemetry.liveness import LIFE
 from berlin_worker.telemetry.stats import Stats
@@ -65,58 +65,66 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         servers = {"berlin": settings.berlin_url}
         tracer = await stack.enter_async_context(open_tracer(os.environ, servers=servers))
-        home = await stack.enter_async_context(connect(settings.redis_url))
+        control_redis = await stack.enter_async_context(connect(settings.redis_url))
         stores = [
-            home if url == settings.redis_url else await stack.enter_async_context(connect(url))
+            control_redis
+            if url == settings.redis_url
+            else await stack.enter_async_context(connect(url))
             for url in settings.shards
         ]
         http = await stack.enter_async_context(open_session(settings))
         doorbell = stack.enter_context(contextlib.closing(CeleryJobQueue(app)))
         stats = Stats(settings.metrics_named_models)
-        tokens = RedisTokens(home, settings, stats)
+        tokens = RedisTokens(control_redis, settings, stats)
         services = Services(http, tokens, settings, os.environ)
         suspects = Quarantine()
-        shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
-        cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
+        shared = _Shared(
+            control_redis, doorbell, provider_cache(services, settings), suspects, stats
+        )
+        runtimes = [_runtime(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
         async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
             await current.discard(job_id, reason, detail, message)
 
         ttl_s = settings.queue_ttl_s
-        parking = Parking(home, doorbell, count=len(stores), ttl_s=ttl_s, discard=discard)
-        current = Router(cores, parking if len(cores) > 1 else None)
+        parking = Parking(control_redis, doorbell, count=len(stores), ttl_s=ttl_s, discard=discard)
+        current = Router(runtimes, parking if len(runtimes) > 1 else None)
         background: dict[str, Coroutine[Any, Any, None]] = {}
-        for shard, core in enumerate(cores):
+        for shard, runtime in enumerate(runtimes):
             background |= {
-                f"journal-{shard}": core.journal.run(),
-                f"renew-{shard}": core.leases.renew_forever(),
-                f"reap-{shard}": core.leases.reap_forever(),
+                f"journal-{shard}": runtime.journal.run(),
+                f"renew-{shard}": runtime.leases.renew_forever(),
+                f"reap-{shard}": runtime.leases.reap_forever(),
             }
         flagged = cancel_listener.flags(lambda job_id: stores[shard_of(job_id, len(stores))])
         background["control"] = cancel_listener.listen(
-            home, current.cancel, fleet=database_of(home), flagged=flagged
+            control_redis, current.cancel, fleet=database_of(control_redis), flagged=flagged
         )
         background["life"] = LIFE.beat_forever(stats.loop_lag)
-        presence = WorkerHeartbeat(
-            home,
+        worker_heartbeat = WorkerHeartbeat(
+            control_redis,
             this_process(),
             snapshot=stats.snapshot,
-            load=lambda: Load(sum(len(core.leases) for core in cores), LIFE.slots, LIFE.draining),
+            load=lambda: Load(
+                sum(len(runtime.leases) for runtime in runtimes), LIFE.slots, LIFE.draining
+            ),
             interval_s=settings.renew_interval_s,
             ttl_s=settings.lease_s,
         )
-        background["presence"] = presence.beat_forever()
-        stack.push_async_callback(presence.withdraw)
-        if len(cores) > 1:
+        background["heartbeat"] = worker_heartbeat.beat_forever()
+        stack.push_async_callback(worker_heartbeat.deregister)
+        if len(runtimes) > 1:
             background["parking"] = parking.bring_back_forever(current.is_away)
-        if marks := await _marked(settings, home, stores):
+        if marks := await _marked(settings, control_redis, stores):
             background["marks"] = marks.write_forever()
         for name, work in background.items():
             stack.push_async_callback(_cancelled, _supervised(name, work))
         inside = ProcessGauges(
-            jobs_in_flight=lambda: sum(len(core.leases) for core in cores),
+            jobs_in_flight=lambda: sum(len(runtime.leases) for runtime in runtimes),
             suspects_waiting=lambda: len(suspects),
-            journal_buffer_bytes=lambda: sum(core.journal.buffered_bytes for core in cores),
+            journal_buffer_bytes=lambda: sum(
+                runtime.journal.buffered_bytes for runtime in runtimes
+            ),
             journal_limit_bytes=settings.journal_buffer_bytes,
             store_silent_s=lambda: current.silent_s,
             no_token=tokens.problem,
@@ -137,19 +145,21 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
 class _Shared:
     """What the jobs of all shards have in common."""
 
-    home: redis.asyncio.Redis
+    control_redis: redis.asyncio.Redis
     doorbell: CeleryJobQueue
     provider: Callable[[str], Provider]
     suspects: Quarantine
     stats: Stats
 
 
-def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int) -> Core:
+def _runtime(
+    settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int
+) -> ShardRuntime:
     """What the jobs of one shard run on."""
     count = len(settings.shards)
     owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     kind = RedisStore if count == 1 else ShardStore
-    store = kind.from_settings(client, settings, owner=owner, dead_letters=shared.home)
+    store = kind.from_settings(client, settings, owner=owner, dead_letters=shared.control_redis)
     # Each has its part of the buffer: one that is slow must not fill it for all.
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
     database = database_of(client)
@@ -157,7 +167,7 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
     bell = StrayQueue(shared.doorbell, store, shard=shard, count=count)
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
-        await core.runner.discard(job_id, reason, detail, message)
+        await runtime.runner.discard(job_id, reason, detail, message)
 
     leases = Leases(
         store,
@@ -179,22 +189,22 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
         cancel_cause=cancel_cause,
         suspects=shared.suspects,
     )
-    core = Core(journal, leases, runner)
+    runtime = ShardRuntime(journal, leases, runner)
     if isinstance(store, ShardStore):
-        store.is_away = lambda: core.away
-    return core
+        store.is_away = lambda: runtime.away
+    return runtime
 
 
 async def _marked(
-    settings: Settings, home: redis.asyncio.Redis, stores: list[redis.asyncio.Redis]
+    settings: Settings, control_redis: redis.asyncio.Redis, stores: list[redis.asyncio.Redis]
 ) -> Marks | None:
     """The marks of this worker, written; or a look that ``REDIS_URL`` bears none."""
-    at_home = address(settings.redis_url)
+    control_address = address(settings.redis_url)
     if not settings.sharded:
-        await check_unmarked(home, at_home)
+        await check_unmarked(control_redis, control_address)
         return None
     places = [address(url) for url in settings.shards]
-    marks = Marks((home, at_home), list(zip(stores, places, strict=True)))
+    marks = Marks((control_redis, control_address), list(zip(stores, places, strict=True)))
     await marks.write()
     return marks
 

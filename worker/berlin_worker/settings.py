@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_worker.config import certificates, misspelling, urls
+from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.errors import SettingsError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -78,9 +79,11 @@ class Settings(BaseModel):
         30.0,
         "longest back-off; a longer `Retry-After` is waited all the same",
     )
-    lease_s: Seconds = _env("WORKER_LEASE_S", 6.0, "a worker silent for longer counts as dead")
+    lease_s: Seconds = _env("WORKER_LEASE_S", LEASE_S, "a worker silent for longer counts as dead")
     renew_interval_s: Seconds = _env(
-        "WORKER_RENEW_INTERVAL_S", 2.0, "how often a worker renews the leases of its jobs"
+        "WORKER_RENEW_INTERVAL_S",
+        RENEW_INTERVAL_S,
+        "how often a worker renews the leases of its jobs",
     )
     reap_interval_s: Seconds = _env(
         "WORKER_REAP_INTERVAL_S", 1.0, "how often expired leases are looked for"

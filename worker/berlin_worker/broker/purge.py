@@ -113,8 +113,8 @@ async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     # Only a purge needs these: importing the app must not load the worker.
     from berlin_worker.jobs.journal import Journal  # noqa: PLC0415  # see above
     from berlin_worker.settings import Settings  # noqa: PLC0415  # see above
+    from berlin_worker.storage.connections import connect  # noqa: PLC0415  # see above
     from berlin_worker.storage.job_store import RedisStore  # noqa: PLC0415  # see above
-    from berlin_worker.storage.worker_connection import connect  # noqa: PLC0415  # see above
 
     settings = Settings.from_env()
     stores: list[tuple[Any, Any]] = []

@@ -9,7 +9,7 @@ a lost connection it holds on to those of the tasks that still run.
 from collections.abc import Mapping
 from math import inf
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from celery import bootsteps
 from celery.app.utils import Settings
@@ -18,15 +18,14 @@ from celery.worker import state
 
 from berlin_worker.broker import running
 from berlin_worker.broker.qos import QoS
+from berlin_worker.config.recovery_times import (
+    CUT_OFF_S,
+    HUNG_S,
+    RENEW_INTERVAL_S,
+    VISIBILITY_TIMEOUT_S,
+)
 
 logger = get_logger(__name__)
-
-VISIBILITY_TIMEOUT_S: Final = 8
-RENEW_INTERVAL_S: Final = 2.0
-HUNG_S: Final = 2.0
-"""An event loop that does not answer for longer gets no more work, and counts as dead."""
-CUT_OFF_S: Final = 4.0
-"""So does a process that cannot reach the store of events, where it would have to claim a job."""
 
 
 class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types

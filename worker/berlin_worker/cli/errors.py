@@ -56,7 +56,7 @@ def as_problem(error: BaseException) -> Problem:
             return Problem(message, hint=_hint(error.__cause__))
         case RedisError():
             # Takes 0.5 s to import, which help and completion avoid.
-            from berlin_worker.storage.connections import refusal, reply_of
+            from berlin_worker.storage.redis_errors import refusal, reply_of
 
             refused = refusal(error)
             message = f"Redis {refused}" if refused else f"Redis: {reply_of(error)}"

@@ -16,7 +16,7 @@ from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import parted
 from berlin_worker.settings import Settings, redis_address
 from berlin_worker.storage import supported_servers
-from berlin_worker.storage.connections import refusal, reply_of
+from berlin_worker.storage.redis_errors import refusal, reply_of
 
 TIMEOUT_S: Final = 3.0
 

@@ -24,7 +24,7 @@ from berlin_worker.client.surface import AsyncSurface
 from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options
 from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.settings import Settings, broker_address, redis_address
-from berlin_worker.storage import connections
+from berlin_worker.storage import redis_errors
 from berlin_worker.storage.sharding.marks import on_shard
 
 T = TypeVar("T")
@@ -208,7 +208,7 @@ class AsyncClient(AsyncSurface):
         try:
             return await ask()
         except (RedisError, OSError) as error:
-            raise Unavailable(connections.trouble(where, error)) from error
+            raise Unavailable(redis_errors.describe(where, error)) from error
 
     # Each is made when it is first needed, in the event loop that needs it.
 

@@ -15,10 +15,11 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from berlin_schemas import names
-from berlin_worker.client.batcher import Batcher
+from berlin_worker.client.values import closed
 from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import parted
 from berlin_worker.errors import Unavailable
+from berlin_worker.storage.batcher import Batcher
 from berlin_worker.telemetry import tracing
 
 _AT_ONCE: Final = 64
@@ -80,7 +81,9 @@ class Enqueuer:
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="berlin-client-enqueue")
         self._producer: Any = None
-        self._batches: Batcher[_Sending, None] = Batcher(self._hand_over, at_most=_AT_ONCE)
+        self._batches: Batcher[_Sending, None] = Batcher(
+            self._hand_over, at_most=_AT_ONCE, closed=closed
+        )
 
     async def enqueue(self, job_id: str, job: dict[str, Any], *, timeout_s: float) -> None:
         """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` if the outcome is unknown.

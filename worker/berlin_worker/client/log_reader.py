@@ -14,10 +14,11 @@ from typing import Any, Final
 from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
-from berlin_worker.client.batcher import Batcher
 from berlin_worker.client.entries import Entry
 from berlin_worker.client.replay import JobSnapshot
+from berlin_worker.client.values import closed
 from berlin_worker.storage import stored_values
+from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.connections import Command
 
 _READS_AT_ONCE: Final = 16
@@ -33,7 +34,7 @@ class LogReader:
         self._ask = ask
         self._hidden = False
         self._reads: Batcher[Sequence[Command], list[Any]] = Batcher(
-            self._read, at_most=_READS_AT_ONCE
+            self._read, at_most=_READS_AT_ONCE, closed=closed
         )
 
     async def page(self, job_id: str, cursor: int, at_most: int) -> list[Entry]:

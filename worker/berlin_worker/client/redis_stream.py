@@ -16,7 +16,7 @@ from berlin_worker.client.stream import Stream
 from berlin_worker.client.subscription import Signal, Subscription
 from berlin_worker.client.values import ANOTHER_LOOP, Options
 from berlin_worker.errors import ClientError, Unavailable
-from berlin_worker.storage.connections import passes, trouble
+from berlin_worker.storage.redis_errors import describe, is_temporary
 
 T = TypeVar("T")
 
@@ -167,14 +167,14 @@ class RedisStream(Stream):
             try:
                 return await read()
             except (RedisError, OSError) as error:
-                if not passes(error) or clock() + pause_s > give_up:
+                if not is_temporary(error) or clock() + pause_s > give_up:
                     raise self._unavailable(error) from error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
             pause_s = min(pause_s * 2, longest_s)
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(
-            f"{trouble(self._shard.where, error)}: events of job {self.job_id} after seq "
+            f"{describe(self._shard.where, error)}: events of job {self.job_id} after seq "
             f"{self._replay.cursor} could not be read",
             job_id=self.job_id,
         )

@@ -14,17 +14,17 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_schemas import names
-from berlin_worker.client.batcher import Batcher
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.submission import Submission
+from berlin_worker.client.values import closed
+from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.errors import JobIdReused, Unavailable
-from berlin_worker.storage.connections import refusal, trouble
+from berlin_worker.storage.batcher import Batcher
+from berlin_worker.storage.redis_errors import describe, refusal
 from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
 
 _AT_ONCE: Final = 64
-_LOOK_AGAIN_MS: Final = 30_000
-"""When the workers look for a submitted job whose message nobody has taken."""
 
 _Argument = str | bytes | int
 
@@ -52,7 +52,7 @@ class _Withdrawal(IntEnum):
 
     BEGUN = 0
     DONE = 1
-    SHARED = 2
+    CO_SUBMITTED = 2
     """Another client has submitted the job meanwhile, and its submission succeeded."""
 
 
@@ -74,7 +74,7 @@ class Submitter:
         self._timeout_s = timeout_s
         self._redis = redis
         self._scripts = {name: source(name) for name in ("submit", "undo_submit")}
-        self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE)
+        self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE, closed=closed)
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._failure: tuple[float, Unavailable] | None = None
 
@@ -123,7 +123,7 @@ class Submitter:
             job_id,
             submission.data,
             self._record_ttl_s,
-            _LOOK_AGAIN_MS,
+            round(QUEUED_AGAIN_S * 1000),
             tracing.to_carrier(tracing.inject()),
             *submission.facts.script_args(),
         ]
@@ -140,7 +140,7 @@ class Submitter:
             reason = f"Redis at {self._address} {refusal(error) or f'refuses it ({error})'}"
             raise Unavailable(f"job {job_id} was not accepted: {reason}") from error
         except (RedisError, OSError) as error:
-            reason = trouble(self._address, error)
+            reason = describe(self._address, error)
             raise Unavailable(f"{reason}; {_may_run(job_id)}") from error
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
@@ -153,7 +153,7 @@ class Submitter:
         # BEGUN: a worker has it, so the message had arrived all the same.
         if withdrawn == _Withdrawal.DONE:
             raise Unavailable(f"{cause}; job {job_id} was not accepted") from cause
-        if withdrawn == _Withdrawal.SHARED:
+        if withdrawn == _Withdrawal.CO_SUBMITTED:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from cause
 
     async def _write_record(self, keys: list[str], args: list[_Argument]) -> int:

@@ -26,7 +26,8 @@ from berlin_worker.client.resp3 import Resp3Connection, fail
 from berlin_worker.client.subscription import Subscription
 from berlin_worker.client.values import CLOSED
 from berlin_worker.errors import ClientError
-from berlin_worker.storage.connections import TIMEOUT_S, Command, passes, refusal
+from berlin_worker.storage.connections import TIMEOUT_S, Command
+from berlin_worker.storage.redis_errors import is_temporary, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,9 @@ class SubscriptionManager:
                     self._refuse(error)
                 else:
                     logger.warning("the readers' connection is lost (%s)", type(error).__name__)
-                    self._fail_usable(error if passes(error) else RedisConnectionError(str(error)))
+                    self._fail_usable(
+                        error if is_temporary(error) else RedisConnectionError(str(error))
+                    )
             except Exception as error:
                 logger.exception("the readers' connection has failed: reconnecting")
                 self._fail_usable(RedisConnectionError(str(error)))

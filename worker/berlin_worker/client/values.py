@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import JsonValue
 
 from berlin_schemas import ErrorInfo, Timings
+from berlin_worker.errors import ClientError
 
 CLOSED: Final = "the client was closed"
 ANOTHER_LOOP: Final = (
@@ -15,6 +16,11 @@ ANOTHER_LOOP: Final = (
 NO_LOOP: Final = "AsyncClient needs a running event loop: call it from a coroutine, or use Client"
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
+
+
+def closed() -> ClientError:
+    """Return the error of a call on a client that was closed."""
+    return ClientError(CLOSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

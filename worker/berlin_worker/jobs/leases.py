@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from berlin_schemas.jobs import MAX_JOB_BYTES, InvalidJob, dump_job
+from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.telemetry.stats import Stats
 
@@ -25,9 +26,6 @@ _AT_ONCE: Final = 500
 
 _RENEWED_AT_ONCE: Final = 100
 """Leases renewed by one call: it holds up the server, and with it every event, while it runs."""
-
-_QUEUED_AGAIN_S: Final = 30.0
-"""How often a job that waits is looked at, in case its message has been lost."""
 
 QUEUE_EMPTY: Final = 1 << 53
 """As a time in ms, later than any: an empty queue has passed every job by."""
@@ -308,7 +306,7 @@ class Leases:
         overdue = await self._store.reap(
             job_id,
             again_running_s=self._lease_s,
-            again_queued_s=_QUEUED_AGAIN_S,
+            again_queued_s=QUEUED_AGAIN_S,
             watermark_ms=watermark_ms,
         )
         if overdue is not None:

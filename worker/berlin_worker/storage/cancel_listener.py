@@ -1,11 +1,11 @@
-"""Cancelling: listen on the control channel (schemas/README.md, "Cancelling").
+"""Listen for cancellations on the control channel (schemas/README.md, "Cancelling").
 
-A message that is missed does no harm: the canceller has set a flag in the record,
-which is seen when the job is claimed and whenever its lease is renewed.
+A lost message does no harm: the client has set a flag in the record, and the worker reads it
+when it claims the job and whenever it renews the lease.
 
-The channel is one for all databases of a server, and so for all fleets on it. A message that
-names a fleet (the number of its database) is for that one alone. A message that names none is
-for the fleet whose record of the job has the flag.
+All databases of a server, and so all fleets on it, share the channel. A message may name a fleet
+by the number of its database. A message without that is for the fleet whose record of the job
+has the flag.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ _MAX_REASON = 200
 _FLAG_TIMEOUT_S = 1.0
 
 Cancel = Callable[[str, str], Awaitable[None]]
-"""Called with a job ID and a reason."""
+"""Receives a job ID and a reason."""
 Flagged = Callable[[str], Awaitable[bool]]
-"""Whether the record of a job has the flag of a cancellation."""
+"""Returns whether the record of a job has the cancel flag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A control message; ``fleet`` is the number of a database, or ``None``."""
+    """A control message; ``fleet`` is the number of a database, or ``None`` if not given."""
 
     job_id: str
     reason: str
@@ -43,7 +43,7 @@ class Message:
 
 
 def parse(data: object) -> Message | None:
-    """The control message in ``data``; ``None`` for what is no such message."""
+    """Parse a control message; return ``None`` for anything else."""
     if not isinstance(data, bytes):
         return None
     try:
@@ -53,15 +53,15 @@ def parse(data: object) -> Message | None:
     if not isinstance(message, dict) or not names.is_job_id(message.get("cancel")):
         return None
     reason = message.get("reason")
-    told = reason[:_MAX_REASON] if isinstance(reason, str) else ""
+    text = reason[:_MAX_REASON] if isinstance(reason, str) else ""
     fleet = message.get("fleet")
     if fleet is not None and type(fleet) is not int:
         return None
-    return Message(message["cancel"], told or "requested", fleet)
+    return Message(message["cancel"], text or "requested", fleet)
 
 
 def flags(store: Callable[[str], redis.asyncio.Redis]) -> Flagged:
-    """Look for flags in the records; ``store`` returns the Redis that holds those of a job."""
+    """Return a reader of cancel flags; ``store`` returns the Redis with the record of a job."""
 
     async def flagged(job_id: str) -> bool:
         try:
@@ -81,9 +81,10 @@ async def listen(
     fleet: int = 0,
     flagged: Flagged | None = None,
 ) -> None:
-    """Call ``cancel`` for each message, until cancelled; a lost connection is made again.
+    """Call ``cancel`` for each message, until cancelled; reconnect after a lost connection.
 
-    Messages of another fleet are skipped, and those that name none if the job is not ``flagged``.
+    Messages to another fleet are skipped. A message without a fleet is skipped unless the job is
+    ``flagged``.
     """
     while True:
         try:
@@ -93,27 +94,29 @@ async def listen(
                     message = await channel.get_message(timeout=_POLL_S)
                     if message is None:
                         continue
-                    asked = parse(message["data"])
-                    if asked is None:
-                        logger.warning("a message on %s was not understood", names.CONTROL_CHANNEL)
-                    elif await _concerns(asked, fleet, flagged):
-                        await _cancelled(cancel, asked)
+                    control = parse(message["data"])
+                    if control is None:
+                        logger.warning(
+                            "a message on %s is no control message", names.CONTROL_CHANNEL
+                        )
+                    elif await _concerns(control, fleet, flagged):
+                        await _cancelled(cancel, control)
         except (RedisError, OSError) as error:
-            logger.warning("the control channel is away: %s", error)
+            logger.warning("the control channel is lost, reconnecting: %s", error)
             await asyncio.sleep(_RECONNECT_S)
 
 
-async def _concerns(asked: Message, fleet: int, flagged: Flagged | None) -> bool:
-    if asked.fleet is not None:
-        return asked.fleet == fleet
-    return flagged is None or await flagged(asked.job_id)
+async def _concerns(message: Message, fleet: int, flagged: Flagged | None) -> bool:
+    if message.fleet is not None:
+        return message.fleet == fleet
+    return flagged is None or await flagged(message.job_id)
 
 
-async def _cancelled(cancel: Cancel, asked: Message) -> None:
-    """Cancel one job; an error is logged, and keeps no later message from being read."""
+async def _cancelled(cancel: Cancel, message: Message) -> None:
+    """Cancel one job. An error is logged, so that later messages are still read."""
     try:
-        await cancel(asked.job_id, asked.reason)
+        await cancel(message.job_id, message.reason)
     except (RedisError, OSError):
         raise
     except Exception:
-        logger.exception("job %s cannot be cancelled", asked.job_id)
+        logger.exception("job %s cannot be cancelled", message.job_id)

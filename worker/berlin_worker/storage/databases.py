@@ -1,4 +1,4 @@
-"""Which database of a server a client uses: it tells the fleets of one server apart.
+"""The database number of a client: it separates the fleets of one server.
 
 Keys belong to a database, channels belong to the whole server. So events of a worker on a
 database other than 0 carry the number as ``db``, and control messages as ``fleet``; readers
@@ -17,19 +17,19 @@ from berlin_worker.config import urls
 
 
 def database_of(client: Any) -> int:
-    """The number of the database of ``client``, a redis-py client of either kind."""
+    """Return the database number of ``client``, a sync or async client of redis-py."""
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
 def database_of_url(url: str) -> int:
-    """The number of the database that the URL of an event store names."""
+    """Return the database number in the URL of an event store."""
     return urls.parse_redis(url, "WORKER_EVENT_SHARDS").db or 0
 
 
 def other_fleets(client: Redis, own: Collection[int]) -> list[int]:
-    """The databases of the server, other than ``own``, that hold jobs or workers of a fleet.
+    """Return the databases of the server, other than ``own``, with jobs or workers of a fleet.
 
-    A server that does not answer INFO, or refuses a database, reports none.
+    A database that the server refuses is skipped; without INFO the list is empty.
     """
     try:
         keyspace: Any = client.info("keyspace")

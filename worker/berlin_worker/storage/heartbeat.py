@@ -1,8 +1,8 @@
-"""A worker tells the fleet that it lives, and how it does, every few seconds.
+"""The heartbeat of a worker: its status, written to Redis every few seconds.
 
-What it says stands in Redis under a TTL, so a worker that hangs or dies disappears by itself;
-one that ends in good order takes it back. Read by `berlin top`, or by anybody else: version 1,
-fields are only ever added.
+The status has a TTL, so a worker that hangs or dies disappears by itself; a worker that stops
+in order deletes it. `berlin top` reads it, and any other program may: version 1, to which later
+versions only add fields.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW_S: Final = 10.0
-"""Rates and means are of so many seconds."""
-_WITHDRAW_S: Final = 2.0
+"""Rates and means cover this many seconds."""
+_DEREGISTER_S: Final = 2.0
 
 Snapshot = Mapping[str, Any]
 """What :meth:`berlin_worker.telemetry.stats.Stats.snapshot` returns."""
@@ -42,11 +42,11 @@ Snapshot = Mapping[str, Any]
 _MOST: Final = 1e15
 Measured = Annotated[float, Field(ge=-_MOST, le=_MOST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=int(_MOST))]
-"""Anybody may write an announcement: with these bounds all sums are finite, and are JSON."""
+"""Any client may write a status: with these bounds all sums are finite, and valid JSON."""
 
 
 class Recent(BaseModel):
-    """The last ``window_s`` seconds: rates, and means; ``None`` where there was nothing."""
+    """Rates and means of the last ``window_s`` seconds; a mean of nothing is ``None``."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -61,11 +61,12 @@ class Recent(BaseModel):
 
 
 class WorkerStatus(BaseModel):
-    """What a worker says of itself. Counts are since its start, times Unix time.
+    """The status of one worker. Counts begin at its start; times are Unix time, s.
 
-    ``jobs`` by their end (``completed``, ``cancelled``, ``failed:<code>``), ``retries`` by the
-    code of the attempt that failed, ``logins`` by provider (``<provider>:<code>`` those that
-    failed), ``token_issued`` by provider.
+    - ``jobs``: by their end (``completed``, ``cancelled``, ``failed:<code>``);
+    - ``retries``: by the error code of the failed attempt;
+    - ``logins``: by provider (``<provider>:<code>`` for failed ones);
+    - ``token_issued``: time of the last login, by provider.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -89,7 +90,7 @@ class WorkerStatus(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which process it is."""
+    """Identifies one worker process."""
 
     worker: str
     host: str
@@ -99,15 +100,15 @@ class Identity:
 
 
 def this_process() -> Identity:
-    """The identity of the running process, under a new name."""
+    """Return the identity of this process, with a new worker name."""
     host = socket.gethostname()
-    told = version("berlin-worker")
-    return Identity(secrets.token_hex(6), host, os.getpid(), told, round(time.time(), 3))
+    release = version("berlin-worker")
+    return Identity(secrets.token_hex(6), host, os.getpid(), release, round(time.time(), 3))
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy it is now; ``capacity`` is how many jobs it runs at most, where that is known."""
+    """The load of a worker; ``capacity`` is the number of its slots, or ``None`` if unknown."""
 
     in_flight: int
     capacity: int | None
@@ -115,16 +116,16 @@ class Load:
 
 
 class Window:
-    """The snapshots of the last seconds, and what has happened between the first and the last."""
+    """The snapshots of the last ``window_s`` seconds."""
 
     def __init__(self, window_s: float = WINDOW_S) -> None:
         self._window_s = window_s
         self._seen: deque[tuple[float, Snapshot]] = deque()
 
     def add(self, at_s: float, snapshot: Snapshot) -> Recent:
-        """Take the next one; ``at_s`` is a monotonic time."""
+        """Add a snapshot, taken at the monotonic time ``at_s``; return the rates of the window."""
         self._seen.append((at_s, snapshot))
-        # One from before the window stays, so that all of the window is covered.
+        # One snapshot from before the window stays, so that the window is covered in full.
         while len(self._seen) > 1 and self._seen[1][0] <= at_s - self._window_s:
             self._seen.popleft()
         since_s, first = self._seen[0]
@@ -146,10 +147,10 @@ class Window:
         )
 
 
-def announcement(
+def worker_status(
     identity: Identity, load: Load, snapshot: Snapshot, recent: Recent
 ) -> WorkerStatus:
-    """What the process says of itself now."""
+    """Return the status of the process as of now."""
     return WorkerStatus(
         **dataclasses.asdict(identity),
         **dataclasses.asdict(load),
@@ -162,7 +163,7 @@ _COUNTED: Final = ("chunks", "jobs", "retries", "logins", "token_issued")
 
 
 class WorkerHeartbeat:
-    """The announcements of one process."""
+    """Writes the status of one process to Redis."""
 
     def __init__(
         self,
@@ -185,28 +186,28 @@ class WorkerHeartbeat:
         self._script = source("heartbeat")
 
     async def beat_forever(self) -> None:
-        """Say it every ``interval_s`` until cancelled; while Redis is away nobody hears."""
+        """Write the status every ``interval_s`` until cancelled; a failed write is only logged."""
         while True:
             try:
-                await self.announce()
+                await self.heartbeat()
             except (RedisError, OSError) as error:
-                logger.debug("this worker cannot be announced: %s", error)
+                logger.debug("the heartbeat failed: %s", error)
             await asyncio.sleep(self._interval_s)
 
-    async def announce(self) -> None:
-        """Say it now. Raises redis-py's errors."""
+    async def heartbeat(self) -> None:
+        """Write the status now; raises redis-py's errors."""
         snapshot = self._snapshot()
         recent = self._window.add(time.monotonic(), snapshot)
-        said = announcement(self._identity, self._load(), snapshot, recent)
-        args: list[str | int] = [self._identity.worker, said.model_dump_json(), self._ttl_ms]
-        # EVAL, not EVALSHA: a server that was restarted needs no second round trip.
+        status = worker_status(self._identity, self._load(), snapshot, recent)
+        args: list[str | int] = [self._identity.worker, status.model_dump_json(), self._ttl_ms]
+        # EVAL, not EVALSHA: a restarted server needs no second round trip.
         reply: Any = self._redis.eval(self._script, len(self._keys), *self._keys, *args)
         await reply
 
-    async def withdraw(self) -> None:
-        """Take it back; where Redis does not answer it expires by itself."""
+    async def deregister(self) -> None:
+        """Delete the status; if Redis does not answer, it expires by itself."""
         with contextlib.suppress(TimeoutError, RedisError, OSError):
-            async with asyncio.timeout(_WITHDRAW_S), self._redis.pipeline() as pipeline:
+            async with asyncio.timeout(_DEREGISTER_S), self._redis.pipeline() as pipeline:
                 pipeline.delete(self._keys[0])
                 pipeline.zrem(names.FLEET, self._identity.worker)
                 await pipeline.execute()

@@ -1,13 +1,10 @@
-"""The truth about jobs in Redis: records, leases, logs. Runs the Lua scripts and decides nothing.
+"""The store of jobs in Redis: records, leases, logs. It runs the Lua scripts and decides nothing.
 
-Every method raises the builtin ``ConnectionError`` while Redis cannot be reached or
-refuses to write; each may then be called again with the same arguments.
+Every method raises the builtin ``ConnectionError`` if Redis cannot be reached or refuses to write;
+each may then be called again with the same arguments.
 """
 
 import contextlib
-import hashlib
-import itertools
-import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -19,13 +16,13 @@ from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.journal import Batch
 from berlin_worker.jobs.leases import QUEUE_EMPTY, Claim, Overdue, Renewal
+from berlin_worker.storage import due_jobs
+from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
 from berlin_worker.storage.scripts import source
 
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 _APPEND: Final = source("append")
 _CLAIM: Final = source("claim")
@@ -34,16 +31,15 @@ _RELEASE: Final = source("release")
 _REAP: Final = source("reap")
 _CLEAR_FAILURE: Final = source("clear_failure")
 _REVOKE: Final = source("revoke")
-_DEAD_LETTER: Final = source("dead_letter_once", "dead_letter_entry")
 _WAITS: Final = 2
-_DAY_MS: Final = 86_400_000
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
 
 
 class RedisStore:
-    """``owner`` names this process in the records; ``lease_s`` is how long a claim holds.
+    """Records, leases and logs of jobs in one Redis.
 
-    ``dead_letters`` is the Redis of those, where it is another one.
+    ``owner`` names this process in the records; ``lease_s`` is for how long a claim holds.
+    ``dead_letters`` is the client of the dead letters' Redis, if that is another one.
     """
 
     def __init__(
@@ -63,8 +59,9 @@ class RedisStore:
         self._lease_ms = round(lease_s * 1000)
         self._log_ttl_s = log_ttl_s
         self._queue_ttl_s = queue_ttl_s
-        self._dead_letters_max = dead_letters_max
-        self._dead_letters = dead_letters or client
+        self._dead_letters = DeadLetters(
+            dead_letters or client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s
+        )
         pool = client.connection_pool
         self._append = ScriptConnection(pool, _APPEND)
         self._records = SharedScriptConnection(
@@ -105,12 +102,12 @@ class RedisStore:
     ) -> Claim:
         """Begin an attempt if the job is free (``claim.lua``).
 
-        ``call`` names this claim: sent again under this name, after a lost reply, it finds
-        what it has begun. ``held_attempt`` is the caller's own attempt that gives way to
-        the next; ``only_queued`` claims only a job whose record says that it waits. A record
-        with another fingerprint than that of ``facts`` is a conflict.
+        ``call`` names this claim: a repeated call, after a lost reply, finds the attempt that it
+        has begun. ``held_attempt`` is the caller's own attempt, which the new one replaces;
+        ``only_queued`` claims a job only if its record is ``queued``. A record with another
+        fingerprint than that of ``facts`` is a conflict.
         """
-        # Until it ends a job may go back to the queue, and wait there once more.
+        # A job may return to the queue until its deadline, and wait there again.
         ttl_s = round(deadline_s) + self._queue_ttl_s
         keys = [names.state_key(job_id), names.log_key(job_id), names.DUE_JOBS, names.JOBS]
         owner = f"{self._owner}/{call}"
@@ -150,7 +147,7 @@ class RedisStore:
         return [taken == 1 for taken in reply]
 
     async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; says of each how it stands (``renew.lua``)."""
+        """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``)."""
         args: list[Any] = [self._lease_ms]
         for job_id, attempt in held:
             args += (job_id, attempt)
@@ -160,7 +157,7 @@ class RedisStore:
         return [_RENEWALS[code] for code in reply]
 
     async def release(self, job_id: str, attempt: int) -> None:
-        """Hand a running job back (``release.lua``)."""
+        """Release a running job, so that it can be claimed at once (``release.lua``)."""
         keys = [names.state_key(job_id), names.DUE_JOBS]
         with _unreachable():
             await self._records.call(_RELEASE, keys, [job_id, attempt, self._lease_ms])
@@ -181,51 +178,21 @@ class RedisStore:
         return reply == _WAITS
 
     async def due(self, limit: int) -> list[str]:
-        """The IDs of up to ``limit`` jobs that are due in the watch.
-
-        Members that are no job IDs are removed. A member whose score lies more than a day ahead
-        is due, too: no script of ours writes such a score.
-        """
+        """Return the IDs of up to ``limit`` jobs that are due in ``worker:due``."""
         with _unreachable():
-            seconds, micros = await self._redis.time()
-            now_ms = seconds * 1000 + micros // 1000
-            found = await self._watched("-inf", now_ms, limit)
-            if len(found) < limit:
-                found += await self._watched(now_ms + _DAY_MS, "+inf", limit - len(found))
-            due = {member: as_job_id(member) for member in found}
-            if foreign := [member for member, job_id in due.items() if job_id is None]:
-                logger.error(
-                    "%d members of %s are no job IDs: removed", len(foreign), names.DUE_JOBS
-                )
-                await self._redis.zrem(names.DUE_JOBS, *foreign)
-        return [job_id for job_id in due.values() if job_id is not None]
-
-    async def _watched(self, first: float | str, last: float | str, limit: int) -> list[bytes]:
-        bounds: Any = (first, last)  # redis-py types them as integers
-        try:
-            found: Any = await self._redis.zrange(
-                names.DUE_JOBS, bounds[0], bounds[1], byscore=True, offset=0, num=limit
-            )
-        except ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
-                raise
-            # Renewals and submissions write it anew.
-            logger.error("%s is no sorted set: removed", names.DUE_JOBS)  # noqa: TRY400  # one line says all
-            await self._redis.delete(names.DUE_JOBS)
-            return []
-        return list(found)
+            return await due_jobs.find(self._redis, limit)
 
     async def up_s(self) -> float:
-        """How long the server has been up, in whole seconds; for ever where it does not say."""
+        """Return the uptime of the server in whole seconds; infinite if it has no INFO."""
         if not self._has_info:
             return math.inf
         with _unreachable():
             try:
-                told: dict[str, Any] = await self._redis.info("server")
-            except ResponseError:  # not every service has it
+                info: dict[str, Any] = await self._redis.info("server")
+            except ResponseError:  # not every Redis service has INFO
                 self._has_info = False
                 return math.inf
-        return float(told.get("uptime_in_seconds", math.inf))
+        return float(info.get("uptime_in_seconds", math.inf))
 
     async def reap(
         self,
@@ -259,7 +226,7 @@ class RedisStore:
                 await pipeline.execute()
 
     async def keep_cancel_flag(self, job_id: str) -> None:
-        """Give a record that holds only somebody's ``cancel`` a TTL, as every key has one."""
+        """Set a TTL on a record that holds only the ``cancel`` flag of a client."""
         with _unreachable():
             await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
@@ -272,38 +239,15 @@ class RedisStore:
         job: bytes = b"",
         message: bytes = b"",
     ) -> None:
-        """Add to the dead letters what could not be run, and why (``dead_letter_once.lua``).
-
-        ``call`` names what is buried: another call with this name, within the time for which
-        the record of a job that is over stays, changes nothing. ``job`` is a job object,
-        ``message`` what stood on the queue where it held none.
-        """
-        letter: dict[str, str | bytes] = {"job_id": job_id or "", "reason": reason}
-        letter |= {"job": job} if job else {"message": message}
-        keys = [
-            names.DEAD_LETTERS,
-            f"{names.DEAD_LETTER_DEDUP}{hashlib.sha256(call.encode()).hexdigest()}",
-        ]
-        args: list[Any] = [self._log_ttl_s, self._dead_letters_max]
-        args += itertools.chain.from_iterable(letter.items())
+        """Add a dead letter; see :meth:`DeadLetters.add`."""
         with _unreachable():
-            # Not EVALSHA: too rare for a script that is loaded ahead.
-            await self._dead_letters.eval(_DEAD_LETTER, len(keys), *keys, *args)
-
-
-def as_job_id(member: bytes) -> str | None:
-    """Decode ``member``; return ``None`` if it is no job ID."""
-    try:
-        job_id = member.decode("ascii")
-    except UnicodeDecodeError:
-        return None
-    return job_id if names.is_job_id(job_id) else None
+            await self._dead_letters.add(job_id, reason, call=call, job=job, message=message)
 
 
 class _Unreachable(contextlib.AbstractContextManager[None]):
-    """redis-py's errors become the builtin one; an error reply too: full, loading, read-only."""
+    """Raise ``ConnectionError`` for any error of redis-py, error replies included."""
 
-    # A class, no generator: this is done for each claim.
+    # A class costs less than a generator, and each claim needs one.
     __slots__ = ()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -1,4 +1,4 @@
-"""Redis connections that run scripts again and again: the journal's, and the one for all jobs.
+"""Redis connections that run scripts: one for the journal, one for all other calls of jobs.
 
 redis-py's client costs about 100 µs of CPU for a command of its own, three times what
 sending it and reading its reply does (measured: 4 events in a call, 37 µs against 10 µs
@@ -6,7 +6,7 @@ an event). Connecting, TLS, authentication and parsing stay redis-py's.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import hiredis
@@ -15,13 +15,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from berlin_worker.storage.batcher import Batcher
+from berlin_worker.storage.connections import is_stale
 from berlin_worker.storage.scripts import sha1
 
 _TIMEOUT_S: Final = 5.0
-_IDLE_S: Final = 3.0
-"""A connection that lay idle for longer may be half open: to find that out would take a timeout."""
 _AT_ONCE: Final = 100
-"""Calls sent together: what the server is busy with for about a millisecond."""
+"""Calls sent together: they keep the server busy for about a millisecond."""
 
 
 class Call(NamedTuple):
@@ -33,26 +33,25 @@ class Call(NamedTuple):
 
 
 class ScriptConnection:
-    """Runs ``scripts`` over a connection that it keeps of ``pool``; one :meth:`run` at a time."""
+    """Run ``scripts`` over one connection of ``pool``; one :meth:`run` at a time."""
 
     def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
         self._pool: Any = pool  # redis-py's own methods are not all typed
         self._connection: Any = None
         self._shas = {script: sha1(script) for script in scripts}
-        self._used_at = 0.0
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
-        """The reply of one call; raises redis-py's errors."""
+        """Return the reply to one call; raises redis-py's errors."""
         (reply,) = await self.run([Call(script, keys, args)])
         if isinstance(reply, ResponseError):
             raise reply
         return reply
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
-        """The replies of all, sent together; a reply may be a ``ResponseError``.
+        """Return the replies to ``calls``, sent together; a reply may be a ``ResponseError``.
 
-        Raises redis-py's errors where the connection fails. After any error it connects anew.
-        A run that is cancelled leaves no reply behind for the next one to take as its own.
+        Raises redis-py's errors if the connection fails. After any error the next run connects
+        anew, so that no reply of a cancelled run reaches the next one.
         """
         try:
             async with asyncio.timeout(_TIMEOUT_S):
@@ -70,24 +69,22 @@ class ScriptConnection:
                 raise RedisTimeoutError(f"no reply within {_TIMEOUT_S} s") from None
             raise
         if any(isinstance(reply, ResponseError) for reply in replies):
-            await self._disconnect()  # the scripts are gone, or it is a replica by now
+            await self._disconnect()  # the scripts are gone, or the server is a replica now
         return replies
 
     async def _take(self) -> Any:
-        # Never given back, and closed with its pool.
+        # Never released; the pool closes it.
         self._connection = await self._pool.get_connection()
-        self._connection.socket_timeout = None  # the timeout is that of the whole run
+        self._connection.socket_timeout = None  # the whole run has one timeout
         await self._connection.disconnect(nowait=True)
         return self._connection
 
     async def _ready(self, connection: Any) -> None:
-        now = asyncio.get_running_loop().time()
-        if connection.is_connected and now > self._used_at + _IDLE_S:
+        if is_stale(connection):
             await connection.disconnect(nowait=True)
-        self._used_at = now
         if not connection.is_connected:
             await connection.connect()
-            # A server that was restarted has forgotten the scripts; every connection loads them.
+            # A restarted server has no scripts: every new connection loads them.
             for script in self._shas:
                 await connection.send_command("SCRIPT", "LOAD", script)
                 await connection.read_response()
@@ -98,61 +95,30 @@ class ScriptConnection:
 
 
 class SharedScriptConnection:
-    """Runs scripts for many callers: what they asked for since the last replies goes together.
+    """Run scripts for many callers; calls of the same moment are sent together.
 
-    A call may be run twice, where its reply was lost.
+    A call may run twice, if its reply was lost.
     """
 
     def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
         self._connection = ScriptConnection(pool, *scripts)
-        self._asked: list[tuple[Call, asyncio.Future[Any]]] = []
-        self._waiting = 0
-        self._running: asyncio.Task[None] | None = None
+        # A batch without callers is cancelled: the pool may be closed next.
+        self._batcher: Batcher[Call, Any] = Batcher(
+            self._run, at_most=_AT_ONCE, cancel_unwanted=True
+        )
 
-    async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
-        """The reply; raises redis-py's errors. One that is cancelled may be run all the same."""
-        answer = asyncio.get_running_loop().create_future()
-        self._asked.append((Call(script, keys, args), answer))
-        self._waiting += 1
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
-        try:
-            return await answer
-        finally:
-            self._waiting -= 1
-            if not self._waiting and self._running is not None:
-                self._running.cancel()  # nobody waits any more: the pool may be closed next
+    def call(
+        self, script: str, keys: Sequence[str], args: Iterable[Any]
+    ) -> Coroutine[Any, Any, Any]:
+        """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
+        return self._batcher.ask(Call(script, keys, args))
 
-    async def _run(self) -> None:
+    async def _run(self, calls: Sequence[Call]) -> list[Any]:
         try:
-            while self._asked:
-                now, self._asked = self._asked[:_AT_ONCE], self._asked[_AT_ONCE:]
-                await self._answer(now)
-        finally:
-            self._asked = [asked for asked in self._asked if not asked[1].done()]
-            self._running = asyncio.create_task(self._run()) if self._asked else None
-
-    async def _answer(self, asked: list[tuple[Call, asyncio.Future[Any]]]) -> None:
-        calls = [call for call, _ in asked]
-        try:
-            try:
-                replies = await self._connection.run(calls)
-            except RedisConnectionError:
-                # A connection that was closed meanwhile; what did run finds its own work done.
-                replies = await self._connection.run(calls)
-        except Exception as error:  # noqa: BLE001  # belongs to each of the callers
-            replies = [error] * len(asked)
-        except BaseException:
-            for _, answer in asked:
-                answer.cancel()
-            raise
-        for (_, answer), reply in zip(asked, replies, strict=True):
-            if answer.done():
-                continue  # cancelled meanwhile
-            if isinstance(reply, Exception):
-                answer.set_exception(reply)
-            else:
-                answer.set_result(reply)
+            return await self._connection.run(calls)
+        except RedisConnectionError:
+            # The connection was closed meanwhile. A script that did run finds its own result.
+            return await self._connection.run(calls)
 
 
 async def _reply(connection: Any) -> Any:

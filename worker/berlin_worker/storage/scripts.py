@@ -5,12 +5,12 @@ from importlib.resources import files
 
 
 def source(name: str, *before: str) -> str:
-    """The text of the script ``name`` (without ``.lua``), the prelude and ``before`` before it."""
+    """Return the prelude, the scripts ``before`` and the script ``name`` (without ``.lua``)."""
     return "".join(map(_read, ("prelude", *before, name)))
 
 
 def sha1(script: str) -> str:
-    """By what EVALSHA names a script."""
+    """Return the digest by which EVALSHA calls a script."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -1,6 +1,6 @@
-"""The token of a fleet, in Redis: one login for all workers.
+"""Upstream tokens in Redis, shared by all workers of a fleet: one login serves all.
 
-What to do in which state is decided in :mod:`berlin_worker.providers.tokens.policy`.
+:mod:`berlin_worker.providers.tokens.policy` decides what to do in each state.
 """
 
 import asyncio
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_MARGIN_S = 3.0
-"""How much longer than a login its lock lives: time to write the token down."""
+"""By how much the lock outlives the login timeout: time to store the token."""
 REMEMBER_BACKOFFS = 10
-"""Failures in a row are counted as such if no more than this many longest back-offs lie between."""
+"""Failures count as consecutive if at most this many longest back-offs lie between them."""
 
 
 class RedisTokens:
-    """A ``TokenStore`` for a fleet: one login per expiry, whoever needs the token.
+    """A ``TokenStore`` for a fleet: one login per expiry, for all workers and jobs.
 
-    For one event loop, the one that ``redis`` is used in. Raises ``SettingsError``
-    if the encryption of tokens is set up wrongly.
+    Use it in the event loop of ``redis`` only. Raises ``SettingsError`` if the keys for the
+    encryption of tokens are invalid.
     """
 
     def __init__(self, redis: "Redis", settings: "Settings", stats: Stats | None = None) -> None:
@@ -61,7 +61,7 @@ class RedisTokens:
     def source(
         self, provider: str, account: str, login: Login, *, password: str = ""
     ) -> "RedisSource":
-        """The source for one account: make it once for a process, it holds the token in use."""
+        """Return the source for one account, which holds the token; make one for each process."""
         # redis-py takes half a second to import.
         from berlin_worker.storage.token_scripts import TokenKeys, TokenScripts  # noqa: PLC0415
 
@@ -72,22 +72,22 @@ class RedisTokens:
         return made
 
     async def problem(self) -> str | None:
-        """Why there is no token now and can be none soon; ``None`` where all is well.
+        """Return why no token exists and no login can succeed soon, or ``None``.
 
-        Looks and does not log in. Names provider and error code, no more.
+        Reads the state and does not log in. The text names provider and error code only.
         """
         for source in self._sources:
-            if told := await source.problem():
-                return told
+            if found := await source.problem():
+                return found
         return None
 
 
 class RedisSource:
-    """The token of one account, shared by all processes that use the same Redis.
+    """The token of one account, shared by all processes that use one Redis.
 
-    While the token is good, :meth:`get` asks nobody. A process learns that another
-    one has replaced it by its own 401: ``invalidate`` then deletes nothing, and
-    ``get`` finds the newer token in Redis.
+    While the token is valid, :meth:`get` sends nothing. If another process has replaced the token,
+    the upstream answers 401 here: ``invalidate`` then deletes nothing, and ``get`` finds the newer
+    token in Redis.
     """
 
     def __init__(
@@ -106,18 +106,18 @@ class RedisSource:
         self._stats = stats or Stats()
         self._token: Token | None = None
         self._use_until = 0.0
-        # A few are enough: Redis forgets an older one for good when a newer is stored.
+        # A few are enough: a stored token replaces an older one in Redis for good.
         self._refused: deque[str] = deque(maxlen=8)
         self._to_drop: set[str] = set()
-        # Hundreds of jobs ask at once, or get the same 401: Redis hears of it once.
+        # Hundreds of jobs call at once, or get one 401: Redis receives one command.
         self._obtain_once = SingleFlight(self._obtain)
         self._drop_once = SingleFlight(self._drop)
 
     async def get(self) -> Token:
-        """The token in use; else another worker's, or that of a login of our own.
+        """Return the token: the one in use, another worker's, or that of a new login.
 
-        Raises ``JobError``: that of a failed login until its back-off is over, with
-        the rest as ``retry_after_s``; ``internal`` if Redis fails.
+        Raises ``JobError``: during a back-off that of the failed login, with the remaining time
+        as ``retry_after_s``; ``internal`` if Redis fails.
         """
         while True:
             if self._token is not None and _now() < self._use_until:
@@ -125,12 +125,12 @@ class RedisSource:
             outcome = await self._obtain_once()
             if isinstance(outcome, Failure):
                 raise outcome.error()
-            # A search that began before a 401 may still bring the token that was refused.
+            # A search that began before a 401 may still return the refused token.
             if outcome.gen not in self._refused:
                 return outcome
 
     async def invalidate(self, token: Token) -> None:
-        """Forget ``token`` here and in Redis, unless a newer one has taken its place.
+        """Drop ``token`` here and in Redis, unless a newer one has replaced it.
 
         Raises ``JobError(INTERNAL)`` if Redis fails; even then this process
         does not use the token again.
@@ -144,9 +144,9 @@ class RedisSource:
             raise failure.error()
 
     async def problem(self) -> str | None:
-        """Why :meth:`get` would most likely fail; ``None`` where there is a token, or may be one.
+        """Return why :meth:`get` would most likely fail, or ``None``.
 
-        After a back-off a login is tried again; one that was refused for good is held to fail.
+        A login is expected to succeed after its back-off, unless its failure is permanent.
         """
         if self._token is not None and _now() < self._use_until:
             return None
@@ -163,31 +163,31 @@ class RedisSource:
         return f"{self._provider}: {failure.info.code.value}"
 
     async def _drop(self) -> Failure | None:
-        """The shared run behind :meth:`invalidate`; what joins it while it runs is dropped too."""
+        """Drop all refused tokens, those that are added meanwhile included; runs once at a time."""
         pauses_s = refusal_pauses_s(max_s=self._settings.login_backoff_max_s)
         while self._to_drop:
             gen = next(iter(self._to_drop))
             try:
                 pause_s = await self._scripts.drop(
-                    gen, fresh_s=FRESH_S, told=REFUSED_WHILE_FRESH, pauses_s=pauses_s
+                    gen, fresh_s=FRESH_S, error=REFUSED_WHILE_FRESH, pauses_s=pauses_s
                 )
             except JobError as error:
                 return Failure(error.info())
             self._to_drop.discard(gen)
             if pause_s:
-                told = "%s refuses tokens that it has just given out: no login for %.1f s"
-                logger.warning(told, self._provider, pause_s)
+                text = "%s refuses tokens that it has just given out: no login for %.1f s"
+                logger.warning(text, self._provider, pause_s)
         return None
 
     async def _obtain(self) -> Token | Failure:
-        """The shared run behind :meth:`get`: errors are values, each caller raises its own."""
+        """Obtain a token for all callers; an error is a value, since each caller raises its own."""
         try:
             return await self._pursue(owner=uuid.uuid4().hex)
         except JobError as error:
             return Failure(error.info())
 
     async def _pursue(self, owner: str) -> Token | Failure:
-        """Look, wait and log in, until there is a token or a failure to tell."""
+        """Read the state, wait and log in until a token or a failure is found."""
         may_hold_lock, take_as, polls = False, "", 0
         try:
             while True:
@@ -211,15 +211,15 @@ class RedisSource:
                         polls += 1
         finally:
             if may_hold_lock:
-                with contextlib.suppress(JobError):  # then it expires by itself
+                with contextlib.suppress(JobError):  # the lock expires by itself
                     await self._scripts.release(owner)
 
     async def _log_in(
         self, owner: str, failures: int, *, lock_taken_at: float
     ) -> Token | Failure | None:
-        """One login, its result shared and the lock freed; ``None`` if the lock was lost."""
+        """Log in, share the result and free the lock; return ``None`` if the lock was lost."""
         try:
-            # Counted from before the lock was taken: a login never outlives its lock.
+            # The time counts from before the lock was taken: a login never outlives its lock.
             value = await self._call_login(lock_taken_at + self._settings.login_timeout_s)
             self._stats.logins.add(self._provider, "")
         except JobError as error:
@@ -233,7 +233,7 @@ class RedisSource:
         return self._keep(token, until=stored_at + self._settings.token_ttl_s)
 
     async def _call_login(self, give_up_at: float) -> str:
-        """The upstream's token; whatever goes wrong is a ``JobError``, but for our cancellation."""
+        """Return the upstream's token; any failure but a cancellation raises ``JobError``."""
         try:
             async with asyncio.timeout_at(give_up_at):
                 value = await self._login()
@@ -247,7 +247,7 @@ class RedisSource:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise _login_broke("CancelledError") from None  # from within: no caller asked for it
+            raise _login_broke("CancelledError") from None  # no caller cancelled
         except Exception as error:  # noqa: BLE001  # a provider's bug must back off as well
             raise _login_broke(type(error).__name__) from None  # its text may hold a secret
         if not value:
@@ -255,12 +255,12 @@ class RedisSource:
         return value
 
     async def _share_failure(self, owner: str, error: JobError, count: int) -> Failure | None:
-        """The failure as all will hear of it; ``None`` if the lock was lost."""
+        """Share a failed login and return it; return ``None`` if the lock was lost."""
         max_s = self._settings.login_backoff_max_s
         pause_s = backoff_s(
             count,
             max_s=max_s,
-            jitter=random.random(),  # noqa: S311  # spreads load, guards nothing
+            jitter=random.random(),  # noqa: S311  # spreads load; not a secret
             retry_after_s=error.retry_after_s,
         )
         failure = Failure(error.info(), retry_in_s=pause_s, count=count)
@@ -271,7 +271,7 @@ class RedisSource:
             count,
             pause_s,
         )
-        # Without Redis the failure is told all the same; the lock stays and holds off others.
+        # Without Redis the callers here still get the failure; the lock stays and delays others.
         with contextlib.suppress(JobError):
             if not await self._scripts.fail(owner, failure, remember_s=max_s * REMEMBER_BACKOFFS):
                 return None

@@ -1,6 +1,6 @@
-"""Values of records and indexes as they stand in Redis, where anybody may have written them (pure).
+"""Parse values of records and indexes in Redis, which any client may have written (pure).
 
-A value that makes no sense counts as missing, by the rules of the scripts (``lua/prelude.lua``).
+An invalid value counts as missing, by the rules of the scripts (``lua/prelude.lua``).
 """
 
 import json
@@ -8,8 +8,10 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from berlin_schemas import names
+
 _BEYOND: Final = 10**13
-"""Whole numbers are below this; a time in ms is."""
+"""Whole numbers are below this, times in ms among them."""
 _MOST_DIGITS: Final = 13
 
 
@@ -39,3 +41,12 @@ def json_object(value: bytes | None) -> dict[str, JsonValue]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def as_job_id(member: bytes) -> str | None:
+    """Decode ``member``; return ``None`` if it is no job ID."""
+    try:
+        job_id = member.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return job_id if names.is_job_id(job_id) else None

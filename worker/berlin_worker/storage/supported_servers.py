@@ -1,4 +1,4 @@
-"""Which servers are supported, from what INFO says of them (pure)."""
+"""Decide from the reply to INFO whether a server is supported (pure)."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ CLUSTER: Final = (
 
 
 def name(info: Mapping[str, Any]) -> str | None:
-    """The server and its version, for example ``Valkey 9.1.0``; ``None`` if INFO does not say.
+    """Return server and version, for example ``Valkey 9.1.0``; ``None`` if INFO has neither.
 
     ``info`` holds the fields of the section ``server`` of INFO, and of ``cluster`` if they are
     known; the values are as redis-py reads them.
@@ -27,9 +27,9 @@ def name(info: Mapping[str, Any]) -> str | None:
 
 
 def problem(info: Mapping[str, Any]) -> str | None:
-    """Why a server cannot be used, as the end of "Redis at <address> ..."; ``None`` if it can.
+    """Return why a server cannot be used, to follow "Redis at <address>"; ``None`` if it can.
 
-    A server, or a proxy, whose INFO does not say is not refused.
+    A server or proxy whose INFO lacks these fields is not refused.
     """
     mode = {str(info.get(field)) for field in ("redis_mode", "server_mode")}
     if "cluster" in mode or str(info.get("cluster_enabled")) == "1":
@@ -49,6 +49,6 @@ def problem(info: Mapping[str, Any]) -> str | None:
 
 
 def _numbers(version: object) -> tuple[int, ...]:
-    """The first two numbers of a version; empty if it does not begin with one."""
+    """Return the first two numbers of a version; empty if it does not begin with a number."""
     found = re.match(r"v?(\d{1,9})(?:\.(\d{1,9}))?", str(version))
     return tuple(int(number or 0) for number in found.groups()) if found else ()

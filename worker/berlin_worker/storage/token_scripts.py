@@ -1,4 +1,4 @@
-"""The token's keys and scripts in Redis: what is sent and how replies are read, no decisions."""
+"""Keys and scripts of upstream tokens in Redis: encode calls and parse replies, no decisions."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ from berlin_worker.providers.tokens.policy import Failure, Lock, Snapshot, parse
 from berlin_worker.storage import scripts
 
 REDIS_TIMEOUT_S = 5.0
-"""A call that takes longer counts as failed, however often redis-py would try again."""
+"""A call that takes longer has failed, the retries of redis-py included."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SCRIPTS = {
@@ -28,7 +28,7 @@ _SCRIPTS = {
 
 @dataclass(frozen=True, slots=True)
 class TokenKeys:
-    """The keys of one account; the braces put all of them into the token's cluster slot."""
+    """The keys of one account; their braces keep them in one cluster slot."""
 
     token: str
     lock: str
@@ -37,17 +37,17 @@ class TokenKeys:
 
     @classmethod
     def of(cls, provider: str, account: str, fingerprint: str) -> Self:
-        """``fingerprint``: failed logins of another password stand in another key."""
+        """Return the keys; ``fingerprint`` separates failed logins of different passwords."""
         token = names.token_key(provider, account)
         beside = f"token:{{{token}}}"
         return cls(token, f"{beside}:lock", f"{beside}:failed:{fingerprint}", f"{beside}:refusals")
 
 
 class TokenScripts:
-    """The scripts for one account. Each raises ``JobError(INTERNAL)`` if Redis fails.
+    """The scripts for one account. Each call raises ``JobError(INTERNAL)`` if Redis fails.
 
-    Each may be sent twice: redis-py repeats a command whose reply was lost. None is
-    cut short: a cancelled call raises ``CancelledError`` when Redis has answered.
+    redis-py may send a script twice, if a reply was lost. A cancelled call raises
+    ``CancelledError`` only after Redis has answered.
     """
 
     def __init__(self, redis: Redis, keys: TokenKeys, seal: Seal) -> None:
@@ -56,7 +56,7 @@ class TokenScripts:
         self._redis = redis
 
     async def look(self, *, take_as: str = "", lock_ttl_s: float = 0.0) -> Snapshot:
-        """The state now; with ``take_as`` the lock is taken for this owner, if it is free."""
+        """Return the state; with ``take_as``, take the lock for that owner first if it is free."""
         keys = [self._keys.token, self._keys.lock, self._keys.failure]
         args: list[str | int] = [self._seal.field, take_as, _ms(lock_ttl_s)]
         gen, sealed, ttl_ms, lock, failures, retry_in_ms, error = await self._call(
@@ -64,7 +64,7 @@ class TokenScripts:
         )
         value = self._seal.open(_text(sealed)) if gen and ttl_ms else None
         if value is not None and _CONTROL.search(value):
-            value = None  # no upstream has given it out: no header can carry it
+            value = None  # no upstream issued it, since no header can carry it
         return Snapshot(
             lock=Lock(_text(lock)),
             token=Token(value, _text(gen)) if value else None,
@@ -75,14 +75,14 @@ class TokenScripts:
         )
 
     async def store(self, owner: str, token: Token, *, ttl_s: int) -> bool:
-        """Share ``token`` and free the lock; false if the lock was lost: nothing is written."""
+        """Share ``token`` and free the lock; write nothing and return false if it was lost."""
         keys = [self._keys.token, self._keys.lock, self._keys.failure]
         sealed = self._seal.seal(token.value)
         args: list[str | int] = [owner, token.gen, self._seal.field, sealed, ttl_s]
         return bool(await self._call("token_store", keys, args))
 
     async def fail(self, owner: str, failure: Failure, *, remember_s: float) -> bool:
-        """Share ``failure`` and free the lock; false if the lock was lost: nothing is written."""
+        """Share ``failure`` and free the lock; write nothing and return false if it was lost."""
         args: list[str | int] = [
             owner,
             failure.count,
@@ -93,45 +93,45 @@ class TokenScripts:
         return bool(await self._call("token_fail", [self._keys.lock, self._keys.failure], args))
 
     async def release(self, owner: str) -> None:
-        """Free the lock, if it is still the owner's."""
+        """Free the lock if ``owner`` still holds it."""
         await self._call("token_release", [self._keys.lock], [owner])
 
     async def drop(
-        self, gen: str, *, fresh_s: float, told: ErrorInfo, pauses_s: list[float]
+        self, gen: str, *, fresh_s: float, error: ErrorInfo, pauses_s: list[float]
     ) -> float:
-        """Delete the token, if it is still this one; the pause (s) that its refusal has begun.
+        """Delete the token if its generation is ``gen``; return the pause that begins, s, or 0.
 
-        ``pauses_s``: after 1, 2, ... tokens in a row that were refused ``fresh_s``
-        after their login or earlier; ``told`` is what callers hear during a pause.
+        ``pauses_s`` are the pauses after 1, 2, ... consecutive tokens that were refused within
+        ``fresh_s`` of their login; callers get ``error`` during a pause.
         """
         keys = [self._keys.token, self._keys.failure, self._keys.refusals]
-        args: list[str | int] = [gen, _ms(fresh_s), told.model_dump_json()]
+        args: list[str | int] = [gen, _ms(fresh_s), error.model_dump_json()]
         args += [_ms(pause_s) for pause_s in pauses_s]
         pause_ms: int = await self._call("token_drop", keys, args)
         return pause_ms / 1000
 
     async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        # Cancelled, redis-py closes the connection, but the server may run what was sent, and
-        # later than the release that follows: the lock would stay taken. So it is waited for.
+        # On a cancellation redis-py closes the connection, but the server may still run the
+        # script, after the release that follows: the lock would stay taken. So wait for the reply.
         call = asyncio.create_task(self._eval(name, keys, args))
         try:
             await asyncio.wait({call})
         except asyncio.CancelledError:
             await asyncio.wait({call})
             if not call.cancelled():
-                call.exception()  # nobody is left to hear of it
+                call.exception()  # no caller is left to get the error
             raise
         return call.result()
 
     async def _eval(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
-                # EVAL, not EVALSHA: calls are rare, and a server that was restarted, or took
-                # over, needs no second round trip to learn the script.
+                # EVAL, not EVALSHA: calls are rare, and a restarted server, or a new primary,
+                # needs no second round trip to load the script.
                 reply: Any = self._redis.eval(_SCRIPTS[name], len(keys), *keys, *args)
                 return await reply
         except (RedisError, TimeoutError, OSError) as error:
-            # Not chained: the text of a reply may hold what was sent, a token among it.
+            # Not chained: an error reply may repeat its command, with a token in it.
             raise JobError(
                 ErrorCode.INTERNAL,
                 f"the upstream token cannot be shared: Redis fails ({type(error).__name__})",

@@ -242,8 +242,8 @@ async def _build_providers(settings: Settings) -> frozenset[str]:
         configured_providers,
         provider_cache,
     )
+    from berlin_worker.storage.connections import connect  # noqa: PLC0415  # slow to import
     from berlin_worker.storage.shared_tokens import RedisTokens  # noqa: PLC0415  # slow to import
-    from berlin_worker.storage.worker_connection import connect  # noqa: PLC0415  # slow to import
     from berlin_worker.telemetry.stats import Stats  # noqa: PLC0415  # slow to import
 
     async with open_session(settings) as session, connect(settings.redis_url) as redis:

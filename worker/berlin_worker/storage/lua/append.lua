@@ -1,17 +1,18 @@
 -- Append events of many jobs to their logs and publish the same bytes, in one step.
 --
--- Refused are events of an attempt that is no longer the one at work, and events that
--- would leave a gap (a server that came back with an older state), or that the log cannot take
--- (others have written to it): such a log is removed. Skipped are events whose
--- seq the log has already: a command whose reply was lost is sent again.
+-- Refused are:
+-- * events of an attempt that another attempt has replaced;
+-- * events that would leave a gap (a server that was restored to an older state);
+-- * events that the log cannot take, since another client has written to it: the log is removed.
+-- Skipped are events whose seq the log has already: a call whose reply was lost is repeated.
 --
 -- KEYS  1 worker:due, then for each job: job:{id}:state, job:{id}:log
 -- ARGV  for each job: job ID, attempt, seq of the first event, number of events, chunks
---       since the last reset, status it ends with ('' if it goes on), TTL after its end in
+--       since the last reset, final status ('' if the job continues), TTL after its end in
 --       seconds, then the events
 -- reply for each job: 1 taken, 0 refused
 
--- Here each microsecond counts: what `try` does is written out where all goes well.
+-- The hot path: `try` is written out here, since a call of a function costs a microsecond.
 local call, pcall = redis.call, redis.pcall
 local replies = {}
 local at = 1
@@ -48,7 +49,7 @@ for k = 2, #KEYS, 2 do
       call('PUBLISH', 'job:' .. id, ARGV[base + n])
     end
     if taken == 0 then
-      -- The lease runs out, and the next attempt begins a new log.
+      -- The lease expires, and the next attempt begins a new log.
       call('DEL', log)
       call('HDEL', state, 'seq', 'chunks')
     else

@@ -1,4 +1,5 @@
--- Put off the return of messages that a worker holds. One that was acknowledged stays away.
+-- Extend the visibility timeout of messages that this worker holds. An acknowledged message is
+-- skipped.
 --
 -- KEYS  1 unacked_index
 -- ARGV  tags

@@ -1,8 +1,8 @@
--- A worker says that it lives, and how it does. Who has not said so for the TTL is gone: its
--- key by itself, its place in the fleet at the next announcement of another.
+-- Write the status of a worker. If it is not renewed within the TTL, the status expires by itself,
+-- and the next heartbeat of another worker removes the worker from the fleet.
 --
--- KEYS  1 worker:alive:<worker>   2 worker:fleet (sorted set: worker, by when it counts as gone, ms)
--- ARGV  1 worker   2 announcement, JSON   3 TTL, ms
+-- KEYS  1 worker:alive:<worker>   2 worker:fleet (sorted set: worker, when it counts as gone, ms)
+-- ARGV  1 worker   2 status, JSON   3 TTL, ms
 -- reply 1
 
 local now = now_ms()

@@ -1,4 +1,4 @@
--- Stands before every script. All times are Redis' own: workers' clocks may differ.
+-- Prepended to every script. All times are those of the server: workers' clocks may differ.
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -7,14 +7,14 @@ end
 
 local OVER = {completed = true, failed = true, cancelled = true}
 
--- The longest time, s, for which a key is kept that somebody has written without a TTL.
+-- The TTL, s, of a key that another client has written without one.
 local LONGEST_S = 604800
 
--- A score in worker:due that lies further ahead was not written by our scripts: such a job is due now.
+-- No script of ours writes a score in worker:due that lies further ahead: such a job is due now.
 local DAY_MS = 86400000
 
--- The whole number that a field holds, or `otherwise`: others may write records, too. Numbers from
--- 1e13 on (a time in ms is below) are refused: Lua would write them with an exponent.
+-- Return the whole number in a field, or `otherwise`: other clients may write records, too. Numbers
+-- of 1e13 or more (a time in ms is less) are refused: Lua would write them with an exponent.
 local function whole(text, otherwise)
   local n = text and tonumber(text)
   if n and n >= 0 and n < 1e13 and n == math.floor(n) then
@@ -23,8 +23,8 @@ local function whole(text, otherwise)
   return otherwise
 end
 
--- Whether a reply is an error that will come again however often the command is sent: the key
--- holds another type, or (XADD) entries that leave no room for this one.
+-- Return whether a reply is an error that every repetition of the command would get: the key has
+-- another type, or (XADD) entries with greater IDs.
 local function hopeless(reply)
   if type(reply) ~= 'table' or not reply.err then
     return false
@@ -33,7 +33,7 @@ local function hopeless(reply)
   return text:find('WRONGTYPE', 1, true) or text:find('ERR The ', 1, true)
 end
 
--- Run a command. The second value is true, and the reply empty, if a key holds another type.
+-- Run a command. If a key has another type, the reply is empty and the second value is true.
 local function try(...)
   local reply = redis.pcall(...)
   if type(reply) ~= 'table' or not reply.err then
@@ -45,7 +45,7 @@ local function try(...)
   return redis.call(...)  -- raises the error: a full server, a missing right
 end
 
--- Run a command on a key that only our scripts write; a value of another type is removed first.
+-- Run a command on a key that only our scripts write; remove a value of another type first.
 local function heal(command, key, ...)
   local reply, wrong = try(command, key, ...)
   if not wrong then
@@ -55,7 +55,7 @@ local function heal(command, key, ...)
   return redis.call(command, key, ...)
 end
 
--- Let a key live for at least this many seconds more.
+-- Extend the TTL of a key to at least this many seconds.
 local function keep(key, ttl_s)
   if redis.call('TTL', key) < tonumber(ttl_s) then
     redis.call('EXPIRE', key, ttl_s)

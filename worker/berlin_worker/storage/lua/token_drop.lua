@@ -1,11 +1,11 @@
--- The upstream has refused a token: delete it, unless a newer one has taken its place.
--- If it was fresh, and those before it too, logging in again at once would go on for ever:
--- then nobody logs in for a while, as after a failed login.
+-- Delete a token that the upstream has refused, unless a newer one has replaced it. If it was
+-- fresh, an immediate login could go on without end: then no worker logs in during a pause, as
+-- after a failed login.
 --
 -- KEYS  1 token   2 failed logins   3 tokens refused while fresh, in a row (string: count)
 -- ARGV  1 gen that was refused   2 a token is fresh for so long, ms   3 error JSON
 --       4.. pause after the 1st, 2nd, ... in a row, ms; the last one for all that follow
--- reply the pause, ms; 0 none, or the token is gone already, or replaced
+-- reply the pause, ms; 0 if none begins, or if the token is deleted or replaced already
 
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'hash' or redis.call('HGET', KEYS[1], 'gen') ~= ARGV[1] then
   return 0

@@ -1,10 +1,10 @@
--- A login has failed: nobody tries again before the back-off is over. Frees the lock.
--- Refused unless the owner still holds the lock: the failure of a slow login is no news.
+-- Record a failed login, so that no worker logs in before the back-off is over, and free the lock.
+-- Refused unless the owner still holds the lock: another login may have succeeded meanwhile.
 --
 -- KEYS  1 lock   2 failed logins
 -- ARGV  1 owner   2 failures in a row, this one included   3 back-off, ms   4 error JSON
 --       5 ms after the back-off until the count is forgotten
--- reply 1 noted; 0 the lock was lost, nothing changed
+-- reply 1 recorded; 0 the lock was lost, nothing changed
 
 if try('GET', KEYS[1]) ~= ARGV[1] then
   return 0

@@ -1,12 +1,12 @@
--- What is known of an account's token at this moment; on request the lock of the login
--- is taken first, if it is free (or held by the same owner: a retry of this call).
+-- Return the state of an account's token. If an owner is given, take the lock of the login first,
+-- if it is free, or held by this owner (the call is a repetition).
 --
 -- KEYS  1 token (hash: gen, at_ms, the token in field ARGV[1])   2 lock (string: owner)
 --       3 failed logins (hash: count, retry_at_ms, error)
 -- ARGV  1 field of the token   2 owner, '' to look only   3 TTL of the lock, ms
 -- reply {gen, token, TTL of the token in ms, 'free' | 'ours' | 'others',
 --        failures in a row, ms until the next login may be tried, error JSON};
---       '' and 0 where there is none
+--       '' and 0 for what does not exist
 
 local now = now_ms()
 local holder = heal('GET', KEYS[2])

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 lock
 -- ARGV  1 owner
--- reply 1 freed; 0 it is not the owner's
+-- reply 1 freed; 0 the owner does not hold it
 
 if try('GET', KEYS[1]) ~= ARGV[1] then
   return 0

@@ -1,4 +1,4 @@
--- A login has succeeded: share its token, forget earlier failures, free the lock.
+-- Share the token of a successful login, delete the record of failures, free the lock.
 -- Refused unless the owner still holds the lock, so a slow login never replaces a newer token.
 --
 -- KEYS  1 token   2 lock   3 failed logins

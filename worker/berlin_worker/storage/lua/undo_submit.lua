@@ -1,18 +1,18 @@
--- Undo a submission whose message could not be enqueued, unless a worker has the job
--- already, or somebody else has submitted it too. The broker may have taken the message all the same, so the job is left marked
--- as cancelled: whoever claims it ends it without going upstream. Submitting it again
--- lifts the mark.
+-- Undo a submission whose message could not be enqueued, unless a worker has claimed the job, or
+-- another client has submitted it, too. The broker may have the message nevertheless, so the job
+-- keeps a cancel flag: a worker that claims it ends it without a call of the upstream. A new
+-- submission removes the flag.
 --
 -- KEYS  1 job:{id}:state   2 worker:due   3 worker:jobs
--- ARGV  1 job ID   2 TTL of the mark, s
--- reply 1 withdrawn, or the record was lost; 0 a worker has the job, or has had it;
---       2 it waits, for somebody else as well
+-- ARGV  1 job ID   2 TTL of the flag, s
+-- reply 1 undone, or the record was lost; 0 a worker has, or had, the job;
+--       2 the job waits, since another client has submitted it, too
 
--- No more is asked than what there is: a producer need not have the right to read records.
+-- HEXISTS, not HGET: an ACL may deny producers to read records.
 if redis.call('HEXISTS', KEYS[1], 'attempt') == 1 then
   return 0
 end
-if redis.call('HEXISTS', KEYS[1], 'shared') == 1 then
+if redis.call('HEXISTS', KEYS[1], 'co_submitted') == 1 then
   return 2
 end
 redis.call('DEL', KEYS[1])

@@ -1,10 +1,13 @@
-"""Every event store says which one it is, so that a list in another order is told at once.
+"""Marks on the event stores, by which a service with another list of shards is refused at once.
 
-Whoever has the shards in another order, or another number of them, looks for jobs where they
-are not. So workers mark each shard with its place and the number of all (``worker:shard``,
-``1/3``), and ``REDIS_URL`` with the number (``worker:shards``). The marks last for as long as a
-worker lives and ``MARK_TTL_S`` more: the list is changed while none runs. Where ``REDIS_URL`` is
-the only event store nothing is marked, but a mark is still looked for.
+A service that has the shards in another order, or another number of them, would look for jobs
+on the wrong shard. So workers write two kinds of marks:
+
+- ``worker:shard`` on each shard: its place, from 0, and the number of all shards (``1/3``);
+- ``worker:shards`` on ``REDIS_URL``: the number of all shards.
+
+Marks expire ``MARK_TTL_S`` after the last worker has stopped; then the list may be changed. If
+``REDIS_URL`` is the only event store, workers write no mark, but refuse one that exists.
 """
 
 import asyncio
@@ -27,15 +30,15 @@ _PATIENCE_S: Final = 5.0
 
 
 def on_shard(place: int, count: int) -> str:
-    """The mark of a shard."""
+    """Return the mark of a shard."""
     return f"{place}/{count}"
 
 
 def trouble(expected: str | None, found: str | None, at: str) -> str | None:
-    """What is wrong where a mark at ``at`` is not the one that is expected (pure).
+    """Return what is wrong with the mark ``found`` at the address ``at``, or ``None`` (pure).
 
-    ``None`` for a mark stands for none; one that is missing is in order. The mark of a shard
-    has a slash, that of ``REDIS_URL`` has none.
+    A mark that is ``None`` does not exist; a missing mark is no error. The mark of a shard has a
+    slash, that of ``REDIS_URL`` has none.
     """
     if found is None or found == expected or not _is_mark(found):
         return None
@@ -59,17 +62,17 @@ def trouble(expected: str | None, found: str | None, at: str) -> str | None:
 
 
 def _is_mark(found: str) -> bool:
-    """Whether a worker has written ``found``; all else is garbage, which a worker replaces."""
+    """Return whether a worker can have written ``found``; a worker replaces anything else."""
     return re.fullmatch(r"[0-9]{1,6}(/[0-9]{1,6})?", found) is not None
 
 
 async def check(
     get: Callable[[str], Awaitable[Any]], key: str, expected: str | None, at: str
 ) -> None:
-    """Raise ``SettingsError`` for a mark that is another one; the errors of ``get`` come out.
+    """Raise ``SettingsError`` if the mark in ``key`` differs from ``expected``.
 
-    Where an ACL keeps the mark from the caller, nothing is checked; nor where the key holds what
-    is no mark.
+    If an ACL denies the caller the key, or the key holds no mark, nothing is checked. Other errors
+    of ``get`` are raised.
     """
     try:
         found = await get(key)
@@ -85,19 +88,21 @@ async def check(
 
 
 class Marks:
-    """The marks of a worker on ``home`` and on each of ``shards``, with the addresses of both."""
+    """The marks of one worker on ``control_redis`` and on each of ``shards``: (client, address)."""
 
-    def __init__(self, home: tuple[Redis, str], shards: Sequence[tuple[Redis, str]]) -> None:
+    def __init__(
+        self, control_redis: tuple[Redis, str], shards: Sequence[tuple[Redis, str]]
+    ) -> None:
         count = len(shards)
         self.interval_s = _INTERVAL_S
-        self._marks = [(*home, names.SHARDS, str(count))]
+        self._marks = [(*control_redis, names.SHARDS, str(count))]
         for place, shard in enumerate(shards):
             self._marks.append((*shard, names.SHARD, on_shard(place, count)))
 
     async def write(self) -> None:
-        """Write or renew all marks; raises ``SettingsError`` where one is another's.
+        """Write or renew all marks; raise ``SettingsError`` if a shard has a different mark.
 
-        A server that is away is marked later.
+        A server that does not answer is marked by a later call.
         """
         outcomes = await asyncio.gather(
             *(self._write(*mark) for mark in self._marks), return_exceptions=True
@@ -109,8 +114,8 @@ class Marks:
     async def write_forever(self) -> None:
         """Renew the marks until cancelled.
 
-        A mark that has changed meanwhile is logged and left alone: it keeps a worker from
-        starting, and must not end workers that run.
+        A mark that has changed is logged and kept: it stops workers that start, and must not end
+        workers that run.
         """
         while True:
             await asyncio.sleep(self.interval_s)
@@ -124,14 +129,14 @@ class Marks:
             async with asyncio.timeout(_PATIENCE_S):
                 if not await client.set(key, mark, nx=True, ex=MARK_TTL_S):
                     await check(client.get, key, mark, at)
-                    # It is this mark, or garbage of any type, which SET replaces.
+                    # The key holds this mark, or garbage of any type: SET replaces both.
                     await client.set(key, mark, ex=MARK_TTL_S)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             logger.warning("Redis at %s cannot be marked: %s", at, error or "no answer")
 
 
 async def check_unmarked(client: Redis, at: str) -> None:
-    """Raise ``SettingsError`` where a Redis that shall hold all events is one of several stores."""
+    """Raise ``SettingsError`` if the only event store has the mark of one of several."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             await check(client.get, names.SHARDS, None, at)

@@ -1,10 +1,9 @@
-"""Jobs whose event store is away wait on ``REDIS_URL``, and not in a slot of a worker.
+"""Parking: jobs whose event store does not answer wait on ``REDIS_URL``, not in a worker's slot.
 
-One shard that is away must not fill the slots of all workers with jobs that wait for it, nor
-send their messages round and round the queue. A parked job has left the queue; it comes back to
-its head when a worker has reached the shard again. Written down before the message is
-acknowledged and removed after a new one is sent: a job may come twice, and then the second
-delivery is dropped, but none is lost.
+Otherwise one lost shard would fill the slots of all workers, or its messages would circle through
+the queue. A parked job has left the queue. When a worker reaches the shard again, the job goes to
+the head of the queue. The entry is written before the message is acknowledged, and removed after
+a new message is sent: a job may be delivered twice (the second delivery is dropped), never lost.
 """
 
 import asyncio
@@ -27,11 +26,11 @@ logger = logging.getLogger(__name__)
 _INTERVAL_S: Final = 1.0
 _NO_TTL: Final = -1
 _AT_ONCE: Final = 200
-"""Jobs that come back in one interval, of one shard, in the whole fleet."""
+"""Jobs of one shard that the whole fleet requeues in one interval."""
 
 
 Discard = Callable[[object, str, str, bytes], Awaitable[None]]
-"""Ends what can never run; called with job ID, reason, text for its reader, dead letter."""
+"""Ends a job that can never run; called with job ID, reason, text for its readers, dead letter."""
 
 
 class JobQueue(Protocol):
@@ -42,7 +41,7 @@ class JobQueue(Protocol):
 
 
 class Parked(NamedTuple):
-    """A job that waits: its ID, the job object as JSON, and what continues its trace."""
+    """A parked job: its ID, the job object as JSON, and the headers that continue its trace."""
 
     job_id: str
     job: bytes
@@ -50,7 +49,7 @@ class Parked(NamedTuple):
 
 
 def parse(entry: bytes) -> Parked | None:
-    """The job in an entry of a parking; ``None`` for what no worker has written."""
+    """Return the job in a parking entry; ``None`` if no worker can have written the entry."""
     try:
         job_id, _, job, trace = json.loads(entry)
         parked = Parked(job_id, json.dumps(job).encode(), trace.encode())
@@ -60,24 +59,24 @@ def parse(entry: bytes) -> Parked | None:
 
 
 class Parking:
-    """``ttl_s`` is how long a job may wait; ``discard`` ends what cannot come back."""
+    """Parked jobs. ``ttl_s`` limits how long a job waits; ``discard`` ends what cannot return."""
 
     def __init__(
-        self, home: Redis, doorbell: JobQueue, *, count: int, ttl_s: int, discard: Discard
+        self, control_redis: Redis, doorbell: JobQueue, *, count: int, ttl_s: int, discard: Discard
     ) -> None:
-        self._home = home
+        self._control_redis = control_redis
         self._doorbell = doorbell
         self._count = count
         self._discard = discard
         self._ttl_s = ttl_s
 
     async def park(self, shard: int, job_id: str, job: Any) -> bool:
-        """Whether the job is written down. Not where Redis is away, or ``job`` is not JSON."""
+        """Return whether the job is parked: false if Redis fails, or ``job`` is no JSON value."""
         key = names.parked_key(shard)
         try:
-            # By its nonce one parking is never taken for another of the same job.
+            # The nonce keeps two entries of one job apart.
             entry = json.dumps([job_id, secrets.token_hex(8), job, tracing.current().carrier])
-            async with self._home.pipeline(transaction=True) as pipeline:
+            async with self._control_redis.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(key, {entry: time.time()})
                 pipeline.expire(key, self._ttl_s)
                 await pipeline.execute()
@@ -86,7 +85,7 @@ class Parking:
         return True
 
     async def bring_back_forever(self, is_away: Callable[[int], bool]) -> None:
-        """Put the jobs of shards that are not away back on the queue, until cancelled."""
+        """Requeue the jobs of shards that answer again, until cancelled."""
         while True:
             await asyncio.sleep(_INTERVAL_S)
             for shard in range(self._count):
@@ -99,24 +98,24 @@ class Parking:
                     logger.warning("parked jobs cannot be brought back: %s", error)
 
     async def bring_back(self, shard: int) -> None:
-        """Put the longest parked jobs of a shard back on the queue, if nobody else is at it."""
+        """Requeue the longest parked jobs of a shard, unless another worker does so now."""
         key = names.parked_key(shard)
-        if not await self._home.exists(key):
+        if not await self._control_redis.exists(key):
             return
-        turn = f"{key}:turn"
-        if not await self._home.set(turn, "", nx=True, px=round(_INTERVAL_S * 1000)):
-            if await self._home.pttl(turn) == _NO_TTL:
-                await self._home.delete(turn)  # no worker has written it
+        slot = f"{key}:turn"
+        if not await self._control_redis.set(slot, "", nx=True, px=round(_INTERVAL_S * 1000)):
+            if await self._control_redis.pttl(slot) == _NO_TTL:
+                await self._control_redis.delete(slot)  # no worker has written it
             return
-        entries: Any = await self._home.zrange(key, 0, _AT_ONCE - 1)
+        entries: Any = await self._control_redis.zrange(key, 0, _AT_ONCE - 1)
         for entry in entries:
             await self._bring_back(entry)
-            await self._home.zrem(key, entry)
-        logger.info("%d jobs whose event store was away are back on the queue", len(entries))
+            await self._control_redis.zrem(key, entry)
+        logger.info("%d jobs whose event store did not answer are back on the queue", len(entries))
 
     async def _bring_back(self, entry: bytes) -> None:
         parked = parse(entry)
-        detail = "no worker has written the entry by which it was parked"
+        detail = "no worker wrote its parking entry"
         if parked is not None:
             try:
                 await self._doorbell.ring(*parked)
@@ -130,9 +129,9 @@ class Parking:
         await self._discard(parked.job_id if parked else None, "invalid_parking", detail, entry)
 
     async def _heal(self, shard: int, error: ResponseError) -> None:
-        """Remove a key of another type, which would keep all jobs of the shard for ever."""
+        """Delete a key of another type, which would block the requeueing of the shard's jobs."""
         key = names.parked_key(shard)
         logger.warning("parked jobs cannot be brought back: %s", error)
         with contextlib.suppress(RedisError, OSError):
             if str(error).startswith("WRONGTYPE"):
-                await self._home.delete(key)
+                await self._control_redis.delete(key)

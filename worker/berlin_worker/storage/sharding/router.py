@@ -1,7 +1,7 @@
-"""Each job to the part of the process that works with its event store.
+"""Route each job to the part of the process that works with its event store.
 
 Every shard has a store, a journal with a writer of its own, leases and a runner: a shard that
-is slow or away holds up the jobs that it holds and no others. What is one for the process (the
+is slow or does not answer holds up its own jobs and no others. What is one for the process (the
 provider, the queue, suspects) the runners share.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from berlin_schemas.names import is_job_id
 from berlin_schemas.shards import shard_of
+from berlin_worker.config.recovery_times import CUT_OFF_S
 from berlin_worker.errors import JobError, StoreUnavailable
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import JobQueue, Leases
@@ -21,17 +22,15 @@ from berlin_worker.jobs.runner import DROPPED, Outcome, Runner
 
 logger = logging.getLogger(__name__)
 
-AWAY_S: Final = 4.0
-"""A shard that has not answered for longer gets no more jobs."""
 _RETRY_S: Final = 0.5
 _REVOKED_AT_ONCE: Final = 100
 _CANCELS: Final = 1000
-"""Cancellations under way for a shard that has just gone; those beyond find their flag later."""
+"""Cancellations that may wait for shards; a job beyond finds the flag in its record later."""
 
 
 @dataclass(frozen=True, slots=True)
-class Core:
-    """All that the jobs of one shard run on."""
+class ShardRuntime:
+    """What the jobs of one shard run on."""
 
     journal: Journal
     leases: Leases
@@ -39,34 +38,34 @@ class Core:
 
     @property
     def away(self) -> bool:
-        """Whether the shard cannot be worked with at present."""
-        return self.leases.silent_s > AWAY_S
+        """Whether the shard has not answered for ``CUT_OFF_S``."""
+        return self.leases.silent_s > CUT_OFF_S
 
 
 class Park(Protocol):
-    """Where jobs wait whose shard is away."""
+    """Holds jobs whose shard does not answer."""
 
     async def park(self, shard: int, job_id: str, job: Any) -> bool:
-        """Whether the job is written down."""
+        """Return whether the job is parked."""
 
 
 class Router:
-    """What the process does with a job, by its shard. ``park`` is needed for several."""
+    """Passes each call to the shard of its job. Several shards require ``park``."""
 
-    def __init__(self, cores: Sequence[Core], park: Park | None = None) -> None:
-        self.cores = cores
+    def __init__(self, runtimes: Sequence[ShardRuntime], park: Park | None = None) -> None:
+        self.runtimes = runtimes
         self._park = park
         self._cancelling: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
 
     @property
     def silent_s(self) -> float:
-        """How long no shard has answered: with one that does there is work to do."""
-        return min(core.leases.silent_s for core in self.cores)
+        """For how long no shard has answered, s; one that answers is enough to work."""
+        return min(runtime.leases.silent_s for runtime in self.runtimes)
 
     def is_away(self, shard: int) -> bool:
-        """Whether a shard cannot be worked with at present."""
-        return self.cores[shard].away
+        """Return whether a shard has not answered for ``CUT_OFF_S``."""
+        return self.runtimes[shard].away
 
     def run(
         self,
@@ -78,10 +77,10 @@ class Router:
     ) -> Coroutine[Any, Any, Outcome]:
         """Run the job of one delivery; see :meth:`Runner.run`.
 
-        A job whose shard is away is parked. What cannot be parked waits here for its shard.
+        A job whose shard does not answer is parked. If that fails, it waits here for the shard.
         """
-        if len(self.cores) == 1:  # not so much as a frame more for each stream
-            return self.cores[0].runner.run(job_id, args, kwargs, redelivered=redelivered)
+        if len(self.runtimes) == 1:  # saves a frame for each stream
+            return self.runtimes[0].runner.run(job_id, args, kwargs, redelivered=redelivered)
         return self._run(job_id, args, kwargs, redelivered=redelivered)
 
     async def _run(
@@ -93,10 +92,10 @@ class Router:
         redelivered: bool,
     ) -> Outcome:
         shard = self._shard(job_id)
-        core = self.cores[shard]
-        while not (core.away and await self._parked(shard, job_id, args, kwargs)):
+        runtime = self.runtimes[shard]
+        while not (runtime.away and await self._parked(shard, job_id, args, kwargs)):
             try:
-                return await core.runner.run(job_id, args, kwargs, redelivered=redelivered)
+                return await runtime.runner.run(job_id, args, kwargs, redelivered=redelivered)
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_S)
         return DROPPED
@@ -114,26 +113,28 @@ class Router:
     async def cancel(self, job_id: str, reason: str, *, only_queued: bool = True) -> None:
         """End a job as ``cancelled``; see :meth:`Runner.cancel`.
 
-        With several shards it returns at once: one that has just gone away must not hold up
-        the cancellations of all others. One that is away is not asked: the flag in the record
-        is found when it is back.
+        With several shards it returns at once: a shard that has just failed must not hold up
+        the cancellations of all others. A shard that is away is skipped: the worker finds the
+        flag in the record later.
         """
-        core = self.cores[self._shard(job_id)]
-        if len(self.cores) == 1:
-            await core.runner.cancel(job_id, reason, only_queued=only_queued)
-        elif not core.away and len(self._cancelling) < _CANCELS:
-            task = asyncio.create_task(self._cancel(core, job_id, reason, only_queued))
+        runtime = self.runtimes[self._shard(job_id)]
+        if len(self.runtimes) == 1:
+            await runtime.runner.cancel(job_id, reason, only_queued=only_queued)
+        elif not runtime.away and len(self._cancelling) < _CANCELS:
+            task = asyncio.create_task(self._cancel(runtime, job_id, reason, only_queued))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
 
-    async def _cancel(self, core: Core, job_id: str, reason: str, only_queued: bool) -> None:
+    async def _cancel(
+        self, runtime: ShardRuntime, job_id: str, reason: str, only_queued: bool
+    ) -> None:
         with contextlib.suppress(StoreUnavailable):
-            await core.runner.cancel(job_id, reason, only_queued=only_queued)
+            await runtime.runner.cancel(job_id, reason, only_queued=only_queued)
 
     async def revoke(self, job_ids: Sequence[str], *, running: bool) -> None:
-        """Note that Celery has revoked these jobs; see :meth:`Runner.revoke`.
+        """Record that Celery has revoked these jobs; see :meth:`Runner.revoke`.
 
-        Those of a shard that is away are not asked for: the workers remember them by themselves.
+        Jobs of a shard that is away are skipped: workers remember revoked IDs by themselves.
         """
         task = asyncio.create_task(self._revoke(job_ids, running=running))
         self._ending.add(task)
@@ -141,32 +142,32 @@ class Router:
 
     async def _revoke(self, job_ids: Sequence[str], *, running: bool) -> None:
         for start in range(0, len(job_ids), _REVOKED_AT_ONCE):
-            cores = [
-                (job_id, self.cores[self._shard(job_id)])
+            runtimes = [
+                (job_id, self.runtimes[self._shard(job_id)])
                 for job_id in job_ids[start : start + _REVOKED_AT_ONCE]
             ]
             asked = [
-                core.runner.revoke(job_id, running=running)
-                for job_id, core in cores
-                if len(self.cores) == 1 or not core.away
+                runtime.runner.revoke(job_id, running=running)
+                for job_id, runtime in runtimes
+                if len(self.runtimes) == 1 or not runtime.away
             ]
             for outcome in await asyncio.gather(*asked, return_exceptions=True):
                 if isinstance(outcome, Exception) and not isinstance(outcome, StoreUnavailable):
-                    logger.error("a revoked job cannot be noted", exc_info=outcome)
+                    logger.error("a revocation cannot be recorded", exc_info=outcome)
 
-    async def discard(self, job_id: object, reason: str, told: str, message: bytes) -> None:
-        """Bury a message that is no delivery of a job; see :meth:`Runner.discard`.
+    async def discard(self, job_id: object, reason: str, detail: str, message: bytes) -> None:
+        """Dead-letter a message that is no delivery of a job; see :meth:`Runner.discard`.
 
-        Raises ``TimeoutError`` where its shard is away.
+        Raises ``TimeoutError`` if the shard of the job is away.
         """
         try:
-            await self.cores[self._shard(job_id)].runner.discard(job_id, reason, told, message)
+            await self.runtimes[self._shard(job_id)].runner.discard(job_id, reason, detail, message)
         except StoreUnavailable as error:
             raise TimeoutError from error
 
     async def refuse(self, job_id: str, refusal: JobError) -> None:
-        """End a job as failed; see :meth:`Runner.refuse`."""
-        runner = self.cores[self._shard(job_id)].runner
+        """End a job as failed, with ``refusal``; see :meth:`Runner.refuse`."""
+        runner = self.runtimes[self._shard(job_id)].runner
         task = asyncio.create_task(runner.refuse(job_id, refusal))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -174,18 +175,18 @@ class Router:
             await task
 
     async def drained(self) -> None:
-        """Return when nothing waits for any shard any more."""
+        """Return when no shard has anything left to write."""
         await asyncio.gather(*self._ending, return_exceptions=True)
-        await asyncio.gather(*(core.journal.drained() for core in self.cores))
+        await asyncio.gather(*(runtime.journal.drained() for runtime in self.runtimes))
 
     def _shard(self, job_id: object) -> int:
         if isinstance(job_id, str) and is_job_id(job_id):
-            return shard_of(job_id, len(self.cores))
-        return 0  # what is said of it goes to the dead letters alone
+            return shard_of(job_id, len(self.runtimes))
+        return 0  # only a dead letter is written for it
 
 
 class Forgets(Protocol):
-    """The records of a shard."""
+    """The store of a shard, as far as :class:`StrayQueue` needs it."""
 
     async def forget(self, job_id: str) -> None:
         """Remove the record of a job; raises ``ConnectionError``."""
@@ -210,8 +211,8 @@ class StrayQueue:
         belongs = shard_of(job_id, self._count)
         if belongs != self._shard:
             logger.error(
-                "job %s had its record in event store %d and belongs to %d: whoever submitted it "
-                "has another WORKER_EVENT_SHARDS, or it has been changed",
+                "job %s had its record in event store %d and belongs to %d: its producer has "
+                "another WORKER_EVENT_SHARDS, or the list was changed",
                 *(job_id, self._shard, belongs),
             )
             await self._store.forget(job_id)

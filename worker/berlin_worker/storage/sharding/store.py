@@ -7,21 +7,22 @@ from berlin_worker.errors import StoreUnavailable
 from berlin_worker.jobs.leases import Claim
 from berlin_worker.storage.job_store import RedisStore
 
-_THERE: Final[Callable[[], bool]] = lambda: False  # noqa: E731  # one word says more than four lines
+_THERE: Final[Callable[[], bool]] = lambda: False  # noqa: E731  # a constant, not a function to call by name
 
 
 class ShardStore(RedisStore):
-    """Where the only store is away a job waits for it; one of several does not keep a slot.
+    """A store whose claims fail while the shard is away, so that the job frees its slot.
 
-    ``is_away`` says whether the shard has not answered for a while.
+    A job waits for the only store of a fleet, but not for one of several. ``is_away`` returns
+    whether the shard has not answered for ``CUT_OFF_S``.
     """
 
     is_away: Callable[[], bool] = staticmethod(_THERE)
 
     async def claim(self, job_id: str, job: bytes, **how: Any) -> Claim:
-        """As ever; raises :class:`StoreUnavailable` for a job that does not run here yet.
+        """Claim as :class:`RedisStore` does; raise ``StoreUnavailable`` if the shard is away.
 
-        Should the claim have arrived all the same, its lease runs out.
+        A job that already runs here still waits. If the claim did arrive, its lease expires.
         """
         try:
             return await super().claim(job_id, job, **how)

@@ -8,7 +8,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 
 from berlin_worker.cli.errors import as_problem
-from berlin_worker.storage.connections import passes, refusal, reply_of, trouble
+from berlin_worker.storage.redis_errors import describe, is_temporary, refusal, reply_of
 
 pytestmark = pytest.mark.unit
 
@@ -50,8 +50,8 @@ def no_tls() -> ssl.SSLError:
 )
 def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
     assert (refusal(error) or "").startswith(message)
-    assert trouble(AT, error).startswith(f"Redis at {AT} {message}")
-    assert not passes(error)
+    assert describe(AT, error).startswith(f"Redis at {AT} {message}")
+    assert not is_temporary(error)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
 )
 def test_a_redis_that_is_away_is_waited_for(error: Exception) -> None:
     assert refusal(error) is None
-    assert passes(error)
+    assert is_temporary(error)
 
 
 def test_silence_to_tls_is_told_with_its_likely_cause() -> None:
-    assert "speaks no TLS" in trouble(AT, exceptions.TimeoutError("no reply"))
-    assert "TLS" not in trouble("redis://host", exceptions.TimeoutError("no reply"))
+    assert "speaks no TLS" in describe(AT, exceptions.TimeoutError("no reply"))
+    assert "TLS" not in describe("redis://host", exceptions.TimeoutError("no reply"))
 
 
 def test_errors_that_are_chained_in_a_ring_end() -> None:
@@ -104,12 +104,12 @@ def test_error_of_a_pipeline_is_shown_without_its_command(
     )
     assert "secret prompt" in str(error)
     assert reply_of(error) == expected
-    assert trouble("redis://host", error).endswith(f"({expected})")
+    assert describe("redis://host", error).endswith(f"({expected})")
     assert "secret" not in str(as_problem(error).format_message())
 
 
 def test_server_that_refuses_a_command_is_not_said_to_be_away() -> None:
     error = exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
-    assert trouble(AT, error) == (
+    assert describe(AT, error) == (
         f"Redis at {AT} refuses a command (command not allowed when used memory > 'maxmemory'.)"
     )
