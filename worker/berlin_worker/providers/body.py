@@ -7,7 +7,6 @@ reset while a body lasts until the connection's end (RFC 9112, 8: such a body is
 
 import asyncio
 import codecs
-import contextvars
 from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from typing import Final
@@ -17,9 +16,10 @@ import aiohttp
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.providers.codings import BodyDecoder, codings_of
+from berlin_worker.providers.response import CONTEXT, Response
 
 ERROR_BODY_BYTES: Final = 16384
-_ERROR_BODY_TIMEOUT_S: Final = 5.0
+ERROR_BODY_TIMEOUT_S: Final = 5.0
 _MAX_CODED_BYTES: Final = 65536
 """The most of a short body, as it comes: an error, a login."""
 _EMPTY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT})
@@ -27,24 +27,6 @@ _EMPTY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT})
 _NO_CHARSETS: Final = frozenset(
     {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 )
-
-
-class Response(aiohttp.ClientResponse):
-    """A response that learns how its connection ends, also if that is before its head is read."""
-
-    # A slot: one more entry would make its dictionary grow.
-    __slots__ = ("connection_end",)
-
-    connection_end: "asyncio.Future[None] | None"
-
-    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        """Called by aiohttp as soon as the request is on its way."""
-        protocol = connection.protocol
-        self.connection_end = closed = protocol.closed if protocol is not None else None
-        if closed is not None:
-            closed.remove_done_callback(_ask)
-            closed.add_done_callback(_ask, context=_CONTEXT)
-        return await super().start(connection)
 
 
 class Body:
@@ -80,7 +62,7 @@ class Body:
         self.read = self._read_coded if codings else response.content.readany
         self._closed = response.connection_end if isinstance(response, Response) else None
         if self._closed is not None:
-            self._closed.add_done_callback(self, context=_CONTEXT)
+            self._closed.add_done_callback(self, context=CONTEXT)
 
     def __call__(self, _: "asyncio.Future[None]") -> None:
         """The connection is closed."""
@@ -136,11 +118,11 @@ async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(data[:limit])
 
 
-async def read_error_body(response: aiohttp.ClientResponse) -> str:
-    """What there is of an error body, at most 16 KiB and 5 s of it."""
+async def read_error_body(response: aiohttp.ClientResponse, timeout_s: float) -> str:
+    """Return what arrives of an error body in that time: at most 16 KiB, and 5 s."""
     data = bytearray()
     try:
-        async with asyncio.timeout(_ERROR_BODY_TIMEOUT_S):
+        async with asyncio.timeout(min(timeout_s, ERROR_BODY_TIMEOUT_S)):
             await _read_into(data, response, ERROR_BODY_BYTES)
     except Exception:  # noqa: BLE001, S110  # the status says enough: a broken body adds nothing
         pass
@@ -192,12 +174,3 @@ def _unread(content: aiohttp.StreamReader) -> bytes:
 
 
 _NONE: Final[Iterator[bytes]] = iter(())
-
-_CONTEXT: Final = contextvars.Context()
-"""One for all: each would have a copy of its own otherwise, for as long as the stream lasts."""
-
-
-def _ask(closed: "asyncio.Future[None]") -> None:
-    # Else asyncio complains of an error that nobody asks for.
-    if not closed.cancelled():
-        closed.exception()

@@ -18,7 +18,7 @@ from yarl import URL
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
-from berlin_worker.providers.body import Response
+from berlin_worker.providers.response import BrokenResponse, Response
 from berlin_worker.settings import Settings
 
 AUTH_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value})
@@ -57,10 +57,16 @@ def proxy_problem(proxy: str) -> str | None:
     return None
 
 
-def transport_error(error: Exception) -> JobError:
-    """The contract error for whatever a call of aiohttp raises; one that is so already stays."""
+def transport_error(error: Exception, *, auth_statuses: frozenset[int] = AUTH_STATUSES) -> JobError:
+    """Return the contract error for any error of a call of aiohttp; a ``JobError`` is returned.
+
+    ``auth_statuses`` counts if the upstream has sent a status before its response broke.
+    """
     if isinstance(error, JobError):
         return error
+    if isinstance(error, BrokenResponse):
+        status, retry_after = error.head
+        return status_error(status, "", retry_after, auth_statuses=auth_statuses)
     row = next(row for row in _TRANSPORT_ERRORS if isinstance(error, row.kinds))
     retryable = row.retryable
     cause = type(error).__name__

@@ -26,6 +26,7 @@ from berlin_worker.providers.base import Report, Token, TokenSource, TokenStore
 from berlin_worker.providers.berlin import protocol as wire
 from berlin_worker.providers.body import (
     ERROR_BODY_BYTES,
+    ERROR_BODY_TIMEOUT_S,
     Body,
     read_at_most,
     read_error_body,
@@ -83,19 +84,21 @@ class Account:
     async def login(self, proxy: str | None) -> str:
         """Log in and return the token; raises ``JobError``."""
         body = wire.login_body(self._name, self._password)
+        deadline = time.monotonic() + self._settings.login_timeout_s
         try:
             async with asyncio.timeout(self._settings.login_timeout_s):
-                response = await self._post(self._login_url, body, {}, proxy)
-                try:
-                    if not _is_success(response):
-                        raise await self._refusal(response, proxy, None, _LOGIN_REFUSALS)
-                    answer = await _read(response, _LOGIN_ANSWER_BYTES)
-                finally:
-                    response.close()
+                response = await self._post(self._login_url, body, {}, proxy, _LOGIN_REFUSALS)
+                if _is_success(response):
+                    with contextlib.closing(response):
+                        answer = await _read(response, _LOGIN_ANSWER_BYTES)
+                    return wire.read_token(answer)
         except TimeoutError:
-            told = "the login at the upstream took too long (WORKER_LOGIN_TIMEOUT_S)"
-            raise JobError(ErrorCode.UPSTREAM_TIMEOUT, told, retryable=True) from None
-        return wire.read_token(answer)
+            message = "the login at the upstream took too long (WORKER_LOGIN_TIMEOUT_S)"
+            raise JobError(ErrorCode.UPSTREAM_TIMEOUT, message, retryable=True) from None
+        # Outside of the timeout: a body that does not arrive must not hide the status.
+        with contextlib.closing(response):
+            left_s = max(0.0, deadline - time.monotonic())
+            raise await self._refusal(response, proxy, None, _LOGIN_REFUSALS, timeout_s=left_s)
 
     async def stream(
         self,
@@ -175,13 +178,18 @@ class Account:
     ) -> tuple[aiohttp.ClientResponse, Token]:
         """The answer to one completion, and the token that it was asked with."""
         token = await _timed(tokens.get, report)
-        response = await self._complete(prompt, token, proxy)
-        if response.status == HTTPStatus.UNAUTHORIZED:
-            response.close()
-            await tokens.invalidate(token)
-            token = await _timed(tokens.get, report)
+        try:
             response = await self._complete(prompt, token, proxy)
-        return response, token
+        except JobError as error:
+            if error.upstream_status != HTTPStatus.UNAUTHORIZED:
+                raise
+        else:
+            if response.status != HTTPStatus.UNAUTHORIZED:
+                return response, token
+            response.close()
+        await tokens.invalidate(token)
+        token = await _timed(tokens.get, report)
+        return await self._complete(prompt, token, proxy), token
 
     async def _complete(
         self, prompt: Prompt, token: Token, proxy: str | None
@@ -190,7 +198,12 @@ class Account:
         return await self._post(self._completion_url, prompt.body(), headers, proxy)
 
     async def _post(
-        self, url: URL, body: bytes, headers: Mapping[str, str], proxy: str | None
+        self,
+        url: URL,
+        body: bytes,
+        headers: Mapping[str, str],
+        proxy: str | None,
+        auth_statuses: frozenset[int] = http.AUTH_STATUSES,
     ) -> aiohttp.ClientResponse:
         try:
             return await self._session.post(
@@ -202,7 +215,7 @@ class Account:
                 allow_redirects=False,
             )
         except Exception as error:  # noqa: BLE001  # the edge: nothing but contract errors goes up
-            raise http.transport_error(error) from None
+            raise http.transport_error(error, auth_statuses=auth_statuses) from None
 
     async def _refusal(
         self,
@@ -212,8 +225,9 @@ class Account:
         auth_statuses: frozenset[int] = http.AUTH_STATUSES,
         *,
         prompt: str = "",
+        timeout_s: float = ERROR_BODY_TIMEOUT_S,
     ) -> JobError:
-        body = await read_error_body(response)
+        body = await read_error_body(response, timeout_s)
         detail = words(body, self._secrets(proxy, token), prompt, _SHOWN_CHARS)
         return http.status_error(
             response.status,
