@@ -41,9 +41,15 @@ def test_commands_that_cannot_do_anything_are_one_line(fleet: Fleet):
         assert (code, text.count("\n"), text[:7]) == (1, 1, "Error: "), command
 
 
-def test_report_shows_no_password_of_the_broker(fleet: Fleet):
-    urls = ["redis://me:hush@127.0.0.1:1/0", "amqp://me:hush@127.0.0.1:1//"]
-    for url in urls:
-        [(code, text)] = run_commands([(["report"], {})], fleet.env | {"CELERY_BROKER_URL": url})
+def test_report_shows_no_password_of_broker_or_backend(fleet: Fleet):
+    option = "redis://me:hush@127.0.0.1:1/0?password=hush"
+    for env in (
+        {"CELERY_BROKER_URL": "redis://me:hush@127.0.0.1:1/0"},
+        {"CELERY_BROKER_URL": "amqp://me:hush@127.0.0.1:1//"},
+        {"CELERY_BROKER_URL": "sentinel://:hush@127.0.0.1:1;sentinel://:hush@127.0.0.1:2"},
+        {"CELERY_RESULT_BACKEND": option},
+        {"CELERY_BROKER_READ_URL": option},
+    ):
+        [(code, text)] = run_commands([(["report"], {})], fleet.env | env)
         assert code == 0
         assert "hush" not in text

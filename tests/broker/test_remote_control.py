@@ -43,8 +43,6 @@ EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.5, "clock
         {**COMMAND, "reply_to": "somebody"},
         {**COMMAND, "reply_to": {"exchange": REPLIES}},
         {**COMMAND, "reply_to": {"exchange": "", "routing_key": "prompts"}},
-        {"method": "hello", "arguments": {"from_node": "x", "revoked": {"a": "soon"}}},
-        {"method": "hello", "arguments": {"from_node": "x", "revoked": [1]}},
     ],
 )
 def test_what_is_no_command_is_refused(body):
@@ -120,3 +118,38 @@ def test_no_command_of_any_shape_raises(body, headers):
     node.handle_message(body, SimpleNamespace(headers=headers))
     assert json.dumps(mailbox.clock.value).isdigit()
     assert node.handle_message(COMMAND, SimpleNamespace(headers={"clock": 1})) == "pong"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("ping", {"a": 1}, "ping: an argument does not exist"),
+        ("none such", {}, "no such command"),
+        ("autoscale", {}, "autoscale is not supported"),
+        ("breaks", {}, "the command failed (ZeroDivisionError)"),
+    ],
+)
+def test_command_that_cannot_run_is_answered_in_one_line(caplog, method, arguments, message):
+    handlers: dict[str, Any] = {"ping": lambda state: "pong", "breaks": lambda state: 1 / 0}
+    node = ControlNode(
+        "w@h",
+        {},
+        handlers=handlers | {"autoscale": lambda state: "no"},
+        mailbox=Mailbox("celery", type="fanout"),
+    )
+    sent = {"method": method, "arguments": arguments, "destination": None}
+    reply = node.handle_message(sent, SimpleNamespace(headers={}))
+    assert reply["error"].startswith(message)
+    [record] = caplog.records
+    assert reply["error"] in record.message
+    assert record.exc_info is None
+
+
+def test_command_that_ends_the_worker_still_ends_it():
+    def shutdown(state: Any) -> None:
+        raise SystemExit(0)
+
+    mailbox = Mailbox("celery", type="fanout")
+    node = ControlNode("w@h", {}, handlers={"shutdown": shutdown}, mailbox=mailbox)
+    with pytest.raises(SystemExit):
+        node.handle_message({"method": "shutdown"}, SimpleNamespace(headers={}))

@@ -40,6 +40,20 @@ def test_default_pool_and_our_own_name_mean_our_pool(pool):
         ({"concurrency": "auto"}, "--concurrency auto", "for example 1000"),
         ({"prefetch_multiplier": 0}, "--prefetch-multiplier", "1 or more"),
         ({"prefetch_multiplier": -3}, "--prefetch-multiplier", "1 or more"),
+        ({"concurrency": 0}, "--concurrency", "from 1 to 65535"),
+        ({"concurrency": -1}, "--concurrency", "from 1 to 65535"),
+        ({"concurrency": 65536}, "--concurrency", "from 1 to 65535"),
+        ({"concurrency": 1000, "prefetch_multiplier": 100}, "--concurrency", "from 1 to 655"),
+        ({"heartbeat_interval": 0}, "--heartbeat-interval", "--without-heartbeat"),
+        ({"heartbeat_interval": -1}, "--heartbeat-interval", "--without-heartbeat"),
+        ({"time_limit": float("nan")}, "--time-limit", "0 for no limit"),
+        ({"time_limit": -1.0}, "--time-limit", "0 for no limit"),
+        ({"soft_time_limit": float("inf")}, "--soft-time-limit", "0 for no limit"),
+        ({"hostname": "w 1@host"}, "--hostname", "w1@%h"),
+        ({"hostname": "w1"}, "--hostname", "w1@%h"),
+        ({"hostname": "@"}, "--hostname", "w1@%h"),
+        ({"hostname": "a\nb@host"}, "--hostname", "w1@%h"),
+        ({"hostname": "a" * 300 + "@host"}, "--hostname", "w1@%h"),
     ],
 )
 def test_option_without_a_meaning_is_refused(options, written, instead):
@@ -56,6 +70,7 @@ def test_option_without_a_meaning_is_refused(options, written, instead):
         {},
         {"max_tasks_per_child": None, "autoscale": None, "beat": False, "purge": False},
         {"pool_start_method": "fork", "prefetch_multiplier": 4, "concurrency": 1000},
+        {"hostname": "w1@host.example", "heartbeat_interval": 5, "soft_time_limit": 0.0},
         {"optimization": "fair", "time_limit": 3.0, "statedb": "state", "task_events": True},
     ],
 )

@@ -37,6 +37,31 @@ REFUSED: list[tuple[list[str], dict[str, str], str]] = [
     (["-c", "auto"], {}, "--concurrency auto"),
     (["--prefetch-multiplier", "-1"], {}, "--prefetch-multiplier"),
     (["--pool-start-method", "spawn"], {}, "--pool-start-method"),
+    (["-c", "0"], {}, "--concurrency"),
+    (["-c", "-1"], {}, "--concurrency"),
+    (["-c", "70000"], {}, "--concurrency"),
+    ([], {"CELERY_WORKER_CONCURRENCY": "0"}, "--concurrency"),
+    (["--prefetch-multiplier", "0"], {}, "--prefetch-multiplier"),
+    (["--heartbeat-interval", "0"], {}, "--heartbeat-interval"),
+    (["--time-limit", "nan"], {}, "--time-limit"),
+    (["-n", "two words"], {}, "--hostname"),
+    (["-n", "a%z@h"], {}, "--hostname"),
+    *(
+        ([*options, *detach], {}, written)
+        for detach in ([], ["--detach"])
+        for options, written in (
+            (["-f", "/none/such/w.log"], "--logfile"),
+            (["--pidfile", "/none/such/w.pid"], "--pidfile"),
+            (["--statedb", "/none/such/state"], "--statedb"),
+            (["-I", "nonesuch"], "--include"),
+            (["-Q", "other"], "--queues"),
+            (["-X", "prompts"], "--queues"),
+            (["--discard"], "--purge"),
+            (["--uid", "no-such-user"], "--uid"),
+            (["--gid", "no-such-group"], "--gid"),
+            (["--umask", "many"], "--umask"),
+        )
+    ),
 ]
 
 

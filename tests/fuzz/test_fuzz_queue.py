@@ -7,12 +7,13 @@ import json
 import os
 
 import pytest
+from celery.worker.control import Panel
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import Fleet, prompt
-from tests.support.garbage import broadcast, broadcasts, changed, messages, task
+from tests.support.garbage import anything, broadcast, broadcasts, changed, messages, task
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
@@ -128,6 +129,85 @@ def test_what_is_no_command_is_dropped_and_the_next_one_is_answered(living):
     assert "Restoring" not in worker.log
     assert "Connection to broker lost" not in worker.log
     assert not fleet.redis.exists("x")
+
+
+NAMED = st.sampled_from(sorted({"prompts", "other", "worker.generate", "SIGTERM", "next"}))
+ARGUMENTS = st.sampled_from([
+    "n", "max", "min", "queue", "exchange", "exchange_type", "routing_key", "no_ack",
+    "task_id", "ids", "terminate", "signal", "task_name", "rate_limit", "soft", "hard",
+    "taskinfoitems", "with_defaults", "safe", "samples", "id", "topic", "action", "headers",
+    "modules", "reload", "from_node", "revoked", "builtins", "type", "num", "max_depth",
+])  # fmt: skip
+# Left out: commands that rightly end the worker, slow its jobs down or stop its consumer.
+HARMLESS = sorted(Panel.data.keys() - {"shutdown", "rate_limit", "time_limit", "cancel_consumer"})
+
+
+@fuzzed
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(HARMLESS), st.dictionaries(ARGUMENTS, NAMED | anything, max_size=4)
+        ),
+        min_size=_IN_A_BATCH,
+        max_size=_IN_A_BATCH,
+    )
+)
+def test_any_arguments_of_a_command_change_nothing_that_a_job_needs(living, batch):
+    fleet, worker = living
+    for method, arguments in batch:
+        item = broadcast({"method": method, "arguments": arguments})
+        fleet.redis.publish("/3.celery.pidbox", json.dumps(item))
+    serves(living)
+    inspect = fleet.app.control.inspect([worker.hostname], timeout=10, limit=1)
+    [queue] = inspect.active_queues()[worker.hostname]
+    assert queue["name"] == "prompts"
+    assert inspect.stats()[worker.hostname]["pool"]["max-concurrency"] >= 1
+
+
+COMMANDS_REFUSED = {
+    "add_consumer": {"queue": "other"},
+    "cancel_consumer": {"queue": "other"},
+    "pool_shrink": {"n": 60000},
+    "pool_grow": {"n": 65535},
+    "rate_limit": {"task_name": "worker.generate", "rate_limit": "nan/s"},
+    "time_limit": {"task_name": "worker.generate", "hard": -1},
+    "shutdown": {"msg": 7},
+    "autoscale": {"max": 3},
+}
+
+
+def test_command_that_cannot_be_obeyed_is_answered_with_an_error(living):
+    fleet, worker = living
+    logged = len(worker.log)
+    for method, arguments in COMMANDS_REFUSED.items():
+        [reply] = fleet.app.control.broadcast(
+            method,
+            arguments=arguments,
+            destination=[worker.hostname],
+            reply=True,
+            timeout=10,
+            limit=1,
+        )
+        error = reply[worker.hostname]["error"]
+        assert error.startswith(method)
+        assert "\n" not in error
+    assert "Traceback" not in worker.log[logged:]
+    serves(living)
+
+
+def test_consumer_of_the_jobs_may_be_cancelled_and_added(living):
+    fleet, worker = living
+    for method in ("cancel_consumer", "add_consumer"):
+        [reply] = fleet.app.control.broadcast(
+            method,
+            arguments={"queue": "prompts"},
+            destination=[worker.hostname],
+            reply=True,
+            timeout=10,
+            limit=1,
+        )
+        assert "ok" in reply[worker.hostname]
+    serves(living)
 
 
 def test_a_revoke_after_garbage_is_obeyed(living):

@@ -3,7 +3,14 @@
 from celery import Celery
 
 from berlin_schemas import names
-from berlin_worker.broker import celery_cli, purge, refused_commands, transport, worker_options
+from berlin_worker.broker import (
+    celery_cli,
+    purge,
+    refused_commands,
+    shown_settings,
+    transport,
+    worker_options,
+)
 from berlin_worker.broker.broker_info import BrokerInfo
 from berlin_worker.broker.consumer_heartbeat import Pulse
 from berlin_worker.broker.visibility import VISIBILITY_TIMEOUT_S, KeepDeliveries
@@ -84,3 +91,4 @@ file_limit.install(
 )
 purge.install(app)
 celery_log.install(app, _settings)
+shown_settings.install(app, _settings)

@@ -51,6 +51,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
     def _guard_gossip(self, gossip: Any) -> None:
         """Let no event end the worker: Celery's consumer of them has no ``on_decode_error``."""
+        # No election: the elected worker would send any task to any queue.
+        gossip.event_handlers = {}
         gossip.on_message = guarded_events(gossip.on_message)
         get_consumers = gossip.get_consumers
 

@@ -5,7 +5,7 @@ what is wrong with a command or an event of a worker may show later, in the stat
 Here such a message is dropped, and logged in one line. The checks are pure.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 from kombu.pidbox import Node
 from redis.exceptions import ResponseError
 
+from berlin_worker.broker.command_arguments import Facts, InvalidCommand, checked
 from berlin_worker.broker.guard import is_lost_connection
 
 logger = get_logger(__name__)
@@ -30,6 +31,8 @@ class ControlNode(Node):
     """kombu's, for which a command of any shape is nothing special."""
 
     mailbox: Any
+    handlers: dict[str, Callable[..., Any]]
+    state: Any
 
     def handle_message(self, body: Any, message: Any = None) -> Any:
         """Run a command, and reply if it asks for that."""
@@ -44,6 +47,28 @@ class ControlNode(Node):
                 raise
             logger.warning("a command of remote control was dropped: %s", _text(error))
             return None
+
+    def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Run a command with arguments that it can use; else reply with what is wrong, as kombu.
+
+        A command that ends the worker raises ``SystemExit``.
+        """
+        try:
+            if method not in self.handlers:
+                raise InvalidCommand("no such command: `celery control --list` shows all")  # noqa: TRY301  # answered like every other
+            return super().handle(method, checked(method, arguments or {}, self._facts))
+        except Exception as error:  # noqa: BLE001  # Celery's commands raise anything
+            message = _reason(error)
+            logger.warning("a command of remote control was refused: %s", message)
+            return {"error": message}
+
+    def _facts(self) -> Facts:
+        consumer = self.state.consumer
+        return Facts(
+            tasks=self.state.app.tasks,
+            slots=consumer.pool.num_processes,
+            prefetch_multiplier=consumer.prefetch_multiplier,
+        )
 
 
 def guarded_events(handle: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,8 +111,6 @@ def check_command(body: Any, *, reply_exchange: str) -> dict[str, Any]:
         and isinstance(reply_to.get("routing_key"), str)
     ):
         raise InvalidBroadcast("reply_to: no address of remote control")
-    if body["method"] == "hello":
-        _check_revoked((body.get("arguments") or {}).get("revoked"))
     names = (*_FIELDS, "destination", "pattern", "matcher")
     return {name: body[name] for name in names if name in body}
 
@@ -119,17 +142,16 @@ def with_clock(fields: Any) -> dict[str, Any]:
     return fields | {"clock": 0}
 
 
-def _check_revoked(revoked: Any) -> None:
-    """Celery merges what other workers know of revoked tasks, and sorts it by time, later."""
-    if revoked is None:
-        return
-    if not isinstance(revoked, Mapping) or not all(map(_is_number, revoked.values())):
-        raise InvalidBroadcast("revoked: an object of times is needed")
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _text(error: Exception) -> str:
     return str(error) if isinstance(error, InvalidBroadcast) else type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    """Return what the sender of a command reads: one line, which holds no part of a setting."""
+    if isinstance(error, InvalidCommand):
+        return str(error)
+    return f"the command failed ({type(error).__name__}): look at its arguments, and at the log"

@@ -5,14 +5,18 @@ line, ``CELERY_WORKER_<OPTION>``, the app's configuration or ``app.Worker(...)``
 """
 
 import functools
+import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from celery import concurrency, signals
 
 from berlin_schemas import names
+from berlin_worker.broker.command_arguments import MOST_SLOTS
+from berlin_worker.broker.option_targets import target_refusal
 from berlin_worker.pool import AsyncioPool
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 POOL: Final = f"{AsyncioPool.__module__.rpartition('.')[0]}:{AsyncioPool.__name__}"
 USAGE: Final = 2
 """Exit code for a wrong command line."""
+_LONGEST_NAME: Final = 200
 
 _NO_CHILDREN: Final = "one process runs all streams and no child process exists"
 _REFUSED: Final[Mapping[str, tuple[str, str]]] = {
@@ -66,12 +71,48 @@ def refusal(options: Mapping[str, Any]) -> str | None:
             return f"{written} is not supported: {instead}"
     if options.get("pool_start_method") not in (None, "fork"):
         return f"--pool-start-method is not supported: {_NO_CHILDREN}"
-    if options.get("concurrency") == "auto":
+    return (
+        _slots_refusal(options)
+        or _time_refusal(options)
+        or _hostname_refusal(options.get("hostname"))
+    )
+
+
+def _slots_refusal(options: Mapping[str, Any]) -> str | None:
+    slots, multiplier = options.get("concurrency"), options.get("prefetch_multiplier")
+    if slots == "auto":
         return "--concurrency auto counts CPUs: name the most streams in flight, for example 1000"
-    multiplier = options.get("prefetch_multiplier")
     if multiplier is not None and multiplier < 1:
         return "--prefetch-multiplier must be 1 or more: with less no message is ever taken, or all"
+    most = MOST_SLOTS // (multiplier or 1)
+    if slots is not None and not 1 <= slots <= most:
+        return (
+            f"--concurrency must be a number from 1 to {most}, the most streams in flight, "
+            "for example 1000"
+        )
     return None
+
+
+def _time_refusal(options: Mapping[str, Any]) -> str | None:
+    interval = options.get("heartbeat_interval")
+    if interval is not None and interval < 1:
+        return "--heartbeat-interval must be 1 or more, s: for none use --without-heartbeat"
+    for name, written in (("time_limit", "--time-limit"), ("soft_time_limit", "--soft-time-limit")):
+        limit = options.get(name)
+        if limit is not None and not (isfinite(limit) and limit >= 0):
+            return f"{written} must be a number of seconds, 0 for no limit"
+    return None
+
+
+def _hostname_refusal(hostname: str | None) -> str | None:
+    """A name is a part of queue names, and one word in logs."""
+    if hostname is None:
+        return None
+    name, _, host = hostname.partition("@")
+    word = hostname.isprintable() and " " not in hostname and len(hostname) <= _LONGEST_NAME
+    if word and name and host:
+        return None
+    return "--hostname must be one word of the form NAME@HOST, for example w1@%h"
 
 
 def queue_refusal(queues: Collection[str]) -> str | None:
@@ -134,6 +175,25 @@ class _PoolName(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         return AsyncioPool
 
 
+class _Hostname(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """The value of ``--hostname``: Celery's, whose error for an unknown % is a traceback."""
+
+    name = "hostname"
+
+    def __init__(self, app: "Celery", celerys: Any) -> None:
+        self._app = app
+        self._celerys = celerys
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name with its % expanded; raises ``ClickException`` for an unknown one."""
+        try:
+            return self._celerys.convert(value, param, ctx)
+        except ValueError:
+            if ctx is None or ctx.obj.app is not self._app:
+                raise
+            raise _OneLine("--hostname has an unknown %: write %h, %n, %d or %%") from None
+
+
 class _OneLine(click.ClickException):
     """Shown as one line, without Celery's usage above it."""
 
@@ -145,13 +205,35 @@ def _check_command(command: click.Command, app: "Celery") -> None:
     for param in command.params:
         if param.name == "pool":
             param.type = _PoolName(app, param.type)
+        if param.name == "hostname":
+            param.type = _Hostname(app, param.type)
+        if param.name in {"concurrency", "prefetch_multiplier"}:
+            param.callback = _positive(app, param.callback)
     run: Callable[..., Any] | None = command.callback
     assert run is not None, "Celery's command runs something"
 
     @functools.wraps(run)
     def checked_run(*args: Any, **options: Any) -> Any:
-        if click.get_current_context().obj.app is app and (told := refusal(options)):
+        if click.get_current_context().obj.app is app and (told := _command_refusal(options)):
             raise _OneLine(told)
         return run(*args, **options)
 
     command.callback = checked_run
+
+
+def _command_refusal(options: Mapping[str, Any]) -> str | None:
+    """Return why the command cannot run, detached or not, or None."""
+    queues: Iterable[str] = options.get("queues") or [names.QUEUE]
+    excluded: Iterable[str] = options.get("exclude_queues") or ()
+    return refusal(options) or queue_refusal(set(queues) - set(excluded)) or target_refusal(options)
+
+
+def _positive(app: "Celery", callback: Any) -> Callable[..., Any]:
+    """Celery takes 0 for "not given", and shows its usage for less: here each is a wrong number."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        if ctx.obj.app is app and re.fullmatch(r"\s*(-\d+|\+?0+)\s*", str(value)):
+            raise _OneLine(refusal({param.name or "": 0}) or f"{param.name} must be 1 or more")
+        return callback(ctx, param, value)
+
+    return check

@@ -145,7 +145,11 @@ REFUSED: Final = {
     **dict.fromkeys(_CODE_NAMES, _CODE),
 }
 
-_SECRET: Final = frozenset({"username", "user", "password", "sentinel_kwargs", *_CODE_NAMES})
+SECRETS: Final = frozenset(
+    {"password", "sentinel_kwargs", *(name for name, option in _USED.items() if option.secret)}
+)
+"""Options whose values no log, error or report shows."""
+_UNSHOWN: Final = SECRETS | {"username", "user", *_CODE_NAMES}
 
 
 def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str, str]:
@@ -185,7 +189,7 @@ def _option(name: str, value: str, *, show: bool) -> _Option:
     if option := _USED.get(name) or _IGNORED.get(name):
         return option
     if reason := REFUSED.get(name):
-        named = f"{name}={_cut(value)}" if show and name not in _SECRET else name
+        named = f"{name}={_cut(value)}" if show and name not in _UNSHOWN else name
         raise InvalidOption(f"the option {named} cannot be used, for {reason}")
     if not show or not _NAME.fullmatch(name):
         raise InvalidOption("it has an option that does not exist: remove it")

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
+from pydantic import SecretStr
 from structlog.stdlib import ProcessorFormatter
 
+from berlin_worker.config import redis_options
 from berlin_worker.telemetry import job_end
 from berlin_worker.telemetry.log_context import JOB
 from berlin_worker.telemetry.redact import hider
@@ -99,18 +101,25 @@ def formatter(style: Style, secrets: Iterable[str], *, colors: bool = False) -> 
 
 
 def secrets_of(settings: "Settings") -> set[str]:
-    """What the settings hold that no line may show."""
-    values = {
-        field.get_secret_value()
-        for field in (settings.berlin_password, settings.token_keys)
-        if field is not None
-    }
+    """Return what the settings hold that no line may show."""
+    values = {field.get_secret_value() for _, field in settings if isinstance(field, SecretStr)}
     values |= set(",".join(values).split(","))  # several keys in one setting
     addresses = [settings.broker_url, *settings.shards, settings.redis_url, *settings.proxies]
     for address in filter(None, (*addresses, settings.berlin_proxy)):
-        for part in address.split(";"):  # Sentinels, each with a login
-            values.add(unquote(urlsplit(part).password or ""))
+        values |= secrets_in(address)
     return {value for value in values if len(value) >= _SHORTEST_SECRET}
+
+
+def secrets_in(address: str) -> set[str]:
+    """Return the passwords in a URL, or in a list of URLs with a semicolon between them."""
+    found: set[str] = set()
+    for part in address.split(";"):  # Sentinels, each with a login
+        with contextlib.suppress(ValueError):  # it is no URL
+            url = urlsplit(part)
+            found.add(unquote(url.password or ""))
+            options = parse_qsl(url.query)
+            found |= {value for name, value in options if name in redis_options.SECRETS}
+    return {value for value in found if len(value) >= _SHORTEST_SECRET}
 
 
 def say_json(told: str, *_: Any) -> None:
