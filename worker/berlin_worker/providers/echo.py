@@ -22,6 +22,8 @@ class EchoProvider(Provider):
     the message is said (1). A word counts as a token in the usage.
     """
 
+    default_model = "echo"
+
     def __init__(self, services: Services) -> None:
         """Needs nothing of the environment."""
         self._max_chunks = services.settings.max_chunks

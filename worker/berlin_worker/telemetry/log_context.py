@@ -14,7 +14,7 @@ class About(NamedTuple):
     """Labels of a job for its line in the log: none of them is a part of the prompt."""
 
     provider: str
-    model: str
+    model: str | None
     tenant: str | None
 
 
