@@ -13,7 +13,7 @@ from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli import COMMANDS, main
 from berlin_worker.cli.errors import Problem, problem
 from berlin_worker.cli.job_options import build_job, key_value
-from berlin_worker.cli.worker import celery_command, check_login
+from berlin_worker.cli.worker import celery_command, check_providers
 from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
 from berlin_worker.settings import Settings
 
@@ -146,12 +146,12 @@ def test_a_worker_without_credentials_says_which_are_missing() -> None:
 
 
 def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
-    check_login(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
+    check_providers(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
     with pytest.raises(SettingsError):
-        check_login(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
-    check_login(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
+        check_providers(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
+    check_providers(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
     with pytest.raises(SettingsError):
-        check_login(
+        check_providers(
             Settings.from_env({"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"})
         )
 

@@ -44,7 +44,7 @@ abouts = st.none() | st.builds(About, TEXT, TEXT, st.none() | TEXT)
 def line(style, fields):
     record = logging.LogRecord("l", logging.INFO, "f.py", 1, job_end.EVENT, (), None)
     setattr(record, job_end.ATTRIBUTE, fields)
-    return logs.formatter(style, ()).format(record)
+    return logs.formatter(style, str).format(record)
 
 
 @given(ends, abouts, st.fixed_dictionaries(dict.fromkeys(DURATIONS, numbers)))

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from berlin_worker.settings import Settings
-from berlin_worker.telemetry import logs
+from berlin_worker.telemetry import logs, redact
 from berlin_worker.telemetry.log_context import JOB
 
 pytestmark = pytest.mark.unit
@@ -28,7 +28,7 @@ def record(text: str, *args: object, **fields: object) -> logging.LogRecord:
 
 
 def lines(style: str, *records: logging.LogRecord, secrets: tuple[str, ...] = ()) -> list[str]:
-    form = logs.formatter(style, secrets)  # type: ignore[arg-type]  # one of the two
+    form = logs.formatter(style, redact.hider(secrets))  # type: ignore[arg-type]  # one of the two
     return [form.format(each) for each in records]
 
 

@@ -28,10 +28,10 @@ from berlin_worker.jobs.retry import RetryPolicy
 from berlin_worker.jobs.runner import Runner
 from berlin_worker.pool import cancel_cause
 from berlin_worker.pool.gc_tuning import relaxed_gc
+from berlin_worker.providers import served
 from berlin_worker.providers.base import Provider, Services
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
-from berlin_worker.providers.served import provider_cache
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
 from berlin_worker.storage.databases import database_of
@@ -63,8 +63,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     settings = Settings.from_env()
     await server_check.check(settings, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        servers = {"berlin": settings.berlin_url}
-        tracer = await stack.enter_async_context(open_tracer(os.environ, servers=servers))
+        server_url = functools.partial(served.server_url, settings=settings, environ=os.environ)
+        tracer = await stack.enter_async_context(open_tracer(os.environ, server_url=server_url))
         home = await stack.enter_async_context(connect(settings.redis_url))
         stores = [
             home if url == settings.redis_url else await stack.enter_async_context(connect(url))
@@ -76,7 +76,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         tokens = RedisTokens(home, settings, stats)
         services = Services(http, tokens, settings, os.environ)
         suspects = Quarantine()
-        shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
+        shared = _Shared(home, doorbell, served.provider_cache(services, settings), suspects, stats)
         cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
         async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:

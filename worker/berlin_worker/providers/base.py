@@ -4,7 +4,7 @@ The runner knows this file alone. Another package adds a provider by an entry
 point in the group ``berlin_worker.providers`` that names a class with this shape.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -86,8 +86,8 @@ class Provider(Protocol):
     """One upstream. Built once for a process, in its event loop: ``Class(services)``.
 
     Everything here runs in that loop, for thousands of jobs at once: no call may block, and
-    nothing of one job may be kept in the provider. A class attribute ``default_model``, a string,
-    is the model of jobs that name none (the operator's WORKER_DEFAULT_MODEL goes first).
+    nothing of one job may be kept in the provider. What a class may offer besides is listed in
+    :class:`OptionalParts`.
     """
 
     def __init__(self, services: Services) -> None:
@@ -122,4 +122,43 @@ class Provider(Protocol):
           any point, and raise nothing but ``CancelledError``. Timeouts are the runner's:
           it cancels.
         - While the reader does not ask for more, it reads a bounded amount ahead.
+        """
+
+
+class OptionalParts(Protocol):
+    """What a provider's class may offer: each part alone, and none of them is required.
+
+    The class methods are called before a provider is built, without an event loop. They do no I/O.
+    """
+
+    default_model: str
+    """The model of jobs that name none (the operator's WORKER_DEFAULT_MODEL comes first)."""
+
+    @classmethod
+    def is_configured(cls, settings: "Settings", environ: Mapping[str, str]) -> bool:
+        """Return whether the environment has what the provider needs, its login for example.
+
+        Asked of built-in providers: one that is configured is built when the worker starts, so
+        that wrong settings end the start instead of the first job.
+        """
+
+    @classmethod
+    def check_settings(cls, settings: "Settings", environ: Mapping[str, str]) -> None:
+        """Raise ``SettingsError``, in one line without secrets, for settings that cannot work.
+
+        Called at the start of a worker and by ``berlin doctor``.
+        """
+
+    @classmethod
+    def secrets(cls, settings: "Settings", environ: Mapping[str, str]) -> Iterable[str]:
+        """Return the secrets of the environment that no line of the log may show."""
+
+    @classmethod
+    def server_url(cls, settings: "Settings", environ: Mapping[str, str]) -> str | None:
+        """Return the URL of the upstream, without a login: traces and ``berlin doctor`` name it."""
+
+    async def check_login(self) -> None:
+        """Log in at the upstream, for ``berlin doctor``; raises ``JobError``.
+
+        A note of the error (``add_note``) is shown as advice.
         """

@@ -9,9 +9,10 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
@@ -22,9 +23,8 @@ from pydantic import SecretStr
 from structlog.stdlib import ProcessorFormatter
 
 from berlin_worker.config import redis_options
-from berlin_worker.telemetry import job_end
+from berlin_worker.telemetry import job_end, known_secrets
 from berlin_worker.telemetry.log_context import JOB
-from berlin_worker.telemetry.redact import hider
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 Style = Literal["json", "console"]
 
-_SHORTEST_SECRET: Final = 4
-"""Shorter ones are not looked for: they stand in every other word."""
+_LIST: Final = re.compile(r"[;,]\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _STDERR: Final = 2
 
 
@@ -54,9 +53,9 @@ def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: boo
         if logfile is None
         else _File(logfile, encoding="utf-8", errors="backslashreplace")
     )
-    handler.setFormatter(
-        formatter(style, secrets_of(settings), colors=terminal and colors is not False)
-    )
+    known_secrets.LOG.add(secrets_of(settings))
+    colors = terminal and colors is not False
+    handler.setFormatter(formatter(style, known_secrets.LOG.hide, colors=colors))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
@@ -78,9 +77,14 @@ def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: boo
     return style
 
 
-def formatter(style: Style, secrets: Iterable[str], *, colors: bool = False) -> logging.Formatter:
-    """A formatter for records of the standard library and of structlog."""
-    hidden = _hidden(hider(secrets))
+def formatter(
+    style: Style, hide: Callable[[str], str], *, colors: bool = False
+) -> logging.Formatter:
+    """Return a formatter for records of the standard library and of structlog.
+
+    ``hide`` returns a text without its secrets.
+    """
+    hidden = _hidden(hide)
     if style == "json":
         render: list[Processor] = [
             structlog.processors.format_exc_info,
@@ -101,25 +105,27 @@ def formatter(style: Style, secrets: Iterable[str], *, colors: bool = False) -> 
 
 
 def secrets_of(settings: "Settings") -> set[str]:
-    """Return what the settings hold that no line may show."""
-    values = {field.get_secret_value() for _, field in settings if isinstance(field, SecretStr)}
-    values |= set(",".join(values).split(","))  # several keys in one setting
-    addresses = [settings.broker_url, *settings.shards, settings.redis_url, *settings.proxies]
-    for address in filter(None, (*addresses, settings.berlin_proxy)):
-        values |= secrets_in(address)
-    return {value for value in values if len(value) >= _SHORTEST_SECRET}
+    """Return what the settings hold that no line may show: secret fields, passwords in URLs."""
+    found: set[str] = set()
+    for _, value in settings:
+        if isinstance(value, SecretStr):
+            secret = value.get_secret_value()
+            found |= {secret, *secret.split(",")}  # several keys in one setting
+        elif isinstance(value, str):
+            found |= secrets_in(value)
+    return known_secrets.long_enough(found)
 
 
 def secrets_in(address: str) -> set[str]:
-    """Return the passwords in a URL, or in a list of URLs with a semicolon between them."""
+    """Return the passwords in a URL, or in a list of URLs with semicolons or commas between."""
     found: set[str] = set()
-    for part in address.split(";"):  # Sentinels, each with a login
+    for part in _LIST.split(address):
         with contextlib.suppress(ValueError):  # it is no URL
             url = urlsplit(part)
             found.add(unquote(url.password or ""))
             options = parse_qsl(url.query)
             found |= {value for name, value in options if name in redis_options.SECRETS}
-    return {value for value in found if len(value) >= _SHORTEST_SECRET}
+    return known_secrets.long_enough(found)
 
 
 def say_json(told: str, *_: Any) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -47,11 +47,12 @@ class OtelTracer:
         self,
         tracer: trace.Tracer,
         *,
-        servers: Mapping[str, str] | None = None,
+        server_url: Callable[[str], str | None] = lambda _: None,
         captures: bool = False,
     ) -> None:
         self._tracer = tracer
-        self._servers = {name: _server(url) for name, url in (servers or {}).items()}
+        self._server_url = server_url
+        self._servers: dict[str, dict[str, Any]] = {}
         self._captures = captures
 
     @property
@@ -98,6 +99,12 @@ class OtelTracer:
             finally:
                 CURRENT.reset(token)
 
+    def _server(self, provider: str) -> dict[str, Any]:
+        # Read once for each provider: of a job that has one, so there are few.
+        if provider not in self._servers:
+            self._servers[provider] = _server(self._server_url(provider))
+        return self._servers[provider]
+
     @contextlib.contextmanager
     def chat(
         self, job: PromptJob, job_id: str, attempt: int, report: ChatReport
@@ -108,7 +115,7 @@ class OtelTracer:
             "gen_ai.provider.name": job.provider,
             "gen_ai.request.model": job.model,
             "gen_ai.request.stream": True,
-            **self._servers.get(job.provider, {}),
+            **self._server(job.provider),
             "berlin.job.id": job_id,
             "berlin.job.attempt": attempt,
         }
@@ -239,9 +246,15 @@ class _Chat:
         self._span.end()
 
 
-def _server(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+def _server(url: str | None) -> dict[str, Any]:
+    if url is None:
+        return {}
+    try:
+        parts = urlsplit(url)
+        given = parts.port
+    except ValueError:  # it is no URL
+        return {}
+    port = given or _DEFAULT_PORTS.get(parts.scheme)
     return {"server.address": parts.hostname or "", **({"server.port": port} if port else {})}
 
 

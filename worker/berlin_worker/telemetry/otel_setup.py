@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import entry_points, version
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ _SHUTDOWN_S: Final = 5.0
 
 @contextlib.asynccontextmanager
 async def opened(
-    environ: Mapping[str, str], *, servers: Mapping[str, str], own: bool
+    environ: Mapping[str, str], *, server_url: Callable[[str], str | None], own: bool
 ) -> AsyncIterator[OtelTracer | None]:
     """The tracer of this process, or ``None`` where there is no exporter for it.
 
@@ -37,7 +37,7 @@ async def opened(
         return
     tracer = (mine or provider).get_tracer("worker", version("berlin-worker"))
     try:
-        yield OtelTracer(tracer, servers=servers, captures=captures(environ))
+        yield OtelTracer(tracer, server_url=server_url, captures=captures(environ))
     finally:
         if mine is not None:
             await _shut_down(mine)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from berlin_worker.telemetry.tracing import OFF, Tracer
@@ -29,12 +29,12 @@ def asked_for(environ: Mapping[str, str]) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_tracer(
-    environ: Mapping[str, str], *, servers: Mapping[str, str] | None = None
+    environ: Mapping[str, str], *, server_url: Callable[[str], str | None] = lambda _: None
 ) -> AsyncIterator[Tracer]:
     """Open the tracer of this process; what it still holds is sent when the block ends.
 
     That of ``opentelemetry-instrument``, if the worker was started by it, else one that the
-    environment describes. ``servers`` are the URLs of the upstreams by provider.
+    environment describes. ``server_url`` returns the URL of a provider's upstream.
     """
     if not asked_for(environ) and "opentelemetry.sdk.trace" not in sys.modules:
         yield OFF
@@ -45,5 +45,5 @@ async def open_tracer(
         logger.warning("no traces: they need the extra, pip install 'berlin-worker[otel]'")
         yield OFF
         return
-    async with otel_setup.opened(environ, servers=servers or {}, own=asked_for(environ)) as tracer:
+    async with otel_setup.opened(environ, server_url=server_url, own=asked_for(environ)) as tracer:
         yield tracer or OFF

@@ -6,7 +6,6 @@ from typing import Any, Final, Literal
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 
-from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.storage import supported_servers
 from berlin_worker.storage.sharding.marks import trouble
@@ -155,10 +154,7 @@ def login(error: JobError | None, url: str) -> CheckResult:
     """What came of a login at ``url``."""
     if error is None:
         return CheckResult("login", "ok", f"{url} has taken the account")
-    advice = {
-        ErrorCode.AUTH_FAILED: "look at BERLIN_ACCOUNT and BERLIN_PASSWORD",
-        ErrorCode.RATE_LIMITED: "wait; the account logs in too often",
-    }.get(error.code, "look at BERLIN_URL, BERLIN_PROXY and the way there")
+    advice = "; ".join(getattr(error, "__notes__", ())) or "look at the settings of the provider"
     return CheckResult("login", "fail", f"{url}: {error.code}: {error.message}", advice)
 
 

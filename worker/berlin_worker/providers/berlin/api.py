@@ -245,6 +245,12 @@ class Account:
         return secrets
 
 
+def check_account(settings: Settings) -> None:
+    """Raise ``SettingsError`` if credentials are missing or the address cannot be used."""
+    _credentials(settings)
+    _base_url(settings)
+
+
 def _credentials(settings: Settings) -> tuple[str, str]:
     password = settings.berlin_password
     if not settings.berlin_account or password is None or not password.get_secret_value():
