@@ -88,7 +88,7 @@ def test_a_blocked_event_loop_is_not_alive_and_one_that_goes_on_is(fleet, tmp_pa
         job_id = fleet.send(prompt("a b c d", provider="saboteur", options=deed))
         wait_until(lambda: failing(f"{url}/livez") == (503, {"event_loop"}), "it is told")
         blocked = scrape(url)
-        assert value(blocked, "worker_event_loop_silence_seconds") > 1
+        assert value(blocked, "worker_event_loop_heartbeat_age_seconds") > 1
         assert value(blocked, "worker_check_up", check="event_loop") == 0
         wait_until(lambda: failing(f"{url}/livez") == (200, set()), "it goes on")
         fleet.ended(job_id)

@@ -44,7 +44,7 @@ from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
 from berlin_worker.storage.worker_connection import connect
 from berlin_worker.telemetry.http_endpoint import observed
-from berlin_worker.telemetry.liveness import LIFE
+from berlin_worker.telemetry.liveness import LIVENESS
 from berlin_worker.telemetry.stats import Stats
 from berlin_worker.telemetry.status import ProcessGauges
 from berlin_worker.telemetry.tracer import open_tracer
@@ -96,12 +96,14 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         background["control"] = cancel_listener.listen(
             home, current.cancel, fleet=database_of(home), flagged=flagged
         )
-        background["life"] = LIFE.beat_forever(stats.loop_lag)
+        background["life"] = LIVENESS.beat_forever(stats.loop_lag)
         presence = WorkerHeartbeat(
             home,
             this_process(),
             snapshot=stats.snapshot,
-            load=lambda: Load(sum(len(core.leases) for core in cores), LIFE.slots, LIFE.draining),
+            load=lambda: Load(
+                sum(len(core.leases) for core in cores), LIVENESS.slots, LIVENESS.draining
+            ),
             interval_s=settings.renew_interval_s,
             ttl_s=settings.lease_s,
         )
@@ -115,7 +117,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             stack.push_async_callback(_cancelled, _supervised(name, work))
         inside = ProcessGauges(
             jobs_in_flight=lambda: sum(len(core.leases) for core in cores),
-            suspects_waiting=lambda: len(suspects),
+            quarantined_jobs=lambda: len(suspects),
             journal_buffer_bytes=lambda: sum(core.journal.buffered_bytes for core in cores),
             journal_limit_bytes=settings.journal_buffer_bytes,
             store_silent_s=lambda: current.silent_s,

@@ -84,11 +84,11 @@ class Body:
                 told = "the connection to the upstream broke"
                 raise JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True)
 
-    def unread(self) -> bytes:
+    def drain_buffer(self) -> bytes:
         """What arrived before the connection broke, which aiohttp's reader withholds then."""
         if self._decoder is not None:
             return b""  # read already: see below
-        return _unread(self._content)
+        return _drain(self._content)
 
     async def _read_coded(self) -> bytes:
         decoder = self._decoder
@@ -101,7 +101,7 @@ class Body:
             try:
                 data = await self._content.readany()
             except Exception as error:  # noqa: BLE001  # raised again below, after the last piece
-                self._error, data = error, _unread(self._content)
+                self._error, data = error, _drain(self._content)
             else:
                 if not data:
                     return b""
@@ -138,7 +138,7 @@ async def _read_into(data: bytearray, response: aiohttp.ClientResponse, limit: i
                 return
             data += piece
     except Exception:
-        data += body.unread()
+        data += body.drain_buffer()
         raise
     finally:
         body.forget()
@@ -167,7 +167,7 @@ def _values(response: aiohttp.ClientResponse, header: str) -> list[str]:
     return [value for each in listed.split(",") if (value := each.strip().lower())]
 
 
-def _unread(content: aiohttp.StreamReader) -> bytes:
+def _drain(content: aiohttp.StreamReader) -> bytes:
     # AtomicReserveMixin back the error is the only way to the buffer that aiohttp has in public.
     content.set_exception(None)  # type: ignore[arg-type]
     return content.read_nowait()

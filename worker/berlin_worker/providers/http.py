@@ -78,7 +78,7 @@ def transport_error(error: Exception, *, auth_statuses: frozenset[int] = AUTH_ST
     return JobError(row.code, f"{row.told} ({cause})", retryable=retryable)
 
 
-class _Row(NamedTuple):
+class _Mapping(NamedTuple):
     kinds: tuple[type[Exception], ...]
     told: str
     code: ErrorCode = ErrorCode.UPSTREAM_ERROR
@@ -88,7 +88,7 @@ class _Row(NamedTuple):
 # The first row that fits counts, so the narrower class stands first. What no repetition
 # heals (a certificate, an address) is not retryable.
 _TRANSPORT_ERRORS: Final = (
-    _Row(
+    _Mapping(
         (
             aiohttp.ClientConnectorCertificateError,
             aiohttp.ServerFingerprintMismatch,
@@ -97,36 +97,36 @@ _TRANSPORT_ERRORS: Final = (
         "the certificate of the upstream is not trusted",
         retryable=False,
     ),
-    _Row(
+    _Mapping(
         (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.RedirectClientError),
         "the address of the upstream or of the proxy cannot be used",
         retryable=False,
     ),
-    _Row(
+    _Mapping(
         (aiohttp.ConnectionTimeoutError,),
         "connecting to the upstream took too long",
         ErrorCode.UPSTREAM_TIMEOUT,
     ),
-    _Row(
+    _Mapping(
         (TimeoutError,),
         "the upstream was silent for too long",
         ErrorCode.UPSTREAM_TIMEOUT,
     ),
-    _Row(
+    _Mapping(
         (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError),
         "the proxy does not lead to the upstream",
     ),
-    _Row((aiohttp.ClientConnectorDNSError,), "the host name of the upstream does not resolve"),
-    _Row((aiohttp.ClientSSLError, ssl.SSLError), "no TLS connection to the upstream"),
-    _Row((aiohttp.ClientConnectorError,), "no connection to the upstream"),
-    _Row(
+    _Mapping((aiohttp.ClientConnectorDNSError,), "the host name of the upstream does not resolve"),
+    _Mapping((aiohttp.ClientSSLError, ssl.SSLError), "no TLS connection to the upstream"),
+    _Mapping((aiohttp.ClientConnectorError,), "no connection to the upstream"),
+    _Mapping(
         (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, EOFError),
         "the connection to the upstream broke",
     ),
-    _Row(
+    _Mapping(
         (aiohttp.ClientResponseError, HttpProcessingError), "the upstream broke the rules of HTTP"
     ),
-    _Row((Exception,), "the call to the upstream failed"),
+    _Mapping((Exception,), "the call to the upstream failed"),
 )
 
 

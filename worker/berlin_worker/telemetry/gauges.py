@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Gauges:
     """What is read at the time of a scrape. What cannot be known is ``None``, or empty: no sample.
 
     ``queue``: messages by state, of the whole fleet; ``checks``: those of the probes;
@@ -15,13 +15,13 @@ class Reading:
     messaging_system: str = "redis"
     jobs_in_flight: int = 0
     job_slots: int | None = None
-    suspects_waiting: int = 0
+    quarantined_jobs: int = 0
     queue: Mapping[str, int] = field(default_factory=dict)
     dead_letters: int | None = None
     journal_buffer_bytes: int = 0
     journal_limit_bytes: int = 0
-    loop_silence_s: float = 0.0
-    consumer_silence_s: float | None = None
+    loop_age_s: float = 0.0
+    consumer_age_s: float | None = None
     checks: Mapping[str, bool] = field(default_factory=dict)
     draining: bool = False
     build: tuple[str, str, str] = ("", "", "")

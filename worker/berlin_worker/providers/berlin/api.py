@@ -126,7 +126,7 @@ class Account:
                         body.finish()
                 except Exception as error:  # noqa: BLE001  # the edge, as in _post
                     # What has arrived all the same, and the error that follows it.
-                    data, broken = body.unread(), http.transport_error(error)
+                    data, broken = body.drain_buffer(), http.transport_error(error)
                 deltas, bad = reply.feed(data) if data or broken else reply.finish()
                 failure = bad or broken
                 if failure:
