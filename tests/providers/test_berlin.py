@@ -200,8 +200,8 @@ async def test_a_refused_completion_is_told_by_its_code(
     text, error = await read(berlin, f"[[{fault}]]")
     assert text == ""
     assert error is not None
-    told = (error.code, error.retryable, error.upstream_status, error.retry_after_s)
-    assert told == expected
+    found = (error.code, error.retryable, error.upstream_status, error.retry_after_s)
+    assert found == expected
     assert upstream.completion_calls == 1
 
 

@@ -11,7 +11,7 @@ QUIET = {"loop_age_s": 0.1, "consumer_age_s": 0.9, "draining": False, "lease_s":
 
 def status(**changes: float) -> tuple[int, list[str]]:
     """The status of ``/livez``, and what failed."""
-    code, body = report(live(**(QUIET | changes)))  # type: ignore[arg-type]  # as told
+    code, body = report(live(**(QUIET | changes)))  # type: ignore[arg-type]  # QUIET has the types of the parameters
     return code, [name for name, check in body["checks"].items() if not check["ok"]]
 
 
@@ -43,14 +43,14 @@ def test_while_it_drains_the_consumer_may_be_silent_and_the_loop_may_not():
     ],
 )
 def test_ready_is_who_can_take_jobs(outside, draining, failed):
-    code, body = report(ready(live(**QUIET), outside, draining=draining))  # type: ignore[arg-type]  # as told
+    code, body = report(ready(live(**QUIET), outside, draining=draining))  # type: ignore[arg-type]  # QUIET has the types of the parameters
     assert code == (503 if failed else 200)
     assert [name for name, check in body["checks"].items() if not check["ok"]] == failed
     assert body["status"] == ("failing" if failed else "ok")
 
 
 def test_who_is_not_alive_is_not_ready():
-    dead = live(**(QUIET | {"loop_age_s": 60.0}))  # type: ignore[arg-type]  # as told
+    dead = live(**(QUIET | {"loop_age_s": 60.0}))  # type: ignore[arg-type]  # QUIET has the types of the parameters
     code, body = report(ready(dead, Dependencies(), draining=False))
     assert code == 503
     assert "60.0 s" in body["checks"]["event_loop"]["detail"]

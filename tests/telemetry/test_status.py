@@ -38,7 +38,7 @@ def broker(redis_url: str) -> Iterator[Celery]:
 
 
 class Site:
-    """An observer on a port, and what it is told."""
+    """A status reporter on a port, and the problem that it reports."""
 
     def __init__(self, redis_url: str, broker: Celery) -> None:
         self.life = Liveness()
@@ -50,8 +50,8 @@ class Site:
         self.queue: Callable[[], Any] = functools.partial(queue_depth.count, broker)
 
     async def no_token(self) -> str | None:
-        told: str | None = self.token()
-        return told
+        problem: str | None = self.token()
+        return problem
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

@@ -308,10 +308,10 @@ def test_what_runs_a_job_imports_no_opentelemetry() -> None:
         "assert tracing.inject() == {}\n"
         "print('loaded:', [name for name in sys.modules if name.startswith('opentelemetry')])"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True
     ).stdout
-    assert "loaded: []" in told
+    assert "loaded: []" in output
 
 
 def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) -> None:

@@ -1,7 +1,7 @@
-"""The providers by name: ours, and those that other packages bring.
+"""The registry of providers: built-in ones, and those of other packages.
 
 A package brings a provider by an entry point in the group
-``berlin_worker.providers``: its name is what jobs say, its value
+``berlin_worker.providers``: jobs use its name; its value is
 ``module:Class``, a class of the shape of :class:`berlin_worker.providers.base.Provider`.
 Nothing is imported before a job asks for it.
 """

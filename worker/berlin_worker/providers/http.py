@@ -29,11 +29,11 @@ _MAX_RETRY_AFTER_S: Final = 86400.0
 def open_session(
     settings: Settings, *, read_timeout_s: float | None = None
 ) -> aiohttp.ClientSession:
-    """A session for many streams at once; whoever opens it closes it.
+    """Return a session for many streams at once; the caller closes it.
 
     Nothing of the environment (proxies, ``.netrc``) and no cookie changes a request.
-    Only connecting has a timeout: a stream may be long and slow, and whoever reads it
-    keeps its deadlines. ``read_timeout_s`` bounds the silence where nobody does.
+    Only connecting has a timeout: a stream may be long and slow, and its reader
+    keeps the deadlines. ``read_timeout_s`` bounds the silence for a reader that does not.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
@@ -47,7 +47,7 @@ def open_session(
 
 
 def proxy_problem(proxy: str) -> str | None:
-    """Why ``proxy`` cannot be used, or ``None``; never repeats it, it may hold a password."""
+    """Return why ``proxy`` cannot be used, or ``None``; not the URL: it may hold a password."""
     try:
         url = URL(proxy)
     except ValueError:
@@ -75,17 +75,17 @@ def transport_error(error: Exception, *, auth_statuses: frozenset[int] = AUTH_ST
     if isinstance(error, aiohttp.ClientHttpProxyError):
         cause += f", status {error.status}"
         retryable = _passes(error.status)
-    return JobError(row.code, f"{row.told} ({cause})", retryable=retryable)
+    return JobError(row.code, f"{row.message} ({cause})", retryable=retryable)
 
 
 class _Mapping(NamedTuple):
     kinds: tuple[type[Exception], ...]
-    told: str
+    message: str
     code: ErrorCode = ErrorCode.UPSTREAM_ERROR
     retryable: bool = True
 
 
-# The first row that fits counts, so the narrower class stands first. What no repetition
+# The first match counts, so the narrower class comes first. A fault that no repetition
 # heals (a certificate, an address) is not retryable.
 _TRANSPORT_ERRORS: Final = (
     _Mapping(
@@ -138,15 +138,17 @@ def status_error(
     auth_statuses: frozenset[int] = AUTH_STATUSES,
     now: datetime | None = None,
 ) -> JobError:
-    """The contract error for an HTTP status; ``detail`` is what may be shown of the body."""
-    told = f"the upstream answered {status}{_phrase(status)}"
+    """Return the contract error for an HTTP status; ``detail`` is the part of the body to show."""
+    message = f"the upstream answered {status}{_phrase(status)}"
     if detail:
-        told += f": {detail}"
+        message += f": {detail}"
     code, retryable = _meaning(status, auth_statuses)
     wait_s = None
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         wait_s = retry_after_s(retry_after, now or datetime.now(UTC))
-    return JobError(code, told, retryable=retryable, upstream_status=status, retry_after_s=wait_s)
+    return JobError(
+        code, message, retryable=retryable, upstream_status=status, retry_after_s=wait_s
+    )
 
 
 def _meaning(status: int, auth_statuses: frozenset[int]) -> tuple[ErrorCode, bool]:
@@ -171,7 +173,7 @@ def _phrase(status: int) -> str:
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """``Retry-After`` (RFC 9110, 10.2.3: seconds or a date) in seconds, at most a day."""
+    """Return ``Retry-After`` (RFC 9110, 10.2.3: seconds or a date) in seconds, at most a day."""
     if value is None:
         return None
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text := value.strip()):

@@ -2,7 +2,7 @@
 
 aiohttp parses a packet as a whole: if a broken body follows the head in the same packet, or if
 one header is broken, it drops the status with the rest. Its error then carries a status of
-its own (400), which says nothing about the upstream.
+its own (400), which is not the upstream's.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The providers that a worker serves: which they are, by its settings, and each built once."""
+"""The providers that a worker serves: chosen by its settings, checked, and each built once."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -117,7 +117,7 @@ def provider_cache(services: Services, settings: Settings) -> Callable[[str], Pr
             built[name] = _build(name, services)
         except SettingsError as error:
             if refused.get(name) != str(error):
-                logger.error("provider %s: %s", name, error)  # noqa: TRY400  # says all there is
+                logger.error("provider %s: %s", name, error)  # noqa: TRY400  # the message is complete
                 refused[name] = str(error)
             message = f"provider: {name} is not configured on this worker"
             raise JobError(ErrorCode.INVALID_JOB, message) from None

@@ -1,4 +1,4 @@
-"""What is not counted but looked at, when the metrics are scraped. Pure."""
+"""The values that are read, not counted, when the metrics are scraped. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is read at the time of a scrape. What cannot be known is ``None``, or empty: no sample.
+    """Values at the time of a scrape. ``None``, or empty: not known, so no sample.
 
-    ``queue``: messages by state, of the whole fleet; ``checks``: those of the probes;
+    ``queue``: messages by state, of the whole fleet; ``checks``: the checks of the probes;
     ``build``: version, Python, event loop.
     """
 

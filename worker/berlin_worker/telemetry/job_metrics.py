@@ -152,7 +152,7 @@ JOB_METRICS: Final = (
         "histogram",
         (),
         "From the submission of a job to its first attempt. Of jobs with a record (client.submit): "
-        "the message of a bare send_task does not tell when it was sent.",
+        "the message of a bare send_task does not hold the time when it was sent.",
         lambda s, _: one(s.queue_wait),
     ),
 )

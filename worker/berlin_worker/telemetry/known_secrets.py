@@ -32,4 +32,4 @@ class KnownSecrets:
 
 
 LOG: Final = KnownSecrets()
-"""Those of the log of this process."""
+"""The secrets of the log of this process."""

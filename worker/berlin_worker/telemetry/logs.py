@@ -1,8 +1,8 @@
-"""The worker's log: JSON for machines, one object a line; for people at a terminal.
+"""The worker's log: JSON for machines, one object a line; sentences for people at a terminal.
 
-Every module logs by the standard library, as Celery does; here is how a record becomes a line. A
-line says which job it is about, and of which attempt, wherever one is at work. No line holds a
-prompt, since nobody logs one; passwords that the settings know are hidden wherever they stand.
+Every module logs by the standard library, as Celery does. This module renders a record as a line,
+with the job and the attempt that the code works for. No module logs a prompt; the secrets of the
+settings and of the providers are hidden in every line.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ _STDERR: Final = 2
 
 
 def style_of(log_format: str, *, terminal: bool) -> Style:
-    """The style that ``WORKER_LOG_FORMAT`` asks for."""
+    """Return the style that ``WORKER_LOG_FORMAT`` asks for."""
     if log_format == "auto":
         return "console" if terminal else "json"
     return cast("Style", log_format)
 
 
 def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: bool | None) -> Style:
-    """Have the root logger, and so every other, log in the style of the settings."""
+    """Make the root logger, and so every other, log in the style of the settings."""
     terminal = logfile is None and sys.__stderr__ is not None and sys.__stderr__.isatty()
     style = style_of(settings.log_format, terminal=terminal)
     handler: logging.Handler = (
@@ -128,22 +128,22 @@ def secrets_in(address: str) -> set[str]:
     return known_secrets.long_enough(found)
 
 
-def say_json(told: str, *_: Any) -> None:
-    """What Celery says from signal handlers, as a line of the log; for ``safe_say``."""
-    line = {"timestamp": _now(), "level": "info", "logger": "celery", "event": told.strip()}
-    # A handler of a signal may have interrupted the logger, in the middle of a line.
+def say_json(message: str, *_: Any) -> None:
+    """Write what Celery prints from signal handlers as a line of the log; replaces ``safe_say``."""
+    line = {"timestamp": _now(), "level": "info", "logger": "celery", "event": message.strip()}
+    # A signal handler may have interrupted the logger in the middle of a line.
     os.write(_STDERR, json.dumps(line).encode() + b"\n")
 
 
 class _PastTheLog(logging.Handler):
-    """Tells why a line could not be written on the true stderr.
+    """Report a line that could not be logged on the original stderr.
 
-    ``sys.stderr``, where the standard library tells it, is the log itself once Celery has
-    redirected it: one line whose reader has gone would become dozens.
+    The standard library reports it on ``sys.stderr``, which Celery redirects to the log: one line
+    whose reader has gone would become dozens.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
-        with contextlib.suppress(OSError):  # nobody reads that either
+        with contextlib.suppress(OSError):  # that has no reader either
             if sys.__stderr__ is not None:
                 place = f"{record.pathname}:{record.lineno}"
                 print(f"This could not be logged, of {place}", file=sys.__stderr__)
@@ -167,7 +167,7 @@ def _from_record(_: Any, __: str, event: "EventDict") -> "EventDict":
     if ended is not None:
         event.update(ended)
         return event
-    about = getattr(record, "data", None)  # what Celery's lines on a task carry
+    about = getattr(record, "data", None)  # Celery's lines on a task have it
     job_id = getattr(record, "job_id", None) or (
         about.get("id") if isinstance(about, dict) else None
     )
@@ -196,7 +196,7 @@ def _in_order(_: Any, __: str, event: "EventDict") -> "EventDict":
 
 
 def _sentence(_: Any, __: str, event: "EventDict") -> "EventDict":
-    """People read how a job ended as a sentence."""
+    """Replace the fields of an ended job by a sentence, for people."""
     if event["event"] != job_end.EVENT or "status" not in event:
         return event
     names = ("timestamp", "level", "logger", "job_id", "tenant", "model")
@@ -205,7 +205,7 @@ def _sentence(_: Any, __: str, event: "EventDict") -> "EventDict":
 
 
 def _once(_: Any, __: str, event: "EventDict") -> "EventDict":
-    """People need not read the ID of a job twice in a line."""
+    """Remove the field of a job ID that the text of the line holds already."""
     if str(event.get("job_id")) in str(event["event"]):
         del event["job_id"]
     return event

@@ -22,25 +22,25 @@ from berlin_worker.telemetry.stats import Histogram, Stats
 
 
 class StatsCollector(Collector):
-    """Renders ``stats``, and what ``read`` says at that time, for each scrape."""
+    """Renders ``stats``, and what ``read`` returns at that time, for each scrape."""
 
     def __init__(self, stats: Stats, read: Callable[[], Gauges]) -> None:
         self._stats = stats
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each row of the table."""
+        """Yield one family for each metric of the table."""
         reading = self._read()
         for row in TABLE:
             yield _family(row, row.read(self._stats, reading))
 
     def describe(self) -> Iterator[Metric]:
-        """The names alone: to register must not read anything."""
+        """Return the names alone: registering must not read anything."""
         return (_family(row, ()) for row in TABLE)
 
 
 def registry(stats: Stats, read: Callable[[], Gauges]) -> CollectorRegistry:
-    """A registry of the table and of the process, and of nothing else."""
+    """Return a registry of the table and of the process, and of nothing else."""
     made = CollectorRegistry()
     made.register(StatsCollector(stats, read))
     ProcessCollector(registry=made)
@@ -72,7 +72,7 @@ def _cumulative(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
 
 
 def table() -> str:
-    """Every metric as a Markdown table."""
+    """Return all metrics as a Markdown table."""
     rows = [
         *((row.name, row.kind, ", ".join(row.labels), row.help) for row in TABLE),
         *((name, kind, "", text) for name, kind, text in PROCESS),

@@ -24,10 +24,10 @@ _SHUTDOWN_S: Final = 5.0
 async def opened(
     environ: Mapping[str, str], *, server_url: Callable[[str], str | None], own: bool
 ) -> AsyncIterator[OtelTracer | None]:
-    """The tracer of this process, or ``None`` where there is no exporter for it.
+    """Yield the tracer of this process, or ``None`` if it has no exporter.
 
-    Where somebody has set up OpenTelemetry for the whole process, that is used; ``own`` says
-    whether the environment asks for one otherwise.
+    If the process has an OpenTelemetry provider already, that one is used. Otherwise ``own``:
+    whether the environment asks for one.
     """
     provider: Any = trace.get_tracer_provider()
     foreign = not isinstance(provider, trace.ProxyTracerProvider)
@@ -52,7 +52,7 @@ def _make_provider(environ: Mapping[str, str]) -> TracerProvider | None:
     if not exporters:
         return None
     resource = Resource.create({"service.name": "berlin-worker"})
-    # What the environment says of the service counts; `create` lets ours win.
+    # The environment names the service; `create` would prefer ours.
     resource = resource.merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for exporter in exporters:

@@ -1,4 +1,4 @@
-"""What one process says of itself over HTTP: gathers what the checks and the metrics need."""
+"""Gather what the probes and the metrics of one process need."""
 
 import asyncio
 import platform
@@ -18,14 +18,14 @@ from berlin_worker.telemetry.gauges import Gauges
 from berlin_worker.telemetry.liveness import Liveness
 
 _PATIENCE_S: Final = 0.8
-"""So long an answer over HTTP waits for the servers behind it: probes give up after a second."""
+"""Seconds that an answer waits for the servers behind it: probes give up after one second."""
 _STORE_SILENT_S: Final = 4.0
 """A worker whose store is silent for longer takes no jobs (``berlin_worker.broker.visibility``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGauges:
-    """What a scrape reads in this process, from another thread; ``no_token`` runs in the loop."""
+    """Values of this process, read by other threads at a scrape; ``no_token`` runs in the loop."""
 
     jobs_in_flight: Callable[[], int]
     quarantined_jobs: Callable[[], int]
@@ -67,15 +67,15 @@ class StatusReporter:
         self._token_probe = Probe("token", self._no_token)
 
     def live(self) -> tuple[int, Mapping[str, Any]]:
-        """``/livez``; asks nobody."""
+        """Answer ``/livez``, without asking any server."""
         return readiness.report(self._alive())
 
     def ready(self) -> tuple[int, Mapping[str, Any]]:
-        """``/readyz``."""
+        """Answer ``/readyz``."""
         return readiness.report(self._look()[0])
 
     def read(self) -> Gauges:
-        """What the metrics show beside what was counted."""
+        """Return the gauges of the metrics, read now."""
         looked, queue, dead_letters = self._look()
         inside, liveness = self._inside, self._liveness
         return Gauges(
@@ -131,7 +131,7 @@ class StatusReporter:
         self._redis.ping()
         try:
             counted: Any = self._redis.xlen(names.DEAD_LETTERS)
-        except ResponseError:  # a user that may not ask
+        except ResponseError:  # an ACL that forbids the command
             return None
         return int(counted)
 

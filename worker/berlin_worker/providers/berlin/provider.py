@@ -19,7 +19,7 @@ from berlin_worker.providers.berlin.api import Account, Prompt, check_account
 from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
 
-# What a job waits at most for the next bytes where it does not say (PromptJob).
+# The default idle timeout of a job (PromptJob).
 _STANDALONE_READ_TIMEOUT_S: Final = 60.0
 
 
@@ -64,7 +64,7 @@ class BerlinProvider(Provider):
         _check_proxy(job.proxy)
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
-        """One completion; login and call go through the same proxy."""
+        """Stream one completion; login and call go through one proxy."""
         proxy = job.proxy or self._proxy
         prompt = Prompt(wire.format_prompt(job.messages), job.model, job.options)
         return self._account.stream(prompt, self._source(proxy), proxy, report)
