@@ -26,10 +26,21 @@ settings.register_profile(
 )
 settings.load_profile("worker")
 
+_SERVERS = {"redis_server", "second_redis_server"}
 _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
 """A limit is told again and again: an event loop may take the first time for an error of a
 callback, and a coroutine may swallow it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start a Redis server: ``make test-quick`` leaves them out."""
+    for item in items:
+        params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]  # of functions alone
+        over = (params or {}).get("redis_url", "fake")
+        if over != "fake" or _SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
 
 
 @pytest.hookimpl(tryfirst=True)

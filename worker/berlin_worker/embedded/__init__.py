@@ -1,1 +1,1 @@
-"""What the demo and the tests run on: a Redis and a stand-in upstream, nothing to install."""
+"""A Redis and a stand-in upstream for the demo and the tests: nothing to install."""

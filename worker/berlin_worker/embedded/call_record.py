@@ -1,4 +1,4 @@
-"""What the stand-in upstream remembers: tokens that it gave out, faults that were ordered.
+"""State of the stand-in upstream between calls: issued tokens and ordered faults.
 
 Not safe for threads: :class:`berlin_worker.embedded.upstream.Upstream` holds a lock.
 """
@@ -18,7 +18,7 @@ class _Issued:
 
 
 class IssuedTokens:
-    """Tokens that are good for ``max_age_s`` seconds and ``max_uses`` calls; ``None``: for ever."""
+    """Issued tokens, valid for ``max_age_s`` seconds and ``max_uses`` calls (``None``: any)."""
 
     def __init__(self, max_age_s: float | None, max_uses: int | None) -> None:
         self._max_age_s = max_age_s
@@ -26,13 +26,13 @@ class IssuedTokens:
         self._issued: dict[str, _Issued] = {}
 
     def issue(self) -> str:
-        """A new token; the older ones stay good."""
+        """Issue a token; older ones stay valid."""
         token = secrets.token_urlsafe(24)
         self._issued[token] = _Issued(time.monotonic())
         return token
 
     def use(self, token: str) -> bool:
-        """Whether ``token`` is good for this call, which is counted."""
+        """Count one use of ``token``; return whether it is valid for it."""
         issued = self._issued.get(token)
         if issued is None:
             return False
@@ -42,27 +42,27 @@ class IssuedTokens:
         return self._max_uses is None or issued.uses <= self._max_uses
 
     def expire(self) -> None:
-        """No token that was given out is good any more."""
+        """Make every issued token invalid."""
         self._issued.clear()
 
 
 class OrderedFaults:
-    """Faults for the calls to come, and how often those of a prompt have struck."""
+    """Faults ordered for future calls, and a count for each fault that a prompt carries."""
 
     def __init__(self) -> None:
         self._left: list[tuple[Fault, int | None]] = []
         self._struck: Counter[tuple[str, str]] = Counter()
 
     def add(self, fault: Fault) -> None:
-        """Let the next ``fault.times`` calls have it."""
+        """Apply ``fault`` to the next ``fault.times`` calls."""
         self._left.append((fault, fault.times))
 
     def clear(self) -> None:
-        """Forget all orders."""
+        """Remove all ordered faults."""
         self._left.clear()
 
     def apply(self, plan: Plan) -> Plan:
-        """``plan`` with what is ordered for this call."""
+        """Return ``plan`` with the faults ordered for this call; each order counts down."""
         for fault, _ in self._left:
             plan = fault.apply(plan)
         counted = [(fault, left and left - 1) for fault, left in self._left]
@@ -70,7 +70,7 @@ class OrderedFaults:
         return plan
 
     def brought(self, plan: Plan, prompt: str, faults: list[Fault]) -> Plan:
-        """``plan`` with the faults of its prompt, each as often as the prompt says."""
+        """Return ``plan`` with the faults of its prompt, each as often as the prompt asks for."""
         for fault in faults:
             strikes = (prompt, str(fault))
             if fault.times is None:

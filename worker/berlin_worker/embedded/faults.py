@@ -1,7 +1,7 @@
-"""What can go wrong at the stand-in upstream, as a table. Pure.
+"""Table of the faults of the stand-in upstream (pure).
 
 A fault is written ``name`` or ``name:argument:argument``, for instance ``cut:3`` or
-``status:503:2``. A prompt brings its own in double square brackets, so that one
+``status:503:2``. A prompt carries faults in double square brackets, so that one
 upstream can serve many tests at once: ``[[cut:3]]`` at each call with this prompt,
 ``[[cut:3*2]]`` at the first two of them only. The names are those of :data:`FAULTS`.
 """
@@ -15,39 +15,39 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one call is answered."""
+    """The reply to one call."""
 
     chunks: tuple[str, ...] = ()
     raw: bytes | None = None
-    """Sent as it is in place of the chunks."""
+    """Body to send unchanged, in place of chunks."""
     delay_s: float = 0.0
-    """Before each chunk; in a login before the answer."""
+    """Seconds before each chunk, or before the reply to a login."""
     status: int = 200
     retry_after: str | None = None
     expire: bool = False
-    """All tokens expire first, the one of this call among them."""
+    """All tokens expire before the call, its own included."""
     leak: bool = False
     """The error body repeats the token and the credentials."""
     end: Literal["end", "cut", "half", "unfinished", "stall", "garbage", "endless"] = "end"
-    """What follows the chunks."""
+    """What the server does after the chunks."""
     drip_s: float | None = None
-    """Every byte on its own, so many seconds apart."""
+    """Seconds between single bytes."""
     gzip: bool = False
     bomb_bytes: int = 0
     silent: Literal["", "drop", "mute"] = ""
-    """No answer at all: the connection closes, or nothing happens."""
+    """No reply: the connection closes, or stays open and silent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row of :data:`FAULTS` with its arguments; ``times=None`` is at every call."""
+    """One row of :data:`FAULTS` with its arguments; ``times=None``: at every call."""
 
     name: str
     arguments: tuple[float, ...] = ()
     times: int | None = None
 
     def apply(self, plan: Plan) -> Plan:
-        """``plan`` with this fault in it."""
+        """Return ``plan`` with this fault."""
         return FAULTS[self.name](plan, *self.arguments)
 
     def __str__(self) -> str:
@@ -79,17 +79,17 @@ def _chunks(plan: Plan, count: float) -> Plan:
 FAULTS: Final[dict[str, Callable[..., Plan]]] = {
     # status:503, status:429:2 (with Retry-After, seconds); a 3xx redirects to nowhere
     "status": _status,
-    # 401, and every token that was given out is worthless from here on
+    # 401; from then on every issued token is invalid
     "expire": _expire,
     # leak:500: the error body repeats token, account and password
     "leak": _leak,
-    # status 200 with an error object in place of the reply
+    # status 200 with an error object in place of a reply
     "error_body": _error_body,
-    # the connection closes before there is an answer
+    # the connection closes before any reply
     "drop": lambda plan: replace(plan, silent="drop"),
-    # the call is taken, and no answer ever comes
+    # the server accepts the call and never replies
     "mute": lambda plan: replace(plan, silent="mute"),
-    # cut:3: the connection closes after three chunks, in the midst of the body
+    # cut:3: the connection closes after three chunks, in the middle of the body
     "cut": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="cut"),
     # half:3: after three chunks half a line, and the body ends by the rules of HTTP
     "half": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="half"),
@@ -99,19 +99,19 @@ FAULTS: Final[dict[str, Callable[..., Plan]]] = {
     ),
     # stall:3: silence after three chunks, until the client leaves
     "stall": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="stall"),
-    # garbage:3: after three chunks a line that is no JSON, then the rest is left out
+    # garbage:3: three chunks, then a line that is not JSON; nothing follows
     "garbage": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="garbage"),
-    # the reply again and again, until the client leaves
+    # the reply repeats until the client disconnects
     "endless": lambda plan: replace(plan, end="endless"),
-    # drip:0.01: every byte on its own, with 10 ms before each
+    # drip:0.01: single bytes, 10 ms apart
     "drip": lambda plan, delay_s: replace(plan, drip_s=delay_s),
-    # the reply is compressed, each chunk flushed
+    # a compressed reply, flushed after each chunk
     "gzip": lambda plan: replace(plan, gzip=True),
     # bomb:100: one line of 100 MB, compressed to next to nothing
     "bomb": lambda plan, size_mb: replace(plan, bomb_bytes=int(size_mb * 1_000_000)),
-    # No faults, but the shape of a reply. chunks:200: as many chunks, the words repeated
+    # Not faults, but the shape of a reply. chunks:200: as many chunks, the words repeated
     "chunks": _chunks,
-    # delay:0.01: seconds before each chunk; of a login before the answer
+    # delay:0.01: seconds before each chunk, or before the reply to a login
     "delay": lambda plan, delay_s: replace(plan, delay_s=delay_s),
 }
 
@@ -119,7 +119,7 @@ _DIRECTIVE: Final = re.compile(r"\[\[([a-z_]+(?::[0-9.]+)*(?:\*[0-9]+)?)\]\]")
 
 
 def parse(text: str, times: int | None = None) -> Fault:
-    """The fault that ``text`` names; raises ``ValueError`` if there is none like it."""
+    """Parse one fault; raises ``ValueError`` for an unknown name or a wrong argument."""
     spec, star, count = text.partition("*")
     name, *arguments = spec.split(":")
     fault = Fault(name, tuple(map(float, arguments)), int(count) if star else times)
@@ -132,10 +132,10 @@ def parse(text: str, times: int | None = None) -> Fault:
 
 
 def in_prompt(prompt: str) -> list[Fault]:
-    """The faults that a prompt brings, in their order; raises ``ValueError`` as :func:`parse`."""
+    """Return the faults in a prompt, in order; raises ``ValueError`` as :func:`parse` does."""
     return [parse(found) for found in _DIRECTIVE.findall(prompt)]
 
 
 def without_faults(prompt: str) -> str:
-    """The prompt as a reader should see it."""
+    """Return the prompt without its faults."""
     return _DIRECTIVE.sub("", prompt).strip()

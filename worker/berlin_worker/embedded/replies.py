@@ -1,4 +1,4 @@
-"""What the stand-in upstream answers, and how it goes out."""
+"""Replies of the stand-in upstream, and how they are sent."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ _BOMB_PIECE_BYTES: Final = 1_000_000
 
 
 def pleasant_reply(prompt: str) -> str:
-    """What the demo reads: it quotes the prompt and says what is going on."""
+    """Return the text of the demo: it quotes the prompt and explains the steps."""
     asked = without_faults(prompt).removesuffix("\nAssistant:").rpartition("User: ")[2]
     quoted = textwrap.shorten(asked, 120, placeholder=" …")
     return (
@@ -30,9 +30,9 @@ def pleasant_reply(prompt: str) -> str:
 
 
 async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> web.StreamResponse:
-    """Answer ``request`` as ``plan`` says, up to the end of the body.
+    """Send the reply that ``plan`` describes, up to the end of the body.
 
-    A leaking error body repeats ``secrets``.
+    The error body of the fault ``leak`` repeats ``secrets``.
     """
     if plan.silent == "mute":
         await asyncio.Event().wait()
@@ -47,7 +47,7 @@ async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> we
         squeeze = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     await response.prepare(request)
     for piece in _pieces(plan):
-        # Also without a delay: others are to be served meanwhile.
+        # Also without a delay: other requests must be served in between.
         await asyncio.sleep(plan.delay_s if plan.drip_s is None else plan.drip_s)
         data = piece
         if squeeze is not None:
@@ -59,11 +59,11 @@ async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> we
         return await _hang_up(request, response)
     if squeeze is not None and plan.end != "unfinished":
         await response.write(squeeze.flush())
-    return response  # whose end goes out when the handler has returned, and counted
+    return response  # aiohttp sends the end of the body after the handler has returned
 
 
 def line(delta: str) -> bytes:
-    """One delta as the upstream sends it."""
+    """Return one delta as a line of the upstream protocol."""
     return json.dumps({"content": delta}, ensure_ascii=False).encode() + b"\n"
 
 
@@ -92,13 +92,13 @@ def _lines(plan: Plan) -> Iterator[bytes]:
 
 
 def _error(plan: Plan, secrets: tuple[str, ...]) -> web.Response:
-    told = f"{plan.status} as ordered"
+    message = f"{plan.status} as ordered"
     if plan.leak:
-        told = "refused:\n\x1b[31m" + " / ".join(secrets)
+        message = "refused:\n\x1b[31m" + " / ".join(secrets)
     headers = {"Retry-After": plan.retry_after} if plan.retry_after is not None else {}
     if web.HTTPMultipleChoices.status_code <= plan.status < web.HTTPBadRequest.status_code:
         headers["Location"] = "/api/elsewhere"
-    body = {"code": plan.status, "message": told}
+    body = {"code": plan.status, "message": message}
     return web.json_response(body, status=plan.status, headers=headers)
 
 

@@ -1,7 +1,7 @@
 """A stand-in for the Berlin upstream, for the demo and the tests.
 
 It speaks the true protocol: login, tokens that expire, replies in JSON lines. It
-counts what happens to it, and it fails as it is told (:mod:`berlin_worker.embedded.faults`).
+counts its calls, and fails on order (:mod:`berlin_worker.embedded.faults`).
 
     async with Upstream() as upstream: ...             # in the running event loop
     with upstream_in_thread() as upstream: ...         # in a thread of its own
@@ -31,12 +31,12 @@ _WORD: Final = re.compile(r"\S+\s*|\s+")
 _KEPT_CALLS: Final = 1000
 
 Reply = str | bytes | Callable[[str], str | bytes]
-"""The text of every reply, or what makes it of the prompt; bytes go out as they are."""
+"""The text of every reply, or a function from prompt to text; bytes are sent unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request as it came in; header names are lower-case."""
+    """One received request; header names are lower-case."""
 
     path: str
     headers: Mapping[str, str]
@@ -44,17 +44,17 @@ class Call:
 
 
 class Upstream:
-    """The server. ``port=0`` takes a free one; entering it again starts it again.
+    """The server. ``port=0``: any free port. The context manager may be entered again.
 
-    A token is good for ``token_max_age_s`` seconds and ``token_max_uses`` completions;
-    ``None`` is for ever. ``chunk_delay_s`` passes before each chunk.
+    A token is valid for ``token_max_age_s`` seconds and ``token_max_uses`` completions;
+    ``None``: no limit. ``chunk_delay_s``: seconds before each chunk.
     """
 
     def __init__(
         self,
         *,
         account: str = "demo@example.org",
-        password: str = "correct horse",  # noqa: S107  # known to all: it opens this stand-in only
+        password: str = "correct horse",  # noqa: S107  # a public password of this stand-in alone
         reply: Reply = pleasant_reply,
         chunk_delay_s: float = 0.0,
         token_max_age_s: float | None = None,
@@ -68,7 +68,7 @@ class Upstream:
         self.port = port
         self._reply = reply
         self._chunk_delay_s = chunk_delay_s
-        # The lock guards all that follows: tests look and steer from other threads.
+        # Guards the attributes below: tests read and change them from other threads.
         self._lock = threading.Lock()
         self._tokens = IssuedTokens(token_max_age_s, token_max_uses)
         self._login_faults = OrderedFaults()
@@ -76,29 +76,29 @@ class Upstream:
         self._calls: deque[Call] = deque(maxlen=_KEPT_CALLS)
         self._runner: web.AppRunner | None = None
         self.login_calls = 0
-        """Login requests, whatever became of them."""
+        """Login requests, successful or not."""
         self.logins = 0
-        """Logins that gave a token."""
+        """Logins that returned a token."""
         self.completion_calls = 0
-        """Completion requests, whatever became of them."""
+        """Completion requests, successful or not."""
         self.completions = 0
-        """Replies that were sent to their end."""
+        """Replies sent completely."""
         self.refused = 0
         """Completions answered 401."""
         self.open_streams = 0
-        """Completions that are being answered now."""
+        """Completions in progress."""
         self.max_open_streams = 0
         self.disconnects = 0
-        """Clients that left before their reply was over."""
+        """Clients that disconnected before the end of their reply."""
 
     @property
     def url(self) -> str:
-        """What belongs into ``BERLIN_URL``."""
+        """The value for ``BERLIN_URL``."""
         return f"http://{self.host}:{self.port}"
 
     @property
     def environ(self) -> dict[str, str]:
-        """The settings of a worker that uses this upstream."""
+        """Return the environment of a worker that uses this upstream."""
         return {
             "BERLIN_URL": self.url,
             "BERLIN_ACCOUNT": self.account,
@@ -107,13 +107,13 @@ class Upstream:
 
     @property
     def calls(self) -> list[Call]:
-        """The last 1,000 requests, oldest first."""
+        """Return the last 1,000 requests, oldest first."""
         with self._lock:
             return list(self._calls)
 
     @property
     def prompts(self) -> list[str]:
-        """The prompts of the completions among :attr:`calls`."""
+        """Return the prompts of the completions among :attr:`calls`."""
         return [call.body["prompt"] for call in self.calls if _is_completion(call.body)]
 
     def inject(
@@ -123,32 +123,32 @@ class Upstream:
         times: int | None = 1,
         on: Literal["completion", "login"] = "completion",
     ) -> None:
-        """Let the next ``times`` calls have ``fault``; ``None``: all calls.
+        """Apply ``fault`` to the next ``times`` calls; ``None``: to all.
 
         The faults are those of :data:`berlin_worker.embedded.faults.FAULTS`; several add up.
-        Raises ``ValueError`` for one that is none.
+        Raises ``ValueError`` for an unknown fault.
         """
         with self._lock:
             ordered = self._login_faults if on == "login" else self._completion_faults
             ordered.add(parse(fault, times))
 
     def clear_faults(self) -> None:
-        """Be well again."""
+        """Remove all ordered faults."""
         with self._lock:
             self._login_faults.clear()
             self._completion_faults.clear()
 
     def expire_tokens(self) -> None:
-        """Refuse every token that was given out so far."""
+        """Make every issued token invalid."""
         with self._lock:
             self._tokens.expire()
 
     async def start(self) -> None:
-        """Listen; from here on :attr:`url` holds. Raises ``OSError`` if the port is taken."""
+        """Start to listen at :attr:`url`. Raises ``OSError`` if the port is taken."""
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_post("/api/login", self._on_login)
         app.router.add_post("/api/chat/completions", self._on_completion)
-        # A client that leaves cancels its handler: that is how it is noticed.
+        # aiohttp cancels the handler when its client disconnects: so it is noticed.
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01
         )
@@ -159,7 +159,7 @@ class Upstream:
 
     async def stop(self) -> None:
         """Close all connections."""
-        # Forgotten first: what ends from here on is no client that leaves.
+        # Cleared first: a handler that ends from here on is not a client that disconnects.
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -242,7 +242,7 @@ class Upstream:
 
 @contextlib.contextmanager
 def upstream_in_thread(**options: Any) -> Iterator[Upstream]:
-    """An :class:`Upstream` with these options in a thread and an event loop of its own."""
+    """Run an :class:`Upstream` with these options in a thread with its own event loop."""
     upstream = Upstream(**options)
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
