@@ -205,4 +205,4 @@ def test_a_port_that_is_taken_ends_the_worker_with_one_line(fleet):
             assert second.wait() != 0
     refusals = [line for line in second.log.splitlines() if "cannot start" in line]
     assert len(refusals) == 1
-    assert "WORKER_HTTP_PORT" in refusals[0][0]
+    assert "WORKER_HTTP_PORT" in refusals[0]
