@@ -29,7 +29,7 @@ settings.load_profile("worker")
 _SERVERS = {"redis_server", "second_redis_server"}
 _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
-"""A limit is told again and again: an event loop may take the first time for an error of a
+"""A limit is repeated: an event loop may take the first time for an error of a
 callback, and a coroutine may swallow it."""
 
 

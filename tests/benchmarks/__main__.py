@@ -89,8 +89,8 @@ def _run(bench: Bench, contender: Contender, scenario: Scenario, number: int) ->
             figures = run.figures()
     except Failed as error:
         figures = {"sound": False, "error": str(error)}
-    told = {key: value for key, value in figures.items() if key not in {"lag_ms", "jobs", "lost"}}
-    print(f"{time.monotonic() - begun:5.1f} s {head} {told}", file=sys.stderr)
+    detail = {key: value for key, value in figures.items() if key not in {"lag_ms", "jobs", "lost"}}
+    print(f"{time.monotonic() - begun:5.1f} s {head} {detail}", file=sys.stderr)
     return head | figures
 
 
@@ -117,8 +117,8 @@ def _list_of(known: Any) -> Any:
     def names(text: str) -> list[str]:
         given = text.split(",")
         if unknown := set(given) - set(known):
-            told = f"{', '.join(sorted(unknown))}; known: {', '.join(known)}"
-            raise argparse.ArgumentTypeError(told)
+            detail = f"{', '.join(sorted(unknown))}; known: {', '.join(known)}"
+            raise argparse.ArgumentTypeError(detail)
         return given
 
     return names

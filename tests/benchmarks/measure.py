@@ -33,7 +33,7 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """User and system time of the processes and of those children that they have buried."""
+    """Return user and system time of the processes and of their ended children."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):

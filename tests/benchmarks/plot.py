@@ -23,13 +23,13 @@ PANELS = (
 
 def main(figures: Path, picture: Path) -> None:
     """Three panels, a bar for each contender, thin lines from the worst round to the best."""
-    told = json.loads(figures.read_text())
-    titles: dict[str, str] = told["titles"]
+    figures_of_run = json.loads(figures.read_text())
+    titles: dict[str, str] = figures_of_run["titles"]
     mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "figures", "axes.spines.right": False})
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(11, 3.2), sharey=True)
     for panel, (key, title, scale, log) in zip(axes, PANELS, strict=True):
         scenario = "flat" if key == "chunks_a_second" else "stream"
-        rows = {name: values(told["runs"], scenario, name, key, scale) for name in titles}
+        rows = {name: values(figures_of_run["runs"], scenario, name, key, scale) for name in titles}
         shown = [name for name in titles if rows[name]]
         if not shown:
             continue

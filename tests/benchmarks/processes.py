@@ -70,7 +70,7 @@ def _end(started: subprocess.Popen[str]) -> None:
                 stream.close()
 
 
-class Told:
+class Output:
     """The JSON lines that a process prints, as they come."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -105,8 +105,8 @@ class Subscriber:
         assert running.stdout is not None
         self.pid = running.pid
         self._running = running
-        self._told = Told(running.stdout)
-        self.wait_for = self._told.wait_for
+        self._output = Output(running.stdout)
+        self.wait_for = self._output.wait_for
 
     @classmethod
     @contextlib.contextmanager

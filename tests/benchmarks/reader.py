@@ -37,12 +37,12 @@ async def main(jobs: int) -> None:
         read = await asyncio.gather(*followers)
         chunks = sum(count for count, _ in read)
         spent_s = time.process_time() - begun_s
-    told = {
+    detail = {
         "chunks": chunks,
         "unsound": sum(not sound for _, sound in read),
         "cpu_us_a_chunk": spent_s / max(chunks, 1) * 1e6,
     }
-    print(json.dumps({"reader": told}), flush=True)
+    print(json.dumps({"reader": detail}), flush=True)
 
 
 if __name__ == "__main__":

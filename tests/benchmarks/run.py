@@ -12,7 +12,7 @@ import redis
 
 from tests.benchmarks import measure
 from tests.benchmarks.fleet import HERE, ROOT, Contender, environ
-from tests.benchmarks.processes import Bench, Failed, Subscriber, Told, process
+from tests.benchmarks.processes import Bench, Failed, Output, Subscriber, process
 from tests.benchmarks.scenarios import Scenario
 from tests.benchmarks.stats import jobs_a_second, percentile
 from tests.benchmarks.upstream import prompt
@@ -189,15 +189,15 @@ class Run:
             )
         )
         assert reader.stdout is not None
-        told = Told(reader.stdout)
-        told.wait_for("ready")
+        output = Output(reader.stdout)
+        output.wait_for("ready")
         self._order_all()
         paced_s = scenario.chunks * scenario.every_ms / 1000
         self._subscriber.wait_for("started", _PATIENCE_S + paced_s)
         # By now it has replayed what there was, and all is live.
         time.sleep(paced_s / 4)
         connections = measure.tcp_connections(reader.pid)
-        read: dict[str, Any] = told.wait_for("reader", _PATIENCE_S + 4 * paced_s)
+        read: dict[str, Any] = output.wait_for("reader", _PATIENCE_S + 4 * paced_s)
         judged = self._judged(self._subscriber.give_up(_PATIENCE_S))
         read["connections"] = connections
         read["lost"] = scenario.jobs * scenario.chunks - read["chunks"]

@@ -60,13 +60,13 @@ async def measure(
             writer.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
     events = jobs * chunks
-    told = {name: round((after[name] - before[name]) / events, 1) for name in before}
+    detail = {name: round((after[name] - before[name]) / events, 1) for name in before}
     return {
         "shards": len(urls),
         "jobs_a_call": together,
         "redis_us_an_event": round(servers_s / events * 1e6, 2),
         "worker_us_an_event": round(own_s / events * 1e6, 2),
-        **told,
+        **detail,
     }
 
 

@@ -134,9 +134,9 @@ class Subscriber(asyncio.Protocol):
             self._done.set()
 
 
-def say(**told: Any) -> None:
+def say(**detail: Any) -> None:
     """One line of JSON."""
-    print(json.dumps(told), flush=True)
+    print(json.dumps(detail), flush=True)
 
 
 async def listen(port: int, jobs: int, *, tell: bool) -> None:

@@ -119,5 +119,5 @@ def _at_most(
 ) -> Verdict:
     if figure is None or not beside:
         return Verdict(target, "—", None)
-    told = f"{figure:.1f} {unit} beside {beside:.1f}: {figure / beside:.2f} x"
-    return Verdict(target, told, figure <= ratio * beside)
+    detail = f"{figure:.1f} {unit} beside {beside:.1f}: {figure / beside:.2f} x"
+    return Verdict(target, detail, figure <= ratio * beside)

@@ -2,7 +2,7 @@
 
 The prompt says what is streamed: ``chunks=200 every_ms=100 per_write=1``; ``every_ms=0`` is flat
 out. The text of a chunk opens with the time of its write (ns of the monotonic clock, which all
-processes of a machine share) and its index, so that whoever reads it can tell lag, loss, doubles.
+processes of a machine share) and its index, so that a reader can count lag, loss and duplicates.
 
 Run as a script it prints its port, and ends when its standard input does.
 """

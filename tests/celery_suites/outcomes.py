@@ -48,9 +48,9 @@ def complaints(
     for name in sorted(ours.keys() | theirs.keys() | expected.keys()):
         found = ours.get(name, "missing"), theirs.get(name, "missing")
         known = expected.get(name)
-        told = f"{name}: {found[0]} on ours, {found[1]} on theirs"
+        detail = f"{name}: {found[0]} on ours, {found[1]} on theirs"
         if known is None and found[0] != found[1]:
-            lines.append(f"{told}, and no reason is known")
+            lines.append(f"{detail}, and no reason is known")
         elif known is not None and found != (known.ours, known.theirs):
-            lines.append(f"{told}, expected {known.ours} and {known.theirs}")
+            lines.append(f"{detail}, expected {known.ours} and {known.theirs}")
     return lines

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
-from tests.support.chaos import FULL, Site
+from tests.support.chaos import FULL, Environment
 from tests.support.chaos_report import Row, properties
+from tests.support.checker import Figures
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.upstream_process import UpstreamProcess
-from tests.support.verdicts import Figures
 
 HERE = Path(__file__).parent
 
@@ -51,20 +51,22 @@ def upstream() -> Iterator[UpstreamProcess]:
 @pytest.fixture
 def make_site(
     make_redis: Callable[..., RedisProcess], upstream: UpstreamProcess
-) -> Iterator[Callable[..., Site]]:
-    """Build a ``Site``, by default around a Redis of its own; further arguments are its own."""
+) -> Iterator[Callable[..., Environment]]:
+    """Build an ``Environment``, by default around its own Redis; it takes further arguments."""
     with ExitStack() as stack:
 
-        def make(redis_url: str | None = None, **options: Any) -> Site:
+        def make(redis_url: str | None = None, **options: Any) -> Environment:
             url = redis_url or make_redis().url
-            return stack.enter_context(Site(url, options.pop("upstream", upstream), **options))
+            return stack.enter_context(
+                Environment(url, options.pop("upstream", upstream), **options)
+            )
 
         yield make
 
 
 @pytest.fixture
-def site(make_site: Callable[..., Site]) -> Site:
-    """A ``Site`` without anything special."""
+def site(make_site: Callable[..., Environment]) -> Environment:
+    """A ``Environment`` without anything special."""
     return make_site()
 
 
@@ -74,7 +76,7 @@ def report(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def add(fault: str, figures: Figures, *, runs: int = 1, note: str = "") -> None:
         row = Row(
-            fault, runs, figures.worst_recovery_s, figures.lost, figures.doubled, note.strip()
+            fault, runs, figures.worst_recovery_s, figures.lost, figures.duplicated, note.strip()
         )
         request.node.user_properties.append(properties(row))
         shown = "\n".join(map(str, figures.problems[:20]))

@@ -13,7 +13,7 @@ import redis
 
 from berlin_worker.client import CursorExpired
 from berlin_worker.embedded.redis_server import RedisProcess
-from tests.support.chaos import Site, size
+from tests.support.chaos import Environment, size
 from tests.support.proxy import TcpProxy
 from tests.support.replication import caught_up
 from tests.support.workers import wait_until
@@ -54,7 +54,7 @@ def pair(make_redis) -> Iterator[Pair]:
         yield made
 
 
-def begun(site: Site, count: int, *, chunks: int, follow: bool = False) -> list[str]:
+def begun(site: Environment, count: int, *, chunks: int, follow: bool = False) -> list[str]:
     """Jobs that stream."""
     job_ids = [site.submit(None, SLOW, chunks=chunks, follow=follow) for _ in range(count)]
     wait_until(lambda: site.streaming(job_ids), "all stream")
@@ -73,13 +73,13 @@ def test_all_that_was_replicated_ends_once_and_right_after_a_failover(make_site,
             site.submit(None, how=("client", "bare")[n % 2])
         pair.old.client_pause(60_000, all=False)
         wait_until(lambda: caught_up(pair.old, pair.new), "the replica has it all")
-        site.ledger.fault()
+        site.history.fault()
         pair.fail_over()
         began = time.monotonic()
         probe = site.submit(chunks=1)
-        wait_until(lambda: probe not in site.ledger.unfinished, "a worker that takes jobs")
+        wait_until(lambda: probe not in site.history.unfinished, "a worker that takes jobs")
         back_s = time.monotonic() - began
-        figures = site.ledger.check()
+        figures = site.history.check()
     again = figures.attempts - figures.jobs
     note = f"{2 * streams} streams; consuming again in {back_s:.1f} s; {again} second calls"
     report("failover to a replica that has it all", figures, note=note)
@@ -99,11 +99,11 @@ def test_what_was_not_replicated_is_lost_and_nothing_else(make_site, pair, repor
         late = [site.client.submit("accepted, and then nobody knows of it") for _ in range(10)]
         wait_until(lambda: site.streaming(job_ids, 20), "they stream on")
         assert pair.new.info("replication")["slave_repl_offset"] <= written
-        site.ledger.fault()
+        site.history.fault()
         pair.fail_over()
         with pytest.raises(CursorExpired, match="has lost events"):
             list(reading)
-        figures = site.ledger.check()
+        figures = site.history.check()
         lost = [job_id for job_id in late if site.client.status(job_id).status == "unknown"]
     note = f"{len(lost)} of {len(late)} accepted after the replica had fallen behind are lost"
     report("failover to a replica that lags", figures, note=note)

@@ -41,7 +41,7 @@ def submit_by_hand(site, text, *, countdown_s=0.0, follow=False):
         },
     }
     site.redis.lpush(names.QUEUE, json.dumps(message))
-    site.ledger.accept(job_id, text, how="bare", follow=follow)
+    site.history.accept(job_id, text, how="bare", follow=follow)
 
 
 def test_foreign_routing_keys_and_repeated_tags_lose_nothing(site, report):
@@ -62,13 +62,13 @@ def test_foreign_routing_keys_and_repeated_tags_lose_nothing(site, report):
     ):
         for _ in range(faults):
             time.sleep(random.uniform(0.2, 3))  # chance decides what it hits
-            site.ledger.fault()
+            site.history.fault()
             hit = random.randrange(3)
             if random.random() < 0.5:
                 replicas.kill(hit)
             else:
                 replicas.workers[hit].send_signal(signal.SIGTERM)
-        figures = site.ledger.check(size(120, 900))
+        figures = site.history.check(size(120, 900))
     report(
         "SIGKILLs and SIGTERMs; messages with a foreign routing key, one tag for all",
         figures,
@@ -95,9 +95,9 @@ def test_poison_among_good_messages_is_dead_lettered_once_and_stops_nobody(site,
     ):
         for _ in range(kills):
             time.sleep(random.uniform(0.2, 3))  # the same
-            site.ledger.fault()
+            site.history.fault()
             replicas.kill(random.randrange(3))
-        figures = site.ledger.check(size(120, 900))
+        figures = site.history.check(size(120, 900))
         restarts = replicas.restarts
     report("SIGKILLs; as much poison as messages", figures, runs=kills, note=f"{jobs} jobs")
     # Poison ends no worker. A kill may hit one that is down, and the last may not be up again yet.

@@ -24,9 +24,9 @@ def test_garbage_in_redis_and_kills_together_lose_nothing(site, report):
     ):
         for _ in range(kills):
             time.sleep(random.uniform(0.5, 2))  # chance decides what it hits
-            site.ledger.fault()
+            site.history.fault()
             replicas.kill(random.randrange(2))
-        figures = site.ledger.check(size(90, 600))
+        figures = site.history.check(size(90, 600))
         restarts = replicas.restarts
     report(
         "garbage in Redis and random SIGKILLs, 2 replicas",

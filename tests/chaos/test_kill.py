@@ -19,9 +19,9 @@ def test_a_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
         ]
         wait_until(lambda: site.streaming(job_ids), "all stream")
         with site.worker("-c", "300"):
-            site.ledger.fault()
+            site.history.fault()
             doomed.kill()
-            figures = site.ledger.check()
+            figures = site.history.check()
     report(f"SIGKILL of a worker with {streams} streams in flight", figures)
     assert figures.resets == streams
     assert figures.worst_recovery_s < 10
@@ -40,9 +40,9 @@ def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report):
             first.kill()
             wait_until(lambda: site.streaming(job_ids, attempt=2), "all stream again")
             with site.worker("-c", "300"):
-                site.ledger.fault()
+                site.history.fault()
                 second.kill()
-                figures = site.ledger.check()
+                figures = site.history.check()
     report(f"SIGKILL of two workers in turn, with the same {streams} streams", figures)
     assert figures.resets == 2 * streams
 
@@ -63,10 +63,10 @@ def test_random_kills_under_saturation_lose_nothing(site, report, how):
     ):
         for _ in range(kills):
             time.sleep(random.uniform(0.2, 3))  # chance decides what it hits
-            site.ledger.fault()
+            site.history.fault()
             replicas.kill(random.randrange(3))
-        struck_to_the_end = bool(site.ledger.unfinished)
-        figures = site.ledger.check(size(120, 900))
+        struck_to_the_end = bool(site.history.unfinished)
+        figures = site.history.check(size(120, 900))
     submitted = {"client": "client.submit", "bare": "bare send_task"}[how]
     report(
         f"random SIGKILLs under saturation, 3 replicas, {submitted}",
@@ -92,11 +92,11 @@ def test_a_job_that_kills_its_worker_is_given_up_and_its_neighbours_are_right(
             endings=["failed:too_many_attempts"],
             follow=True,
         )
-        figures = site.ledger.check()
+        figures = site.history.check()
         deaths = replicas.restarts
     report("a job that kills its worker", figures, runs=deaths, note=f"{neighbours} neighbours")
     letters = [fields for _, fields in site.redis.xrange("worker:dead")]
     assert [letter[b"job_id"].decode() for letter in letters] == [killer]
     assert [letter[b"reason"] for letter in letters] == [b"too_many_attempts"]
-    # Of many suspects a group runs at a time, whose loss is no strike: it halves each time.
+    # Jobs in quarantine run as a group; its loss counts for no job, and halves the group.
     assert deaths == 3 if neighbours <= 20 else 3 <= deaths <= 6

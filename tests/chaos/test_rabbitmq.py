@@ -32,9 +32,9 @@ def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit,
     ):
         for _ in range(kills):
             time.sleep(random.uniform(0.2, 2))  # chance decides what it hits
-            site.ledger.fault()
+            site.history.fault()
             replicas.kill(random.randrange(3))
-        figures = site.ledger.check(size(120, 600))
+        figures = site.history.check(size(120, 600))
         restarts = figures.attempts - jobs
         fault = "RabbitMQ: random SIGKILLs of workers, 3 replicas"
         report(fault, figures, runs=kills, note=f"{jobs} jobs, {restarts} restarts")
@@ -44,14 +44,14 @@ def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit,
         wait_until(lambda: site.streaming(streams), "all stream")
         for n in range(24):  # these wait
             site.submit(None, "[[delay:0.05]]", how=("client", "bare")[n % 2])
-        site.ledger.fault()
+        site.history.fault()
         rabbit.kill()
         rabbit.start()
         began = time.monotonic()
         probe = site.submit(chunks=1)
-        wait_until(lambda: probe not in site.ledger.unfinished, "a worker that takes jobs", 60)
+        wait_until(lambda: probe not in site.history.unfinished, "a worker that takes jobs", 60)
         back_s = time.monotonic() - began
-        figures = site.ledger.check()
+        figures = site.history.check()
         restarts = figures.attempts - figures.jobs - restarts
     note = f"consuming again in {back_s:.1f} s; {restarts} second calls"
     report("RabbitMQ: killed and restarted", figures, note=note)
@@ -73,9 +73,9 @@ def test_a_hung_worker_keeps_no_job(make_site, rabbit, tmp_path, report):
         began = time.monotonic()
         mine = {site.submit(how=("client", "bare")[n % 2]) for n in range(40)}
         with site.worker("-c", "50"):
-            wait_until(lambda: not mine & set(site.ledger.unfinished), "all but the blocker's")
+            wait_until(lambda: not mine & set(site.history.unfinished), "all but the blocker's")
             took_s = time.monotonic() - began
             assert "can work again" not in hung.log
-            figures = site.ledger.check(300)
+            figures = site.history.check(300)
     note = f"{len(mine)} jobs over in {took_s:.0f} s"
     report("RabbitMQ: event loop blocked, jobs delivered to it", figures, note=note)

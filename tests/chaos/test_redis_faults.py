@@ -5,14 +5,14 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.support.chaos import Site, size
+from tests.support.chaos import Environment, size
 from tests.support.proxy import TcpProxy
 from tests.support.workers import VERBOSE, WorkerProcess, wait_until
 
 SLOW = "[[delay:0.1]]"
 
 
-def streaming(site: Site, count: int, *, chunks: int = 150) -> list[str]:
+def streaming(site: Environment, count: int, *, chunks: int = 150) -> list[str]:
     """Jobs that have begun to stream; some of them have a live reader."""
     job_ids = [
         site.submit(None, SLOW, chunks=chunks, follow=n % 10 == 0, how=("client", "bare")[n % 2])
@@ -22,15 +22,15 @@ def streaming(site: Site, count: int, *, chunks: int = 150) -> list[str]:
     return job_ids
 
 
-def seconds_until_consuming(site: Site) -> float:
+def seconds_until_consuming(site: Environment) -> float:
     """How long it takes from now until a fresh job has ended."""
     began = time.monotonic()
     probe = site.submit(chunks=1)
-    wait_until(lambda: probe not in site.ledger.unfinished, "a worker that takes jobs")
+    wait_until(lambda: probe not in site.history.unfinished, "a worker that takes jobs")
     return time.monotonic() - began
 
 
-def takes_as_many_as_it_may(site: Site, slots: int) -> None:
+def takes_as_many_as_it_may(site: Environment, slots: int) -> None:
     """Of more jobs than there are slots, all slots take one and the rest is left in the queue."""
     job_ids = [site.client.submit(f"[[endless]] {SLOW} on and on") for _ in range(slots + 3)]
     wait_until(lambda: site.upstream.ask("open_streams") == slots, f"{slots} streams")
@@ -54,8 +54,8 @@ def test_connections_cut_a_hundred_times_cost_no_second_call(site, report):
             theirs = [each["id"] for each in site.redis.client_list() if each["id"] not in mine]
             cut += sum(site.redis.client_kill_filter(_id=each) for each in theirs)
             time.sleep(0.1)  # so that the next cut meets what this one has made of them
-        assert site.ledger.unfinished == job_ids, "the cuts came too late"
-        figures = site.ledger.check()
+        assert site.history.unfinished == job_ids, "the cuts came too late"
+        figures = site.history.check()
         calls = site.upstream.ask("completion_calls")
         takes_as_many_as_it_may(site, streams)
         assert all_live([worker])
@@ -84,11 +84,11 @@ def test_redis_that_is_killed_and_comes_back_is_found_again(make_redis, make_sit
             worker.start()
         streaming(site, streams)
         server.kill()
-        site.ledger.fault()
+        site.history.fault()
         time.sleep(down_s)
         server.start()
         back_s = seconds_until_consuming(site)
-        figures = site.ledger.check()
+        figures = site.history.check()
         assert all_live(workers)
         calls = site.upstream.ask("completion_calls") - streams - 1
         takes_as_many_as_it_may(site, slots * replicas)
@@ -117,23 +117,23 @@ def test_a_worker_behind_a_half_open_connection_comes_back(
             # Their ends, where they can be said, are many acknowledgements that cannot be sent.
             short = streaming(site, 20, chunks=30)
             with site.worker("-c", "50", **direct) as other:
-                site.ledger.fault()
+                site.history.fault()
                 dead = {"both": (events, broker), "broker": (broker,), "events": (events,)}
                 for proxy in dead[half_open]:
                     proxy.blackhole()
                 if half_open == "broker":
                     time.sleep(12)  # longer than its messages are held for it
-                    assert not set(short) & set(site.ledger.unfinished)
+                    assert not set(short) & set(site.history.unfinished)
                 else:
                     wait_until(lambda: taken_over(site, long), "all taken over", 60)
                     # The cut-off worker may still reach the broker: it must not hold what it
                     # cannot begin.
                     new = {site.submit(chunks=1) for _ in range(20)}
-                    wait_until(lambda: not new & set(site.ledger.unfinished), "new jobs run", 60)
+                    wait_until(lambda: not new & set(site.history.unfinished), "new jobs run", 60)
                 events.heal()
                 broker.heal()
                 back_s = seconds_until_receiving(site, cut_off)
-                figures = site.ledger.check()
+                figures = site.history.check()
                 second_calls = figures.attempts - figures.jobs
                 assert all_live([cut_off, other])
             takes_as_many_as_it_may(site, 50)
@@ -144,7 +144,7 @@ def test_a_worker_behind_a_half_open_connection_comes_back(
         assert second_calls == 0
 
 
-def seconds_until_receiving(site: Site, worker: WorkerProcess) -> float:
+def seconds_until_receiving(site: Environment, worker: WorkerProcess) -> float:
     """How long it takes from now until this worker, of several, receives a job."""
     began = time.monotonic()
     received = worker.log.count("] received")
@@ -158,6 +158,6 @@ def seconds_until_receiving(site: Site, worker: WorkerProcess) -> float:
     return time.monotonic() - began
 
 
-def taken_over(site: Site, job_ids: Iterable[str]) -> bool:
+def taken_over(site: Environment, job_ids: Iterable[str]) -> bool:
     """Whether each of the jobs is at its second attempt, or a later one."""
     return all(int(site.redis.hget(f"job:{{{each}}}:state", "attempt")) > 1 for each in job_ids)

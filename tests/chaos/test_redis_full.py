@@ -27,23 +27,23 @@ def test_a_full_redis_refuses_jobs_and_loses_none(make_redis, make_site, report,
         for _ in range(5):
             site.submit(None, SLOW, how="bare")  # accepted, and left in the queue until now
         site.redis.config_set("maxmemory", "1mb")
-        site.ledger.fault()
+        site.history.fault()
         with pytest.raises(Unavailable, match=r"not accepted: .*refuses it .*'maxmemory'"):
             site.client.submit("no room")
         with pytest.raises(OperationalError, match="'maxmemory'"):
             site.send({"messages": []}, "no-room-either")
-        told = CliRunner().invoke(main, ["doctor", "--no-login"], env=site.env)
+        result = CliRunner().invoke(main, ["doctor", "--no-login"], env=site.env)
         time.sleep(full_s)
         assert {one.process.poll(), two.process.poll()} == {None}
         site.redis.config_set("maxmemory", "0")
-        figures = site.ledger.check()
+        figures = site.history.check()
         calls = site.upstream.ask("completion_calls") - streams - 5
     report(f"Redis without memory for {full_s} s", figures, note=f"{calls} second calls")
-    assert told.exit_code == 1
-    assert "fail  memory" in told.output
-    assert "jobs are refused" in told.output
-    assert "no right is missing: Redis is full" in told.output
-    assert "try again" not in told.output
+    assert result.exit_code == 1
+    assert "fail  memory" in result.output
+    assert "jobs are refused" in result.output
+    assert "no right is missing: Redis is full" in result.output
+    assert "try again" not in result.output
 
 
 def test_a_flushed_redis_ends_what_runs_and_the_worker_goes_on(site, report):
@@ -62,7 +62,7 @@ def test_a_flushed_redis_ends_what_runs_and_the_worker_goes_on(site, report):
             list(reading)
         for n in range(streams):
             site.submit(follow=n % 10 == 0)
-        figures = site.ledger.check()
+        figures = site.history.check()
         assert worker.process.poll() is None
     for job_id in doomed:
         assert f"job {job_id}: stopped" in worker.log

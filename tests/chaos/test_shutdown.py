@@ -25,8 +25,8 @@ def test_sigterm_lets_short_jobs_end_and_hands_long_ones_on(site, report, remapp
         wait_until(lambda: site.streaming(long + short), "all stream")
         with site.worker("-c", "300"):
             assert leaving.stop() == 0
-            figures = site.ledger.check()
-    gaps = [gap_s(site.ledger.log(job_id)) for job_id in long]
+            figures = site.history.check()
+    gaps = [gap_s(site.history.log(job_id)) for job_id in long]
     name = "SIGTERM with REMAP_SIGTERM=SIGQUIT" if remapped else "SIGTERM"
     report(name, replace(figures, worst_recovery_s=max(gaps)), note=f"{3 * streams} streams")
     assert figures.resets == len(long)
@@ -45,13 +45,13 @@ def test_a_rolling_restart_under_load_fails_nothing(site, report):
         in_background(submit),
     ):
         for number in range(3):
-            site.ledger.fault()
+            site.history.fault()
             old = replicas.workers[number]
             assert old.stop() == 0
             wait_until(lambda n=number, old=old: replicas.workers[n] is not old, "a new one")
             replicas.workers[number].wait_for_log(" ready.")
-        under_load = bool(site.ledger.unfinished)
-        figures = site.ledger.check(size(120, 600))
+        under_load = bool(site.history.unfinished)
+        figures = site.history.check(size(120, 600))
     report("rolling restart of 3 replicas under load", figures, runs=3, note=f"{jobs} jobs")
     assert under_load
 

@@ -21,7 +21,7 @@ def test_a_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, r
         ]
         wait_until(lambda: site.streaming(job_ids, 3), "all stream")
         with site.worker("-c", "300") as other:
-            site.ledger.fault()
+            site.history.fault()
             sleeper.send_signal(signal.SIGSTOP)
             waiting = [site.submit(None, "[[delay:0.1]]", chunks=10) for _ in range(10)]
             wait_until(
@@ -29,11 +29,11 @@ def test_a_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, r
                 "all are taken over",
             )
             sleeper.send_signal(signal.SIGCONT)
-            site.ledger.wait()
+            site.history.wait()
             assert other.stop() == 0
         for _ in range(10):
             site.submit(None, "[[delay:0.01]]", follow=True)
-        figures = site.ledger.check()
+        figures = site.history.check()
     report("SIGSTOP past the lease, then SIGCONT", figures, note=f"{streams} streams")
     assert figures.resets == streams
     assert site.upstream.ask("open_streams") == 0
@@ -42,17 +42,17 @@ def test_a_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, r
 def test_an_idle_worker_that_is_stopped_takes_one_job_and_keeps_it_from_nobody(site, report):
     with site.worker("-c", "300") as sleeper:
         first = site.submit(None)
-        wait_until(lambda: first not in site.ledger.unfinished, "a worker that waits")
+        wait_until(lambda: first not in site.history.unfinished, "a worker that waits")
         with site.worker("-c", "300") as other:
             sleeper.send_signal(signal.SIGSTOP)
             asked = time.time()
             job_ids = [site.submit(None, "[[delay:0.1]]", follow=n % 5 == 0) for n in range(50)]
-            wait_until(lambda: not set(job_ids) & set(site.ledger.unfinished), "all are done")
+            wait_until(lambda: not set(job_ids) & set(site.history.unfinished), "all are done")
             last_s = max(began(site, job_id) for job_id in job_ids) - asked
             sleeper.send_signal(signal.SIGCONT)
             for _ in range(10):
                 site.submit(None, "[[delay:0.01]]", follow=True)
-            figures = site.ledger.check()
+            figures = site.history.check()
             assert other.stop() == 0
     note = f"50 jobs for another, the last began after {last_s:.1f} s"
     report("SIGSTOP of a worker that waits for a job", figures, note=note)
@@ -85,17 +85,17 @@ def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path
         wait_until(lambda: site.streaming(job_ids), "the saboteur too")
         other = stack.enter_context(site.worker("-c", "300"))
         wait_until((tmp_path / "once").exists, "it is blocked")
-        site.ledger.fault()
+        site.history.fault()
         # The consumer of a worker whose loop hangs lives, and would take these.
         late = [site.submit(None, "[[delay:0.01]]") for _ in range(50)]
         wait_until(lambda: restarted(site, job_ids), "all are taken over")
-        wait_until(lambda: not set(late) & set(site.ledger.unfinished), "the late ones are done")
+        wait_until(lambda: not set(late) & set(site.history.unfinished), "the late ones are done")
         assert blocked.process.poll() is None
-        site.ledger.wait()
+        site.history.wait()
         assert other.stop() == 0
         for _ in range(10):
             site.submit(None, "[[delay:0.01]]", follow=True)
-        figures = site.ledger.check()
+        figures = site.history.check()
     report(f"event loop blocked for {block_s} s", figures, note=f"{streams} streams")
     assert figures.worst_recovery_s < 10
 
@@ -117,14 +117,14 @@ def restarted(site, job_ids):
 def test_a_job_whose_message_vanished_is_found(site, report, busy):
     lost = site.submit(None, follow=True)
     assert site.redis.lpop("prompts")
-    site.ledger.fault()
+    site.history.fault()
     with ExitStack() as stack:
         stack.enter_context(site.worker("-c", "2"))
         if busy:
             # A backlog of 40 s and more, so that the queue is never empty meanwhile.
             for _ in range(100):
                 site.submit(None, "[[delay:0.1]]", chunks=10)
-        wait_until(lambda: lost not in site.ledger.unfinished, "it is found", timeout_s=60)
+        wait_until(lambda: lost not in site.history.unfinished, "it is found", timeout_s=60)
         assert bool(site.redis.llen("prompts")) == busy
-        figures = site.ledger.check()
+        figures = site.history.check()
     report("a message that vanished", figures, note="found 30 s after its submission")

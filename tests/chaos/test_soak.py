@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from tests.benchmarks.measure import tcp_connections
 from tests.support.chaos import size
-from tests.support.ledger import Ledger
-from tests.support.verdicts import Figures
+from tests.support.checker import Figures
+from tests.support.history import History
 from tests.support.workers import wait_until
 
 BATCHES = 15
@@ -63,12 +63,12 @@ def test_a_worker_that_runs_for_long_grows_in_nothing(make_site, report):
     site = make_site(WORKER_LOG_TTL_S=str(LOG_TTL_S), WORKER_RETRY_BASE_S="0.05")
     with site.worker("-c", "50") as worker:
         for n in range(1, BATCHES + 1):
-            with Ledger(site.redis) as site.ledger:
+            with History(site.redis) as site.history:
                 for m in range(batch):
                     # One in ten fails at first: failures leave things lying about too.
                     faults = "[[status:503*1]]" if m % 10 == 0 else ""
                     site.submit(None, faults, chunks=10, how="bare" if m % 2 else "client")
-                judged.append(site.ledger.check(size(60, 300)))
+                judged.append(site.history.check(size(60, 300)))
             taken.append(Footprint.of(worker.process.pid, n * batch, site.upstream.url))
         wait_until(
             lambda: not any(site.redis.scan_iter("job:*", count=1000)),

@@ -10,8 +10,8 @@ import redis
 
 from berlin_schemas import names
 from tests.support.chaos import size
+from tests.support.checker import TERMINAL
 from tests.support.proxy import TcpProxy
-from tests.support.verdicts import TERMINAL
 from tests.support.workers import WorkerProcess, wait_until
 
 LIMIT = "pubsub 256kb 128kb 5"
@@ -67,7 +67,7 @@ def test_a_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_s
         site = make_site(server.url, client_url=proxy.url_of(server.url))
         with site.worker("-c", "50") as worker:
             warm = [follow(site, chunks) for _ in range(jobs)]
-            wait_until(lambda: not site.ledger.unfinished, "the end of the first round")
+            wait_until(lambda: not site.history.unfinished, "the end of the first round")
             before = resident_mib(worker)
             job_ids = [follow(site, chunks) for _ in range(jobs)]
             url = proxy.url_of(server.url)
@@ -78,17 +78,17 @@ def test_a_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_s
                 for job_id in job_ids[:2]
             }
             for job_id in job_ids:
-                site.ledger.following(job_id)
+                site.history.following(job_id)
             wait_until(lambda: subscribers(site, job_ids[:2]) == [2, 2], "the bare readers")
             connections = proxy.accepted
             proxy.stall()
-            site.ledger.fault()
+            site.history.fault()
             wait_until(lambda: not sum(subscribers(site, job_ids)), "Redis cuts them off", 60)
-            cut_early = set(site.ledger.unfinished)
-            wait_until(lambda: not site.ledger.unfinished, "the end of the jobs", 60)
+            cut_early = set(site.history.unfinished)
+            wait_until(lambda: not site.history.unfinished, "the end of the jobs", 60)
             after = resident_mib(worker)
             proxy.heal()
-            figures = site.ledger.check()
+            figures = site.history.check()
             seen: dict[str, Any] = {job_id: each.result(60) for job_id, each in bare.items()}
         reconnected = proxy.accepted - connections
     published = jobs * chunks * CHUNK_BYTES / 2**20
@@ -103,14 +103,14 @@ def test_a_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_s
     assert reconnected >= 3  # the client's one pub/sub connection, and those of two bare readers
     assert after - before < published / 2
     for job_id, events in seen.items():
-        assert events == [data for _, data in site.ledger.log(job_id)]
+        assert events == [data for _, data in site.history.log(job_id)]
 
 
 def follow(site: Any, chunks: int) -> str:
     """A job of some megabytes, with a live reader."""
     word = f"{site.redis.dbsize():x}".ljust(CHUNK_BYTES - 1, "x") + " "
     job_id: str = site.client.submit(f"[[chunks:{chunks}]] [[delay:0.003]] {word}")
-    site.ledger.accept(job_id, word * chunks, follow=True)
+    site.history.accept(job_id, word * chunks, follow=True)
     return job_id
 
 

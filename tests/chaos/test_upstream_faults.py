@@ -104,14 +104,14 @@ def test_each_fault_of_the_upstream_ends_as_the_contract_says(site, report):
                     expected[job_id] = (name, mode, case.tries(mode))
             for _ in range(20):
                 site.submit(None, "[[delay:0.05]]")
-        figures = site.ledger.check()
+        figures = site.history.check()
         assert site.upstream.ask("open_streams") == 0
     logs = {
-        job_id: [json.loads(event) for _, event in site.ledger.log(job_id)] for job_id in expected
+        job_id: [json.loads(event) for _, event in site.history.log(job_id)] for job_id in expected
     }
     report("upstream cut, stalled, endless, 4xx, 5xx, garbage", figures, runs=len(expected))
     took = {expected[job_id]: log[-1]["attempt"] for job_id, log in logs.items()}
-    assert took == {told: told[2] for told in took}
+    assert took == {limits: limits[2] for limits in took}
     for job_id, log in logs.items():
         if expected[job_id][0] == "429 with Retry-After":
             assert log[1]["ts"] - log[0]["ts"] >= WAIT_S  # started, and started again
@@ -134,7 +134,7 @@ def test_a_401_in_mid_fleet_costs_one_login(site, report):
             ]
             # A call that meets two expiries in a row counts as refused, and its job fails.
             wait_until(partial(site.streaming, opened), "the jobs to stream")
-        figures = site.ledger.check()
+        figures = site.history.check()
     logins = site.upstream.ask("logins")
     report("401 in mid-fleet, 3 workers", figures, runs=expiries, note=f"{logins - 1} logins")
     assert figures.attempts == figures.jobs, "a login again is no attempt"

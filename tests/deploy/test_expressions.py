@@ -11,7 +11,7 @@ from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.manifests import tool
-from tests.support.promql import Told, expressions, selectors_of
+from tests.support.promql import Samples, expressions, selectors_of
 from tests.support.workers import ROOT, wait_until
 
 pytestmark = pytest.mark.integration
@@ -43,8 +43,8 @@ def output(redis_server) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(output) -> Told:
-    made = Told()
+def samples(output) -> Samples:
+    made = Samples()
     made.add(output)
     return made
 
@@ -54,12 +54,12 @@ def scrape(port: int) -> str:
         return str(reply.read().decode())
 
 
-def test_every_metric_and_label_of_an_expression_is_told_by_a_real_worker(told):
-    missing = {each.where: list(told.missing(each.text)) for each in EXPRESSIONS}
+def test_every_metric_and_label_of_an_expression_is_told_by_a_real_worker(samples):
+    missing = {each.where: list(samples.missing(each.text)) for each in EXPRESSIONS}
     assert not {where: what for where, what in missing.items() if what}
 
 
-def test_the_series_of_the_alerts_tests_are_those_that_a_worker_tells(told):
+def test_the_series_of_the_alerts_tests_are_those_that_a_worker_tells(samples):
     cases = yaml.safe_load((ROOT / "tests" / "deploy" / "alerts.yml").read_text())
     series = {each["series"] for case in cases["tests"] for each in case["input_series"]}
     # The bounds of buckets are the tests' own, and so are the model's name and what went wrong.
@@ -67,7 +67,7 @@ def test_the_series_of_the_alerts_tests_are_those_that_a_worker_tells(told):
     for text in series:
         for name, matchers in selectors_of(text):
             kept = ", ".join(f'{k}{op}"{v}"' for k, op, v in matchers if k not in own)
-            assert list(told.missing(f"{name}{{{kept}}}")) == []
+            assert list(samples.missing(f"{name}{{{kept}}}")) == []
 
 
 def test_prometheus_can_read_every_expression(tmp_path):
@@ -102,9 +102,9 @@ def test_the_names_of_an_expression_are_found(text, names):
 
 
 def test_what_nobody_tells_is_noticed():
-    told = Told({"a": [{"state": "waiting"}]})
-    assert list(told.missing('sum by (state) (a{state="waiting"})')) == []
-    assert list(told.missing("b"))
-    assert list(told.missing('a{state="gone"}'))
-    assert list(told.missing('a{other="waiting"}'))
-    assert list(told.missing("sum by (other) (a)"))
+    samples = Samples({"a": [{"state": "waiting"}]})
+    assert list(samples.missing('sum by (state) (a{state="waiting"})')) == []
+    assert list(samples.missing("b"))
+    assert list(samples.missing('a{state="gone"}'))
+    assert list(samples.missing('a{other="waiting"}'))
+    assert list(samples.missing("sum by (other) (a)"))

@@ -11,7 +11,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from berlin_worker.embedded.redis_server import free_port
-from tests.support.chaos import Site
+from tests.support.chaos import Environment
 from tests.support.manifests import DEPLOY, one, rendered
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import ROOT, WorkerProcess, wait_until
@@ -29,7 +29,7 @@ return redis.call(count[redis.call('type', KEYS[1]).ok], KEYS[1])
 class Replica:
     """A worker in a process of its own, and what it says of itself."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Environment) -> None:
         self._port = free_port()
         self.process: WorkerProcess = site.worker(
             "-c", f"{SLOTS}", WORKER_HTTP_PORT=f"{self._port}", WORKER_DRAIN_TIMEOUT_S="1"
@@ -49,8 +49,8 @@ class Replica:
 
 
 @pytest.fixture
-def site(real_redis_url: str) -> Iterator[Site]:
-    with UpstreamProcess() as upstream, Site(real_redis_url, upstream) as site:
+def site(real_redis_url: str) -> Iterator[Environment]:
+    with UpstreamProcess() as upstream, Environment(real_redis_url, upstream) as site:
         yield site
 
 
@@ -74,7 +74,7 @@ def counted(client: redis.Redis) -> int:
     return sum(int(client.eval(COUNT, 1, key)) for key in keys)
 
 
-def submit(site: Site, jobs: int) -> None:
+def submit(site: Environment, jobs: int) -> None:
     for n in range(jobs):
         how = "client" if n % 2 else "bare"
         site.submit(None, "[[delay:0.1]]", chunks=50, how=how, follow=n % 10 == 0)
@@ -94,15 +94,15 @@ def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
         lambda: [each.told("worker_jobs_in_flight") for each in running] == [SLOTS] * 3,
         "the jobs are spread over all",
     )
-    wait_until(lambda: counted(site.redis) == len(site.ledger.unfinished) > 0, "all are counted")
+    wait_until(lambda: counted(site.redis) == len(site.history.unfinished) > 0, "all are counted")
 
     assert leaving.process.stop() == 0
     added.process.start()
     submit(site, 3 * SLOTS + 2)  # more than the others could take
-    wait_until(lambda: counted(site.redis) == len(site.ledger.unfinished) > 0, "all are counted")
+    wait_until(lambda: counted(site.redis) == len(site.history.unfinished) > 0, "all are counted")
     wait_until(lambda: added.told("worker_jobs_in_flight") > 0, "the new one has work")
 
-    figures = site.ledger.check()
+    figures = site.history.check()
     assert figures.problems == ()
     assert figures.jobs == 69
     assert figures.resets > 0, "the one that left handed its jobs on"

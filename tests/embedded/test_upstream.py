@@ -1,4 +1,4 @@
-"""The stand-in upstream keeps the protocol, counts, and fails as it is told."""
+"""The stand-in upstream keeps the protocol, counts, and fails on order."""
 
 import asyncio
 import http.client

@@ -86,8 +86,8 @@ def a_job_goes_through() -> None:
     """As another service would: a bare Celery producer, a bare Redis client, the contract."""
     from berlin_worker.embedded.redis_server import any_redis
 
-    with any_redis() as (url, told), tempfile.TemporaryFile() as log:
-        print(f"  {told}")
+    with any_redis() as (url, description), tempfile.TemporaryFile() as log:
+        print(f"  {description}")
         own = {"REDIS_URL": url, "CELERY_BROKER_URL": url, "WORKER_PROVIDERS": "echo"}
         worker = subprocess.Popen(
             [BIN / "celery", "-A", "berlin_worker", "worker"],

@@ -18,7 +18,7 @@ from celery import Celery
 
 from berlin_schemas import names
 from berlin_worker.client import Client
-from tests.support.ledger import Ledger
+from tests.support.history import History
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import WorkerProcess
 
@@ -44,13 +44,13 @@ def words(name: str, count: int) -> str:
     return " ".join(f"{name}.{n}" for n in range(count))
 
 
-class Site(AbstractContextManager["Site"]):
-    """Producers, workers, an upstream and the ledger, around a Redis of the test's own.
+class Environment(AbstractContextManager["Environment"]):
+    """Producers, workers, an upstream and the history, around a Redis of the test's own.
 
-    ``redis_url`` is the way that no fault touches: the ledger looks at it. Workers and
+    ``redis_url`` is the way that no fault touches: the history looks at it. Workers and
     producers take ``worker_url`` and ``client_url`` where they are given (by way of a proxy).
     The queue is there too, or on ``broker_url``.
-    ``upstream`` is told of by its settings, so that it too may stand behind a proxy.
+    ``upstream`` is given by its settings, so that it too may stand behind a proxy.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Site(AbstractContextManager["Site"]):
         close = self._stack.callback
         self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=30)
         close(self.redis.close)
-        self.ledger = self._stack.enter_context(Ledger(self.redis, self._client_url))
+        self.history = self._stack.enter_context(History(self.redis, self._client_url))
         self.client = self._stack.enter_context(Client(self._client_url, self._broker_url))
         self._app = Celery(broker=self._broker_url, set_as_current=False)
         # Or nobody knows whether RabbitMQ has a message; other brokers do not know the option.
@@ -109,7 +109,7 @@ class Site(AbstractContextManager["Site"]):
         whole: bool = True,
         **fields: Any,
     ) -> str:
-        """Submit a job, enter it into the ledger, and return its ID.
+        """Submit a job, enter it into the history, and return its ID.
 
         ``text`` is what the upstream will reply, made up where it is ``None``; ``faults`` go
         before it in the prompt (``[[delay:0.05]]``). Where they change the text, say
@@ -123,7 +123,7 @@ class Site(AbstractContextManager["Site"]):
             self.client.submit(job, job_id=job_id)
         else:
             self.send(job, job_id)
-        self.ledger.accept(
+        self.history.accept(
             job_id,
             text if whole else None,
             on_interrupt=fields.get("on_interrupt", "restart"),

@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Any
 
 PROPERTY = "chaos"
-HEAD = ("fault", "runs", "worst recovery", "lost", "doubled", "note")
+HEAD = ("fault", "runs", "worst recovery", "lost", "duplicated", "note")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One fault: how often it struck, in seconds the slowest recovery, jobs lost and doubled."""
+    """One fault: how often it struck, in seconds the slowest recovery, jobs lost and duplicated."""
 
     fault: str
     runs: int
     worst_recovery_s: float | None
     lost: int
-    doubled: int
+    duplicated: int
     note: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """As text, in the order of :data:`HEAD`."""
         took = "none" if self.worst_recovery_s is None else f"{self.worst_recovery_s:.1f} s"
-        return (self.fault, str(self.runs), took, str(self.lost), str(self.doubled), self.note)
+        return (self.fault, str(self.runs), took, str(self.lost), str(self.duplicated), self.note)
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
@@ -46,7 +46,7 @@ def merged(rows: Iterable[Row]) -> list[Row]:
             seen.runs + row.runs,
             max(times, default=None),
             seen.lost + row.lost,
-            seen.doubled + row.doubled,
+            seen.duplicated + row.duplicated,
             "; ".join(notes),
         )
     return sorted(by_fault.values(), key=lambda row: row.fault.casefold())

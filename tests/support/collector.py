@@ -60,22 +60,22 @@ class Collector:
                 self.spans += [_span(each) for each in scope.spans]
 
 
-def _span(told: Any) -> Span:
+def _span(message: Any) -> Span:
     return Span(
-        told.name,
-        told.trace_id.hex(),
-        told.span_id.hex(),
-        told.parent_span_id.hex(),
-        {each.key: _value(each.value) for each in told.attributes},
-        [event.name for event in told.events],
+        message.name,
+        message.trace_id.hex(),
+        message.span_id.hex(),
+        message.parent_span_id.hex(),
+        {each.key: _value(each.value) for each in message.attributes},
+        [event.name for event in message.events],
     )
 
 
-def _value(told: Any) -> Any:
-    kind = told.WhichOneof("value")
+def _value(message: Any) -> Any:
+    kind = message.WhichOneof("value")
     if kind == "array_value":
-        return [_value(each) for each in told.array_value.values]
-    return getattr(told, kind)
+        return [_value(each) for each in message.array_value.values]
+    return getattr(message, kind)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class Expression:
 
 
 @dataclass
-class Told:
+class Samples:
     """What `/metrics` of some workers said: the labels of each sample, by its name."""
 
     samples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Told:
                 self.samples.setdefault(sample.name, []).append(sample.labels)
 
     def missing(self, text: str) -> Iterator[str]:
-        """What an expression names and nobody told."""
+        """Return the series that an expression names and no sample has."""
         selectors = list(selectors_of(text))
         labels: set[str] = set()
         for name, matchers in selectors:
@@ -65,7 +65,7 @@ def _fits(labels: dict[str, str], label: str, operator: str, value: str) -> bool
         return labels[label] == value
     if operator == "=~":
         return re.fullmatch(value, labels[label]) is not None
-    # Whether something else is ever told depends on what went wrong.
+    # Some series appear only after a fault.
     return True
 
 

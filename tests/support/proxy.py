@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, which breaks the network as it is told.
+"""A TCP proxy in front of a server, which breaks the network on command.
 
     with TcpProxy.of(server.url) as proxy:
         url = proxy.url_of(server.url)      # the same URL, by way of the proxy

@@ -19,7 +19,7 @@ from berlin_worker.settings import Settings
 LOGIN: Final = b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"data":{"token":"a-token"}}'
 
 Answer = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
-"""Writes the answer to one request with this body; whoever closes the connection ends it."""
+"""Write the reply to one request with this body; either side may close the connection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class SentinelPair:
 
     @property
     def url(self) -> str:
-        """What workers and clients are told; the Sentinel that they ask first is dead."""
+        """URL for workers and clients; the first Sentinel in it is dead."""
         dead, alive = (f"sentinel://127.0.0.1:{port}/0" for port in (self.dead_port, self.port))
         return f"{dead};{alive}?master_name={self.name}"
 

@@ -32,7 +32,7 @@ def test_the_runs_of_a_fault_become_one_line():
 
 def test_the_table_as_markdown_and_in_columns():
     written = markdown(merged(ROWS)).splitlines()
-    assert written[0] == "| fault | runs | worst recovery | lost | doubled | note |"
+    assert written[0] == "| fault | runs | worst recovery | lost | duplicated | note |"
     assert written[1] == "| --- | --- | --- | --- | --- | --- |"
     assert written[2] == "| cut | 102 | 2.0 s | 2 | 1 | a; b |"
     head, first, second = plain(merged(ROWS))

@@ -1,4 +1,4 @@
-"""The proxy of the chaos tests does what it is told."""
+"""The proxy of the chaos tests breaks connections on command."""
 
 import socket
 import threading

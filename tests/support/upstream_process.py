@@ -60,8 +60,8 @@ async def _serve(options: dict[str, Any]) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             name, args, kwargs = json.loads(line)
             value = getattr(upstream, name)
-            told = value(*args, **kwargs) if callable(value) else value
-            sys.stdout.write(json.dumps(told) + "\n")
+            detail = value(*args, **kwargs) if callable(value) else value
+            sys.stdout.write(json.dumps(detail) + "\n")
             sys.stdout.flush()
 
 

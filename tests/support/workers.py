@@ -97,7 +97,7 @@ class WorkerProcess:
     def hostname(self) -> str:
         """The node name, for ``inspect`` and ``control``."""
         found = re.search(rf'w{os.getpid()}-[^"\s]+', self.log)
-        assert found is not None, "it has not told its name yet"
+        assert found is not None, "it has not printed its name yet"
         return found[0]
 
     def start(self, *, wait: bool = True) -> Self:

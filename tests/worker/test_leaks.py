@@ -78,7 +78,7 @@ def events_of(app: Celery) -> Iterator[list[dict[str, Any]]]:
 
 
 def secrets_of(fleet: Fleet) -> list[str]:
-    """All that must not be told; the tokens as the upstream has given them out."""
+    """Return every secret; tokens as the upstream has issued them."""
     tokens = [
         value.decode()
         for key in fleet.redis.scan_iter("token:berlin:*")
@@ -261,7 +261,9 @@ def test_what_is_not_json_is_refused_before_it_is_decoded(fleet, tmp_path):
                     sent = message(body, content_type=kind, content_encoding=encoding)
                     fleet.redis.lpush("prompts", json.dumps(sent))
         fleet.ended(fleet.send(prompt("after them")))
-        wait_until(lambda: fleet.redis.xlen("worker:dead") == 4 * len(kinds), "all are buried")
+        wait_until(
+            lambda: fleet.redis.xlen("worker:dead") == 4 * len(kinds), "all are dead letters"
+        )
         assert worker.process.poll() is None
     assert not touched.exists()
 

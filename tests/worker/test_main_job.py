@@ -222,8 +222,8 @@ def test_the_command_line_of_the_contract_ends_a_running_job(fleet):
         job_id, other = (fleet.send(prompt("[[endless]] [[delay:0.05]] a")) for _ in range(2))
         fleet.running(job_id)
         fleet.running(other)
-        told = celery_control(fleet, "revoke", job_id, "--terminate")
-        assert told.returncode == 0, told.stderr
+        reply = celery_control(fleet, "revoke", job_id, "--terminate")
+        assert reply.returncode == 0, reply.stderr
         end = fleet.ended(job_id)[-1]
         assert (end["type"], end["reason"]) == ("cancelled", "revoked")
         assert fleet.events(other)[-1]["type"] == "chunk"

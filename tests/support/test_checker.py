@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.verdicts import (
+from tests.support.checker import (
     Accepted,
     Problem,
     figures_of,
@@ -89,12 +89,12 @@ def test_what_is_right_is_right(job, log):
 
 
 @pytest.mark.parametrize(
-    ("log", "kind", "told"),
+    ("log", "kind", "detail"),
     [
         ([], "lost", "no end after 0"),
         (WHOLE[:-1], "lost", "no end after 3"),
-        (written((1, "started"), (1, "completed"), (1, "completed")), "doubled", "2 terminal"),
-        (written((1, "started"), (1, "completed"), (2, "cancelled")), "doubled", "2 terminal"),
+        (written((1, "started"), (1, "completed"), (1, "completed")), "duplicated", "2 terminal"),
+        (written((1, "started"), (1, "completed"), (2, "cancelled")), "duplicated", "2 terminal"),
         (
             written((1, "started"), (1, "completed"), (1, "chunk", "a b c")),
             "wrong",
@@ -130,8 +130,8 @@ def test_what_is_right_is_right(job, log):
         ),
     ],
 )
-def test_each_thing_that_is_wrong_is_seen(log, kind, told):
-    assert any(p.kind == kind and told in p.told for p in problems_of(JOB, log))
+def test_each_thing_that_is_wrong_is_seen(log, kind, detail):
+    assert any(p.kind == kind and detail in p.detail for p in problems_of(JOB, log))
 
 
 def test_a_text_that_was_kept_must_be_what_the_reply_begins_with():
@@ -147,7 +147,7 @@ def test_a_reader_saw_the_log_or_it_did_not():
         (problem,) = unlike_the_log("j", wrong, WHOLE)
         assert problem.kind == "wrong"
     (problem,) = unlike_the_log("j", [*heard, heard[-1]], WHOLE)
-    assert problem.kind == "doubled"
+    assert problem.kind == "duplicated"
 
 
 def test_a_key_without_a_ttl_and_a_key_that_nobody_knows_are_seen():
@@ -175,5 +175,5 @@ def test_the_figures_count_what_was_lost_and_doubled():
     jobs = [JOB, Accepted("gone", "x"), Accepted("twice", "")]
     figures = figures_of(jobs, {"j": RESTARTED, "twice": twice}, {"gone": []}, {"odd": 1}, [2.5])
     assert (figures.jobs, figures.attempts, figures.resets) == (3, 3, 1)
-    assert (figures.lost, figures.doubled, figures.worst_recovery_s) == (1, 1, 0.5)
+    assert (figures.lost, figures.duplicated, figures.worst_recovery_s) == (1, 1, 0.5)
     assert {p.job_id for p in figures.problems} == {"gone", "twice", "odd"}

@@ -24,7 +24,7 @@ _CELERYS = re.compile(r"_kombu\.|unacked|celery|prompts$|.*\.reply\.celery\.pidb
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A job that somebody was told will run.
+    """A job whose producer was promised that it will run.
 
     ``text`` is the whole reply, ``None`` where it is not known. ``endings`` are the ways in
     which it may end: ``completed``, ``completed:interrupted``, ``failed:<code>``,
@@ -47,12 +47,12 @@ class Accepted:
 class Problem:
     """Something that must not be; ``kind`` is what it counts as in the summary."""
 
-    kind: Literal["lost", "doubled", "wrong"]
+    kind: Literal["lost", "duplicated", "wrong"]
     job_id: str
-    told: str
+    detail: str
 
     def __str__(self) -> str:
-        return f"{self.job_id}: {self.kind}: {self.told}"
+        return f"{self.job_id}: {self.kind}: {self.detail}"
 
 
 _EMPTY_AT_THE_END = frozenset({"prompts", "unacked:prompts", "worker:due"})
@@ -86,15 +86,15 @@ def problems_of(job: Accepted, log: Log) -> list[Problem]:
     """What is wrong with the log of a job; one that has no terminal event is lost."""
     events = [json.loads(data) for _, data in log]
     endings = sum(event["type"] in TERMINAL for event in events)
-    found = [Problem("wrong", job.job_id, told) for told in _disorder(job.job_id, log, events)]
+    found = [Problem("wrong", job.job_id, detail) for detail in _disorder(job.job_id, log, events)]
     if endings == 0:
         found.append(Problem("lost", job.job_id, f"no end after {len(events)} events"))
     elif endings > 1:
-        found.append(Problem("doubled", job.job_id, f"{endings} terminal events"))
+        found.append(Problem("duplicated", job.job_id, f"{endings} terminal events"))
     elif events[-1]["type"] not in TERMINAL:
         found.append(Problem("wrong", job.job_id, "events follow the terminal one"))
     else:
-        found += [Problem("wrong", job.job_id, told) for told in _wrong_end(job, events)]
+        found += [Problem("wrong", job.job_id, detail) for detail in _wrong_end(job, events)]
     return found
 
 
@@ -157,11 +157,11 @@ def unlike_the_log(job_id: str, heard: Sequence[bytes], log: Log) -> list[Proble
         return []
     ended = sum(event["type"] in TERMINAL for event in seen)
     if ended > 1:
-        return [Problem("doubled", job_id, f"its reader saw {ended} terminal events")]
+        return [Problem("duplicated", job_id, f"its reader saw {ended} terminal events")]
     pairs = enumerate(zip(seen, written, strict=False), 1)
     at = next((n for n, (a, b) in pairs if a != b), min(len(seen), len(written)) + 1)
-    told = f"its reader saw {len(seen)} events of {len(written)}, and another one at {at}"
-    return [Problem("wrong", job_id, told)]
+    detail = f"its reader saw {len(seen)} events of {len(written)}, and another one at {at}"
+    return [Problem("wrong", job_id, detail)]
 
 
 def stray_keys(ttls: Mapping[str, int]) -> list[Problem]:
@@ -212,9 +212,9 @@ class Figures:
         return sum(problem.kind == "lost" for problem in self.problems)
 
     @property
-    def doubled(self) -> int:
+    def duplicated(self) -> int:
         """Jobs that ended twice."""
-        return len({each.job_id for each in self.problems if each.kind == "doubled"})
+        return len({each.job_id for each in self.problems if each.kind == "duplicated"})
 
 
 def figures_of(

@@ -1,4 +1,4 @@
-"""The ledger of a chaos run: what was accepted, who follows it, and whether it all came right."""
+"""The history of a chaos run: what was accepted, who follows it, and whether it all came right."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ import redis
 
 from berlin_schemas import encode
 from berlin_worker.client import AsyncClient
-from tests.support.verdicts import TERMINAL, Accepted, Figures, Log, figures_of
+from tests.support.checker import TERMINAL, Accepted, Figures, Log, figures_of
 from tests.support.waiting import stopped
 from tests.support.workers import wait_until
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 500
 
 
-class Ledger:
+class History:
     """``client`` reads the truth: give it a connection that no fault touches.
 
     ``reader_url`` is where live readers connect, by way of a proxy if the fault is theirs.
@@ -45,7 +45,7 @@ class Ledger:
         endings: Iterable[str] = (),
         follow: bool = False,
     ) -> None:
-        """Note a job once its producer was told that it is accepted; see ``Accepted``."""
+        """Note a job once its producer knows that it is accepted; see ``Accepted``."""
         self._jobs[job_id] = Accepted(job_id, text, on_interrupt, how, frozenset(endings))
         if follow:
             self._readers.follow(job_id)
