@@ -10,7 +10,7 @@ from celery.worker.consumer import Consumer
 
 from berlin_worker.broker.consumer import PromptConsumer
 from berlin_worker.broker.consumer_heartbeat import Pulse
-from berlin_worker.telemetry.liveness import LIFE, Sign
+from berlin_worker.telemetry.liveness import LIVENESS, Heartbeat
 
 pytestmark = pytest.mark.unit
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(autouse=True)
 def life(monkeypatch):
     """The signs of this process, as they were, afterwards; the consumer has long been silent."""
-    for name, value in {"consumer": Sign(), "draining": False, "slots": None}.items():
-        monkeypatch.setattr(LIFE, name, value)
-    LIFE.consumer._at -= 1000
+    for name, value in {"consumer": Heartbeat(), "draining": False, "slots": None}.items():
+        monkeypatch.setattr(LIVENESS, name, value)
+    LIVENESS.consumer._at -= 1000
 
 
 class FakeTimer:
@@ -46,13 +46,13 @@ def test_it_beats_from_the_start_and_tells_the_slots():
     running = consumer()
     pulse = Pulse(running)
     pulse.start(running)
-    assert LIFE.consumer.silence_s < 100
-    assert LIFE.slots == 1000
-    LIFE.consumer._at -= 1000
+    assert LIVENESS.consumer.age_s < 100
+    assert LIVENESS.slots == 1000
+    LIVENESS.consumer._at -= 1000
     running.pool.limit = 7
     running.timer.repeated[0]()
-    assert LIFE.consumer.silence_s < 100
-    assert LIFE.slots == 7
+    assert LIVENESS.consumer.age_s < 100
+    assert LIVENESS.slots == 7
 
 
 def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
@@ -61,14 +61,14 @@ def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
     pulse.start(running)
     pulse.stop(running)
     assert running.timer.repeated == []
-    assert not LIFE.draining
+    assert not LIVENESS.draining
     pulse.start(running)
     assert len(running.timer.repeated) == 1
 
 
 def test_a_shutdown_is_draining_whether_it_was_connected_or_not():
     Pulse(consumer()).stop(consumer(bootsteps.CLOSE))
-    assert LIFE.draining
+    assert LIVENESS.draining
 
 
 def test_who_looks_for_its_broker_is_alive(monkeypatch):
@@ -79,7 +79,7 @@ def test_who_looks_for_its_broker_is_alive(monkeypatch):
     polled = []
 
     def poll() -> None:
-        polled.append(LIFE.consumer.silence_s)
+        polled.append(LIVENESS.consumer.age_s)
 
     def ensure_connection(**options: Any) -> None:
         asked.append(options)

@@ -90,10 +90,11 @@ def test_missing_info_is_a_warning() -> None:
 
 def test_failed_login_has_a_hint() -> None:
     assert checks.login(None, "https://host").level == "ok"
-    result = checks.login(JobError(ErrorCode.AUTH_FAILED, "401"), "https://host")
-    assert (result.level, "BERLIN_PASSWORD" in result.hint) == ("fail", True)
-    result = checks.login(JobError(ErrorCode.UPSTREAM_ERROR, "refused"), "https://host")
-    assert "BERLIN_URL" in result.hint
+    error = JobError(ErrorCode.AUTH_FAILED, "401")
+    assert "settings of the provider" in checks.login(error, "https://host").hint
+    error.add_note("look at BERLIN_ACCOUNT and BERLIN_PASSWORD")
+    result = checks.login(error, "https://host")
+    assert (result.level, result.hint) == ("fail", "look at BERLIN_ACCOUNT and BERLIN_PASSWORD")
 
 
 @pytest.mark.parametrize(

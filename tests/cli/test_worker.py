@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from berlin_worker.cli import main
-from berlin_worker.cli.worker import celery_command, check_login, pool_of
+from berlin_worker.cli.worker import celery_command, check_providers, pool_of
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
 
@@ -36,12 +36,12 @@ def test_pool_that_celery_would_import_first_is_refused_in_one_line():
 
 
 def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
-    check_login(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
+    check_providers(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
     with pytest.raises(SettingsError):
-        check_login(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
-    check_login(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
+        check_providers(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))
+    check_providers(Settings.from_env({"WORKER_DEFAULT_PROVIDER": "echo"}))
     with pytest.raises(SettingsError):
-        check_login(
+        check_providers(
             Settings.from_env({"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"})
         )
 

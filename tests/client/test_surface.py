@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mypy import api
 
 import berlin_worker.client as package
 from berlin_schemas import Cancelled, Completed, ErrorCode, Failed, PromptJob, decode
@@ -16,6 +15,7 @@ from berlin_schemas.__main__ import json_schema
 from berlin_worker.client import JobFailed, JobIdReused, Unavailable
 from berlin_worker.client.fields import JobFields
 from berlin_worker.client.replay import JobSnapshot, Need, Replay
+from tests.support.type_check import MYPYPATH, mypy_errors
 
 pytestmark = pytest.mark.unit
 
@@ -46,14 +46,10 @@ for client in (AsyncClient(), Client()):
 
 
 def test_a_misspelt_field_fails_under_mypy(tmp_path, monkeypatch):
-    file = tmp_path / "snippet.py"
-    file.write_text(SNIPPET)
-    monkeypatch.setenv("MYPYPATH", f"{ROOT}/schemas:{ROOT}/worker")
-    options = ["--strict", "--follow-imports=silent", "--no-error-summary", "--config-file="]
-    out, err, _ = api.run([*options, f"--cache-dir={tmp_path}/cache", str(file)])
-    errors = [line for line in out.splitlines() if ": error:" in line]
-    assert [line.split(":")[1] for line in errors] == ["7", "7", "8", "8", "9", "9"], out + err
-    assert all("modle" in line for line in errors[:2])
+    monkeypatch.setenv("MYPYPATH", MYPYPATH)
+    errors = mypy_errors(SNIPPET, tmp_path)
+    assert [number for number, _ in errors] == [7, 7, 8, 8, 9, 9], errors
+    assert all("modle" in message for _, message in errors[:2])
 
 
 @pytest.mark.parametrize("code", ["quota_exceeded", "context_length_exceeded", "", "INTERNAL"])

@@ -1,4 +1,4 @@
-"""What kombu is told of the broker beside its URL."""
+"""Transport options for kombu, split from the URL of the broker."""
 
 import pytest
 from kombu import Connection

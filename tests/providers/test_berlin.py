@@ -194,14 +194,14 @@ async def test_a_403_is_no_reason_to_log_in_again(
         ("error_body", (ErrorCode.BAD_CHUNK, False, None, None)),
     ],
 )
-async def test_a_refused_completion_is_told_by_its_code(
+async def test_refused_completion_has_the_code_of_its_status(
     upstream: Upstream, berlin: BerlinProvider, fault: str, expected: tuple[Any, ...]
 ) -> None:
     text, error = await read(berlin, f"[[{fault}]]")
     assert text == ""
     assert error is not None
-    told = (error.code, error.retryable, error.upstream_status, error.retry_after_s)
-    assert told == expected
+    found = (error.code, error.retryable, error.upstream_status, error.retry_after_s)
+    assert found == expected
     assert upstream.completion_calls == 1
 
 
@@ -289,7 +289,7 @@ async def test_cancelling_the_reader_closes_the_connection(
 
 
 @pytest.mark.parametrize("fault", ["drip:0", "gzip", "gzip]] [[drip:0", "delay:0.001"])
-async def test_however_the_reply_travels_it_is_the_same(berlin: BerlinProvider, fault: str) -> None:
+async def test_reply_does_not_depend_on_its_framing(berlin: BerlinProvider, fault: str) -> None:
     assert await read(berlin, f"[[{fault}]]") == (REPLY, None)
 
 
@@ -447,7 +447,7 @@ async def test_an_empty_reply_is_an_end_without_chunks() -> None:
         ("leak:500", ErrorCode.UPSTREAM_ERROR, True),
     ],
 )
-async def test_a_login_that_fails_is_told_by_its_code(
+async def test_failed_login_has_the_code_of_its_cause(
     upstream: Upstream, make: Make, fault: str, code: ErrorCode, retryable: bool
 ) -> None:
     # Every login: one that is given up early may never have been seen by the upstream.

@@ -8,6 +8,7 @@ from berlin_schemas import PromptJob
 from berlin_worker.providers.base import Provider
 from berlin_worker.providers.berlin.provider import BerlinProvider
 from berlin_worker.providers.defaults import JobDefaults
+from berlin_worker.providers.echo import EchoProvider
 
 pytestmark = pytest.mark.unit
 
@@ -54,6 +55,24 @@ def test_named_provider_and_model_count_before_defaults(
     provider, model, found = resolve(defaults, **named)
     assert (provider, model) == expected
     assert found is PROVIDERS[expected[0]]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "named", "provider", "expected"),
+    [
+        (JobDefaults(), {}, EchoProvider, "echo"),
+        (JobDefaults(), {}, BerlinProvider, "gpt-3.5-turbo"),
+        (JobDefaults(), {}, WithoutModel, None),
+        (JobDefaults(), {}, None, None),
+        (JobDefaults(model="m"), {}, EchoProvider, "m"),
+        (JobDefaults(model="m"), {"model": "x"}, None, "x"),
+    ],
+)
+def test_logged_model_is_one_that_somebody_named(
+    defaults: JobDefaults, named: dict[str, str], provider: Any, expected: str | None
+) -> None:
+    job = PromptJob.model_validate({"messages": [{"role": "user", "content": "x"}], **named})
+    assert defaults.model_of(job, provider) == expected
 
 
 def test_unknown_default_provider_raises_what_the_lookup_raises() -> None:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -94,13 +93,12 @@ def test_two_packages_with_one_name_are_refused(site: Path) -> None:
         providers.load("shout")
 
 
-def test_the_entry_points_of_the_distribution_are_our_table() -> None:
-    installed = {name: {point.value for point in found} for name, found in _ours().items()}
-    assert installed == {name: {value} for name, value in providers._BUILT_IN.items()}
+def test_built_in_providers_are_the_entry_points_of_the_distribution() -> None:
+    assert providers.built_in() == ["berlin", "echo"]
 
 
-def _ours() -> dict[str, tuple[EntryPoint, ...]]:
-    found = dict(providers._installed())
-    if not found:
-        pytest.skip("run from the checkout, without an installation")
-    return {name: points for name, points in found.items() if name in providers._BUILT_IN}
+def test_a_package_of_another_name_brings_no_built_in_provider(site: Path) -> None:
+    install(site, "shouting", "shout = berlin_worker.providers.echo:EchoProvider")
+    install(site, "berlin-worker", "yell = shouting:Shout")
+    assert {"shout", "yell"} <= {*providers.names()}
+    assert not {"shout", "yell"} & {*providers.built_in()}

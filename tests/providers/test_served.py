@@ -1,16 +1,21 @@
 """Which providers a worker builds at its start, and what it refuses."""
 
 import logging
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from berlin_schemas import ErrorCode
+from berlin_worker import providers
 from berlin_worker.errors import JobError, SettingsError
+from berlin_worker.providers import served
+from berlin_worker.providers.base import Services
 from berlin_worker.providers.served import provider_cache
 from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
+from berlin_worker.telemetry import known_secrets
 
 pytestmark = pytest.mark.unit
 
@@ -84,6 +89,79 @@ def test_settings_that_cannot_be_served_are_one_clear_line(
     assert named in str(caught.value)
     assert str(caught.value).isprintable()
     assert "hunter2" not in str(caught.value)
+
+
+class Own:
+    """A provider of another package that offers every optional part."""
+
+    @classmethod
+    def check_settings(cls, settings: Settings, environ: Mapping[str, str]) -> None:
+        if "OWN_KEY" not in environ:
+            raise SettingsError("set OWN_KEY")
+
+    @classmethod
+    def secrets(cls, settings: Settings, environ: Mapping[str, str]) -> list[str]:
+        return [environ.get("OWN_KEY", "")]
+
+    @classmethod
+    def server_url(cls, settings: Settings, environ: Mapping[str, str]) -> str:
+        return "https://own.example"
+
+    def __init__(self, services: Services) -> None:
+        pass
+
+
+class Rude:
+    @classmethod
+    def server_url(cls, settings: Settings, environ: Mapping[str, str]) -> str:
+        raise ValueError(environ)
+
+
+@pytest.fixture
+def _own_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = providers.load
+    others: dict[str, Any] = {"own": Own, "rude": Rude}
+    monkeypatch.setattr(providers, "load", lambda name: others.get(name) or load(name))
+
+
+@pytest.mark.usefixtures("_own_providers")
+@pytest.mark.parametrize("variable", ["WORKER_PROVIDERS", "WORKER_DEFAULT_PROVIDER"])
+def test_settings_of_any_provider_are_checked_at_the_start(variable: str) -> None:
+    environ = {"WORKER_DEFAULT_PROVIDER": "own", variable: "own"}
+    with pytest.raises(SettingsError, match="set OWN_KEY"):
+        served.check_settings(Settings.from_env(environ), environ)
+    with pytest.raises(SettingsError, match="set OWN_KEY"):
+        cache(**environ)
+    environ["OWN_KEY"] = "own-secret"
+    served.check_settings(Settings.from_env(environ), environ)
+    assert isinstance(cache(**environ)("own"), Own)
+
+
+@pytest.mark.usefixtures("_own_providers")
+@pytest.mark.parametrize("first", ["own", "echo"])
+def test_secrets_of_any_provider_are_hidden_in_the_log(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_secrets, "LOG", known_secrets.KnownSecrets(["first-one"]))
+    environ = {"WORKER_DEFAULT_PROVIDER": first, "OWN_KEY": "own/secret"}
+    cache(**environ)("own")  # built now if it was not at the start
+    hidden = known_secrets.LOG.hide("first-one, own%2Fsecret, own/secret")
+    assert hidden == "[hidden], [hidden], [hidden]"
+
+
+@pytest.mark.usefixtures("_own_providers")
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("own", "https://own.example"),
+        ("berlin", "https://ai.berlin4h.top"),
+        ("echo", None),
+        ("rude", None),
+        ("nobody", None),
+    ],
+)
+def test_server_url_is_the_providers_or_none(name: str, url: str | None) -> None:
+    assert served.server_url(name, Settings.from_env({}), {}) == url
 
 
 def test_every_installed_provider_is_served_without_a_list() -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from berlin_schemas import ErrorCode, ErrorInfo
 from berlin_worker.errors import SettingsError
 from berlin_worker.providers.base import Token
-from berlin_worker.providers.tokens.encryption import seal_for
+from berlin_worker.providers.tokens.encryption import cipher_for
 from berlin_worker.providers.tokens.policy import (
     FREE_REFUSALS,
     POLL_MAX_S,
@@ -119,7 +119,7 @@ def test_no_repr_of_the_state_shows_the_token() -> None:
 
 def test_keys_that_are_only_blanks_are_refused() -> None:
     with pytest.raises(SettingsError, match="no key"):
-        seal_for(SecretStr(" , "))
+        cipher_for(SecretStr(" , "))
 
 
 def test_without_the_package_the_error_says_what_to_install(
@@ -127,4 +127,4 @@ def test_without_the_package_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
     with pytest.raises(SettingsError, match=r"berlin-worker\[encryption\]"):
-        seal_for(SecretStr("any"))
+        cipher_for(SecretStr("any"))

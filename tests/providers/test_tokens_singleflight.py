@@ -52,7 +52,7 @@ async def test_callers_share_a_run_and_the_next_one_begins_another() -> None:
 
 async def test_callers_share_an_error() -> None:
     work = Work()
-    work.error = ValueError("told")
+    work.error = ValueError("failed")
     flight = SingleFlight(work)
     callers = await start(flight, work, 3)
     work.gate.set()
@@ -88,7 +88,7 @@ async def test_nobody_joins_a_run_that_is_being_cancelled() -> None:
     flight = SingleFlight(work)
     [last] = await start(flight, work, 1)
     last.cancel()
-    await asyncio.sleep(0)  # the run has been told, and has not ended yet
+    await asyncio.sleep(0)  # the run is cancelled, and has not ended yet
     assert work.ended == []
     late = asyncio.create_task(flight())
     work.gate.set()

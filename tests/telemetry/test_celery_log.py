@@ -1,4 +1,4 @@
-"""The log in a process of Celery's: what is told where, and to whom."""
+"""The log in a process of Celery's: which lines it has, and where."""
 
 import subprocess
 import sys
@@ -57,16 +57,16 @@ def test_a_line_that_nobody_reads_makes_no_others():
 
 def test_a_line_that_cannot_be_made_is_told_past_the_log_with_its_place():
     with python(LOG + "logging.error('%d', 'no number')\nlogging.error('next')") as process:
-        told = process.communicate("\n")[1]
-    assert "This could not be logged, of <string>:11" in told
-    assert "TypeError" in told
-    assert '"event": "next"' in told
-    assert told.count("Traceback") == 1
+        log = process.communicate("\n")[1]
+    assert "This could not be logged, of <string>:11" in log
+    assert "TypeError" in log
+    assert '"event": "next"' in log
+    assert log.count("Traceback") == 1
 
 
 @pytest.mark.parametrize(("uid", "warned"), [(10001, False), (0, True)])
 def test_only_root_is_told_that_it_is_root(uid, warned):
     with python(AS_A_NUMBER.format(uid=uid)) as process:
-        told = process.communicate()[1]
-    assert process.returncode == 0, told
-    assert ("superuser" in told) == warned, told
+        log = process.communicate()[1]
+    assert process.returncode == 0, log
+    assert ("superuser" in log) == warned, log

@@ -86,9 +86,9 @@ def test_a_blocked_event_loop_is_not_alive_and_one_that_goes_on_is(fleet, tmp_pa
         url = url_of(worker)
         assert failing(f"{url}/livez") == (200, set())
         job_id = fleet.send(prompt("a b c d", provider="saboteur", options=deed))
-        wait_until(lambda: failing(f"{url}/livez") == (503, {"event_loop"}), "it is told")
+        wait_until(lambda: failing(f"{url}/livez") == (503, {"event_loop"}), "the probe reports it")
         blocked = scrape(url)
-        assert value(blocked, "worker_event_loop_silence_seconds") > 1
+        assert value(blocked, "worker_event_loop_heartbeat_age_seconds") > 1
         assert value(blocked, "worker_check_up", check="event_loop") == 0
         wait_until(lambda: failing(f"{url}/livez") == (200, set()), "it goes on")
         fleet.ended(job_id)
@@ -104,7 +104,9 @@ def test_without_redis_a_worker_is_alive_not_ready_and_ready_again(fleet):
             proxy.refuse()
             proxy.cut()
             away = {"broker", "redis"}
-            wait_until(lambda: failing(f"{url}/readyz")[1] - {"token"} == away, "it is told")
+            wait_until(
+                lambda: failing(f"{url}/readyz")[1] - {"token"} == away, "the probe reports it"
+            )
             assert failing(f"{url}/livez") == (200, set())
             assert "worker_queue_messages" not in scrape(url)
             proxy.heal()
@@ -118,7 +120,7 @@ def test_a_login_that_fails_is_not_ready(fleet):
         assert failing(f"{url}/readyz") == (200, set())
         assert value(scrape(url), "worker_logins_total") == 0
         fleet.ended(fleet.send(prompt("x")))
-        wait_until(lambda: failing(f"{url}/readyz") == (503, {"token"}), "it is told")
+        wait_until(lambda: failing(f"{url}/readyz") == (503, {"token"}), "the probe reports it")
         assert "auth_failed" in get(f"{url}/readyz")[2]
         assert value(scrape(url), "worker_logins_total", error_type="auth_failed") >= 1
 
@@ -129,7 +131,7 @@ def test_while_it_drains_a_worker_is_alive_and_not_ready(fleet):
         job_id = fleet.send(prompt("[[endless]] [[delay:0.05]] x"))
         fleet.running(job_id)
         worker.send_signal(signal.SIGTERM)
-        wait_until(lambda: failing(f"{url}/readyz") == (503, {"accepting"}), "it is told")
+        wait_until(lambda: failing(f"{url}/readyz") == (503, {"accepting"}), "the probe reports it")
         assert failing(f"{url}/livez") == (200, set())
         found = scrape(url)
         assert value(found, "worker_draining") == 1
@@ -153,14 +155,14 @@ def test_every_line_is_json_and_each_job_has_one_on_its_end(fleet):
         for job_id in (failed, refused, unknown, completed, cancelled):
             fleet.ended(job_id)
         worker.stop()
-    told: list[dict[str, Any]] = [json.loads(line) for line in worker.log.splitlines()]
-    assert all({"timestamp", "level", "event", "logger"} <= line.keys() for line in told)
-    assert any("ready." in line["event"] for line in told)
-    assert any("Warm shutdown" in line["event"] for line in told)
-    [retried] = [line for line in told if line["logger"] == "berlin_worker.jobs.runner"]
+    log: list[dict[str, Any]] = [json.loads(line) for line in worker.log.splitlines()]
+    assert all({"timestamp", "level", "event", "logger"} <= line.keys() for line in log)
+    assert any("ready." in line["event"] for line in log)
+    assert any("Warm shutdown" in line["event"] for line in log)
+    [retried] = [line for line in log if line["logger"] == "berlin_worker.jobs.runner"]
     assert (retried["job_id"], retried["attempt"]) == (failed, 1)
-    assert not [line for line in told if "generate" in line["event"]], "Celery's lines on jobs"
-    lines = [line for line in told if line["event"] == "job ended"]
+    assert not [line for line in log if "generate" in line["event"]], "Celery's lines on jobs"
+    lines = [line for line in log if line["event"] == "job ended"]
     ends = {line["job_id"]: line for line in lines}
     assert len(ends) == len(lines) == 5
     shown = ("status", "error_code", "reason", "tenant", "provider", "attempts")
@@ -201,6 +203,6 @@ def test_a_port_that_is_taken_ends_the_worker_with_one_line(fleet):
         second._wait = False
         with second:
             assert second.wait() != 0
-    told = [line for line in second.log.splitlines() if "cannot start" in line]
-    assert len(told) == 1
-    assert "WORKER_HTTP_PORT" in told[0]
+    refusals = [line for line in second.log.splitlines() if "cannot start" in line]
+    assert len(refusals) == 1
+    assert "WORKER_HTTP_PORT" in refusals[0]

@@ -1,4 +1,4 @@
-"""Probes and metrics where RabbitMQ is the broker: what it cannot tell is not told."""
+"""Probes and metrics where RabbitMQ is the broker: no sample of what it does not report."""
 
 import pytest
 from celery import Celery
@@ -28,6 +28,8 @@ def test_the_queue_is_counted_and_a_broker_that_is_gone_is_not_ready(fleet: Flee
             assert value(found, "worker_jobs_in_flight") == 1
             assert len(found["worker_queue_messages"]) == 1
             rabbit.kill()
-            wait_until(lambda: failing(f"{url}/readyz") == (503, {"broker"}), "it is told")
+            wait_until(
+                lambda: failing(f"{url}/readyz") == (503, {"broker"}), "the probe reports it"
+            )
             assert failing(f"{url}/livez") == (200, set())
             assert "worker_queue_messages" not in scrape(url)

@@ -44,7 +44,7 @@ abouts = st.none() | st.builds(About, TEXT, TEXT, st.none() | TEXT)
 def line(style, fields):
     record = logging.LogRecord("l", logging.INFO, "f.py", 1, job_end.EVENT, (), None)
     setattr(record, job_end.ATTRIBUTE, fields)
-    return logs.formatter(style, ()).format(record)
+    return logs.formatter(style, str).format(record)
 
 
 @given(ends, abouts, st.fixed_dictionaries(dict.fromkeys(DURATIONS, numbers)))
@@ -54,24 +54,24 @@ def test_line_of_any_end_is_strict_json_with_the_same_fields(end, about, duratio
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    told = json.loads(line("json", fields), parse_constant=refuse)
-    assert told["event"] == "job ended"
-    assert told.keys() == {
+    line_fields = json.loads(line("json", fields), parse_constant=refuse)
+    assert line_fields["event"] == "job ended"
+    assert line_fields.keys() == {
         *("timestamp", "level", "event", "logger", "job_id", "status", "error_code", "reason"),
         *("tenant", "provider", "model", "attempts", "chunks", *DURATIONS),
     }
-    assert told["status"] == end.type
-    assert told["error_code"] == (end.error.code if end.type == "failed" else None)
+    assert line_fields["status"] == end.type
+    assert line_fields["error_code"] == (end.error.code if end.type == "failed" else None)
 
 
 @given(ends, st.fixed_dictionaries(dict.fromkeys(DURATIONS, numbers)))
 def test_people_read_one_line(end, durations):
     fields = job_end.fields_of(end, about=ABOUT, chunks=1, durations_ms=durations)
-    told = line("console", fields)
-    assert len(told.splitlines()) == 1
-    assert "\x1b" not in told
-    assert f"job job-1: {end.type}" in told
-    assert "3 attempts, 1 chunk " in told
+    line_fields = line("console", fields)
+    assert len(line_fields.splitlines()) == 1
+    assert "\x1b" not in line_fields
+    assert f"job job-1: {end.type}" in line_fields
+    assert "3 attempts, 1 chunk " in line_fields
 
 
 def test_error_message_is_no_part_of_the_line():

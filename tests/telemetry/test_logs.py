@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from berlin_worker.settings import Settings
-from berlin_worker.telemetry import logs
+from berlin_worker.telemetry import logs, redact
 from berlin_worker.telemetry.log_context import JOB
 
 pytestmark = pytest.mark.unit
@@ -28,7 +28,7 @@ def record(text: str, *args: object, **fields: object) -> logging.LogRecord:
 
 
 def lines(style: str, *records: logging.LogRecord, secrets: tuple[str, ...] = ()) -> list[str]:
-    form = logs.formatter(style, secrets)  # type: ignore[arg-type]  # one of the two
+    form = logs.formatter(style, redact.hider(secrets))  # type: ignore[arg-type]  # one of the two
     return [form.format(each) for each in records]
 
 
@@ -41,12 +41,12 @@ def at_work(job_id: str, attempt: int) -> Iterator[None]:
 
 def test_a_line_of_json_says_when_how_grave_and_who():
     [line] = lines("json", record("%d things", 3))
-    told = json.loads(line)
-    assert list(told) == ["timestamp", "level", "event", "logger"]
-    assert told["event"] == "3 things"
-    assert told["level"] == "warning"
-    assert told["logger"] == "worker.test"
-    assert told["timestamp"].endswith("+00:00")
+    fields = json.loads(line)
+    assert list(fields) == ["timestamp", "level", "event", "logger"]
+    assert fields["event"] == "3 things"
+    assert fields["level"] == "warning"
+    assert fields["logger"] == "worker.test"
+    assert fields["timestamp"].endswith("+00:00")
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
@@ -180,5 +180,5 @@ def test_structlog_and_logging_write_the_same_lines(log_file):
 
 def test_what_celery_says_from_a_signal_handler_is_a_line_too(capfd):
     logs.say_json("\nworker: Warm shutdown (MainProcess)\n", sys.__stdout__)
-    told = json.loads(capfd.readouterr().err)
-    assert told["event"] == "worker: Warm shutdown (MainProcess)"
+    fields = json.loads(capfd.readouterr().err)
+    assert fields["event"] == "worker: Warm shutdown (MainProcess)"

@@ -11,24 +11,24 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from berlin_schemas import ErrorCode
-from berlin_worker.telemetry.gauges import Reading
+from berlin_worker.telemetry.gauges import Gauges
 from berlin_worker.telemetry.metric_specs import PROCESS, TABLE
 from berlin_worker.telemetry.metrics import registry, table
 from berlin_worker.telemetry.stats import Stats
 
 pytestmark = pytest.mark.unit
 
-READING = Reading(
+READING = Gauges(
     messaging_system="rabbitmq",
     jobs_in_flight=3,
     job_slots=1000,
-    suspects_waiting=1,
+    quarantined_jobs=1,
     queue={"waiting": 7, "unacknowledged": 2},
     dead_letters=4,
     journal_buffer_bytes=5,
     journal_limit_bytes=6,
-    loop_silence_s=0.1,
-    consumer_silence_s=0.2,
+    loop_age_s=0.1,
+    consumer_age_s=0.2,
     checks={"broker": True, "token": False},
     draining=True,
     build=("1.2.3", "3.11.7", "uvloop"),
@@ -51,7 +51,7 @@ def busy() -> Stats:
     return stats
 
 
-def samples(stats: Stats, reading: Reading = READING) -> dict[tuple[str, frozenset[str]], float]:
+def samples(stats: Stats, reading: Gauges = READING) -> dict[tuple[str, frozenset[str]], float]:
     text = generate_latest(registry(stats, lambda: reading)).decode()
     return {
         (sample.name, frozenset(f"{k}={v}" for k, v in sample.labels.items() if k != "le")): (
@@ -93,7 +93,7 @@ def test_it_is_openmetrics_too():
 
 
 def test_what_is_not_known_has_no_sample():
-    named = {name for name, _ in samples(Stats(), Reading())}
+    named = {name for name, _ in samples(Stats(), Gauges())}
     assert named.isdisjoint(
         {"worker_queue_messages", "worker_dead_letters", "worker_job_slots", "worker_check_up"}
     )

@@ -24,8 +24,8 @@ VALUES = st.lists(st.floats(min_value=0, max_value=1000), min_size=1, max_size=2
 
 
 def operation(stats: Stats, model: str = "m", **changes: object) -> None:
-    told = {"duration_s": 2.0, "first_chunk_s": 0.5, "stream_s": 1.0, "chunks": 5}
-    stats.operation("berlin", model, **(told | changes))  # type: ignore[arg-type]  # as told
+    fields = {"duration_s": 2.0, "first_chunk_s": 0.5, "stream_s": 1.0, "chunks": 5}
+    stats.operation("berlin", model, **(fields | changes))  # type: ignore[arg-type]  # as fields
 
 
 @given(VALUES)
@@ -151,9 +151,9 @@ def test_a_snapshot_is_plain_and_tells_what_has_happened():
     stats.jobs.add("failed", "bad_chunk")
     stats.logins.add("berlin", "")
     stats.chunks += 5
-    told = json.loads(json.dumps(stats.snapshot()))
-    assert told["chunks"] == 5
-    assert told["jobs"] == {"failed:bad_chunk": 1}
-    assert told["logins"] == {"berlin": 1}
-    assert told["first_chunk_s"]["count"] == 1
-    assert told["queue_wait_s"] == {"count": 0, "sum": 0.0, "p50": None, "p95": None}
+    fields = json.loads(json.dumps(stats.snapshot()))
+    assert fields["chunks"] == 5
+    assert fields["jobs"] == {"failed:bad_chunk": 1}
+    assert fields["logins"] == {"berlin": 1}
+    assert fields["first_chunk_s"]["count"] == 1
+    assert fields["queue_wait_s"] == {"count": 0, "sum": 0.0, "p50": None, "p95": None}

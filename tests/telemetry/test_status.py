@@ -21,7 +21,7 @@ from berlin_worker.client import queue_depth
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.errors import SettingsError
 from berlin_worker.telemetry.http_server import serving
-from berlin_worker.telemetry.liveness import Life
+from berlin_worker.telemetry.liveness import Liveness
 from berlin_worker.telemetry.metrics import registry
 from berlin_worker.telemetry.stats import Stats
 from berlin_worker.telemetry.status import ProcessGauges, StatusReporter
@@ -38,10 +38,10 @@ def broker(redis_url: str) -> Iterator[Celery]:
 
 
 class Site:
-    """An observer on a port, and what it is told."""
+    """A status reporter on a port, and the problem that it reports."""
 
     def __init__(self, redis_url: str, broker: Celery) -> None:
-        self.life = Life()
+        self.life = Liveness()
         self.stats = Stats()
         self.token: Callable[[], Any] = lambda: None
         self.silent_s = 0.0
@@ -50,14 +50,14 @@ class Site:
         self.queue: Callable[[], Any] = functools.partial(queue_depth.count, broker)
 
     async def no_token(self) -> str | None:
-        told: str | None = self.token()
-        return told
+        problem: str | None = self.token()
+        return problem
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         inside = ProcessGauges(
             jobs_in_flight=lambda: 7,
-            suspects_waiting=lambda: 1,
+            quarantined_jobs=lambda: 1,
             journal_buffer_bytes=lambda: 11,
             journal_limit_bytes=12,
             store_silent_s=lambda: self.silent_s,
@@ -164,7 +164,7 @@ async def test_a_login_that_has_failed_is_no_token(site):
     async with site.open():
         status, kind, body = await asyncio.to_thread(get, f"{site.url}/readyz")
     assert (status, kind) == (503, "application/json")
-    assert json.loads(body)["checks"]["token"] == {"ok": False, "told": "berlin: auth_failed"}
+    assert json.loads(body)["checks"]["token"] == {"ok": False, "detail": "berlin: auth_failed"}
 
 
 async def test_one_that_drains_is_alive_and_not_ready(site):

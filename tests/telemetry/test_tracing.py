@@ -69,7 +69,7 @@ def text_of(spans: dict[str, ReadableSpan]) -> str:
 
 
 def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Recorder) -> None:
-    tracer = recorder.tracer(servers={"berlin": "https://berlin.test"})
+    tracer = recorder.tracer(server_url={"berlin": "https://berlin.test"}.get)
     options = {"temperature": 0, "max_tokens": 100, "stream": True}
     report = Report(login_s=0.5, usage={"prompt_tokens": 3, "completion_tokens": 7, "cost": "x"})
     with tracer.delivery("job-1", PRODUCER) as job_trace:
@@ -308,10 +308,10 @@ def test_what_runs_a_job_imports_no_opentelemetry() -> None:
         "assert tracing.inject() == {}\n"
         "print('loaded:', [name for name in sys.modules if name.startswith('opentelemetry')])"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True
     ).stdout
-    assert "loaded: []" in told
+    assert "loaded: []" in output
 
 
 def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) -> None:

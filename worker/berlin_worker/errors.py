@@ -1,15 +1,15 @@
 """Every error that Berlin Worker raises on purpose.
 
     BerlinWorkerError
-    ├── SettingsError        the environment lacks a setting, or one makes no sense
+    ├── SettingsError        a setting is missing or cannot be used
     ├── JobError             a job cannot go on; carries a code of the contract
     ├── StoreUnavailable     one of several event stores does not answer: the job waits
     ├── TaskFailed           Celery's view of a job that has failed; carries the code alone
-    ├── Fenced               another attempt owns the job: stop at once, say nothing
+    ├── Fenced               another attempt owns the job: stop at once, publish nothing
     └── ClientError          what users of berlin_worker.client see
         ├── Unavailable      Redis or the broker does not answer
-        ├── JobIdReused      the ID that was submitted is that of another job
-        ├── CursorExpired    the log that was asked for is gone
+        ├── JobIdReused      the submitted ID belongs to another job
+        ├── CursorExpired    the requested log is gone
         ├── UnsupportedVersion       an event of the job is of another version of the contract
         └── JobFailed        the job ended as ``failed`` or ``cancelled``
 
@@ -26,13 +26,13 @@ class BerlinWorkerError(Exception):
 
 
 class SettingsError(BerlinWorkerError):
-    """The environment lacks a setting or holds one that makes no sense; says which."""
+    """A setting is missing or cannot be used; the message names it."""
 
 
 class JobError(BerlinWorkerError, RuntimeError):
     """A job, or an attempt of it, cannot go on.
 
-    ``retry_after_s`` is what the upstream asked for, in seconds. It is a
+    ``retry_after_s``: seconds that the upstream asked to wait. The class is a
     ``RuntimeError`` because ``Berlin.create_async_generator`` promises one.
     """
 
@@ -53,7 +53,7 @@ class JobError(BerlinWorkerError, RuntimeError):
         self.retry_after_s = retry_after_s
 
     def info(self) -> ErrorInfo:
-        """The ``error`` object of the ``failed`` event."""
+        """Return the ``error`` object of the ``failed`` event."""
         return ErrorInfo(
             code=self.code,
             message=self.message,
@@ -74,7 +74,7 @@ class Fenced(BerlinWorkerError):
 
 
 class StoreUnavailable(BerlinWorkerError):
-    """A job cannot be begun, for its event store has not answered for a while; others do."""
+    """A job cannot begin: its event store does not answer, while others do."""
 
 
 class ClientError(BerlinWorkerError):
@@ -84,7 +84,7 @@ class ClientError(BerlinWorkerError):
 class Unavailable(ClientError):
     """Redis or the broker does not answer; the message names the address without secrets.
 
-    ``job_id`` names the job that was asked for or submitted, if there is one.
+    ``job_id`` is the job that was requested or submitted, if there is one.
     """
 
     def __init__(self, message: str, *, job_id: str | None = None) -> None:
@@ -111,16 +111,16 @@ class CursorExpired(ClientError):
 
 
 class UnsupportedVersion(ClientError):
-    """The job has an event that this version cannot read, and so cannot tell how it goes on."""
+    """The job has an event of another version of the contract, so its state cannot be read."""
 
 
 class JobFailed(ClientError):
     """The job ended without a result; ``event`` is its terminal event."""
 
     def __init__(self, event: Failed | Cancelled) -> None:
-        told = event.error.message if isinstance(event, Failed) else event.reason
+        message = event.error.message if isinstance(event, Failed) else event.reason
         code = event.error.code.value if isinstance(event, Failed) else "cancelled"
-        super().__init__(f"{code}: {told}")
+        super().__init__(f"{code}: {message}")
         self.event = event
 
     def __reduce__(self) -> tuple[type[Self], tuple[Failed | Cancelled]]:

@@ -28,10 +28,10 @@ from berlin_worker.jobs.retry import RetryPolicy
 from berlin_worker.jobs.runner import Runner
 from berlin_worker.pool import cancel_cause
 from berlin_worker.pool.gc_tuning import relaxed_gc
+from berlin_worker.providers import served
 from berlin_worker.providers.base import Provider, Services
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
-from berlin_worker.providers.served import provider_cache
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
 from berlin_worker.storage.connections import connect
@@ -44,7 +44,7 @@ from berlin_worker.storage.sharding.router import Router, ShardRuntime, StrayQue
 from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
 from berlin_worker.telemetry.http_endpoint import observed
-from berlin_worker.telemetry.liveness import LIFE
+from berlin_worker.telemetry.liveness import LIVENESS
 from berlin_worker.telemetry.stats import Stats
 from berlin_worker.telemetry.status import ProcessGauges
 from berlin_worker.telemetry.tracer import open_tracer
@@ -63,8 +63,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     settings = Settings.from_env()
     await server_check.check(settings, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        servers = {"berlin": settings.berlin_url}
-        tracer = await stack.enter_async_context(open_tracer(os.environ, servers=servers))
+        server_url = functools.partial(served.server_url, settings=settings, environ=os.environ)
+        tracer = await stack.enter_async_context(open_tracer(os.environ, server_url=server_url))
         control_redis = await stack.enter_async_context(connect(settings.redis_url))
         stores = [
             control_redis
@@ -78,9 +78,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         tokens = RedisTokens(control_redis, settings, stats)
         services = Services(http, tokens, settings, os.environ)
         suspects = Quarantine()
-        shared = _Shared(
-            control_redis, doorbell, provider_cache(services, settings), suspects, stats
-        )
+        provider = served.provider_cache(services, settings)
+        shared = _Shared(control_redis, doorbell, provider, suspects, stats)
         runtimes = [_runtime(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
         async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
@@ -100,13 +99,13 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         background["control"] = cancel_listener.listen(
             control_redis, current.cancel, fleet=database_of(control_redis), flagged=flagged
         )
-        background["life"] = LIFE.beat_forever(stats.loop_lag)
+        background["life"] = LIVENESS.beat_forever(stats.loop_lag)
         worker_heartbeat = WorkerHeartbeat(
             control_redis,
             this_process(),
             snapshot=stats.snapshot,
             load=lambda: Load(
-                sum(len(runtime.leases) for runtime in runtimes), LIFE.slots, LIFE.draining
+                sum(len(runtime.leases) for runtime in runtimes), LIVENESS.slots, LIVENESS.draining
             ),
             interval_s=settings.renew_interval_s,
             ttl_s=settings.lease_s,
@@ -121,7 +120,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             stack.push_async_callback(_cancelled, _supervised(name, work))
         inside = ProcessGauges(
             jobs_in_flight=lambda: sum(len(runtime.leases) for runtime in runtimes),
-            suspects_waiting=lambda: len(suspects),
+            quarantined_jobs=lambda: len(suspects),
             journal_buffer_bytes=lambda: sum(
                 runtime.journal.buffered_bytes for runtime in runtimes
             ),

@@ -19,12 +19,12 @@ Count = Annotated[int, Field(gt=0)]
 
 
 def _env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:
-    """A field read from ``variable``; a ``private`` one may hold a secret and is in no ``repr``."""
+    """Return a field read from ``variable``; a ``private`` one may hold a secret: no ``repr``."""
     return Field(default, validation_alias=variable, description=description, repr=not private)
 
 
 class Settings(BaseModel):
-    """What the environment says. Secrets never appear in its ``repr``."""
+    """The settings of the environment. Its ``repr`` shows no secret."""
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
 
@@ -44,7 +44,7 @@ class Settings(BaseModel):
     broker_url: str = _env(
         "CELERY_BROKER_URL",
         "",
-        "job queue: Redis, Sentinels or RabbitMQ; `REDIS_URL` where not set",
+        "job queue: Redis, Sentinels or RabbitMQ; if not set, `REDIS_URL`",
         private=True,
     )
     queue_type: Literal["classic", "quorum"] = _env(
@@ -130,7 +130,7 @@ class Settings(BaseModel):
     http_port: Annotated[int, Field(ge=0, le=65535)] | None = _env(
         "WORKER_HTTP_PORT",
         None,
-        "serves `/metrics`, `/livez` and `/readyz`; `0`: any free port, which the log tells",
+        "serves `/metrics`, `/livez` and `/readyz`; `0`: any free port, which the log names",
     )
     http_host: str = _env("WORKER_HTTP_HOST", "0.0.0.0", "the address it listens on")  # noqa: S104  # probes and Prometheus come from other machines
     log_format: Literal["auto", "json", "console"] = _env(
@@ -164,10 +164,12 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(given, by_alias=True, by_name=False)
         except ValidationError as error:
-            told = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+            message = "; ".join(
+                f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False)
+            )
             settings = None
         if settings is None:  # raised here, so that no chained error holds the values
-            raise SettingsError(told) from None
+            raise SettingsError(message) from None
         if settings.lease_s <= settings.renew_interval_s:
             raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
         settings = settings.model_copy(update=_addresses(settings))
@@ -177,7 +179,7 @@ class Settings(BaseModel):
 
     @classmethod
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
-        """A warning for each variable that looks like a setting and is none; never a value."""
+        """Return a warning for each variable that looks like a misspelt setting; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
         return misspelling.warnings(environ, known)
 
@@ -194,7 +196,7 @@ class Settings(BaseModel):
 
     @property
     def sharded(self) -> bool:
-        """Whether events are elsewhere than in ``REDIS_URL`` alone."""
+        """Whether other databases than ``REDIS_URL`` hold events."""
         return self.shards != (self.redis_url,)
 
     @property
@@ -234,7 +236,7 @@ def _addresses(settings: Settings) -> dict[str, str]:
 
 
 def redis_address(url: str, setting: str) -> str:
-    """The URL of a Redis in one spelling; ``setting`` names it in an error.
+    """Return the URL of a Redis in one spelling; an error names ``setting``.
 
     Raises :class:`SettingsError` for a URL, or a certificate that it names, that cannot be used.
     """
@@ -244,7 +246,7 @@ def redis_address(url: str, setting: str) -> str:
 
 
 def broker_address(url: str, setting: str) -> str:
-    """The URL of a broker in one spelling; raises as :func:`redis_address` does."""
+    """Return the URL of a broker in one spelling; raises as :func:`redis_address` does."""
     found = urls.broker(url, setting)
     if found.partition("://")[0] in urls.REDIS_SCHEMES:
         return redis_address(found, setting)
@@ -252,7 +254,7 @@ def broker_address(url: str, setting: str) -> str:
 
 
 def _database(url: str) -> tuple[object, ...]:
-    """What a Redis URL leads to, as far as the URL says."""
+    """Return what identifies the database of a Redis URL."""
     parsed = urls.parse_redis(url, "WORKER_EVENT_SHARDS")
     host, colon, port = parsed.place.rpartition(":")
     place = (host.lower(), int(port)) if colon and port.isdigit() else (parsed.place.lower(), 6379)
@@ -260,7 +262,7 @@ def _database(url: str) -> tuple[object, ...]:
 
 
 def table() -> str:
-    """Every setting as a Markdown table, for the README (``python -m berlin_worker.settings``)."""
+    """Return all settings as a Markdown table (``python -m berlin_worker.settings`` prints it)."""
     rows = (
         f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
         for field in Settings.model_fields.values()

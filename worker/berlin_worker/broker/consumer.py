@@ -23,7 +23,7 @@ from berlin_worker.broker.remote_control import ControlNode, guarded_events
 from berlin_worker.broker.transport import check_options
 from berlin_worker.broker.validation import InvalidMessage
 from berlin_worker.errors import JobError, SettingsError
-from berlin_worker.telemetry.liveness import LIFE
+from berlin_worker.telemetry.liveness import LIVENESS
 
 logger = get_logger(__name__)
 
@@ -70,7 +70,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
         def ensure_connection(*args: Any, callback: Callable[[], None], **kwargs: Any) -> Any:
             def between_tries() -> None:
-                LIFE.consumer.give()
+                LIVENESS.consumer.beat()
                 callback()
 
             return connect(*args, callback=between_tries, **kwargs)

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from celery import bootsteps
 
-from berlin_worker.telemetry.liveness import LIFE
+from berlin_worker.telemetry.liveness import LIVENESS
 
 _TICK_S: Final = 1.0
 
@@ -22,15 +22,15 @@ class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no typ
         """Celery calls this for each connection to the broker."""
 
         def beat() -> None:
-            LIFE.consumer.give()
-            LIFE.slots = consumer.pool.limit
+            LIVENESS.consumer.beat()
+            LIVENESS.slots = consumer.pool.limit
 
         beat()
         self._timer = consumer.timer.call_repeatedly(_TICK_S, beat)
 
     def stop(self, consumer: Any) -> None:
         """Celery calls this when the connection is gone, and first of all at a shutdown."""
-        LIFE.draining = consumer.blueprint.state == bootsteps.CLOSE
+        LIVENESS.draining = consumer.blueprint.state == bootsteps.CLOSE
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _DEFAULT_MODEL: Final = "gpt-3.5-turbo"
-_BUILT_IN: Final = ("berlin", "echo")
 
 
 def job_ids(
@@ -28,8 +27,7 @@ def providers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
     """Complete a provider with the built-in and the installed ones."""
     from importlib.metadata import entry_points
 
-    installed = [entry.name for entry in entry_points(group="berlin_worker.providers")]
-    names = dict.fromkeys([*_BUILT_IN, *installed])
+    names = sorted({entry.name for entry in entry_points(group="berlin_worker.providers")})
     return [name for name in names if name.startswith(incomplete)]
 
 

@@ -21,7 +21,7 @@ def run(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
         if message := pool_refusal(pool):
             raise Problem(message, USAGE)
     settings = load_settings()
-    check_login(settings)
+    check_providers(settings)
     if message := redis_problem(settings.redis_url) or broker_problem(settings):
         raise Problem(message, hint="start it, or correct REDIS_URL or CELERY_BROKER_URL")
     for url in settings.shards if settings.sharded else ():
@@ -43,16 +43,22 @@ def pool_of(celery_args: Sequence[str]) -> str | None:
     return None
 
 
-def check_login(settings: Settings) -> None:
-    """Raise ``SettingsError`` if the worker would not start because credentials are missing."""
-    if "berlin" not in (settings.served_providers or {settings.default_provider}):
+def check_providers(settings: Settings) -> None:
+    """Raise ``SettingsError`` if the worker would not start for what a provider lacks."""
+    from berlin_worker.providers.served import check_settings  # noqa: PLC0415  # imports providers
+
+    try:
+        check_settings(settings, os.environ)
+    except SettingsError as error:
+        message = str(error)
+    else:
         return
-    password = settings.berlin_password
-    if not settings.berlin_account or password is None or not password.get_secret_value():
-        raise SettingsError(
-            "set BERLIN_ACCOUNT and BERLIN_PASSWORD: berlin logs in with them; to serve other "
-            "providers only, set WORKER_PROVIDERS or WORKER_DEFAULT_PROVIDER, for example to echo"
+    if not {"providers", "default_provider"} & settings.model_fields_set:
+        message += (
+            "; to serve other providers only, set WORKER_PROVIDERS or WORKER_DEFAULT_PROVIDER, "
+            "for example to echo"
         )
+    raise SettingsError(message)
 
 
 def celery_command(concurrency: int | None, celery_args: tuple[str, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What may be told of a URL: where it points, never the secrets in it."""
+"""Show where a URL points, without the secrets in it."""
 
 import re
 from typing import Final
@@ -7,7 +7,7 @@ _LIST: Final = re.compile(r";(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 def address(url: str) -> str:
-    """``url`` without user, password and query; Sentinel's list of URLs likewise."""
+    """Return ``url``, or a list of Sentinels, without user, password and query."""
     return ";".join(_bare(part) for part in _LIST.split(url))
 
 
@@ -15,7 +15,7 @@ def _bare(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "", url
-    # With an "@" in it nobody can tell a query from the rest of a password: then it is not told.
+    # A query with an "@" may be the rest of a password, so the whole place stays hidden.
     before, _, after = rest.partition("?")
     place = "" if "@" in after else before.rpartition("@")[2]
     return f"{scheme}{separator}{place}"

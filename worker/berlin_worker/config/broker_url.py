@@ -1,12 +1,12 @@
-"""What kombu needs beside the URL of the broker: transport options, taken out of the URL."""
+"""Split the URL of the broker into a URL and transport options for kombu."""
 
 from typing import Any, Final
 
 from berlin_worker.config import urls
 
 _SENTINEL: Final[dict[str, Any]] = {
-    # The first of them has often died with the primary: ask it once, for a moment, then the next.
-    # By default redis-py asks eleven times, up to 5 s each.
+    # The first Sentinel may have died with the primary: ask each one once and briefly.
+    # By default redis-py asks each eleven times, up to 5 s a time.
     "socket_timeout": 1.0,
     "socket_connect_timeout": 1.0,
     "retry": None,
@@ -14,12 +14,12 @@ _SENTINEL: Final[dict[str, Any]] = {
 
 
 def parted(broker_url: str) -> tuple[str, dict[str, Any]]:
-    """The URL as kombu takes it, and transport options that go with it.
+    """Return the URL as kombu takes it, and the transport options that belong to it.
 
     ``sentinel://a:26379/0;sentinel://b:26379/0?master_name=queue`` lists Sentinels; the query of
-    any of them names the primary (by default ``mymaster``). What stands before the ``@`` is the
-    login at the primary. A Redis URL is translated from redis-py's spelling to kombu's. Raises
-    ``SettingsError`` for a URL that makes no sense; it repeats no secret.
+    any of them names the primary (by default ``mymaster``). The login before the ``@`` is that of
+    the primary. A Redis URL is translated from redis-py's spelling to kombu's. Raises
+    ``SettingsError``, without secrets, for a URL that cannot be used.
     """
     url = urls.broker(broker_url)
     scheme = url.partition("://")[0]

@@ -1,4 +1,4 @@
-"""The certificates that a Redis URL names: whether they can be used, before anything connects."""
+"""Check the certificates that a Redis URL names, before anything connects."""
 
 import ssl
 from collections.abc import Mapping

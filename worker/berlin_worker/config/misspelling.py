@@ -1,4 +1,4 @@
-"""Variables of the environment that look like a setting, and are none (pure)."""
+"""Find variables of the environment that look like a misspelt setting (pure)."""
 
 import difflib
 from collections.abc import Collection, Iterator
@@ -12,19 +12,19 @@ _FOREIGN: Final = frozenset(
     {
         "CELERY_BROKER_READ_URL",
         "CELERY_BROKER_WRITE_URL",
-        # That of the worker's user at Redis, for deploy/redis/acl and compose.yaml.
+        # The password of the worker's Redis user, for deploy/redis/acl and compose.yaml.
         "WORKER_PASSWORD",
     }
 )
 _NEAR: Final = 0.85
-"""For names without a prefix of ours: other programs have variables that are alike."""
+"""Similarity required of names without our prefix: other programs have similar variables."""
 
 
 def warnings(names: Collection[str], known: Collection[str]) -> list[str]:
-    """One line for each of ``names`` that is misspelt, with the nearest of ``known``.
+    """Return a line for each of ``names`` that is misspelt, with the nearest of ``known``.
 
-    Every ``WORKER_*`` and ``BERLIN_*`` that is not known counts, in capitals or not. A name that
-    is near to another setting counts only if that setting is missing.
+    Every unknown ``WORKER_*`` and ``BERLIN_*`` counts, in capitals or not. Another name that is
+    similar to a setting counts only if that setting is missing.
     """
     readable = {*known, _DEBUG}
     return [
@@ -47,7 +47,7 @@ def _warning(name: str, names: Collection[str], known: Collection[str]) -> str |
 
 
 def _of_kubernetes(names: Collection[str]) -> Iterator[str]:
-    """The variables that Kubernetes sets for a service, which may be called "worker"."""
+    """Return the variables that Kubernetes sets for services: one may be named "worker"."""
     marks = [name.removesuffix("_SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST")]
     prefixes = tuple(f"{mark}_{kind}" for mark in marks for kind in ("SERVICE_", "PORT"))
     for name in names:

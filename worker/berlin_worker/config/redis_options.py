@@ -1,7 +1,7 @@
 """The options that a Redis URL may have (pure): one table for worker, client and command line.
 
 An option is *used* (it means the same to redis-py and to kombu), *ignored* (Berlin Worker asks for
-what it needs itself, whatever the value), or *refused* for a reason that says what to do.
+what it needs itself, whatever the value), or *refused* with an error that names what to do.
 """
 
 import difflib
@@ -16,7 +16,7 @@ _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
 class InvalidOption(ValueError):
-    """The text says what is wrong with an option, and holds no secret."""
+    """An option cannot be used; the text names the reason and holds no secret."""
 
 
 class _Option(NamedTuple):
@@ -153,7 +153,7 @@ _UNSHOWN: Final = SECRETS | {"username", "user", *_CODE_NAMES}
 
 
 def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str, str]:
-    """The options that are used, by name, with values that redis-py and kombu read alike.
+    """Return the options that are used, by name, with values that redis-py and kombu read alike.
 
     ``tls``: the URL asks for TLS. Raises :class:`InvalidOption`. Its text repeats an unknown
     name, or a value, only if ``show`` is set: both may be a part of a password that was not

@@ -2,7 +2,7 @@
 
 Each reader returns a URL in one spelling, in which redis-py, kombu and :mod:`berlin_worker.client`
 find the same server, database, login and options. It raises ``SettingsError`` with one line that
-names the setting and says what to do. No line repeats anything that could belong to a password: a
+names the setting and what to do. No line repeats anything that could belong to a password: a
 special character that is not percent-encoded moves a part of it to another place of the URL.
 """
 
@@ -41,7 +41,7 @@ _LONGEST_SOCKET: Final = 107
 """Bytes of the path of a Unix socket that every system takes."""
 
 PRIMARY: Final = "mymaster"
-"""What Sentinel's own configuration calls the primary, unless it is changed."""
+"""The default name of the primary in Sentinel's own configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class RedisURL:
 
     @property
     def url(self) -> str:
-        """As redis-py takes it."""
+        """The URL as redis-py takes it."""
         options = list(self.tls)
         if self.client_name is not None:
             options.append(("client_name", self.client_name))
@@ -71,7 +71,7 @@ class RedisURL:
 
     @property
     def kombu_url(self) -> str:
-        """As kombu takes it; the name of the client is a transport option there."""
+        """The URL as kombu takes it, for which the name of the client is a transport option."""
         if self.scheme == "unix":
             db = [] if self.db is None else [("virtual_host", str(self.db))]
             return f"redis+socket://{self.userinfo}{self._path()}{_query(db)}"
@@ -94,11 +94,11 @@ class _Parts:
     path: str
     query: list[tuple[str, str]]
     show: bool
-    """Whether what stands after the host can be no part of a password."""
+    """Whether the text after the host cannot be a part of a password."""
 
 
 def parse_redis(url: str, setting: str) -> RedisURL:
-    """What a Redis URL says. Raises ``SettingsError``, which names ``setting`` and no secret."""
+    """Parse a Redis URL. Raises ``SettingsError``, which names ``setting`` and no secret."""
     _check_scheme(url, setting, _REDIS_FORM, REDIS_SCHEMES)
     parts = _split(url, setting, _REDIS_FORM)
     unix = parts.scheme in {"unix", "redis+socket"}
@@ -120,12 +120,12 @@ def parse_redis(url: str, setting: str) -> RedisURL:
 
 
 def redis(url: str, setting: str = "REDIS_URL") -> str:
-    """``url`` as redis-py takes it; raises as :func:`parse_redis` does."""
+    """Return ``url`` as redis-py takes it; raises as :func:`parse_redis` does."""
     return parse_redis(url, setting).url
 
 
 def broker(url: str, setting: str = "CELERY_BROKER_URL") -> str:
-    """The URL of the queue in one spelling, which ``client.broker_url.parted`` takes.
+    """Return the URL of the queue in one spelling, for :func:`config.broker_url.parted`.
 
     Raises ``SettingsError``, which names ``setting`` and no secret.
     """
@@ -145,7 +145,7 @@ def broker(url: str, setting: str = "CELERY_BROKER_URL") -> str:
 
 
 def sentinels(url: str, setting: str = "CELERY_BROKER_URL") -> tuple[str, str]:
-    """A list of Sentinels without its query, and the name of their primary.
+    """Return a list of Sentinels without its query, and the name of their primary.
 
     Raises ``SettingsError``, which names ``setting`` and no secret.
     """
@@ -167,7 +167,7 @@ def sentinels(url: str, setting: str = "CELERY_BROKER_URL") -> tuple[str, str]:
 
 
 def http(url: str, setting: str, *, login: bool) -> str:
-    """The URL of an upstream or a proxy, unchanged; ``login`` says whether it may hold one.
+    """Return the URL of an upstream or a proxy, unchanged; with ``login`` it may hold a login.
 
     Raises ``SettingsError``, which names ``setting`` and no secret.
     """
@@ -181,7 +181,7 @@ def http(url: str, setting: str, *, login: bool) -> str:
 
 
 def _standard(url: str) -> bool:
-    """Whether the standard library reads the URL, too."""
+    """Return whether the standard library can read the URL, too."""
     try:
         return urlsplit(url).port != 0
     except ValueError:
@@ -229,7 +229,7 @@ def _check_scheme(url: str, setting: str, form: str, supported: frozenset[str]) 
 
 
 def _socket(parts: _Parts, setting: str) -> str:
-    """The path of a Unix socket."""
+    """Return the path of a Unix socket."""
     path = unquote(parts.path)
     form = "the path of the socket must be absolute, as in unix:///run/redis.sock"
     if parts.host or len(path) <= 1:
@@ -242,7 +242,7 @@ def _socket(parts: _Parts, setting: str) -> str:
 
 
 def _database(path: str | None, options: dict[str, str], setting: str) -> int | None:
-    """The number of the database: that of an option comes first, as redis-py has it."""
+    """Return the number of the database. An option comes before the path, as in redis-py."""
     named = {int(options[name]) for name in ("db", "virtual_host") if name in options}
     if len(named) > 1:
         raise SettingsError(f"{setting}: the options db and virtual_host differ: keep one")

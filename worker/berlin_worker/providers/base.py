@@ -1,10 +1,10 @@
-"""What a provider is: text deltas out, contract errors up.
+"""The interface of a provider: it yields text deltas and raises errors of the contract.
 
-The runner knows this file alone. Another package adds a provider by an entry
+The runner depends on this file alone. Another package adds a provider by an entry
 point in the group ``berlin_worker.providers`` that names a class with this shape.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -29,13 +29,13 @@ class Report:
     finish_reason: Literal["stop", "length"] = "stop"
     usage: dict[str, Any] | None = None
     alive: Callable[[], None] = _nothing
-    """To call when the upstream has sent something that is no text: the idle timeout of the job
-    starts anew. It does not end the wait for the first text."""
+    """Call it when the upstream sends anything but text: it restarts the idle timeout of the job,
+    and does not end the wait for the first text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of the upstream. ``gen`` tells one login from the next."""
+    """A token of the upstream. ``gen`` differs for each login."""
 
     value: str
     gen: str
@@ -49,22 +49,22 @@ Login = Callable[[], Awaitable[str]]
 
 
 class TokenSource(Protocol):
-    """The token of one account, shared by whoever uses the same source."""
+    """The token of one account, shared by all that use the same source."""
 
     async def get(self) -> Token:
-        """The token in use, after a login if there is none. Raises ``JobError``."""
+        """Return the token in use, after a login if there is none. Raises ``JobError``."""
 
     async def invalidate(self, token: Token) -> None:
         """Forget ``token``, unless a newer one has taken its place already."""
 
 
 class TokenStore(Protocol):
-    """Where the tokens of all accounts are kept."""
+    """Stores the tokens of all accounts."""
 
     def source(
         self, provider: str, account: str, login: Login, *, password: str = ""
     ) -> TokenSource:
-        """The source for one account; ``login`` is called only where no token is shared.
+        """Return the source for one account; ``login`` is called only if no token is stored.
 
         With ``password``, failed logins of another password do not count against
         this one. It is never sent on, only a slow digest of it. Make a source once for
@@ -74,7 +74,7 @@ class TokenStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the worker lends to its providers; each lives as long as the process."""
+    """Services of the worker for its providers; each exists as long as the process."""
 
     http: "aiohttp.ClientSession"
     tokens: TokenStore
@@ -86,14 +86,14 @@ class Provider(Protocol):
     """One upstream. Built once for a process, in its event loop: ``Class(services)``.
 
     Everything here runs in that loop, for thousands of jobs at once: no call may block, and
-    nothing of one job may be kept in the provider. A class attribute ``default_model``, a string,
-    is the model of jobs that name none (the operator's WORKER_DEFAULT_MODEL goes first).
+    nothing of one job may be kept in the provider. What a class may offer besides is listed in
+    :class:`OptionalParts`.
     """
 
     def __init__(self, services: Services) -> None:
         """Raise ``SettingsError``, in one line, if the environment lacks what the provider needs.
 
-        No I/O: a worker must start while the upstream is away. ``services`` lives as long as
+        No I/O: a worker must start while the upstream is away. ``services`` exists as long as
         the process; the provider closes none of it.
         """
 
@@ -106,13 +106,13 @@ class Provider(Protocol):
         """
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
-        """The reply of one attempt, as it arrives: each list holds the deltas of one read.
+        """Yield the reply of one attempt as it arrives: each list holds the deltas of one read.
 
         - No list is empty, no delta is an empty string, each encodes as UTF-8; the deltas of all
           lists, joined, are the reply.
         - The end of the generator is the end of the reply. A reply that was cut is an error:
           ``JobError(UPSTREAM_ERROR, retryable=True)``.
-        - It raises ``JobError`` and nothing else. ``retryable`` says that another attempt may
+        - It raises ``JobError`` and nothing else. ``retryable`` means that another attempt may
           succeed; whether one follows is the runner's decision, so it does not retry by itself
           once a delta has been yielded. No message holds a secret or the prompt.
         - What the upstream sends that is no text is reported by ``report.alive()``; tokens and
@@ -122,4 +122,43 @@ class Provider(Protocol):
           any point, and raise nothing but ``CancelledError``. Timeouts are the runner's:
           it cancels.
         - While the reader does not ask for more, it reads a bounded amount ahead.
+        """
+
+
+class OptionalParts(Protocol):
+    """What a provider's class may offer: each part alone, and none of them is required.
+
+    The class methods are called before a provider is built, without an event loop. They do no I/O.
+    """
+
+    default_model: str
+    """The model of jobs that name none (the operator's WORKER_DEFAULT_MODEL comes first)."""
+
+    @classmethod
+    def is_configured(cls, settings: "Settings", environ: Mapping[str, str]) -> bool:
+        """Return whether the environment has what the provider needs, its login for example.
+
+        Asked of built-in providers: one that is configured is built when the worker starts, so
+        that wrong settings end the start instead of the first job.
+        """
+
+    @classmethod
+    def check_settings(cls, settings: "Settings", environ: Mapping[str, str]) -> None:
+        """Raise ``SettingsError``, in one line without secrets, for settings that cannot work.
+
+        Called at the start of a worker and by ``berlin doctor``.
+        """
+
+    @classmethod
+    def secrets(cls, settings: "Settings", environ: Mapping[str, str]) -> Iterable[str]:
+        """Return the secrets of the environment that no line of the log may show."""
+
+    @classmethod
+    def server_url(cls, settings: "Settings", environ: Mapping[str, str]) -> str | None:
+        """Return the URL of the upstream, without a login: traces and ``berlin doctor`` name it."""
+
+    async def check_login(self) -> None:
+        """Log in at the upstream, for ``berlin doctor``; raises ``JobError``.
+
+        A note of the error (``add_note``) is shown as advice.
         """

@@ -1,13 +1,12 @@
-"""Reads the body of a reply from aiohttp, decoded, and knows whether it is whole.
+"""Read the body of a reply from aiohttp, decode it, and check that it is whole.
 
-A body is whole only if its framing, its codings and its connection say so. aiohttp reports
+A body is whole only if its framing, its codings and the end of its connection are. aiohttp reports
 a broken framing; it does not report a coding that stops early, nor a connection that is
 reset while a body lasts until the connection's end (RFC 9112, 8: such a body is incomplete).
 """
 
 import asyncio
 import codecs
-import contextvars
 from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from typing import Final
@@ -17,11 +16,12 @@ import aiohttp
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.providers.codings import BodyDecoder, codings_of
+from berlin_worker.providers.response import CONTEXT, Response
 
 ERROR_BODY_BYTES: Final = 16384
-_ERROR_BODY_TIMEOUT_S: Final = 5.0
+ERROR_BODY_TIMEOUT_S: Final = 5.0
 _MAX_CODED_BYTES: Final = 65536
-"""The most of a short body, as it comes: an error, a login."""
+"""The most coded bytes that are read of a short body: of an error or a login."""
 _EMPTY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT})
 # Not for text, or with side effects: none of these is the charset of a page.
 _NO_CHARSETS: Final = frozenset(
@@ -29,31 +29,13 @@ _NO_CHARSETS: Final = frozenset(
 )
 
 
-class Response(aiohttp.ClientResponse):
-    """A response that learns how its connection ends, also if that is before its head is read."""
-
-    # A slot: one more entry would make its dictionary grow.
-    __slots__ = ("connection_end",)
-
-    connection_end: "asyncio.Future[None] | None"
-
-    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        """Called by aiohttp as soon as the request is on its way."""
-        protocol = connection.protocol
-        self.connection_end = closed = protocol.closed if protocol is not None else None
-        if closed is not None:
-            closed.remove_done_callback(_ask)
-            closed.add_done_callback(_ask, context=_CONTEXT)
-        return await super().start(connection)
-
-
 class Body:
     """The body of one response; :meth:`forget` it when no more is read.
 
-    ``read`` returns the next bytes, decoded, or ``b""`` at the end; then :meth:`finish` says
-    whether the body was whole. It raises ``JobError`` for bytes that cannot be decoded, and what
+    ``read`` returns the next bytes, decoded, or ``b""`` at the end; then :meth:`finish` raises
+    if the body was cut. It raises ``JobError`` for bytes that cannot be decoded, and what
     aiohttp raises if the framing is broken. Once the connection is closed it fails: aiohttp 3.14
-    closes a connection on which the framing is broken, and lets who reads it wait for ever.
+    closes a connection on which the framing is broken, and its reader waits for ever.
     """
 
     __slots__ = ("_closed", "_content", "_decoder", "_error", "_pieces", "_until_close", "read")
@@ -80,15 +62,15 @@ class Body:
         self.read = self._read_coded if codings else response.content.readany
         self._closed = response.connection_end if isinstance(response, Response) else None
         if self._closed is not None:
-            self._closed.add_done_callback(self, context=_CONTEXT)
+            self._closed.add_done_callback(self, context=CONTEXT)
 
     def __call__(self, _: "asyncio.Future[None]") -> None:
-        """The connection is closed."""
+        """Fail the reader: the connection is closed (the callback of its future)."""
         if not self._content.is_eof() and self._content.exception() is None:
             self._content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
 
     def forget(self) -> None:
-        """The connection may serve others from now on."""
+        """Stop watching the connection, which may serve other requests from now on."""
         if self._closed is not None:
             self._closed.remove_done_callback(self)
 
@@ -99,27 +81,27 @@ class Body:
         if self._until_close and self._closed is not None and self._closed.done():
             error = None if self._closed.cancelled() else self._closed.exception()
             if error is not None:
-                told = "the connection to the upstream broke"
-                raise JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True)
+                message = "the connection to the upstream broke"
+                raise JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)
 
-    def unread(self) -> bytes:
-        """What arrived before the connection broke, which aiohttp's reader withholds then."""
+    def drain_buffer(self) -> bytes:
+        """Return what arrived before the connection broke: aiohttp's reader withholds it."""
         if self._decoder is not None:
             return b""  # read already: see below
-        return _unread(self._content)
+        return _drain(self._content)
 
     async def _read_coded(self) -> bytes:
         decoder = self._decoder
         assert decoder is not None
         if piece := next(self._pieces, None):
-            # Others are to have their turn while a bomb goes off.
+            # A decompression bomb must not block the other jobs.
             await asyncio.sleep(0)
             return piece
         while self._error is None:
             try:
                 data = await self._content.readany()
             except Exception as error:  # noqa: BLE001  # raised again below, after the last piece
-                self._error, data = error, _unread(self._content)
+                self._error, data = error, _drain(self._content)
             else:
                 if not data:
                     return b""
@@ -130,19 +112,19 @@ class Body:
 
 
 async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The first ``limit`` bytes of the body; raises ``JobError`` and what aiohttp raises."""
+    """Return the first ``limit`` bytes of the body; raises ``JobError`` and what aiohttp raises."""
     data = bytearray()
     await _read_into(data, response, limit)
     return bytes(data[:limit])
 
 
-async def read_error_body(response: aiohttp.ClientResponse) -> str:
-    """What there is of an error body, at most 16 KiB and 5 s of it."""
+async def read_error_body(response: aiohttp.ClientResponse, timeout_s: float) -> str:
+    """Return what arrives of an error body in that time: at most 16 KiB, and 5 s."""
     data = bytearray()
     try:
-        async with asyncio.timeout(_ERROR_BODY_TIMEOUT_S):
+        async with asyncio.timeout(min(timeout_s, ERROR_BODY_TIMEOUT_S)):
             await _read_into(data, response, ERROR_BODY_BYTES)
-    except Exception:  # noqa: BLE001, S110  # the status says enough: a broken body adds nothing
+    except Exception:  # noqa: BLE001, S110  # the status is enough: a broken body adds nothing
         pass
     return text_of(bytes(data[:ERROR_BODY_BYTES]), response.charset)
 
@@ -156,14 +138,14 @@ async def _read_into(data: bytearray, response: aiohttp.ClientResponse, limit: i
                 return
             data += piece
     except Exception:
-        data += body.unread()
+        data += body.drain_buffer()
         raise
     finally:
         body.forget()
 
 
 def text_of(data: bytes, charset: str | None) -> str:
-    """``data`` as text for people: by its byte order mark, by ``charset``, or else as UTF-8."""
+    """Decode ``data`` for people: by its byte order mark, by ``charset``, or else as UTF-8."""
     for mark, name in (
         (codecs.BOM_UTF8, "utf-8-sig"),
         (codecs.BOM_UTF16_LE, "utf-16"),
@@ -185,19 +167,10 @@ def _values(response: aiohttp.ClientResponse, header: str) -> list[str]:
     return [value for each in listed.split(",") if (value := each.strip().lower())]
 
 
-def _unread(content: aiohttp.StreamReader) -> bytes:
-    # AtomicReserveMixin back the error is the only way to the buffer that aiohttp has in public.
+def _drain(content: aiohttp.StreamReader) -> bytes:
+    # To take back the error is the only public way to aiohttp's buffer.
     content.set_exception(None)  # type: ignore[arg-type]
     return content.read_nowait()
 
 
 _NONE: Final[Iterator[bytes]] = iter(())
-
-_CONTEXT: Final = contextvars.Context()
-"""One for all: each would have a copy of its own otherwise, for as long as the stream lasts."""
-
-
-def _ask(closed: "asyncio.Future[None]") -> None:
-    # Else asyncio complains of an error that nobody asks for.
-    if not closed.cancelled():
-        closed.exception()

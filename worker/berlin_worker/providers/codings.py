@@ -1,7 +1,7 @@
 """The content codings of a reply: compressed bytes, cut anywhere, to plain ones. Pure.
 
 RFC 9110, 8.4: a body may have several codings, listed in the order in which they were
-applied; names ignore case. A body is complete only if each of its codings says so: gzip
+applied; names ignore case. A body is complete only if each of its codings is: gzip
 has a trailer, zlib a checksum, raw deflate a last block. A coded body without a single
 byte is cut, too. Members of a coding that follow each other are read as one.
 """
@@ -15,7 +15,7 @@ from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 
 PIECE_BYTES: Final = 65536
-"""The most that one piece of the output has: a bomb is seen long before it is held."""
+"""The largest piece of output: the limits stop a decompression bomb long before memory is full."""
 # A member's decoder copies all that follows the member, so it gets a little at a time.
 _WINDOW_BYTES: Final = 4096
 _MOST_CODINGS: Final = 4
@@ -98,7 +98,7 @@ def _deflate(first_byte: int) -> Decoder:
 
 
 def _first_of(*modules: str) -> Any:
-    """The first of ``modules`` that is installed, or ``None``."""
+    """Return the first of ``modules`` that is installed, or ``None``."""
     for module in modules:
         try:
             return importlib.import_module(module)
@@ -108,7 +108,7 @@ def _first_of(*modules: str) -> Any:
 
 
 def _found() -> Mapping[str, Callable[[int], Decoder]]:
-    """What this process can decode: by name, a function of a member's first byte."""
+    """Return the codings of this process: by name, a function of a member's first byte."""
     found: dict[str, Callable[[int], Decoder]] = {
         "gzip": _gzip,
         "x-gzip": _gzip,
@@ -126,7 +126,7 @@ def _found() -> Mapping[str, Callable[[int], Decoder]]:
 CODINGS: Final = _found()
 
 ACCEPT_ENCODING: Final = ", ".join(name for name in ("gzip", "deflate", "br") if name in CODINGS)
-"""What a request offers: only what can be decoded, and what the protocol knows."""
+"""The codings that a request offers: those of the protocol that can be decoded here."""
 
 
 class _Layer:
@@ -139,7 +139,7 @@ class _Layer:
         self._ended = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The pieces that ``data`` completes, none of them empty."""
+        """Yield the pieces that ``data`` completes, none of them empty."""
         for start in range(0, len(data), _WINDOW_BYTES):
             rest = data[start : start + _WINDOW_BYTES]
             while rest:
@@ -157,8 +157,8 @@ class _Layer:
         try:
             return member.decode(data)
         except Exception as error:  # noqa: BLE001  # each library has an error of its own
-            told = f"the body is not what its content coding {self._name} says"
-            raise _broken(f"{told} ({type(error).__name__})") from None
+            message = f"the body is no {self._name}, which its content coding names"
+            raise _broken(f"{message} ({type(error).__name__})") from None
 
     def finish(self) -> None:
         if self._member is not None or not self._ended:
@@ -175,7 +175,7 @@ class BodyDecoder:
         self._max_bytes = max_bytes
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The pieces that ``data`` completes, none empty, each of about 64 KiB at most.
+        """Yield the pieces that ``data`` completes, none empty, each of about 64 KiB at most.
 
         Raises ``JobError(UPSTREAM_ERROR)`` for data that no coding makes: retryable. For more
         than ``max_bytes``: not retryable. To be read to its end before the next call.
@@ -183,18 +183,18 @@ class BodyDecoder:
         self._left -= len(data)
         if self._left < 0:
             # A coding may have bytes without an end that bring no text at all.
-            told = f"the upstream sent more than {self._max_bytes} bytes, the most that is taken"
-            raise JobError(ErrorCode.UPSTREAM_ERROR, f"{told} (WORKER_MAX_TEXT_BYTES)")
+            message = f"the upstream sent more than {self._max_bytes} bytes, the most that is taken"
+            raise JobError(ErrorCode.UPSTREAM_ERROR, f"{message} (WORKER_MAX_TEXT_BYTES)")
         return _through(self._layers, data)
 
     def finish(self) -> None:
-        """The body has ended; raises ``JobError(UPSTREAM_ERROR)``, retryable, if it was cut."""
+        """End the body. Raises ``JobError(UPSTREAM_ERROR)``, retryable, if it was cut."""
         for layer in self._layers:
             layer.finish()
 
 
 def codings_of(content_encoding: Sequence[str]) -> list[str]:
-    """The codings that the values of ``Content-Encoding`` name, in the order of their use.
+    """Return the codings that the values of ``Content-Encoding`` name, in the order of their use.
 
     Empty for a plain body. Raises ``JobError(UPSTREAM_ERROR)`` for one that cannot be decoded.
     """
@@ -202,8 +202,10 @@ def codings_of(content_encoding: Sequence[str]) -> list[str]:
     codings = [name for name in names if name and name != "identity"]
     for name in codings:
         if name not in CODINGS:
-            told = f"the upstream sent the content coding {name[:40]!a}, which this worker cannot"
-            raise _broken(f"{told} decode; it knows {', '.join(CODINGS)}")
+            message = (
+                f"the upstream sent the content coding {name[:40]!a}, which this worker cannot"
+            )
+            raise _broken(f"{message} decode; supported: {', '.join(CODINGS)}")
     if len(codings) > _MOST_CODINGS:
         raise _broken(f"the upstream sent a body with {len(codings)} content codings")
     return codings
@@ -217,5 +219,5 @@ def _through(layers: Sequence[_Layer], data: bytes) -> Iterator[bytes]:
         yield from _through(layers[1:], piece)
 
 
-def _broken(told: str) -> JobError:
-    return JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True)
+def _broken(message: str) -> JobError:
+    return JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)

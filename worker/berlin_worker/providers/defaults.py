@@ -18,10 +18,20 @@ class JobDefaults:
         """Return the name of the provider that ``job`` names, or else the operator's choice."""
         return job.provider if "provider" in job.model_fields_set else self.provider
 
+    def model_of(self, job: PromptJob, provider: Provider | None = None) -> str | None:
+        """Return the model that ``job`` names, or else the operator's choice or the provider's own.
+
+        ``None`` if nobody names one: the default of the schema is then no model of that provider.
+        """
+        if "model" in job.model_fields_set:
+            return job.model
+        own = getattr(provider, "default_model", "")
+        return self.model or (own if isinstance(own, str) else "") or None
+
     def resolve(
         self, job: PromptJob, provider_of: Callable[[str], Provider]
     ) -> tuple[PromptJob, Provider]:
-        """The job with provider and model filled in, and its provider.
+        """Return the job with provider and model filled in, and its provider.
 
         What the job names itself always counts, also if it is what the schema has as default.
         Raises what ``provider_of`` raises.
@@ -31,8 +41,7 @@ class JobDefaults:
         if name != job.provider:
             changes["provider"] = name
         provider = provider_of(name)
-        if "model" not in job.model_fields_set:
-            model = self.model or getattr(provider, "default_model", "")
-            if isinstance(model, str) and model and model != job.model:
-                changes["model"] = model
+        model = self.model_of(job, provider)
+        if model is not None and model != job.model:
+            changes["model"] = model
         return (job.model_copy(update=changes) if changes else job), provider

@@ -1,4 +1,4 @@
-"""A provider without an upstream: it says what the user said, word by word."""
+"""A provider without an upstream: it repeats the user's message, word by word."""
 
 import asyncio
 import re
@@ -19,45 +19,47 @@ class EchoProvider(Provider):
     """Streams the last message of the user; the joined deltas are equal to it.
 
     Options: ``delay_s``, seconds before each chunk (0), and ``repeat``, how many times
-    the message is said (1). A word counts as a token in the usage.
+    the message is sent (1). A word counts as a token in the usage.
     """
 
+    default_model = "echo"
+
     def __init__(self, services: Services) -> None:
-        """Needs nothing of the environment."""
+        """Take the limit of chunks; nothing of the environment is needed."""
         self._max_chunks = services.settings.max_chunks
 
     def check(self, job: PromptJob) -> None:
-        """Refuse unknown options, wrong types and more chunks than are taken of any upstream."""
+        """Refuse unknown options, wrong types and more than WORKER_MAX_CHUNKS chunks."""
         for name, value in job.options.items():
             if name == "delay_s":
                 sound, wanted = _is_delay(value), f"a number from 0 to {_MAX_DELAY_S:g}"
             elif name == "repeat":
                 sound, wanted = _is_count(value), "an integer above 0"
             else:
-                told = f"unknown option {name[:40]!a}; known: delay_s, repeat"
-                raise JobError(ErrorCode.INVALID_JOB, told)
+                message = f"unknown option {name[:40]!a}; known: delay_s, repeat"
+                raise JobError(ErrorCode.INVALID_JOB, message)
             if not sound:
                 raise JobError(ErrorCode.INVALID_JOB, f"the option {name} must be {wanted}")
         if len(_words(job)) * _repeat(job) > self._max_chunks:
-            told = f"the echo would have more than {self._max_chunks} chunks (WORKER_MAX_CHUNKS)"
-            raise JobError(ErrorCode.INVALID_JOB, told)
+            message = f"the echo would have more than {self._max_chunks} chunks (WORKER_MAX_CHUNKS)"
+            raise JobError(ErrorCode.INVALID_JOB, message)
 
     async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
-        """One word a chunk, with the whitespace that follows it."""
+        """Yield one word a chunk, with the whitespace that follows it."""
         delay_s = job.options.get("delay_s", 0)
         words = _words(job)
-        said = sum(len(_WORD.findall(message.content)) for message in job.messages)
-        told = 0
+        prompt_words = sum(len(_WORD.findall(message.content)) for message in job.messages)
+        sent_words = 0
         for _ in range(_repeat(job)):
             for word in words:
                 # Also without a delay: a long echo must let the other jobs run.
                 await asyncio.sleep(delay_s if isinstance(delay_s, int | float) else 0)
                 yield [word]
-                told += 1
+                sent_words += 1
         report.usage = {
-            "prompt_tokens": said,
-            "completion_tokens": told,
-            "total_tokens": said + told,
+            "prompt_tokens": prompt_words,
+            "completion_tokens": sent_words,
+            "total_tokens": prompt_words + sent_words,
         }
 
 

@@ -18,7 +18,7 @@ from yarl import URL
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
-from berlin_worker.providers.body import Response
+from berlin_worker.providers.response import BrokenResponse, Response
 from berlin_worker.settings import Settings
 
 AUTH_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value})
@@ -29,11 +29,11 @@ _MAX_RETRY_AFTER_S: Final = 86400.0
 def open_session(
     settings: Settings, *, read_timeout_s: float | None = None
 ) -> aiohttp.ClientSession:
-    """A session for many streams at once; whoever opens it closes it.
+    """Return a session for many streams at once; the caller closes it.
 
     Nothing of the environment (proxies, ``.netrc``) and no cookie changes a request.
-    Only connecting has a timeout: a stream may be long and slow, and whoever reads it
-    keeps its deadlines. ``read_timeout_s`` bounds the silence where nobody does.
+    Only connecting has a timeout: a stream may be long and slow, and its reader
+    keeps the deadlines. ``read_timeout_s`` bounds the silence for a reader that does not.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
@@ -47,7 +47,7 @@ def open_session(
 
 
 def proxy_problem(proxy: str) -> str | None:
-    """Why ``proxy`` cannot be used, or ``None``; never repeats it, it may hold a password."""
+    """Return why ``proxy`` cannot be used, or ``None``; not the URL: it may hold a password."""
     try:
         url = URL(proxy)
     except ValueError:
@@ -57,10 +57,16 @@ def proxy_problem(proxy: str) -> str | None:
     return None
 
 
-def transport_error(error: Exception) -> JobError:
-    """The contract error for whatever a call of aiohttp raises; one that is so already stays."""
+def transport_error(error: Exception, *, auth_statuses: frozenset[int] = AUTH_STATUSES) -> JobError:
+    """Return the contract error for any error of a call of aiohttp; a ``JobError`` is returned.
+
+    ``auth_statuses`` counts if the upstream has sent a status before its response broke.
+    """
     if isinstance(error, JobError):
         return error
+    if isinstance(error, BrokenResponse):
+        status, retry_after = error.head
+        return status_error(status, "", retry_after, auth_statuses=auth_statuses)
     row = next(row for row in _TRANSPORT_ERRORS if isinstance(error, row.kinds))
     retryable = row.retryable
     cause = type(error).__name__
@@ -69,20 +75,20 @@ def transport_error(error: Exception) -> JobError:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         cause += f", status {error.status}"
         retryable = _passes(error.status)
-    return JobError(row.code, f"{row.told} ({cause})", retryable=retryable)
+    return JobError(row.code, f"{row.message} ({cause})", retryable=retryable)
 
 
-class _Row(NamedTuple):
+class _Mapping(NamedTuple):
     kinds: tuple[type[Exception], ...]
-    told: str
+    message: str
     code: ErrorCode = ErrorCode.UPSTREAM_ERROR
     retryable: bool = True
 
 
-# The first row that fits counts, so the narrower class stands first. What no repetition
+# The first match counts, so the narrower class comes first. A fault that no repetition
 # heals (a certificate, an address) is not retryable.
 _TRANSPORT_ERRORS: Final = (
-    _Row(
+    _Mapping(
         (
             aiohttp.ClientConnectorCertificateError,
             aiohttp.ServerFingerprintMismatch,
@@ -91,36 +97,36 @@ _TRANSPORT_ERRORS: Final = (
         "the certificate of the upstream is not trusted",
         retryable=False,
     ),
-    _Row(
+    _Mapping(
         (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.RedirectClientError),
         "the address of the upstream or of the proxy cannot be used",
         retryable=False,
     ),
-    _Row(
+    _Mapping(
         (aiohttp.ConnectionTimeoutError,),
         "connecting to the upstream took too long",
         ErrorCode.UPSTREAM_TIMEOUT,
     ),
-    _Row(
+    _Mapping(
         (TimeoutError,),
         "the upstream was silent for too long",
         ErrorCode.UPSTREAM_TIMEOUT,
     ),
-    _Row(
+    _Mapping(
         (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError),
         "the proxy does not lead to the upstream",
     ),
-    _Row((aiohttp.ClientConnectorDNSError,), "the host name of the upstream does not resolve"),
-    _Row((aiohttp.ClientSSLError, ssl.SSLError), "no TLS connection to the upstream"),
-    _Row((aiohttp.ClientConnectorError,), "no connection to the upstream"),
-    _Row(
+    _Mapping((aiohttp.ClientConnectorDNSError,), "the host name of the upstream does not resolve"),
+    _Mapping((aiohttp.ClientSSLError, ssl.SSLError), "no TLS connection to the upstream"),
+    _Mapping((aiohttp.ClientConnectorError,), "no connection to the upstream"),
+    _Mapping(
         (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, EOFError),
         "the connection to the upstream broke",
     ),
-    _Row(
+    _Mapping(
         (aiohttp.ClientResponseError, HttpProcessingError), "the upstream broke the rules of HTTP"
     ),
-    _Row((Exception,), "the call to the upstream failed"),
+    _Mapping((Exception,), "the call to the upstream failed"),
 )
 
 
@@ -132,15 +138,17 @@ def status_error(
     auth_statuses: frozenset[int] = AUTH_STATUSES,
     now: datetime | None = None,
 ) -> JobError:
-    """The contract error for an HTTP status; ``detail`` is what may be shown of the body."""
-    told = f"the upstream answered {status}{_phrase(status)}"
+    """Return the contract error for an HTTP status; ``detail`` is the part of the body to show."""
+    message = f"the upstream answered {status}{_phrase(status)}"
     if detail:
-        told += f": {detail}"
+        message += f": {detail}"
     code, retryable = _meaning(status, auth_statuses)
     wait_s = None
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         wait_s = retry_after_s(retry_after, now or datetime.now(UTC))
-    return JobError(code, told, retryable=retryable, upstream_status=status, retry_after_s=wait_s)
+    return JobError(
+        code, message, retryable=retryable, upstream_status=status, retry_after_s=wait_s
+    )
 
 
 def _meaning(status: int, auth_statuses: frozenset[int]) -> tuple[ErrorCode, bool]:
@@ -165,7 +173,7 @@ def _phrase(status: int) -> str:
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """``Retry-After`` (RFC 9110, 10.2.3: seconds or a date) in seconds, at most a day."""
+    """Return ``Retry-After`` (RFC 9110, 10.2.3: seconds or a date) in seconds, at most a day."""
     if value is None:
         return None
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text := value.strip()):

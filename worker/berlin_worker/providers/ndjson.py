@@ -34,7 +34,7 @@ Decoded = tuple[list[str], JobError | None]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that is taken of one reply; ``max_text_bytes`` counts all bytes, JSON included."""
+    """The limits of one reply; ``max_text_bytes`` counts all bytes, JSON included."""
 
     max_line_bytes: int
     max_chunks: int
@@ -42,7 +42,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """The limits that the environment sets."""
+        """Return the limits of the settings."""
         return cls(settings.max_line_bytes, settings.max_chunks, settings.max_text_bytes)
 
 
@@ -66,7 +66,7 @@ class ReplyDecoder:
         """A bad line and what came with it, 16 KiB at most, for an error to show."""
 
     def feed(self, data: bytes) -> Decoded:
-        """The deltas in the lines that ``data`` completes."""
+        """Return the deltas in the lines that ``data`` completes, and the error after them."""
         room = self._limits.max_text_bytes - self._bytes
         self._bytes += len(data)
         *lines, rest = data[:room].split(b"\n")
@@ -85,15 +85,15 @@ class ReplyDecoder:
         return deltas, error
 
     def finish(self) -> Decoded:
-        """The deltas that the end of the body completes: a last line needs no newline.
+        """Return the deltas that the end of the body completes: a last line needs no newline.
 
         A beginning of a line is ``upstream_error``, retryable: the reply was cut.
         """
         line, self._line = bytes(self._line), bytearray()
         deltas, error = self._decode([line])
         if error is not None and error.code is ErrorCode.BAD_CHUNK and _is_beginning(line):
-            told = "the reply of the upstream ends in the middle of a line"
-            error, self.bad = JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True), b""
+            message = "the reply of the upstream ends in the middle of a line"
+            error, self.bad = JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True), b""
         if error is None and self._half:
             error = self._take(_LONE, deltas)
         return deltas, error
@@ -139,9 +139,9 @@ class ReplyDecoder:
 
 
 def bad_chunk(shown: str) -> JobError:
-    """The error of a line that is not what the protocol says; ``shown`` is what may be seen."""
-    told = f"the upstream sent a line without content: {shown}"
-    return JobError(ErrorCode.BAD_CHUNK, told)
+    """Return the error of a line that breaks the protocol; ``shown`` is the part to show."""
+    message = f"the upstream sent a line without content: {shown}"
+    return JobError(ErrorCode.BAD_CHUNK, message)
 
 
 def _content(line: bytes) -> str | None:
@@ -155,7 +155,7 @@ def _content(line: bytes) -> str | None:
 
 
 def _is_beginning(line: bytes) -> bool:
-    """Whether more bytes could make JSON of ``line``, which is none."""
+    """Return whether more bytes could make JSON of ``line``, which is not JSON yet."""
     line = line.lstrip(b" \t\r")
     line = line.removeprefix(_BOM)
     if not line or (len(line) < len(_BOM) and _BOM.startswith(line)):
@@ -186,5 +186,5 @@ def _lenient(line: bytes) -> object:
 
 
 def _too_much(what: str, setting: str) -> JobError:
-    told = f"the upstream sent more than {what}, the most that is taken ({setting})"
-    return JobError(ErrorCode.UPSTREAM_ERROR, told)
+    message = f"the upstream sent more than {what}, the most that is taken ({setting})"
+    return JobError(ErrorCode.UPSTREAM_ERROR, message)

@@ -1,30 +1,101 @@
-"""The providers that a worker serves: which they are, by its settings, and each built once."""
+"""The providers that a worker serves: chosen by its settings, checked, and each built once."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from berlin_schemas import ErrorCode
 from berlin_worker import providers
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.providers.base import Provider, Services
 from berlin_worker.settings import Settings
+from berlin_worker.telemetry import known_secrets
 
 logger = logging.getLogger(__name__)
 
 
-def configured_providers(settings: Settings) -> frozenset[str]:
-    """Return the names of the providers that a worker builds at its start."""
-    berlin = ["berlin"] if settings.berlin_account else []
-    return frozenset(settings.served_providers or {settings.default_provider, *berlin})
+def configured_providers(settings: Settings, environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the names of the providers that a worker builds at its start.
+
+    WORKER_PROVIDERS lists them; otherwise the default provider is one, and so is each built-in
+    provider that the environment configures. Raises ``SettingsError`` for one that is not there.
+    """
+    if settings.served_providers:
+        names = settings.served_providers
+    else:
+        set_up = {
+            name
+            for name in providers.built_in()
+            if _is_configured(name, settings, environ, default=False)
+        }
+        names = frozenset({settings.default_provider, *set_up})
+    for name in sorted(names):
+        try:
+            providers.load(name)
+        except JobError as error:  # no such provider
+            variable = (
+                "WORKER_PROVIDERS" if settings.served_providers else "WORKER_DEFAULT_PROVIDER"
+            )
+            raise SettingsError(f"{variable}: {error.message}") from None
+    return names
+
+
+def lacks_settings(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Return whether a provider to be built is not configured at all: is this a worker's machine?
+
+    Raises ``SettingsError`` as :func:`configured_providers` does.
+    """
+    wanted = configured_providers(settings, environ)
+    return not all(_is_configured(name, settings, environ, default=True) for name in wanted)
+
+
+def _is_configured(
+    name: str, settings: Settings, environ: Mapping[str, str], *, default: bool
+) -> bool:
+    ask = getattr(providers.load(name), "is_configured", None)
+    return default if ask is None else bool(ask(settings, environ))
+
+
+def check_settings(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Raise ``SettingsError`` if a provider that the worker builds cannot work as it is set."""
+    for name in sorted(configured_providers(settings, environ)):
+        _check(providers.load(name), settings, environ)
+
+
+def server_url(name: str, settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Return the URL of the upstream of a provider; ``None`` if it names none."""
+    try:
+        url = getattr(providers.load(name), "server_url", _nothing)(settings, environ)
+    except Exception as error:  # noqa: BLE001  # a provider may be any package's code
+        logger.warning("provider %s: its server_url raised %s", name, type(error).__name__)
+        return None
+    return url if isinstance(url, str) else None
+
+
+def _nothing(_: Settings, __: Mapping[str, str]) -> None:
+    """Stand in for an optional part that a provider does not offer."""
+
+
+def _check(kind: type[Provider], settings: Settings, environ: Mapping[str, str]) -> None:
+    getattr(kind, "check_settings", _nothing)(settings, environ)
+
+
+def _build(name: str, services: Services) -> Provider:
+    """Build a provider; from now on the log hides its secrets. Raises what it raises."""
+    kind = providers.load(name)
+    settings, environ = services.settings, services.environ
+    secrets: object = getattr(kind, "secrets", _nothing)(settings, environ)
+    if isinstance(secrets, Iterable):
+        known_secrets.LOG.add(secret for secret in secrets if isinstance(secret, str))
+    _check(kind, settings, environ)
+    return kind(services)
 
 
 def provider_cache(services: Services, settings: Settings) -> Callable[[str], Provider]:
-    """A function that returns the provider of a name, built at its first use.
+    """Return a function that returns the provider of a name, built at its first use.
 
     The function raises ``JobError(INVALID_JOB)`` for a name that this worker does not serve.
-    What the settings name is built now, so that a missing login is an error at the start and not
-    in the first job: WORKER_PROVIDERS, or else the default provider, and Berlin if it has an
-    account. Raises ``SettingsError``.
+    :func:`configured_providers` are built now, so that a missing login is an error at the start
+    and not in the first job. Raises ``SettingsError``.
     """
     served = settings.served_providers
     default = settings.default_provider
@@ -43,22 +114,18 @@ def provider_cache(services: Services, settings: Settings) -> Callable[[str], Pr
             message = f"provider: {name[:40]!a} is not served by this worker, it serves: "
             raise JobError(ErrorCode.INVALID_JOB, message + ", ".join(sorted(served)))
         try:
-            built[name] = providers.load(name)(services)
+            built[name] = _build(name, services)
         except SettingsError as error:
             if refused.get(name) != str(error):
-                logger.error("provider %s: %s", name, error)  # noqa: TRY400  # says all there is
+                logger.error("provider %s: %s", name, error)  # noqa: TRY400  # the message is complete
                 refused[name] = str(error)
             message = f"provider: {name} is not configured on this worker"
             raise JobError(ErrorCode.INVALID_JOB, message) from None
         return built[name]
 
-    wanted = configured_providers(settings)
+    wanted = configured_providers(settings, services.environ)
     for name in sorted(wanted):
-        variable = "WORKER_PROVIDERS" if served else "WORKER_DEFAULT_PROVIDER"
-        try:
-            built[name] = providers.load(name)(services)
-        except JobError as error:  # no such provider
-            raise SettingsError(f"{variable}: {error.message}") from None
+        built[name] = _build(name, services)
     logger.info(
         "providers: %s%s; jobs that name none go to %s",
         ", ".join(sorted(wanted)),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Login, Token
-from berlin_worker.providers.tokens.encryption import seal_for
+from berlin_worker.providers.tokens.encryption import cipher_for
 from berlin_worker.providers.tokens.policy import (
     FRESH_S,
     REFUSED_WHILE_FRESH,
@@ -56,7 +56,7 @@ class RedisTokens:
         self._settings = settings
         self._stats = stats or Stats()
         self._sources: list[RedisSource] = []
-        self._seal = seal_for(settings.token_keys)
+        self._cipher = cipher_for(settings.token_keys)
 
     def source(
         self, provider: str, account: str, login: Login, *, password: str = ""
@@ -66,7 +66,7 @@ class RedisTokens:
         from berlin_worker.storage.token_scripts import TokenKeys, TokenScripts  # noqa: PLC0415
 
         keys = TokenKeys.of(provider, account, fingerprint(provider, account, password))
-        scripts = TokenScripts(self._redis, keys, self._seal)
+        scripts = TokenScripts(self._redis, keys, self._cipher)
         made = RedisSource(scripts, login, self._settings, provider, self._stats)
         self._sources.append(made)
         return made

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from berlin_schemas import ErrorCode, ErrorInfo, names
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Token
-from berlin_worker.providers.tokens.encryption import Seal
+from berlin_worker.providers.tokens.encryption import TokenCipher
 from berlin_worker.providers.tokens.policy import Failure, Lock, Snapshot, parse_error
 from berlin_worker.storage import scripts
 
@@ -50,19 +50,19 @@ class TokenScripts:
     ``CancelledError`` only after Redis has answered.
     """
 
-    def __init__(self, redis: Redis, keys: TokenKeys, seal: Seal) -> None:
+    def __init__(self, redis: Redis, keys: TokenKeys, cipher: TokenCipher) -> None:
         self._keys = keys
-        self._seal = seal
+        self._cipher = cipher
         self._redis = redis
 
     async def look(self, *, take_as: str = "", lock_ttl_s: float = 0.0) -> Snapshot:
         """Return the state; with ``take_as``, take the lock for that owner first if it is free."""
         keys = [self._keys.token, self._keys.lock, self._keys.failure]
-        args: list[str | int] = [self._seal.field, take_as, _ms(lock_ttl_s)]
-        gen, sealed, ttl_ms, lock, failures, retry_in_ms, error = await self._call(
+        args: list[str | int] = [self._cipher.field, take_as, _ms(lock_ttl_s)]
+        gen, stored, ttl_ms, lock, failures, retry_in_ms, error = await self._call(
             "token_look", keys, args
         )
-        value = self._seal.open(_text(sealed)) if gen and ttl_ms else None
+        value = self._cipher.decrypt(_text(stored)) if gen and ttl_ms else None
         if value is not None and _CONTROL.search(value):
             value = None  # no upstream issued it, since no header can carry it
         return Snapshot(
@@ -77,8 +77,8 @@ class TokenScripts:
     async def store(self, owner: str, token: Token, *, ttl_s: int) -> bool:
         """Share ``token`` and free the lock; write nothing and return false if it was lost."""
         keys = [self._keys.token, self._keys.lock, self._keys.failure]
-        sealed = self._seal.seal(token.value)
-        args: list[str | int] = [owner, token.gen, self._seal.field, sealed, ttl_s]
+        stored = self._cipher.encrypt(token.value)
+        args: list[str | int] = [owner, token.gen, self._cipher.field, stored, ttl_s]
         return bool(await self._call("token_store", keys, args))
 
     async def fail(self, owner: str, failure: Failure, *, remember_s: float) -> bool:

@@ -13,11 +13,11 @@ _FRESH_S: Final = 2.0
 
 
 class NoAnswer(Exception):
-    """There was none in time, or the call failed; says how, without secrets."""
+    """The call failed or did not answer in time; the text names the cause, without secrets."""
 
 
 class Probe(Generic[T]):
-    """A call of ``ask``, made by one thread at a time, its answer shared by all who want it."""
+    """Calls ``ask`` in one thread at a time, and shares its answer among all callers."""
 
     def __init__(self, name: str, ask: Callable[[], T]) -> None:
         self._ask = ask
@@ -37,7 +37,7 @@ class Probe(Generic[T]):
             self._asked = self._thread.submit(self._ask)
 
     def answer(self, give_up: float) -> T:
-        """The answer; raises :class:`NoAnswer`. ``give_up`` is a time of ``time.monotonic``."""
+        """Return the answer; raises :class:`NoAnswer`. ``give_up``: time of ``time.monotonic``."""
         self.ask()
         assert self._asked is not None, "asked just now"
         try:
@@ -53,6 +53,6 @@ class Probe(Generic[T]):
 
 
 def ask_all(probes: Iterable[Probe[Any]]) -> None:
-    """Ask all at once, so that the slowest one alone is waited for."""
+    """Ask all at once: the callers wait as long as the slowest takes, not for the sum."""
     for probe in probes:
         probe.ask()

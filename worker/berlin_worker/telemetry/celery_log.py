@@ -1,4 +1,4 @@
-"""Celery's log, which becomes the worker's: its lines, what it prints, and its banner."""
+"""Make Celery's log, its prints and its banner the worker's."""
 
 import logging
 import os
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def _not_on_prompt_jobs(record: logging.LogRecord) -> bool:
     """Filter Celery's lines on prompt jobs: the worker logs one of its own when a job ends.
 
-    "received", "succeeded" and their like remain for the level DEBUG. That a job failed is no
-    failure of the task; a traceback of any other exception stays.
+    "received", "succeeded" and the like remain at level DEBUG. A failed job is no failure of the
+    task; the traceback of any other exception stays.
     """
     about = getattr(record, "data", None)
     if not isinstance(about, dict) or about.get("name") != names.TASK:
@@ -36,16 +36,16 @@ def _not_on_prompt_jobs(record: logging.LogRecord) -> bool:
 
 
 def install(app: "Celery", settings: "Settings") -> None:
-    """Let ``app`` log as ``settings`` say, when it comes to set up its log."""
+    """Make ``app`` log by ``settings`` when Celery sets up its log."""
     json = False
 
     def before_privileges(**_: Any) -> None:
-        # Whoever's group has no name, as that of a container's user, is called root by Celery.
+        # Celery takes a user whose group has no name, as in a container, for root.
         if os.getuid() and os.geteuid():
             warnings.filterwarnings("ignore", category=SecurityWarning)
 
     def set_up(*, loglevel: int, logfile: str | None, colorize: bool | None, **_: Any) -> None:
-        from berlin_worker.telemetry import logs  # noqa: PLC0415  # who imports the app need not load it
+        from berlin_worker.telemetry import logs  # noqa: PLC0415  # importing the app must not load the log
 
         nonlocal json
         style = logs.set_up(settings, level=loglevel, logfile=logfile, colors=colorize)

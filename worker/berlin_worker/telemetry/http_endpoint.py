@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from berlin_worker.telemetry.liveness import LIFE
+from berlin_worker.telemetry.liveness import LIVENESS
 
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
@@ -37,10 +37,10 @@ def observed(
     from berlin_worker.telemetry.metrics import registry  # noqa: PLC0415
     from berlin_worker.telemetry.status import StatusReporter  # noqa: PLC0415
 
-    LIFE.loop.give()
-    LIFE.consumer.give()  # it begins when the jobs can run
+    LIVENESS.loop.beat()
+    LIVENESS.consumer.beat()  # it begins when the jobs can run
     observer = StatusReporter(
-        LIFE,
+        LIVENESS,
         inside,
         loop=asyncio.get_running_loop(),
         queue=queue_depth,

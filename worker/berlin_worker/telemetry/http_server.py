@@ -1,4 +1,4 @@
-"""``/metrics``, ``/livez`` and ``/readyz``, from threads: a blocked event loop is told of too."""
+"""``/metrics``, ``/livez`` and ``/readyz``, from threads: they answer while the loop is blocked."""
 
 import io
 import json
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 _REQUEST_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.2
-"""How often the server looks whether it shall close: so long may that take."""
+"""Seconds between two checks of the server whether to close: closing may take as long."""
 
 Route = Callable[[], tuple[int, Mapping[str, Any]]]
-"""HTTP status and what the body says, as JSON."""
+"""HTTP status and JSON body."""
 
 
 @contextmanager
@@ -38,8 +38,10 @@ def serving(
         family = socket.getaddrinfo(host, port, flags=socket.AI_PASSIVE)[0][0]
         server = type("Server", (_Server,), {"address_family": family})((host, port), handler)
     except OSError as error:
-        told = f"WORKER_HTTP_PORT: cannot listen on {host} port {port}: {error.strerror or error}"
-        raise SettingsError(told) from None
+        message = (
+            f"WORKER_HTTP_PORT: cannot listen on {host} port {port}: {error.strerror or error}"
+        )
+        raise SettingsError(message) from None
     with server:
         thread = threading.Thread(
             target=server.serve_forever, args=(_POLL_S,), name="http", daemon=True
@@ -85,8 +87,8 @@ class _Handler(MetricsHandler):
         if self.command == "HEAD":
             self.wfile = io.BytesIO()
 
-    def _answer(self, status: int, told: Mapping[str, Any]) -> None:
-        body = json.dumps(told).encode() + b"\n"
+    def _answer(self, status: int, report: Mapping[str, Any]) -> None:
+        body = json.dumps(report).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

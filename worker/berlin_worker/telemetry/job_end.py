@@ -1,4 +1,4 @@
-"""The line of the log that says how a job ended: one for each job, with its figures.
+"""Log how a job ended: one line for each job, with its figures.
 
 As JSON it is an object with the fields of :func:`fields_of`; at a terminal it is a sentence. It
 holds no prompt, no reply and no error message: a message may repeat what the upstream answered.
@@ -21,7 +21,7 @@ ATTRIBUTE: Final = "job_end"
 
 
 def is_logged(event: Terminal) -> bool:
-    """Whether the log takes the line of this end: else its figures need not be put together."""
+    """Return whether the log takes the line of this end; if not, nobody needs its figures."""
     return logger.isEnabledFor(_level_of(event))
 
 
@@ -49,10 +49,10 @@ def fields_of(
     chunks: int,
     durations_ms: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """The fields of the line, the same for every job; ``None`` is what the worker cannot know.
+    """Return the fields of the line; every job has all. ``None``: the worker has no value.
 
-    ``reason`` is the finish reason of a completed job, what cancelled a cancelled one, and for a
-    failed one the HTTP status of the upstream if it gave one. ``chunks`` counts those that the
+    ``reason`` is the finish reason of a completed job, the reason of a cancelled one, and the
+    HTTP status of a failed one if the upstream sent one. ``chunks`` counts those that the
     reader keeps: what came before the last ``reset`` is not among them.
     """
     code: str | None = None
@@ -84,7 +84,7 @@ def fields_of(
 
 
 def sentence_of(fields: Mapping[str, Any]) -> str:
-    """The fields as a sentence for people."""
+    """Return the fields as a sentence for people."""
     how = fields["status"]
     if fields["error_code"] is not None:
         how += f" with {fields['error_code']}"

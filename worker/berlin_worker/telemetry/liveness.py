@@ -1,7 +1,7 @@
-"""Signs of life of the two halves of a worker: the event loop, and Celery's consumer.
+"""Heartbeats of the two halves of a worker: the event loop, and Celery's consumer.
 
-Whatever else a process does, it works only while both go on. Each gives a sign a few times a
-second or so from within; whoever asks, from any thread, hears how long ago the last one was.
+A worker works only while both run. Each beats a few times a second; any thread may read how
+long ago the last beat was.
 """
 
 import asyncio
@@ -13,41 +13,41 @@ from berlin_worker.telemetry.stats import Histogram
 _TICK_S: Final = 0.25
 
 
-class Sign:
-    """The last sign of life of something; the first one is when it was made."""
+class Heartbeat:
+    """The time of the last beat; creating it is the first one."""
 
     __slots__ = ("_at",)
 
     def __init__(self) -> None:
         self._at = monotonic()
 
-    def give(self) -> None:
-        """It lives."""
+    def beat(self) -> None:
+        """Record a beat."""
         self._at = monotonic()
 
     @property
-    def silence_s(self) -> float:
-        """How long ago the last sign was given."""
+    def age_s(self) -> float:
+        """Seconds since the last beat."""
         return monotonic() - self._at
 
 
-class Life:
-    """What a process shows of its life. ``slots`` is how many jobs it runs at most."""
+class Liveness:
+    """The heartbeats of a process. ``slots``: the most jobs that it runs at once."""
 
     def __init__(self) -> None:
-        self.loop = Sign()
-        self.consumer = Sign()
+        self.loop = Heartbeat()
+        self.consumer = Heartbeat()
         self.draining = False
         self.slots: int | None = None
 
     async def beat_forever(self, lag: Histogram) -> None:
-        """Give the sign of the event loop until cancelled; notes in ``lag`` how late it came."""
+        """Beat for the event loop until cancelled; ``lag`` counts its delays, in seconds."""
         while True:
-            self.loop.give()
+            self.loop.beat()
             due = monotonic() + _TICK_S
             await asyncio.sleep(_TICK_S)
             lag.observe(max(0.0, monotonic() - due))
 
 
-LIFE: Final = Life()
-"""Of this process: Celery makes the consumer, and the pool the event loop."""
+LIVENESS: Final = Liveness()
+"""That of this process: Celery starts the consumer, the pool the event loop."""

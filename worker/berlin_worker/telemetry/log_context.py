@@ -1,4 +1,4 @@
-"""Which job the running code works for: every line that it logs can say so.
+"""The job that the running code works for, for the lines that it logs.
 
 Set in the asyncio task of the job, and seen by the tasks that it starts.
 """
@@ -14,7 +14,7 @@ class About(NamedTuple):
     """Labels of a job for its line in the log: none of them is a part of the prompt."""
 
     provider: str
-    model: str
+    model: str | None
     tenant: str | None
 
 

@@ -1,17 +1,18 @@
-"""The worker's log: JSON for machines, one object a line; for people at a terminal.
+"""The worker's log: JSON for machines, one object a line; sentences for people at a terminal.
 
-Every module logs by the standard library, as Celery does; here is how a record becomes a line. A
-line says which job it is about, and of which attempt, wherever one is at work. No line holds a
-prompt, since nobody logs one; passwords that the settings know are hidden wherever they stand.
+Every module logs by the standard library, as Celery does. This module renders a record as a line,
+with the job and the attempt that the code works for. No module logs a prompt; the secrets of the
+settings and of the providers are hidden in every line.
 """
 
 import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
@@ -22,9 +23,8 @@ from pydantic import SecretStr
 from structlog.stdlib import ProcessorFormatter
 
 from berlin_worker.config import redis_options
-from berlin_worker.telemetry import job_end
+from berlin_worker.telemetry import job_end, known_secrets
 from berlin_worker.telemetry.log_context import JOB
-from berlin_worker.telemetry.redact import hider
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
@@ -33,20 +33,19 @@ if TYPE_CHECKING:
 
 Style = Literal["json", "console"]
 
-_SHORTEST_SECRET: Final = 4
-"""Shorter ones are not looked for: they stand in every other word."""
+_LIST: Final = re.compile(r"[;,]\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _STDERR: Final = 2
 
 
 def style_of(log_format: str, *, terminal: bool) -> Style:
-    """The style that ``WORKER_LOG_FORMAT`` asks for."""
+    """Return the style that ``WORKER_LOG_FORMAT`` asks for."""
     if log_format == "auto":
         return "console" if terminal else "json"
     return cast("Style", log_format)
 
 
 def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: bool | None) -> Style:
-    """Have the root logger, and so every other, log in the style of the settings."""
+    """Make the root logger, and so every other, log in the style of the settings."""
     terminal = logfile is None and sys.__stderr__ is not None and sys.__stderr__.isatty()
     style = style_of(settings.log_format, terminal=terminal)
     handler: logging.Handler = (
@@ -54,9 +53,9 @@ def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: boo
         if logfile is None
         else _File(logfile, encoding="utf-8", errors="backslashreplace")
     )
-    handler.setFormatter(
-        formatter(style, secrets_of(settings), colors=terminal and colors is not False)
-    )
+    known_secrets.LOG.add(secrets_of(settings))
+    colors = terminal and colors is not False
+    handler.setFormatter(formatter(style, known_secrets.LOG.hide, colors=colors))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
@@ -78,9 +77,14 @@ def set_up(settings: "Settings", *, level: int, logfile: str | None, colors: boo
     return style
 
 
-def formatter(style: Style, secrets: Iterable[str], *, colors: bool = False) -> logging.Formatter:
-    """A formatter for records of the standard library and of structlog."""
-    hidden = _hidden(hider(secrets))
+def formatter(
+    style: Style, hide: Callable[[str], str], *, colors: bool = False
+) -> logging.Formatter:
+    """Return a formatter for records of the standard library and of structlog.
+
+    ``hide`` returns a text without its secrets.
+    """
+    hidden = _hidden(hide)
     if style == "json":
         render: list[Processor] = [
             structlog.processors.format_exc_info,
@@ -101,43 +105,45 @@ def formatter(style: Style, secrets: Iterable[str], *, colors: bool = False) -> 
 
 
 def secrets_of(settings: "Settings") -> set[str]:
-    """Return what the settings hold that no line may show."""
-    values = {field.get_secret_value() for _, field in settings if isinstance(field, SecretStr)}
-    values |= set(",".join(values).split(","))  # several keys in one setting
-    addresses = [settings.broker_url, *settings.shards, settings.redis_url, *settings.proxies]
-    for address in filter(None, (*addresses, settings.berlin_proxy)):
-        values |= secrets_in(address)
-    return {value for value in values if len(value) >= _SHORTEST_SECRET}
+    """Return what the settings hold that no line may show: secret fields, passwords in URLs."""
+    found: set[str] = set()
+    for _, value in settings:
+        if isinstance(value, SecretStr):
+            secret = value.get_secret_value()
+            found |= {secret, *secret.split(",")}  # several keys in one setting
+        elif isinstance(value, str):
+            found |= secrets_in(value)
+    return known_secrets.long_enough(found)
 
 
 def secrets_in(address: str) -> set[str]:
-    """Return the passwords in a URL, or in a list of URLs with a semicolon between them."""
+    """Return the passwords in a URL, or in a list of URLs with semicolons or commas between."""
     found: set[str] = set()
-    for part in address.split(";"):  # Sentinels, each with a login
+    for part in _LIST.split(address):
         with contextlib.suppress(ValueError):  # it is no URL
             url = urlsplit(part)
             found.add(unquote(url.password or ""))
             options = parse_qsl(url.query)
             found |= {value for name, value in options if name in redis_options.SECRETS}
-    return {value for value in found if len(value) >= _SHORTEST_SECRET}
+    return known_secrets.long_enough(found)
 
 
-def say_json(told: str, *_: Any) -> None:
-    """What Celery says from signal handlers, as a line of the log; for ``safe_say``."""
-    line = {"timestamp": _now(), "level": "info", "logger": "celery", "event": told.strip()}
-    # A handler of a signal may have interrupted the logger, in the middle of a line.
+def say_json(message: str, *_: Any) -> None:
+    """Write what Celery prints from signal handlers as a line of the log; replaces ``safe_say``."""
+    line = {"timestamp": _now(), "level": "info", "logger": "celery", "event": message.strip()}
+    # A signal handler may have interrupted the logger in the middle of a line.
     os.write(_STDERR, json.dumps(line).encode() + b"\n")
 
 
 class _PastTheLog(logging.Handler):
-    """Tells why a line could not be written on the true stderr.
+    """Report a line that could not be logged on the original stderr.
 
-    ``sys.stderr``, where the standard library tells it, is the log itself once Celery has
-    redirected it: one line whose reader has gone would become dozens.
+    The standard library reports it on ``sys.stderr``, which Celery redirects to the log: one line
+    whose reader has gone would become dozens.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
-        with contextlib.suppress(OSError):  # nobody reads that either
+        with contextlib.suppress(OSError):  # that has no reader either
             if sys.__stderr__ is not None:
                 place = f"{record.pathname}:{record.lineno}"
                 print(f"This could not be logged, of {place}", file=sys.__stderr__)
@@ -161,7 +167,7 @@ def _from_record(_: Any, __: str, event: "EventDict") -> "EventDict":
     if ended is not None:
         event.update(ended)
         return event
-    about = getattr(record, "data", None)  # what Celery's lines on a task carry
+    about = getattr(record, "data", None)  # Celery's lines on a task have it
     job_id = getattr(record, "job_id", None) or (
         about.get("id") if isinstance(about, dict) else None
     )
@@ -190,7 +196,7 @@ def _in_order(_: Any, __: str, event: "EventDict") -> "EventDict":
 
 
 def _sentence(_: Any, __: str, event: "EventDict") -> "EventDict":
-    """People read how a job ended as a sentence."""
+    """Replace the fields of an ended job by a sentence, for people."""
     if event["event"] != job_end.EVENT or "status" not in event:
         return event
     names = ("timestamp", "level", "logger", "job_id", "tenant", "model")
@@ -199,7 +205,7 @@ def _sentence(_: Any, __: str, event: "EventDict") -> "EventDict":
 
 
 def _once(_: Any, __: str, event: "EventDict") -> "EventDict":
-    """People need not read the ID of a job twice in a line."""
+    """Remove the field of a job ID that the text of the line holds already."""
     if str(event.get("job_id")) in str(event["event"]):
         del event["job_id"]
     return event

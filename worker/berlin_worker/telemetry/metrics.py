@@ -15,38 +15,39 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from berlin_worker.telemetry.gauges import Reading
-from berlin_worker.telemetry.metric_specs import PROCESS, TABLE, Row, Samples
+from berlin_worker.telemetry.gauges import Gauges
+from berlin_worker.telemetry.metric_spec import MetricSpec, Samples
+from berlin_worker.telemetry.metric_specs import PROCESS, TABLE
 from berlin_worker.telemetry.stats import Histogram, Stats
 
 
 class StatsCollector(Collector):
-    """Renders ``stats``, and what ``read`` says at that time, for each scrape."""
+    """Renders ``stats``, and what ``read`` returns at that time, for each scrape."""
 
-    def __init__(self, stats: Stats, read: Callable[[], Reading]) -> None:
+    def __init__(self, stats: Stats, read: Callable[[], Gauges]) -> None:
         self._stats = stats
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each row of the table."""
+        """Yield one family for each metric of the table."""
         reading = self._read()
         for row in TABLE:
             yield _family(row, row.read(self._stats, reading))
 
     def describe(self) -> Iterator[Metric]:
-        """The names alone: to register must not read anything."""
+        """Return the names alone: registering must not read anything."""
         return (_family(row, ()) for row in TABLE)
 
 
-def registry(stats: Stats, read: Callable[[], Reading]) -> CollectorRegistry:
-    """A registry of the table and of the process, and of nothing else."""
+def registry(stats: Stats, read: Callable[[], Gauges]) -> CollectorRegistry:
+    """Return a registry of the table and of the process, and of nothing else."""
     made = CollectorRegistry()
     made.register(StatsCollector(stats, read))
     ProcessCollector(registry=made)
     return made
 
 
-def _family(row: Row, samples: Samples) -> Metric:
+def _family(row: MetricSpec, samples: Samples) -> Metric:
     if row.kind == "histogram":
         histograms = HistogramMetricFamily(row.name, row.help, labels=row.labels)
         for labels, value in samples:
@@ -71,12 +72,12 @@ def _cumulative(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
 
 
 def table() -> str:
-    """Every metric as a Markdown table."""
+    """Return all metrics as a Markdown table."""
     rows = [
         *((row.name, row.kind, ", ".join(row.labels), row.help) for row in TABLE),
-        *((name, kind, "", told) for name, kind, told in PROCESS),
+        *((name, kind, "", text) for name, kind, text in PROCESS),
     ]
-    lines = (f"| `{name}` | {kind} | {labels} | {told} |" for name, kind, labels, told in rows)
+    lines = (f"| `{name}` | {kind} | {labels} | {text} |" for name, kind, labels, text in rows)
     return "\n".join(["| metric | type | labels | meaning |", "| --- | --- | --- | --- |", *lines])
 
 

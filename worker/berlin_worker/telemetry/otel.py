@@ -2,14 +2,14 @@
 
 Names of spans and attributes follow the GenAI and messaging conventions,
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; ours begin with ``berlin.``.
-No message of an error is in a span: it may quote what the model said. The code is.
+No message of an error is in a span: it may quote the reply. The error code is.
 """
 
 import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -36,7 +36,7 @@ _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
 def captures(environ: Mapping[str, str]) -> bool:
-    """Whether prompts and replies shall be in spans: only where somebody says so."""
+    """Return whether spans hold prompts and replies: only if the environment asks for it."""
     return environ.get(_CAPTURE, "").strip().lower() in _CAPTURES
 
 
@@ -47,21 +47,22 @@ class OtelTracer:
         self,
         tracer: trace.Tracer,
         *,
-        servers: Mapping[str, str] | None = None,
+        server_url: Callable[[str], str | None] = lambda _: None,
         captures: bool = False,
     ) -> None:
         self._tracer = tracer
-        self._servers = {name: _server(url) for name, url in (servers or {}).items()}
+        self._server_url = server_url
+        self._servers: dict[str, dict[str, Any]] = {}
         self._captures = captures
 
     @property
     def fields(self) -> Collection[str]:
-        """Those of the propagators that ``OTEL_PROPAGATORS`` names."""
+        """The headers of the propagators that ``OTEL_PROPAGATORS`` names."""
         return propagate.get_global_textmap().fields
 
     @contextlib.contextmanager
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> Iterator["_JobTrace"]:
-        """The span ``worker.generate``, below the one that is current, else the producer's.
+        """Open the span ``worker.generate``, below the current one or else the producer's.
 
         One is current where the process is instrumented as a whole: that one has the producer's
         above it.
@@ -98,17 +99,23 @@ class OtelTracer:
             finally:
                 CURRENT.reset(token)
 
+    def _server(self, provider: str) -> dict[str, Any]:
+        # Read once for each provider: of a job that has one, so there are few.
+        if provider not in self._servers:
+            self._servers[provider] = _server(self._server_url(provider))
+        return self._servers[provider]
+
     @contextlib.contextmanager
     def chat(
         self, job: PromptJob, job_id: str, attempt: int, report: ChatReport
     ) -> Iterator["_Chat"]:
-        """The span ``chat {model}``; errors that leave the block are told by their code."""
+        """Open the span ``chat {model}``; it records the code of an error in the block."""
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": job.provider,
             "gen_ai.request.model": job.model,
             "gen_ai.request.stream": True,
-            **self._servers.get(job.provider, {}),
+            **self._server(job.provider),
             "berlin.job.id": job_id,
             "berlin.job.attempt": attempt,
         }
@@ -166,15 +173,15 @@ class _JobTrace:
         return self._tracer.chat(job, self._job_id, attempt, report)
 
     def retried(self, attempt: int, code: str, delay_s: float) -> None:
-        told: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             "berlin.job.attempt": attempt,
             "error.type": code,
             "berlin.retry.delay_s": delay_s,
         }
-        self._span.add_event("retry", told)
+        self._span.add_event("retry", attributes)
 
     def ended(self, how: str, code: str = "") -> None:
-        if self._over and how != "lost":  # then the store has refused what was said
+        if self._over and how != "lost":  # the store has refused the last event
             return
         self._over = True
         self._span.set_attribute("berlin.job.outcome", how)
@@ -204,15 +211,15 @@ class _Chat:
                 yield deltas
 
     def first_chunk(self) -> None:
-        # From the request on, as the convention says; a login that it had to wait for is no part.
+        # From the request on, by the convention: the wait for a login is no part of it.
         after_s = time.monotonic() - self._begun - self._report.login_s
         self._span.set_attribute("gen_ai.response.time_to_first_chunk", round(max(after_s, 0.0), 6))
 
     def finished(self) -> None:
         report = self._report
         self._span.set_attribute("gen_ai.response.finish_reasons", [report.finish_reason])
-        for told, name in _USAGE.items():
-            tokens = (report.usage or {}).get(told)
+        for field, name in _USAGE.items():
+            tokens = (report.usage or {}).get(field)
             if isinstance(tokens, int) and not isinstance(tokens, bool):
                 self._span.set_attribute(f"gen_ai.usage.{name}", tokens)
         self._end(report.finish_reason)
@@ -234,14 +241,20 @@ class _Chat:
         self._over = True
         self._span.set_attribute("berlin.login_s", round(self._report.login_s, 6))
         if self._captures:
-            said = _message("assistant", "".join(self._text)) | {"finish_reason": finish_reason}
-            self._span.set_attribute("gen_ai.output.messages", _json([said]))
+            reply = _message("assistant", "".join(self._text)) | {"finish_reason": finish_reason}
+            self._span.set_attribute("gen_ai.output.messages", _json([reply]))
         self._span.end()
 
 
-def _server(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+def _server(url: str | None) -> dict[str, Any]:
+    if url is None:
+        return {}
+    try:
+        parts = urlsplit(url)
+        given = parts.port
+    except ValueError:  # it is no URL
+        return {}
+    port = given or _DEFAULT_PORTS.get(parts.scheme)
     return {"server.address": parts.hostname or "", **({"server.port": port} if port else {})}
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import entry_points, version
 from typing import Any, Final
 
@@ -22,12 +22,12 @@ _SHUTDOWN_S: Final = 5.0
 
 @contextlib.asynccontextmanager
 async def opened(
-    environ: Mapping[str, str], *, servers: Mapping[str, str], own: bool
+    environ: Mapping[str, str], *, server_url: Callable[[str], str | None], own: bool
 ) -> AsyncIterator[OtelTracer | None]:
-    """The tracer of this process, or ``None`` where there is no exporter for it.
+    """Yield the tracer of this process, or ``None`` if it has no exporter.
 
-    Where somebody has set up OpenTelemetry for the whole process, that is used; ``own`` says
-    whether the environment asks for one otherwise.
+    If the process has an OpenTelemetry provider already, that one is used. Otherwise ``own``:
+    whether the environment asks for one.
     """
     provider: Any = trace.get_tracer_provider()
     foreign = not isinstance(provider, trace.ProxyTracerProvider)
@@ -37,7 +37,7 @@ async def opened(
         return
     tracer = (mine or provider).get_tracer("worker", version("berlin-worker"))
     try:
-        yield OtelTracer(tracer, servers=servers, captures=captures(environ))
+        yield OtelTracer(tracer, server_url=server_url, captures=captures(environ))
     finally:
         if mine is not None:
             await _shut_down(mine)
@@ -52,7 +52,7 @@ def _make_provider(environ: Mapping[str, str]) -> TracerProvider | None:
     if not exporters:
         return None
     resource = Resource.create({"service.name": "berlin-worker"})
-    # What the environment says of the service counts; `create` lets ours win.
+    # The environment names the service; `create` would prefer ours.
     resource = resource.merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for exporter in exporters:

@@ -1,8 +1,8 @@
-"""What ``/livez`` and ``/readyz`` look at, and what follows from it. Pure.
+"""Decide what ``/livez`` and ``/readyz`` answer. Pure.
 
-Alive is a worker whose event loop and whose consumer go on; another process would do better
-than one that is not. Ready is one that can take jobs: it is alive, broker and Redis answer,
-a token can be had, and it is not shutting down. One that drains is alive and not ready.
+- A worker is alive if its event loop and its consumer beat. One that is not should be restarted.
+- It is ready if it can take jobs: it is alive, broker and Redis answer, the upstream gives a
+  token, and it does not drain. A worker that drains is alive and not ready.
 """
 
 from collections.abc import Mapping
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 CONSUMER_SILENT_S: Final = 30.0
-"""The consumer may wait for a broker that does not answer, for several timeouts in a row."""
+"""A broker that does not answer may block the consumer for several timeouts in a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; ``told`` is for people."""
+    """The result of one check; ``detail`` is a text for people."""
 
     ok: bool
-    told: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What a worker needs and does not have within itself: ``None`` where all is well."""
+    """Problems of the servers behind a worker; ``None``: the server is well."""
 
     broker: str | None = None
     redis: str | None = None
@@ -33,23 +33,21 @@ class Dependencies:
 Checks = Mapping[str, Check]
 
 
-def live(
-    *, loop_silence_s: float, consumer_silence_s: float, draining: bool, lease_s: float
-) -> Checks:
-    """Whether both halves go on. A loop that is silent for longer than a lease counts as dead.
+def live(*, loop_age_s: float, consumer_age_s: float, draining: bool, lease_s: float) -> Checks:
+    """Return the checks of both halves. A loop that does not beat for a lease counts as dead.
 
-    The consumer has nothing more to do while the worker drains.
+    The consumer has nothing to do while the worker drains, so its beat does not count then.
     """
     return {
-        "event_loop": _within(loop_silence_s, lease_s),
-        "consumer": Check(ok=True, told="has stopped: draining")
+        "event_loop": _within(loop_age_s, lease_s),
+        "consumer": Check(ok=True, detail="it has stopped: the worker drains")
         if draining
-        else _within(consumer_silence_s, CONSUMER_SILENT_S),
+        else _within(consumer_age_s, CONSUMER_SILENT_S),
     }
 
 
 def ready(alive: Checks, outside: Dependencies, *, draining: bool) -> Checks:
-    """Whether it can take jobs."""
+    """Return the checks that decide whether the worker can take jobs."""
     return {
         **alive,
         "broker": _needed(outside.broker),
@@ -60,19 +58,19 @@ def ready(alive: Checks, outside: Dependencies, *, draining: bool) -> Checks:
 
 
 def report(checks: Checks) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body."""
+    """Return HTTP status and JSON body."""
     ok = all(check.ok for check in checks.values())
     body = {
         "status": "ok" if ok else "failing",
-        "checks": {name: {"ok": each.ok, "told": each.told} for name, each in checks.items()},
+        "checks": {name: {"ok": each.ok, "detail": each.detail} for name, each in checks.items()},
     }
     return (200 if ok else 503), body
 
 
-def _within(silence_s: float, limit_s: float) -> Check:
-    if silence_s <= limit_s:
-        return Check(ok=True, told="ok")
-    return Check(ok=False, told=f"silent for {silence_s:.1f} s, more than {limit_s:g} s")
+def _within(age_s: float, limit_s: float) -> Check:
+    if age_s <= limit_s:
+        return Check(ok=True, detail="ok")
+    return Check(ok=False, detail=f"silent for {age_s:.1f} s, more than {limit_s:g} s")
 
 
 def _needed(problem: str | None) -> Check:

@@ -1,4 +1,4 @@
-"""What may be shown of a foreign text: short, on one line, without secrets or prompt. Pure."""
+"""Make a foreign text fit to show: short, on one line, without secrets or prompt. Pure."""
 
 import functools
 import html
@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 _HIDDEN: Final = "[hidden]"
 
-# What a browser or a terminal would not show. Each alternative ends with the text at the
+# Matches what a browser or a terminal does not show. Each alternative ends with the text at the
 # latest, so that no text takes more than linear time. "<" alone is no tag: "a < b" stays.
 _MARKUP: Final = re.compile(
     r"\x1b\[[0-9;?]*[@-~]"
@@ -23,16 +23,16 @@ _MARKUP: Final = re.compile(
 )
 _RUN_CHARS: Final = 16
 _STRIDE: Final = 8
-"""Of a prompt every echo of 23 characters is found: it holds a run that begins at a stride."""
+"""Finds every echo of 23 characters of a prompt: it holds a whole run that starts at a stride."""
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """``text`` without ``secrets``, also where they are URL-, JSON- or HTML-encoded."""
+    """Return ``text`` without ``secrets``, also if they are URL-, JSON- or HTML-encoded."""
     return hider(secrets)(text)
 
 
 def hider(secrets: Iterable[str]) -> Callable[[str], str]:
-    """The same as a function of many texts, of which few hold a secret."""
+    """Return :func:`hide` for ``secrets`` as a function: quick for many texts that hold none."""
     forms = {form for secret in secrets if secret for form in _forms(secret)}
     # The longest first: one form may begin with another.
     longest_first = sorted(forms, key=len, reverse=True)
@@ -41,17 +41,17 @@ def hider(secrets: Iterable[str]) -> Callable[[str], str]:
 
 
 def clean(text: str, secrets: Iterable[str], limit: int) -> str:
-    """At most ``limit`` characters of ``text``, printable, whitespace folded, secrets hidden."""
+    """Return at most ``limit`` characters of ``text``: printable, whitespace folded, no secrets."""
     # Bounded before the work is done: a line may have a megabyte.
     shown = hide(text[: 32 * limit], secrets)[: 4 * limit]
     return _short(_folded(shown), limit)
 
 
 def words(text: str, secrets: Sequence[str], prompt: str, limit: int) -> str:
-    """What a person would read of ``text``, the body of an error: as :func:`clean`, no markup.
+    """Return :func:`clean` of ``text``, the body of an error, without markup.
 
-    Where it repeats the prompt, whole or in part, that is hidden too; a prompt of less than
-    8 characters is not, since every text would hold it.
+    Parts of the prompt are hidden too. A prompt of less than 8 characters is not: any text may
+    hold it.
     """
     # Hidden first: markup may hold a secret, and taking it out may break one apart.
     shown = html.unescape(_MARKUP.sub(" ", hide(text, secrets)))
@@ -77,7 +77,7 @@ def _without(text: str, prompt: str, limit: int) -> str:
 
 
 def _grown(text: str, start: int, source: str, place: int) -> tuple[int, int]:
-    """The run of ``text`` around ``start`` that ``source`` has around ``place``."""
+    """Return the bounds of the run around ``start`` that ``source`` has at ``place``."""
     first, last = start, start + _RUN_CHARS
     while first > 0 and place > 0 and text[first - 1] == source[place - 1]:
         first, place = first - 1, place - 1
@@ -89,7 +89,7 @@ def _grown(text: str, start: int, source: str, place: int) -> tuple[int, int]:
 
 
 def _echoes(prompt: str) -> set[str]:
-    """How the prompt may stand in a text that :func:`clean` has made."""
+    """Return the forms that the prompt may have in a text of :func:`clean`."""
     if len(prompt.strip()) < _STRIDE:
         return set()
     quoted = (prompt, json.dumps(prompt)[1:-1], json.dumps(prompt, ensure_ascii=False)[1:-1])

@@ -1,7 +1,7 @@
-"""What a worker counts: plain numbers, added to where things happen, read by whoever asks. Pure.
+"""The counters of a worker: plain numbers that any module adds to and any reader reads. Pure.
 
 One :class:`Stats` for a process. All of it is written in the event loop's thread, but for what
-says otherwise, and read in any. Nothing here knows who reads: ``berlin_worker.telemetry``
+says otherwise, and read in any. Nothing here depends on the readers: ``berlin_worker.telemetry``
 renders it for Prometheus. What happens for each chunk is an attribute of its own, and costs an
 addition.
 """
@@ -36,7 +36,7 @@ _model_name: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,64}", re.ASCII)
 
 
 class Counts:
-    """How often something has happened, for each combination of label values.
+    """Counts events, for each combination of label values.
 
     Those that are ``known`` stand at 0 from the start: a rate sees their first increase.
     """
@@ -61,7 +61,7 @@ class Counts:
 
 
 class Histogram:
-    """How often a value was at most each of ``bounds``; the last of ``counts`` is for those above.
+    """Counts values by the first of ``bounds`` that is not exceeded; the last count: the rest.
 
     ``counts`` are those of each interval alone, not cumulative.
     """
@@ -80,11 +80,11 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were seen."""
+        """The number of values."""
         return sum(self.counts)
 
     def quantile(self, q: float) -> float | None:
-        """The value below which the share ``q`` of all lies, within its interval by rule of three.
+        """Return the value below which the share ``q`` of all lies, interpolated in its interval.
 
         As Prometheus' ``histogram_quantile`` has it: above the last bound, that bound.
         ``None`` where nothing was seen.
@@ -110,7 +110,7 @@ class Histograms:
         self._each: dict[Labels, Histogram] = {}
 
     def of(self, *labels: str) -> Histogram:
-        """The one of these label values; it is kept, so they must be of a bounded set."""
+        """Return the histogram of these label values; it is kept, so their set must be bounded."""
         found = self._each.get(labels)
         if found is None:
             found = self._each[labels] = Histogram(self._bounds)
@@ -133,7 +133,7 @@ class Models:
     """Which models are named in metrics: the listed ones, or else the first few that answer.
 
     All others count as ``other``: a job may name any model, and a label that takes any value
-    fills the memory of whoever stores it.
+    fills the memory of the metrics server.
     """
 
     __slots__ = ("_listed", "_named")
@@ -147,7 +147,7 @@ class Models:
         return model if model in self._named else _OTHER
 
     def answered(self, model: str) -> str:
-        """The same, of a model that has just answered."""
+        """Return the label of a model that has just answered."""
         if (
             not self._listed
             and model not in self._named
@@ -197,7 +197,7 @@ class Stats:
         self.loop_lag = Histogram(_CALL_SECONDS)
 
     def claimed(self, attempt: int, waited_s: float) -> None:
-        """A delivery has begun this attempt of its job; it waited so long, 0 if nobody knows."""
+        """Count an attempt that a delivery has begun; ``waited_s``: 0 if it is not known."""
         if attempt > 1:
             self.reclaims += 1
         elif waited_s:
@@ -214,7 +214,7 @@ class Stats:
         chunks: int,
         error: str = "",
     ) -> None:
-        """One call of an upstream has ended.
+        """Count a call of an upstream that has ended.
 
         ``stream_s`` is the time from its first chunk to its last, of ``chunks`` in all: the gaps
         between them count by their mean, once for each.
@@ -229,7 +229,7 @@ class Stats:
             self.chunk_gap.of(provider, model).observe(stream_s / (chunks - 1), chunks - 1)
 
     def snapshot(self) -> dict[str, Any]:
-        """The numbers as plain values, ready for JSON; combinations of labels joined by ``:``."""
+        """Return the numbers as plain values for JSON; label values are joined by ``:``."""
         plain = {
             name: getattr(self, name)
             for name in (

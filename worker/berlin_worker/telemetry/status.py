@@ -1,4 +1,4 @@
-"""What one process says of itself over HTTP: gathers what the checks and the metrics need."""
+"""Gather what the probes and the metrics of one process need."""
 
 import asyncio
 import platform
@@ -14,21 +14,21 @@ from redis.exceptions import ResponseError
 from berlin_schemas import names
 from berlin_worker.telemetry import readiness
 from berlin_worker.telemetry.cached_probe import NoAnswer, Probe, ask_all
-from berlin_worker.telemetry.gauges import Reading
-from berlin_worker.telemetry.liveness import Life
+from berlin_worker.telemetry.gauges import Gauges
+from berlin_worker.telemetry.liveness import Liveness
 
 _PATIENCE_S: Final = 0.8
-"""So long an answer over HTTP waits for the servers behind it: probes give up after a second."""
+"""Seconds that an answer waits for the servers behind it: probes give up after one second."""
 _STORE_SILENT_S: Final = 4.0
 """A worker whose store is silent for longer takes no jobs (``berlin_worker.broker.visibility``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGauges:
-    """What a scrape reads in this process, from another thread; ``no_token`` runs in the loop."""
+    """Values of this process, read by other threads at a scrape; ``no_token`` runs in the loop."""
 
     jobs_in_flight: Callable[[], int]
-    suspects_waiting: Callable[[], int]
+    quarantined_jobs: Callable[[], int]
     journal_buffer_bytes: Callable[[], int]
     journal_limit_bytes: int
     store_silent_s: Callable[[], float]
@@ -43,7 +43,7 @@ class StatusReporter:
 
     def __init__(
         self,
-        life: Life,
+        liveness: Liveness,
         inside: ProcessGauges,
         *,
         loop: asyncio.AbstractEventLoop,
@@ -52,7 +52,7 @@ class StatusReporter:
         broker_url: str,
         lease_s: float,
     ) -> None:
-        self._life = life
+        self._liveness = liveness
         self._inside = inside
         self._loop = loop
         self._lease_s = lease_s
@@ -67,39 +67,39 @@ class StatusReporter:
         self._token_probe = Probe("token", self._no_token)
 
     def live(self) -> tuple[int, Mapping[str, Any]]:
-        """``/livez``; asks nobody."""
+        """Answer ``/livez``, without asking any server."""
         return readiness.report(self._alive())
 
     def ready(self) -> tuple[int, Mapping[str, Any]]:
-        """``/readyz``."""
+        """Answer ``/readyz``."""
         return readiness.report(self._look()[0])
 
-    def read(self) -> Reading:
-        """What the metrics show beside what was counted."""
+    def read(self) -> Gauges:
+        """Return the gauges of the metrics, read now."""
         looked, queue, dead_letters = self._look()
-        inside, life = self._inside, self._life
-        return Reading(
+        inside, liveness = self._inside, self._liveness
+        return Gauges(
             messaging_system=self._system,
             jobs_in_flight=inside.jobs_in_flight(),
-            job_slots=life.slots,
-            suspects_waiting=inside.suspects_waiting(),
+            job_slots=liveness.slots,
+            quarantined_jobs=inside.quarantined_jobs(),
             queue=queue,
             dead_letters=dead_letters,
             journal_buffer_bytes=inside.journal_buffer_bytes(),
             journal_limit_bytes=inside.journal_limit_bytes,
-            loop_silence_s=life.loop.silence_s,
-            consumer_silence_s=life.consumer.silence_s,
+            loop_age_s=liveness.loop.age_s,
+            consumer_age_s=liveness.consumer.age_s,
             checks={name: check.ok for name, check in looked.items()},
-            draining=life.draining,
+            draining=liveness.draining,
             build=self._build,
         )
 
     def _alive(self) -> readiness.Checks:
-        life = self._life
+        liveness = self._liveness
         return readiness.live(
-            loop_silence_s=life.loop.silence_s,
-            consumer_silence_s=life.consumer.silence_s,
-            draining=life.draining,
+            loop_age_s=liveness.loop.age_s,
+            consumer_age_s=liveness.consumer.age_s,
+            draining=liveness.draining,
             lease_s=self._lease_s,
         )
 
@@ -124,14 +124,14 @@ class StatusReporter:
         if store is None and silent_s > _STORE_SILENT_S:
             store = f"the event store has not answered for {silent_s:.1f} s"
         outside = readiness.Dependencies(broker, store, token)
-        draining = self._life.draining
+        draining = self._liveness.draining
         return readiness.ready(self._alive(), outside, draining=draining), queue, dead_letters
 
     def _dead_letters(self) -> int | None:
         self._redis.ping()
         try:
             counted: Any = self._redis.xlen(names.DEAD_LETTERS)
-        except ResponseError:  # a user that may not ask
+        except ResponseError:  # an ACL that forbids the command
             return None
         return int(counted)
 

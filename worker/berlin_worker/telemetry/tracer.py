@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from berlin_worker.telemetry.tracing import OFF, Tracer
@@ -15,10 +15,10 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 
 
 def asked_for(environ: Mapping[str, str]) -> bool:
-    """Whether the environment asks for traces, by OpenTelemetry's own variables.
+    """Return whether the environment asks for traces, by OpenTelemetry's own variables.
 
-    They are sent where an exporter is named or an endpoint is given: to send them to
-    ``localhost``, as OpenTelemetry does where nothing is set, would be a surprise here.
+    It does if it names an exporter or an endpoint. OpenTelemetry sends traces to ``localhost``
+    if nothing is set, which would be a surprise here.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
@@ -29,21 +29,21 @@ def asked_for(environ: Mapping[str, str]) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_tracer(
-    environ: Mapping[str, str], *, servers: Mapping[str, str] | None = None
+    environ: Mapping[str, str], *, server_url: Callable[[str], str | None] = lambda _: None
 ) -> AsyncIterator[Tracer]:
-    """Open the tracer of this process; what it still holds is sent when the block ends.
+    """Open the tracer of this process, and send what it holds when the block ends.
 
-    That of ``opentelemetry-instrument``, if the worker was started by it, else one that the
-    environment describes. ``servers`` are the URLs of the upstreams by provider.
+    It is that of ``opentelemetry-instrument`` if that has started the worker, else the one that
+    the environment describes. ``server_url`` returns the URL of a provider's upstream.
     """
     if not asked_for(environ) and "opentelemetry.sdk.trace" not in sys.modules:
         yield OFF
         return
     try:
-        from berlin_worker.telemetry import otel_setup  # noqa: PLC0415  # only here is it needed, if at all
+        from berlin_worker.telemetry import otel_setup  # noqa: PLC0415  # an extra, loaded only if traces are wanted
     except ImportError:
         logger.warning("no traces: they need the extra, pip install 'berlin-worker[otel]'")
         yield OFF
         return
-    async with otel_setup.opened(environ, servers=servers or {}, own=asked_for(environ)) as tracer:
+    async with otel_setup.opened(environ, server_url=server_url, own=asked_for(environ)) as tracer:
         yield tracer or OFF

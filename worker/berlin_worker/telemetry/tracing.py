@@ -1,7 +1,7 @@
 """Traces: one from the producer's span over each delivery of a job to each call upstream.
 
-What runs a job knows the protocols here. Without the extra ``otel``, or where nothing asks for
-traces, it gets :data:`OFF`, which does nothing, and OpenTelemetry is never imported.
+The code that runs a job uses the protocols of this module. Without the extra ``otel``, or if
+nothing asks for traces, it gets :data:`OFF`, which does nothing: OpenTelemetry is not imported.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, Self
 
 from berlin_schemas import PromptJob
 
-_MEMO_BYTES: Final = 1024
+_CARRIER_BYTES: Final = 1024
 
 
 class ChatReport(Protocol):
@@ -31,10 +31,10 @@ class Chat(Protocol):
         """``stream`` itself, unless the operator wants the text of replies in traces."""
 
     def first_chunk(self) -> None:
-        """The first chunk has come."""
+        """Record that the first chunk has arrived."""
 
     def finished(self) -> None:
-        """The upstream has said all, and the report is complete; ends the span."""
+        """End the span: the upstream has sent all, and the report is complete."""
 
 
 class JobTrace(Protocol):
@@ -42,35 +42,33 @@ class JobTrace(Protocol):
 
     @property
     def carrier(self) -> str:
-        """What a later delivery of the job should carry, to be of the same trace; may be empty."""
+        """The text by which a later delivery of the job joins this trace; may be empty."""
 
     def chat(
         self, job: PromptJob, attempt: int, report: ChatReport
     ) -> AbstractContextManager[Chat]:
-        """A span below it for the call upstream, as long as the block runs; sees how that ends."""
+        """Open a span for the call upstream while the block runs; it records how the block ends."""
 
     def retried(self, attempt: int, code: str, delay_s: float) -> None:
-        """``attempt`` has ended with ``code``, and the next one follows here."""
+        """Record that ``attempt`` ended with ``code`` and that another follows in this process."""
 
     def ended(self, how: str, code: str = "") -> None:
-        """The job is over, or the delivery was dropped; ``code`` says why it failed."""
+        """Record that the job is over or the delivery was dropped; ``code``: why it failed."""
 
 
 class Tracer(Protocol):
-    """Where spans come from. One for a process; what a delivery runs finds its trace by
-    :func:`current`.
-    """
+    """The source of spans, one for a process. A delivery finds its trace by :func:`current`."""
 
     @property
     def fields(self) -> Iterable[str]:
         """The headers of a message that carry a trace."""
 
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> AbstractContextManager[JobTrace]:
-        """A span for one delivery, as long as the block runs, below that of the producer."""
+        """Open a span for one delivery while the block runs, below that of the producer."""
 
 
 class _Off(AbstractContextManager["_Off"]):
-    """A tracer, a trace and a span of which nothing remains."""
+    """A tracer, a trace and a span that record nothing."""
 
     fields: Iterable[str] = ()
     carrier = ""
@@ -81,7 +79,7 @@ class _Off(AbstractContextManager["_Off"]):
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> Self:  # noqa: ARG002  # the protocol's
         return self
 
-    def chat(self, job: PromptJob, attempt: int, report: ChatReport) -> Self:  # noqa: ARG002  # the same
+    def chat(self, job: PromptJob, attempt: int, report: ChatReport) -> Self:  # noqa: ARG002  # the protocol's
         return self
 
     def reading(self, stream: AsyncGenerator[list[str], None]) -> AsyncGenerator[list[str], None]:
@@ -101,12 +99,12 @@ class _Off(AbstractContextManager["_Off"]):
 
 
 OFF: Final = _Off()
-"""Everything, where nothing is traced."""
+"""The tracer, trace and span of a process that traces nothing."""
 CURRENT: Final[ContextVar[JobTrace]] = ContextVar("job_trace", default=OFF)
 
 
 def current() -> JobTrace:
-    """The trace of the delivery that the running code works for; :data:`OFF` where there is none.
+    """Return the trace of the delivery that the running code works for, or :data:`OFF`.
 
     Set in the asyncio task of the job, and seen by the tasks that it starts.
     """
@@ -114,9 +112,9 @@ def current() -> JobTrace:
 
 
 def inject() -> dict[str, str]:
-    """The headers by which a message continues the trace of the caller.
+    """Return the headers by which a message continues the trace of the caller.
 
-    Empty where there is none: a program that has no OpenTelemetry loaded is in no trace.
+    Empty if there is none: a program that has not loaded OpenTelemetry is in no trace.
     """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or not trace.get_current_span().get_span_context().is_valid:
@@ -129,18 +127,18 @@ def inject() -> dict[str, str]:
 
 
 def to_carrier(headers: Mapping[str, str]) -> str:
-    """``headers`` as they are kept in the record of a job, or nothing if they are too large.
+    """Return ``headers`` as the record of a job stores them; empty if they are too large.
 
-    Not the baggage: it is for whoever handles the message, not for a later one.
+    Not the baggage: it belongs to this delivery, not to a later one.
     """
     kept = {name: value for name, value in headers.items() if name != "baggage"}
     text = json.dumps(kept, separators=(",", ":")) if kept else ""
-    return text if len(text) <= _MEMO_BYTES else ""
+    return text if len(text) <= _CARRIER_BYTES else ""
 
 
 def from_carrier(carrier: str | bytes) -> dict[str, str]:
     """Return the headers that :func:`to_carrier` has packed; empty for any other text."""
-    if len(carrier) > _MEMO_BYTES:
+    if len(carrier) > _CARRIER_BYTES:
         return {}
     try:
         found = json.loads(carrier or "{}")

@@ -6,7 +6,6 @@ from typing import Any, Final, Literal
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 
-from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.storage import supported_servers
 from berlin_worker.storage.sharding.marks import trouble
@@ -153,10 +152,7 @@ def login(error: JobError | None, url: str) -> CheckResult:
     """Return the result of a login at ``url``."""
     if error is None:
         return CheckResult("login", "ok", f"{url} has accepted the account")
-    hint = {
-        ErrorCode.AUTH_FAILED: "check BERLIN_ACCOUNT and BERLIN_PASSWORD",
-        ErrorCode.RATE_LIMITED: "wait: the account logs in too often",
-    }.get(error.code, "check BERLIN_URL, BERLIN_PROXY and the network")
+    hint = "; ".join(getattr(error, "__notes__", ())) or "check the settings of the provider"
     return CheckResult("login", "fail", f"{url}: {error.code}: {error.message}", hint)
 
 

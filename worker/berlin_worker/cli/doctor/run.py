@@ -1,13 +1,14 @@
 """Run the checks one by one, and print each result at once."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from redis.exceptions import RedisError
@@ -26,7 +27,7 @@ from berlin_worker.cli.preflight import (
     redis_problem,
     server_info,
 )
-from berlin_worker.cli.worker import check_login
+from berlin_worker.cli.worker import check_providers
 from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.errors import JobError, SettingsError
@@ -35,6 +36,10 @@ from berlin_worker.storage.sharding.marks import on_shard
 
 if TYPE_CHECKING:
     from redis import Redis
+
+    from berlin_worker.providers.base import Provider
+
+_Result = TypeVar("_Result")
 
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 _TRIAL_TTL_S: Final = 60
@@ -102,7 +107,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
                     yield dataclasses.replace(result, message=f"broker: {result.message}")
     yield from _providers(settings)
     if login:
-        yield _login(settings)
+        yield from _logins(settings)
 
 
 def _examine_shard(settings: Settings, place: int) -> Iterator[CheckResult]:
@@ -216,12 +221,12 @@ def _workers(redis: "Redis", settings: Settings) -> CheckResult:
 
 
 def _providers(settings: Settings) -> Iterator[CheckResult]:
+    from berlin_worker.providers.served import lacks_settings  # noqa: PLC0415  # imports providers
+
     try:
-        check_login(settings)
-    except SettingsError:  # no credentials: the check of the login reports it
-        return
-    try:
-        names = asyncio.run(_build_providers(settings))
+        if lacks_settings(settings, os.environ):
+            return  # this machine may run no worker; the check of the login reports it
+        names = asyncio.run(_with_providers(settings, _names_of))
     except (SettingsError, JobError) as error:
         yield checks.providers(str(error), ())
     except Exception as error:  # noqa: BLE001  # code of another package; its text may hold a secret
@@ -230,8 +235,10 @@ def _providers(settings: Settings) -> Iterator[CheckResult]:
         yield checks.providers(None, names)
 
 
-async def _build_providers(settings: Settings) -> frozenset[str]:
-    """Build the providers as a starting worker does, and return their names.
+async def _with_providers(
+    settings: Settings, work: "Callable[[Mapping[str, Provider]], Awaitable[_Result]]"
+) -> "_Result":
+    """Build the providers that a worker builds at its start, and pass them to ``work``, by name.
 
     Raises the errors that end the start of a worker.
     """
@@ -248,31 +255,51 @@ async def _build_providers(settings: Settings) -> frozenset[str]:
 
     async with open_session(settings) as session, connect(settings.redis_url) as redis:
         tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
-        provider_cache(Services(session, tokens, settings, os.environ), settings)
-    return configured_providers(settings)
+        provider = provider_cache(Services(session, tokens, settings, os.environ), settings)
+        names = sorted(configured_providers(settings, os.environ))
+        return await work({name: provider(name) for name in names})
 
 
-def _login(settings: Settings) -> CheckResult:
+async def _names_of(providers: "Mapping[str, Provider]") -> frozenset[str]:
+    return frozenset(providers)
+
+
+def _logins(settings: Settings) -> Iterator[CheckResult]:
+    """Check the login of each provider that has one."""
+    from berlin_worker.providers.served import (  # noqa: PLC0415  # imports providers
+        lacks_settings,
+        server_url,
+    )
+
     try:
-        check_login(settings)
-    except SettingsError as error:
-        return CheckResult("login", "warn", "credentials are missing", f"for a worker, {error}")
-    if not settings.berlin_account:
-        return CheckResult("login", "ok", "not needed: workers serve other providers")
-    try:
-        return checks.login(asyncio.run(_try_login(settings)), settings.berlin_url)
-    except SettingsError as error:
-        return CheckResult("login", "fail", str(error), "correct the setting")
+        check_providers(settings)
+        tried = asyncio.run(_with_providers(settings, _try_logins))
+    except (SettingsError, JobError) as error:
+        message = str(error)
+    else:
+        for name, failure in tried.items():
+            yield checks.login(failure, server_url(name, settings, os.environ) or name)
+        if not tried:
+            yield CheckResult("login", "ok", "not needed: workers serve other providers")
+        return
+    with contextlib.suppress(SettingsError):
+        if lacks_settings(settings, os.environ):
+            yield CheckResult(
+                "login", "warn", "credentials are missing", f"for a worker, {message}"
+            )
+            return
+    yield CheckResult("login", "fail", message, "correct the setting")
 
 
-async def _try_login(settings: Settings) -> JobError | None:
-    # Imports of 0.5 s that --no-login avoids.
-    from berlin_worker.providers.berlin.api import Account  # noqa: PLC0415  # slow to import
-    from berlin_worker.providers.http import open_session  # noqa: PLC0415  # slow to import
-
-    async with open_session(settings) as session:
-        try:
-            await Account(session, settings).login(settings.berlin_proxy)
-        except JobError as error:
-            return error
-    return None
+async def _try_logins(providers: "Mapping[str, Provider]") -> dict[str, JobError | None]:
+    """Return the error of each provider's login, ``None`` if it was taken."""
+    tried: dict[str, JobError | None] = {}
+    for name, provider in providers.items():
+        if check_login := getattr(provider, "check_login", None):
+            try:
+                await check_login()
+            except JobError as error:
+                tried[name] = error
+            else:
+                tried[name] = None
+    return tried

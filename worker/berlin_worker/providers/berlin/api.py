@@ -1,9 +1,8 @@
 """The two calls of the Berlin protocol over aiohttp: login and completion.
 
 A completion that is answered 401 before its first chunk is replayed once with a
-new token. A 403 is not: it says that the account may not do this, which no login
-changes, and if every job that meets it logged in again, a ban would become a
-flood of logins.
+new token. A 403 is not: the account may not do this, and no login changes that. If
+every job with a 403 logged in again, a ban would become a flood of logins.
 """
 
 import asyncio
@@ -26,6 +25,7 @@ from berlin_worker.providers.base import Report, Token, TokenSource, TokenStore
 from berlin_worker.providers.berlin import protocol as wire
 from berlin_worker.providers.body import (
     ERROR_BODY_BYTES,
+    ERROR_BODY_TIMEOUT_S,
     Body,
     read_at_most,
     read_error_body,
@@ -39,22 +39,22 @@ from berlin_worker.telemetry.redact import hide, words
 _LOGIN_ANSWER_BYTES: Final = 65536
 _SHOWN_CHARS: Final = 200
 _MORE_WORDS_S: Final = 0.5
-"""How long a bad line waits for those after it: a page and JSON of several lines are one error."""
+"""Seconds to wait for the rest of an error of several lines, a page or formatted JSON."""
 # Some services answer wrong credentials with 400.
 _LOGIN_REFUSALS: Final = http.AUTH_STATUSES | {HTTPStatus.BAD_REQUEST}
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one completion asks for; ``options`` are merged over the defaults."""
+    """The request of one completion; ``options`` are merged over the defaults."""
 
     text: str
     model: str
     options: Mapping[str, Any]
 
     def body(self) -> bytes:
-        """The body of one call: the message ID is fresh in each."""
-        # Not uuid4, which asks the system: while it answers, another thread takes the turn.
+        """Return the body of one call, with a new message ID."""
+        # Not uuid4: its system call lets another thread take the turn.
         message_id = uuid.UUID(int=random.getrandbits(128), version=4)
         return wire.completion_body(self.text, self.model, self.options, str(message_id))
 
@@ -63,7 +63,7 @@ class Account:
     """One account at one Berlin server, over a session that the caller owns."""
 
     def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
-        """Raises ``SettingsError`` for missing credentials or an address that is none."""
+        """Raise ``SettingsError`` for missing credentials or an unusable address."""
         self._name, self._password = _credentials(settings)
         self.url = _base_url(settings)
         self._login_url = self.url.joinpath(wire.LOGIN_PATH)
@@ -75,7 +75,7 @@ class Account:
     def source(
         self, tokens: TokenStore, proxy: str | None, *, provider: str = "berlin"
     ) -> TokenSource:
-        """The token of the account; where a login is needed it goes through ``proxy``."""
+        """Return the source of the account's token; a login goes through ``proxy``."""
         return tokens.source(
             provider, self._name, lambda: self.login(proxy), password=self._password
         )
@@ -83,19 +83,21 @@ class Account:
     async def login(self, proxy: str | None) -> str:
         """Log in and return the token; raises ``JobError``."""
         body = wire.login_body(self._name, self._password)
+        deadline = time.monotonic() + self._settings.login_timeout_s
         try:
             async with asyncio.timeout(self._settings.login_timeout_s):
-                response = await self._post(self._login_url, body, {}, proxy)
-                try:
-                    if not _is_success(response):
-                        raise await self._refusal(response, proxy, None, _LOGIN_REFUSALS)
-                    answer = await _read(response, _LOGIN_ANSWER_BYTES)
-                finally:
-                    response.close()
+                response = await self._post(self._login_url, body, {}, proxy, _LOGIN_REFUSALS)
+                if _is_success(response):
+                    with contextlib.closing(response):
+                        answer = await _read(response, _LOGIN_ANSWER_BYTES)
+                    return wire.read_token(answer)
         except TimeoutError:
-            told = "the login at the upstream took too long (WORKER_LOGIN_TIMEOUT_S)"
-            raise JobError(ErrorCode.UPSTREAM_TIMEOUT, told, retryable=True) from None
-        return wire.read_token(answer)
+            message = "the login at the upstream took too long (WORKER_LOGIN_TIMEOUT_S)"
+            raise JobError(ErrorCode.UPSTREAM_TIMEOUT, message, retryable=True) from None
+        # Outside of the timeout: a body that does not arrive must not hide the status.
+        with contextlib.closing(response):
+            left_s = max(0.0, deadline - time.monotonic())
+            raise await self._refusal(response, proxy, None, _LOGIN_REFUSALS, timeout_s=left_s)
 
     async def stream(
         self,
@@ -106,9 +108,9 @@ class Account:
         *,
         raw_errors: bool = False,
     ) -> AsyncGenerator[list[str], None]:
-        """The deltas of one completion; each list came in one read. Raises ``JobError``.
+        """Yield the deltas of one completion; each list came in one read. Raises ``JobError``.
 
-        The error of a bad line shows 200 characters of what the upstream says there, without
+        The error of a bad line shows 200 characters of what the upstream sent there, without
         markup, secrets and prompt; with ``raw_errors`` the line as it came, without secrets.
         Closing the generator closes the connection.
         """
@@ -122,15 +124,15 @@ class Account:
                     if not (data := await read()):
                         body.finish()
                 except Exception as error:  # noqa: BLE001  # the edge, as in _post
-                    # What has arrived all the same, and the error that follows it.
-                    data, broken = body.unread(), http.transport_error(error)
+                    # The bytes that arrived before the error, and the error after them.
+                    data, broken = body.drain_buffer(), http.transport_error(error)
                 deltas, bad = reply.feed(data) if data or broken else reply.finish()
                 failure = bad or broken
                 if failure:
                     if reply.bad and not raw_errors:
                         shown = reply.bad if broken else await _with_more(reply.bad, body)
                         failure = bad_chunk(quote(shown))
-                    response.close()  # before the yield: whoever reads may take its time
+                    response.close()  # before the yield: the reader may take its time
                 if deltas:
                     yield deltas
                 elif data:
@@ -151,7 +153,7 @@ class Account:
         report: Report,
         raw_errors: bool,
     ) -> tuple[aiohttp.ClientResponse, Body, Callable[[bytes], str]]:
-        """The answer to one completion, its body, and what makes a text to show of a bad line."""
+        """Return the response to a completion, its body, and a function that quotes a bad line."""
         response, token = await self._open(prompt, tokens, proxy, report)
 
         def quote(line: bytes) -> str:
@@ -173,15 +175,20 @@ class Account:
     async def _open(
         self, prompt: Prompt, tokens: TokenSource, proxy: str | None, report: Report
     ) -> tuple[aiohttp.ClientResponse, Token]:
-        """The answer to one completion, and the token that it was asked with."""
+        """Return the response to a completion, and the token of the request."""
         token = await _timed(tokens.get, report)
-        response = await self._complete(prompt, token, proxy)
-        if response.status == HTTPStatus.UNAUTHORIZED:
-            response.close()
-            await tokens.invalidate(token)
-            token = await _timed(tokens.get, report)
+        try:
             response = await self._complete(prompt, token, proxy)
-        return response, token
+        except JobError as error:
+            if error.upstream_status != HTTPStatus.UNAUTHORIZED:
+                raise
+        else:
+            if response.status != HTTPStatus.UNAUTHORIZED:
+                return response, token
+            response.close()
+        await tokens.invalidate(token)
+        token = await _timed(tokens.get, report)
+        return await self._complete(prompt, token, proxy), token
 
     async def _complete(
         self, prompt: Prompt, token: Token, proxy: str | None
@@ -190,19 +197,24 @@ class Account:
         return await self._post(self._completion_url, prompt.body(), headers, proxy)
 
     async def _post(
-        self, url: URL, body: bytes, headers: Mapping[str, str], proxy: str | None
+        self,
+        url: URL,
+        body: bytes,
+        headers: Mapping[str, str],
+        proxy: str | None,
+        auth_statuses: frozenset[int] = http.AUTH_STATUSES,
     ) -> aiohttp.ClientResponse:
         try:
             return await self._session.post(
                 url,
                 data=body,
                 headers={**self._headers, **headers},
-                auto_decompress=False,  # providers.codings does, and sees a body that is cut
+                auto_decompress=False,  # providers.codings decodes, and detects a cut body
                 proxy=proxy or None,
                 allow_redirects=False,
             )
         except Exception as error:  # noqa: BLE001  # the edge: nothing but contract errors goes up
-            raise http.transport_error(error) from None
+            raise http.transport_error(error, auth_statuses=auth_statuses) from None
 
     async def _refusal(
         self,
@@ -212,8 +224,9 @@ class Account:
         auth_statuses: frozenset[int] = http.AUTH_STATUSES,
         *,
         prompt: str = "",
+        timeout_s: float = ERROR_BODY_TIMEOUT_S,
     ) -> JobError:
-        body = await read_error_body(response)
+        body = await read_error_body(response, timeout_s)
         detail = words(body, self._secrets(proxy, token), prompt, _SHOWN_CHARS)
         return http.status_error(
             response.status,
@@ -231,6 +244,12 @@ class Account:
         return secrets
 
 
+def check_account(settings: Settings) -> None:
+    """Raise ``SettingsError`` if credentials are missing or the address cannot be used."""
+    _credentials(settings)
+    _base_url(settings)
+
+
 def _credentials(settings: Settings) -> tuple[str, str]:
     password = settings.berlin_password
     if not settings.berlin_account or password is None or not password.get_secret_value():
@@ -239,13 +258,13 @@ def _credentials(settings: Settings) -> tuple[str, str]:
 
 
 def _base_url(settings: Settings) -> URL:
-    told = "BERLIN_URL must be of the form https://host"
+    message = "BERLIN_URL must be of the form https://host"
     try:
         url = URL(settings.berlin_url)
     except ValueError:
-        raise SettingsError(told) from None
+        raise SettingsError(message) from None
     if url.scheme not in {"http", "https"} or not url.host or url.user or url.query_string:
-        raise SettingsError(told)
+        raise SettingsError(message)
     return url
 
 

@@ -31,7 +31,7 @@ _MAX_TOKEN_CHARS: Final = 7000  # with the other headers under the 8 KiB that se
 
 
 def request_headers(url: URL, accept_encoding: str) -> dict[str, str]:
-    """The headers of every call to the upstream at ``url``."""
+    """Return the headers of every call to the upstream at ``url``."""
     return {
         "User-Agent": _FIREFOX,
         "Accept": "*/*",
@@ -51,7 +51,7 @@ def request_headers(url: URL, accept_encoding: str) -> dict[str, str]:
 
 
 def format_prompt(messages: Sequence[Message | Mapping[str, Any]]) -> str:
-    """One prompt out of a conversation: Berlin takes a text, not a list of messages.
+    """Return a conversation as one prompt: Berlin takes a text, not a list of messages.
 
     A single message gives its raw content; several give ``Role: content`` lines and
     a last line ``Assistant:``. Raises ``JobError(INVALID_JOB)`` if there is no message,
@@ -60,8 +60,8 @@ def format_prompt(messages: Sequence[Message | Mapping[str, Any]]) -> str:
     try:
         turns = [_turn(message) for message in messages]
     except (KeyError, TypeError):
-        told = "each message is an object with role and content, both strings"
-        raise JobError(ErrorCode.INVALID_JOB, told) from None
+        message = "each message is an object with role and content, both strings"
+        raise JobError(ErrorCode.INVALID_JOB, message) from None
     if not turns:
         raise JobError(ErrorCode.INVALID_JOB, "messages is empty")
     if len(turns) == 1:
@@ -80,14 +80,14 @@ def _turn(message: Message | Mapping[str, Any]) -> tuple[str, str]:
 
 
 def login_body(account: str, password: str) -> bytes:
-    """The body of the login call."""
+    """Return the body of the login call."""
     return json.dumps({"account": account, "password": password}).encode()
 
 
 def completion_body(
     prompt: str, model: str, options: Mapping[str, Any], parent_message_id: str
 ) -> bytes:
-    """The body of the completion call; ``options`` are merged last, a ``model`` among them too.
+    """Return the body of the completion call; ``options``, ``model`` among them, are merged last.
 
     Raises ``ValueError`` or ``TypeError`` for an option that is no JSON.
     """
@@ -97,17 +97,17 @@ def completion_body(
 
 
 def read_token(body: bytes) -> str:
-    """The token in the answer to a login that had a status of success.
+    """Return the token in the answer to a login with a success status.
 
     Raises ``JobError``: ``auth_failed`` for an answer in JSON without a token, since
-    that is how such a service says that it does not like the credentials, and
+    such a service refuses credentials that way, and
     ``upstream_error`` for anything else, for instance the page of a gateway.
     """
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        told = "the answer to the login is no JSON"
-        raise JobError(ErrorCode.UPSTREAM_ERROR, told, retryable=True) from None
+        message = "the answer to the login is no JSON"
+        raise JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True) from None
     data = answer.get("data") if isinstance(answer, dict) else None
     token = data.get("token") if isinstance(data, dict) else None
     if not isinstance(token, str) or not token:

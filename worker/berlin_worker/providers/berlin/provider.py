@@ -8,17 +8,18 @@ configuration, and any server that speaks the protocol will do.
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from berlin_schemas import ErrorCode, Message, PromptJob
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.providers import http
 from berlin_worker.providers.base import Provider, Report, Services, TokenSource
 from berlin_worker.providers.berlin import protocol as wire
-from berlin_worker.providers.berlin.api import Account, Prompt
+from berlin_worker.providers.berlin.api import Account, Prompt, check_account
 from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
 
-# What a job waits at most for the next bytes where it does not say (PromptJob).
+# The default idle timeout of a job (PromptJob).
 _STANDALONE_READ_TIMEOUT_S: Final = 60.0
 
 
@@ -27,8 +28,31 @@ class BerlinProvider(Provider):
 
     default_model = wire.DEFAULT_MODEL
 
+    @classmethod
+    def is_configured(cls, settings: Settings, _: Mapping[str, str]) -> bool:
+        """Return whether there is an account."""
+        return bool(settings.berlin_account)
+
+    @classmethod
+    def check_settings(cls, settings: Settings, _: Mapping[str, str]) -> None:
+        """Raise ``SettingsError`` if credentials, address or proxy cannot be used."""
+        check_account(settings)
+        _default_proxy(settings)
+
+    @classmethod
+    def secrets(cls, settings: Settings, _: Mapping[str, str]) -> list[str]:
+        """Return the passwords of the account and of the proxy."""
+        password = settings.berlin_password
+        proxy = urlsplit(settings.berlin_proxy or "").password
+        return [password.get_secret_value() if password else "", unquote(proxy or "")]
+
+    @classmethod
+    def server_url(cls, settings: Settings, _: Mapping[str, str]) -> str:
+        """Return BERLIN_URL."""
+        return settings.berlin_url
+
     def __init__(self, services: Services) -> None:
-        """Raises ``SettingsError`` if credentials, address or proxy cannot be used."""
+        """Raise ``SettingsError`` as :meth:`check_settings` does."""
         self._tokens = services.tokens
         self._proxy = _default_proxy(services.settings)
         self._account = Account(services.http, services.settings)
@@ -40,10 +64,23 @@ class BerlinProvider(Provider):
         _check_proxy(job.proxy)
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
-        """One completion; login and call go through the same proxy."""
+        """Stream one completion; login and call go through one proxy."""
         proxy = job.proxy or self._proxy
         prompt = Prompt(wire.format_prompt(job.messages), job.model, job.options)
         return self._account.stream(prompt, self._source(proxy), proxy, report)
+
+    async def check_login(self) -> None:
+        """Log in once, by the proxy of the settings; raises ``JobError`` with advice as a note."""
+        try:
+            await self._account.login(self._proxy)
+        except JobError as error:
+            error.add_note(
+                {
+                    ErrorCode.AUTH_FAILED: "look at BERLIN_ACCOUNT and BERLIN_PASSWORD",
+                    ErrorCode.RATE_LIMITED: "wait; the account logs in too often",
+                }.get(error.code, "look at BERLIN_URL, BERLIN_PROXY and the way there")
+            )
+            raise
 
     def _source(self, proxy: str | None) -> TokenSource:
         # One for each proxy that the operator allows: all share the token, and each logs

@@ -1,4 +1,4 @@
-"""How a token stands in Redis: plain, or encrypted with the operator's keys."""
+"""Encrypt the token that is stored in Redis with the operator's keys, if there are any."""
 
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -10,33 +10,33 @@ if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
 
-class Seal(Protocol):
-    """Each way has a hash field of its own, so that none is taken for the other."""
+class TokenCipher(Protocol):
+    """Stores the token, each cipher in a hash field of its own: none reads what another wrote."""
 
     field: ClassVar[str]
 
-    def seal(self, token: str) -> str:
-        """What to write into the field."""
+    def encrypt(self, token: str) -> str:
+        """Return what to write into the field."""
 
-    def open(self, sealed: str) -> str | None:
-        """The token; ``None`` if ``sealed`` cannot be read (no token, then)."""
+    def decrypt(self, stored: str) -> str | None:
+        """Return the token; ``None`` if the field is empty or cannot be decrypted."""
 
 
-class Plain:
-    """The token as it is."""
+class PlainText:
+    """Store the token as it is."""
 
     field: ClassVar[str] = "token"
 
-    def seal(self, token: str) -> str:
-        """What to write into the field."""
+    def encrypt(self, token: str) -> str:
+        """Return ``token``."""
         return token
 
-    def open(self, sealed: str) -> str | None:
-        """The token; ``None`` where the field is empty."""
-        return sealed or None
+    def decrypt(self, stored: str) -> str | None:
+        """Return the token; ``None`` if the field is empty."""
+        return stored or None
 
 
-class Encrypted:
+class FernetCipher:
     """Fernet (AES-128-CBC, HMAC-SHA256); the newest key writes, every key reads."""
 
     field: ClassVar[str] = "fernet"
@@ -44,28 +44,28 @@ class Encrypted:
     def __init__(self, keys: "MultiFernet") -> None:
         self._keys = keys
 
-    def seal(self, token: str) -> str:
-        """What to write into the field."""
+    def encrypt(self, token: str) -> str:
+        """Return the token, encrypted with the newest key."""
         return self._keys.encrypt(token.encode()).decode()
 
-    def open(self, sealed: str) -> str | None:
-        """The token; ``None`` if none of the keys fits, or ``sealed`` was tampered with."""
+    def decrypt(self, stored: str) -> str | None:
+        """Return the token; ``None`` if no key fits, or if ``stored`` was tampered with."""
         from cryptography.fernet import InvalidToken  # noqa: PLC0415  # an extra
 
         try:
-            return self._keys.decrypt(sealed.encode()).decode()
+            return self._keys.decrypt(stored.encode()).decode()
         except InvalidToken:
             return None
 
 
-def seal_for(token_keys: SecretStr | None) -> Seal:
-    """The seal that ``WORKER_TOKEN_KEYS`` asks for.
+def cipher_for(token_keys: SecretStr | None) -> TokenCipher:
+    """Return the cipher that ``WORKER_TOKEN_KEYS`` asks for.
 
-    Raises ``SettingsError``, which never repeats a key: a key makes no sense, or
-    the package ``cryptography`` is missing.
+    Raises ``SettingsError``, which repeats no key, if a key cannot be used or the package
+    ``cryptography`` is missing.
     """
     if token_keys is None:
-        return Plain()
+        return PlainText()
     try:
         from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415  # an extra
     except ImportError:
@@ -84,4 +84,4 @@ def seal_for(token_keys: SecretStr | None) -> Seal:
                 f"WORKER_TOKEN_KEYS: key {place} of {len(texts)} is no Fernet key (32 bytes in "
                 "URL-safe base64); make one with cryptography.fernet.Fernet.generate_key()"
             ) from None
-    return Encrypted(MultiFernet(keys))
+    return FernetCipher(MultiFernet(keys))

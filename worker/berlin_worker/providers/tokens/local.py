@@ -11,7 +11,7 @@ from berlin_worker.providers.base import Login, Token
 
 @dataclass(slots=True)
 class _Account:
-    """What the sources of one account share."""
+    """The state that the sources of one account share."""
 
     token: Token | None = None
     failure: JobError | None = None
@@ -21,7 +21,7 @@ class _Account:
     )
 
     def lock(self) -> asyncio.Lock:
-        """The lock of the running loop: an ``asyncio.Lock`` serves one loop only."""
+        """Return the lock of the running loop: an ``asyncio.Lock`` serves one loop only."""
         return self.locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
@@ -42,9 +42,9 @@ class LocalTokens:
         account: str,
         login: Login,
         *,
-        password: str = "",  # noqa: ARG002  # of the protocol: without back-off nothing to tell apart
+        password: str = "",  # noqa: ARG002  # of the protocol: without back-off no failure is stored
     ) -> "LocalSource":
-        """The source for one account. Sources of an account share its token, not their login."""
+        """Return a source for one account. Sources of an account share its token, not its login."""
         shared = self._accounts.setdefault((provider, account), _Account())
         return LocalSource(shared, login)
 
@@ -62,7 +62,7 @@ class LocalSource:
         self._login = login
 
     async def get(self) -> Token:
-        """The token in use, after a login if there is none; raises what the login raises."""
+        """Return the token in use, after a login if there is none; raises what the login raises."""
         shared = self._shared
         seen = shared.logins_ended
         if shared.token is not None:

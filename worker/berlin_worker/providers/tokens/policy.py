@@ -1,4 +1,4 @@
-"""What to do about the shared token, given what Redis says: pure, no I/O.
+"""Decide the next step about the shared token, from its state in Redis. Pure.
 
 The rules, in this order:
 
@@ -32,7 +32,7 @@ POLL_MAX_S = 0.25
 
 
 class Lock(Enum):
-    """Who holds the lock of the login."""
+    """The holder of the login lock."""
 
     FREE = "free"
     OURS = "ours"
@@ -41,10 +41,10 @@ class Lock(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed login, as every caller hears of it until ``retry_in_s`` is over.
+    """A failed login, raised to every caller until ``retry_in_s`` is over.
 
-    ``count``: failures in a row, this one included. Both are 0 where Redis failed
-    instead of the login: then nothing is counted, and nobody logs in.
+    ``count``: failures in a row, this one included. Both are 0 if Redis failed
+    instead of the login: nothing is counted then, and no worker logs in.
     """
 
     info: ErrorInfo
@@ -52,7 +52,7 @@ class Failure:
     count: int = 0
 
     def error(self) -> JobError:
-        """A fresh error for one caller."""
+        """Return a new error for one caller."""
         return JobError(
             self.info.code,
             self.info.message,
@@ -78,7 +78,7 @@ class Snapshot:
 
 
 class Step(Enum):
-    """What to do where there is neither a token nor a failure to tell."""
+    """The next step if there is neither a token nor a failure to raise."""
 
     LOG_IN = auto()
     TAKE_LOCK = auto()
@@ -86,7 +86,7 @@ class Step(Enum):
 
 
 def decide(seen: Snapshot, refused: Container[str] = ()) -> Token | Failure | Step:
-    """The token to use, the failure to tell, or the next step (rules above).
+    """Return the token to use, the failure to raise, or the next step, by the rules of this module.
 
     ``refused``: generations that the upstream has refused to this process.
     """
@@ -104,7 +104,7 @@ def decide(seen: Snapshot, refused: Container[str] = ()) -> Token | Failure | St
 
 
 def backoff_s(count: int, *, max_s: float, jitter: float, retry_after_s: float | None) -> float:
-    """How long nobody logs in after ``count`` failures in a row.
+    """Return for how many seconds no worker logs in after ``count`` failures in a row.
 
     ``BACKOFF_BASE_S`` doubled each time, at most ``max_s``; of it one half is fixed
     and one half is random (``jitter``, 0 to 1). A ``Retry-After`` of the upstream
@@ -123,11 +123,11 @@ REFUSED_WHILE_FRESH = ErrorInfo(
 
 
 def refusal_pauses_s(*, max_s: float) -> list[float]:
-    """How long nobody logs in after 1, 2, ... tokens in a row were refused while fresh.
+    """Return the seconds without a login after 1, 2, ... fresh tokens in a row were refused.
 
     Each login succeeds, so no failure would ever count: without this, an account that
     may log in but not ask, or that two parties log out in turn, hammers the upstream.
-    Short, since a token that was good for other calls is not told from one that never was.
+    Short, since a token that was good for other calls looks like one that never was.
     """
     max_s = min(max_s, REFUSALS_BACKOFF_MAX_S)
     pauses = [0.0] * FREE_REFUSALS
@@ -138,12 +138,12 @@ def refusal_pauses_s(*, max_s: float) -> list[float]:
 
 
 def poll_s(polls: int) -> float:
-    """How long to wait before the next look, after ``polls`` looks at a lock of another's."""
+    """Return the seconds until the next poll, after ``polls`` polls of another worker's lock."""
     return min(POLL_MAX_S, POLL_MIN_S * 1.5 ** min(polls, 30))
 
 
 def parse_error(text: str) -> ErrorInfo:
-    """The error of a failed login as it stands in Redis, whatever version wrote it."""
+    """Parse the stored error of a failed login, which any version may have written."""
     try:
         return ErrorInfo.model_validate_json(text)
     except ValidationError:
@@ -152,10 +152,10 @@ def parse_error(text: str) -> ErrorInfo:
 
 @lru_cache(maxsize=64)  # the sources of an account, one for each proxy, pay for it once
 def fingerprint(provider: str, account: str, password: str) -> str:
-    """A digest that tells one password of an account from the next, 16 hex.
+    """Return a digest of the password of an account, 16 hex digits.
 
-    It stands in a key of Redis, so it is slow to compute (scrypt, about 50 ms) and
-    short: whoever reads the key cannot try passwords against it in bulk.
+    It is a part of a Redis key, so it is slow to compute (scrypt, about 50 ms) and
+    short: a reader of the key cannot try passwords against it in bulk.
     """
     salt = f"{provider}\0{account}".encode()
     return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=8).hex()

@@ -1,4 +1,4 @@
-"""One run of some work for all who ask while it runs."""
+"""Share one run of some work among all callers that ask while it runs."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -26,7 +26,7 @@ class SingleFlight(Generic[T]):
         self._flight: _Flight[T] | None = None
 
     async def __call__(self) -> T:
-        """The result of the run that is under way, or of a new one."""
+        """Return the result of the run that is under way, or of a new one."""
         flight = self._flight
         if flight is None or flight.task.done():
             flight = self._flight = _Flight(asyncio.create_task(self._work()))
@@ -48,4 +48,4 @@ class SingleFlight(Generic[T]):
         flight.task.cancel()
         await asyncio.wait({flight.task})
         if not flight.task.cancelled():
-            flight.task.exception()  # nobody is left to hear of it
+            flight.task.exception()  # retrieved, so that asyncio does not log it
