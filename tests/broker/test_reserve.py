@@ -45,6 +45,7 @@ def test_a_message_is_held_from_when_it_is_taken_until_it_is_acknowledged(server
     qos.restore_unacked()
     taker.until(6)
     assert sorted(taker.got[3:]) == ["first", "first", "low"]
+    assert taker.redelivered == [False, False, False, True, True, True]
     assert server.hlen("unacked") == server.zcard("unacked_index") == 2
     qos.visibility_timeout = -1
     qos.restore_visible(num=None, interval=1)

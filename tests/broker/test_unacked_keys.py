@@ -20,7 +20,7 @@ from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
-HELD, INDEX = "unacked", "unacked_index"
+HELD, INDEX, REDELIVERED = "unacked", "unacked_index", "unacked:redelivered"
 
 
 @pytest.fixture
@@ -105,6 +105,34 @@ def test_what_goes_back_is_as_it_came_on_the_list_that_it_came_from(server, take
             one.channel.basic_reject(tag, requeue=True)
     assert lists(server) == before
     assert server.exists(HELD, INDEX, "celery") == 0
+    assert 0 < server.ttl(REDELIVERED) <= 86400
+    server.lpush("prompts", message("new"))
+    other = takers()
+    other.until(4)
+    assert other.got[-1] == "low", "steps of priority are served in order"
+    assert dict(zip(other.got, other.redelivered, strict=True)) == {
+        "first": True, "second": True, "low": True, "new": False,
+    }  # fmt: skip
+    assert not server.exists(REDELIVERED)
+
+
+def test_a_message_that_nobody_can_mark_as_redelivered_is_delivered_all_the_same(server, takers):
+    server.lpush("prompts", message("a"))
+    one = takers(visibility_timeout=8)
+    one.until(1)
+    server.set(REDELIVERED, "no hash")
+    one.channel.qos.restore_unacked()
+    one.until(2)
+    assert (one.got, one.redelivered) == (["a", "a"], [False, False])
+    look_for_dead_workers(one)
+    one.channel.qos.restore_unacked()
+    one.until(3)
+    assert one.redelivered[-1]
+    server.hset(REDELIVERED, mapping=dict.fromkeys(map(str, range(10_000)), 1))
+    one.channel.qos.restore_unacked()
+    assert server.hlen(REDELIVERED) == 10_000
+    one.until(4)
+    assert not one.redelivered[-1]
 
 
 def test_the_server_s_clock_decides_how_long_a_message_is_held(server, takers, monkeypatch):
@@ -164,7 +192,7 @@ def test_as_many_orphans_as_indexes_without_entries_are_found(server, takers):
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "set", "stream", "hash", "zset"])
-@pytest.mark.parametrize("key", [HELD, INDEX, names.DEAD_LETTERS, "prompts\x06\x163"])
+@pytest.mark.parametrize("key", [HELD, INDEX, REDELIVERED, names.DEAD_LETTERS, "prompts\x06\x163"])
 def test_a_key_of_a_wrong_type_stops_no_worker_for_ever(server, takers, key, kind):
     one = takers(visibility_timeout=8)
     if kind == "string":

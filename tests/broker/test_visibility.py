@@ -73,6 +73,8 @@ def test_the_silence_of_a_loop_is_measured_until_it_answers():
         ({}, "amqp://rabbit//", False),
         ({"redelivered": True}, "redis://broker/0", False),
         ({"redelivered": True}, "rediss://broker/0", False),
+        ({"redelivered": True}, "redis+socket:///run/r.sock", False),
+        ({"redelivered": True}, "sentinel://broker:26379/0", False),
     ],
 )
 def test_only_rabbitmq_gives_a_message_back_before_the_lease_of_its_job_has_run_out(

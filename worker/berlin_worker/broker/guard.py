@@ -51,8 +51,8 @@ class Guarded:
         bindings = [tuple(bytes_to_str(member).split(self.sep)) for member in members]
         return [binding for binding in bindings if len(binding) == 3]  # noqa: PLR2004  # routing key, pattern, queue
 
-    def _deliver(self: Any, raw: bytes, queue: str, tag: str) -> None:
-        message = self._read(raw, tag)
+    def _deliver(self: Any, raw: bytes, queue: str, tag: str, redelivered: bool) -> None:
+        message = self._read(raw, tag, redelivered)
         if message is None:
             return
         try:
@@ -66,7 +66,7 @@ class Guarded:
             # Whoever got it acknowledges nothing, as who collects replies to `inspect`.
             self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # as an ack does
 
-    def _read(self: Any, raw: bytes, tag: str) -> dict[str, Any] | None:
+    def _read(self: Any, raw: bytes, tag: str, redelivered: bool) -> dict[str, Any] | None:
         """The message, or nothing if it is none: then it is a dead letter."""
         try:
             message = envelope.read(raw)
@@ -75,6 +75,8 @@ class Guarded:
             return None
         # Many hand-made messages bear the same tag.
         message["properties"]["delivery_tag"] = tag
+        if redelivered:
+            message["properties"]["delivery_info"]["redelivered"] = True
         return message
 
     def _dead_letter(self: Any, tag: str, job_id: str, reason: str, error: Exception) -> None:

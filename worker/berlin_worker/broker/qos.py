@@ -165,7 +165,7 @@ class QoS(redis.QoS):
         queues = self.channel.active_queues
         if not queues:
             return
-        keys = [self.unacked_key, self.unacked_index_key, min(queues)]
+        keys = self._requeue_keys(min(queues))
         most = num or _DUE_AT_ONCE
         try:
             for _ in range(_DUE_CALLS):
@@ -201,11 +201,19 @@ class QoS(redis.QoS):
         if not tags:
             return
         otherwise = min(self.channel.active_queues, default=names.QUEUE)
-        keys = [self.unacked_key, self.unacked_index_key, otherwise]
+        keys = self._requeue_keys(otherwise)
         try:
             self._run("requeue", keys, ["LPUSH" if leftmost else "RPUSH", *tags], client)
         except ResponseError as error:
             raise RedisConnectionError(f"a message cannot be given back: {error}") from error
+
+    def keys(self) -> tuple[str, str, str]:
+        """Return the keys of the unacked hash, its index, and the hash of redelivered messages."""
+        return self.unacked_key, self.unacked_index_key, f"{self.unacked_key}:redelivered"
+
+    def _requeue_keys(self, otherwise: str) -> list[str]:
+        unacked, index, redelivered = self.keys()
+        return [unacked, index, otherwise, redelivered]
 
     def dead_letter(self, tag: str, job_id: str, reason: str) -> None:
         """Move a message that nobody can read to the dead letters, out of what is held.

@@ -45,6 +45,8 @@ _TAKE_SHA1: Final = sha1(_TAKE)
 _SCRIPT: Final = frozenset({"EVAL", "EVALSHA"})
 _NOTHING: Final = "worker:nothing"
 _REFUSED_S: Final = 1.0
+Taken = tuple[str, str, bytes, bool]
+"""A message: its queue, its tag, its bytes, and whether a worker held it before."""
 _POLL_S: Final = 0.05
 """How often messages are looked for on a server that does not block."""
 
@@ -183,11 +185,11 @@ class AtomicReserveMixin(Guarded):
         if not taken:
             raise Empty
         # The last to return is the first to be delivered, so the oldest comes last.
-        self._give_back([tag for queue, tag, _ in reversed(taken) if not self._consumes(queue)])
-        for queue, tag, raw in taken:
+        self._give_back([tag for queue, tag, *_ in reversed(taken) if not self._consumes(queue)])
+        for queue, tag, raw, redelivered in taken:
             if self._consumes(queue):
                 self._queue_cycle.rotate(queue)
-                self._deliver(raw, queue, tag)
+                self._deliver(raw, queue, tag, redelivered)
         return True
 
     def _take(self: Any, most: int) -> tuple[Any, ...]:
@@ -204,7 +206,7 @@ class AtomicReserveMixin(Guarded):
         ]
 
     def _take_arguments(self: Any, most: int) -> tuple[Any, ...]:
-        keys = [self.unacked_key, self.unacked_index_key, *(key for _, key in self._lists)]
+        keys = [*self.qos.keys(), *(key for _, key in self._lists)]
         self._calls += 1
         return (len(keys), *keys, most, f"{self._tags}{self._calls:x}.")
 
@@ -229,10 +231,10 @@ class AtomicReserveMixin(Guarded):
                 raise
         return replies
 
-    def _taken(self: Any, replies: list[Any]) -> list[tuple[str, str, bytes]]:
-        """What the script has taken: of each message its queue, its tag and its bytes."""
+    def _taken(self: Any, replies: list[Any]) -> list[Taken]:
+        """Return what the script has taken."""
         paused, self._refused, self._more = self._refused, False, False
-        taken: list[tuple[str, str, bytes]] = []
+        taken: list[Taken] = []
         for command, reply in zip(self._asked, replies, strict=False):
             match reply:
                 case ReadOnlyError():  # there is another primary now
@@ -253,9 +255,12 @@ class AtomicReserveMixin(Guarded):
             self._refused = False
         return taken
 
-    def _named(self, listed: Sequence[Any]) -> list[tuple[str, str, bytes]]:
-        thirds = zip(listed[::3], listed[1::3], listed[2::3], strict=True)
-        return [(self._lists[n - 1][0], bytes_to_str(tag), raw) for n, tag, raw in thirds]
+    def _named(self, listed: Sequence[Any]) -> list[Taken]:
+        fields = zip(*(listed[offset::4] for offset in range(4)), strict=True)
+        return [
+            (self._lists[number - 1][0], bytes_to_str(tag), raw, bool(redelivered))
+            for number, tag, raw, redelivered in fields
+        ]
 
     def _consumes(self: Any, queue: str) -> bool:
         return queue in self._active_queues and not self._closing
@@ -284,8 +289,8 @@ class AtomicReserveMixin(Guarded):
                 self._maybe_update_queues_expire(client, queue)
             if not listed:
                 raise Empty
-            ((_, tag, raw),) = self._named(listed)
-            message: dict[str, Any] | None = self._read(raw, tag)
+            ((_, tag, raw, redelivered),) = self._named(listed)
+            message: dict[str, Any] | None = self._read(raw, tag, redelivered)
             if message is not None:
                 return message
 
