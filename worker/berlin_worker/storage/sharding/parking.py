@@ -37,7 +37,7 @@ Discard = Callable[[object, str, str, bytes], Awaitable[None]]
 class JobQueue(Protocol):
     """The job queue."""
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue; raises ``ConnectionError``."""
 
 
@@ -63,10 +63,10 @@ class Parking:
     """``ttl_s`` is how long a job may wait; ``discard`` ends what cannot come back."""
 
     def __init__(
-        self, home: Redis, doorbell: JobQueue, *, count: int, ttl_s: int, discard: Discard
+        self, home: Redis, job_queue: JobQueue, *, count: int, ttl_s: int, discard: Discard
     ) -> None:
         self._home = home
-        self._doorbell = doorbell
+        self._job_queue = job_queue
         self._count = count
         self._discard = discard
         self._ttl_s = ttl_s
@@ -119,7 +119,7 @@ class Parking:
         detail = "no worker has written the entry by which it was parked"
         if parked is not None:
             try:
-                await self._doorbell.ring(*parked)
+                await self._job_queue.requeue(*parked)
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001  # belongs to this job alone
