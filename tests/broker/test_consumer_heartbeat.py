@@ -9,7 +9,7 @@ from celery import bootsteps
 from celery.worker.consumer import Consumer
 
 from berlin_worker.broker.consumer import PromptConsumer
-from berlin_worker.broker.consumer_heartbeat import Pulse
+from berlin_worker.broker.consumer_heartbeat import ConsumerHeartbeat
 from berlin_worker.telemetry.liveness import LIFE, Sign
 
 pytestmark = pytest.mark.unit
@@ -44,7 +44,7 @@ def consumer(state: int = bootsteps.RUN) -> Any:
 
 def test_it_beats_from_the_start_and_tells_the_slots():
     running = consumer()
-    pulse = Pulse(running)
+    pulse = ConsumerHeartbeat(running)
     pulse.start(running)
     assert LIFE.consumer.silence_s < 100
     assert LIFE.slots == 1000
@@ -57,7 +57,7 @@ def test_it_beats_from_the_start_and_tells_the_slots():
 
 def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
     running = consumer()
-    pulse = Pulse(running)
+    pulse = ConsumerHeartbeat(running)
     pulse.start(running)
     pulse.stop(running)
     assert running.timer.repeated == []
@@ -67,7 +67,7 @@ def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
 
 
 def test_a_shutdown_is_draining_whether_it_was_connected_or_not():
-    Pulse(consumer()).stop(consumer(bootsteps.CLOSE))
+    ConsumerHeartbeat(consumer()).stop(consumer(bootsteps.CLOSE))
     assert LIFE.draining
 
 

@@ -37,7 +37,7 @@ def test_a_message_is_held_from_when_it_is_taken_until_it_is_acknowledged(server
         b"not_a_message"
     ]
     qos = taker.channel.qos
-    qos.keep()
+    qos.extend_visibility()
     first, second, _ = qos._delivered
     taker.channel.basic_ack(first)
     taker.channel.basic_reject(second, requeue=True)

@@ -13,7 +13,7 @@ from kombu import Connection
 from kombu.asynchronous import get_event_loop
 
 from berlin_schemas import names
-from berlin_worker.broker.qos import QoS
+from berlin_worker.broker.state import STATE
 from berlin_worker.broker.transport import RedisTransport
 from tests.support.taker import Taker
 from tests.support.workers import wait_until
@@ -147,9 +147,9 @@ def test_the_server_s_clock_decides_how_long_a_message_is_held(server, takers, m
         other = takers(visibility_timeout=8)
         look_for_dead_workers(other)
         assert server.zcard(INDEX) == 1, "held"
-        one.channel.qos.keep()
-        assert QoS.clock_ahead_s == pytest.approx(shift, abs=30)
-    monkeypatch.setattr(QoS, "clock_ahead_s", 0.0)
+        one.channel.qos.extend_visibility()
+        assert STATE.clock_ahead_s == pytest.approx(shift, abs=30)
+    monkeypatch.setattr(STATE, "clock_ahead_s", 0.0)
     ((_, until),) = server.zrange(INDEX, 0, -1, withscores=True)
     assert since <= until < since + 600
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from berlin_worker.broker.validation import InvalidMessage, check
+from berlin_worker.broker.validation import InvalidMessage, validate
 
 pytestmark = pytest.mark.unit
 
@@ -13,7 +13,7 @@ JOB = [{"messages": []}]
 
 def reason(headers=None, payload=(JOB, {}, {}), eta=None) -> str | None:
     try:
-        check({"id": "job-1"} | (headers or {}), payload, eta)
+        validate({"id": "job-1"} | (headers or {}), payload, eta)
     except InvalidMessage as error:
         return error.reason
     return None

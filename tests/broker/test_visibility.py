@@ -9,7 +9,13 @@ from celery import Celery
 
 from berlin_worker.broker import running
 from berlin_worker.broker.qos import QoS
-from berlin_worker.broker.visibility import CUT_OFF_S, HUNG_S, look, redelivered_at_once
+from berlin_worker.broker.state import STATE
+from berlin_worker.broker.visibility import (
+    CUT_OFF_S,
+    HUNG_S,
+    redelivered_at_once,
+    suspend_or_resume,
+)
 from berlin_worker.pool.thread import LoopThread
 from tests.support.workers import wait_until
 
@@ -19,7 +25,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(autouse=True)
 def answering() -> Iterator[None]:
     yield
-    QoS.hung = False
+    STATE.suspended = False
 
 
 def qos() -> Any:
@@ -31,15 +37,15 @@ def qos() -> Any:
 
 
 def test_a_worker_that_hangs_takes_no_message_and_one_that_answers_does():
-    look(SimpleNamespace(silent_s=HUNG_S + 0.1))
+    suspend_or_resume(SimpleNamespace(silent_s=HUNG_S + 0.1))
     assert not qos().can_consume()
-    look(SimpleNamespace(silent_s=0.0))
+    suspend_or_resume(SimpleNamespace(silent_s=0.0))
     assert qos().can_consume()
 
 
 def test_a_worker_that_is_cut_off_from_the_store_takes_no_message(monkeypatch):
     monkeypatch.setattr(running, "silent_s", lambda: CUT_OFF_S + 0.1)
-    look(SimpleNamespace(silent_s=0.0))
+    suspend_or_resume(SimpleNamespace(silent_s=0.0))
     assert not qos().can_consume()
 
 
