@@ -1,6 +1,6 @@
-"""``celery -A berlin_worker control revoke ID --terminate``, as the contract has it.
+"""``celery -A berlin_worker control revoke ID --terminate``, which the contract names.
 
-Celery 5.7 knows no such option: there it is ``control terminate SIGTERM ID``.
+Celery 5.7 has no such option; its own form is ``control terminate SIGTERM ID``.
 """
 
 import functools
@@ -11,7 +11,7 @@ import click
 
 
 def install() -> None:
-    """Add the option where this process is Celery's command line; nothing happens in others."""
+    """Add the option, if this process is Celery's command line."""
     module: Any = sys.modules.get("celery.bin.control")
     if module is None:
         return
