@@ -10,12 +10,17 @@ from typing import Any
 import click
 
 
+def loaded_command(name: str) -> click.Command | None:
+    """Return Celery's command ``name``, or ``None`` in a process without Celery's command line."""
+    command: click.Command | None = getattr(sys.modules.get(f"celery.bin.{name}"), name, None)
+    return command
+
+
 def install() -> None:
     """Add the option, if this process is Celery's command line."""
-    module: Any = sys.modules.get("celery.bin.control")
-    if module is None:
+    control = loaded_command("control")
+    if control is None:
         return
-    control: click.Command = module.control
     run: Any = control.callback
 
     @functools.wraps(run)

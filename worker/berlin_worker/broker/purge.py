@@ -14,7 +14,6 @@ import functools
 import itertools
 import re
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -29,7 +28,7 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_schemas.shards import shard_of
-from berlin_worker.broker import envelope
+from berlin_worker.broker import celery_cli, envelope
 
 REASON: Final = "purged"
 _AT_ONCE: Final = 50
@@ -192,10 +191,9 @@ def _has_purge_mixin(app: Celery) -> bool:
 
 def install(app: Celery) -> None:
     """Let Celery's command end the jobs, too, if this process is Celery's command line."""
-    module: Any = sys.modules.get("celery.bin.purge")
-    if module is None:
+    purge = celery_cli.loaded_command("purge")
+    if purge is None:
         return
-    purge: click.Command = module.purge
     run: Any = purge.callback
 
     @functools.wraps(run)
