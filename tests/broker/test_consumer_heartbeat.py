@@ -24,7 +24,7 @@ def life(monkeypatch):
 
 
 class FakeTimer:
-    """What repeats, to be rung by hand."""
+    """Repeated calls, made by hand."""
 
     def __init__(self) -> None:
         self.repeated: list[Callable[[], None]] = []
@@ -42,7 +42,7 @@ def consumer(state: int = bootsteps.RUN) -> Any:
     )
 
 
-def test_it_beats_from_the_start_and_tells_the_slots():
+def test_heartbeat_begins_at_the_start_and_sets_the_slots():
     running = consumer()
     pulse = ConsumerHeartbeat(running)
     pulse.start(running)
@@ -55,7 +55,7 @@ def test_it_beats_from_the_start_and_tells_the_slots():
     assert LIFE.slots == 7
 
 
-def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
+def test_lost_connection_stops_the_heartbeat_and_is_no_shutdown():
     running = consumer()
     pulse = ConsumerHeartbeat(running)
     pulse.start(running)
@@ -66,12 +66,12 @@ def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
     assert len(running.timer.repeated) == 1
 
 
-def test_a_shutdown_is_draining_whether_it_was_connected_or_not():
+def test_shutdown_is_draining_with_or_without_a_connection():
     ConsumerHeartbeat(consumer()).stop(consumer(bootsteps.CLOSE))
     assert LIFE.draining
 
 
-def test_who_looks_for_its_broker_is_alive(monkeypatch):
+def test_reconnecting_consumer_beats(monkeypatch):
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(
         Consumer, "ensure_connected", lambda self, conn: conn.ensure_connection(callback=poll)

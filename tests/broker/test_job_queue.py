@@ -35,9 +35,7 @@ def job_queue_of(url, **conf):
     app.close()
 
 
-async def test_the_message_is_one_that_a_worker_takes_and_hides_the_prompt_from_its_headers(
-    job_queue, redis_client
-):
+async def test_requeued_message_can_run_and_its_headers_hide_the_prompt(job_queue, redis_client):
     await job_queue.requeue("job-1", json.dumps(JOB).encode())
     [raw] = await redis_client.lrange(names.QUEUE, 0, -1)
     message = json.loads(raw)

@@ -85,7 +85,7 @@ def test_messages_with_one_tag_are_held_each(server, takers):
 
 
 @pytest.mark.parametrize("way", ["time", "restore", "reject", "requeue"])
-def test_what_goes_back_is_as_it_came_on_the_list_that_it_came_from(server, takers, way):
+def test_requeued_message_is_unchanged_and_on_its_own_list(server, takers, way):
     """Also where the bytes are not what a parser would write, and name another queue."""
     spaced = message("low", priority=0).replace(b": ", b" :\t") + b"\n "
     first, second = message("first"), message("second", headers={"x": "\udfff"})
@@ -116,7 +116,7 @@ def test_what_goes_back_is_as_it_came_on_the_list_that_it_came_from(server, take
     assert not server.exists(REDELIVERED)
 
 
-def test_a_message_that_nobody_can_mark_as_redelivered_is_delivered_all_the_same(server, takers):
+def test_message_without_a_redelivered_mark_is_delivered(server, takers):
     server.lpush("prompts", message("a"))
     one = takers(visibility_timeout=8)
     one.until(1)
@@ -193,7 +193,7 @@ def test_as_many_orphans_as_indexes_without_entries_are_found(server, takers):
 
 @pytest.mark.parametrize("kind", ["string", "list", "set", "stream", "hash", "zset"])
 @pytest.mark.parametrize("key", [HELD, INDEX, REDELIVERED, names.DEAD_LETTERS, "prompts\x06\x163"])
-def test_a_key_of_a_wrong_type_stops_no_worker_for_ever(server, takers, key, kind):
+def test_key_of_a_wrong_type_stops_no_worker(server, takers, key, kind):
     one = takers(visibility_timeout=8)
     if kind == "string":
         server.set(key, "x")
@@ -224,7 +224,7 @@ def test_a_key_of_a_wrong_type_stops_no_worker_for_ever(server, takers, key, kin
     entries=st.dictionaries(st.binary(max_size=5), st.binary(max_size=40), max_size=4),
     scores=st.dictionaries(st.binary(max_size=5), st.floats(allow_nan=False), max_size=4),
 )
-def test_whatever_stands_in_the_keys_each_message_is_delivered_or_a_dead_letter(
+def test_each_message_is_delivered_or_a_dead_letter_with_any_content_of_the_keys(
     server, takers, raw, entries, scores
 ):
     server.flushdb()

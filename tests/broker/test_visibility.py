@@ -36,20 +36,20 @@ def qos() -> Any:
     return made
 
 
-def test_a_worker_that_hangs_takes_no_message_and_one_that_answers_does():
+def test_hanging_worker_reserves_no_message_until_it_answers():
     suspend_or_resume(SimpleNamespace(silent_s=HUNG_S + 0.1))
     assert not qos().can_consume()
     suspend_or_resume(SimpleNamespace(silent_s=0.0))
     assert qos().can_consume()
 
 
-def test_a_worker_that_is_cut_off_from_the_store_takes_no_message(monkeypatch):
+def test_worker_cut_off_from_the_store_reserves_no_message(monkeypatch):
     monkeypatch.setattr(running, "silent_s", lambda: CUT_OFF_S + 0.1)
     suspend_or_resume(SimpleNamespace(silent_s=0.0))
     assert not qos().can_consume()
 
 
-def test_the_silence_of_a_loop_is_measured_until_it_answers():
+def test_silence_of_a_loop_is_measured_until_it_answers():
     class Nothing:
         async def __aenter__(self) -> None: ...
 
@@ -83,8 +83,6 @@ def test_the_silence_of_a_loop_is_measured_until_it_answers():
         ({"redelivered": True}, "sentinel://broker:26379/0", False),
     ],
 )
-def test_only_rabbitmq_gives_a_message_back_before_the_lease_of_its_job_has_run_out(
-    delivery_info, broker_url, expected
-):
+def test_only_rabbitmq_redelivers_before_the_lease_expires(delivery_info, broker_url, expected):
     conf = Celery(broker=broker_url, set_as_current=False).conf
     assert redelivered_at_once(delivery_info, conf) is expected
