@@ -1,4 +1,4 @@
-"""The consumer's sign of life: given while it consumes and while it looks for its broker."""
+"""The heartbeat of the consumer: it beats while it consumes and while it reconnects."""
 
 from collections.abc import Callable
 from types import SimpleNamespace

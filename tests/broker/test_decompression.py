@@ -1,4 +1,4 @@
-"""Compressed messages: what a job can be is decompressed, and no more."""
+"""Decompression of message bodies, up to the size of the largest job."""
 
 import bz2
 import lzma

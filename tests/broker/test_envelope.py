@@ -1,4 +1,4 @@
-"""What stands on a queue: one parser reads it or refuses it, and nothing else ever happens."""
+"""The parser of messages: it accepts or refuses any bytes, and raises nothing else."""
 
 import base64
 import contextlib

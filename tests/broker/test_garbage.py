@@ -1,4 +1,4 @@
-"""Anything may stand on the queue: the worker lives, and what cannot run is in the dead letters."""
+"""Garbage on the queue: the worker runs on, and an invalid message becomes a dead letter."""
 
 import base64
 import json

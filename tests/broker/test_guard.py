@@ -1,4 +1,4 @@
-"""An error that is raised at work on a message is the fault of the connection or of the message."""
+"""Errors while a message is handled: caused by the connection or by the message."""
 
 import errno
 import socket

@@ -1,4 +1,4 @@
-"""When the acknowledgements of the messages that are held go to the broker."""
+"""When acknowledgements are sent to the broker."""
 
 from contextlib import contextmanager
 from unittest.mock import MagicMock

@@ -1,4 +1,4 @@
-"""RabbitMQ as the broker: what holds on Redis holds here too, garbage on the queue included."""
+"""RabbitMQ as the broker: it behaves like Redis, also with garbage on the queue."""
 
 import json
 import pickle

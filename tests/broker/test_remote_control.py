@@ -1,4 +1,4 @@
-"""Commands and events of Celery's workers: what is none is dropped before Celery sees it."""
+"""Commands and events of Celery's workers: invalid ones are dropped before Celery sees them."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Messages are taken, held, given back and dead-lettered by the same scripts on both servers."""
+"""Messages are reserved, held, requeued and dead-lettered by the same scripts on both servers."""
 
 import pytest
 import redis

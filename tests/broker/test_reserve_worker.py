@@ -1,4 +1,4 @@
-"""How a consumer takes messages from Redis: one with the wait, the rest without, none lost."""
+"""Reserving messages from Redis: the first with the wait, the others without, and none lost."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""Jobs with a countdown: a worker holds them until their time, and may stop before it."""
+"""Jobs with a countdown: a worker holds them until their ETA, and may stop before it."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Who holds what stands in two keys of Redis. Others may write there: nothing is lost by it."""
+"""The two keys of held messages. Other clients may write to them: no message is lost by it."""
 
 import base64
 import contextlib

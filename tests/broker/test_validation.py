@@ -1,4 +1,4 @@
-"""Messages that Celery would drop without a word are refused before it has them."""
+"""Messages that Celery would drop silently are refused first."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""A worker that cannot work takes nothing and keeps nothing, until it answers again."""
+"""A suspended worker neither reserves nor extends messages until it answers again."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Messages on the Redis broker: kept by a worker that lives, given back by one that died."""
+"""Messages on Redis: extended by a running worker, requeued after the death of another."""
 
 import json
 import time
