@@ -29,7 +29,7 @@ from berlin_worker.telemetry.liveness import LIFE
 logger = get_logger(__name__)
 
 _NO_TASK: Final = "the message is no worker.generate task that this worker could run"
-_UNREADABLE: Final = "the message is none that a Celery worker can read"
+_UNREADABLE: Final = "no Celery worker can read the message"
 _RECONNECT_S: Final = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
 
 

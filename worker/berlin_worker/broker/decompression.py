@@ -27,8 +27,8 @@ def install() -> None:
     """Replace all decoders of kombu by those of this module."""
     compression._decoders.clear()  # noqa: SLF001  # kombu 5.7 has no public call
     for alias, make in _DECODERS.items():
-        encoder, content_type = compression.get_encoder(alias)  # type: ignore[no-untyped-call]
-        compression.register(encoder, _bounded(make), content_type)  # type: ignore[no-untyped-call]
+        encoder, content_type = compression.get_encoder(alias)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
+        compression.register(encoder, _bounded(make), content_type)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
 
 
 def _bounded(make: Callable[[], Any]) -> Callable[[bytes], bytes]:
