@@ -24,7 +24,7 @@ REFUSED = [
 ]
 
 
-def test_commands_that_a_user_tries(fleet: Fleet):
+def test_celery_commands_work_with_this_app(fleet: Fleet):
     env = fleet.env | {"BERLIN_PASSWORD": "the-only-secret"}
     with fleet.worker("-c", "2"):
         fleet.running(fleet.send(prompt("[[stall:2]] private words")))
@@ -35,7 +35,7 @@ def test_commands_that_a_user_tries(fleet: Fleet):
                 assert odd not in text, command
 
 
-def test_commands_that_cannot_do_anything_are_one_line(fleet: Fleet):
+def test_refused_commands_end_in_one_line(fleet: Fleet):
     outcomes = run_commands([(each, {}) for each in REFUSED], fleet.env)
     for command, (code, text) in zip(REFUSED, outcomes, strict=True):
         assert (code, text.count("\n"), text[:7]) == (1, 1, "Error: "), command

@@ -102,7 +102,7 @@ def test_second_delivery_of_a_job_reports_no_second_end(seen, text):
     assert len(endings(events, job_id)) == 1
 
 
-def test_revoke_flags_what_waits_and_leaves_what_runs(seen):
+def test_revoke_flags_waiting_jobs_and_leaves_running_ones(seen):
     """One ID or a list, garbage among them; the flag has a TTL."""
     fleet, worker, _ = seen
     running = fleet.send(prompt("[[delay:0.3]] a b c d e f"))
@@ -122,7 +122,7 @@ def test_revoke_flags_what_waits_and_leaves_what_runs(seen):
     assert not [key for key in fleet.redis.keys("job:*") if b"x" in key.split(b"}")[0]]
 
 
-def test_revoke_with_terminate_cancels_what_runs(seen):
+def test_revoke_with_terminate_cancels_running_jobs(seen):
     fleet = seen[0]
     job_id = fleet.send(prompt("[[endless]] [[delay:0.05]] Hello"))
     fleet.running(job_id)
@@ -131,7 +131,7 @@ def test_revoke_with_terminate_cancels_what_runs(seen):
     assert fleet.ended(job_id)[-1]["reason"] == "revoked"
 
 
-def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
+def test_purge_ends_waiting_jobs_and_no_worker_requeues_them(fleet):
     """Every list, garbage, what a worker holds, a job that runs, and one that is over."""
     bare = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
     for priority in (3, 6, 9):
@@ -165,7 +165,7 @@ def test_purge_ends_what_waits_and_no_worker_brings_it_back(fleet):
     assert fleet.redis.zrange("worker:due", 0, -1) == [running.encode()]
 
 
-def test_purge_that_breaks_off_says_so_and_leaves_the_messages(fleet):
+def test_failed_purge_is_an_error_and_leaves_the_messages(fleet):
     job_id = fleet.send(prompt("Hello"))
     fleet.env["WORKER_EVENT_SHARDS"] = "redis://127.0.0.1:1/0"
     purged = celery_cli(fleet, "purge", "-f")

@@ -22,7 +22,7 @@ def consumer(**conf):
     )
 
 
-def test_no_event_and_no_command_reaches_celery_unchecked():
+def test_every_event_and_command_is_checked_before_celery():
     made = consumer()
     assert isinstance(made.app.control.mailbox.Node("w@h"), ControlNode)
     made.gossip.timer = MagicMock()
@@ -36,7 +36,7 @@ def test_no_event_and_no_command_reaches_celery_unchecked():
         message.ack.assert_not_called()
 
 
-def test_a_prefix_of_all_keys_ends_the_start_in_one_line(caplog):
+def test_global_keyprefix_ends_the_start_in_one_line(caplog):
     with pytest.raises(WorkerShutdown):
         consumer(broker_transport_options={"global_keyprefix": "a:"})
     (line,) = caplog.messages

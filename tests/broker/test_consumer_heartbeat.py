@@ -1,4 +1,4 @@
-"""The consumer's sign of life: given while it consumes and while it looks for its broker."""
+"""The heartbeat of the consumer: it beats while it consumes and while it reconnects."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from celery import bootsteps
 from celery.worker.consumer import Consumer
 
 from berlin_worker.broker.consumer import PromptConsumer
-from berlin_worker.broker.consumer_heartbeat import Pulse
+from berlin_worker.broker.consumer_heartbeat import ConsumerHeartbeat
 from berlin_worker.telemetry.liveness import LIVENESS, Heartbeat
 
 pytestmark = pytest.mark.unit
@@ -24,7 +24,7 @@ def life(monkeypatch):
 
 
 class FakeTimer:
-    """What repeats, to be rung by hand."""
+    """Repeated calls, made by hand."""
 
     def __init__(self) -> None:
         self.repeated: list[Callable[[], None]] = []
@@ -42,9 +42,9 @@ def consumer(state: int = bootsteps.RUN) -> Any:
     )
 
 
-def test_it_beats_from_the_start_and_tells_the_slots():
+def test_heartbeat_begins_at_the_start_and_sets_the_slots():
     running = consumer()
-    pulse = Pulse(running)
+    pulse = ConsumerHeartbeat(running)
     pulse.start(running)
     assert LIVENESS.consumer.age_s < 100
     assert LIVENESS.slots == 1000
@@ -55,9 +55,9 @@ def test_it_beats_from_the_start_and_tells_the_slots():
     assert LIVENESS.slots == 7
 
 
-def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
+def test_lost_connection_stops_the_heartbeat_and_is_no_shutdown():
     running = consumer()
-    pulse = Pulse(running)
+    pulse = ConsumerHeartbeat(running)
     pulse.start(running)
     pulse.stop(running)
     assert running.timer.repeated == []
@@ -66,12 +66,12 @@ def test_a_lost_connection_ends_the_beat_and_is_no_shutdown():
     assert len(running.timer.repeated) == 1
 
 
-def test_a_shutdown_is_draining_whether_it_was_connected_or_not():
-    Pulse(consumer()).stop(consumer(bootsteps.CLOSE))
+def test_shutdown_is_draining_with_or_without_a_connection():
+    ConsumerHeartbeat(consumer()).stop(consumer(bootsteps.CLOSE))
     assert LIVENESS.draining
 
 
-def test_who_looks_for_its_broker_is_alive(monkeypatch):
+def test_reconnecting_consumer_beats(monkeypatch):
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(
         Consumer, "ensure_connected", lambda self, conn: conn.ensure_connection(callback=poll)

@@ -1,4 +1,4 @@
-"""Compressed messages: what a job can be is decompressed, and no more."""
+"""Decompression of message bodies, up to the size of the largest job."""
 
 import bz2
 import lzma
@@ -23,19 +23,19 @@ def installed(monkeypatch):
     decompression.install()
 
 
-def test_nothing_else_is_decompressed():
+def test_other_compressions_are_refused():
     assert len(compression._decoders) == len(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("body", [b"", b"[[], {}, {}]", b"\\u0000" * MAX_JOB_BYTES])
-def test_what_kombu_compresses_comes_back(method, body):
+def test_body_compressed_by_kombu_is_decompressed(method, body):
     data, content_type = compression.compress(body, method)
     assert compression.decompress(data, content_type) == body
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_longer_than_any_job_or_cut_off_is_an_error(method):
+def test_too_long_or_incomplete_body_is_an_error(method):
     bomb = COMPRESS[method](b" " * (8 * MAX_JOB_BYTES))
     whole = COMPRESS[method](b"a body that is whole")
     for data in (bomb, whole[:-5], whole[:3], b""):
@@ -43,7 +43,7 @@ def test_what_is_longer_than_any_job_or_cut_off_is_an_error(method):
             compression.decompress(data, method)
 
 
-def test_a_dictionary_that_takes_too_much_memory_is_an_error():
+def test_dictionary_above_the_memory_limit_is_an_error():
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 256 * 1024 * 1024}]
     data = lzma.compress(b"small", filters=filters)
     with pytest.raises(lzma.LZMAError):

@@ -1,4 +1,4 @@
-"""What stands on a queue: one parser reads it or refuses it, and nothing else ever happens."""
+"""The parser of messages: it accepts or refuses any bytes, and raises nothing else."""
 
 import base64
 import contextlib
@@ -60,7 +60,7 @@ LENIENT = {
 
 
 @pytest.mark.parametrize("name", LENIENT)
-def test_what_a_lenient_parser_takes_is_refused_with_its_job_id(name):
+def test_invalid_json_that_lenient_parsers_accept_is_refused_with_its_job_id(name):
     with pytest.raises(InvalidEnvelope) as refused:
         read(with_field(LENIENT[name]))
     assert refused.value.job_id == JOB_ID
@@ -87,7 +87,7 @@ def test_what_a_lenient_parser_takes_is_refused_with_its_job_id(name):
         json.dumps([message(), "", "prompts", "a fourth"]).encode(),
     ],
 )
-def test_what_is_no_message_is_refused(raw):
+def test_invalid_message_is_refused(raw):
     with pytest.raises(InvalidEnvelope):
         read(raw)
 
@@ -100,7 +100,7 @@ def test_bytes_that_are_no_utf_8_are_refused_with_the_job_id():
 
 @pytest.mark.parametrize("value", [None, 7, "text", [], {}, True, 1.5])
 @pytest.mark.parametrize("path", ["body", "headers", "properties", "properties.delivery_info"])
-def test_a_field_of_another_type_is_refused_or_is_what_kombu_takes(path, value):
+def test_field_of_another_type_is_refused_or_accepted_by_kombu(path, value):
     odd = message()
     inner = odd
     *outer, last = path.split(".")
@@ -115,12 +115,12 @@ def test_a_field_of_another_type_is_refused_or_is_what_kombu_takes(path, value):
             read(json.dumps(odd).encode())
 
 
-def test_half_a_surrogate_pair_is_taken_and_of_two_keys_the_last():
+def test_half_a_surrogate_pair_and_the_last_of_two_keys_are_accepted():
     assert read(with_field('"x": "\\udfff"'))["headers"]["x"] == "\udfff"
     assert read(with_field(f'"id": "{JOB_ID}x"'))["headers"]["id"] == JOB_ID
 
 
-def test_an_entry_that_kombu_wrote_down_is_its_message():
+def test_unacked_entry_of_kombu_is_read_as_its_message():
     assert read(json.dumps([message(), "", "prompts"]).encode()) == message()
 
 
@@ -131,7 +131,7 @@ def test_the_job_id_of_protocol_1_is_in_the_body():
     assert job_id_of(message(headers={"id": "../x"})) == ""
 
 
-def test_of_several_ids_in_a_broken_text_none_is_the_job_s():
+def test_broken_text_with_several_ids_has_no_job_id():
     with pytest.raises(InvalidEnvelope) as refused:
         read(b'{"id": "one", "id": "another"')
     assert refused.value.job_id == ""
@@ -149,7 +149,7 @@ anything = st.recursive(
 
 
 @given(anything)
-def test_what_is_json_is_parsed_as_by_python(value):
+def test_json_is_parsed_like_by_python(value):
     text = json.dumps(value)
     assert parse(text.encode()) == json.loads(text)
 
@@ -162,7 +162,7 @@ def test_any_bytes_are_read_or_refused(raw):
 
 
 @given(st.data())
-def test_a_message_that_was_damaged_anywhere_is_read_or_refused(data):
+def test_damaged_message_is_read_or_refused(data):
     raw = json.dumps(message()).encode()
     start = data.draw(st.integers(0, len(raw)))
     end = data.draw(st.integers(start, min(len(raw), start + 20)))
@@ -188,7 +188,7 @@ BROADCAST = message(headers={"clock": 1})
         {**BROADCAST, "properties": {"delivery_tag": 1}},
     ],
 )
-def test_what_is_no_broadcast_is_refused(value):
+def test_invalid_broadcast_is_refused(value):
     with pytest.raises(InvalidEnvelope):
         read_broadcast(json.dumps(value).encode())
 

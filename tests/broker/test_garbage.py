@@ -1,4 +1,4 @@
-"""Anything may stand on the queue: the worker lives, and what cannot run is in the dead letters."""
+"""Garbage on the queue: the worker runs on, and an invalid message becomes a dead letter."""
 
 import base64
 import json
@@ -124,13 +124,13 @@ def garbage_fleet(redis_server):
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_buried_and_the_next_job_runs(garbage_fleet, name):
+def test_garbage_becomes_a_dead_letter_and_the_next_job_runs(garbage_fleet, name):
     fleet, worker = garbage_fleet
-    buried = fleet.redis.xlen("worker:dead")
+    before = fleet.redis.xlen("worker:dead")
     item = GARBAGE[name]
     fleet.redis.lpush("prompts", item if isinstance(item, bytes) else json.dumps(item))
     assert fleet.ended(fleet.send(prompt("after the garbage")))[-1]["type"] == "completed"
-    wait_until(lambda: fleet.redis.xlen("worker:dead") == buried + 1, "a dead letter")
+    wait_until(lambda: fleet.redis.xlen("worker:dead") == before + 1, "a dead letter")
     wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "nothing is left unacked")
     assert worker.process.poll() is None
     assert SECRET not in worker.log
@@ -138,7 +138,7 @@ def test_garbage_is_buried_and_the_next_job_runs(garbage_fleet, name):
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_what_cannot_run_but_has_a_job_id_ends_as_failed_for_its_reader(garbage_fleet, name):
+def test_invalid_message_with_a_job_id_ends_its_job_as_failed(garbage_fleet, name):
     fleet, worker = garbage_fleet
     parts = UNUSABLE[name]
     job = prompt(SECRET, **({"metadata": parts["metadata"]} if "metadata" in parts else {}))
@@ -167,7 +167,7 @@ ODD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_a_message_says_of_its_request_changes_nothing(garbage_fleet, name):
+def test_headers_of_a_message_cannot_change_its_request(garbage_fleet, name):
     fleet, worker = garbage_fleet
     body = json.dumps([[prompt("Hi")], {}, ODD[name].get("embed", {})]).encode()
     item = message(body, headers=ODD[name].get("headers"))
@@ -177,7 +177,7 @@ def test_what_a_message_says_of_its_request_changes_nothing(garbage_fleet, name)
     assert "forged" not in worker.log
 
 
-def test_a_limit_that_passes_before_the_job_begins_is_told(garbage_fleet):
+def test_time_limit_passed_before_the_claim_ends_the_job(garbage_fleet):
     fleet, _ = garbage_fleet
     body = json.dumps([[prompt("[[stall:1]] a b")], {}, {}]).encode()
     item = message(body, headers={"timelimit": [0.00001, None]})

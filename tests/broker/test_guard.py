@@ -1,4 +1,4 @@
-"""An error that is raised at work on a message is the fault of the connection or of the message."""
+"""Errors while a message is handled: caused by the connection or by the message."""
 
 import errno
 import socket
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.unit
         OSError(errno.EHOSTUNREACH, "no route"),
     ],
 )
-def test_what_a_network_raises_is_no_fault_of_the_message(error):
+def test_network_errors_are_lost_connections(error):
     assert is_lost_connection(error)
 
 
@@ -48,5 +48,5 @@ def test_what_a_network_raises_is_no_fault_of_the_message(error):
         AssertionError("odd"),
     ],
 )
-def test_what_a_message_raises_is_its_own_fault(error):
+def test_errors_of_a_message_are_no_lost_connections(error):
     assert not is_lost_connection(error)

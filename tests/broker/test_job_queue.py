@@ -1,4 +1,4 @@
-"""The doorbell: what it puts into the broker, and what it says of one that is away."""
+"""The job queue of a Celery app: the messages that it sends, and errors of the broker."""
 
 import base64
 import contextlib
@@ -19,26 +19,24 @@ JOB = {"messages": [{"role": "user", "content": SECRET}]}
 
 
 @pytest.fixture
-def bell(redis_url):
-    with bell_of(redis_url) as bell:
-        yield bell
+def job_queue(redis_url):
+    with job_queue_of(redis_url) as job_queue:
+        yield job_queue
 
 
 @contextlib.contextmanager
-def bell_of(url, **conf):
+def job_queue_of(url, **conf):
     app = Celery("test", broker=url, set_as_current=False)
     app.conf.update(conf)
     app.conf.broker_connection_timeout = 2
     app.conf.broker_transport_options = {"socket_connect_timeout": 2}
-    with contextlib.closing(CeleryJobQueue(app)) as bell:
-        yield bell
+    with contextlib.closing(CeleryJobQueue(app)) as job_queue:
+        yield job_queue
     app.close()
 
 
-async def test_the_message_is_one_that_a_worker_takes_and_hides_the_prompt_from_its_headers(
-    bell, redis_client
-):
-    await bell.ring("job-1", json.dumps(JOB).encode())
+async def test_requeued_message_can_run_and_its_headers_hide_the_prompt(job_queue, redis_client):
+    await job_queue.requeue("job-1", json.dumps(JOB).encode())
     [raw] = await redis_client.lrange(names.QUEUE, 0, -1)
     message = json.loads(raw)
     headers = message["headers"]
@@ -52,46 +50,46 @@ async def test_the_message_is_one_that_a_worker_takes_and_hides_the_prompt_from_
     assert (args, kwargs) == ([JOB], {})
 
 
-async def test_the_message_continues_the_trace_that_the_record_tells_of(bell, redis_client):
+async def test_message_continues_the_trace_in_the_record(job_queue, redis_client):
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    await bell.ring("job-1", b"{}", json.dumps({"traceparent": traceparent}).encode())
-    await bell.ring("job-2", b"{}", b"whatever stands there")
+    await job_queue.requeue("job-1", b"{}", json.dumps({"traceparent": traceparent}).encode())
+    await job_queue.requeue("job-2", b"{}", b"whatever stands there")
     headers = [json.loads(raw)["headers"] for raw in await redis_client.lrange(names.QUEUE, 0, -1)]
     traced = {each["id"]: each.get("traceparent") for each in headers}
     assert traced == {"job-1": traceparent, "job-2": None}
 
 
-async def test_what_waits_is_counted_and_a_queue_that_is_not_there_is_empty(bell):
-    assert await bell.waiting() == 0
+async def test_depth_is_the_number_of_waiting_messages_and_0_for_a_missing_queue(job_queue):
+    assert await job_queue.depth() == 0
     for n in range(3):
-        await bell.ring(f"job-{n}", b"{}")
-    assert await bell.waiting() == 3
+        await job_queue.requeue(f"job-{n}", b"{}")
+    assert await job_queue.depth() == 3
 
 
-async def test_a_broker_that_is_away_is_the_builtin_connection_error():
-    with bell_of(f"redis://127.0.0.1:{free_port()}/0") as bell:
+async def test_unreachable_broker_raises_the_builtin_connection_error():
+    with job_queue_of(f"redis://127.0.0.1:{free_port()}/0") as job_queue:
         with pytest.raises(ConnectionError):
-            await bell.ring("job-1", b"{}")
+            await job_queue.requeue("job-1", b"{}")
         with pytest.raises(ConnectionError):
-            await bell.waiting()
+            await job_queue.depth()
 
 
 @pytest.mark.parametrize("error", [redis.exceptions.TimeoutError, redis.exceptions.ResponseError])
-async def test_a_broker_that_breaks_off_while_counting_is_too(bell, monkeypatch, error):
+async def test_failed_count_raises_the_builtin_connection_error(job_queue, monkeypatch, error):
     def break_off(self, queue, **_):
         raise error("gone")
 
     monkeypatch.setattr("kombu.transport.redis.Channel._has_queue", break_off)
     with pytest.raises(ConnectionError, match="gone"):
-        await bell.waiting()
+        await job_queue.depth()
 
 
-async def test_it_goes_before_all_others_where_the_transport_is_ours(redis_url, redis_client):
-    with bell_of(
+async def test_requeued_message_is_first_on_our_transport(redis_url, redis_client):
+    with job_queue_of(
         redis_url, broker_transport="berlin_worker.broker.transport:RedisTransport"
-    ) as bell:
+    ) as job_queue:
         await redis_client.lpush(names.QUEUE, "waits")
-        await bell.ring("job-1", json.dumps(JOB).encode())
+        await job_queue.requeue("job-1", json.dumps(JOB).encode())
     [behind, first] = await redis_client.lrange(names.QUEUE, 0, -1)
     assert behind == b"waits"
     assert json.loads(first)["headers"]["id"] == "job-1"

@@ -1,4 +1,4 @@
-"""When the acknowledgements of the messages that are held go to the broker."""
+"""When acknowledgements are sent to the broker."""
 
 from contextlib import contextmanager
 from unittest.mock import MagicMock
@@ -7,6 +7,7 @@ import pytest
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
 from berlin_worker.broker.qos import QoS
+from berlin_worker.broker.state import STATE
 
 pytestmark = pytest.mark.unit
 
@@ -15,7 +16,7 @@ class Channel:
     """Notes what is sent by one pipeline."""
 
     do_restore = False
-    takes = True
+    reserves = True
     unacked_key, unacked_index_key = "unacked", "unacked_index"
 
     def __init__(self):
@@ -31,7 +32,7 @@ class Channel:
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.setattr(QoS, "owed", set())
+    monkeypatch.setattr(STATE, "pending_acks", set())
     before = get_event_loop()
     hub = Hub()
     set_event_loop(hub)
@@ -47,7 +48,7 @@ def test_acknowledgements_of_one_turn_go_together_before_the_hub_waits_again(hub
         hub.call_soon(qos.ack, tag)
     next(hub.create_loop())
     assert channel.sent == [{"a", "b"}]
-    assert QoS.owed == set()
+    assert STATE.pending_acks == set()
 
 
 def test_without_a_hub_each_is_sent_at_once(hub):

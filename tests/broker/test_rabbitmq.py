@@ -1,4 +1,4 @@
-"""RabbitMQ as the broker: what holds on Redis holds here too, garbage on the queue included."""
+"""RabbitMQ as the broker: it behaves like Redis, also with garbage on the queue."""
 
 import json
 import pickle
@@ -67,7 +67,7 @@ def messages(broker: Any) -> int:
     return int(declared.message_count)
 
 
-def test_a_bare_producer_and_a_bare_subscriber_see_the_same_bytes_as_the_log(fleet):
+def test_bare_producer_and_bare_subscriber_receive_the_bytes_of_the_log(fleet):
     early = fleet.send(prompt("before there is a worker"))  # and so the producer's queue it is
     with fleet.worker("-c", "10"), recorded(fleet) as published:
         job_id = fleet.send(prompt("Grüße 🙂 and more"))
@@ -141,7 +141,7 @@ def test_a_killed_workers_job_is_the_next_one_and_not_the_last(fleet):
             assert last_event["type"] == "completed"
 
 
-def test_a_worker_that_hangs_gives_back_all_that_it_has(fleet, broker, tmp_path):
+def test_hanging_worker_requeues_all_its_messages(fleet, broker, tmp_path):
     fleet.env |= installed(tmp_path)
     act = {"act": "block", "block_s": 20, "once": str(tmp_path / "once"), "delay_s": 0.1}
     with fleet.worker("-c", "50") as hung:
@@ -159,7 +159,7 @@ def test_a_worker_that_hangs_gives_back_all_that_it_has(fleet, broker, tmp_path)
     assert messages(broker) == 0
 
 
-def test_a_stopped_worker_hands_its_jobs_on_at_once(fleet, broker):
+def test_stopped_worker_requeues_its_jobs_at_once(fleet, broker):
     with fleet.worker("-c", "4", WORKER_DRAIN_TIMEOUT_S="0.1") as first:
         running = [fleet.send(prompt(f"[[stall:2*1]] job {n} a b c d")) for n in range(4)]
         for job_id in running:
@@ -185,7 +185,7 @@ def test_short_jobs_end_before_a_stopped_worker_does(fleet):
     assert (events[-1]["type"], events[-1]["attempt"]) == ("completed", 1)
 
 
-async def test_what_the_client_submits_runs_and_what_it_cannot_is_refused(fleet, rabbit):
+async def test_submitted_job_runs_and_unsupported_options_are_refused(fleet, rabbit):
     url = fleet.env["REDIS_URL"]
     async with AsyncClient(url, rabbit.url, settings=Settings()) as client:
         with fleet.worker():
@@ -199,7 +199,7 @@ async def test_what_the_client_submits_runs_and_what_it_cannot_is_refused(fleet,
     assert not fleet.redis.zcard("worker:due")
 
 
-def test_a_job_whose_message_was_lost_is_rung_for_again(fleet, broker, rabbit):
+def test_job_with_a_lost_message_is_requeued(fleet, broker, rabbit):
     job_id = str(uuid.uuid4())
     job = json.dumps(prompt("lost"))
     state = {"status": "queued", "job": job, "created_ms": 1}
@@ -211,7 +211,7 @@ def test_a_job_whose_message_was_lost_is_rung_for_again(fleet, broker, rabbit):
         assert text_of(fleet.ended(job_id)) == "echo of lost"
 
 
-async def test_a_quorum_queue_serves_as_well_where_all_declare_it_so(fleet, broker, rabbit):
+async def test_quorum_queue_works_if_all_declare_it(fleet, broker, rabbit):
     fleet.env["WORKER_QUEUE_TYPE"] = "quorum"
     fleet.app.conf.task_create_missing_queue_type = "quorum"
     settings = Settings(queue_type="quorum")
@@ -247,10 +247,10 @@ async def test_a_quorum_queue_serves_as_well_where_all_declare_it_so(fleet, brok
 
 
 def garbage(body: bytes, headers: Any = None, **properties: Any) -> dict[str, Any]:
-    told = {"lang": "py", "task": "worker.generate", "id": str(uuid.uuid4())}
+    celery_headers = {"lang": "py", "task": "worker.generate", "id": str(uuid.uuid4())}
     return {
         "body": body,
-        "headers": told | (headers or {}),
+        "headers": celery_headers | (headers or {}),
         "content_type": "application/json",
         "content_encoding": "utf-8",
         **properties,
@@ -282,12 +282,12 @@ GARBAGE = {
 }
 
 
-def test_garbage_is_buried_and_does_not_loop(fleet, broker):
+def test_garbage_becomes_a_dead_letter_and_does_not_loop(fleet, broker):
     publish = broker.default_channel
     with fleet.worker("-c", "2", "--loglevel", "DEBUG") as worker:
         for count, (name, item) in enumerate(GARBAGE.items(), 1):
             publish.basic_publish(publish.prepare_message(**item), routing_key="prompts")
-            wait_until(lambda n=count: fleet.redis.xlen("worker:dead") >= n, f"buried: {name}")
+            wait_until(lambda n=count: fleet.redis.xlen("worker:dead") >= n, f"dead letter: {name}")
         assert fleet.ended(fleet.send(prompt("after all")))[-1]["type"] == "completed"
         assert worker.stop() == 0
     assert SECRET not in worker.log
@@ -317,7 +317,7 @@ BROADCASTS = [
 ]
 
 
-def test_what_is_no_command_and_no_event_is_dropped_and_the_next_command_is_answered(fleet, broker):
+def test_invalid_commands_and_events_are_dropped_and_the_next_command_is_answered(fleet, broker):
     with fleet.worker("-c", "2", alone=False) as worker:
         wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
         producer = broker.Producer(auto_declare=False)
@@ -341,7 +341,7 @@ def test_what_is_no_command_and_no_event_is_dropped_and_the_next_command_is_answ
     assert not fleet.redis.exists("worker:dead")
 
 
-def test_purge_ends_what_waits_on_rabbitmq_too(fleet, broker):
+def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
     waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
     record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
     fleet.redis.hset(f"job:{{{waiting[0]}}}:state", mapping=record)

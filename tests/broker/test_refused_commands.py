@@ -1,4 +1,4 @@
-"""What Celery's revoke and purge take from arguments and messages that may be anything."""
+"""Job IDs in the arguments of Celery's revoke and in the messages of a purge."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Commands and events of Celery's workers: what is none is dropped before Celery sees it."""
+"""Commands and events of Celery's workers: invalid ones are dropped before Celery sees them."""
 
 import json
 from types import SimpleNamespace
@@ -45,12 +45,12 @@ EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.5, "clock
         {**COMMAND, "reply_to": {"exchange": "", "routing_key": "prompts"}},
     ],
 )
-def test_what_is_no_command_is_refused(body):
+def test_invalid_command_is_refused(body):
     with pytest.raises(InvalidBroadcast):
         check_command(body, reply_exchange=REPLIES)
 
 
-def test_a_command_keeps_the_fields_that_kombu_knows():
+def test_command_keeps_the_fields_that_kombu_uses():
     reply_to = {"exchange": REPLIES, "routing_key": "an id"}
     sent = {**COMMAND, "reply_to": reply_to, "ticket": "t", "pattern": None, "matcher": None}
     assert check_command({**sent, "self": 1}, reply_exchange=REPLIES) == sent
@@ -82,7 +82,7 @@ def test_a_clock_that_is_a_count_is_adopted():
         {**EVENT, "pid": []},
     ],
 )
-def test_what_is_no_event_is_refused(event):
+def test_invalid_event_is_refused(event):
     with pytest.raises(InvalidBroadcast):
         check_event(event)
 

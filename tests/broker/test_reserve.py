@@ -1,4 +1,4 @@
-"""Messages are taken, held, given back and dead-lettered by the same scripts on both servers."""
+"""Messages are reserved, held, requeued and dead-lettered by the same scripts on both servers."""
 
 import pytest
 import redis
@@ -23,7 +23,7 @@ def connection(redis_url):
         yield connection
 
 
-def test_a_message_is_held_from_when_it_is_taken_until_it_is_acknowledged(server, connection):
+def test_message_is_held_from_reservation_to_acknowledgement(server, connection):
     send = Producer(connection.channel(), auto_declare=False).publish
     taker = Taker(connection)
     send("first", routing_key="prompts")
@@ -37,7 +37,7 @@ def test_a_message_is_held_from_when_it_is_taken_until_it_is_acknowledged(server
         b"not_a_message"
     ]
     qos = taker.channel.qos
-    qos.keep()
+    qos.extend_visibility()
     first, second, _ = qos._delivered
     taker.channel.basic_ack(first)
     taker.channel.basic_reject(second, requeue=True)
@@ -45,13 +45,14 @@ def test_a_message_is_held_from_when_it_is_taken_until_it_is_acknowledged(server
     qos.restore_unacked()
     taker.until(6)
     assert sorted(taker.got[3:]) == ["first", "first", "low"]
+    assert taker.redelivered == [False, False, False, True, True, True]
     assert server.hlen("unacked") == server.zcard("unacked_index") == 2
     qos.visibility_timeout = -1
     qos.restore_visible(num=None, interval=1)
     assert server.exists("unacked", "unacked_index") == 0
 
 
-def test_what_is_no_binding_keeps_nobody_from_publishing(server, connection):
+def test_invalid_binding_does_not_stop_publishing(server, connection):
     channel = connection.channel()
     queue = Queue("prompts", Exchange("prompts"), routing_key="prompts")(channel)
     queue.declare()
@@ -62,7 +63,7 @@ def test_what_is_no_binding_keeps_nobody_from_publishing(server, connection):
     assert queue.get(no_ack=True).payload == "a"
 
 
-def test_a_message_that_is_asked_for_is_held_as_well(server, connection):
+def test_message_from_basic_get_is_held(server, connection):
     queue = QUEUE(connection.channel())
     Producer(connection.channel(), auto_declare=False).publish("a", routing_key="prompts")
     Producer(connection.channel(), auto_declare=False).publish("b", routing_key="prompts")

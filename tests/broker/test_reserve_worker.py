@@ -1,4 +1,4 @@
-"""How a consumer takes messages from Redis: one with the wait, the rest without, none lost."""
+"""Reserving messages from Redis: the first with the wait, the others without, and none lost."""
 
 import base64
 import contextlib
@@ -55,7 +55,7 @@ def waits_by(server, command):
     return command in {client["cmd"] for client in server.client_list()}
 
 
-def test_a_channel_that_has_collected_replies_takes_messages_as_any_other(server, connect, send):
+def test_channel_that_has_collected_replies_reserves_messages(server, connect, send):
     connection = connect()
     replies = Queue("replies", durable=False)
     with Consumer(connection.default_channel, [replies], no_ack=True, on_message=print):
@@ -81,7 +81,7 @@ def calls(server, command):
     return server.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
 
 
-def test_one_comes_with_the_wait_and_those_behind_it_together(server, taker, send):
+def test_first_message_comes_with_the_wait_and_the_others_together(server, taker, send):
     one = taker()
     one.asked()
     send(*range(100))
@@ -95,9 +95,7 @@ def test_one_comes_with_the_wait_and_those_behind_it_together(server, taker, sen
     assert calls(server, "evalsha") + calls(server, "eval") <= 3
 
 
-def test_a_wait_that_is_answered_after_the_consumer_has_gone_gives_its_message_back(
-    server, taker, send
-):
+def test_message_reserved_for_a_cancelled_consumer_is_requeued(server, taker, send):
     leaving = taker()
     leaving.asked()
     leaving.consumer.cancel()
@@ -109,7 +107,7 @@ def test_a_wait_that_is_answered_after_the_consumer_has_gone_gives_its_message_b
     assert waiting(server) == [1, 2]
 
 
-def test_a_channel_that_is_closed_gives_back_what_has_been_taken_for_it(server, taker, send):
+def test_closed_channel_requeues_its_reserved_message(server, taker, send):
     leaving = taker()
     leaving.asked()
     send(1, 2)
@@ -120,7 +118,7 @@ def test_a_channel_that_is_closed_gives_back_what_has_been_taken_for_it(server, 
     assert waiting(server) == [1, 2]
 
 
-def test_a_channel_that_is_closed_while_it_waits_takes_nothing_later(server, taker, send):
+def test_channel_closed_during_its_wait_reserves_nothing_later(server, taker, send):
     leaving = taker()
     leaving.asked()
     leaving.channel.close()
@@ -129,7 +127,7 @@ def test_a_channel_that_is_closed_while_it_waits_takes_nothing_later(server, tak
     assert waiting(server) == [1]
 
 
-def test_what_a_worker_that_stands_still_has_been_given_is_one_message(server, taker, send):
+def test_stopped_process_has_reserved_one_message_at_most(server, taker, send):
     stands, works = taker(), taker(visibility_timeout=1, unacked_restore_interval=0.1)
     stands.asked()
     send(*range(10))
@@ -145,7 +143,7 @@ def test_what_a_worker_that_stands_still_has_been_given_is_one_message(server, t
     wait_until(comes_back, "the one comes back")
 
 
-def test_a_server_that_has_forgotten_the_script_loses_nothing(server, taker, send):
+def test_flushed_script_cache_loses_nothing(server, taker, send):
     one = taker()
     send("before")
     one.until(1)
@@ -156,7 +154,7 @@ def test_a_server_that_has_forgotten_the_script_loses_nothing(server, taker, sen
     assert one.got == ["before", "after", "and after"]
 
 
-def test_a_full_server_hands_out_nothing_and_keeps_the_order(server, taker, send):
+def test_full_server_delivers_nothing_and_keeps_the_order(server, taker, send):
     one = taker()
     one.asked()
     server.config_set("maxmemory", "1")
@@ -177,7 +175,7 @@ def test_a_full_server_hands_out_nothing_and_keeps_the_order(server, taker, send
     assert one.got == ["first", "second"]
 
 
-def test_no_more_is_taken_than_there_is_room_for(server, taker, send):
+def test_no_more_messages_than_free_slots_are_reserved(server, taker, send):
     one = taker()
     one.consumer.qos(prefetch_count=5)
     send(*range(10))
@@ -229,9 +227,7 @@ def test_a_message_of_another_priority_ends_the_wait_of_a_worker_at_once(server,
         hub.close()
 
 
-def test_of_several_priorities_the_highest_comes_first_and_none_is_popped_early(
-    server, taker, send
-):
+def test_highest_priority_comes_first_and_no_message_is_popped_early(server, taker, send):
     send("last", priority=5)
     send("first")
     one = taker(priority_steps=[0, 5])
@@ -241,12 +237,12 @@ def test_of_several_priorities_the_highest_comes_first_and_none_is_popped_early(
     assert (server.llen("prompts"), server.llen("prompts\x06\x165")) == (1, 1)
 
 
-def test_a_prefix_of_all_keys_is_refused(connect):
+def test_global_keyprefix_is_refused(connect):
     with pytest.raises(SettingsError, match="global_keyprefix is not supported; what separates"):
         connect(global_keyprefix="a:").channel()
 
 
-def test_who_consumes_broadcasts_listens_at_once(server, connect):
+def test_consumer_of_broadcasts_subscribes_at_once(server, connect):
     connection = connect()
     got = []
     with connection.channel() as channel:

@@ -1,4 +1,4 @@
-"""Jobs with a countdown: a worker holds them until their time, and may stop before it."""
+"""Jobs with a countdown: a worker holds them until their ETA, and may stop before it."""
 
 import json
 import time
@@ -35,7 +35,7 @@ def queued(fleet: Fleet) -> list[str]:
     return [json.loads(raw)["headers"]["id"] for raw in fleet.redis.lrange(QUEUE, 0, -1)]
 
 
-def test_a_worker_with_free_slots_hands_all_of_them_back(fleet):
+def test_worker_with_free_slots_requeues_all_scheduled_jobs(fleet):
     with fleet.worker("-c", "20", *VERBOSE) as worker:
         sent = schedule(fleet, 12)
         wait_until(lambda: held(fleet) == 12 == received(worker), "it holds them")
@@ -44,7 +44,7 @@ def test_a_worker_with_free_slots_hands_all_of_them_back(fleet):
     assert held(fleet) == fleet.redis.zcard(INDEX) == 0
 
 
-def test_they_go_back_at_once_though_a_stream_still_runs(fleet):
+def test_scheduled_jobs_are_requeued_at_once_while_a_stream_runs(fleet):
     with fleet.worker("-c", "20", *VERBOSE, WORKER_DRAIN_TIMEOUT_S="60") as worker:
         running = fleet.send(prompt("[[endless]] [[delay:0.05]] a"))
         sent = schedule(fleet, 3)
@@ -58,7 +58,7 @@ def test_they_go_back_at_once_though_a_stream_still_runs(fleet):
     assert sorted(queued(fleet)) == sorted(sent)
 
 
-def test_who_takes_them_over_loses_none_when_it_is_killed(fleet):
+def test_killed_successor_loses_no_scheduled_job(fleet):
     with fleet.worker("-c", "20", *VERBOSE) as first, fleet.worker("-c", "20", *VERBOSE) as second:
         sent = schedule(fleet, 10, countdown_s=25)
         wait_until(lambda: received(first) + received(second) == 10, "they hold them")
@@ -70,7 +70,7 @@ def test_who_takes_them_over_loses_none_when_it_is_killed(fleet):
     assert len(fleet.upstream.prompts) == 10
 
 
-def test_workers_whose_clocks_differ_run_each_once_and_none_early(fleet, tmp_path):
+def test_workers_with_different_clocks_run_each_scheduled_job_once_and_none_early(fleet, tmp_path):
     """They hold the jobs for longer than a message is held for without being renewed."""
     sites = [tmp_path / str(ahead) for ahead in (-30, 30)]
     for site in sites:
@@ -90,7 +90,7 @@ def test_workers_whose_clocks_differ_run_each_once_and_none_early(fleet, tmp_pat
     assert len(fleet.upstream.prompts) == 9
 
 
-def test_those_of_a_foreign_producer_are_given_back_to_the_list_that_they_came_from(fleet):
+def test_scheduled_jobs_of_a_foreign_producer_return_to_their_list(fleet):
     """Their routing key is another queue's, and all bear one tag."""
     sent = schedule(fleet, 6, countdown_s=12)
     foreign = []

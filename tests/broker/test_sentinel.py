@@ -71,6 +71,6 @@ def test_doctor_and_top_ask_the_primary_that_the_sentinels_name(fleet, pair):
     assert json.loads(berlin("top", "--once", "--json").stdout)["waiting"] == 1
     assert f"sentinel://127.0.0.1:{pair.port}/0" in berlin("doctor", "--no-login").stdout
     other = pair.url.replace(pair.name, "nobody")
-    told = berlin("doctor", "--no-login", CELERY_BROKER_URL=other)
-    assert told.returncode == 1
-    assert "No master found for 'nobody'" in told.stdout
+    doctor = berlin("doctor", "--no-login", CELERY_BROKER_URL=other)
+    assert doctor.returncode == 1
+    assert "No master found for 'nobody'" in doctor.stdout

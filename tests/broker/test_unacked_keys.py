@@ -1,4 +1,4 @@
-"""Who holds what stands in two keys of Redis. Others may write there: nothing is lost by it."""
+"""The two keys of held messages. Other clients may write to them: no message is lost by it."""
 
 import base64
 import contextlib
@@ -13,14 +13,14 @@ from kombu import Connection
 from kombu.asynchronous import get_event_loop
 
 from berlin_schemas import names
-from berlin_worker.broker.qos import QoS
+from berlin_worker.broker.state import STATE
 from berlin_worker.broker.transport import RedisTransport
 from tests.support.taker import Taker
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
-HELD, INDEX = "unacked", "unacked_index"
+HELD, INDEX, REDELIVERED = "unacked", "unacked_index", "unacked:redelivered"
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_messages_with_one_tag_are_held_each(server, takers):
 
 
 @pytest.mark.parametrize("way", ["time", "restore", "reject", "requeue"])
-def test_what_goes_back_is_as_it_came_on_the_list_that_it_came_from(server, takers, way):
+def test_requeued_message_is_unchanged_and_on_its_own_list(server, takers, way):
     """Also where the bytes are not what a parser would write, and name another queue."""
     spaced = message("low", priority=0).replace(b": ", b" :\t") + b"\n "
     first, second = message("first"), message("second", headers={"x": "\udfff"})
@@ -105,6 +105,34 @@ def test_what_goes_back_is_as_it_came_on_the_list_that_it_came_from(server, take
             one.channel.basic_reject(tag, requeue=True)
     assert lists(server) == before
     assert server.exists(HELD, INDEX, "celery") == 0
+    assert 0 < server.ttl(REDELIVERED) <= 86400
+    server.lpush("prompts", message("new"))
+    other = takers()
+    other.until(4)
+    assert other.got[-1] == "low", "steps of priority are served in order"
+    assert dict(zip(other.got, other.redelivered, strict=True)) == {
+        "first": True, "second": True, "low": True, "new": False,
+    }  # fmt: skip
+    assert not server.exists(REDELIVERED)
+
+
+def test_message_without_a_redelivered_mark_is_delivered(server, takers):
+    server.lpush("prompts", message("a"))
+    one = takers(visibility_timeout=8)
+    one.until(1)
+    server.set(REDELIVERED, "no hash")
+    one.channel.qos.restore_unacked()
+    one.until(2)
+    assert (one.got, one.redelivered) == (["a", "a"], [False, False])
+    look_for_dead_workers(one)
+    one.channel.qos.restore_unacked()
+    one.until(3)
+    assert one.redelivered[-1]
+    server.hset(REDELIVERED, mapping=dict.fromkeys(map(str, range(10_000)), 1))
+    one.channel.qos.restore_unacked()
+    assert server.hlen(REDELIVERED) == 10_000
+    one.until(4)
+    assert not one.redelivered[-1]
 
 
 def test_the_server_s_clock_decides_how_long_a_message_is_held(server, takers, monkeypatch):
@@ -119,9 +147,9 @@ def test_the_server_s_clock_decides_how_long_a_message_is_held(server, takers, m
         other = takers(visibility_timeout=8)
         look_for_dead_workers(other)
         assert server.zcard(INDEX) == 1, "held"
-        one.channel.qos.keep()
-        assert QoS.clock_ahead_s == pytest.approx(shift, abs=30)
-    monkeypatch.setattr(QoS, "clock_ahead_s", 0.0)
+        one.channel.qos.extend_visibility()
+        assert STATE.clock_ahead_s == pytest.approx(shift, abs=30)
+    monkeypatch.setattr(STATE, "clock_ahead_s", 0.0)
     ((_, until),) = server.zrange(INDEX, 0, -1, withscores=True)
     assert since <= until < since + 600
 
@@ -164,8 +192,8 @@ def test_as_many_orphans_as_indexes_without_entries_are_found(server, takers):
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "set", "stream", "hash", "zset"])
-@pytest.mark.parametrize("key", [HELD, INDEX, names.DEAD_LETTERS, "prompts\x06\x163"])
-def test_a_key_of_a_wrong_type_stops_no_worker_for_ever(server, takers, key, kind):
+@pytest.mark.parametrize("key", [HELD, INDEX, REDELIVERED, names.DEAD_LETTERS, "prompts\x06\x163"])
+def test_key_of_a_wrong_type_stops_no_worker(server, takers, key, kind):
     one = takers(visibility_timeout=8)
     if kind == "string":
         server.set(key, "x")
@@ -197,7 +225,7 @@ def test_a_key_of_a_wrong_type_stops_no_worker_for_ever(server, takers, key, kin
     entries=st.dictionaries(st.binary(max_size=5), st.binary(max_size=40), max_size=4),
     scores=st.dictionaries(st.binary(max_size=5), st.floats(allow_nan=False), max_size=4),
 )
-def test_whatever_stands_in_the_keys_each_message_is_delivered_or_a_dead_letter(
+def test_each_message_is_delivered_or_a_dead_letter_with_any_content_of_the_keys(
     server, takers, raw, entries, scores
 ):
     server.flushdb()

@@ -1,10 +1,10 @@
-"""Messages that Celery would drop without a word are refused before it has them."""
+"""Messages that Celery would drop silently are refused first."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from berlin_worker.broker.validation import InvalidMessage, check
+from berlin_worker.broker.validation import InvalidMessage, validate
 
 pytestmark = pytest.mark.unit
 
@@ -13,7 +13,7 @@ JOB = [{"messages": []}]
 
 def reason(headers=None, payload=(JOB, {}, {}), eta=None) -> str | None:
     try:
-        check({"id": "job-1"} | (headers or {}), payload, eta)
+        validate({"id": "job-1"} | (headers or {}), payload, eta)
     except InvalidMessage as error:
         return error.reason
     return None
@@ -32,7 +32,7 @@ def reason(headers=None, payload=(JOB, {}, {}), eta=None) -> str | None:
         ({"timelimit": [30, 2.5]}, (JOB, {}, {})),
     ],
 )
-def test_what_a_producer_sends_is_usable(headers, payload):
+def test_messages_of_producers_are_valid(headers, payload):
     assert reason(headers, payload) is None
 
 
@@ -71,7 +71,7 @@ def test_stamps_are_names_and_an_object(headers):
     assert reason(headers) == "not_a_task"
 
 
-def test_stamps_of_celery_are_usable():
+def test_stamps_of_celery_are_valid():
     assert reason({"stamped_headers": ["a"], "stamps": {"a": ["b"]}}) is None
     assert reason({"stamped_headers": None, "stamps": {}}) is None
     assert reason({"stamped_headers": ["a"]}) is None
@@ -83,12 +83,12 @@ def test_arguments_have_their_shape(payload):
 
 
 @pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord"])
-def test_nothing_is_to_follow(name):
+def test_follow_ups_are_refused(name):
     assert reason(payload=(JOB, {}, {name: [{"task": "t"}]})) == "follow_up"
     assert reason({name: [{"task": "t"}]}, (JOB, {}, {name: None})) == "follow_up"
 
 
-def test_a_time_must_be_one_that_a_clock_can_tell():
+def test_eta_must_have_a_timestamp():
     assert reason(eta=datetime(2100, 1, 1, tzinfo=UTC)) is None
     late = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
     early = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))

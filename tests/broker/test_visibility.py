@@ -1,4 +1,4 @@
-"""A worker that cannot work takes nothing and keeps nothing, until it answers again."""
+"""A suspended worker neither reserves nor extends messages until it answers again."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -9,7 +9,8 @@ from celery import Celery
 
 from berlin_worker.broker import running
 from berlin_worker.broker.qos import QoS
-from berlin_worker.broker.visibility import look, redelivered_at_once
+from berlin_worker.broker.state import STATE
+from berlin_worker.broker.visibility import redelivered_at_once, suspend_or_resume
 from berlin_worker.config.recovery_times import CUT_OFF_S, HUNG_S
 from berlin_worker.pool.thread import LoopThread
 from tests.support.workers import wait_until
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(autouse=True)
 def answering() -> Iterator[None]:
     yield
-    QoS.hung = False
+    STATE.suspended = False
 
 
 def qos() -> Any:
@@ -31,20 +32,20 @@ def qos() -> Any:
     return made
 
 
-def test_a_worker_that_hangs_takes_no_message_and_one_that_answers_does():
-    look(SimpleNamespace(silent_s=HUNG_S + 0.1))
+def test_hanging_worker_reserves_no_message_until_it_answers():
+    suspend_or_resume(SimpleNamespace(silent_s=HUNG_S + 0.1))
     assert not qos().can_consume()
-    look(SimpleNamespace(silent_s=0.0))
+    suspend_or_resume(SimpleNamespace(silent_s=0.0))
     assert qos().can_consume()
 
 
-def test_a_worker_that_is_cut_off_from_the_store_takes_no_message(monkeypatch):
+def test_worker_cut_off_from_the_store_reserves_no_message(monkeypatch):
     monkeypatch.setattr(running, "silent_s", lambda: CUT_OFF_S + 0.1)
-    look(SimpleNamespace(silent_s=0.0))
+    suspend_or_resume(SimpleNamespace(silent_s=0.0))
     assert not qos().can_consume()
 
 
-def test_the_silence_of_a_loop_is_measured_until_it_answers():
+def test_silence_of_a_loop_is_measured_until_it_answers():
     class Nothing:
         async def __aenter__(self) -> None: ...
 
@@ -74,10 +75,10 @@ def test_the_silence_of_a_loop_is_measured_until_it_answers():
         ({}, "amqp://rabbit//", False),
         ({"redelivered": True}, "redis://broker/0", False),
         ({"redelivered": True}, "rediss://broker/0", False),
+        ({"redelivered": True}, "redis+socket:///run/r.sock", False),
+        ({"redelivered": True}, "sentinel://broker:26379/0", False),
     ],
 )
-def test_only_rabbitmq_gives_a_message_back_before_the_lease_of_its_job_has_run_out(
-    delivery_info, broker_url, expected
-):
+def test_only_rabbitmq_redelivers_before_the_lease_expires(delivery_info, broker_url, expected):
     conf = Celery(broker=broker_url, set_as_current=False).conf
     assert redelivered_at_once(delivery_info, conf) is expected

@@ -1,4 +1,4 @@
-"""Messages on the Redis broker: kept by a worker that lives, given back by one that died."""
+"""Messages on Redis: extended by a running worker, requeued after the death of another."""
 
 import json
 import time
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 INDEX = "unacked_index:prompts"
 
 
-def test_a_message_that_is_held_is_renewed_and_delivered_once(fleet):
+def test_held_message_is_extended_and_delivered_once(fleet):
     with fleet.worker(*VERBOSE) as worker:
         job_id = fleet.send(prompt("[[endless]] [[delay:0.1]]"))
         fleet.running(job_id)
@@ -27,7 +27,7 @@ def test_a_message_that_is_held_is_renewed_and_delivered_once(fleet):
     assert len(fleet.upstream.prompts) == 1
 
 
-def test_a_message_is_held_for_as_long_as_its_worker_drains(fleet):
+def test_message_is_held_while_its_worker_drains(fleet):
     with fleet.worker(WORKER_DRAIN_TIMEOUT_S=f"{VISIBILITY_TIMEOUT_S + 4}") as leaving:
         job_id = fleet.send(prompt("[[endless]] [[delay:0.1]] x"))
         fleet.running(job_id)
@@ -38,7 +38,7 @@ def test_a_message_is_held_for_as_long_as_its_worker_drains(fleet):
             assert other.log.count("] received") == 1
 
 
-def test_a_message_that_a_dead_worker_took_and_never_began_comes_back(fleet):
+def test_message_reserved_by_a_dead_worker_comes_back(fleet):
     job_id = fleet.send(prompt("taken"))
     message = json.loads(fleet.redis.rpop("prompts"))
     tag = message["properties"]["delivery_tag"]
@@ -48,7 +48,7 @@ def test_a_message_that_a_dead_worker_took_and_never_began_comes_back(fleet):
         assert fleet.ended(job_id)[-1]["type"] == "completed"
 
 
-def test_a_worker_that_leaves_owes_no_acknowledgement(fleet):
+def test_stopped_worker_leaves_no_pending_acknowledgement(fleet):
     with fleet.worker() as worker:
         job_ids = [fleet.send(prompt(f"number {number}")) for number in range(50)]
         fleet.ended(job_ids[0])

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.unit
      "celery.concurrency.solo:TaskPool", "", "no such\npool" * 50],
 )  # fmt: skip
 def test_pool_that_cannot_stream_is_refused(pool):
-    told = pool_refusal(pool)
-    assert told is not None
-    assert "leave --pool out" in told
-    assert "\n" not in told
-    assert len(told) < 300
+    message = pool_refusal(pool)
+    assert message is not None
+    assert "leave --pool out" in message
+    assert "\n" not in message
+    assert len(message) < 300
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_default_pool_and_our_own_name_mean_our_pool(pool):
     ],
 )
 def test_option_without_a_meaning_is_refused(options, written, instead):
-    told = refusal(options)
-    assert told is not None
-    assert told.startswith(written)
-    assert instead in told
-    assert "\n" not in told
+    message = refusal(options)
+    assert message is not None
+    assert message.startswith(written)
+    assert instead in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_other_options_are_obeyed(options):
 
 @pytest.mark.parametrize("queues", [["other"], ["prompts", "other"], []])
 def test_other_queues_are_refused(queues):
-    told = queue_refusal(queues)
-    assert told is not None
-    assert "prompts alone" in told
+    message = queue_refusal(queues)
+    assert message is not None
+    assert "prompts alone" in message
 
 
 def test_queue_of_the_jobs_may_be_named():

@@ -69,10 +69,10 @@ def test_options_that_make_no_sense_end_the_worker_in_one_line():
     commands = [(["worker", *options], env) for options, env, _ in REFUSED]
     # The address leads nowhere: a worker that gets as far as connecting never ends.
     outcomes = run_commands(commands, {"REDIS_URL": "redis://127.0.0.1:1/0"})
-    for (options, env, written), (code, told) in zip(REFUSED, outcomes, strict=True):
-        case = f"{options} {env}: {told}"
+    for (options, env, written), (code, refusal) in zip(REFUSED, outcomes, strict=True):
+        case = f"{options} {env}: {refusal}"
         assert code == 2, case
-        assert re.fullmatch(rf"Error: {written}.*\n", told), case
+        assert re.fullmatch(rf"Error: {written}.*\n", refusal), case
 
 
 def test_options_that_are_obeyed(fleet: Fleet, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Renewing and reaping over a fake store: who is told what, and when the doorbell is rung."""
+"""Renewing and reaping over a fake store: which holder is called, and which jobs are requeued."""
 
 import asyncio
 import contextlib
@@ -88,7 +88,7 @@ def leases(record, bell):
         lease_s=0.05,
         renew_interval_s=0.001,
         reap_interval_s=0.001,
-        doorbell=bell,
+        job_queue=bell,
         discard=record.discard,
     )
 
@@ -216,12 +216,13 @@ async def test_a_waiting_job_is_rung_where_a_later_one_was_taken_from_the_queue(
 ):
     bell.queue_length = 1
     for earlier in (claim(QUEUED_MS), claim(9000, now_ms=9000), claim(8000, attempt=2)):
-        leases.saw(earlier)  # not later, of unknown age, and not from its place in the queue
+        # Not later, of unknown age, and not from its place in the queue.
+        leases.advance_watermark(earlier)
         record.overdue = {"job-1": "queued"}
         await leases._reap_all()
         assert bell.rung == []
-    leases.saw(claim(QUEUED_MS + 1))
-    leases.saw(claim(QUEUED_MS - 1))
+    leases.advance_watermark(claim(QUEUED_MS + 1))
+    leases.advance_watermark(claim(QUEUED_MS - 1))
     record.overdue = {"job-1": "queued"}
     await leases._reap_all()
     assert bell.rung == ["job-1"]
@@ -299,7 +300,7 @@ async def test_record_that_cannot_run_is_discarded_and_the_next_job_is_rung(
 
 
 async def test_error_of_one_job_keeps_no_other_from_the_queue(leases, record, bell, monkeypatch):
-    async def ring(job_id, job, trace=b""):
+    async def requeue(job_id, job, trace=b""):
         if job_id == "odd":
             raise RecursionError
         bell.rung.append(job_id)
@@ -307,7 +308,7 @@ async def test_error_of_one_job_keeps_no_other_from_the_queue(leases, record, be
     async def discard(*_):
         raise RuntimeError("and it cannot be discarded")
 
-    monkeypatch.setattr(bell, "ring", ring)
+    monkeypatch.setattr(bell, "requeue", requeue)
     leases._discard = discard
     record.overdue = {"odd": "running", "next": "running"}
     await leases._reap_all()

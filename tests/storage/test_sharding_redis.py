@@ -130,7 +130,7 @@ async def test_the_job_that_comes_back_is_the_one_that_was_parked(redis_client):
     jobs: list[object] = []
 
     class Notes(Bell):
-        async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+        async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
             jobs.append(json.loads(job))
 
     job = {"messages": [{"role": "user", "content": "Grüße 🙂 \ud800"}], "deadline_s": 5}
@@ -185,7 +185,7 @@ async def test_a_stray_is_rung_once_and_leaves_no_record(redis_client, bell):
     await expire_lease(redis_client, ON_1)
     overdue = await store.reap(ON_1, again_running_s=1, again_queued_s=1, watermark_ms=QUEUE_EMPTY)
     assert overdue is not None
-    await strays.ring(overdue.job_id, overdue.job)
+    await strays.requeue(overdue.job_id, overdue.job)
     assert bell.rung == [ON_1]
     assert await record(redis_client, ON_1) == {}
     assert await redis_client.zscore(names.DUE_JOBS, ON_1) is None

@@ -159,19 +159,19 @@ async def test_a_shard_that_is_away_is_not_asked_to_cancel():
 
 
 class Bell:
-    """A doorbell that notes who rang."""
+    """A job queue that notes the jobs that are requeued."""
 
     def __init__(self, before: Callable[[], Awaitable[None]] | None = None) -> None:
         self.rung: list[str] = []
         self._before = before
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Note it."""
         if self._before:
             await self._before()
         self.rung.append(job_id)
 
-    async def waiting(self) -> int:
+    async def depth(self) -> int:
         """Some."""
         return 7
 
@@ -190,11 +190,11 @@ class Records:
 async def test_a_job_of_another_shard_is_rung_and_then_forgotten():
     bell, records = Bell(), Records()
     strays = StrayQueue(bell, records, shard=0, count=2)
-    await strays.ring(ON_0, b"{}")
-    await strays.ring(ON_1, b"{}")
+    await strays.requeue(ON_0, b"{}")
+    await strays.requeue(ON_1, b"{}")
     assert bell.rung == [ON_0, ON_1]
     assert records.forgotten == [ON_1]
-    assert await strays.waiting() == 7
+    assert await strays.depth() == 7
 
 
 async def test_a_stray_that_could_not_be_rung_is_not_forgotten():
@@ -203,7 +203,7 @@ async def test_a_stray_that_could_not_be_rung_is_not_forgotten():
 
     records = Records()
     with pytest.raises(ConnectionError):
-        await StrayQueue(Bell(away), records, shard=0, count=2).ring(ON_1, b"{}")
+        await StrayQueue(Bell(away), records, shard=0, count=2).requeue(ON_1, b"{}")
     assert records.forgotten == []
 
 

@@ -63,20 +63,20 @@ def says(*deltas: str, then: BaseException | None = None, hangs: bool = False) -
 
 
 class Bell:
-    """A doorbell that notes who rang; ``broken`` as if the broker were away."""
+    """A job queue that notes the jobs that are requeued; ``broken`` as if the broker were away."""
 
     def __init__(self) -> None:
         self.rung: list[str] = []
         self.queue_length = 0
         self.broken = False
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Note it."""
         if self.broken:
             raise ConnectionError("broker: away")
         self.rung.append(job_id)
 
-    async def waiting(self) -> int:
+    async def depth(self) -> int:
         """``queue_length``."""
         return self.queue_length
 
@@ -107,7 +107,7 @@ class Worker:
             lease_s=60.0,
             renew_interval_s=changes.pop("renew_interval_s", 0.01),
             reap_interval_s=0.01,
-            doorbell=self.bell,
+            job_queue=self.bell,
             discard=self._discard,
             stats=self.journal.stats,
         )

@@ -15,12 +15,15 @@ class Taker:
 
     def __init__(self, connection, channel=None):
         self.got = []
+        self.redelivered = []
         self.connection = connection
         self.channel = channel or self.connection.channel()
-        self.consumer = Consumer(
-            self.channel, [QUEUE], on_message=lambda message: self.got.append(message.payload)
-        )
+        self.consumer = Consumer(self.channel, [QUEUE], on_message=self._on_message)
         self.consumer.consume()
+
+    def _on_message(self, message):
+        self.got.append(message.payload)
+        self.redelivered.append(message.delivery_info.get("redelivered", False))
 
     def turn(self, timeout=0.1):
         """Read what there is, and ask for more."""

@@ -12,8 +12,8 @@ from berlin_worker.broker import (
     worker_options,
 )
 from berlin_worker.broker.broker_info import BrokerInfo
-from berlin_worker.broker.consumer_heartbeat import Pulse
-from berlin_worker.broker.visibility import KeepDeliveries
+from berlin_worker.broker.consumer_heartbeat import ConsumerHeartbeat
+from berlin_worker.broker.visibility import ExtendVisibility
 from berlin_worker.config.broker_url import parted
 from berlin_worker.config.recovery_times import VISIBILITY_TIMEOUT_S
 from berlin_worker.errors import SettingsError
@@ -24,7 +24,7 @@ from berlin_worker.telemetry import celery_log
 try:
     _settings = Settings.from_env()
 except SettingsError as error:
-    # Celery would print the traceback of an exception, whatever command it runs.
+    # Each command of Celery prints the traceback of any other exception.
     raise SystemExit(f"berlin: {error}") from None
 transport.install()
 celery_cli.install()
@@ -38,12 +38,12 @@ app = Celery(
 )
 app.conf.update(
     broker_url=_broker_url,
-    # Also under these names: Celery would take CELERY_BROKER_URL as it stands.
+    # These too, or Celery would read the untranslated CELERY_BROKER_URL for them.
     broker_read_url=_broker_url,
     broker_write_url=_broker_url,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    # A broker that refuses something for now, a full one for instance, ends no worker.
+    # A broker that refuses commands for a while, for instance a full one, must end no worker.
     broker_channel_error_retry=True,
     # Without these a half-open connection to the broker is never noticed.
     broker_transport_options={
@@ -51,11 +51,11 @@ app.conf.update(
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 3,
-        # Messages that a worker held when it died come back this soon; see KeepDeliveries.
+        # After this time (s) the messages of a dead worker come back; see ExtendVisibility.
         "visibility_timeout": VISIBILITY_TIMEOUT_S,
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
-        # Keys of our own: the shortest timeout of all apps that share them would win.
+        # Keys of our own: with shared keys, the shortest timeout of all apps would apply.
         "unacked_key": "unacked:prompts",
         "unacked_index_key": "unacked_index:prompts",
         "dead_letters_max": _settings.dead_letters_max,
@@ -77,14 +77,14 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
-    # Nothing of these carries a prompt, and each costs every job something.
+    # Each of these costs every job something; none is needed.
     worker_send_task_events=False,
     task_send_sent_event=False,
     task_track_started=False,
     event_queue_ttl=60,
     control_queue_ttl=300,
 )
-app.steps["consumer"].update({BrokerInfo, KeepDeliveries, Pulse})
+app.steps["consumer"].update({BrokerInfo, ConsumerHeartbeat, ExtendVisibility})
 refused_commands.install(app)
 worker_options.install(app)
 file_limit.install(

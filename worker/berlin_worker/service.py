@@ -73,20 +73,20 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             for url in settings.shards
         ]
         http = await stack.enter_async_context(open_session(settings))
-        doorbell = stack.enter_context(contextlib.closing(CeleryJobQueue(app)))
+        job_queue = stack.enter_context(contextlib.closing(CeleryJobQueue(app)))
         stats = Stats(settings.metrics_named_models)
         tokens = RedisTokens(control_redis, settings, stats)
         services = Services(http, tokens, settings, os.environ)
         suspects = Quarantine()
         provider = served.provider_cache(services, settings)
-        shared = _Shared(control_redis, doorbell, provider, suspects, stats)
+        shared = _Shared(control_redis, job_queue, provider, suspects, stats)
         runtimes = [_runtime(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
         async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
             await current.discard(job_id, reason, detail, message)
 
         ttl_s = settings.queue_ttl_s
-        parking = Parking(control_redis, doorbell, count=len(stores), ttl_s=ttl_s, discard=discard)
+        parking = Parking(control_redis, job_queue, count=len(stores), ttl_s=ttl_s, discard=discard)
         current = Router(runtimes, parking if len(runtimes) > 1 else None)
         background: dict[str, Coroutine[Any, Any, None]] = {}
         for shard, runtime in enumerate(runtimes):
@@ -145,7 +145,7 @@ class _Shared:
     """What the jobs of all shards have in common."""
 
     control_redis: redis.asyncio.Redis
-    doorbell: CeleryJobQueue
+    job_queue: CeleryJobQueue
     provider: Callable[[str], Provider]
     suspects: Quarantine
     stats: Stats
@@ -163,7 +163,7 @@ def _runtime(
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
     database = database_of(client)
     journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats, database=database)
-    bell = StrayQueue(shared.doorbell, store, shard=shard, count=count)
+    bell = StrayQueue(shared.job_queue, store, shard=shard, count=count)
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
         await runtime.runner.discard(job_id, reason, detail, message)
@@ -173,7 +173,7 @@ def _runtime(
         lease_s=settings.lease_s,
         renew_interval_s=settings.renew_interval_s,
         reap_interval_s=settings.reap_interval_s,
-        doorbell=shared.doorbell if count == 1 else bell,
+        job_queue=shared.job_queue if count == 1 else bell,
         discard=discard,
         stats=shared.stats,
     )

@@ -1,4 +1,4 @@
-"""The task: take what Celery knows of the delivery, and hand it to the runner."""
+"""The task: pass what Celery received to the runner, and the outcome back to Celery."""
 
 from datetime import timedelta
 from typing import Any, Final
@@ -10,8 +10,8 @@ from celery.worker.state import task_ready
 
 from berlin_schemas import ErrorCode, names
 from berlin_worker.broker import revocation, running
-from berlin_worker.broker.qos import QoS
-from berlin_worker.broker.validation import check
+from berlin_worker.broker.state import STATE
+from berlin_worker.broker.validation import validate
 from berlin_worker.broker.visibility import redelivered_at_once
 from berlin_worker.celery import app
 from berlin_worker.errors import JobError, TaskFailed
@@ -19,25 +19,24 @@ from berlin_worker.jobs.runner import Outcome, time_limit_passed
 from berlin_worker.pool import AsyncioRequest, AsyncioTask, Requeued, cancel_cause, error_of
 
 _SAME_TIME_S: Final = 0.5
-"""Two clocks that are no further apart show the same time: to ask for it takes a while, too."""
+"""A smaller difference of two clocks counts as none: the round trip to Redis takes time, too."""
 _METHODS: Final = frozenset(name for name in dir(Context) if callable(getattr(Context, name)))
-"""Of what Celery makes of the headers of a message."""
+"""Names of methods of Celery's request context, which a header could replace."""
 
 
 class TaskDropped(Ignore):  # type: ignore[misc]  # celery has no type information
-    """This delivery has ended no job: Celery acknowledges it, and says nothing of the task."""
+    """This delivery has ended no job: Celery acknowledges it, and reports nothing."""
 
 
-class TaskCancelled(Ignore):  # type: ignore[misc]  # the same
-    """The job has ended as ``cancelled``: REVOKED for Celery."""
+class TaskCancelled(Ignore):  # type: ignore[misc]  # celery has no type information
+    """The job has ended as ``cancelled``, which Celery reports as REVOKED."""
 
 
 class PromptRequest(AsyncioRequest):
-    """A request that can run; else it raises ``broker.validation.InvalidMessage``.
+    """A request that can run; raises ``broker.validation.InvalidMessage`` for any other.
 
-    Its arguments stay out of logs, events and ``inspect``: they are a prompt.
-
-    A producer that knows of it hides them itself (``argsrepr``); a bare one does not.
+    Its arguments hold a prompt, and stay out of logs, events and ``inspect``. The client hides them
+    itself (``argsrepr``), other producers do not.
     """
 
     _eta: Any
@@ -45,14 +44,14 @@ class PromptRequest(AsyncioRequest):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if abs(QoS.clock_ahead_s) > _SAME_TIME_S:
-            # When a job begins, or is too late, is decided by Redis's clock, not by its holder's.
-            ahead = timedelta(seconds=QoS.clock_ahead_s)
+        if abs(STATE.clock_ahead_s) > _SAME_TIME_S:
+            # Redis's clock decides when a job starts or expires, not that of a worker.
+            ahead = timedelta(seconds=STATE.clock_ahead_s)
             self._eta = self._eta and self._eta + ahead
             self._expires = self._expires and self._expires + ahead
-        check(self._request_dict, self._body, self._eta)
-        # Celery takes all else there, and every header, for a part of the request: another ID,
-        # or something in the place of a method.
+        validate(self._request_dict, self._body, self._eta)
+        # Celery copies the rest of the body, and every header, into the request context, where one
+        # could replace the ID or a method.
         self._body = (*self._body[:2], None)
         if not _METHODS.isdisjoint(self._request_dict):
             for name in _METHODS & self._request_dict.keys():
@@ -63,34 +62,34 @@ class PromptRequest(AsyncioRequest):
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
 
     def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002  # safe it is
-        """What ``inspect`` tells of the request."""
-        told: dict[str, Any] = super().info(safe=True)
-        return told
+        """Return what ``inspect`` shows of the request."""
+        shown: dict[str, Any] = super().info(safe=True)
+        return shown
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """As Celery's; a job that was not even claimed by then is told of its end, too."""
+        """Handle a passed time limit; a job that is not claimed yet ends as ``failed``, too."""
         super().on_timeout(soft, timeout)
         running.refuse(self.id, time_limit_passed())
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
-        """As Celery's, and REVOKED for a job that was cancelled.
+        """Report a failure to Celery; REVOKED for a cancelled job.
 
-        What else raises there is not the job, which may not even have been claimed.
+        An error that did not come from the job itself ends it as ``failed``, claimed or not.
         """
         error = error_of(exc_info)
         if isinstance(error, TaskCancelled):
             self._end_revoked()
             return
         super().on_failure(exc_info, *args, **kwargs)
-        # For SoftTimeLimitExceeded see on_timeout.
+        # on_timeout handles SoftTimeLimitExceeded.
         if not isinstance(error, Requeued | SoftTimeLimitExceeded | TaskFailed | TaskDropped):
-            told = "the worker could not run the task"
-            running.refuse(self.id, JobError(ErrorCode.INTERNAL, told))
+            detail = "the worker could not run the task"
+            running.refuse(self.id, JobError(ErrorCode.INTERNAL, detail))
 
     _already_revoked: bool
 
     def _end_revoked(self) -> None:
-        # Not Celery's _announce_revoked: its signal asks for the end of a job that is over.
+        # Not Celery's _announce_revoked: its signal would cancel a job that has ended.
         task_ready(self)
         if not self._already_revoked:
             self._already_revoked = True
@@ -106,7 +105,7 @@ class PromptTask(AsyncioTask):
 
 
 def report(outcome: Outcome) -> None:
-    """Let Celery's state of the task follow the end of the job: raise unless it has completed."""
+    """Raise the exception by which Celery's task state follows a job that has not completed."""
     match outcome.status:
         case "completed":
             return
@@ -114,7 +113,7 @@ def report(outcome: Outcome) -> None:
             raise TaskCancelled
         case "failed" if cancel_cause() is None:
             raise TaskFailed(outcome.code)
-        case _:  # Celery reports a task itself if it cancels it
+        case _:  # Celery has cancelled the task, and reports that itself
             raise TaskDropped
 
 
@@ -122,21 +121,21 @@ def report(outcome: Outcome) -> None:
 @app.task(name=names.TASK, bind=True, base=PromptTask, throws=(TaskFailed,))  # type: ignore[untyped-decorator]  # celery has no types
 async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     """Run one prompt job (schemas/README.md, "Names"): one positional argument, the job object."""
-    # Once: each look at it asks which task runs.
+    # Read once: each access looks up which task runs.
     request, tracer = self.request, running.tracer()
     job_id = request.id
-    told = {name: request.get(name) for name in tracer.fields}
-    # Anybody may put anything on the queue.
-    headers = {name: value for name, value in told.items() if isinstance(value, str)}
+    received = {name: request.get(name) for name in tracer.fields}
+    # A header of a message may have any type.
+    headers = {name: value for name, value in received.items() if isinstance(value, str)}
     redelivered = redelivered_at_once(request.delivery_info, app.conf)
     with tracer.delivery(job_id, headers):
         outcome = await running.router().run(job_id, args, kwargs, redelivered=redelivered)
     report(outcome)
 
 
-@task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # the same
+@task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # celery has no types
 def revoked(request: Context, *, expired: bool, **_: Any) -> None:
-    """A job that Celery drops before it has begun ends as ``cancelled`` all the same."""
+    """End a job as ``cancelled`` that Celery drops before it starts."""
     running.cancel(request.id, "expired" if expired else "revoked")
 
 

@@ -1,4 +1,4 @@
-"""What ``celery inspect stats`` returns of the broker: where it is, and no part of a login."""
+"""The broker in the reply to ``celery inspect stats``: its address, without any login."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,13 +9,13 @@ from celery.worker.consumer.connection import Connection
 from berlin_worker.config.addresses import address
 
 _SECRET: Final = ("password", "ssl", "credential_provider")
-"""``ssl`` holds the password of a key."""
+"""``ssl`` may hold the password of a key."""
 
 
 def shown(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of kombu's ``Connection.info()`` that hold no secret."""
+    """Return the fields of kombu's ``Connection.info()`` that hold no secret."""
     found = {name: value for name, value in info.items() if name not in _SECRET}
-    # For a Unix socket kombu takes the whole URL for the name of the host.
+    # For a Unix socket kombu puts the whole URL into the name of the host.
     if isinstance(host := found.get("hostname"), str):
         found["hostname"] = address(host)
     if isinstance(others := found.get("alternates"), list | tuple):
@@ -24,10 +24,10 @@ def shown(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class BrokerInfo(StartStopStep):  # type: ignore[misc]  # celery has no type information
-    """Comes after Celery's own step, and so replaces what that one returns."""
+    """A step of Celery's consumer that runs after Celery's own and replaces its reply."""
 
     requires = (Connection,)
 
     def info(self, c: Any) -> dict[str, Any]:
-        """``c`` is the consumer."""
+        """Return the public fields of the connection of the consumer ``c``."""
         return {"broker": shown(c.connection.info())} if c.connection else {}

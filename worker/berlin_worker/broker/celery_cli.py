@@ -1,6 +1,6 @@
-"""``celery -A berlin_worker control revoke ID --terminate``, as the contract has it.
+"""``celery -A berlin_worker control revoke ID --terminate``, which the contract names.
 
-Celery 5.7 knows no such option: there it is ``control terminate SIGTERM ID``.
+Celery 5.7 has no such option; its own form is ``control terminate SIGTERM ID``.
 """
 
 import functools
@@ -10,12 +10,17 @@ from typing import Any
 import click
 
 
+def loaded_command(name: str) -> click.Command | None:
+    """Return Celery's command ``name``, or ``None`` in a process without Celery's command line."""
+    command: click.Command | None = getattr(sys.modules.get(f"celery.bin.{name}"), name, None)
+    return command
+
+
 def install() -> None:
-    """Add the option where this process is Celery's command line; nothing happens in others."""
-    module: Any = sys.modules.get("celery.bin.control")
-    if module is None:
+    """Add the option, if this process is Celery's command line."""
+    control = loaded_command("control")
+    if control is None:
         return
-    control: click.Command = module.control
     run: Any = control.callback
 
     @functools.wraps(run)

@@ -1,8 +1,8 @@
-"""Celery's consumer, for a queue on which anything may stand.
+"""Celery's consumer, for a queue that may hold messages of any shape.
 
-Celery logs a message that it cannot use with its body, which may hold a prompt, and
-drops it; a message of an odd shape ends the worker. Here such a message goes to the dead
-letters, and where it has a usable ID, its reader is told: ``failed``, ``invalid_job``.
+Celery logs an invalid message with its body, which may hold a prompt, and drops it; messages of
+some shapes end the worker. This consumer moves such a message to the dead letters. If the message
+has a valid job ID, the job ends as ``failed`` with the code ``invalid_job``.
 """
 
 import functools
@@ -18,16 +18,18 @@ from kombu.serialization import registry
 
 from berlin_schemas import ErrorCode
 from berlin_worker.broker import decompression, envelope, running
-from berlin_worker.broker.guard import Guarded, is_lost_connection
+from berlin_worker.broker.guard import is_lost_connection
+from berlin_worker.broker.options import check_options
 from berlin_worker.broker.remote_control import ControlNode, guarded_events
-from berlin_worker.broker.transport import check_options
+from berlin_worker.broker.state import STATE
 from berlin_worker.broker.validation import InvalidMessage
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.telemetry.liveness import LIVENESS
 
 logger = get_logger(__name__)
 
-_TOLD: Final = "the message is no worker.generate task that this worker could run"
+_NO_TASK: Final = "the message is no worker.generate task that this worker could run"
+_UNREADABLE: Final = "no Celery worker can read the message"
 _RECONNECT_S: Final = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
 
 
@@ -45,12 +47,12 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         super().__init__(*args, **kwargs)
         decompression.install()
         self._guard_gossip(self.gossip)
-        Guarded.on_unreadable = staticmethod(_tell_reader)  # type: ignore[method-assign]
-        # A job is plain JSON: no hook for each object of it, to which some objects say more.
+        STATE.on_unreadable = _fail_unreadable
+        # A job is plain JSON. kombu's decoder calls a hook for each object, which may fail.
         registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 
     def _guard_gossip(self, gossip: Any) -> None:
-        """Let no event end the worker: Celery's consumer of them has no ``on_decode_error``."""
+        """Drop invalid events: Celery's consumer of events has no ``on_decode_error``."""
         # No election: the elected worker would send any task to any queue.
         gossip.event_handlers = {}
         gossip.on_message = guarded_events(gossip.on_message)
@@ -65,7 +67,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         gossip.get_consumers = get_guarded
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect, however long it takes; Celery would come to wait 30 s between its tries."""
+        """Connect, with at most 2 s between two tries; Celery would wait up to 30 s."""
         connect = functools.partial(conn.ensure_connection, **_RECONNECT_S)
 
         def ensure_connection(*args: Any, callback: Callable[[], None], **kwargs: Any) -> Any:
@@ -79,13 +81,13 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """What is called for each message."""
+        """Return the function that receives each message."""
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_message(message: Any) -> None:
             try:
                 handle(message)
-                # Celery's request has what it needs of them, for as long as the job streams.
+                # Freed while the job streams: Celery's request has copied what it needs.
                 message.headers, message.body = {}, b""
             except Exception as error:  # a message may have any shape
                 if is_lost_connection(error):
@@ -95,54 +97,53 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         return on_message
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """The body is not what its headers say, or of a kind that is not accepted."""
+        """Discard a message whose body cannot be decoded, or has no accepted content type."""
         tasks = getattr(self.task_consumer, "channel", None)
-        if message.channel is not tasks:  # who listens to broadcasts acknowledges nothing
+        if message.channel is not tasks:  # a broadcast, which is not acknowledged
             logger.warning("a broadcast was dropped: %s", type(exc).__name__)
             return
         self._discard(message, "undecodable", exc)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        """The message is of neither of Celery's protocols."""
+        """Discard a message that follows neither of Celery's protocols."""
         self._discard(message, "not_a_task", None)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """The message names a task that this worker does not have."""
+        """Discard a message of a task that this worker does not have."""
         self._discard(message, "unknown_task", exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Celery cannot make a request of the message, or what it would make could not run."""
+        """Discard a message of which Celery can make no request that could run."""
         if isinstance(exc, InvalidMessage):
-            self._discard(message, exc.reason, exc, told=str(exc))
+            self._discard(message, exc.reason, exc, detail=str(exc))
         else:
             self._discard(message, "not_a_task", exc)
 
     def _discard(
-        self, message: Any, reason: str, error: Exception | None, *, told: str = _TOLD
+        self, message: Any, reason: str, error: Exception | None, *, detail: str = _NO_TASK
     ) -> None:
         logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
         try:
-            running.discard(envelope.task_id_of(message), reason, told, _bytes_of(message.body))
+            running.discard(envelope.task_id_of(message), reason, detail, _bytes_of(message.body))
         except Exception as failure:  # noqa: BLE001  # Redis does not answer, or refuses
-            logger.error("it could not be moved to the dead letters: %r", failure)  # noqa: TRY400  # says all there is
+            logger.error("it could not be moved to the dead letters: %r", failure)  # noqa: TRY400  # the repr is enough
             self._release(message)
         else:
             message.ack_log_error(logger, self.connection_errors)
 
     def _release(self, message: Any) -> None:
-        """Let the broker deliver a message again, later if it can."""
-        forget = getattr(getattr(message.channel, "qos", None), "forget", None)
-        if forget is None:
+        """Let the broker deliver a message again: Redis after the visibility timeout."""
+        release = getattr(getattr(message.channel, "qos", None), "release", None)
+        if release is None:
             message.reject_log_error(logger, self.connection_errors, requeue=True)
         else:
-            forget(message.delivery_tag)
+            release(message.delivery_tag)
 
 
 def _bytes_of(body: Any) -> bytes:
     return body if isinstance(body, bytes) else str(body or "").encode("utf-8", "replace")
 
 
-def _tell_reader(job_id: str) -> None:
+def _fail_unreadable(job_id: str) -> None:
     if job_id:
-        told = "the message is none that a Celery worker can read"
-        running.refuse(job_id, JobError(ErrorCode.INVALID_JOB, told))
+        running.refuse(job_id, JobError(ErrorCode.INVALID_JOB, _UNREADABLE))

@@ -1,4 +1,4 @@
-"""The consumer's sign of life, for any broker: what its own loop does every second."""
+"""The heartbeat of the consumer, with any broker: its own loop beats every second."""
 
 from typing import Any, Final
 
@@ -9,8 +9,8 @@ from berlin_worker.telemetry.liveness import LIVENESS
 _TICK_S: Final = 1.0
 
 
-class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """A step of Celery's consumer."""
+class ConsumerHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """A step of Celery's consumer that beats while the consumer's loop runs."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -29,7 +29,7 @@ class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no typ
         self._timer = consumer.timer.call_repeatedly(_TICK_S, beat)
 
     def stop(self, consumer: Any) -> None:
-        """Celery calls this when the connection is gone, and first of all at a shutdown."""
+        """Celery calls this when the connection is gone, and at the beginning of a shutdown."""
         LIVENESS.draining = consumer.blueprint.state == bootsteps.CLOSE
         if self._timer is not None:
             self._timer.cancel()

@@ -1,6 +1,6 @@
-"""Compressed messages, up to a size: a few bytes may stand for gigabytes.
+"""Decompress message bodies up to a limit: a few bytes may expand to gigabytes.
 
-kombu decompresses a body before anybody could refuse it, and has no limit of its own.
+kombu decompresses a body before any of our code could refuse it, and has no limit of its own.
 """
 
 import bz2
@@ -14,21 +14,21 @@ from kombu import compression
 from berlin_schemas.jobs import MAX_JOB_BYTES
 
 _MOST_BYTES: Final = 6 * MAX_JOB_BYTES + 64 * 1024
-"""A job of the greatest size in ASCII, where a byte may be written as six (``\\u0000``)."""
+"""The largest job as ASCII JSON, in which one byte may be written as six (``\\u0000``)."""
 _LZMA_BYTES: Final = 64 * 1024 * 1024
-"""For its dictionary; one of 8 MiB is what its default level makes."""
+"""The memory limit of a decoder; the default level needs a dictionary of 8 MiB."""
 
 
 class BodyTooLarge(ValueError):
-    """A body is longer than any job, or is cut off."""
+    """A decompressed body that is longer than any job, or is incomplete."""
 
 
 def install() -> None:
-    """Let kombu decompress by the decoders of this module, and by no others."""
-    compression._decoders.clear()  # noqa: SLF001  # kombu 5.7 offers no other way
+    """Replace all decoders of kombu by those of this module."""
+    compression._decoders.clear()  # noqa: SLF001  # kombu 5.7 has no public call
     for alias, make in _DECODERS.items():
-        encoder, content_type = compression.get_encoder(alias)  # type: ignore[no-untyped-call]
-        compression.register(encoder, _bounded(make), content_type)  # type: ignore[no-untyped-call]
+        encoder, content_type = compression.get_encoder(alias)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
+        compression.register(encoder, _bounded(make), content_type)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
 
 
 def _bounded(make: Callable[[], Any]) -> Callable[[bytes], bytes]:

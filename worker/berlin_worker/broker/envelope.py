@@ -1,7 +1,7 @@
-"""The one parser of what stands on a queue of Redis, and of Celery's broadcasts. Pure.
+"""The one parser of the messages of a Redis queue, and of Celery's broadcasts. Pure.
 
-Nothing else looks into a message before it has passed here: two parsers that disagree, the
-lenient one first, would let a message through that ends the worker.
+No other code reads a message before this parser has accepted it: if a more lenient parser came
+first, it could pass on a message that ends the worker.
 """
 
 import base64
@@ -14,12 +14,12 @@ from pydantic_core import from_json
 from berlin_schemas.names import is_job_id
 
 _MOST_DEPTH: Final = 200
-"""As jiter has it. The body is a string: no message of a producer comes near."""
+"""The limit of jiter. Messages of producers are far from it, since their body is a string."""
 _ID: Final = re.compile(rb'"id"\s*:\s*"([A-Za-z0-9_-]{1,128})"')
 
 
 class InvalidEnvelope(ValueError):
-    """No worker can read the message; ``job_id`` is the one that it bears, or an empty string."""
+    """A message that cannot be parsed. ``job_id`` is the ID in it, or an empty string."""
 
     def __init__(self, message: str, job_id: str = "") -> None:
         super().__init__(message)
@@ -27,17 +27,17 @@ class InvalidEnvelope(ValueError):
 
 
 def read(raw: bytes) -> dict[str, Any]:
-    """Return a message of a queue, in which kombu's own fields have the types that kombu needs.
+    """Return a message of a queue whose fields have the types that kombu needs.
 
     ``body`` and ``properties.delivery_tag`` are strings, ``properties.delivery_info`` has strings
     as ``exchange`` and ``routing_key``, and ``headers`` is an object, or missing as in protocol 1.
-    All else may be anything. Raises :class:`InvalidEnvelope`.
+    Other fields may have any type. Raises :class:`InvalidEnvelope`.
     """
     try:
         message = parse(raw)
     except ValueError as error:
         raise InvalidEnvelope(str(error), _id_in_text(raw)) from None
-    # What kombu itself writes down of a message that it holds: a worker of kombu's has died.
+    # An entry of kombu's own unacked hash: a worker with kombu's own transport has died.
     if isinstance(message, list) and len(message) == 3 and isinstance(message[0], dict):  # noqa: PLR2004  # message, exchange, routing key
         message = message[0]
     if (problem := _problem(message)) is not None:
@@ -68,13 +68,13 @@ def read_broadcast(raw: bytes) -> dict[str, Any]:
 
 
 def parse(raw: bytes) -> Any:
-    """Parse JSON (RFC 8259) of at most 200 levels; half a surrogate pair is taken, as Python does.
+    """Parse JSON (RFC 8259) of at most 200 levels.
 
-    Of a key that is there twice the last value counts. Raises ``ValueError``, which holds no part
-    of the text.
+    Like Python's parser it accepts half a surrogate pair, and the last value of a repeated key
+    counts. Raises ``ValueError``, whose text holds no part of the message.
     """
     try:
-        # All messages have the same keys, and share them: of a stream's 47 KB these were 1.5.
+        # Cached, since all messages have the same keys: that saves 1.5 of a stream's 47 KB.
         return from_json(raw, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         refusal = str(error)
@@ -90,7 +90,7 @@ def parse(raw: bytes) -> Any:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _is_deeper(parsed: Any, most: int) -> bool:
@@ -130,7 +130,7 @@ def _problem(message: Any) -> str | None:
 
 
 def job_id_of(message: dict[str, Any]) -> str:
-    """Return the job ID that a message bears: in its headers, or by protocol 1 in its body."""
+    """Return the job ID in the headers of a message, or (protocol 1) in its body, or ""."""
     headers = message.get("headers")
     candidate = headers.get("id") if isinstance(headers, dict) else None
     if candidate is None:
@@ -139,7 +139,7 @@ def job_id_of(message: dict[str, Any]) -> str:
 
 
 def job_id_in(raw: bytes) -> str:
-    """Return the job ID that a message bears, readable or not; an empty string if none."""
+    """Return the job ID in a message, valid or not; an empty string if it has none."""
     try:
         return job_id_of(read(raw))
     except InvalidEnvelope as error:
@@ -147,12 +147,12 @@ def job_id_in(raw: bytes) -> str:
 
 
 def task_id_of(message: Any) -> object:
-    """Return the task ID that kombu's ``message`` bears, of any type; ``None`` if it bears none."""
+    """Return the task ID of kombu's ``message``, of any type; ``None`` if it has none."""
     if isinstance(message.headers, dict) and "id" in message.headers:
         return message.headers["id"]
     try:
         return message.payload.get("id")
-    except Exception:  # noqa: BLE001  # a body may be anything, and kombu decodes it here
+    except Exception:  # noqa: BLE001  # kombu decodes the body here, and may raise anything
         return None
 
 
@@ -175,6 +175,6 @@ def _id_in_body(message: dict[str, Any]) -> object:
 
 
 def _id_in_text(raw: bytes) -> str:
-    """Return the one job ID in a text that is no JSON; of several nobody knows which it is."""
+    """Return the job ID in a text that is not JSON, if it holds exactly one; else ""."""
     found = set(_ID.findall(raw))
     return found.pop().decode() if len(found) == 1 else ""

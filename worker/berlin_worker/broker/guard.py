@@ -1,14 +1,14 @@
-"""What arrives at a channel of kombu's Redis transport: no message of any shape ends the worker.
+"""Guard a channel of kombu's Redis transport: no message of any shape ends the worker.
 
-A message is parsed once, here, before kombu or Celery see it. What is none goes to the dead
-letters, and so does one at which kombu or Celery fail.
+Each message is parsed once, here, before kombu or Celery receive it. A message that cannot be
+parsed, or at which kombu or Celery fail, goes to the dead letters.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EINVAL, EOVERFLOW, ERANGE
 from queue import Empty
-from typing import Any
+from typing import Any, NamedTuple
 
 from amqp.exceptions import AMQPError
 from celery.utils.log import get_logger
@@ -18,77 +18,93 @@ from redis.exceptions import RedisError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.broker import envelope
+from berlin_worker.broker.state import STATE
 
 logger = get_logger(__name__)
 
 
+class Reserved(NamedTuple):
+    """A message that ``reserve.lua`` has moved to the unacked hash."""
+
+    queue: str
+    tag: str
+    raw: bytes
+    redelivered: bool
+    """Whether a worker held it before."""
+
+
 class Guarded:
-    """A channel that takes anything; stands before kombu's class."""
+    """A channel that accepts any bytes. It stands before kombu's class in the MRO."""
 
-    _kept: Any = None
-
-    @staticmethod
-    def on_unreadable(job_id: str) -> None:
-        """Hook: receives the job ID, or "", of a message that is no message. The consumer of jobs
-        puts its own in the place of this."""
+    _client: Any = None
 
     @contextmanager
     def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
-        """A client; a channel that is closed has none, and kombu fails on it in odd ways."""
+        """Yield ``client``, or the client of this channel.
+
+        Raises redis-py's ``ConnectionError`` for a closed channel, at which kombu would fail with
+        errors of other types.
+        """
         if client is None:
             if self.connection is None:
                 raise RedisConnectionError("the connection of this channel is gone")
-            # Kept: to make one costs more than most of what it is asked for.
-            if self._kept is None or self._kept.connection_pool is not self.pool:
-                self._kept = self._create_client()
-            client = self._kept
+            # One client is reused: to make one costs more than most commands.
+            if self._client is None or self._client.connection_pool is not self.pool:
+                self._client = self._create_client()
+            client = self._client
         yield client
 
     def get_table(self: Any, exchange: str) -> list[tuple[str, ...]]:
-        """As kombu's, without what is no binding: one would keep all from publishing."""
+        """Return the bindings of an exchange: routing key, pattern and queue of each.
+
+        A member of the set that is no binding is left out: kombu could publish nothing with it.
+        """
         with self.conn_or_acquire() as client:
             members = client.smembers(self.keyprefix_queue % exchange)
         bindings = [tuple(bytes_to_str(member).split(self.sep)) for member in members]
         return [binding for binding in bindings if len(binding) == 3]  # noqa: PLR2004  # routing key, pattern, queue
 
-    def _deliver(self: Any, raw: bytes, queue: str, tag: str) -> None:
-        message = self._read(raw, tag)
+    def _deliver(self: Any, reserved: Reserved) -> None:
+        message = self._read(reserved)
         if message is None:
             return
+        tag = reserved.tag
         try:
-            self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's own does
+            self.connection._deliver(message, reserved.queue)  # noqa: SLF001  # what kombu's channel calls
         except Exception as error:  # a body that kombu cannot decode ends a worker
             if is_lost_connection(error):
                 raise
             self._dead_letter(tag, envelope.job_id_of(message), "undecodable", error)
             return
-        if tag not in self.qos._delivered:  # noqa: SLF001  # kombu 5.7 does not tell otherwise
-            # Whoever got it acknowledges nothing, as who collects replies to `inspect`.
-            self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # as an ack does
+        if tag not in self.qos._delivered:  # noqa: SLF001  # kombu 5.7 has no public name for it
+            # Its consumer acknowledges nothing, such as one that collects replies to `inspect`.
+            self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # what kombu's QoS.ack calls
 
-    def _read(self: Any, raw: bytes, tag: str) -> dict[str, Any] | None:
-        """The message, or nothing if it is none: then it is a dead letter."""
+    def _read(self: Any, reserved: Reserved) -> dict[str, Any] | None:
+        """Return the message, or ``None`` after it became a dead letter."""
         try:
-            message = envelope.read(raw)
+            message = envelope.read(reserved.raw)
         except envelope.InvalidEnvelope as error:
-            self._dead_letter(tag, error.job_id, "not_a_message", error)
+            self._dead_letter(reserved.tag, error.job_id, "not_a_message", error)
             return None
-        # Many hand-made messages bear the same tag.
-        message["properties"]["delivery_tag"] = tag
+        # Producers that do not use kombu often give one tag to all messages.
+        message["properties"]["delivery_tag"] = reserved.tag
+        if reserved.redelivered:
+            message["properties"]["delivery_info"]["redelivered"] = True
         return message
 
     def _dead_letter(self: Any, tag: str, job_id: str, reason: str, error: Exception) -> None:
         logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
-        self.qos.forget(tag)
+        self.qos.release(tag)
         try:
             self.qos.dead_letter(tag, job_id, reason)
-        except ResponseError as refusal:  # it comes back when its time is up
-            logger.error("a message cannot be moved to %s: %s", names.DEAD_LETTERS, refusal)  # noqa: TRY400  # says all there is
+        except ResponseError as refusal:  # it comes back after the visibility timeout
+            logger.error("a message cannot be moved to %s: %s", names.DEAD_LETTERS, refusal)  # noqa: TRY400  # the error text is enough
             return
-        self.on_unreadable(job_id)
+        STATE.on_unreadable(job_id)
 
     def _receive_one(self: Any, client: Any) -> Any:
-        """Deliver one broadcast, of Celery's remote control or events; drop what is none."""
+        """Deliver one broadcast of Celery's remote control or events; drop an invalid one."""
         try:
             response = client.parse_response()
         except self.connection_errors:
@@ -106,14 +122,17 @@ class Guarded:
                 channel = channel.partition(".")[2]
             exchange = channel.split("/", 1)[0]
             return self._deliver_fanout_message(envelope.read_broadcast(data), exchange)
-        except Exception as error:  # anybody may publish anything
+        except Exception as error:  # any client may publish any bytes
             if is_lost_connection(error):
                 raise
             logger.warning("a broadcast was dropped: %s", type(error).__name__)
             return None
 
     def _pop_read(self: Any, **options: Any) -> bool:
-        """As kombu's, for who collects replies; what is no message is dropped."""
+        """Pop and deliver one message to a consumer that does not acknowledge; drop an invalid one.
+
+        Raises ``Empty`` if no valid message has come.
+        """
         try:
             try:
                 popped = self.client.parse_response(self.client.connection, "BRPOP", **options)
@@ -133,15 +152,15 @@ class Guarded:
         except envelope.InvalidEnvelope as error:
             logger.warning("a reply was dropped: %s", error)
             raise Empty from None
-        self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's own does
+        self.connection._deliver(message, queue)  # noqa: SLF001  # what kombu's channel calls
         return True
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error that was raised at work on a message is the fault of the connection.
+    """Return whether the connection caused an error that was raised while a message was handled.
 
-    kombu counts ``KeyError`` among the errors of a connection, and any ``OSError``: dates that no
-    clock can tell raise one, too.
+    kombu's list of connection errors cannot be used: it has ``KeyError`` and any ``OSError``, which
+    a date out of range raises, too.
     """
     if isinstance(error, RedisError | ConnectionError | TimeoutError | AMQPError):
         return True

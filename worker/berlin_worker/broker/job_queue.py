@@ -1,7 +1,7 @@
-"""Messages onto the job queue, from the event loop: kombu blocks, so a thread of its own rings.
+"""The job queue for the event loop. kombu blocks, so a thread of its own calls it.
 
-The message is only the doorbell; what it says stands in the record of the job. A
-second message for a job that is at work, or over, is dropped by whoever takes it.
+A message is a signal only: the record of the job holds the job. The worker that receives a second
+message of a job that runs, or has ended, drops it.
 """
 
 import asyncio
@@ -21,25 +21,25 @@ T = TypeVar("T")
 
 
 class CeleryJobQueue:
-    """Rings by ``app``; raises ``ConnectionError`` while the broker cannot be reached."""
+    """Sends messages by ``app``; raises ``ConnectionError`` while the broker is unreachable."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="doorbell")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="job-queue")
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
-        """Put the message of a job on the queue, before all others where the broker can.
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+        """Put the message of a job on the queue, before all others if the broker can.
 
-        The job has waited its turn already: behind a long queue it would wait again.
+        The job has waited once already: behind a long queue it would wait again.
         """
         await self._in_thread(lambda: self._send(job_id, job, from_carrier(trace)))
 
-    async def waiting(self) -> int:
-        """How many messages wait on the queue."""
+    async def depth(self) -> int:
+        """Return the number of messages that wait on the queue."""
         return await self._in_thread(self._count)
 
     def close(self) -> None:
-        """Give the thread back; what it is doing is not waited for."""
+        """Stop the thread, without waiting for the call that it runs."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, job_id: str, job: bytes, trace: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ class CeleryJobQueue:
             names.TASK,
             args=[json.loads(job)],
             task_id=job_id,
-            # What others have written into a record names no other job and no other task.
+            # Last, so that a trace in a record that others have written sets none of them.
             headers={**trace, "id": job_id, "task": names.TASK, names.FIRST: True},
             **MESSAGE,
         )
@@ -57,9 +57,9 @@ class CeleryJobQueue:
             try:
                 declared = connection.default_channel.queue_declare(names.QUEUE, passive=True)
             except ChannelError:
-                return 0  # no such queue: nothing waits on it
+                return 0  # the queue does not exist yet
             except (*connection.connection_errors, *connection.channel_errors) as error:
-                # As sending does; kombu leaves the errors of other calls as the driver's own.
+                # kombu raises it for a failed send only; other calls raise the driver's own errors.
                 raise OperationalError(str(error)) from error
             waiting: int = declared.message_count
             return waiting

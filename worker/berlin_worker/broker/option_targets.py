@@ -76,7 +76,7 @@ def _umask_refusal(umask: object) -> str | None:
         value = -1
     if 0 <= value <= _HIGHEST_UMASK:
         return None
-    return f"--umask: {_shown(umask)} is none: write it in octal, for example 022"
+    return f"--umask: {_shown(umask)} is no mode: write it in octal, for example 022"
 
 
 def _user_refusal(options: Mapping[str, Any]) -> str | None:

@@ -1,11 +1,13 @@
-"""Waits for the further lists of a queue: kombu has one for each step of priority.
+"""Waits for the further lists of a queue: kombu has one list for each step of priority.
 
-A channel waits on one list, by moving its last message onto itself, and a script follows that looks
-at all lists. Here each further list has a wait of the same kind, on a connection of its own. What
-ends such a wait ends the channel's, too, so that its script looks at once. Nothing is taken here.
+A channel waits for one list (BLMOVE of its last message onto its own end); the script behind that
+wait reads all lists. This module waits for each further list by BLMOVE on a connection of its own.
+When such a wait finds a message, it ends the wait of the channel, whose script then runs at once.
+Nothing is reserved here.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, Final
 
@@ -16,15 +18,50 @@ from redis.exceptions import RedisError, ResponseError
 logger = get_logger(__name__)
 
 _RETRY_S: Final = 10.0
-"""Without these waits a message is found when the channel's own wait ends: there is no hurry."""
+"""Until then a message is found when the channel's own wait ends, within a second."""
 _REFUSED_S: Final = 300.0
-"""A server that refuses them lacks a right (deploy/redis/users.acl), or is full."""
+"""The Redis user lacks a right (deploy/redis/users.acl), or the server is full."""
+_LATE: Final = "messages of other priorities are found a second late: %s"
+
+
+class WaitEnder:
+    """Ends the wait of a channel's connection from another connection, by CLIENT UNBLOCK."""
+
+    def __init__(self) -> None:
+        self._socket: Any = None
+        """The socket of the connection whose ID is ``_id``."""
+        self._id: int | None = None
+
+    def identify(self, connection: Any) -> None:
+        """Ask the server for the ID of the connection that is about to wait, once per socket.
+
+        A server that refuses leaves the wait as long as it is. Raises what redis-py raises.
+        """
+        if self._socket is connection._sock:  # noqa: SLF001  # redis-py has no public name for it
+            return
+        connection.send_command("CLIENT", "ID")
+        try:
+            self._id = int(connection.read_response())
+        except ResponseError:
+            self._id = None
+        self._socket = connection._sock  # noqa: SLF001  # redis-py has no public name for it
+
+    def end(self, acquire: Callable[[], AbstractContextManager[Any]]) -> None:
+        """End the wait; ``acquire`` returns a context manager that yields another client."""
+        if self._id is None:
+            return
+        try:
+            with acquire() as client:
+                client.client_unblock(self._id)
+        except (RedisError, OSError) as error:
+            self._id = None
+            logger.warning(_LATE, error)
 
 
 class PriorityWaits:
-    """The waits of one channel, in kombu's event loop; without one there are none.
+    """The waits of one channel, in kombu's event loop. Without an event loop it does nothing.
 
-    ``connect`` makes a connection, ``wake`` is called when a list has a message.
+    ``connect`` makes a connection; ``wake`` is called when a list has a message.
     """
 
     def __init__(self, connect: Callable[[], Any], wake: Callable[[], None]) -> None:
@@ -35,7 +72,7 @@ class PriorityWaits:
         self._retry_at = 0.0
 
     def start(self, keys: Iterable[str]) -> None:
-        """Wait on those of the lists that are not waited for."""
+        """Start to wait for each of the lists that has no wait."""
         hub = get_event_loop()
         if hub is None or monotonic() < self._retry_at:
             return
@@ -48,7 +85,7 @@ class PriorityWaits:
                     return
 
     def close(self) -> None:
-        """End all of them."""
+        """End all waits."""
         for key in tuple(self._connections):
             self._drop(key)
 
@@ -59,8 +96,8 @@ class PriorityWaits:
         connection.connect()
         command = connection.pack_command("BLMOVE", key, key, "RIGHT", "RIGHT", 0)
         connection.send_packed_command(command, check_health=False)
-        # A wait without an end costs nothing; if the network swallows it, see _RETRY_S.
-        self._waiting[key] = connection._sock.fileno()  # noqa: SLF001  # redis-py does not show it
+        # A wait has no timeout: if the network swallows it, messages are found a second late.
+        self._waiting[key] = connection._sock.fileno()  # noqa: SLF001  # redis-py has no public name for it
         hub.add_reader(self._waiting[key], self._read, key)
 
     def _read(self, key: str) -> None:
@@ -74,10 +111,10 @@ class PriorityWaits:
                 self._wake()
 
     def _failed(self, key: str, error: Exception) -> None:
-        """Try again later: the server refuses it, or is gone, which the channel itself notices."""
+        """Drop the wait and try again later; the channel itself notices a server that is gone."""
         refused = isinstance(error, ResponseError)
         level = logger.warning if refused else logger.debug
-        level("messages of other priorities are found a second late: %s", error)
+        level(_LATE, error)
         self._retry_at = monotonic() + (_REFUSED_S if refused else _RETRY_S)
         self._drop(key)
 

@@ -3,10 +3,10 @@
 The message of a job is a signal only, so a purge that deletes messages alone would not hold: the
 record of a job that ``client.submit`` wrote brings its message back. Here each purged message ends
 its job first (``cancelled``, reason ``purged``) and is removed then: a purge that breaks off
-leaves each job either on the queue or ended. A job that runs, or is over, stays as it is.
+leaves each job either on the queue or ended. A job that runs, or has ended, stays as it is.
 
-On Redis a scheduled job that a worker holds until its time ends, too; the worker removes its
-message at that time. RabbitMQ names no message that a worker holds.
+On Redis a purge also ends a scheduled job that a worker holds until its ETA; the worker removes the
+message at that time. RabbitMQ does not list the messages that a worker holds.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import functools
 import itertools
 import re
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -29,27 +28,27 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_schemas.shards import shard_of
-from berlin_worker.broker import envelope
+from berlin_worker.broker import celery_cli, envelope
 
 REASON: Final = "purged"
 _AT_ONCE: Final = 50
-"""Messages in memory at once: each may have a megabyte and more."""
+"""Messages in memory at once; each may have more than a megabyte."""
 _DEADLINE_S: Final = 600.0
-_PATIENCE_S: Final = 30.0
-"""So long the purge waits for an event store, for the jobs of one look at the queue."""
+_BATCH_TIMEOUT_S: Final = 30.0
+"""How long the purge waits for the event stores to end the jobs of one batch of messages."""
 _CONFIRM: Final = "This ends every job that waits, and removes its message. Go on?"
 
 
 class PurgeMixin:
-    """A channel to Redis whose purge of the job queue holds; stands before kombu's class."""
+    """A channel whose purge of the job queue ends the jobs. It stands before kombu's class."""
 
     def _purge(self: Any, queue: str) -> int:
         if queue != names.QUEUE:
-            others: int = super()._purge(queue)  # type: ignore[misc]  # kombu's channel follows
+            others: int = super()._purge(queue)  # type: ignore[misc]  # kombu's channel is the next base
             return others
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
         try:
-            # In a thread of its own: the caller may be in an event loop.
+            # In another thread, since the caller may run in an event loop.
             with self.conn_or_acquire() as client, ThreadPoolExecutor(1) as thread:
                 held = getattr(self, "unacked_key", "")
                 purge = functools.partial(_purge, client, lists, held)
@@ -64,17 +63,17 @@ class PurgeMixin:
 
 
 async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
-    """End the jobs of all messages on ``lists``, and remove these; returns how many they were.
+    """End the jobs of all messages on ``lists``, remove the messages, and return their number.
 
-    The messages in the hash ``held`` stay: their workers remove them. They count if their job ends.
-    ``client`` blocks; nothing else runs in this loop. Raises redis-py's errors, and the builtin
-    ``ConnectionError`` and ``TimeoutError``.
+    Messages in the hash ``held`` stay, since their workers remove them; they count if their job
+    ends. ``client`` blocks, and this event loop runs nothing else. Raises redis-py's errors, and
+    the builtin ``ConnectionError`` and ``TimeoutError``.
     """
     purged = 0
     async with AsyncExitStack() as stack:
         stores = await _stores(stack)
         for key in lists:
-            # Not more than there are now: a producer that goes on must not keep the purge going.
+            # Counted once, or a producer that goes on would keep the purge running.
             left = client.llen(key)
             while left > 0 and (messages := client.lrange(key, -min(left, _AT_ONCE), -1)):
                 left -= len(messages)
@@ -99,22 +98,19 @@ def read_entry(entry: bytes) -> bytes:
 
 
 async def _end_all(stores: Sequence[tuple[Any, Any]], task_ids: Iterable[object]) -> int:
-    """End these jobs, each as :func:`_end` does; returns how many it has ended.
-
-    IDs that no job can have are passed over.
-    """
+    """End these jobs by :func:`_end`, and return how many it has ended; skip invalid IDs."""
     job_ids = {each for each in task_ids if isinstance(each, str) and names.is_job_id(each)}
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(_BATCH_TIMEOUT_S):
         return sum(await asyncio.gather(*(_end(stores, each) for each in job_ids)))
 
 
 async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
-    """The store and the journal of each shard, closed with ``stack``."""
+    """Open the store and the journal of each shard; ``stack`` closes them."""
     # Only a purge needs these: importing the app must not load the worker.
-    from berlin_worker.jobs.journal import Journal  # noqa: PLC0415  # see above
-    from berlin_worker.settings import Settings  # noqa: PLC0415  # see above
-    from berlin_worker.storage.connections import connect  # noqa: PLC0415  # see above
-    from berlin_worker.storage.job_store import RedisStore  # noqa: PLC0415  # see above
+    from berlin_worker.jobs.journal import Journal  # noqa: PLC0415  # only a purge needs it
+    from berlin_worker.settings import Settings  # noqa: PLC0415  # only a purge needs it
+    from berlin_worker.storage.connections import connect  # noqa: PLC0415  # only a purge needs it
+    from berlin_worker.storage.job_store import RedisStore  # noqa: PLC0415  # only a purge needs it
 
     settings = Settings.from_env()
     stores: list[tuple[Any, Any]] = []
@@ -130,7 +126,7 @@ async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
 
 
 async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> bool:
-    """End a job as ``cancelled``, unless it is at work or over; returns whether it has."""
+    """End a job as ``cancelled`` unless it runs or has ended; return whether this call ended it."""
     from berlin_worker.errors import Fenced  # noqa: PLC0415  # only a purge needs it
     from berlin_worker.jobs.attempt import Attempt  # noqa: PLC0415  # only a purge needs it
 
@@ -146,9 +142,9 @@ async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> bool:
 
 
 async def _purge_messages(get: Callable[[], Any]) -> int:
-    """End the jobs of all messages that ``get`` returns until it returns none.
+    """End the jobs of all messages that ``get`` returns until it returns ``None``.
 
-    A message is acknowledged when its job has ended: until then the broker gives it back.
+    A message is acknowledged when its job has ended; until then the broker would requeue it.
     """
     purged = 0
     async with AsyncExitStack() as stack:
@@ -162,13 +158,12 @@ async def _purge_messages(get: Callable[[], Any]) -> int:
 
 
 def purge_amqp(connection: Any) -> int:
-    """Purge the job queue of RabbitMQ as :class:`PurgeMixin` does it; returns how many they were.
+    """End the jobs of all messages on RabbitMQ's job queue, and return the number of messages.
 
-    Raises what the broker's client raises, and as ``_purge`` does.
+    Raises the errors of kombu's connection, and those of :func:`_purge`.
     """
     channel = connection.channel()
-    # kombu 5.7 says that it is typed, and mostly is not.
-    queue: Any = kombu.entity.Queue(names.QUEUE, channel=channel, no_declare=True)  # type: ignore[no-untyped-call]
+    queue: Any = kombu.entity.Queue(names.QUEUE, channel=channel, no_declare=True)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
     with ThreadPoolExecutor(1) as thread:
         purged: int = thread.submit(
             lambda: asyncio.run(_purge_messages(functools.partial(queue.get, no_ack=False)))
@@ -181,25 +176,24 @@ class PromptControl(Control):  # type: ignore[misc]  # celery has no type inform
     """``app.control``."""
 
     def purge(self, connection: Any = None) -> int:
-        """Discard all waiting tasks; returns how many they were."""
+        """Discard all waiting tasks, and return their number."""
         with self.app.connection_or_acquire(connection) as conn:
-            purged = 0 if _holds(self.app) else purge_amqp(conn)
+            purged = 0 if _has_purge_mixin(self.app) else purge_amqp(conn)
             return purged + int(super().purge(conn))
 
     discard_all = purge
 
 
-def _holds(app: Celery) -> bool:
-    """Whether the channels of the broker purge by :class:`PurgeMixin`."""
+def _has_purge_mixin(app: Celery) -> bool:
+    """Return whether the channels of the broker purge by :class:`PurgeMixin`."""
     return bool(app.conf.broker_write_url.startswith(("redis", "sentinel")))
 
 
 def install(app: Celery) -> None:
-    """Let Celery's command end the jobs, too; nothing happens in other processes."""
-    module: Any = sys.modules.get("celery.bin.purge")
-    if module is None:
+    """Let Celery's command end the jobs, too, if this process is Celery's command line."""
+    purge = celery_cli.loaded_command("purge")
+    if purge is None:
         return
-    purge: click.Command = module.purge
     run: Any = purge.callback
 
     @functools.wraps(run)
@@ -212,7 +206,7 @@ def install(app: Celery) -> None:
 
     def run_and_end_jobs(*args: Any, **options: Any) -> Any:
         asked = set(options["queues"] or [names.QUEUE]) - set(options["exclude_queues"] or [])
-        if _holds(app) or names.QUEUE not in asked:
+        if _has_purge_mixin(app) or names.QUEUE not in asked:
             return run(*args, **options)
         if not options["force"]:
             click.confirm(_CONFIRM, abort=True)

@@ -1,4 +1,4 @@
-"""Celery's commands that cannot do anything for prompts: each ends in one line that names ours."""
+"""Celery's commands that have no use here: each ends in one line that names the right command."""
 
 import functools
 import sys
@@ -19,7 +19,7 @@ REFUSED: Final = {
 
 
 def install(app: "Celery") -> None:
-    """Refuse the commands where this process is Celery's command line for ``app``."""
+    """Refuse the commands, if this process is Celery's command line for ``app``."""
     module: Any = sys.modules.get("celery.bin.celery")
     if module is None:
         return

@@ -1,8 +1,8 @@
-"""Celery's remote control and events, on channels to which anybody may publish anything.
+"""Check the messages of Celery's remote control and events: any client may publish any bytes.
 
-Celery starts its consumer anew for a command that it cannot read, and misses others meanwhile;
-what is wrong with a command or an event of a worker may show later, in the state that it has left.
-Here such a message is dropped, and logged in one line. The checks are pure.
+Celery restarts its consumer for a command that it cannot parse, and misses other commands
+meanwhile; an invalid event may corrupt state that fails later. This module drops such a message,
+and logs one line. The checks are pure.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from berlin_worker.broker.guard import is_lost_connection
 logger = get_logger(__name__)
 
 _LATEST_CLOCK: Final = 2**53
-"""Logical clocks are counters of messages; beyond this is nobody's count, and would spread."""
+"""Logical clocks count messages. No worker counts this far, and the value would spread."""
 _FIELDS: Final = ("method", "arguments", "reply_to", "ticket")
 
 
 class InvalidBroadcast(ValueError):
-    """A command or an event that is none; the text holds no part of it."""
+    """An invalid command or event; the text holds no part of it."""
 
 
 class ControlNode(Node):
-    """kombu's, for which a command of any shape is nothing special."""
+    """kombu's node for remote control, with checks of each command."""
 
     mailbox: Any
     handlers: dict[str, Callable[..., Any]]
@@ -42,20 +42,20 @@ class ControlNode(Node):
                 message.headers = with_clock(message.headers)
             return super().handle_message(command, message)
         except Exception as error:  # not SystemExit, by which a command ends the worker
-            # A refusal of the server is one of the reply.
+            # A ResponseError is a refusal of the reply, and no lost connection.
             if is_lost_connection(error) and not isinstance(error, ResponseError):
                 raise
             logger.warning("a command of remote control was dropped: %s", _text(error))
             return None
 
     def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Run a command with arguments that it can use; else reply with what is wrong, as kombu.
+        """Run a command with valid arguments, and return its reply or, like kombu, an error.
 
         A command that ends the worker raises ``SystemExit``.
         """
         try:
             if method not in self.handlers:
-                raise InvalidCommand("no such command: `celery control --list` shows all")  # noqa: TRY301  # answered like every other
+                raise InvalidCommand("no such command: `celery control --list` shows all")  # noqa: TRY301  # one form of reply for every error
             return super().handle(method, checked(method, arguments or {}, self._facts))
         except Exception as error:  # noqa: BLE001  # Celery's commands raise anything
             message = _reason(error)
@@ -72,7 +72,7 @@ class ControlNode(Node):
 
 
 def guarded_events(handle: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``handle(prepare, message)``, of Celery's gossip, see events of workers alone."""
+    """Return ``handle(prepare, message)`` of Celery's gossip, for valid events only."""
 
     def handle_event(prepare: Callable[..., Any], message: Any) -> Any:
         try:
@@ -91,9 +91,9 @@ def guarded_events(handle: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_command(body: Any, *, reply_exchange: str) -> dict[str, Any]:
-    """Return the fields of a command that kombu knows; raise :class:`InvalidBroadcast`.
+    """Return those fields of a command that kombu uses; raise :class:`InvalidBroadcast`.
 
-    Replies go to ``reply_exchange`` alone: a worker would write to any key by another.
+    Replies may go to ``reply_exchange`` only: by another exchange a worker would write to any key.
     """
     if not isinstance(body, dict) or not isinstance(body.get("method"), str):
         raise InvalidBroadcast("no object with a method")
@@ -116,7 +116,7 @@ def check_command(body: Any, *, reply_exchange: str) -> dict[str, Any]:
 
 
 def check_event(event: Any) -> None:
-    """Raise :class:`InvalidBroadcast` for what is no event of a worker."""
+    """Raise :class:`InvalidBroadcast` unless this is an event of a worker."""
     if not isinstance(event, dict):
         raise InvalidBroadcast("no object")
     if not isinstance(event.get("type"), str) or not isinstance(event.get("hostname"), str):
@@ -133,7 +133,7 @@ def check_event(event: Any) -> None:
 
 
 def with_clock(fields: Any) -> dict[str, Any]:
-    """Return the fields with a logical clock that may be adopted, if they have one."""
+    """Return the fields; an invalid logical clock, if they have one, becomes 0."""
     if not isinstance(fields, dict):
         return {}
     clock = fields.get("clock")
@@ -151,7 +151,7 @@ def _text(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the sender of a command reads: one line, which holds no part of a setting."""
+    """Return the error for the sender of a command: one line, without any part of a setting."""
     if isinstance(error, InvalidCommand):
         return str(error)
     return f"the command failed ({type(error).__name__}): look at its arguments, and at the log"

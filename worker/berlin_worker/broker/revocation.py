@@ -1,7 +1,7 @@
-"""Celery's commands ``revoke`` and ``terminate``: what they revoke stays revoked after a restart.
+"""Celery's commands ``revoke`` and ``terminate``: a revoked job stays revoked after a restart.
 
-Celery keeps revoked IDs in the memory of the workers that run at that moment. These commands also
-write the cancel flag into the record of each job.
+Celery keeps revoked IDs only in the memory of the workers that run at that moment. These commands
+also write the cancel flag into the record of each job.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from celery.worker.control import Panel, control_command
 from berlin_schemas.names import is_job_id
 
 Revoke = Callable[[list[str], bool], None]
-"""Called with job IDs, and whether jobs that run are to be cancelled, too."""
+"""Receives job IDs, and whether running jobs are to be cancelled, too."""
 
 
 def job_ids(asked: object) -> list[str]:
-    """The job IDs in the argument of a command, each once, in order; all else is left out."""
+    """Return the valid job IDs in the argument of a command, in order and without repetitions."""
     try:
         found = list(maybe_list(asked) or [])
     except TypeError:
@@ -26,7 +26,7 @@ def job_ids(asked: object) -> list[str]:
 
 
 def install(revoke_jobs: Revoke) -> None:
-    """Let the two commands of a worker call ``revoke_jobs``, and then do what they always do."""
+    """Let the two commands of a worker call ``revoke_jobs`` before Celery's own code."""
     celery_revoke = Panel.data["revoke"]
 
     @control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")  # type: ignore[untyped-decorator]  # celery has no types

@@ -30,7 +30,7 @@ def serving(router: "Router", tracer: tracing.Tracer) -> Iterator[None]:
 
 
 def router() -> "Router":
-    """Return what runs the jobs; raises ``RuntimeError`` if no worker runs in this process."""
+    """Return the router of jobs; raises ``RuntimeError`` if no worker runs in this process."""
     if _running is None:
         raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
     return _running[0]
@@ -49,7 +49,7 @@ def cancel(job_id: str, reason: str) -> None:
 
 
 def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
-    """Make a dead letter of a message that is no delivery of a job; returns when that is done.
+    """Write a message that is no delivery of a job to the dead letters, and wait for the reply.
 
     Raises ``TimeoutError`` if Redis does not answer within 5 s.
     """
@@ -67,7 +67,7 @@ def refuse(job_id: str, refusal: JobError) -> None:
 
 
 def revoke(job_ids: list[str], running: bool) -> None:
-    """Write into the records that Celery has revoked these jobs; ``running``: end those, too."""
+    """Record that these jobs are revoked; with ``running`` also end those that run."""
     if _running is not None and job_ids:
         current, loop = _running
         asyncio.run_coroutine_threadsafe(current.revoke(job_ids, running=running), loop)

@@ -32,7 +32,7 @@ def install(app: "Celery", settings: "Settings") -> None:
 
     def hide_in(urls: Iterable[Any]) -> Callable[[str], str]:
         # Loaded when something is shown: importing the app must not load the log.
-        from berlin_worker.telemetry import logs, redact  # noqa: PLC0415  # see above
+        from berlin_worker.telemetry import logs, redact  # noqa: PLC0415  # only to show settings
 
         found = {secret for url in urls if isinstance(url, str) for secret in logs.secrets_in(url)}
         return redact.hider(logs.secrets_of(settings) | found)

@@ -1,15 +1,15 @@
-"""Messages that a worker holds stay its own; those of a dead worker come back within seconds.
+"""Extend the visibility timeout of the messages that a worker holds, for as long as it can work.
 
-kombu's Redis transport gives every message back that has not been acknowledged for
-``visibility_timeout``, however alive its worker is. With this step the timeout can be
-short: a worker renews the messages that it holds, in the thread that received them. After
-a lost connection it holds on to those of the tasks that still run.
+kombu's Redis transport requeues a message that has not been acknowledged for
+``visibility_timeout``, even if its worker runs. Since this step extends the held messages, the
+timeout can be short, and the messages of a dead worker come back within seconds. After a lost
+connection the worker keeps the messages of the tasks that still run.
 """
 
 from collections.abc import Mapping
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.app.utils import Settings
@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from berlin_worker.broker import running
-from berlin_worker.broker.qos import QoS
+from berlin_worker.broker.state import STATE
 from berlin_worker.config.recovery_times import (
     CUT_OFF_S,
     HUNG_S,
@@ -25,11 +25,14 @@ from berlin_worker.config.recovery_times import (
     VISIBILITY_TIMEOUT_S,
 )
 
+if TYPE_CHECKING:
+    from berlin_worker.broker.qos import QoS
+
 logger = get_logger(__name__)
 
 
-class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """A step of Celery's consumer."""
+class ExtendVisibility(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """A step of Celery's consumer that extends the held messages, and suspends the consumer."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -43,44 +46,45 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         """Celery calls this for each connection to the broker."""
         repeat = consumer.timer.call_repeatedly
         self._paused = False
-        self._timers = [repeat(HUNG_S / 2, self._look, (consumer,))]
+        self._timers = [repeat(HUNG_S / 2, self._check, (consumer,))]
         if not _is_redis(consumer):
             return
         qos = self._qos = consumer.task_consumer.channel.qos
-        # What Celery had received and not begun it has forgotten: that is delivered again.
+        # Celery has dropped the messages of tasks that had not begun: they are delivered again.
         qos.adopt(request.message for request in state.active_requests if not request.acknowledged)
-        qos.keep_all()
-        if QoS.restores_from:
-            QoS.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
+        qos.extend_all()
+        if STATE.restores_from:
+            STATE.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
         self._timers += [
-            repeat(RENEW_INTERVAL_S, qos.keep),
+            repeat(RENEW_INTERVAL_S, qos.extend_visibility),
             repeat(RENEW_INTERVAL_S / 10, qos.extend_some),
         ]
 
     def stop(self, consumer: Any) -> None:
-        """Celery calls this when the connection is gone, and first of all at a shutdown."""
-        QoS.restores_from = inf
+        """Celery calls this when the connection is gone, and at the beginning of a shutdown."""
+        STATE.restores_from = inf
+        # At a shutdown the pool still drains: its messages are extended until shutdown().
         if consumer.blueprint.state != bootsteps.CLOSE:
             self._cancel()
-        # Else the pool still drains, and holds its messages until it is done.
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
-        """Celery calls this when all else has stopped."""
+        """Celery calls this when all other steps have stopped."""
         self._cancel()
         if self._qos is not None:
-            self._qos.settle()  # those of the last turn, which no turn follows
+            self._qos.flush_acks()  # no turn of the event loop follows the last one
 
-    def _look(self, consumer: Any) -> None:
-        look(consumer.pool)
+    def _check(self, consumer: Any) -> None:
+        suspend_or_resume(consumer.pool)
         if _is_redis(consumer) or consumer.blueprint.state != bootsteps.RUN:
             return
-        # RabbitMQ delivers until it is told otherwise, and takes nothing back from the living.
-        if QoS.hung != self._paused:
-            self._paused = QoS.hung
-            if QoS.hung:
+        # RabbitMQ delivers until the consumer is cancelled, and requeues only when a connection
+        # ends or a message is rejected.
+        if STATE.suspended != self._paused:
+            self._paused = STATE.suspended
+            if STATE.suspended:
                 _stop_consuming(consumer.task_consumer)
             else:
-                # Not here: of the errors in a timer the hub tells none but a lost connection.
+                # call_soon, since the hub drops the errors of a timer, except a lost connection.
                 consumer.call_soon(consumer.task_consumer.consume)
         if consumer.pool.silent_s > VISIBILITY_TIMEOUT_S:
             for request in tuple(state.requests.values()):
@@ -93,11 +97,11 @@ class KeepDeliveries(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
 
 
 def _stop_consuming(task_consumer: Any) -> None:
-    # kombu's own cancel() waits for the answer, without a limit; the network may be the trouble.
-    for tag in task_consumer._active_tags.values():  # noqa: SLF001  # kombu offers no other way
+    # kombu's cancel() waits for the reply without a limit, and the network may be broken.
+    for tag in task_consumer._active_tags.values():  # noqa: SLF001  # kombu has no public call
         task_consumer.channel.basic_cancel(tag, nowait=True)
-    task_consumer._active_tags.clear()  # noqa: SLF001  # the same
-    task_consumer._active_queue_no_ack.clear()  # noqa: SLF001  # the same
+    task_consumer._active_tags.clear()  # noqa: SLF001  # what kombu's cancel() clears
+    task_consumer._active_queue_no_ack.clear()  # noqa: SLF001  # what kombu's cancel() clears
 
 
 def _is_redis(consumer: Any) -> bool:
@@ -105,25 +109,26 @@ def _is_redis(consumer: Any) -> bool:
 
 
 def redelivered_at_once(delivery_info: Mapping[str, Any], conf: Settings) -> bool:
-    """Whether the worker that had a message before may have died just now.
+    """Return whether the worker that held a message before may still hold the lease of its job.
 
-    RabbitMQ gives messages back when a connection ends, before the leases of the jobs have run
-    out; Redis after ``VISIBILITY_TIMEOUT_S``, when their leases are long over. ``conf`` is the
-    app's, which takes longer to look something up than all else here.
+    RabbitMQ requeues messages when a connection ends, before the leases of their jobs expire. Redis
+    does so after ``VISIBILITY_TIMEOUT_S``, when the leases have expired, or when the worker itself
+    has released the job. ``conf`` is the configuration of the app.
     """
+    # conf last: to look up a setting costs more than all else here.
     return bool(delivery_info.get("redelivered")) and not conf.broker_read_url.startswith(
         ("redis", "sentinel")
     )
 
 
-def look(pool: Any) -> None:
-    """Note whether this process can work: its event loop answers, and the store does.
+def suspend_or_resume(pool: Any) -> None:
+    """Suspend this process if its event loop, or every event store, does not answer; else resume.
 
-    Its jobs are taken over if not (see ``leases``); its consumer, which lives on in the main
-    thread, must not take more, nor hold on to what it has.
+    The leases of a suspended process expire, and other workers take its jobs over. Its consumer,
+    which still runs in the main thread, must neither take nor extend any message.
     """
-    hung = pool.silent_s > HUNG_S or running.silent_s() > CUT_OFF_S
-    if hung != QoS.hung:
-        told = "hangs, or is cut off from Redis: no more jobs" if hung else "can work again"
-        logger.warning("this worker %s", told)
-        QoS.hung = hung
+    suspended = pool.silent_s > HUNG_S or running.silent_s() > CUT_OFF_S
+    if suspended != STATE.suspended:
+        change = "hangs, or is cut off from Redis: no more jobs" if suspended else "can work again"
+        logger.warning("this worker %s", change)
+        STATE.suspended = suspended

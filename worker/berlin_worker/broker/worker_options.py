@@ -1,12 +1,11 @@
-"""The options of ``celery worker`` that make no sense for streams, each refused in one line.
+"""Refuse the options of ``celery worker`` that make no sense for streams, each in one line.
 
-The refusal comes before any message is taken, by whatever way the option came: the command
-line, ``CELERY_WORKER_<OPTION>``, the app's configuration or ``app.Worker(...)``.
+They are refused before any message is received, wherever an option was set: on the command line,
+by ``CELERY_WORKER_<OPTION>``, in the app's configuration or in ``app.Worker(...)``.
 """
 
 import functools
 import re
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +14,7 @@ import click
 from celery import concurrency, signals
 
 from berlin_schemas import names
+from berlin_worker.broker.celery_cli import loaded_command
 from berlin_worker.broker.command_arguments import MOST_SLOTS
 from berlin_worker.broker.option_targets import target_refusal
 from berlin_worker.pool import AsyncioPool
@@ -105,7 +105,7 @@ def _time_refusal(options: Mapping[str, Any]) -> str | None:
 
 
 def _hostname_refusal(hostname: str | None) -> str | None:
-    """A name is a part of queue names, and one word in logs."""
+    """Return why this cannot be the name of a worker, or None: queue names and logs contain it."""
     if hostname is None:
         return None
     name, _, host = hostname.partition("@")
@@ -127,28 +127,28 @@ def queue_refusal(queues: Collection[str]) -> str | None:
 
 
 def install(app: "Celery") -> None:
-    """Refuse what ``app`` cannot do, when one of its workers is about to start."""
+    """Check the options of each worker of ``app`` before it starts."""
 
     def check(sender: Any, **_: Any) -> None:
         if sender.app is not app:
             return
-        told = (
+        message = (
             _implementation_refusal(sender.pool_cls)
             or refusal({**sender.options, **vars(sender)})
             or queue_refusal(app.amqp.queues.consume_from)
         )
-        if told:
-            click.echo(f"Error: {told}", err=True)
+        if message:
+            click.echo(f"Error: {message}", err=True)
             raise SystemExit(USAGE)
 
     signals.worker_init.connect(check, weak=False)
-    module: Any = sys.modules.get("celery.bin.worker")
-    if module is not None:  # this process is Celery's command line
-        _check_command(module.worker, app)
+    command = loaded_command("worker")
+    if command is not None:
+        _check_command(command, app)
 
 
 def _implementation_refusal(pool: Any) -> str | None:
-    """As :func:`pool_refusal`, for what Celery makes of the name: a name, a path or a class."""
+    """Return why a worker cannot run with this pool (a name, a path or a class), or None."""
     implementation = concurrency.get_implementation(pool)
     if isinstance(implementation, type) and issubclass(implementation, AsyncioPool):
         return None
@@ -170,13 +170,13 @@ class _PoolName(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         if ctx is None or ctx.obj.app is not self._app or not isinstance(value, str):
             return self._others.convert(value, param, ctx)
         configured = self._app.conf.worker_pool
-        if told := pool_refusal(value) or _implementation_refusal(configured):
-            raise _OneLine(told)
+        if message := pool_refusal(value) or _implementation_refusal(configured):
+            raise _OneLine(message)
         return AsyncioPool
 
 
 class _Hostname(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """The value of ``--hostname``: Celery's, whose error for an unknown % is a traceback."""
+    """The value of ``--hostname``; for an unknown % Celery's own type prints a traceback."""
 
     name = "hostname"
 
@@ -195,13 +195,13 @@ class _Hostname(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 class _OneLine(click.ClickException):
-    """Shown as one line, without Celery's usage above it."""
+    """An error of one line, without Celery's usage above it."""
 
     exit_code = USAGE
 
 
 def _check_command(command: click.Command, app: "Celery") -> None:
-    """Check in the command too: ``--detach`` leaves before a worker exists."""
+    """Check the options in the command, too: ``--detach`` forks before a worker exists."""
     for param in command.params:
         if param.name == "pool":
             param.type = _PoolName(app, param.type)
@@ -214,8 +214,8 @@ def _check_command(command: click.Command, app: "Celery") -> None:
 
     @functools.wraps(run)
     def checked_run(*args: Any, **options: Any) -> Any:
-        if click.get_current_context().obj.app is app and (told := _command_refusal(options)):
-            raise _OneLine(told)
+        if click.get_current_context().obj.app is app and (message := _command_refusal(options)):
+            raise _OneLine(message)
         return run(*args, **options)
 
     command.callback = checked_run
@@ -229,7 +229,7 @@ def _command_refusal(options: Mapping[str, Any]) -> str | None:
 
 
 def _positive(app: "Celery", callback: Any) -> Callable[..., Any]:
-    """Celery takes 0 for "not given", and shows its usage for less: here each is a wrong number."""
+    """Return a callback that refuses numbers below 1; to Celery 0 means that none is given."""
 
     def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
         if ctx.obj.app is app and re.fullmatch(r"\s*(-\d+|\+?0+)\s*", str(value)):

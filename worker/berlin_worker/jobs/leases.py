@@ -150,10 +150,10 @@ class Holder(Protocol):
 class JobQueue(Protocol):
     """The job queue. Each call raises ``ConnectionError`` while the broker cannot answer."""
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue again."""
 
-    async def waiting(self) -> int:
+    async def depth(self) -> int:
         """How many messages wait on the queue."""
 
 
@@ -200,7 +200,7 @@ class Leases:
         lease_s: float,
         renew_interval_s: float,
         reap_interval_s: float,
-        doorbell: JobQueue,
+        job_queue: JobQueue,
         discard: Discard,
         stats: Stats | None = None,
     ) -> None:
@@ -208,22 +208,22 @@ class Leases:
         self._lease_s = lease_s
         self._renew_interval_s = renew_interval_s
         self._reap_interval_s = reap_interval_s
-        self._doorbell = doorbell
+        self._job_queue = job_queue
         self._discard = discard
         self._stats = stats or Stats()
         self._held: dict[str, Holder] = {}
         self._reachable_since: float | None = -math.inf
-        self._unrung: Overdue | None = None
+        self._pending_requeue: Overdue | None = None
         self._answered_at = time.monotonic()
-        self._passed_ms = 0
+        self._watermark_ms = 0
 
-    def saw(self, claim: Claim) -> None:
+    def advance_watermark(self, claim: Claim) -> None:
         """Note how far the queue has come: what was submitted before this job is not on it.
 
         Only a job that had its record before it was claimed tells when it was submitted.
         """
         if claim.attempt == 1 and claim.created_ms < claim.now_ms:
-            self._passed_ms = max(self._passed_ms, claim.created_ms)
+            self._watermark_ms = max(self._watermark_ms, claim.created_ms)
 
     def holding(self, job_id: str, holder: Holder) -> AbstractContextManager[None]:
         """Renew the lease of a claimed job for as long as a ``with`` block runs."""
@@ -283,8 +283,8 @@ class Leases:
                     holder.cancel("requested")
 
     async def _reap_all(self) -> None:
-        if self._unrung is not None:
-            await _contained(self._unrung.job_id, self._ring(self._unrung))
+        if self._pending_requeue is not None:
+            await _contained(self._pending_requeue.job_id, self._requeue(self._pending_requeue))
         job_ids = await self._store.due(_AT_ONCE)
         self._answered_at = time.monotonic()
         now = asyncio.get_running_loop().time()
@@ -298,7 +298,7 @@ class Leases:
             return
         # The message of a job that waits is most likely on the queue, unless a later one has
         # been taken from it: a queue that is never empty must not hide a message that is lost.
-        watermark_ms = self._passed_ms if await self._doorbell.waiting() else QUEUE_EMPTY
+        watermark_ms = self._watermark_ms if await self._job_queue.depth() else QUEUE_EMPTY
         for job_id in job_ids:
             await _contained(job_id, self._reap(job_id, watermark_ms))
 
@@ -310,19 +310,19 @@ class Leases:
             watermark_ms=watermark_ms,
         )
         if overdue is not None:
-            await self._ring(overdue)
+            await self._requeue(overdue)
 
-    async def _ring(self, overdue: Overdue) -> None:
-        # The record says "queued" by now, so nobody else would ring while others wait.
-        self._unrung = overdue
+    async def _requeue(self, overdue: Overdue) -> None:
+        # The record says "queued" by now, so no other worker would requeue it while others wait.
+        self._pending_requeue = overdue
         try:
             # A record may hold anything: what JSON cannot say again is not sent.
             dump_job(recorded_job(overdue.job))
-            await self._doorbell.ring(overdue.job_id, overdue.job, overdue.trace)
+            await self._job_queue.requeue(overdue.job_id, overdue.job, overdue.trace)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001  # belongs to this job alone
-            self._unrung = None
+            self._pending_requeue = None
             detail = str(error) if isinstance(error, InvalidJob) else type(error).__name__
             logger.error("job %s has a record that cannot run: %s", overdue.job_id, detail)  # noqa: TRY400  # one line says all
             await self._discard(
@@ -332,7 +332,7 @@ class Leases:
                 overdue.job[: 2 * MAX_JOB_BYTES],
             )
             return
-        self._unrung = None
+        self._pending_requeue = None
         self._stats.reaped.add(overdue.was)
         logger.info(
             "job %s was %s and overdue: back on the queue",

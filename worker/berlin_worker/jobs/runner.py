@@ -129,7 +129,7 @@ class Runner:
             await self._dead_letter_reused(job_id, facts, data)
             tracing.current().ended("dropped")
             return DROPPED
-        self.leases.saw(claim)
+        self.leases.advance_watermark(claim)
         if is_suspect(claim, self.policy):
             async with on_probation(
                 claim,

@@ -173,13 +173,13 @@ def _call(loop: asyncio.AbstractEventLoop, deliver: Callable[..., None], *messag
     loop.call_soon_threadsafe(deliver, *message)
 
 
-class _NoBell:
-    """Nothing is lost in one process, and so nothing is put on the queue again."""
+class _NoJobQueue:
+    """A job queue that does nothing: one process loses no job."""
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Do nothing."""
 
-    async def waiting(self) -> int:
+    async def depth(self) -> int:
         """Return 0."""
         return 0
 
@@ -199,7 +199,7 @@ def _core(
         lease_s=settings.lease_s,
         renew_interval_s=settings.renew_interval_s,
         reap_interval_s=settings.reap_interval_s,
-        doorbell=_NoBell(),
+        job_queue=_NoJobQueue(),
         discard=_discard,
         stats=journal.stats,
     )

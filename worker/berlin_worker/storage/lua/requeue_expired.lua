@@ -1,6 +1,7 @@
 -- Give back what no worker has renewed in time, and mend what cannot be an entry of a worker.
 --
 -- KEYS  1 unacked   2 unacked_index   3 the list for a message whose own list takes none
+--       4 redelivered (hash, see unacked_entry.lua)
 -- ARGV  1 seconds after which a message goes back   2 messages to look at, at most
 --       3 1 to look for entries without an index, however many there are of both
 -- reply {1 if more are due, error or '', keys of a wrong type that were deleted...}
@@ -8,7 +9,7 @@
 local most = tonumber(ARGV[2])
 local reply = {0, ''}
 
-for key, kind in pairs({[KEYS[1]] = 'hash', [KEYS[2]] = 'zset'}) do
+for key, kind in pairs({[KEYS[1]] = 'hash', [KEYS[2]] = 'zset', [KEYS[4]] = 'hash'}) do
   local found = redis.call('TYPE', key).ok
   if found ~= 'none' and found ~= kind then
     redis.call('DEL', key)
@@ -33,7 +34,7 @@ if #due > most then
   reply[1] = 1
 end
 for n = math.min(#due, most), 1, -1 do
-  local failure = give_back(due[n], 'RPUSH', KEYS[3])
+  local failure = give_back(due[n], 'RPUSH', KEYS[3], KEYS[4])
   if failure then
     reply[1], reply[2] = 0, failure.err
   end

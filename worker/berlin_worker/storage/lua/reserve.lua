@@ -4,9 +4,11 @@
 -- The script never looks into a message: the worker has the one parser. Tags are the worker's own.
 --
 -- KEYS  1 unacked (hash: tag -> entry, see unacked_entry.lua)   2 unacked_index (zset: tag -> since when, s)
---       3... the lists of the queue, in the order in which they are served
+--       3 redelivered (hash, see unacked_entry.lua)
+--       4... the lists of the queue, in the order in which they are served
 -- ARGV  1 messages to take at most   2 beginning of the tags, used for this call alone
--- reply {1 if more wait, list, tag, message, ...}: lists are counted from 1
+-- reply {1 if more wait, list, tag, message, 1 if a worker held it before, ...}: lists are counted
+-- from 1
 -- A full server, or a wrong type of key 1 or 2, is an error before anything has moved. A list of a
 -- wrong type is passed over; its error is the reply if there is nothing else to take.
 
@@ -17,8 +19,11 @@ local since = now_ms() / 1000
 redis.call('ZADD', KEYS[2], 'XX', since, '')
 redis.call('HLEN', KEYS[1])
 
+local marked = redis.pcall('HLEN', KEYS[3])
+local any_marked = type(marked) == 'number' and marked > 0
+
 local reply, room, failure = {0}, tonumber(ARGV[1]), nil
-for list = 3, #KEYS do
+for list = 4, #KEYS do
   while room > 0 do
     local raw = redis.pcall('RPOP', KEYS[list])
     if type(raw) == 'table' then
@@ -28,12 +33,13 @@ for list = 3, #KEYS do
       break
     end
     room = room - 1
-    local tag = ARGV[2] .. ('%03d'):format((#reply - 1) / 3) -- in order, also where times are equal
+    local tag = ARGV[2] .. ('%03d'):format((#reply - 1) / 4) -- in order, also where times are equal
     redis.call('HSET', KEYS[1], tag, make_entry(KEYS[list], raw))
     redis.call('ZADD', KEYS[2], since, tag)
-    reply[#reply + 1] = list - 2
+    reply[#reply + 1] = list - 3
     reply[#reply + 1] = tag
     reply[#reply + 1] = raw:sub(1, MOST_BYTES)
+    reply[#reply + 1] = any_marked and redis.call('HDEL', KEYS[3], fingerprint(raw)) or 0
   end
   if room == 0 then
     local left = redis.pcall('LLEN', KEYS[list])

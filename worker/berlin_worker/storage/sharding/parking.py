@@ -36,7 +36,7 @@ Discard = Callable[[object, str, str, bytes], Awaitable[None]]
 class JobQueue(Protocol):
     """The job queue."""
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue; raises ``ConnectionError``."""
 
 
@@ -62,10 +62,10 @@ class Parking:
     """Parked jobs. ``ttl_s`` limits how long a job waits; ``discard`` ends what cannot return."""
 
     def __init__(
-        self, control_redis: Redis, doorbell: JobQueue, *, count: int, ttl_s: int, discard: Discard
+        self, control_redis: Redis, job_queue: JobQueue, *, count: int, ttl_s: int, discard: Discard
     ) -> None:
         self._control_redis = control_redis
-        self._doorbell = doorbell
+        self._job_queue = job_queue
         self._count = count
         self._discard = discard
         self._ttl_s = ttl_s
@@ -118,7 +118,7 @@ class Parking:
         detail = "no worker wrote its parking entry"
         if parked is not None:
             try:
-                await self._doorbell.ring(*parked)
+                await self._job_queue.requeue(*parked)
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001  # belongs to this job alone

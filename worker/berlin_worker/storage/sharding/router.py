@@ -193,21 +193,21 @@ class Forgets(Protocol):
 
 
 class StrayQueue:
-    """The doorbell of one shard: what belongs to another is rung once, and has no record here.
+    """The job queue of one shard: a job of another is put back once, and has no record here.
 
     Such a job was submitted by somebody with another list of shards, or before the list was
     changed. On its own shard it begins anew; here it would be found overdue again and again.
     """
 
-    def __init__(self, doorbell: JobQueue, store: Forgets, *, shard: int, count: int) -> None:
-        self._doorbell = doorbell
+    def __init__(self, job_queue: JobQueue, store: Forgets, *, shard: int, count: int) -> None:
+        self._job_queue = job_queue
         self._store = store
         self._shard = shard
         self._count = count
 
-    async def ring(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
+    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
         """Put the message of a job on the queue again."""
-        await self._doorbell.ring(job_id, job, trace)
+        await self._job_queue.requeue(job_id, job, trace)
         belongs = shard_of(job_id, self._count)
         if belongs != self._shard:
             logger.error(
@@ -217,6 +217,6 @@ class StrayQueue:
             )
             await self._store.forget(job_id)
 
-    async def waiting(self) -> int:
+    async def depth(self) -> int:
         """How many messages wait on the queue."""
-        return await self._doorbell.waiting()
+        return await self._job_queue.depth()

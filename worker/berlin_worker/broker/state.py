@@ -1,0 +1,30 @@
+"""What the consumer, the channels and the requests of one process share: one object."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+
+def _ignore(job_id: str) -> None:
+    """Do nothing: no consumer of jobs runs in this process."""
+
+
+@dataclass(slots=True)
+class BrokerState:
+    """The state that outlives a connection to the broker. The main thread writes it."""
+
+    pending_acks: set[str] = field(default_factory=set)
+    """Delivery tags whose acknowledgement no connection has sent yet."""
+    suspended: bool = False
+    """Whether this process cannot work: it takes no message and extends no visibility timeout."""
+    restores_from: float = 0.0
+    """When (``monotonic()``) this process may requeue expired messages of other workers. After an
+    outage, in which no worker could extend its messages, each gets a whole timeout to do so."""
+    clock_ahead_s: float = 0.0
+    """By how much the clock of this process is ahead of Redis's, as of the last extension."""
+    on_unreadable: Callable[[str], None] = _ignore
+    """Hook: receives the job ID, or "", of a message that cannot be parsed."""
+
+
+STATE: Final = BrokerState()
+"""Of this process: kombu makes the channels, and Celery the consumer and the requests."""
