@@ -117,7 +117,8 @@ def test_revoke_flags_what_waits_and_leaves_what_runs(seen):
         wait_until(lambda key=key: fleet.redis.hget(key, "cancel"), "the flag")
         assert fleet.redis.ttl(key) > 0
         fleet.send(prompt("Hello"), task_id=job_id)
-        assert [each["type"] for each in fleet.ended(job_id)] == ["cancelled"]
+        ends = [(each["type"], each["reason"]) for each in fleet.ended(job_id)]
+        assert ends == [("cancelled", "revoked")]
     assert fleet.ended(running)[-1]["type"] == "completed"
     assert not [key for key in fleet.redis.keys("job:*") if b"x" in key.split(b"}")[0]]
 

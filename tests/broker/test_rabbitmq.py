@@ -341,6 +341,38 @@ def test_what_is_no_command_and_no_event_is_dropped_and_the_next_command_is_answ
     assert not fleet.redis.exists("worker:dead")
 
 
+def test_revoke_flags_what_waits_ends_what_runs_and_holds_after_a_restart(fleet, broker):
+    endless = "[[endless]] [[delay:0.05]] a"
+    with fleet.worker("-c", "2") as worker:
+        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
+        running, spared = (fleet.send(prompt(endless)) for _ in range(2))
+        for job_id in (running, spared):
+            fleet.running(job_id)
+        later = [str(uuid.uuid4()) for _ in range(2)]
+        waiting = fleet.send(prompt("waits"))
+        fleet.app.control.revoke([spared, waiting, later[0], "../x"])
+        fleet.app.control.revoke([running, later[1]], terminate=True)
+        assert fleet.ended(running)[-1]["reason"] == "revoked"
+        # Its slot is free, so the broker delivers what was revoked while it waited.
+        assert [each["reason"] for each in fleet.ended(waiting)] == ["revoked"]
+        for job_id in later:
+            key = f"job:{{{job_id}}}:state"
+            wait_until(lambda key=key: fleet.redis.hget(key, "cancel"), "the flag")
+        assert fleet.events(spared)[-1]["type"] == "chunk"
+        worker.kill()
+    for job_id in later:
+        fleet.send(prompt("too late"), task_id=job_id)
+    with fleet.worker("-c", "4", **QUICK) as worker:  # it has heard of no revoke
+        for job_id in later:
+            assert [each["reason"] for each in fleet.ended(job_id)] == ["revoked"]
+        wait_until(lambda: fleet.attempt(spared) == 2, "restarted")
+        fleet.app.control.revoke(spared, terminate=True)
+        assert fleet.ended(spared)[-1]["reason"] == "revoked"
+        assert worker.stop() == 0
+    assert messages(broker) == 0
+    assert not any("waits" in each or "too late" in each for each in fleet.upstream.prompts)
+
+
 def test_purge_ends_what_waits_on_rabbitmq_too(fleet, broker):
     waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
     record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}

@@ -17,7 +17,7 @@ QUEUED_MS = 1000
 
 def claim(created_ms, *, attempt=1, now_ms=9000):
     times = {"created_ms": created_ms, "started_ms": now_ms, "now_ms": now_ms}
-    counts = {"seq": 0, "chunks": 0, "strikes": 0, "cancel": False}
+    counts = {"seq": 0, "chunks": 0, "strikes": 0, "cancel_reason": ""}
     return Claim(job_id="job-0", verdict="claimed", attempt=attempt, **counts, **times)
 
 
@@ -129,7 +129,7 @@ async def test_whoever_has_given_way_while_the_renewal_was_under_way_is_not_told
 
 async def test_holders_are_told_that_they_lost_or_are_to_cancel(leases, record, renewing):
     fine, lost, unwanted = Holder(), Holder(), Holder(3)
-    record.replies = {"lost": "lost", "unwanted": "cancel"}
+    record.replies = {"lost": "lost", "unwanted": "requested"}
     with (
         leases.holding("fine", fine),
         leases.holding("lost", lost),

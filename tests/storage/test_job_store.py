@@ -105,7 +105,7 @@ async def test_the_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(l
 async def test_a_fresh_job_is_claimed_and_recorded(store, redis_client):
     got = await claim(store)
     assert (got.verdict, got.attempt, got.seq, got.chunks, got.strikes) == ("claimed", 1, 0, 0, 0)
-    assert not got.cancel
+    assert got.cancel_reason == ""
     assert got.created_ms == got.started_ms == got.now_ms > 0
     kept = await record(redis_client, ID)
     assert kept["status"] == "running"
@@ -206,7 +206,7 @@ async def test_only_queued_claims_what_waits_with_a_record_and_nothing_else(
 
 async def test_a_flag_set_before_the_record_is_seen_by_the_claim(store, redis_client):
     await redis_client.hset(names.state_key(ID), "cancel", 1)
-    assert (await claim(store)).cancel
+    assert (await claim(store)).cancel_reason == "requested"
 
 
 async def test_a_flag_keeps_the_ttl_that_its_record_has(store, redis_client):
@@ -424,20 +424,23 @@ async def test_a_read_of_very_many_chunks_is_one_call(store, redis_client):
 
 
 async def test_renewing_tells_for_each_job_how_it_stands(store, redis_client):
-    for name in ("fine", "flagged", "taken", "over", "reaped", "released"):
+    for name in ("fine", "flagged", "revoked", "taken", "over", "reaped", "released"):
         await claim(store, job_id=name)
     await redis_client.hset(names.state_key("flagged"), "cancel", 1)
+    assert not await store.revoke("revoked", running=False)
+    assert not await store.revoke("revoked", running=True)
     await expire_lease(redis_client, "taken")
     await claim(store, job_id="taken")
     await append(store, ended(open_log(await _reclaimed(store, "over"))))
     await expire_lease(redis_client, "reaped")
     await store.reap("reaped", again_running_s=6, again_queued_s=30)
     await store.release("released", 1)
-    for name in ("fine", "flagged"):
+    for name in ("fine", "flagged", "revoked"):
         await redis_client.zadd(names.DUE_JOBS, {name: 5})
-    held = [(n, 1) for n in ("fine", "flagged", "taken", "over", "reaped", "released", "gone")]
-    assert await store.renew(held) == ["renewed", "cancel", *["lost"] * 5]
-    for name in ("fine", "flagged"):
+    lost = ("taken", "over", "reaped", "released", "gone")
+    held = [(name, 1) for name in ("fine", "flagged", "revoked", *lost)]
+    assert await store.renew(held) == ["renewed", "requested", "revoked", *["lost"] * 5]
+    for name in ("fine", "flagged", "revoked"):
         assert await redis_client.zscore(names.DUE_JOBS, name) > 1e12
     assert await redis_client.zscore(names.DUE_JOBS, "over") is None
     assert await redis_client.zscore(names.DUE_JOBS, "gone") is None

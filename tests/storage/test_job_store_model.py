@@ -183,7 +183,7 @@ class StoreMachine(RuleBasedStateMachine):
         for (job_id, attempt), reply in zip(held, got, strict=True):
             model = self.models[job_id]
             if model.owned_by(attempt):
-                assert reply == ("cancel" if model.cancel else "renewed")
+                assert reply == ("requested" if model.cancel else "renewed")
                 model.lease_expired = False
             else:
                 assert reply == "lost"

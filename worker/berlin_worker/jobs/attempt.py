@@ -136,8 +136,8 @@ class Attempt:
 
     async def open(self, job: PromptJob) -> bool:
         """Publish how the attempt opens; ``False`` if that was the end of the job already."""
-        if self.claim.cancel:
-            await self.end_cancelled("requested")
+        if self.claim.cancel_reason:
+            await self.end_cancelled(self.claim.cancel_reason)
         elif self.remaining_s(job) <= 0:
             await self.end_failed(_timeout(Expired.DEADLINE))
         elif not self.streaming:

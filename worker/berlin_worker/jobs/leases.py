@@ -33,7 +33,8 @@ QUEUE_EMPTY: Final = 1 << 53
 """As a time in ms, later than any: an empty queue has passed every job by."""
 
 ClaimStatus = Literal["claimed", "over", "leased", "unknown", "conflict"]
-Renewal = Literal["renewed", "lost", "cancel"]
+Renewal = Literal["renewed", "lost", "requested", "revoked"]
+"""The last two: renewed, and the job is to be cancelled for this reason."""
 Discard = Callable[[str, str, str, bytes], Awaitable[None]]
 """Ends a job that can never run; called with job ID, reason, text for its reader, dead letter."""
 
@@ -45,6 +46,7 @@ class Claim:
     ``seq`` and ``chunks`` (since the last reset) stand as earlier attempts left them;
     ``strikes`` counts the attempts before this one that did not end well. ``leased_ms`` is when
     the lease of another one will have run out, unless it is renewed; 0 where nobody has one.
+    ``cancel_reason``: why the job is to be cancelled; empty if it is not.
     ``never_began``: the job is over, cancelled before its first attempt had opened.
     """
 
@@ -54,7 +56,7 @@ class Claim:
     seq: int
     chunks: int
     strikes: int
-    cancel: bool
+    cancel_reason: str
     created_ms: int
     started_ms: int
     now_ms: int
@@ -281,8 +283,8 @@ class Leases:
                 if reply == "lost":
                     self._stats.leases_lost += 1
                     holder.lost()
-                elif reply == "cancel":
-                    holder.cancel("requested")
+                elif reply != "renewed":
+                    holder.cancel(reply)
 
     async def _reap_all(self) -> None:
         if self._unrung is not None:

@@ -6,16 +6,16 @@ from typing import Self
 class Arrival:
     """A claim on its way to the store and back, for as long as its ``with`` block runs.
 
-    ``cancelled``: somebody wanted the job cancelled meanwhile, and the reply may be older than
-    that.
+    ``cancel_reason`` is set if the job is cancelled in the meantime, which the reply of the claim
+    may be too early to contain; else it is empty.
     """
 
     # A class, no generator: this is done for each job.
-    __slots__ = ("_coming", "cancelled", "job_id")
+    __slots__ = ("_coming", "cancel_reason", "job_id")
 
     def __init__(self, job_id: str, coming: "set[Arrival]") -> None:
         self.job_id = job_id
-        self.cancelled = False
+        self.cancel_reason = ""
         self._coming = coming
 
     def __enter__(self) -> Self:
@@ -36,8 +36,8 @@ class PendingClaims:
         """Listen for cancellations of a job for as long as a ``with`` block runs."""
         return Arrival(job_id, self._coming)
 
-    def cancel(self, job_id: str) -> None:
-        """Note for each claim of the job that it is cancelled."""
+    def cancel(self, job_id: str, reason: str) -> None:
+        """Give each pending claim of the job this cancel reason."""
         for arrival in self._coming:
             if arrival.job_id == job_id:
-                arrival.cancelled = True
+                arrival.cancel_reason = reason

@@ -230,7 +230,7 @@ class Runner:
 
     def _cancel_here(self, job_id: str, reason: str) -> bool:
         """Cancel the job if it is held here, or as soon as it is; says whether it is."""
-        self.arrivals.cancel(job_id)
+        self.arrivals.cancel(job_id, reason)
         holder = self.leases.holder(job_id)
         if holder is not None:
             holder.cancel(reason)
@@ -413,7 +413,8 @@ class Runner:
             # Who claims a job holds it before anything else happens here.
             with self.arrivals.expected(job_id) as arrival:
                 claim = await claimed()
-            return replace(claim, cancel=True) if arrival.cancelled else claim
+            reason = arrival.cancel_reason or claim.cancel_reason
+            return replace(claim, cancel_reason=reason) if reason else claim
         except asyncio.CancelledError:
             # A claim that nobody knows of would keep the job from all others for a lease. Made
             # again under its name, it finds what it has begun.

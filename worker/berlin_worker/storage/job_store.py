@@ -37,7 +37,7 @@ _REVOKE: Final = source("revoke")
 _DEAD_LETTER: Final = source("dead_letter_once", "dead_letter_entry")
 _WAITS: Final = 2
 _DAY_MS: Final = 86_400_000
-_RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
+_RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "requested", "revoked")
 
 
 class RedisStore:
@@ -118,7 +118,7 @@ class RedisStore:
         args += (int(only_queued), trace, *facts.script_args())
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        verdict, attempt, seq, chunks, strikes, cancel, *times, status = reply
+        verdict, attempt, seq, chunks, strikes, cancel_reason, *times, status = reply
         created_ms, started_ms, now_ms, leased_ms = times
         return Claim(
             job_id=job_id,
@@ -127,7 +127,7 @@ class RedisStore:
             seq=seq,
             chunks=chunks,
             strikes=strikes,
-            cancel=bool(cancel),
+            cancel_reason=cancel_reason.decode(),
             created_ms=created_ms,
             started_ms=started_ms,
             now_ms=now_ms,

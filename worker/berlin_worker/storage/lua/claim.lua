@@ -13,23 +13,29 @@
 --       8 headers by which a later message of the job continues its trace, JSON ('' for none)
 --       9 fingerprint of the job object ('' if the caller has none)
 --       10... further fields of the record and their values
--- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now, leased, status}
+-- reply {verdict, attempt, seq, chunks, strikes, cancel reason, created, started, now, leased,
+--        status}
 --       verdict 'claimed', 'over', 'leased', 'unknown', or 'conflict' (the record is that of
 --       another job with this ID); times in ms; leased until, or 0; status as it was before the
---       claim
+--       claim; cancel reason '' if the job is not to be cancelled
 
 -- Others may write records and logs: a key of another type is removed, a field that is no whole
 -- number counts as missing, and a log that does not fit its record begins anew.
 local r = heal('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'strikes',
-               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint')
+               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint', 'revoked')
 local status, attempt = r[1], whole(r[2], 0)
 local seq, chunks = whole(r[3], 0), whole(r[4], 0)
 local now = now_ms()
 local created, started = math.min(whole(r[7], now), now), math.min(whole(r[8], now), now)
 
+local cancel_reason = ''
+if r[6] and r[6] ~= '' then
+  cancel_reason = r[11] and 'revoked' or 'requested'
+end
+
 local function reply(verdict, fields)
   return {verdict, fields.attempt or attempt, seq, chunks,
-          fields.strikes or whole(r[5], 0), r[6] or '', fields.created or 0,
+          fields.strikes or whole(r[5], 0), cancel_reason, fields.created or 0,
           fields.started or 0, now, fields.leased or 0, status or ''}
 end
 
