@@ -184,8 +184,8 @@ def test_purge_that_breaks_off_says_so_and_leaves_the_messages(fleet):
 
 
 def test_background_task_that_dies_ends_the_worker_with_a_failure_after_the_drain(fleet):
-    fault = ROOT / "tests" / "toy" / "dying_task.py"
-    with fleet.worker("-c", "2", "--include", "tests.toy.dying_task") as worker:
+    fault = ROOT / "tests" / "sample_app" / "dying_task.py"
+    with fleet.worker("-c", "2", "--include", "tests.sample_app.dying_task") as worker:
         assert fault.exists()
         job_id = fleet.send(prompt("[[delay:0.2]] a b c d e f g h"))
         fleet.running(job_id)

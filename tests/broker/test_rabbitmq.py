@@ -17,10 +17,10 @@ from kombu import Connection, pools
 from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
+from tests.support.faulty_provider import installed
 from tests.support.fleet import Fleet, prompt, recorded, text_of
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
-from tests.support.saboteur import installed
 from tests.support.workers import celery_cli, wait_until
 
 pytestmark = pytest.mark.integration
@@ -145,7 +145,7 @@ def test_a_worker_that_hangs_gives_back_all_that_it_has(fleet, broker, tmp_path)
     fleet.env |= installed(tmp_path)
     act = {"act": "block", "block_s": 20, "once": str(tmp_path / "once"), "delay_s": 0.1}
     with fleet.worker("-c", "50") as hung:
-        blocker = fleet.send(prompt("one two three", provider="saboteur", options=act))
+        blocker = fleet.send(prompt("one two three", provider="faulty", options=act))
         fleet.running(blocker)
         job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]
         hung.wait_for_log("this worker hangs")

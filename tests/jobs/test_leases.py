@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from berlin_worker.jobs.leases import Claim, Leases, Overdue
-from tests.support.rig import Bell
+from tests.support.harness import Bell
 from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.unit

@@ -17,7 +17,8 @@ from berlin_worker.errors import JobError
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.storage.job_store import RedisStore
 from berlin_worker.telemetry import job_end
-from tests.support.core import (
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import (
     JOB,
     check_keys,
     expire_lease,
@@ -30,7 +31,6 @@ from tests.support.core import (
     subscribed,
     text_of,
 )
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract

@@ -7,8 +7,8 @@ import pytest
 
 from berlin_schemas import ErrorCode
 from berlin_worker.jobs.abandon import strays
-from tests.support.core import check_keys, make_store
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled
+from tests.support.store_helpers import check_keys, make_store
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
@@ -68,12 +68,12 @@ class Clinging:
 
 
 @pytest.fixture(params=["finally", "swallow"])
-async def clinging(request):
+async def stubborn(request):
     return Clinging(request.param)
 
 
-async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, clinging, caplog):
-    async with worker(clinging) as here:
+async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, stubborn, caplog):
+    async with worker(stubborn) as here:
         task = here.start()
         await here.logged(2)
         await here.runner.cancel(JOB_ID, "enough")
@@ -83,7 +83,7 @@ async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, clingi
         assert len(strays) == 1
         [told] = [each for each in caplog.records if each.levelno == logging.ERROR]
         assert JOB_ID in told.getMessage()
-        await clinging.leaves()
+        await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk", "cancelled"]
 
 
@@ -94,16 +94,16 @@ async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, clingi
         ({"deadline_s": 0.2}, ErrorCode.DEADLINE_EXCEEDED),
     ],
 )
-async def test_its_job_fails_with_the_code_of_the_timeout(worker, clinging, limit, code):
-    async with worker(clinging, max_attempts=1) as here:
+async def test_its_job_fails_with_the_code_of_the_timeout(worker, stubborn, limit, code):
+    async with worker(stubborn, max_attempts=1) as here:
         await here.run(**limit)
         end = (await here.log())[-1]
         assert end.error.code is code
-        await clinging.leaves()
+        await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk", "failed"]
 
 
-async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, clinging):
+async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, stubborn):
     go = asyncio.Event()
 
     async def second(job, report):
@@ -111,17 +111,17 @@ async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, clingi
         await go.wait()
         yield ["c"]
 
-    async with worker(clinging, second) as here:
+    async with worker(stubborn, second) as here:
         task = here.start(idle_timeout_s=1.0)
         await here.logged(4)
-        await clinging.leaves()
+        await stubborn.leaves()
         go.set()
         await task
         assert await here.kinds() == ["started", "chunk", "reset", "chunk", "chunk", "completed"]
 
 
-async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, clinging):
-    async with worker(clinging) as here:
+async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, stubborn):
+    async with worker(stubborn) as here:
         task = here.start()
         await here.logged(2)
         async with cancelled(task):
@@ -130,7 +130,7 @@ async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, clingi
             JOB_ID, b"", call="x", deadline_s=50.0
         )
         assert (claim.verdict, claim.attempt, claim.strikes) == ("claimed", 2, 0)
-        await clinging.leaves()
+        await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk"]
 
 

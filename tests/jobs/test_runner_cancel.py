@@ -4,8 +4,8 @@ import pytest
 
 from berlin_schemas import ErrorCode, names
 from berlin_worker.errors import JobError
-from tests.support.core import check_keys
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, says
+from tests.support.store_helpers import check_keys
 
 pytestmark = pytest.mark.contract
 

@@ -12,8 +12,8 @@ from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.telemetry.otel import OtelTracer
 from berlin_worker.telemetry.tracing import from_carrier
-from tests.support.core import expire_lease, record
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import expire_lease, record
 
 pytestmark = pytest.mark.contract
 

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from berlin_schemas import names
-from tests.support.core import check_log, open_log, read_log, record
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, job_object, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, job_object, says
+from tests.support.store_helpers import check_log, open_log, read_log, record
 from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.contract

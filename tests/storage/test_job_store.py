@@ -9,7 +9,7 @@ import redis.asyncio
 
 from berlin_schemas import Cancelled, Chunk, Completed, Reset, Timings, decode, names
 from berlin_worker.storage.scripts import source
-from tests.support.core import (
+from tests.support.store_helpers import (
     JOB,
     LOG_TTL_S,
     QUEUE_TTL_S,

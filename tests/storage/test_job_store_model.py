@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from berlin_schemas import Completed, Reset, Started, Timings, decode, names
 from berlin_worker.jobs.lifecycle import Phase
-from tests.support.core import (
+from tests.support.store_helpers import (
     JOB,
     LOG_TTL_S,
     LosesReplies,

@@ -17,8 +17,15 @@ from berlin_worker.storage.sharding.marks import MARK_TTL_S, Marks, check_unmark
 from berlin_worker.storage.sharding.parking import Parking
 from berlin_worker.storage.sharding.router import StrayQueue
 from berlin_worker.storage.sharding.store import ShardStore
-from tests.support.core import JOB, check_keys, expire_lease, load_scripts, make_store, record
-from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says
+from tests.support.harness import Bell, ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import (
+    JOB,
+    check_keys,
+    expire_lease,
+    load_scripts,
+    make_store,
+    record,
+)
 from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.contract

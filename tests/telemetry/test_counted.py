@@ -9,8 +9,8 @@ import pytest
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.telemetry.stats import Stats
-from tests.support.core import expire_lease, raw_log
-from tests.support.rig import JOB_ID, ScriptedProvider, Stream, Worker, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Stream, Worker, says
+from tests.support.store_helpers import expire_lease, raw_log
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract

@@ -15,7 +15,7 @@ from berlin_worker.jobs.runner import Runner
 from berlin_worker.providers.base import Report
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.storage.databases import database_of
-from tests.support.core import job_object, load_scripts, make_store, read_log
+from tests.support.store_helpers import job_object, load_scripts, make_store, read_log
 from tests.support.waiting import stopped
 
 JOB_ID = "job-1"
