@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from berlin_worker.jobs.leases import Claim, Leases, Overdue
+from berlin_worker.jobs.leases import Leases
+from berlin_worker.jobs.store import Claim, Overdue
 from tests.support.harness import Bell
 from tests.support.waiting import stopped, until
 
@@ -17,8 +18,8 @@ QUEUED_MS = 1000
 
 def claim(created_ms, *, attempt=1, now_ms=9000):
     times = {"created_ms": created_ms, "started_ms": now_ms, "now_ms": now_ms}
-    counts = {"seq": 0, "chunks": 0, "strikes": 0, "cancel_reason": ""}
-    return Claim(job_id="job-0", verdict="claimed", attempt=attempt, **counts, **times)
+    counts = {"seq": 0, "chunks": 0, "failed_attempts": 0, "cancel_reason": ""}
+    return Claim(job_id="job-0", status="claimed", attempt=attempt, **counts, **times)
 
 
 class Record:
@@ -88,7 +89,7 @@ def leases(record, bell):
         lease_s=0.05,
         renew_interval_s=0.001,
         reap_interval_s=0.001,
-        doorbell=bell,
+        job_queue=bell,
         discard=record.discard,
     )
 
@@ -216,12 +217,14 @@ async def test_a_waiting_job_is_rung_where_a_later_one_was_taken_from_the_queue(
 ):
     bell.queue_length = 1
     for earlier in (claim(QUEUED_MS), claim(9000, now_ms=9000), claim(8000, attempt=2)):
-        leases.saw(earlier)  # not later, of unknown age, and not from its place in the queue
+        leases.advance_watermark(
+            earlier
+        )  # not later, of unknown age, and not from its place in the queue
         record.overdue = {"job-1": "queued"}
         await leases._reap_all()
         assert bell.rung == []
-    leases.saw(claim(QUEUED_MS + 1))
-    leases.saw(claim(QUEUED_MS - 1))
+    leases.advance_watermark(claim(QUEUED_MS + 1))
+    leases.advance_watermark(claim(QUEUED_MS - 1))
     record.overdue = {"job-1": "queued"}
     await leases._reap_all()
     assert bell.rung == ["job-1"]

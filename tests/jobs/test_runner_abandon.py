@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from berlin_schemas import ErrorCode
-from berlin_worker.jobs.abandon import strays
+from berlin_worker.jobs.abandon import abandoned_tasks
 from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled
 from tests.support.store_helpers import check_keys, make_store
 from tests.support.waiting import until
@@ -64,7 +64,7 @@ class Clinging:
     async def leaves(self):
         """Let it go, and wait for its end: what it says now must not appear anywhere."""
         self.go.set()
-        await until(lambda: not strays)
+        await until(lambda: not abandoned_tasks)
 
 
 @pytest.fixture(params=["finally", "swallow"])
@@ -80,7 +80,7 @@ async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, stubbo
         await task
         assert await here.kinds() == ["started", "chunk", "cancelled"]
         assert here.leases.holder(JOB_ID) is None
-        assert len(strays) == 1
+        assert len(abandoned_tasks) == 1
         [told] = [each for each in caplog.records if each.levelno == logging.ERROR]
         assert JOB_ID in told.getMessage()
         await stubborn.leaves()
@@ -129,7 +129,7 @@ async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, stubbo
         claim = await make_store(redis_client, owner="other").claim(
             JOB_ID, b"", call="x", deadline_s=50.0
         )
-        assert (claim.verdict, claim.attempt, claim.strikes) == ("claimed", 2, 0)
+        assert (claim.status, claim.attempt, claim.failed_attempts) == ("claimed", 2, 0)
         await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk"]
 
@@ -154,4 +154,4 @@ async def test_one_that_swallows_the_cancellation_and_streams_on_is_closed_at_it
         events = await here.log()
     assert events[-1].type == "cancelled"
     assert {event.content for event in events[1:-1]} == {"0"}
-    assert not strays
+    assert not abandoned_tasks

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.contract
 
 STATE, LOG = names.state_key(JOB_ID), names.log_key(JOB_ID)
 NUMBERS = ["x", "", "-1", "1.5", "1e400", "nan", "inf", "0x10", "9" * 30, "1e13", "\xff"]
-FIELDS = ["attempt", "seq", "chunks", "strikes", "created_ms", "started_ms", "queued_ms"]
+FIELDS = ["attempt", "seq", "chunks", "failed_attempts", "created_ms", "started_ms", "queued_ms"]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_numbers_of_a_second_attempt_may_be_garbage(worker, redis_client, 
     for number in NUMBERS:
         await redis_client.flushdb()
         claim = await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
-        assert claim.verdict == "claimed"
+        assert claim.status == "claimed"
         await redis_client.hset(STATE, field, number)
         await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
         await worker.runner.run(JOB_ID, [job_object()], {})
@@ -104,7 +104,7 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
     for job_id in ("before", "after"):
         assert await redis_client.xlen(names.log_key(job_id)) == 1
     await worker.store.release(JOB_ID, 1)
-    await worker.store.clear_failure(JOB_ID, 1, strikes=0)
+    await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0)
 
 
 async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_client):
@@ -116,7 +116,7 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
         "no-object": {"status": "running", "attempt": "x", "job": "[]"},
         "no-utf8": {"status": "queued", "job": b"\xff", "created_ms": "x"},
         "odd-status": {"status": "\xff", "job": "7"},
-        "odd-strikes": {"status": "running", "job": "", "strikes": "-7.5"},
+        "odd-failed_attempts": {"status": "running", "job": "", "failed_attempts": "-7.5"},
     }
     for job_id, fields in records.items():
         await redis_client.hset(names.state_key(job_id), mapping=fields)

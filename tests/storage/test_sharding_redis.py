@@ -12,7 +12,7 @@ from berlin_schemas import names
 from berlin_schemas.shards import shard_of
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.errors import SettingsError, StoreUnavailable
-from berlin_worker.jobs.leases import QUEUE_EMPTY, Claim
+from berlin_worker.jobs.store import QUEUE_EMPTY, Claim
 from berlin_worker.storage.sharding.marks import MARK_TTL_S, Marks, check_unmarked
 from berlin_worker.storage.sharding.parking import Parking
 from berlin_worker.storage.sharding.router import StrayQueue

@@ -9,9 +9,10 @@ import redis.asyncio
 
 from berlin_schemas import Event, PromptJob
 from berlin_worker.jobs.journal import Journal
-from berlin_worker.jobs.leases import Leases, Renewal
+from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.retry import RetryPolicy
 from berlin_worker.jobs.runner import Runner
+from berlin_worker.jobs.store import Renewal
 from berlin_worker.providers.base import Report
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.storage.databases import database_of
@@ -107,7 +108,7 @@ class Worker:
             lease_s=60.0,
             renew_interval_s=changes.pop("renew_interval_s", 0.01),
             reap_interval_s=0.01,
-            doorbell=self.bell,
+            job_queue=self.bell,
             discard=self._discard,
             stats=self.journal.stats,
         )

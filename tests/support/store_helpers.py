@@ -10,8 +10,9 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_schemas import Event, Started, decode, names
-from berlin_worker.jobs.journal import Batch, JobLog, Journal
-from berlin_worker.jobs.leases import Claim
+from berlin_worker.jobs.job_log import Batch, JobLog
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.store import Claim
 from berlin_worker.storage.job_store import RedisStore
 from berlin_worker.storage.scripts import source
 

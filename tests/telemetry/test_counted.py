@@ -153,7 +153,7 @@ async def test_deliveries_that_are_dropped_count_by_their_reason(worker):
         await task
         await here.run()
     stats = stats_of(here)
-    assert stats.snapshot()["dropped"] == {"leased": 1, "over": 1}
+    assert stats.snapshot()["dropped"] == {"finished": 1, "leased": 1}
     assert stats.deliveries == 3
     assert jobs(here) == {"cancelled": 1}
 

@@ -75,8 +75,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         stats = Stats(settings.metrics_named_models)
         tokens = RedisTokens(home, settings, stats)
         services = Services(http, tokens, settings, os.environ)
-        suspects = Quarantine()
-        shared = _Shared(home, doorbell, provider_cache(services, settings), suspects, stats)
+        quarantine = Quarantine()
+        shared = _Shared(home, doorbell, provider_cache(services, settings), quarantine, stats)
         cores = [_core(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
         async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
@@ -115,7 +115,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             stack.push_async_callback(_cancelled, _supervised(name, work))
         inside = ProcessGauges(
             jobs_in_flight=lambda: sum(len(core.leases) for core in cores),
-            suspects_waiting=lambda: len(suspects),
+            jobs_quarantined=lambda: len(quarantine),
             journal_buffer_bytes=lambda: sum(core.journal.buffered_bytes for core in cores),
             journal_limit_bytes=settings.journal_buffer_bytes,
             store_silent_s=lambda: current.silent_s,
@@ -140,7 +140,7 @@ class _Shared:
     home: redis.asyncio.Redis
     doorbell: CeleryJobQueue
     provider: Callable[[str], Provider]
-    suspects: Quarantine
+    quarantine: Quarantine
     stats: Stats
 
 
@@ -164,7 +164,7 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
         lease_s=settings.lease_s,
         renew_interval_s=settings.renew_interval_s,
         reap_interval_s=settings.reap_interval_s,
-        doorbell=shared.doorbell if count == 1 else bell,
+        job_queue=shared.doorbell if count == 1 else bell,
         discard=discard,
         stats=shared.stats,
     )
@@ -177,7 +177,7 @@ def _core(settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shar
         proxies=settings.proxies,
         defaults=JobDefaults(settings.default_provider, settings.default_model),
         cancel_cause=cancel_cause,
-        suspects=shared.suspects,
+        quarantine=shared.quarantine,
     )
     core = Core(journal, leases, runner)
     if isinstance(store, ShardStore):

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 CANCEL_GRACE_S: Final = 2.0
 """How long work that was cancelled may take to end."""
 
-strays: Final[set[asyncio.Task[BaseException | None]]] = set()
+abandoned_tasks: Final[set[asyncio.Task[BaseException | None]]] = set()
 """What has not ended when it had to, in this process, for as long as it goes on."""
 
 
@@ -38,11 +38,11 @@ async def run_abandonable(
         on_cancel()
         task.cancel()
         if not await _ends(task, CANCEL_GRACE_S):
-            strays.add(task)
-            task.add_done_callback(strays.discard)
+            abandoned_tasks.add(task)
+            task.add_done_callback(abandoned_tasks.discard)
             logger.error(  # noqa: TRY400  # what there is to say
                 "%s has not ended %g s after it was told to: left to itself (%d so far)",
-                *(name, CANCEL_GRACE_S, len(strays)),
+                *(name, CANCEL_GRACE_S, len(abandoned_tasks)),
             )
         raise
     error = task.result()

@@ -3,7 +3,7 @@
 from typing import Self
 
 
-class Arrival:
+class PendingClaim:
     """A claim on its way to the store and back, for as long as its ``with`` block runs.
 
     ``cancel_reason`` is set if the job is cancelled in the meantime, which the reply of the claim
@@ -11,33 +11,33 @@ class Arrival:
     """
 
     # A class, no generator: this is done for each job.
-    __slots__ = ("_coming", "cancel_reason", "job_id")
+    __slots__ = ("_pending", "cancel_reason", "job_id")
 
-    def __init__(self, job_id: str, coming: "set[Arrival]") -> None:
+    def __init__(self, job_id: str, pending: "set[PendingClaim]") -> None:
         self.job_id = job_id
         self.cancel_reason = ""
-        self._coming = coming
+        self._pending = pending
 
     def __enter__(self) -> Self:
-        self._coming.add(self)
+        self._pending.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._coming.discard(self)
+        self._pending.discard(self)
 
 
 class PendingClaims:
     """The claims of one process that are under way."""
 
     def __init__(self) -> None:
-        self._coming: set[Arrival] = set()
+        self._pending: set[PendingClaim] = set()
 
-    def expected(self, job_id: str) -> Arrival:
+    def track(self, job_id: str) -> PendingClaim:
         """Listen for cancellations of a job for as long as a ``with`` block runs."""
-        return Arrival(job_id, self._coming)
+        return PendingClaim(job_id, self._pending)
 
     def cancel(self, job_id: str, reason: str) -> None:
         """Give each pending claim of the job this cancel reason."""
-        for arrival in self._coming:
-            if arrival.job_id == job_id:
-                arrival.cancel_reason = reason
+        for claim in self._pending:
+            if claim.job_id == job_id:
+                claim.cancel_reason = reason

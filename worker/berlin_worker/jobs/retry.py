@@ -27,14 +27,14 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """Wait for ``delay_s``, then begin the next attempt (with a reset if there are chunks)."""
 
     delay_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class KeepPartial:
     """End as completed with the text that is there, ``finish_reason`` interrupted."""
 
 
@@ -45,10 +45,10 @@ class Fail:
     error: JobError
 
 
-Decision = Again | Keep | Fail
+Decision = Retry | KeepPartial | Fail
 
 
-def decide(
+def decide_retry(
     error: JobError,
     *,
     tries: int,
@@ -68,7 +68,7 @@ def decide(
     if not error.retryable or error.code in FINAL_CODES:
         return Fail(error)
     if streaming and on_interrupt == "keep":
-        return Keep()
+        return KeepPartial()
     if streaming and on_interrupt == "fail":
         return Fail(error)
     if tries >= policy.max_attempts:
@@ -76,4 +76,4 @@ def decide(
     delay_s = max(policy.backoff_s(tries, jitter), error.retry_after_s or 0.0)
     if delay_s >= remaining_s:
         return Fail(error)
-    return Again(delay_s)
+    return Retry(delay_s)

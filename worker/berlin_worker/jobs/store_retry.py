@@ -11,7 +11,7 @@ T = TypeVar("T")
 _RETRY_S: Final = 0.5
 
 
-async def answered(call: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
     """Call until the store answers; it says by ``ConnectionError`` that it does not."""
     while True:
         try:

@@ -17,8 +17,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
-from berlin_worker.jobs.journal import Batch
-from berlin_worker.jobs.leases import QUEUE_EMPTY, Claim, Overdue, Renewal
+from berlin_worker.jobs.job_log import Batch
+from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Renewal
 from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
 from berlin_worker.storage.scripts import source
 
@@ -118,21 +118,21 @@ class RedisStore:
         args += (int(only_queued), trace, *facts.script_args())
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        verdict, attempt, seq, chunks, strikes, cancel_reason, *times, status = reply
+        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before = reply
         created_ms, started_ms, now_ms, leased_ms = times
         return Claim(
             job_id=job_id,
-            verdict=verdict.decode(),
+            status=status.decode(),
             attempt=attempt,
             seq=seq,
             chunks=chunks,
-            strikes=strikes,
+            failed_attempts=failed_attempts,
             cancel_reason=cancel_reason.decode(),
             created_ms=created_ms,
             started_ms=started_ms,
             now_ms=now_ms,
             leased_ms=leased_ms,
-            never_began=status == b"cancelled" and seq <= 1,
+            never_began=before == b"cancelled" and seq <= 1,
         )
 
     async def append(self, batch: list[Batch]) -> list[bool]:
@@ -165,10 +165,12 @@ class RedisStore:
         with _unreachable():
             await self._records.call(_RELEASE, keys, [job_id, attempt, self._lease_ms])
 
-    async def clear_failure(self, job_id: str, attempt: int, *, strikes: int) -> None:
-        """Leave a running job with so many ``strikes`` (``clear_failure.lua``)."""
+    async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
+        """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
         with _unreachable():
-            await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], [attempt, strikes])
+            await self._records.call(
+                _CLEAR_FAILURE, [names.state_key(job_id)], [attempt, failed_attempts]
+            )
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
         """Set the cancel flag of a job, known or not; one that runs only if ``running``.

@@ -15,7 +15,7 @@ class Reading:
     messaging_system: str = "redis"
     jobs_in_flight: int = 0
     job_slots: int | None = None
-    suspects_waiting: int = 0
+    jobs_quarantined: int = 0
     queue: Mapping[str, int] = field(default_factory=dict)
     dead_letters: int | None = None
     journal_buffer_bytes: int = 0

@@ -142,11 +142,11 @@ TABLE: Final[tuple[Row, ...]] = (
         lambda s, _: _one(s.leases_lost),
     ),
     Row(
-        "worker_suspects_waiting",
+        "worker_jobs_quarantined",
         "gauge",
         (),
-        "Jobs that have lost their worker so often that they wait to run alone.",
-        lambda _, r: _one(r.suspects_waiting),
+        "Jobs in quarantine: they lost their worker so often that they wait to run alone.",
+        lambda _, r: _one(r.jobs_quarantined),
     ),
     Row(
         "worker_dead_letters",

@@ -28,7 +28,7 @@ class ProcessGauges:
     """What a scrape reads in this process, from another thread; ``no_token`` runs in the loop."""
 
     jobs_in_flight: Callable[[], int]
-    suspects_waiting: Callable[[], int]
+    jobs_quarantined: Callable[[], int]
     journal_buffer_bytes: Callable[[], int]
     journal_limit_bytes: int
     store_silent_s: Callable[[], float]
@@ -82,7 +82,7 @@ class StatusReporter:
             messaging_system=self._system,
             jobs_in_flight=inside.jobs_in_flight(),
             job_slots=life.slots,
-            suspects_waiting=inside.suspects_waiting(),
+            jobs_quarantined=inside.jobs_quarantined(),
             queue=queue,
             dead_letters=dead_letters,
             journal_buffer_bytes=inside.journal_buffer_bytes(),

@@ -199,7 +199,7 @@ def _core(
         lease_s=settings.lease_s,
         renew_interval_s=settings.renew_interval_s,
         reap_interval_s=settings.reap_interval_s,
-        doorbell=_NoBell(),
+        job_queue=_NoBell(),
         discard=_discard,
         stats=journal.stats,
     )
