@@ -49,7 +49,7 @@ async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_clien
 async def test_numbers_of_a_second_attempt_may_be_garbage(worker, redis_client, field):
     for number in NUMBERS:
         await redis_client.flushdb()
-        claim = await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+        claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
         assert claim.status == "claimed"
         await redis_client.hset(STATE, field, number)
         await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
@@ -63,7 +63,7 @@ async def test_numbers_of_a_second_attempt_may_be_garbage(worker, redis_client, 
 @pytest.mark.parametrize("begun", [False, True])
 async def test_key_of_another_type_keeps_no_job_from_its_end(worker, redis_client, key, begun):
     if begun:
-        await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+        await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
         await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
     await other_type(redis_client, key)
     await worker.runner.run(JOB_ID, [job_object()], {})
@@ -73,7 +73,7 @@ async def test_key_of_another_type_keeps_no_job_from_its_end(worker, redis_clien
 
 @pytest.mark.parametrize("entries", [1, 5])
 async def test_log_that_others_have_written_to_begins_anew(worker, redis_client, entries):
-    await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await redis_client.hset(STATE, mapping={"seq": 2, "chunks": 1})
     await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
     for n in range(entries):
@@ -147,7 +147,7 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
 async def test_watch_of_another_type_is_removed_and_jobs_are_watched_again(worker, redis_client):
     await other_type(redis_client, names.DUE_JOBS)
     assert await worker.store.due(10) == []
-    await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await other_type(redis_client, names.DUE_JOBS)
     assert await worker.store.renew([(JOB_ID, 1)]) == ["renewed"]
     assert await redis_client.zscore(names.DUE_JOBS, JOB_ID)
@@ -160,13 +160,13 @@ async def test_dead_letters_of_another_type_take_the_next_one(worker, redis_clie
         await redis_client.xadd(names.DEAD_LETTERS, {"garbage": 1}, id=last)
     else:
         await other_type(redis_client, names.DEAD_LETTERS)
-    await worker.store.dead_letter(JOB_ID, "reason", call="1", message=b"x")
+    await worker.store.dead_letter(JOB_ID, "reason", call="earlier", message=b"x")
     (letter,) = [each for _, each in await redis_client.xrange(names.DEAD_LETTERS)]
     assert letter[b"reason"] == b"reason"
 
 
 async def test_seq_that_is_ahead_of_the_log_swallows_no_event(worker, redis_client):
-    claim = await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     log = open_log(claim)
     assert await worker.store.append([log.take()]) == [True]
     await redis_client.hset(STATE, "seq", 7)
@@ -178,7 +178,7 @@ async def test_seq_that_is_ahead_of_the_log_swallows_no_event(worker, redis_clie
 
 
 async def test_record_without_a_ttl_leaves_no_log_without_events(worker, redis_client):
-    claim = await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await redis_client.persist(STATE)
     assert await worker.store.append([open_log(claim).take()]) == [True]
     assert await redis_client.ttl(LOG) > 0
