@@ -102,7 +102,7 @@ def completed(log, **fields):
     return head(log, Completed, finish_reason="stop", timings=TIMINGS, **fields)
 
 
-def failed(log, message="told"):
+def failed(log, message="it failed"):
     info = ErrorInfo(code=ErrorCode.INTERNAL, message=message, retryable=False)
     return head(log, Failed, error=info)
 
@@ -110,11 +110,11 @@ def failed(log, message="told"):
 @pytest.fixture
 async def unretrieved():
     """Fails a test that leaves an exception or a task behind that nobody looks at."""
-    told = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    unhandled = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     yield
     gc.collect()
-    assert told == []
+    assert unhandled == []
 
 
 # Bytes
@@ -217,8 +217,8 @@ async def test_what_gathers_while_a_call_is_in_flight_goes_in_the_next_one_for_a
             ("one", 2, 6),
             ("two", 1, 2),
         ]
-        told = [decode(each).content for each in harness.store.events["one"][1:]]
-        assert told == ["a0", "b0", "a1", "b1", "a2", "b2"]
+        texts = [decode(each).content for each in harness.store.events["one"][1:]]
+        assert texts == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
 async def test_a_lost_connection_resends_the_same_bytes_until_they_are_taken():

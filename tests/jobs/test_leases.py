@@ -1,4 +1,4 @@
-"""Renewing and reaping over a fake store: who is told what, and when the doorbell is rung."""
+"""Renewing and reaping over a fake store: what holders receive, and when a job is requeued."""
 
 import asyncio
 import contextlib
@@ -35,8 +35,8 @@ class Record:
         self.job = b"{}"
         self.discarded = []
 
-    async def discard(self, job_id, reason, told, message):
-        self.discarded.append((job_id, reason, told, message))
+    async def discard(self, job_id, reason, detail, message):
+        self.discarded.append((job_id, reason, detail, message))
 
     async def renew(self, held):
         if self.away:
@@ -63,13 +63,13 @@ class Record:
 class Holder:
     def __init__(self, attempt=1):
         self.attempt = attempt
-        self.told = []
+        self.received = []
 
     def lost(self):
-        self.told.append("lost")
+        self.received.append("lost")
 
     def cancel(self, reason):
-        self.told.append(reason)
+        self.received.append(reason)
 
 
 @pytest.fixture
@@ -125,10 +125,10 @@ async def test_whoever_has_given_way_while_the_renewal_was_under_way_is_not_told
     hold = leases.holding("job-1", old)
     hold.__enter__()
     await leases._renew_all()
-    assert old.told == new.told == []
+    assert old.received == new.received == []
 
 
-async def test_holders_are_told_that_they_lost_or_are_to_cancel(leases, record, renewing):
+async def test_holders_learn_that_their_job_is_lost_or_cancelled(leases, record, renewing):
     fine, lost, unwanted = Holder(), Holder(), Holder(3)
     record.replies = {"lost": "lost", "unwanted": "requested"}
     with (
@@ -136,10 +136,10 @@ async def test_holders_are_told_that_they_lost_or_are_to_cancel(leases, record, 
         leases.holding("lost", lost),
         leases.holding("unwanted", unwanted),
     ):
-        await until(lambda: lost.told and unwanted.told)
-    assert lost.told[0] == "lost"
-    assert unwanted.told[0] == "requested"
-    assert fine.told == []
+        await until(lambda: lost.received and unwanted.received)
+    assert lost.received[0] == "lost"
+    assert unwanted.received[0] == "requested"
+    assert fine.received == []
     assert [("fine", 1), ("lost", 1), ("unwanted", 3)] in record.renewals
 
 

@@ -13,7 +13,7 @@ LONG_S = 60.0
 
 
 class Job:
-    """Takes its turn in a task of its own, until it is told to end."""
+    """Has its slot in a task of its own, until the test ends it."""
 
     def __init__(self, quarantine, name):
         self.name = name

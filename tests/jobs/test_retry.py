@@ -1,4 +1,4 @@
-"""The decision after a failed attempt: pure, so every branch and its order can be told."""
+"""The decision after a failed attempt: every branch, and their order."""
 
 import math
 
@@ -23,7 +23,7 @@ POLICY = RetryPolicy(max_attempts=3, base_s=0.5, max_s=30.0)
 
 
 def failure(code=ErrorCode.UPSTREAM_ERROR, *, retryable=True, retry_after_s=None):
-    return JobError(code, "told", retryable=retryable, retry_after_s=retry_after_s)
+    return JobError(code, "message", retryable=retryable, retry_after_s=retry_after_s)
 
 
 def decided(error, **changes):
@@ -136,5 +136,5 @@ def test_whatever_happens_a_retry_waits_long_enough_and_never_past_the_deadline(
             assert case["streaming"]
             assert case["on_interrupt"] == "keep"
             assert error.retryable
-        case Fail(told):
-            assert told is error
+        case Fail(final):
+            assert final is error

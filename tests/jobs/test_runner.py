@@ -423,19 +423,19 @@ async def test_retry_after_beyond_the_deadline_fails_at_once(worker):
 
 
 @pytest.mark.parametrize(
-    ("stream", "fields", "told"),
+    ("stream", "fields", "message"),
     [
         (says(hangs=True), {"first_chunk_timeout_s": 0.02}, "first_chunk_timeout_s"),
         (says("a", hangs=True), {"idle_timeout_s": 0.02}, "idle_timeout_s"),
     ],
 )
-async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields, told):
+async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields, message):
     async with worker(stream, max_attempts=2) as here:
         await here.run(**fields)
         end = (await here.log())[-1]
         assert here.provider.calls == 2
     assert end.error.code is ErrorCode.UPSTREAM_TIMEOUT
-    assert told in end.error.message
+    assert message in end.error.message
 
 
 async def test_signs_of_life_without_text_put_off_the_idle_timeout(worker):
@@ -812,17 +812,17 @@ async def test_one_that_is_given_up_again_since_its_worker_was_stopped_over_it_i
         for n in range(3):
             await here.store.claim(JOB_ID, JOB, call=f"victim-{n}", deadline_s=50.0)
             await expire_lease(redis_client, JOB_ID)
-        dead_letter, buried = here.store.dead_letter, asyncio.Event()
+        dead_letter, recorded = here.store.dead_letter, asyncio.Event()
 
         async def hangs(*args, **kwargs):
             await dead_letter(*args, **kwargs)
-            buried.set()
+            recorded.set()
             await asyncio.Event().wait()
 
         with monkeypatch.context() as patch:
             patch.setattr(here.store, "dead_letter", hangs)
             async with cancelled(here.start()):
-                await buried.wait()
+                await recorded.wait()
         await here.run()
         assert await here.kinds() == ["failed"]
     assert await redis_client.xlen(names.DEAD_LETTERS) == 1

@@ -1,4 +1,4 @@
-"""A provider that does not end when it is told to: its job does, and its slot is free."""
+"""A provider that ignores its cancellation: its job ends all the same, and its slot is free."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ def worker(redis_client):
 
 
 class Clinging:
-    """A stream that hangs after its first chunk, and again when it is told to stop.
+    """A stream that hangs after its first chunk, and again when it is cancelled.
 
     ``how``: while it cleans up (``finally``), or because it swallows the cancellation and then
     goes on as if nothing had been said (``swallow``). It ends once it is let go.
@@ -40,14 +40,14 @@ class Clinging:
     def __init__(self, how):
         self.how = how
         self.go = asyncio.Event()
-        self.told = 0
+        self.cancelled = 0
 
     async def __call__(self, job, report):
         yield ["a"]
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            self.told += 1
+            self.cancelled += 1
             await self._hang()
             if self.how == "finally":
                 raise
@@ -59,7 +59,7 @@ class Clinging:
             try:
                 await self.go.wait()
             except asyncio.CancelledError:
-                self.told += 1
+                self.cancelled += 1
 
     async def leaves(self):
         """Let it go, and wait for its end: what it says now must not appear anywhere."""
@@ -81,8 +81,8 @@ async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, stubbo
         assert await here.kinds() == ["started", "chunk", "cancelled"]
         assert here.leases.holder(JOB_ID) is None
         assert len(abandoned_tasks) == 1
-        [told] = [each for each in caplog.records if each.levelno == logging.ERROR]
-        assert JOB_ID in told.getMessage()
+        [line] = [each for each in caplog.records if each.levelno == logging.ERROR]
+        assert JOB_ID in line.getMessage()
         await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk", "cancelled"]
 
@@ -120,7 +120,7 @@ async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, stubbo
         assert await here.kinds() == ["started", "chunk", "reset", "chunk", "chunk", "completed"]
 
 
-async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, stubborn):
+async def test_its_job_is_released_at_a_shutdown(worker, redis_client, stubborn):
     async with worker(stubborn) as here:
         task = here.start()
         await here.logged(2)

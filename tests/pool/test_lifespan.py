@@ -44,16 +44,16 @@ def test_a_lifespan_that_fails_ends_the_worker_with_one_line(app: SampleApp, nam
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "line"),
     [("failing_exit", "cannot let go"), ("hanging_exit", "still holds the event loop")],
 )
 def test_a_lifespan_that_fails_on_its_way_out_does_not_keep_the_worker(
-    app: SampleApp, name: str, told: str
+    app: SampleApp, name: str, line: str
 ) -> None:
     conf = {"worker_pool_lifespan": f"{APP}:{name}", "worker_pool_cleanup_timeout": 0.3}
     with app.worker("-c", "1", **conf) as worker:
         assert worker.stop() == 0
-        assert told in worker.log
+        assert line in worker.log
 
 
 def test_a_lifespan_that_hangs_can_be_interrupted(app: SampleApp) -> None:
@@ -63,7 +63,7 @@ def test_a_lifespan_that_hangs_can_be_interrupted(app: SampleApp) -> None:
         assert worker.stop(signal.SIGTERM) == 0
 
 
-def test_a_loop_that_dies_takes_the_worker_down_and_hands_back(app: SampleApp) -> None:
+def test_a_loop_that_dies_takes_the_worker_down_and_requeues(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_lifespan=f"{APP}:crashing_lifespan") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")

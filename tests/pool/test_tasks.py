@@ -41,9 +41,9 @@ def test_a_plain_function_runs_on_the_thread_of_the_loop(app: SampleApp) -> None
 
 def test_a_coroutine_and_its_children_see_their_request(app: SampleApp) -> None:
     sent = app.send("who_am_i")
-    told = sent.get()
-    assert told["thread"] == "asyncio-pool"
-    assert {told[key] for key in ("request", "current_task", "child", "asyncio_task")} == {sent.id}
+    found = sent.get()
+    assert found["thread"] == "asyncio-pool"
+    assert {found[key] for key in ("request", "current_task", "child", "asyncio_task")} == {sent.id}
 
 
 def test_a_task_that_a_coroutine_sends_knows_its_parent(app: SampleApp) -> None:

@@ -1,4 +1,4 @@
-"""A worker's core with a scripted provider, over a real store: what the runner's tests drive."""
+"""The parts of a worker that run jobs, with a scripted provider, over a real store."""
 
 import asyncio
 import contextlib
@@ -64,7 +64,7 @@ def says(*deltas: str, then: BaseException | None = None, hangs: bool = False) -
 
 
 class Bell:
-    """A doorbell that notes who rang; ``broken`` as if the broker were away."""
+    """A job queue that notes requeued jobs; ``broken`` as if the broker were away."""
 
     def __init__(self) -> None:
         self.rung: list[str] = []

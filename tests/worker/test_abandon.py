@@ -30,6 +30,6 @@ def test_the_only_slot_is_free_again_and_the_worker_stops_in_time(fleet):
         held = fleet.send(prompt("never a third word", **IGNORES_CANCEL))
         wait_until(lambda: len(fleet.events(held)) == 3, "it ignores the cancellation")
         assert worker.stop() == 0
-    assert worker.log.count("left to itself") == 3
+    assert worker.log.count("of its cancellation: abandoned") == 3
     state = fleet.redis.hmget(f"job:{{{held}}}:state", "status", "attempt")
     assert state == [b"queued", b"1"]

@@ -1,4 +1,4 @@
-"""Jobs that are just being claimed: nobody holds them here yet, but somebody may cancel them."""
+"""Jobs that this process is claiming: no attempt holds them yet, but a client may cancel them."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ class PendingClaim:
     may be too early to contain; else it is empty.
     """
 
-    # A class, no generator: this is done for each job.
+    # A class and no generator, since each job enters one.
     __slots__ = ("_pending", "cancel_reason", "job_id")
 
     def __init__(self, job_id: str, pending: "set[PendingClaim]") -> None:
@@ -33,7 +33,7 @@ class PendingClaims:
         self._pending: set[PendingClaim] = set()
 
     def track(self, job_id: str) -> PendingClaim:
-        """Listen for cancellations of a job for as long as a ``with`` block runs."""
+        """Note cancellations of a job for as long as a ``with`` block runs."""
         return PendingClaim(job_id, self._pending)
 
     def cancel(self, job_id: str, reason: str) -> None:

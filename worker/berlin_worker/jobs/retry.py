@@ -1,4 +1,4 @@
-"""What to do after an attempt has failed. A pure decision: it returns, it does not sleep."""
+"""The decision after a failed attempt (pure)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from berlin_worker.errors import JobError
 FINAL_CODES = frozenset(
     {ErrorCode.DEADLINE_EXCEEDED, ErrorCode.TOO_MANY_ATTEMPTS, ErrorCode.INVALID_JOB}
 )
-"""Codes after which a further attempt of the same job makes no sense, whatever the error says."""
+"""Codes after which no further attempt makes sense, even if the error is retryable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class RetryPolicy:
     max_s: float
 
     def backoff_s(self, tries: int, jitter: float) -> float:
-        """Seconds to wait after ``tries`` attempts; ``jitter`` in [0, 1) spreads the upper half."""
+        """Return the delay (s) after ``tries`` attempts; ``jitter`` in [0, 1) spreads half of it."""
         full = min(self.max_s, self.base_s * 2.0 ** min(tries - 1, 32))
         return full * (0.5 + 0.5 * jitter)
 
@@ -35,7 +35,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class KeepPartial:
-    """End as completed with the text that is there, ``finish_reason`` interrupted."""
+    """End as completed with the text so far, ``finish_reason`` interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,14 @@ def decide_retry(
     policy: RetryPolicy,
     jitter: float,
 ) -> Decision:
-    """What follows an attempt that ended with ``error``.
+    """Return the step after an attempt that ended with ``error``.
 
-    ``tries`` counts the attempts so far that were not handed back at a shutdown;
-    ``streaming`` says that chunks have been published since the last reset;
-    ``remaining_s`` is the time to the job's deadline. What the upstream asked to wait
-    (``Retry-After``) is waited, unless the deadline comes first: then it fails at once.
+    - ``tries`` counts the attempts so far, without those that a shutdown released.
+    - ``streaming``: chunks have been published since the last reset.
+    - ``remaining_s``: the seconds to the job's deadline.
+
+    The delay is at least the upstream's ``Retry-After``. If the deadline comes first, the job
+    fails at once.
     """
     if not error.retryable or error.code in FINAL_CODES:
         return Fail(error)

@@ -40,7 +40,7 @@ Settings, all optional:
 This package imports nothing else of ours.
 """
 
-from berlin_worker.pool.job import CancelCause, Requeued, cancel_cause
+from berlin_worker.pool.context import CancelCause, Requeued, cancel_cause
 from berlin_worker.pool.pool import AsyncioPool
 from berlin_worker.pool.task import AsyncioRequest, AsyncioTask, error_of
 
