@@ -15,7 +15,7 @@ class Facts(NamedTuple):
     metadata: str = ""
 
     def script_args(self) -> list[str]:
-        """Return the last arguments of ``submit.lua``, ``claim.lua``: fingerprint, fields, values."""
+        """Return the last arguments of the submit and claim scripts."""
         args = [self.fingerprint]
         if self.tenant:
             args += ("tenant", self.tenant)

@@ -21,7 +21,7 @@ class RetryPolicy:
     max_s: float
 
     def backoff_s(self, tries: int, jitter: float) -> float:
-        """Return the delay (s) after ``tries`` attempts; ``jitter`` in [0, 1) spreads half of it."""
+        """Return the delay (s) after ``tries`` attempts; ``jitter`` in [0, 1) spreads a half."""
         full = min(self.max_s, self.base_s * 2.0 ** min(tries - 1, 32))
         return full * (0.5 + 0.5 * jitter)
 
