@@ -43,7 +43,7 @@ def plan(slots: int, soft: int, hard: int, *, base: int, files: int) -> Room:
     """Return the soft limit to set and how many of ``slots`` it then allows, at least 1.
 
     ``base`` is what the process opens beside its streams, ``files`` what each stream opens.
-    Limits are numbers of files; ``resource.RLIM_INFINITY`` is none.
+    Limits are numbers of files; ``resource.RLIM_INFINITY`` means no limit.
     """
     infinite = resource.RLIM_INFINITY
     needed = base + slots * files + slots // SPARE_SHARE
