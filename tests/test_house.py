@@ -15,7 +15,7 @@ SOURCES = sorted([*WORKER.rglob("*.py"), *(ROOT / "schemas").rglob("*.py")])
 MOST_LINES = 300
 MOST_LINES_OF_A_FUNCTION = 60
 LEVELS = {"unit", "contract", "integration"}
-APART = {"chaos", "smoke", "support", "toy"}
+APART = {"chaos", "smoke", "support", "sample_app"}
 """Folders of tests/ whose files have no level: they run apart, or are no tests."""
 
 

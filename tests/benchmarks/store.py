@@ -19,7 +19,8 @@ import redis.asyncio
 from berlin_schemas import Started, names
 from berlin_schemas.shards import shard_of
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
-from berlin_worker.jobs.journal import JobLog, Journal
+from berlin_worker.jobs.job_log import JobLog
+from berlin_worker.jobs.journal import Journal
 from berlin_worker.storage.job_store import RedisStore
 from tests.benchmarks.measure import cpu_s
 

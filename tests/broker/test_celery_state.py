@@ -117,7 +117,8 @@ def test_revoke_flags_waiting_jobs_and_leaves_running_ones(seen):
         wait_until(lambda key=key: fleet.redis.hget(key, "cancel"), "the flag")
         assert fleet.redis.ttl(key) > 0
         fleet.send(prompt("Hello"), task_id=job_id)
-        assert [each["type"] for each in fleet.ended(job_id)] == ["cancelled"]
+        ends = [(each["type"], each["reason"]) for each in fleet.ended(job_id)]
+        assert ends == [("cancelled", "revoked")]
     assert fleet.ended(running)[-1]["type"] == "completed"
     assert not [key for key in fleet.redis.keys("job:*") if b"x" in key.split(b"}")[0]]
 
@@ -183,8 +184,8 @@ def test_failed_purge_is_an_error_and_leaves_the_messages(fleet):
 
 
 def test_background_task_that_dies_ends_the_worker_with_a_failure_after_the_drain(fleet):
-    fault = ROOT / "tests" / "toy" / "dying_task.py"
-    with fleet.worker("-c", "2", "--include", "tests.toy.dying_task") as worker:
+    fault = ROOT / "tests" / "sample_app" / "dying_task.py"
+    with fleet.worker("-c", "2", "--include", "tests.sample_app.dying_task") as worker:
         assert fault.exists()
         job_id = fleet.send(prompt("[[delay:0.2]] a b c d e f g h"))
         fleet.running(job_id)

@@ -17,10 +17,10 @@ from kombu import Connection, pools
 from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
+from tests.support.faulty_provider import installed
 from tests.support.fleet import Fleet, prompt, recorded, text_of
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
-from tests.support.saboteur import installed
 from tests.support.workers import celery_cli, wait_until
 
 pytestmark = pytest.mark.integration
@@ -145,7 +145,7 @@ def test_hanging_worker_requeues_all_its_messages(fleet, broker, tmp_path):
     fleet.env |= installed(tmp_path)
     act = {"act": "block", "block_s": 20, "once": str(tmp_path / "once"), "delay_s": 0.1}
     with fleet.worker("-c", "50") as hung:
-        blocker = fleet.send(prompt("one two three", provider="saboteur", options=act))
+        blocker = fleet.send(prompt("one two three", provider="faulty", options=act))
         fleet.running(blocker)
         job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]
         hung.wait_for_log("this worker hangs")
@@ -339,6 +339,38 @@ def test_invalid_commands_and_events_are_dropped_and_the_next_command_is_answere
         assert "Connection to broker lost" not in worker.log
     assert messages(broker) == 0
     assert not fleet.redis.exists("worker:dead")
+
+
+def test_revoke_flags_what_waits_ends_what_runs_and_holds_after_a_restart(fleet, broker):
+    endless = "[[endless]] [[delay:0.05]] a"
+    with fleet.worker("-c", "2") as worker:
+        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
+        running, spared = (fleet.send(prompt(endless)) for _ in range(2))
+        for job_id in (running, spared):
+            fleet.running(job_id)
+        later = [str(uuid.uuid4()) for _ in range(2)]
+        waiting = fleet.send(prompt("waits"))
+        fleet.app.control.revoke([spared, waiting, later[0], "../x"])
+        fleet.app.control.revoke([running, later[1]], terminate=True)
+        assert fleet.ended(running)[-1]["reason"] == "revoked"
+        # Its slot is free, so the broker delivers what was revoked while it waited.
+        assert [each["reason"] for each in fleet.ended(waiting)] == ["revoked"]
+        for job_id in later:
+            key = f"job:{{{job_id}}}:state"
+            wait_until(lambda key=key: fleet.redis.hget(key, "cancel"), "the flag")
+        assert fleet.events(spared)[-1]["type"] == "chunk"
+        worker.kill()
+    for job_id in later:
+        fleet.send(prompt("too late"), task_id=job_id)
+    with fleet.worker("-c", "4", **QUICK) as worker:  # it has heard of no revoke
+        for job_id in later:
+            assert [each["reason"] for each in fleet.ended(job_id)] == ["revoked"]
+        wait_until(lambda: fleet.attempt(spared) == 2, "restarted")
+        fleet.app.control.revoke(spared, terminate=True)
+        assert fleet.ended(spared)[-1]["reason"] == "revoked"
+        assert worker.stop() == 0
+    assert messages(broker) == 0
+    assert not any("waits" in each or "too late" in each for each in fleet.upstream.prompts)
 
 
 def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):

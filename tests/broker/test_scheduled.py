@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from tests.support.faulty_provider import with_clock_ahead
 from tests.support.fleet import Fleet, prompt
-from tests.support.saboteur import with_clock_ahead
 from tests.support.workers import VERBOSE, WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.support.chaos import Replicas, chance, in_background, size
-from tests.support.saboteur import installed
+from tests.support.faulty_provider import installed
 from tests.support.workers import wait_until
 
 
@@ -87,7 +87,7 @@ def test_a_job_that_kills_its_worker_is_given_up_and_its_neighbours_are_right(
             site.submit(None, "[[delay:0.1]]", chunks=60, follow=n % 10 == 0)
         killer = site.submit(
             "these are my last words",
-            provider="saboteur",
+            provider="faulty",
             options={"act": "kill", "delay_s": 1},
             endings=["failed:too_many_attempts"],
             follow=True,

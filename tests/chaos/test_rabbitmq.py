@@ -6,7 +6,7 @@ import pytest
 from kombu import Connection
 
 from tests.support.chaos import FULL, Replicas, chance, in_background, size
-from tests.support.saboteur import installed
+from tests.support.faulty_provider import installed
 from tests.support.workers import VERBOSE, wait_until
 
 
@@ -66,7 +66,7 @@ def test_a_hung_worker_keeps_no_job(make_site, rabbit, tmp_path, report):
     with site.worker("-c", "50", *VERBOSE) as hung:
         site.submit(
             "one two three four",
-            provider="saboteur",
+            provider="faulty",
             options={"act": "block", "block_s": block_s, "once": str(tmp_path / "once")},
         )
         hung.wait_for_log("received")

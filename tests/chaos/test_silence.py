@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.support.chaos import size
-from tests.support.saboteur import installed
+from tests.support.faulty_provider import installed
 from tests.support.workers import wait_until
 
 
@@ -73,7 +73,7 @@ def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path
         job_ids.append(
             site.submit(
                 "one two three four",
-                provider="saboteur",
+                provider="faulty",
                 options={
                     "act": "block",
                     "block_s": block_s,
@@ -82,7 +82,7 @@ def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path
                 },
             )
         )
-        wait_until(lambda: site.streaming(job_ids), "the saboteur too")
+        wait_until(lambda: site.streaming(job_ids), "the faulty provider too")
         other = stack.enter_context(site.worker("-c", "300"))
         wait_until((tmp_path / "once").exists, "it is blocked")
         site.history.fault()

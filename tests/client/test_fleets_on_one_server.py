@@ -12,9 +12,9 @@ from berlin_worker.cli.doctor import shared_server
 from berlin_worker.client import AsyncClient, Client, Options
 from berlin_worker.settings import Settings
 from berlin_worker.storage.databases import database_of, other_fleets
-from tests.support.core import raw_log, subscribed
+from tests.support.harness import ScriptedProvider, Worker, cancelled, says
 from tests.support.job_writer import TIMINGS
-from tests.support.rig import ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import raw_log, subscribed
 
 pytestmark = pytest.mark.contract
 

@@ -10,8 +10,8 @@ import redis.asyncio
 from berlin_schemas import names
 from berlin_worker.client import AsyncClient, Client, JobIdReused, Options
 from berlin_worker.settings import Settings
-from tests.support.core import record
-from tests.support.rig import ScriptedProvider, Worker, cancelled, says
+from tests.support.harness import ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import record
 
 pytestmark = pytest.mark.contract
 

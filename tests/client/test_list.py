@@ -9,9 +9,9 @@ from berlin_schemas import ErrorCode, names
 from berlin_worker.client import AsyncClient, Client, Options
 from berlin_worker.client.values import JobStatus
 from berlin_worker.settings import Settings
-from tests.support.core import check_keys
+from tests.support.harness import ScriptedProvider, Worker, says
 from tests.support.job_writer import JobWriter
-from tests.support.rig import ScriptedProvider, Worker, says
+from tests.support.store_helpers import check_keys
 
 pytestmark = pytest.mark.contract
 

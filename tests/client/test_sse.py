@@ -10,8 +10,8 @@ import pytest
 from berlin_schemas import Chunk, encode
 from berlin_worker.client import AsyncClient, Client, CursorExpired, Options, sse
 from berlin_worker.settings import Settings
-from tests.support.core import raw_log
 from tests.support.job_writer import JobWriter
+from tests.support.store_helpers import raw_log
 
 pytestmark = pytest.mark.contract
 

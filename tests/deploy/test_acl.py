@@ -26,9 +26,9 @@ from berlin_worker.settings import Settings
 from berlin_worker.storage.sharding.parking import Parking
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt, text_of
+from tests.support.harness import Bell
 from tests.support.http import PORT, scrape, url_of, value
 from tests.support.needed import needed
-from tests.support.rig import Bell
 from tests.support.workers import ROOT, wait_until
 
 pytestmark = pytest.mark.integration

@@ -261,7 +261,7 @@ def test_systemd_takes_the_unit(tmp_path):
 def test_supervisors_wait_for_the_drain_of_a_worker():
     """Supervisors allow the drain, twice the clean-up, and the last events."""
     from berlin_worker import service
-    from berlin_worker.pool import pool
+    from berlin_worker.pool import shutdown
 
     stack = compose(dict.fromkeys(example_environ(), "x"))["services"]["worker"]
     deployment = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"]
@@ -277,7 +277,7 @@ def test_supervisors_wait_for_the_drain_of_a_worker():
         (unit_drain_s[1], unit["TimeoutStopSec"]),
     ]
     for drain_s, grace_s in pairs:
-        needed_s = float(drain_s) + 2 * pool._CLEANUP_TIMEOUT_S + service._CLOSE_S
+        needed_s = float(drain_s) + 2 * shutdown.CLEANUP_TIMEOUT_S + service._CLOSE_S
         assert float(grace_s) >= needed_s
         assert float(drain_s) == Settings().drain_timeout_s
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.core import raw_log
 from tests.support.job_writer import JobWriter
+from tests.support.store_helpers import raw_log
 
 pytestmark = pytest.mark.contract
 

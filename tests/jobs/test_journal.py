@@ -67,7 +67,7 @@ class MemoryStore:
         self.asked.clear()
 
 
-class Rig:
+class Harness:
     """A journal with its writer, and what happened to it."""
 
     def __init__(self, limit=1 << 20):
@@ -102,7 +102,7 @@ def completed(log, **fields):
     return head(log, Completed, finish_reason="stop", timings=TIMINGS, **fields)
 
 
-def failed(log, message="told"):
+def failed(log, message="it failed"):
     info = ErrorInfo(code=ErrorCode.INTERNAL, message=message, retryable=False)
     return head(log, Failed, error=info)
 
@@ -110,11 +110,11 @@ def failed(log, message="told"):
 @pytest.fixture
 async def unretrieved():
     """Fails a test that leaves an exception or a task behind that nobody looks at."""
-    told = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    unhandled = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     yield
     gc.collect()
-    assert told == []
+    assert unhandled == []
 
 
 # Bytes
@@ -128,8 +128,8 @@ text = st.text(
 @given(deltas=st.lists(text, max_size=5), attempt=st.integers(1, 10**6), seq=st.integers(1, 10**9))
 def test_a_chunk_written_by_hand_means_what_the_model_means(deltas, attempt, seq):
     async def main():
-        rig = Rig()
-        log = rig.open(seq=seq, attempt=attempt)
+        harness = Harness()
+        log = harness.open(seq=seq, attempt=attempt)
         log.chunk(deltas)
         events = log.take().events if log.seq > seq else []
         expected = [delta for delta in deltas if delta]
@@ -149,43 +149,43 @@ def test_a_chunk_written_by_hand_means_what_the_model_means(deltas, attempt, seq
 
 
 async def test_a_delta_that_is_no_text_appends_nothing_and_harms_no_later_event():
-    async with Rig() as rig:
-        log = rig.started()
+    async with Harness() as harness:
+        log = harness.started()
         log.chunk(["a"])
         for strange in (["b", None], [1], [b"x"]):
             with pytest.raises(TypeError):
                 log.chunk(strange)
         await log.end(failed(log))
-        assert [decode(each).seq for each in rig.store.events[JOB]] == [1, 2, 3]
-        assert rig.journal.buffered_bytes == 0
+        assert [decode(each).seq for each in harness.store.events[JOB]] == [1, 2, 3]
+        assert harness.journal.buffered_bytes == 0
 
 
 async def test_reads_without_text_are_no_events_and_no_chunks():
-    async with Rig() as rig:
-        log = rig.started()
+    async with Harness() as harness:
+        log = harness.started()
         for deltas in ([], [""], [], ["", ""]):
             log.chunk(deltas)
         assert log.phase is Phase.RUNNING
         log.chunk(["", "a", ""])
         await log.end(completed(log))
-        kinds = [decode(each).type for each in rig.store.events[JOB]]
+        kinds = [decode(each).type for each in harness.store.events[JOB]]
         assert kinds == ["started", "chunk", "completed"]
 
 
 async def test_an_event_that_json_cannot_hold_appends_nothing_and_the_job_can_still_fail():
-    async with Rig() as rig:
-        log = rig.started()
+    async with Harness() as harness:
+        log = harness.started()
         with pytest.raises(ValueError, match="serializ"):
             await log.end(completed(log, usage={"tokens": object()}))
         assert log.phase is Phase.RUNNING
         await log.end(failed(log))
-        assert rig.store.calls[-1][0][3] == "failed"
-        assert decode(rig.store.events[JOB][-1]).type == "failed"
+        assert harness.store.calls[-1][0][3] == "failed"
+        assert decode(harness.store.events[JOB][-1]).type == "failed"
 
 
 async def test_an_event_that_may_not_follow_is_refused_and_changes_nothing():
-    async with Rig() as rig:
-        log = rig.open()
+    async with Harness() as harness:
+        log = harness.open()
         with pytest.raises(LifecycleError):
             log.chunk(["too early"])
         log.event(head(log, Started))
@@ -193,64 +193,64 @@ async def test_an_event_that_may_not_follow_is_refused_and_changes_nothing():
         with pytest.raises(LifecycleError):
             await log.end(failed(log))
         await log.flush()
-        assert [decode(each).type for each in rig.store.events[JOB]] == ["started", "completed"]
+        assert [decode(each).type for each in harness.store.events[JOB]] == ["started", "completed"]
 
 
 # Batches and order
 
 
 async def test_what_gathers_while_a_call_is_in_flight_goes_in_the_next_one_for_all_jobs():
-    async with Rig() as rig:
-        rig.store.gate.clear()
-        one, two = rig.started("one"), None
-        await rig.store.held_up()
+    async with Harness() as harness:
+        harness.store.gate.clear()
+        one, two = harness.started("one"), None
+        await harness.store.held_up()
         for n in range(3):
             one.chunk([f"a{n}", f"b{n}"])
-        two = rig.started("two")
+        two = harness.started("two")
         two.chunk(["c"])
-        rig.store.gate.set()
+        harness.store.gate.set()
         await one.flush()
         await two.flush()
-        first, second = rig.store.calls
+        first, second = harness.store.calls
         assert [(job, len(events)) for job, _, events, _ in first] == [("one", 1)]
         assert [(job, seq, len(events)) for job, seq, events, _ in second] == [
             ("one", 2, 6),
             ("two", 1, 2),
         ]
-        told = [decode(each).content for each in rig.store.events["one"][1:]]
-        assert told == ["a0", "b0", "a1", "b1", "a2", "b2"]
+        texts = [decode(each).content for each in harness.store.events["one"][1:]]
+        assert texts == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
 async def test_a_lost_connection_resends_the_same_bytes_until_they_are_taken():
-    async with Rig() as rig:
-        rig.store.failures = [ConnectionError("away"), ConnectionError("away")]
-        log = rig.started()
-        await rig.store.held_up()
+    async with Harness() as harness:
+        harness.store.failures = [ConnectionError("away"), ConnectionError("away")]
+        log = harness.started()
+        await harness.store.held_up()
         log.chunk(["gathers meanwhile"])
         await log.flush()
-        assert rig.store.calls[0] == rig.store.calls[1] == rig.store.calls[2]
-        assert len(rig.store.calls) == 4
+        assert harness.store.calls[0] == harness.store.calls[1] == harness.store.calls[2]
+        assert len(harness.store.calls) == 4
 
 
 async def test_ending_waits_for_the_acknowledgement():
-    async with Rig() as rig:
-        log = rig.started()
+    async with Harness() as harness:
+        log = harness.started()
         await log.flush()
-        rig.store.gate.clear()
-        rig.store.asked.clear()
+        harness.store.gate.clear()
+        harness.store.asked.clear()
         ending = asyncio.create_task(log.end(completed(log)))
-        await rig.store.held_up()
+        await harness.store.held_up()
         assert not ending.done()
-        rig.store.gate.set()
+        harness.store.gate.set()
         await ending
-        assert rig.store.calls[-1][0][3] == "completed"
+        assert harness.store.calls[-1][0][3] == "completed"
 
 
 async def test_flushing_what_has_been_acknowledged_does_not_wait():
-    async with Rig() as rig:
-        log = rig.started()
+    async with Harness() as harness:
+        log = harness.started()
         await log.flush()
-        rig.store.gate.clear()
+        harness.store.gate.clear()
         await log.flush()
 
 
@@ -258,15 +258,15 @@ async def test_flushing_what_has_been_acknowledged_does_not_wait():
 
 
 async def test_a_refused_log_stops_its_work_once_refuses_all_that_follows_and_holds_no_bytes():
-    async with Rig() as rig:
-        rig.store.refused = {JOB}
-        rig.store.gate.clear()
-        log = rig.started()
-        await rig.store.held_up()
+    async with Harness() as harness:
+        harness.store.refused = {JOB}
+        harness.store.gate.clear()
+        log = harness.started()
+        await harness.store.held_up()
         log.chunk(["waits behind the refused batch"])
-        rig.store.gate.set()
-        await until(lambda: rig.fenced)
-        assert rig.fenced == [JOB]
+        harness.store.gate.set()
+        await until(lambda: harness.fenced)
+        assert harness.fenced == [JOB]
         for append in (
             lambda: log.chunk(["late"]),
             lambda: log.event(head(log, Started)),
@@ -277,113 +277,112 @@ async def test_a_refused_log_stops_its_work_once_refuses_all_that_follows_and_ho
             await log.end(failed(log))
         with pytest.raises(Fenced):
             await log.flush()
-        assert rig.fenced == [JOB]
-        assert rig.journal.buffered_bytes == 0
-        assert len(rig.store.calls) == 1
-        await rig.journal.drained()
+        assert harness.fenced == [JOB]
+        assert harness.journal.buffered_bytes == 0
+        assert len(harness.store.calls) == 1
+        await harness.journal.drained()
 
 
 async def test_whoever_waits_for_a_refused_log_is_told_by_fenced_and_not_stopped_as_well(
     unretrieved,
 ):
-    async with Rig() as rig:
-        rig.store.refused = {JOB}
-        log = rig.started()
+    async with Harness() as harness:
+        harness.store.refused = {JOB}
+        log = harness.started()
         with pytest.raises(Fenced):
             await log.end(completed(log))
-        assert rig.fenced == []
-        assert rig.journal.buffered_bytes == 0
+        assert harness.fenced == []
+        assert harness.journal.buffered_bytes == 0
 
 
 async def test_the_logs_of_other_jobs_in_the_batch_are_not_touched_by_a_fence():
-    async with Rig() as rig:
-        rig.store.refused = {"one"}
-        one, two = rig.started("one"), rig.started("two")
+    async with Harness() as harness:
+        harness.store.refused = {"one"}
+        one, two = harness.started("one"), harness.started("two")
         await two.end(completed(two))
         assert one.fenced
         assert not two.fenced
-        assert len(rig.store.events["two"]) == 2
+        assert len(harness.store.events["two"]) == 2
 
 
 async def test_a_fence_makes_room_for_the_others():
-    async with Rig(limit=1000) as rig:
-        rig.store.refused = {JOB}
-        rig.store.gate.clear()
-        log = rig.started()
-        await rig.store.held_up()
+    async with Harness(limit=1000) as harness:
+        harness.store.refused = {JOB}
+        harness.store.gate.clear()
+        log = harness.started()
+        await harness.store.held_up()
         log.chunk(["x" * 2000])
-        waiting = asyncio.create_task(rig.journal.wait_for_room())
+        waiting = asyncio.create_task(harness.journal.wait_for_room())
         await asyncio.sleep(0)
         assert not waiting.done()
-        rig.store.gate.set()
+        harness.store.gate.set()
         await waiting
-        assert not rig.journal.full
+        assert not harness.journal.full
 
 
 # Bounds
 
 
 async def test_the_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_has_answered():
-    async with Rig(limit=1000) as rig:
-        rig.store.gate.clear()
-        log = rig.started()
-        assert not rig.journal.full
+    async with Harness(limit=1000) as harness:
+        harness.store.gate.clear()
+        log = harness.started()
+        assert not harness.journal.full
         log.chunk(["x" * 1000])
-        assert rig.journal.full
-        waiting = asyncio.create_task(rig.journal.wait_for_room())
-        await rig.store.held_up()
+        assert harness.journal.full
+        waiting = asyncio.create_task(harness.journal.wait_for_room())
+        await harness.store.held_up()
         assert not waiting.done()
-        rig.store.gate.set()
+        harness.store.gate.set()
         await waiting
-        assert not rig.journal.full
-        assert rig.journal.buffered_bytes == 0
+        assert not harness.journal.full
+        assert harness.journal.buffered_bytes == 0
 
 
 async def test_a_slow_store_holds_the_readers_and_memory_stays_flat():
     limit, streams, reads, size = 10_000, 8, 50, 500
 
-    async with Rig(limit=limit) as rig:
+    async with Harness(limit=limit) as harness:
         most = 0
 
         async def stream(job_id):
             nonlocal most
-            log = rig.started(job_id)
+            log = harness.started(job_id)
             for _ in range(reads):
                 log.chunk(["x" * size])
-                most = max(most, rig.journal.buffered_bytes)
-                if rig.journal.full:
-                    await rig.journal.wait_for_room()
+                most = max(most, harness.journal.buffered_bytes)
+                if harness.journal.full:
+                    await harness.journal.wait_for_room()
             await log.end(completed(log))
 
         async def slow_store():
-            rig.store.gate.clear()
+            harness.store.gate.clear()
             while True:
-                await rig.store.held_up()
+                await harness.store.held_up()
                 await asyncio.sleep(0)
-                rig.store.gate.set()
+                harness.store.gate.set()
                 await asyncio.sleep(0)
-                rig.store.gate.clear()
+                harness.store.gate.clear()
 
         slow = asyncio.create_task(slow_store())
         await asyncio.gather(*(stream(f"job-{n}") for n in range(streams)))
         slow.cancel()
         assert limit < most <= limit + streams * (size + 300)
-        assert rig.journal.buffered_bytes == 0
-        assert all(len(events) == reads + 2 for events in rig.store.events.values())
+        assert harness.journal.buffered_bytes == 0
+        assert all(len(events) == reads + 2 for events in harness.store.events.values())
 
 
 async def test_a_flood_goes_to_the_store_in_calls_of_bounded_size():
-    async with Rig(limit=1 << 30) as rig:
-        rig.store.gate.clear()
-        logs = [rig.started(f"job-{n}") for n in range(40)]
-        await rig.store.held_up()
+    async with Harness(limit=1 << 30) as harness:
+        harness.store.gate.clear()
+        logs = [harness.started(f"job-{n}") for n in range(40)]
+        await harness.store.held_up()
         for log in logs:
             log.chunk(["x" * 100_000])
-        rig.store.gate.set()
-        await rig.journal.drained()
-        assert max(sum(len(e) for _, _, es, _ in call for e in es) for call in rig.store.calls) < (
-            700_000
-        )
+        harness.store.gate.set()
+        await harness.journal.drained()
+        sizes = [sum(len(e) for _, _, es, _ in call for e in es) for call in harness.store.calls]
+        assert max(sizes) < 700_000
 
 
 # Cancellation
@@ -391,51 +390,51 @@ async def test_a_flood_goes_to_the_store_in_calls_of_bounded_size():
 
 @pytest.mark.parametrize("taken", [True, False])
 async def test_a_cancelled_wait_leaves_nothing_behind(taken, unretrieved):
-    async with Rig() as rig:
-        rig.store.refused = set() if taken else {JOB}
-        rig.store.gate.clear()
-        log = rig.started()
+    async with Harness() as harness:
+        harness.store.refused = set() if taken else {JOB}
+        harness.store.gate.clear()
+        log = harness.started()
         ending = asyncio.create_task(log.end(completed(log)))
-        await rig.store.held_up()
+        await harness.store.held_up()
         ending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await ending
-        rig.store.gate.set()
-        await rig.journal.drained()
-        assert rig.fenced == ([] if taken else [JOB])
+        harness.store.gate.set()
+        await harness.journal.drained()
+        assert harness.fenced == ([] if taken else [JOB])
         if taken:
             await log.flush()
-            assert decode(rig.store.events[JOB][-1]).type == "completed"
-        assert rig.journal.buffered_bytes == 0
+            assert decode(harness.store.events[JOB][-1]).type == "completed"
+        assert harness.journal.buffered_bytes == 0
 
 
 async def test_a_second_wait_after_a_cancelled_one_gets_its_answer():
-    async with Rig() as rig:
-        rig.store.gate.clear()
-        log = rig.started()
+    async with Harness() as harness:
+        harness.store.gate.clear()
+        log = harness.started()
         first = asyncio.create_task(log.flush())
-        await rig.store.held_up()
+        await harness.store.held_up()
         first.cancel()
         await asyncio.wait({first})
         second = asyncio.create_task(log.flush())
         await asyncio.sleep(0)
-        rig.store.gate.set()
+        harness.store.gate.set()
         await second
 
 
 async def test_a_log_opened_for_a_later_attempt_goes_on_where_the_record_says():
-    async with Rig() as rig:
-        rig.store.events[JOB] = [b"{}"] * 7
-        log = rig.open(seq=7, chunks=5, attempt=2)
+    async with Harness() as harness:
+        harness.store.events[JOB] = [b"{}"] * 7
+        log = harness.open(seq=7, chunks=5, attempt=2)
         assert log.phase is Phase.STREAMING
         assert log.next_seq == 8
         await log.end(failed(log))
-        assert rig.store.calls[0][0][1] == 8
+        assert harness.store.calls[0][0][1] == 8
 
 
 async def test_a_job_id_that_is_none_never_opens_a_log():
     with pytest.raises(ValueError, match="job ID"):
-        Rig().open("job:{x}")
+        Harness().open("job:{x}")
 
 
 async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
@@ -443,11 +442,11 @@ async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
         def lost(self):
             raise AssertionError
 
-    async with Rig() as rig:
+    async with Harness() as harness:
         gc.disable()
         try:
             work = Work()
-            work.log = rig.journal.open(JOB, 1, seq=0, chunks=0, on_fenced=work.lost)
+            work.log = harness.journal.open(JOB, 1, seq=0, chunks=0, on_fenced=work.lost)
             gone = weakref.ref(work)
             work.log.event(head(work.log, Started))
             await work.log.end(completed(work.log))

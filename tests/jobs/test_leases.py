@@ -1,4 +1,4 @@
-"""Renewing and reaping over a fake store: which holder is called, and which jobs are requeued."""
+"""Renewing and reaping over a fake store: what holders receive, and when a job is requeued."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
-from berlin_worker.jobs.leases import Claim, Leases, Overdue
-from tests.support.rig import Bell
+from berlin_worker.jobs.leases import Leases
+from berlin_worker.jobs.store import Claim, Overdue
+from tests.support.harness import Bell
 from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.unit
@@ -17,8 +18,8 @@ QUEUED_MS = 1000
 
 def claim(created_ms, *, attempt=1, now_ms=9000):
     times = {"created_ms": created_ms, "started_ms": now_ms, "now_ms": now_ms}
-    counts = {"seq": 0, "chunks": 0, "strikes": 0, "cancel": False}
-    return Claim(job_id="job-0", verdict="claimed", attempt=attempt, **counts, **times)
+    counts = {"seq": 0, "chunks": 0, "failed_attempts": 0, "cancel_reason": ""}
+    return Claim(job_id="job-0", status="claimed", attempt=attempt, **counts, **times)
 
 
 class Record:
@@ -34,8 +35,8 @@ class Record:
         self.job = b"{}"
         self.discarded = []
 
-    async def discard(self, job_id, reason, told, message):
-        self.discarded.append((job_id, reason, told, message))
+    async def discard(self, job_id, reason, detail, message):
+        self.discarded.append((job_id, reason, detail, message))
 
     async def renew(self, held):
         if self.away:
@@ -62,13 +63,13 @@ class Record:
 class Holder:
     def __init__(self, attempt=1):
         self.attempt = attempt
-        self.told = []
+        self.received = []
 
     def lost(self):
-        self.told.append("lost")
+        self.received.append("lost")
 
     def cancel(self, reason):
-        self.told.append(reason)
+        self.received.append(reason)
 
 
 @pytest.fixture
@@ -124,21 +125,21 @@ async def test_whoever_has_given_way_while_the_renewal_was_under_way_is_not_told
     hold = leases.holding("job-1", old)
     hold.__enter__()
     await leases._renew_all()
-    assert old.told == new.told == []
+    assert old.received == new.received == []
 
 
-async def test_holders_are_told_that_they_lost_or_are_to_cancel(leases, record, renewing):
+async def test_holders_learn_that_their_job_is_lost_or_cancelled(leases, record, renewing):
     fine, lost, unwanted = Holder(), Holder(), Holder(3)
-    record.replies = {"lost": "lost", "unwanted": "cancel"}
+    record.replies = {"lost": "lost", "unwanted": "requested"}
     with (
         leases.holding("fine", fine),
         leases.holding("lost", lost),
         leases.holding("unwanted", unwanted),
     ):
-        await until(lambda: lost.told and unwanted.told)
-    assert lost.told[0] == "lost"
-    assert unwanted.told[0] == "requested"
-    assert fine.told == []
+        await until(lambda: lost.received and unwanted.received)
+    assert lost.received[0] == "lost"
+    assert unwanted.received[0] == "requested"
+    assert fine.received == []
     assert [("fine", 1), ("lost", 1), ("unwanted", 3)] in record.renewals
 
 

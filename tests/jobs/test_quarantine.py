@@ -13,17 +13,17 @@ LONG_S = 60.0
 
 
 class Job:
-    """Takes its turn in a task of its own, until it is told to end."""
+    """Has its slot in a task of its own, until the test ends it."""
 
-    def __init__(self, suspects, name):
+    def __init__(self, quarantine, name):
         self.name = name
         self.alone = None
-        self._suspects = suspects
+        self._quarantine = quarantine
         self._end = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
     async def _run(self):
-        async with self._suspects.turn(self.name) as self.alone:
+        async with self._quarantine.slot(self.name) as self.alone:
             await self._end.wait()
 
     async def end(self):
@@ -36,9 +36,9 @@ async def jobs():
     """Start jobs by name; whatever still runs at the end is cancelled."""
     started = []
 
-    async def start(suspects, count):
+    async def start(quarantine, count):
         first = len(started)
-        started.extend(Job(suspects, f"job-{first + n}") for n in range(count))
+        started.extend(Job(quarantine, f"job-{first + n}") for n in range(count))
         await asyncio.sleep(0)
         return started[-count:]
 
@@ -58,20 +58,20 @@ def test_few_begin_alone_and_of_many_half(waiting, size):
 
 
 async def test_few_run_one_after_the_other_in_order(jobs):
-    suspects = Quarantine(LONG_S)
-    assert not suspects.busy
-    started = await jobs(suspects, 4)
+    quarantine = Quarantine(LONG_S)
+    assert not quarantine.busy
+    started = await jobs(quarantine, 4)
     for n, job in enumerate(started):
         await until(lambda job=job: job.alone)
         assert running(started) == [f"job-{n}"]
-        assert suspects.busy
+        assert quarantine.busy
         await job.end()
-    assert not suspects.busy
+    assert not quarantine.busy
 
 
 async def test_many_begin_in_halves_and_the_last_alone(jobs):
-    suspects = Quarantine(LONG_S)
-    started = await jobs(suspects, 1 + 40)
+    quarantine = Quarantine(LONG_S)
+    started = await jobs(quarantine, 1 + 40)
     sizes = []
     while waiting_or_running := [job for job in started if not job.task.done()]:
         await until(lambda: running(started))
@@ -84,26 +84,26 @@ async def test_many_begin_in_halves_and_the_last_alone(jobs):
 
 
 async def test_a_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
-    suspects = Quarantine(0.001)
-    started = await jobs(suspects, 3)
+    quarantine = Quarantine(0.001)
+    started = await jobs(quarantine, 3)
     await until(lambda: len(running(started)) == 3)
-    await until(lambda: not suspects.busy)
+    await until(lambda: not quarantine.busy)
 
 
 async def test_one_that_ends_after_its_time_does_not_cut_that_of_others(jobs):
-    suspects = Quarantine(0.001)
-    [early] = await jobs(suspects, 1)
-    await until(lambda: not suspects.busy)
-    suspects.probation_s = LONG_S
-    await jobs(suspects, 2)
+    quarantine = Quarantine(0.001)
+    [early] = await jobs(quarantine, 1)
+    await until(lambda: not quarantine.busy)
+    quarantine.observation_s = LONG_S
+    await jobs(quarantine, 2)
     await early.end()
-    assert suspects.waits("job-2")
-    assert suspects.busy
+    assert quarantine.waits("job-2")
+    assert quarantine.busy
 
 
 async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
-    suspects = Quarantine(LONG_S)
-    first, *others = await jobs(suspects, 1 + 17)
+    quarantine = Quarantine(LONG_S)
+    first, *others = await jobs(quarantine, 1 + 17)
     await first.end()
     await until(lambda: len(running(others)) == 8)
     for job in others[:7]:
@@ -114,19 +114,19 @@ async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
 
 
 async def test_who_waits_is_known_and_may_give_up(jobs):
-    suspects = Quarantine(LONG_S)
-    first, second, third = await jobs(suspects, 3)
-    assert [suspects.waits(job.name) for job in (first, second, third)] == [False, True, True]
+    quarantine = Quarantine(LONG_S)
+    first, second, third = await jobs(quarantine, 3)
+    assert [quarantine.waits(job.name) for job in (first, second, third)] == [False, True, True]
     second.task.cancel()
     await asyncio.wait({second.task})
-    assert not suspects.waits("job-1")
+    assert not quarantine.waits("job-1")
     await first.end()
     await until(lambda: third.alone)
 
 
 async def test_one_that_gives_up_just_as_its_turn_comes_passes_it_on(jobs):
-    suspects = Quarantine(LONG_S)
-    first, second, third = await jobs(suspects, 3)
+    quarantine = Quarantine(LONG_S)
+    first, second, third = await jobs(quarantine, 3)
     second.task.cancel()
     await first.end()
     await until(lambda: third.alone)

@@ -1,4 +1,4 @@
-"""The decision after a failed attempt: pure, so every branch and its order can be told."""
+"""The decision after a failed attempt: every branch, and their order."""
 
 import math
 
@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
-from berlin_worker.jobs.retry import FINAL_CODES, Again, Fail, Keep, RetryPolicy, decide
+from berlin_worker.jobs.retry import (
+    FINAL_CODES,
+    Fail,
+    KeepPartial,
+    Retry,
+    RetryPolicy,
+    decide_retry,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -16,7 +23,7 @@ POLICY = RetryPolicy(max_attempts=3, base_s=0.5, max_s=30.0)
 
 
 def failure(code=ErrorCode.UPSTREAM_ERROR, *, retryable=True, retry_after_s=None):
-    return JobError(code, "told", retryable=retryable, retry_after_s=retry_after_s)
+    return JobError(code, "message", retryable=retryable, retry_after_s=retry_after_s)
 
 
 def decided(error, **changes):
@@ -28,7 +35,7 @@ def decided(error, **changes):
         "policy": POLICY,
         "jitter": 0.0,
     }
-    return decide(error, **(given_ | changes))
+    return decide_retry(error, **(given_ | changes))
 
 
 def test_retry_after_beyond_the_deadline_fails_at_once_with_the_error_itself():
@@ -37,23 +44,23 @@ def test_retry_after_beyond_the_deadline_fails_at_once_with_the_error_itself():
 
 
 def test_retry_after_longer_than_every_backoff_is_waited_in_full():
-    assert decided(failure(retry_after_s=120.0)) == Again(120.0)
+    assert decided(failure(retry_after_s=120.0)) == Retry(120.0)
 
 
 def test_retry_after_shorter_than_the_backoff_does_not_shorten_it():
-    assert decided(failure(retry_after_s=0.01)) == Again(0.25)
+    assert decided(failure(retry_after_s=0.01)) == Retry(0.25)
 
 
 @pytest.mark.parametrize("on_interrupt", ["restart", "fail", "keep"])
 def test_before_the_first_chunk_a_retry_is_automatic(on_interrupt):
-    assert decided(failure(), on_interrupt=on_interrupt) == Again(0.25)
+    assert decided(failure(), on_interrupt=on_interrupt) == Retry(0.25)
 
 
 def test_after_chunks_on_interrupt_decides():
     error = failure()
-    assert decided(error, streaming=True, on_interrupt="restart") == Again(0.25)
+    assert decided(error, streaming=True, on_interrupt="restart") == Retry(0.25)
     assert decided(error, streaming=True, on_interrupt="fail") == Fail(error)
-    assert decided(error, streaming=True, on_interrupt="keep") == Keep()
+    assert decided(error, streaming=True, on_interrupt="keep") == KeepPartial()
 
 
 def test_an_error_that_is_not_retryable_fails_even_where_the_text_might_be_kept():
@@ -69,18 +76,18 @@ def test_final_codes_are_never_retried_whatever_the_error_says(code):
 
 def test_the_last_attempt_fails_with_its_own_error():
     error = failure(ErrorCode.RATE_LIMITED)
-    assert isinstance(decided(error, tries=2), Again)
+    assert isinstance(decided(error, tries=2), Retry)
     assert decided(error, tries=3) == Fail(error)
     assert decided(error, tries=9) == Fail(error)
 
 
 def test_a_last_attempt_with_text_to_keep_keeps_it():
-    assert decided(failure(), tries=3, streaming=True, on_interrupt="keep") == Keep()
+    assert decided(failure(), tries=3, streaming=True, on_interrupt="keep") == KeepPartial()
 
 
 def test_a_wait_that_ends_exactly_at_the_deadline_is_too_long():
     assert isinstance(decided(failure(), remaining_s=0.25), Fail)
-    assert isinstance(decided(failure(), remaining_s=math.nextafter(0.25, 1)), Again)
+    assert isinstance(decided(failure(), remaining_s=math.nextafter(0.25, 1)), Retry)
 
 
 @given(tries=st.integers(1, 10_000), jitter=st.floats(0, 1, exclude_max=True))
@@ -116,7 +123,7 @@ errors = st.builds(
 )
 def test_whatever_happens_a_retry_waits_long_enough_and_never_past_the_deadline(error, case):
     match decided(error, **case):
-        case Again(delay_s):
+        case Retry(delay_s):
             assert error.retryable
             assert error.code not in FINAL_CODES
             assert case["tries"] < POLICY.max_attempts
@@ -125,9 +132,9 @@ def test_whatever_happens_a_retry_waits_long_enough_and_never_past_the_deadline(
             assert delay_s < case["remaining_s"]
             if error.retry_after_s is not None and not math.isnan(error.retry_after_s):
                 assert delay_s >= error.retry_after_s
-        case Keep():
+        case KeepPartial():
             assert case["streaming"]
             assert case["on_interrupt"] == "keep"
             assert error.retryable
-        case Fail(told):
-            assert told is error
+        case Fail(final):
+            assert final is error

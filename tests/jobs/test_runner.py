@@ -17,7 +17,8 @@ from berlin_worker.errors import JobError
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.storage.job_store import RedisStore
 from berlin_worker.telemetry import job_end
-from tests.support.core import (
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import (
     JOB,
     check_keys,
     expire_lease,
@@ -30,7 +31,6 @@ from tests.support.core import (
     subscribed,
     text_of,
 )
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
@@ -57,9 +57,9 @@ async def take_over(worker, redis_client, job_id=JOB_ID):
     while True:
         await expire_lease(redis_client, job_id)
         claim = await other.claim(job_id, JOB, call="take-over", deadline_s=50.0)
-        if claim.verdict == "claimed":
+        if claim.status == "claimed":
             return
-        assert claim.verdict == "leased"  # a renewal came between
+        assert claim.status == "leased"  # a renewal came between
 
 
 # The plain story
@@ -304,7 +304,7 @@ async def test_a_delivery_that_came_back_is_dropped_where_the_lease_is_renewed(w
 async def test_a_delivery_that_came_back_outwaits_the_lease_of_a_dead_worker(
     worker, redis_client, monkeypatch
 ):
-    monkeypatch.setattr("berlin_worker.jobs.runner._LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr("berlin_worker.jobs.claiming._CHECK_INTERVAL_S", 0.001)
     async with worker(says("a", hangs=True)) as dead, worker(says("b"), owner="w2") as there:
         lost = dead.start()
         await dead.logged(2)
@@ -423,19 +423,19 @@ async def test_retry_after_beyond_the_deadline_fails_at_once(worker):
 
 
 @pytest.mark.parametrize(
-    ("stream", "fields", "told"),
+    ("stream", "fields", "message"),
     [
         (says(hangs=True), {"first_chunk_timeout_s": 0.02}, "first_chunk_timeout_s"),
         (says("a", hangs=True), {"idle_timeout_s": 0.02}, "idle_timeout_s"),
     ],
 )
-async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields, told):
+async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields, message):
     async with worker(stream, max_attempts=2) as here:
         await here.run(**fields)
         end = (await here.log())[-1]
         assert here.provider.calls == 2
     assert end.error.code is ErrorCode.UPSTREAM_TIMEOUT
-    assert told in end.error.message
+    assert message in end.error.message
 
 
 async def test_signs_of_life_without_text_put_off_the_idle_timeout(worker):
@@ -724,7 +724,7 @@ async def test_a_shutdown_hands_the_job_back_and_the_next_attempt_is_no_strike(
         async with cancelled(task):
             pass
         kept = await record(redis_client, JOB_ID)
-        assert (kept["status"], kept["strikes"]) == ("queued", "0")
+        assert (kept["status"], kept["failed_attempts"]) == ("queued", "0")
     async with worker(says("whole"), owner="w2", max_attempts=1) as there:
         await there.run()
         events = await there.log()
@@ -793,7 +793,7 @@ async def test_a_job_that_kills_workers_ends_as_too_many_attempts_and_is_buried(
     async with worker(says("never")) as here:
         for n in range(3):
             claim = await store.claim(JOB_ID, JOB, call=f"victim-{n}", deadline_s=50.0)
-            assert claim.verdict == "claimed"
+            assert claim.status == "claimed"
             await expire_lease(redis_client, JOB_ID)
         await here.run()
         [event] = await here.log()
@@ -812,17 +812,17 @@ async def test_one_that_is_given_up_again_since_its_worker_was_stopped_over_it_i
         for n in range(3):
             await here.store.claim(JOB_ID, JOB, call=f"victim-{n}", deadline_s=50.0)
             await expire_lease(redis_client, JOB_ID)
-        dead_letter, buried = here.store.dead_letter, asyncio.Event()
+        dead_letter, recorded = here.store.dead_letter, asyncio.Event()
 
         async def hangs(*args, **kwargs):
             await dead_letter(*args, **kwargs)
-            buried.set()
+            recorded.set()
             await asyncio.Event().wait()
 
         with monkeypatch.context() as patch:
             patch.setattr(here.store, "dead_letter", hangs)
             async with cancelled(here.start()):
-                await buried.wait()
+                await recorded.wait()
         await here.run()
         assert await here.kinds() == ["failed"]
     assert await redis_client.xlen(names.DEAD_LETTERS) == 1
@@ -857,52 +857,54 @@ async def test_the_last_chance_of_a_job_comes_alone_and_who_waits_for_it_is_not_
         killer = here.start("killer")
         await here.logged(2, "killer")
         neighbour = here.start("neighbour")
-        await until(lambda: here.runner.suspects.waits("neighbour"))
+        await until(lambda: here.runner.quarantine.waits("neighbour"))
         assert (await record(redis_client, "neighbour"))["status"] == "queued"
         # What does not stand on the brink runs beside it.
         await here.run("innocent")
         # A second message for a job that waits here already is dropped.
         await here.run("neighbour")
-        assert here.runner.suspects.waits("neighbour")
+        assert here.runner.quarantine.waits("neighbour")
         async with cancelled(killer):
             pass
         await neighbour
         assert (await here.kinds("neighbour")) == ["started", "chunk", "completed"]
-    assert (await record(redis_client, "neighbour"))["strikes"] == "2"
+    assert (await record(redis_client, "neighbour"))["failed_attempts"] == "2"
 
 
-async def test_a_suspect_that_survives_its_time_alone_is_none_any_more(worker, redis_client):
+async def test_job_that_survives_its_observation_alone_leaves_the_quarantine(worker, redis_client):
     await struck_twice(redis_client, "neighbour")
     async with worker(says("x", hangs=True)) as here:
-        here.runner.suspects.probation_s = 0.01
+        here.runner.quarantine.observation_s = 0.01
         neighbour = here.start("neighbour")
 
         async def cleared():
-            return (await record(redis_client, "neighbour"))["strikes"] == "1"
+            return (await record(redis_client, "neighbour"))["failed_attempts"] == "1"
 
         while not await cleared():  # noqa: ASYNC110  # what is waited for happens in Redis
             await asyncio.sleep(0.001)
-        assert not here.runner.suspects.busy
+        assert not here.runner.quarantine.busy
         async with cancelled(neighbour):
             pass
     # But not for ever: one that kills late would never stop.
-    await redis_client.hset(names.state_key("neighbour"), mapping={"strikes": 2, "attempt": 9})
+    await redis_client.hset(
+        names.state_key("neighbour"), mapping={"failed_attempts": 2, "attempt": 9}
+    )
     async with worker(says("x")) as here:
-        here.runner.suspects.probation_s = 0.0
+        here.runner.quarantine.observation_s = 0.0
         await here.run("neighbour")
-    assert (await record(redis_client, "neighbour"))["strikes"] == "2"
+    assert (await record(redis_client, "neighbour"))["failed_attempts"] == "2"
 
 
-async def test_of_many_suspects_a_group_begins_together_and_its_loss_ends_nobody(
+async def test_of_many_jobs_in_quarantine_a_group_begins_together_and_its_loss_ends_no_job(
     worker, redis_client
 ):
-    # One begins alone; of the 17 others 8 begin together, with their strike taken back.
+    # One begins alone; of the 17 others 8 begin together, with one failed attempt cleared.
     jobs = [f"job-{n}" for n in range(18)]
     for job_id in jobs:
         await struck_twice(redis_client, job_id)
     async with worker(says("x", hangs=True)) as here:
         tasks = {job_id: here.start(job_id) for job_id in jobs}
-        waits = here.runner.suspects.waits
+        waits = here.runner.quarantine.waits
         await until(lambda: all(waits(job_id) for job_id in jobs[1:]))
         async with cancelled(tasks.pop(jobs[0])):
             pass
@@ -911,30 +913,30 @@ async def test_of_many_suspects_a_group_begins_together_and_its_loss_ends_nobody
         for job_id in group:
             await here.logged(2, job_id)
         for job_id in tasks:
-            strikes = "1" if job_id in group else "2"
-            assert (await record(redis_client, job_id))["strikes"] == strikes
+            failed_attempts = "1" if job_id in group else "2"
+            assert (await record(redis_client, job_id))["failed_attempts"] == failed_attempts
         # Those that wait first, lest they take the turn of another.
         for job_id in sorted(tasks, key=waits, reverse=True):
             async with cancelled(tasks[job_id]):
                 pass
-        assert not here.runner.suspects.busy
+        assert not here.runner.quarantine.busy
 
 
-async def test_a_suspect_that_is_handed_back_while_it_waits_is_free_for_others(
+async def test_job_released_while_it_waits_in_quarantine_is_free_for_other_workers(
     worker, redis_client
 ):
     for job_id in ("killer", "neighbour"):
         await struck_twice(redis_client, job_id)
     async with worker(says("x", hangs=True)) as here:
         killer, neighbour = here.start("killer"), here.start("neighbour")
-        await until(lambda: here.runner.suspects.waits("neighbour"))
+        await until(lambda: here.runner.quarantine.waits("neighbour"))
         for task in (killer, neighbour):
             async with cancelled(task):
                 pass
-        assert not here.runner.suspects.waits("neighbour")
+        assert not here.runner.quarantine.waits("neighbour")
     for job_id in ("killer", "neighbour"):
         kept = await record(redis_client, job_id)
-        assert (kept["status"], kept["strikes"]) == ("queued", "2")
+        assert (kept["status"], kept["failed_attempts"]) == ("queued", "2")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A provider that does not end when it is told to: its job does, and its slot is free."""
+"""A provider that ignores its cancellation: its job ends all the same, and its slot is free."""
 
 import asyncio
 import logging
@@ -6,9 +6,9 @@ import logging
 import pytest
 
 from berlin_schemas import ErrorCode
-from berlin_worker.jobs.abandon import strays
-from tests.support.core import check_keys, make_store
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled
+from berlin_worker.jobs.abandon import abandoned_tasks
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled
+from tests.support.store_helpers import check_keys, make_store
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
@@ -31,7 +31,7 @@ def worker(redis_client):
 
 
 class Clinging:
-    """A stream that hangs after its first chunk, and again when it is told to stop.
+    """A stream that hangs after its first chunk, and again when it is cancelled.
 
     ``how``: while it cleans up (``finally``), or because it swallows the cancellation and then
     goes on as if nothing had been said (``swallow``). It ends once it is let go.
@@ -40,14 +40,14 @@ class Clinging:
     def __init__(self, how):
         self.how = how
         self.go = asyncio.Event()
-        self.told = 0
+        self.cancelled = 0
 
     async def __call__(self, job, report):
         yield ["a"]
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            self.told += 1
+            self.cancelled += 1
             await self._hang()
             if self.how == "finally":
                 raise
@@ -59,31 +59,31 @@ class Clinging:
             try:
                 await self.go.wait()
             except asyncio.CancelledError:
-                self.told += 1
+                self.cancelled += 1
 
     async def leaves(self):
         """Let it go, and wait for its end: what it says now must not appear anywhere."""
         self.go.set()
-        await until(lambda: not strays)
+        await until(lambda: not abandoned_tasks)
 
 
 @pytest.fixture(params=["finally", "swallow"])
-async def clinging(request):
+async def stubborn(request):
     return Clinging(request.param)
 
 
-async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, clinging, caplog):
-    async with worker(clinging) as here:
+async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, stubborn, caplog):
+    async with worker(stubborn) as here:
         task = here.start()
         await here.logged(2)
         await here.runner.cancel(JOB_ID, "enough")
         await task
         assert await here.kinds() == ["started", "chunk", "cancelled"]
         assert here.leases.holder(JOB_ID) is None
-        assert len(strays) == 1
-        [told] = [each for each in caplog.records if each.levelno == logging.ERROR]
-        assert JOB_ID in told.getMessage()
-        await clinging.leaves()
+        assert len(abandoned_tasks) == 1
+        [line] = [each for each in caplog.records if each.levelno == logging.ERROR]
+        assert JOB_ID in line.getMessage()
+        await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk", "cancelled"]
 
 
@@ -94,16 +94,16 @@ async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, clingi
         ({"deadline_s": 0.2}, ErrorCode.DEADLINE_EXCEEDED),
     ],
 )
-async def test_its_job_fails_with_the_code_of_the_timeout(worker, clinging, limit, code):
-    async with worker(clinging, max_attempts=1) as here:
+async def test_its_job_fails_with_the_code_of_the_timeout(worker, stubborn, limit, code):
+    async with worker(stubborn, max_attempts=1) as here:
         await here.run(**limit)
         end = (await here.log())[-1]
         assert end.error.code is code
-        await clinging.leaves()
+        await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk", "failed"]
 
 
-async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, clinging):
+async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, stubborn):
     go = asyncio.Event()
 
     async def second(job, report):
@@ -111,17 +111,17 @@ async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, clingi
         await go.wait()
         yield ["c"]
 
-    async with worker(clinging, second) as here:
+    async with worker(stubborn, second) as here:
         task = here.start(idle_timeout_s=1.0)
         await here.logged(4)
-        await clinging.leaves()
+        await stubborn.leaves()
         go.set()
         await task
         assert await here.kinds() == ["started", "chunk", "reset", "chunk", "chunk", "completed"]
 
 
-async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, clinging):
-    async with worker(clinging) as here:
+async def test_its_job_is_released_at_a_shutdown(worker, redis_client, stubborn):
+    async with worker(stubborn) as here:
         task = here.start()
         await here.logged(2)
         async with cancelled(task):
@@ -129,8 +129,8 @@ async def test_its_job_is_handed_back_at_a_shutdown(worker, redis_client, clingi
         claim = await make_store(redis_client, owner="other").claim(
             JOB_ID, b"", call="x", deadline_s=50.0
         )
-        assert (claim.verdict, claim.attempt, claim.strikes) == ("claimed", 2, 0)
-        await clinging.leaves()
+        assert (claim.status, claim.attempt, claim.failed_attempts) == ("claimed", 2, 0)
+        await stubborn.leaves()
         assert await here.kinds() == ["started", "chunk"]
 
 
@@ -154,4 +154,4 @@ async def test_one_that_swallows_the_cancellation_and_streams_on_is_closed_at_it
         events = await here.log()
     assert events[-1].type == "cancelled"
     assert {event.content for event in events[1:-1]} == {"0"}
-    assert not strays
+    assert not abandoned_tasks

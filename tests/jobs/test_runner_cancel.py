@@ -4,8 +4,8 @@ import pytest
 
 from berlin_schemas import ErrorCode, names
 from berlin_worker.errors import JobError
-from tests.support.core import check_keys
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, says
+from tests.support.store_helpers import check_keys
 
 pytestmark = pytest.mark.contract
 
@@ -79,6 +79,51 @@ async def test_a_job_that_begins_while_its_canceller_looks_for_it_is_cancelled(w
         # Without a flag in the record, as Celery's revoke does it.
         around_claim(monkeypatch, here, before=begun)
         await here.runner.cancel(JOB_ID, "revoked", only_queued=False)
+        await task
+        assert (await here.log())[-1].reason == "revoked"
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_revoked_bare_job_ends_with_reason_revoked_when_it_arrives(worker, running):
+    async with worker(says("never")) as before:
+        await before.runner.revoke(JOB_ID, running=running)
+    async with worker(says("never")) as after:
+        await after.run()
+        [event] = await after.log()
+        assert (event.type, event.reason) == ("cancelled", "revoked")
+        assert after.provider.calls == 0
+
+
+async def test_revoked_job_that_waits_between_attempts_ends_with_reason_revoked(
+    worker, monkeypatch
+):
+    async with worker(says("half", then=BUSY), says("never", hangs=True)) as here:
+
+        async def revoked():
+            await here.store.revoke(JOB_ID, running=True)
+
+        around_claim(monkeypatch, here, before=revoked, nth=2)
+        await here.run()
+        assert (await here.log())[-1].reason == "revoked"
+
+
+async def test_reason_of_a_cancellation_is_kept_while_the_claim_is_pending(worker, monkeypatch):
+    async with worker(says("never")) as here:
+
+        async def expired():
+            await here.runner.cancel(JOB_ID, "expired", only_queued=False)
+
+        around_claim(monkeypatch, here, after=expired)
+        await here.run()
+        [event] = await here.log()
+        assert (event.type, event.reason) == ("cancelled", "expired")
+
+
+async def test_renewal_of_a_revoked_job_cancels_it_with_reason_revoked(redis_client):
+    async with Worker(redis_client, ScriptedProvider(says("a", hangs=True))) as here:
+        task = here.start()
+        await here.logged(2)
+        await here.store.revoke(JOB_ID, running=True)
         await task
         assert (await here.log())[-1].reason == "revoked"
 

@@ -12,8 +12,8 @@ from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.telemetry.otel import OtelTracer
 from berlin_worker.telemetry.tracing import from_carrier
-from tests.support.core import expire_lease, record
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, cancelled, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import expire_lease, record
 
 pytestmark = pytest.mark.contract
 
@@ -90,8 +90,8 @@ async def test_a_job_that_fails(traced, provider):
     provider.scripts = [says(then=BROKEN)]
     await traced.run()
     assert traced.outcome == ("failed", "upstream_error")
-    told = "".join(span.to_json() for span in (*traced.deliveries, *traced.chats))
-    assert "the secret text" not in told
+    spans = "".join(span.to_json() for span in (*traced.deliveries, *traced.chats))
+    assert "the secret text" not in spans
 
 
 async def test_a_job_that_breaks_the_contract_goes_nowhere(traced):
@@ -123,7 +123,7 @@ async def test_a_job_that_is_cancelled_while_it_runs(traced, provider):
     assert [event.name for event in chat.events] == ["cancelled"]
 
 
-async def test_a_job_that_a_shutdown_stops_is_handed_back(traced, provider):
+async def test_a_job_that_a_shutdown_stops_is_released(traced, provider):
     provider.scripts = [says("x", hangs=True)]
     task = asyncio.create_task(traced.run())
     await traced.worker.logged(2)

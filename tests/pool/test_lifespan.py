@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
-from tests.support.toy import APP, Toy, toy
+from tests.support.sample_app import APP, SampleApp, sample_app
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def app(real_redis_url: str) -> Iterator[Toy]:
-    with toy(real_redis_url) as client:
+def app(real_redis_url: str) -> Iterator[SampleApp]:
+    with sample_app(real_redis_url) as client:
         yield client
 
 
-def test_the_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: Toy) -> None:
+def test_the_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: SampleApp) -> None:
     early = app.send("hold", "a")
     with app.worker("-c", "1", worker_pool_lifespan=f"{APP}:lifespan") as worker:
         app.wait_for_note("start a")
@@ -28,11 +28,11 @@ def test_the_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: Toy) -> None:
         app.release("a")
         assert worker.wait() == 0
     assert early.get() == "a"
-    assert app.notes() == ["lifespan-enter toy", "start a", "end a", "lifespan-exit same-task"]
+    assert app.notes() == ["lifespan-enter sample", "start a", "end a", "lifespan-exit same-task"]
 
 
 @pytest.mark.parametrize("name", ["failing_lifespan", "no_such_name"])
-def test_a_lifespan_that_fails_ends_the_worker_with_one_line(app: Toy, name: str) -> None:
+def test_a_lifespan_that_fails_ends_the_worker_with_one_line(app: SampleApp, name: str) -> None:
     worker = app.worker("-c", "1", wait=False, worker_pool_lifespan=f"{APP}:{name}")
     with worker:
         assert worker.wait() != 0
@@ -44,26 +44,26 @@ def test_a_lifespan_that_fails_ends_the_worker_with_one_line(app: Toy, name: str
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "line"),
     [("failing_exit", "cannot let go"), ("hanging_exit", "still holds the event loop")],
 )
 def test_a_lifespan_that_fails_on_its_way_out_does_not_keep_the_worker(
-    app: Toy, name: str, told: str
+    app: SampleApp, name: str, line: str
 ) -> None:
     conf = {"worker_pool_lifespan": f"{APP}:{name}", "worker_pool_cleanup_timeout": 0.3}
     with app.worker("-c", "1", **conf) as worker:
         assert worker.stop() == 0
-        assert told in worker.log
+        assert line in worker.log
 
 
-def test_a_lifespan_that_hangs_can_be_interrupted(app: Toy) -> None:
+def test_a_lifespan_that_hangs_can_be_interrupted(app: SampleApp) -> None:
     conf = {"worker_pool_lifespan": f"{APP}:hanging_lifespan"}
     with app.worker("-c", "1", wait=False, **conf) as worker:
         app.wait_for_note("lifespan-hangs")
         assert worker.stop(signal.SIGTERM) == 0
 
 
-def test_a_loop_that_dies_takes_the_worker_down_and_hands_back(app: Toy) -> None:
+def test_a_loop_that_dies_takes_the_worker_down_and_requeues(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_lifespan=f"{APP}:crashing_lifespan") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -75,7 +75,7 @@ def test_a_loop_that_dies_takes_the_worker_down_and_hands_back(app: Toy) -> None
     assert (app.unacked(), app.queued()) == (0, [sent.id])
 
 
-def test_the_loop_of_the_standard_library_does_as_well(app: Toy, tmp_path: Path) -> None:
+def test_the_loop_of_the_standard_library_does_as_well(app: SampleApp, tmp_path: Path) -> None:
     (tmp_path / "uvloop.py").write_text("raise ImportError('not installed')")
     worker = app.worker("-c", "2", worker_pool_drain_timeout=0)
     worker.env["PYTHONPATH"] += f":{tmp_path}"
@@ -89,12 +89,12 @@ def test_the_loop_of_the_standard_library_does_as_well(app: Toy, tmp_path: Path)
         assert "cancelled a shutdown" in app.notes()
 
 
-def cut_connections(app: Toy) -> None:
+def cut_connections(app: SampleApp) -> None:
     app.redis.client_kill_filter(_type="normal", skipme=True)
     app.redis.client_kill_filter(_type="pubsub", skipme=True)
 
 
-def test_a_lost_connection_cancels_tasks_where_celery_is_told_to(app: Toy) -> None:
+def test_a_lost_connection_cancels_tasks_where_celery_is_told_to(app: SampleApp) -> None:
     conf = {"worker_cancel_long_running_tasks_on_connection_loss": True}
     with app.worker("-c", "1", **conf) as worker:
         sent = app.send("hold", "a")
@@ -107,7 +107,7 @@ def test_a_lost_connection_cancels_tasks_where_celery_is_told_to(app: Toy) -> No
         assert "NotImplementedError" not in worker.log
 
 
-def test_a_lost_connection_leaves_tasks_alone_by_default(app: Toy) -> None:
+def test_a_lost_connection_leaves_tasks_alone_by_default(app: SampleApp) -> None:
     with app.worker("-c", "2") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -119,7 +119,7 @@ def test_a_lost_connection_leaves_tasks_alone_by_default(app: Toy) -> None:
         assert app.run("add", 1, 2) == 3
 
 
-def test_what_waits_for_a_slot_runs_once_after_a_lost_connection(app: Toy) -> None:
+def test_what_waits_for_a_slot_runs_once_after_a_lost_connection(app: SampleApp) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "3") as worker:
         app.send("hold", "a")
         waiting = app.send("hold", "b")
@@ -133,7 +133,7 @@ def test_what_waits_for_a_slot_runs_once_after_a_lost_connection(app: Toy) -> No
         assert app.notes().count("start b") == 1
 
 
-def test_a_connection_lost_during_the_drain_does_not_stop_the_drain(app: Toy) -> None:
+def test_a_connection_lost_during_the_drain_does_not_stop_the_drain(app: SampleApp) -> None:
     with app.worker("-c", "1") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -159,7 +159,7 @@ def test_a_worker_ends_although_its_broker_is_gone(
     real_redis_url: str, broker: RedisProcess
 ) -> None:
     with (
-        toy(real_redis_url, broker.url, worker_pool_drain_timeout=0.5) as app,
+        sample_app(real_redis_url, broker.url, worker_pool_drain_timeout=0.5) as app,
         app.worker("-c", "20") as worker,
     ):
         for n in range(20):
@@ -175,7 +175,7 @@ def test_a_worker_ends_although_its_broker_is_gone(
 def test_tasks_drain_although_the_broker_was_gone_before(
     real_redis_url: str, broker: RedisProcess
 ) -> None:
-    with toy(real_redis_url, broker.url) as app, app.worker("-c", "2") as worker:
+    with sample_app(real_redis_url, broker.url) as app, app.worker("-c", "2") as worker:
         # Acknowledged early: with a message in hand, kombu 5.7 ends the worker when the broker
         # goes (AttributeError in restore_unacked).
         sent = app.send("hold_early", "a")

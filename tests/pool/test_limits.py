@@ -5,19 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.toy import TaskFailed, Toy, toy
+from tests.support.sample_app import SampleApp, TaskFailed, sample_app
 from tests.support.workers import WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def app(real_redis_url: str) -> Iterator[Toy]:
-    with toy(real_redis_url) as client:
+def app(real_redis_url: str) -> Iterator[SampleApp]:
+    with sample_app(real_redis_url) as client:
         yield client
 
 
-def hold(app: Toy, *names: str) -> list[str]:
+def hold(app: SampleApp, *names: str) -> list[str]:
     return [app.send("hold", name).id for name in names]
 
 
@@ -26,11 +26,11 @@ def wait_for_received(worker: WorkerProcess, ids: list[str]) -> None:
         worker.wait_for_log(f"[{each}] received")
 
 
-def starts(app: Toy) -> list[str]:
+def starts(app: SampleApp) -> list[str]:
     return [note.split()[1] for note in app.notes() if note.startswith("start")]
 
 
-def test_more_tasks_than_slots_wait_and_start_in_order(app: Toy) -> None:
+def test_more_tasks_than_slots_wait_and_start_in_order(app: SampleApp) -> None:
     with app.worker("-c", "2", "--prefetch-multiplier", "3") as worker:
         ids = hold(app, "a", "b", "c", "d", "e")
         wait_for_received(worker, ids)
@@ -44,7 +44,7 @@ def test_more_tasks_than_slots_wait_and_start_in_order(app: Toy) -> None:
         assert starts(app) == ["a", "b", "c", "d", "e"]
 
 
-def test_prefetch_keeps_the_rest_in_the_queue(app: Toy) -> None:
+def test_prefetch_keeps_the_rest_in_the_queue(app: SampleApp) -> None:
     with app.worker("-c", "2") as worker:
         ids = hold(app, "a", "b", "c", "d")
         app.wait_for_note("start b")
@@ -53,7 +53,7 @@ def test_prefetch_keeps_the_rest_in_the_queue(app: Toy) -> None:
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_a_task_revoked_while_it_waits_never_starts(app: Toy, terminate: bool) -> None:
+def test_a_task_revoked_while_it_waits_never_starts(app: SampleApp, terminate: bool) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         sent = [app.send("hold", name) for name in ("a", "b", "c")]
         wait_for_received(worker, [each.id for each in sent])
@@ -67,7 +67,7 @@ def test_a_task_revoked_while_it_waits_never_starts(app: Toy, terminate: bool) -
         wait_until(lambda: not app.unacked(), "all acknowledged")
 
 
-def test_a_task_that_expires_while_it_waits_never_starts(app: Toy) -> None:
+def test_a_task_that_expires_while_it_waits_never_starts(app: SampleApp) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         hold(app, "a")
         app.wait_for_note("start a")
@@ -83,7 +83,7 @@ def test_a_task_that_expires_while_it_waits_never_starts(app: Toy) -> None:
 
 
 @pytest.mark.parametrize("how", ["expires", "revoke"])
-def test_a_task_that_waits_for_a_blocked_loop_is_discarded(app: Toy, how: str) -> None:
+def test_a_task_that_waits_for_a_blocked_loop_is_discarded(app: SampleApp, how: str) -> None:
     # With 20 slots all are accepted at once; one that blocks the loop keeps the others waiting.
     with app.worker("-c", "20") as worker:
         blocker = app.send("block", 3)
@@ -99,7 +99,7 @@ def test_a_task_that_waits_for_a_blocked_loop_is_discarded(app: Toy, how: str) -
         wait_until(lambda: app.unacked() == 0, "all messages acknowledged")
 
 
-def test_inspect_stats_has_what_the_stats_of_other_pools_have(app: Toy) -> None:
+def test_inspect_stats_has_what_the_stats_of_other_pools_have(app: SampleApp) -> None:
     with app.worker("-c", "3", "--soft-time-limit", "5", "--time-limit", "7") as worker:
         pool = app.inspect(worker, "stats")["pool"]
         assert pool == {
@@ -115,7 +115,7 @@ def test_inspect_stats_has_what_the_stats_of_other_pools_have(app: Toy) -> None:
         }
 
 
-def test_the_pool_grows_and_shrinks_by_remote_control(app: Toy) -> None:
+def test_the_pool_grows_and_shrinks_by_remote_control(app: SampleApp) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         hold(app, "a", "b", "c", "d")
         app.wait_for_note("start a")
@@ -135,13 +135,13 @@ def test_the_pool_grows_and_shrinks_by_remote_control(app: Toy) -> None:
         app.wait_for_note("start d")
 
 
-def test_the_pool_does_not_shrink_below_zero(app: Toy) -> None:
+def test_the_pool_does_not_shrink_below_zero(app: SampleApp) -> None:
     with app.worker("-c", "1") as worker:
         assert "cannot take 2" in str(app.control(worker, "pool_shrink", n=2))
         assert app.run("add", 1, 2) == 3
 
 
-def test_autoscale_starts_more_tasks_under_load(app: Toy) -> None:
+def test_autoscale_starts_more_tasks_under_load(app: SampleApp) -> None:
     with app.worker("--autoscale", "3,1"):
         hold(app, "a", "b", "c")
         for name in ("a", "b", "c"):
@@ -149,7 +149,7 @@ def test_autoscale_starts_more_tasks_under_load(app: Toy) -> None:
 
 
 def test_without_a_hub_tasks_run_wait_and_drain_too(
-    app: Toy, tmp_path_factory: pytest.TempPathFactory
+    app: SampleApp, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = str(tmp_path_factory.mktemp("broker"))
     options = {
@@ -158,7 +158,7 @@ def test_without_a_hub_tasks_run_wait_and_drain_too(
         "control_folder": str(tmp_path_factory.mktemp("control")),
     }
     with (
-        toy(app.url, "filesystem://", broker_transport_options=options) as client,
+        sample_app(app.url, "filesystem://", broker_transport_options=options) as client,
         client.worker("-c", "2", "--prefetch-multiplier", "2") as worker,
     ):
         assert client.run("add", 1, 2) == 3
@@ -172,7 +172,7 @@ def test_without_a_hub_tasks_run_wait_and_drain_too(
         assert worker.stop() == 0
 
 
-def test_the_same_tasks_run_in_another_pool(app: Toy) -> None:
+def test_the_same_tasks_run_in_another_pool(app: SampleApp) -> None:
     with app.worker("--pool", "solo"):
         assert app.run("add", 1, 2) == 3
         assert app.run("retry_twice") == 2

@@ -13,7 +13,8 @@ from billiard.einfo import ExceptionInfo
 from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError
 
 from berlin_worker.pool import CancelCause, cancel_cause
-from berlin_worker.pool.job import Job, Requeued, current_job
+from berlin_worker.pool.context import Requeued, current_job
+from berlin_worker.pool.job import Job
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.unit
@@ -143,8 +144,8 @@ async def test_a_job_cancelled_before_it_starts_never_runs(
     job = harness.job(lambda h: pytest.fail("it ran"))
     assert harness.cancel(cause)
     job.start(harness.loop)
-    handed_back = [type(each) for each in harness.failures] == [Requeued]
-    assert (handed_back, harness.silent) == (
+    requeued = [type(each) for each in harness.failures] == [Requeued]
+    assert (requeued, harness.silent) == (
         (True, 0) if cause is CancelCause.SHUTDOWN else (False, 1)
     )
 
@@ -160,21 +161,21 @@ async def test_a_coroutine_cancelled_before_its_first_step_never_runs(harness: H
 
 
 async def test_the_cause_is_told_while_the_coroutine_cleans_up(harness: Harness) -> None:
-    told: list[CancelCause | None] = []
+    causes: list[CancelCause | None] = []
 
     async def coroutine() -> None:
-        told.append(cancel_cause())
+        causes.append(cancel_cause())
         try:
             await never()
         finally:
-            told.append(cancel_cause())
+            causes.append(cancel_cause())
 
     harness.job(lambda h: h.wait_for(coroutine())).start(harness.loop)
     await asyncio.sleep(0)
     assert harness.cancel(CancelCause.REVOKED)
     assert not harness.cancel(CancelCause.SHUTDOWN)
     await harness.ended.wait()
-    assert told == [None, CancelCause.REVOKED]
+    assert causes == [None, CancelCause.REVOKED]
     assert harness.silent == 1
     assert not harness.cancel(CancelCause.REVOKED)
 

@@ -6,69 +6,69 @@ import pytest
 import redis
 
 from berlin_worker.embedded.redis_server import RedisProcess
-from tests.support.toy import Sent, TaskFailed, Toy, toy
+from tests.support.sample_app import SampleApp, Sent, TaskFailed, sample_app
 from tests.support.workers import WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def pair(redis_server: RedisProcess) -> Iterator[tuple[Toy, WorkerProcess]]:
+def pair(redis_server: RedisProcess) -> Iterator[tuple[SampleApp, WorkerProcess]]:
     """One worker for all tests of the module: none of them changes it for good."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
-    with toy(redis_server.url) as client, client.worker("-c", "100") as worker:
+    with sample_app(redis_server.url) as client, client.worker("-c", "100") as worker:
         yield client, worker
 
 
 @pytest.fixture
-def app(pair: tuple[Toy, WorkerProcess]) -> Toy:
+def app(pair: tuple[SampleApp, WorkerProcess]) -> SampleApp:
     return pair[0]
 
 
 @pytest.fixture
-def worker(pair: tuple[Toy, WorkerProcess]) -> WorkerProcess:
+def worker(pair: tuple[SampleApp, WorkerProcess]) -> WorkerProcess:
     return pair[1]
 
 
-def test_a_coroutine_returns_its_result(app: Toy) -> None:
+def test_a_coroutine_returns_its_result(app: SampleApp) -> None:
     assert app.run("add", 1, 2) == 3
 
 
-def test_a_plain_function_runs_on_the_thread_of_the_loop(app: Toy) -> None:
+def test_a_plain_function_runs_on_the_thread_of_the_loop(app: SampleApp) -> None:
     assert app.run("add_in_sync", 1, 2) == "3 in asyncio-pool"
 
 
-def test_a_coroutine_and_its_children_see_their_request(app: Toy) -> None:
+def test_a_coroutine_and_its_children_see_their_request(app: SampleApp) -> None:
     sent = app.send("who_am_i")
-    told = sent.get()
-    assert told["thread"] == "asyncio-pool"
-    assert {told[key] for key in ("request", "current_task", "child", "asyncio_task")} == {sent.id}
+    found = sent.get()
+    assert found["thread"] == "asyncio-pool"
+    assert {found[key] for key in ("request", "current_task", "child", "asyncio_task")} == {sent.id}
 
 
-def test_a_task_that_a_coroutine_sends_knows_its_parent(app: Toy) -> None:
+def test_a_task_that_a_coroutine_sends_knows_its_parent(app: SampleApp) -> None:
     sent = app.send("who_am_i")
     child = Sent(sent.get()["sent"], app)
     assert child.get() == sent.id
 
 
-def test_a_task_can_await_another_task_as_a_function(app: Toy) -> None:
+def test_a_task_can_await_another_task_as_a_function(app: SampleApp) -> None:
     assert app.run("call_another") == 5
 
 
-def test_context_variables_of_tasks_are_isolated(app: Toy) -> None:
+def test_context_variables_of_tasks_are_isolated(app: SampleApp) -> None:
     sent = [app.send("isolated", f"n{n}") for n in range(20)]
     assert [each.get() for each in sent] == [["unset", f"n{n}"] for n in range(20)]
 
 
-def test_signals_surround_the_coroutine_and_share_its_context(app: Toy) -> None:
+def test_signals_surround_the_coroutine_and_share_its_context(app: SampleApp) -> None:
     sent = app.send("signalled")
     assert sent.get() == "from-prerun"
     app.wait_for_note(f"postrun {sent.id} SUCCESS from-prerun")
     assert f"prerun {sent.id}" in app.notes()
 
 
-def test_a_traceback_has_two_lines_of_the_bridge_and_then_the_users_code(app: Toy) -> None:
+def test_a_traceback_has_two_lines_of_the_bridge_and_then_the_users_code(app: SampleApp) -> None:
     sent = app.send("fail", "boom")
     with pytest.raises(TaskFailed, match=r"ValueError.*boom"):
         sent.get()
@@ -81,30 +81,30 @@ def test_a_traceback_has_two_lines_of_the_bridge_and_then_the_users_code(app: To
     assert files.index(ours[-1]) == len(files) - 2
 
 
-def test_retry_and_autoretry_work_in_a_coroutine(app: Toy) -> None:
+def test_retry_and_autoretry_work_in_a_coroutine(app: SampleApp) -> None:
     assert app.run("retry_twice") == 2
     assert app.run("autoretry") == 1
 
 
-def test_task_of_a_class_is_retried_by_the_app_of_the_worker(app: Toy) -> None:
-    assert app.run("retry_in_a_class") == "1 in toy"
+def test_task_of_a_class_is_retried_by_the_app_of_the_worker(app: SampleApp) -> None:
+    assert app.run("retry_in_a_class") == "1 in sample"
 
 
-def test_an_ignored_result_is_not_stored(app: Toy, worker: WorkerProcess) -> None:
+def test_an_ignored_result_is_not_stored(app: SampleApp, worker: WorkerProcess) -> None:
     sent = app.send("ignored_result")
     worker.wait_for_log(f"ignored_result[{sent.id}] succeeded")
     assert not app.redis.exists(f"celery-task-meta-{sent.id}")
 
 
 @pytest.mark.parametrize("kind", ["ignore", "reject"])
-def test_ignore_and_reject_take_the_message_off_the_queue(app: Toy, kind: str) -> None:
+def test_ignore_and_reject_take_the_message_off_the_queue(app: SampleApp, kind: str) -> None:
     sent = app.send("predicate", kind)
     app.wait_for_note(f"{kind} {sent.id}")
     wait_until(lambda: not app.unacked() and not app.queued(), "an empty broker")
     assert app.notes().count(f"{kind} {sent.id}") == 1
 
 
-def test_reject_with_requeue_delivers_again(app: Toy) -> None:
+def test_reject_with_requeue_delivers_again(app: SampleApp) -> None:
     assert app.run("requeue_once") == "redelivered"
 
 
@@ -116,7 +116,7 @@ ESCAPES = (
 
 @pytest.mark.parametrize("task", ["escape", "escape_in_sync"])
 @pytest.mark.parametrize("name", ESCAPES)
-def test_what_would_end_a_process_ends_the_task_alone(app: Toy, task: str, name: str) -> None:
+def test_what_would_end_a_process_ends_the_task_alone(app: SampleApp, task: str, name: str) -> None:
     with pytest.raises(TaskFailed, match=name):
         app.run(task, name)
     assert app.run("add", 1, 2) == 3
@@ -124,23 +124,23 @@ def test_what_would_end_a_process_ends_the_task_alone(app: Toy, task: str, name:
 
 
 @pytest.mark.parametrize("name", ["KeyboardInterrupt", "SystemExit", "WorkerShutdown"])
-def test_the_loop_survives_what_a_child_of_a_task_raises(app: Toy, name: str) -> None:
+def test_the_loop_survives_what_a_child_of_a_task_raises(app: SampleApp, name: str) -> None:
     assert app.run("escape_in_child", name) == "survived"
 
 
-def test_the_soft_limit_is_raised_in_the_coroutine(app: Toy) -> None:
+def test_the_soft_limit_is_raised_in_the_coroutine(app: SampleApp) -> None:
     assert app.run("soft_limited", True).startswith("caught")
     with pytest.raises(TaskFailed, match="SoftTimeLimitExceeded"):
         app.run("soft_limited", False)
 
 
-def test_the_soft_limit_ends_the_children_of_a_task_group(app: Toy) -> None:
+def test_the_soft_limit_ends_the_children_of_a_task_group(app: SampleApp) -> None:
     assert app.run("soft_limited_group") == "caught"
     app.wait_for_note("child time_limit")
 
 
 def test_the_hard_limit_fails_the_task_and_cancels_the_coroutine(
-    app: Toy, worker: WorkerProcess
+    app: SampleApp, worker: WorkerProcess
 ) -> None:
     sent = app.send("hard_limited", "hard")
     with pytest.raises(TaskFailed, match="TimeLimitExceeded"):
@@ -150,13 +150,13 @@ def test_the_hard_limit_fails_the_task_and_cancels_the_coroutine(
     worker.wait_for_log("Hard time limit (0.2s) exceeded")
 
 
-def test_limits_can_be_given_with_the_message(app: Toy) -> None:
+def test_limits_can_be_given_with_the_message(app: SampleApp) -> None:
     with pytest.raises(TaskFailed, match="TimeLimitExceeded"):
         app.run("hold", "limited", time_limit=0.1)
 
 
 def test_a_revoked_task_that_runs_is_cancelled_and_does_not_run_again(
-    app: Toy, worker: WorkerProcess
+    app: SampleApp, worker: WorkerProcess
 ) -> None:
     sent = app.send("hold", "revoked")
     app.wait_for_note("start revoked")
@@ -170,7 +170,7 @@ def test_a_revoked_task_that_runs_is_cancelled_and_does_not_run_again(
     assert app.control(worker, "revoke", task_id=sent.id, terminate=True)["ok"]
 
 
-def test_children_are_told_why_they_are_cancelled(app: Toy) -> None:
+def test_children_are_told_why_they_are_cancelled(app: SampleApp) -> None:
     sent = app.send("cause_in_child", "kid")
     app.wait_for_note("start kid")
     sent.terminate()
@@ -178,7 +178,7 @@ def test_children_are_told_why_they_are_cancelled(app: Toy) -> None:
 
 
 def test_a_failure_while_cleaning_up_is_logged_and_does_not_undo_the_revocation(
-    app: Toy, worker: WorkerProcess
+    app: SampleApp, worker: WorkerProcess
 ) -> None:
     sent = app.send("fail_in_cleanup", "messy")
     app.wait_for_note("start messy")
@@ -188,7 +188,7 @@ def test_a_failure_while_cleaning_up_is_logged_and_does_not_undo_the_revocation(
     assert sent.state == "REVOKED"
 
 
-def test_inspect_tells_what_is_active(app: Toy, worker: WorkerProcess) -> None:
+def test_inspect_tells_what_is_active(app: SampleApp, worker: WorkerProcess) -> None:
     sent = app.send("hold", "inspected")
     app.wait_for_note("start inspected")
     (active,) = app.inspect(worker, "active")

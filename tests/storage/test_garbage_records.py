@@ -6,15 +6,15 @@ import json
 import pytest
 
 from berlin_schemas import names
-from tests.support.core import check_log, open_log, read_log, record
-from tests.support.rig import JOB_ID, ScriptedProvider, Worker, job_object, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Worker, job_object, says
+from tests.support.store_helpers import check_log, open_log, read_log, record
 from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.contract
 
 STATE, LOG = names.state_key(JOB_ID), names.log_key(JOB_ID)
 NUMBERS = ["x", "", "-1", "1.5", "1e400", "nan", "inf", "0x10", "9" * 30, "1e13", "\xff"]
-FIELDS = ["attempt", "seq", "chunks", "strikes", "created_ms", "started_ms", "queued_ms"]
+FIELDS = ["attempt", "seq", "chunks", "failed_attempts", "created_ms", "started_ms", "queued_ms"]
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_clien
 async def test_numbers_of_a_second_attempt_may_be_garbage(worker, redis_client, field):
     for number in NUMBERS:
         await redis_client.flushdb()
-        claim = await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
-        assert claim.verdict == "claimed"
+        claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
+        assert claim.status == "claimed"
         await redis_client.hset(STATE, field, number)
         await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
         await worker.runner.run(JOB_ID, [job_object()], {})
@@ -63,7 +63,7 @@ async def test_numbers_of_a_second_attempt_may_be_garbage(worker, redis_client, 
 @pytest.mark.parametrize("begun", [False, True])
 async def test_key_of_another_type_keeps_no_job_from_its_end(worker, redis_client, key, begun):
     if begun:
-        await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+        await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
         await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
     await other_type(redis_client, key)
     await worker.runner.run(JOB_ID, [job_object()], {})
@@ -73,7 +73,7 @@ async def test_key_of_another_type_keeps_no_job_from_its_end(worker, redis_clien
 
 @pytest.mark.parametrize("entries", [1, 5])
 async def test_log_that_others_have_written_to_begins_anew(worker, redis_client, entries):
-    await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await redis_client.hset(STATE, mapping={"seq": 2, "chunks": 1})
     await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
     for n in range(entries):
@@ -104,7 +104,7 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
     for job_id in ("before", "after"):
         assert await redis_client.xlen(names.log_key(job_id)) == 1
     await worker.store.release(JOB_ID, 1)
-    await worker.store.clear_failure(JOB_ID, 1, strikes=0)
+    await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0)
 
 
 async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_client):
@@ -116,7 +116,7 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
         "no-object": {"status": "running", "attempt": "x", "job": "[]"},
         "no-utf8": {"status": "queued", "job": b"\xff", "created_ms": "x"},
         "odd-status": {"status": "\xff", "job": "7"},
-        "odd-strikes": {"status": "running", "job": "", "strikes": "-7.5"},
+        "odd-failed_attempts": {"status": "running", "job": "", "failed_attempts": "-7.5"},
     }
     for job_id, fields in records.items():
         await redis_client.hset(names.state_key(job_id), mapping=fields)
@@ -147,7 +147,7 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
 async def test_watch_of_another_type_is_removed_and_jobs_are_watched_again(worker, redis_client):
     await other_type(redis_client, names.DUE_JOBS)
     assert await worker.store.due(10) == []
-    await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await other_type(redis_client, names.DUE_JOBS)
     assert await worker.store.renew([(JOB_ID, 1)]) == ["renewed"]
     assert await redis_client.zscore(names.DUE_JOBS, JOB_ID)
@@ -160,13 +160,13 @@ async def test_dead_letters_of_another_type_take_the_next_one(worker, redis_clie
         await redis_client.xadd(names.DEAD_LETTERS, {"garbage": 1}, id=last)
     else:
         await other_type(redis_client, names.DEAD_LETTERS)
-    await worker.store.dead_letter(JOB_ID, "reason", call="1", message=b"x")
+    await worker.store.dead_letter(JOB_ID, "reason", call="earlier", message=b"x")
     (letter,) = [each for _, each in await redis_client.xrange(names.DEAD_LETTERS)]
     assert letter[b"reason"] == b"reason"
 
 
 async def test_seq_that_is_ahead_of_the_log_swallows_no_event(worker, redis_client):
-    claim = await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     log = open_log(claim)
     assert await worker.store.append([log.take()]) == [True]
     await redis_client.hset(STATE, "seq", 7)
@@ -178,7 +178,7 @@ async def test_seq_that_is_ahead_of_the_log_swallows_no_event(worker, redis_clie
 
 
 async def test_record_without_a_ttl_leaves_no_log_without_events(worker, redis_client):
-    claim = await worker.store.claim(JOB_ID, b"{}", call="1", deadline_s=9)
+    claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await redis_client.persist(STATE)
     assert await worker.store.append([open_log(claim).take()]) == [True]
     assert await redis_client.ttl(LOG) > 0

@@ -9,7 +9,7 @@ import redis.asyncio
 
 from berlin_schemas import Cancelled, Chunk, Completed, Reset, Timings, decode, names
 from berlin_worker.storage.scripts import source
-from tests.support.core import (
+from tests.support.store_helpers import (
     JOB,
     LOG_TTL_S,
     QUEUE_TTL_S,
@@ -87,9 +87,9 @@ async def test_a_claim_whose_reply_was_lost_is_found_by_the_same_call_and_by_no_
     with pytest.raises(ConnectionError):
         await claim(store, call="mine")
     again = await claim(store, call="mine")
-    assert (again.verdict, again.attempt, again.strikes) == ("claimed", 1, 0)
-    assert (await claim(store, call="another")).verdict == "leased"
-    assert (await claim(make_store(lossy, owner="worker-2"), call="mine")).verdict == "leased"
+    assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 1, 0)
+    assert (await claim(store, call="another")).status == "leased"
+    assert (await claim(make_store(lossy, owner="worker-2"), call="mine")).status == "leased"
 
 
 async def test_the_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(lossy):
@@ -99,13 +99,19 @@ async def test_the_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(l
     with pytest.raises(ConnectionError):
         await claim(store, b"", call="mine", held_attempt=1)
     again = await claim(store, b"", call="mine", held_attempt=1)
-    assert (again.verdict, again.attempt, again.strikes) == ("claimed", 2, 1)
+    assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 2, 1)
 
 
 async def test_a_fresh_job_is_claimed_and_recorded(store, redis_client):
     got = await claim(store)
-    assert (got.verdict, got.attempt, got.seq, got.chunks, got.strikes) == ("claimed", 1, 0, 0, 0)
-    assert not got.cancel
+    assert (got.status, got.attempt, got.seq, got.chunks, got.failed_attempts) == (
+        "claimed",
+        1,
+        0,
+        0,
+        0,
+    )
+    assert got.cancel_reason == ""
     assert got.created_ms == got.started_ms == got.now_ms > 0
     kept = await record(redis_client, ID)
     assert kept["status"] == "running"
@@ -121,7 +127,7 @@ async def test_a_submitted_job_is_counted_from_its_submission(store, redis_clien
     created = int((await record(redis_client, ID))["created_ms"])
     await asyncio.sleep(0.005)
     got = await claim(store)
-    assert got.verdict == "claimed"
+    assert got.status == "claimed"
     assert got.created_ms == created < got.started_ms
 
 
@@ -139,15 +145,15 @@ async def test_repeated_submission_marks_the_job_co_submitted_and_returns_whethe
 async def test_a_job_under_a_live_lease_is_leased_to_nobody_else(store):
     await claim(store)
     got = await claim(store)
-    assert (got.verdict, got.attempt) == ("leased", 1)
+    assert (got.status, got.attempt) == ("leased", 1)
 
 
 async def test_a_job_that_is_over_stays_over(store):
     log = ended(open_log(await claim(store)))
     assert await append(store, log)
-    assert (await claim(store)).verdict == "over"
-    assert (await claim(store, held_attempt=1)).verdict == "over"
-    assert (await claim(store, only_queued=True)).verdict == "over"
+    assert (await claim(store)).status == "finished"
+    assert (await claim(store, held_attempt=1)).status == "finished"
+    assert (await claim(store, only_queued=True)).status == "finished"
 
 
 async def test_an_expired_lease_is_a_strike_and_the_log_goes_on(store, redis_client):
@@ -156,7 +162,7 @@ async def test_an_expired_lease_is_a_strike_and_the_log_goes_on(store, redis_cli
     await append(store, log)
     await expire_lease(redis_client, ID)
     got = await claim(store)
-    assert (got.verdict, got.attempt, got.strikes) == ("claimed", 2, 1)
+    assert (got.status, got.attempt, got.failed_attempts) == ("claimed", 2, 1)
     assert (got.seq, got.chunks) == (3, 2)
 
 
@@ -164,15 +170,15 @@ async def test_a_job_handed_back_is_claimed_at_once_without_a_strike(store):
     first = await claim(store)
     await store.release(ID, 1)
     got = await claim(store)
-    assert (got.verdict, got.attempt, got.strikes) == ("claimed", 2, 0)
+    assert (got.status, got.attempt, got.failed_attempts) == ("claimed", 2, 0)
     assert got.started_ms == first.started_ms
 
 
 async def test_an_attempt_gives_way_to_its_next_with_a_strike(store):
     await claim(store)
     got = await claim(store, b"", held_attempt=1)
-    assert (got.verdict, got.attempt, got.strikes) == ("claimed", 2, 1)
-    assert (await claim(store, b"", held_attempt=1)).verdict == "leased"
+    assert (got.status, got.attempt, got.failed_attempts) == ("claimed", 2, 1)
+    assert (await claim(store, b"", held_attempt=1)).status == "leased"
 
 
 async def test_an_attempt_whose_job_was_taken_away_cannot_give_way(store, redis_client):
@@ -180,7 +186,7 @@ async def test_an_attempt_whose_job_was_taken_away_cannot_give_way(store, redis_
     await expire_lease(redis_client, ID)
     await store.reap(ID, again_running_s=6, again_queued_s=30)
     got = await claim(store, b"", held_attempt=1)
-    assert got.verdict == "leased"
+    assert got.status == "leased"
 
 
 @pytest.mark.parametrize("state", ["unknown", "flagged", "running", "queued"])
@@ -198,15 +204,15 @@ async def test_only_queued_claims_what_waits_with_a_record_and_nothing_else(
     before = await record(redis_client, ID)
     got = await claim(store, b"", only_queued=True)
     if state == "queued":
-        assert got.verdict == "claimed"
+        assert got.status == "claimed"
     else:
-        assert got.verdict == "unknown"
+        assert got.status == "not_queued"
         assert await record(redis_client, ID) == before
 
 
 async def test_a_flag_set_before_the_record_is_seen_by_the_claim(store, redis_client):
     await redis_client.hset(names.state_key(ID), "cancel", 1)
-    assert (await claim(store)).cancel
+    assert (await claim(store)).cancel_reason == "requested"
 
 
 async def test_a_flag_keeps_the_ttl_that_its_record_has(store, redis_client):
@@ -230,7 +236,7 @@ async def test_a_log_whose_record_was_lost_does_not_stand_in_the_way(store, redi
 
 async def test_of_many_claims_at_once_one_gets_the_job(store, redis_client):
     got = await asyncio.gather(*(claim(store) for _ in range(20)))
-    assert sorted(each.verdict for each in got) == ["claimed"] + ["leased"] * 19
+    assert sorted(each.status for each in got) == ["claimed"] + ["leased"] * 19
 
 
 @pytest.mark.parametrize(
@@ -424,20 +430,23 @@ async def test_a_read_of_very_many_chunks_is_one_call(store, redis_client):
 
 
 async def test_renewing_tells_for_each_job_how_it_stands(store, redis_client):
-    for name in ("fine", "flagged", "taken", "over", "reaped", "released"):
+    for name in ("fine", "flagged", "revoked", "taken", "over", "reaped", "released"):
         await claim(store, job_id=name)
     await redis_client.hset(names.state_key("flagged"), "cancel", 1)
+    assert not await store.revoke("revoked", running=False)
+    assert not await store.revoke("revoked", running=True)
     await expire_lease(redis_client, "taken")
     await claim(store, job_id="taken")
     await append(store, ended(open_log(await _reclaimed(store, "over"))))
     await expire_lease(redis_client, "reaped")
     await store.reap("reaped", again_running_s=6, again_queued_s=30)
     await store.release("released", 1)
-    for name in ("fine", "flagged"):
+    for name in ("fine", "flagged", "revoked"):
         await redis_client.zadd(names.DUE_JOBS, {name: 5})
-    held = [(n, 1) for n in ("fine", "flagged", "taken", "over", "reaped", "released", "gone")]
-    assert await store.renew(held) == ["renewed", "cancel", *["lost"] * 5]
-    for name in ("fine", "flagged"):
+    lost = ("taken", "over", "reaped", "released", "gone")
+    held = [(name, 1) for name in ("fine", "flagged", "revoked", *lost)]
+    assert await store.renew(held) == ["renewed", "requested", "revoked", *["lost"] * 5]
+    for name in ("fine", "flagged", "revoked"):
         assert await redis_client.zscore(names.DUE_JOBS, name) > 1e12
     assert await redis_client.zscore(names.DUE_JOBS, "over") is None
     assert await redis_client.zscore(names.DUE_JOBS, "gone") is None
@@ -451,7 +460,7 @@ async def test_a_lease_that_ran_out_unnoticed_is_renewed(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)
     assert await store.renew([(ID, 1)]) == ["renewed"]
-    assert (await claim(store)).verdict == "leased"
+    assert (await claim(store)).status == "leased"
 
 
 async def test_a_watch_that_was_evicted_comes_back_with_a_ttl(store, redis_client):
@@ -495,13 +504,13 @@ async def test_a_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store,
     assert (overdue.job_id, overdue.was, overdue.job) == (ID, "running", JOB)
     assert await store.due(10) == []
     kept = await record(redis_client, ID)
-    assert (kept["status"], kept["strikes"]) == ("queued", "1")
+    assert (kept["status"], kept["failed_attempts"]) == ("queued", "1")
     await expire_lease(redis_client, ID)
     again = await store.reap(ID, again_running_s=6, again_queued_s=30)
     assert again is not None
     assert again.was == "queued"
-    assert (await record(redis_client, ID))["strikes"] == "1"
-    assert (await claim(store)).strikes == 1
+    assert (await record(redis_client, ID))["failed_attempts"] == "1"
+    assert (await claim(store)).failed_attempts == 1
 
 
 async def test_how_long_the_server_is_up_is_known_or_taken_for_long_enough(request, redis_url):

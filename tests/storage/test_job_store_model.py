@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from berlin_schemas import Completed, Reset, Started, Timings, decode, names
 from berlin_worker.jobs.lifecycle import Phase
-from tests.support.core import (
+from tests.support.store_helpers import (
     JOB,
     LOG_TTL_S,
     LosesReplies,
@@ -49,22 +49,22 @@ class Model:
     def __init__(self):
         self.status = None
         self.attempt = 0
-        self.strikes = 0
+        self.failed_attempts = 0
         self.lease_expired = False
-        self.cancel = False
+        self.cancel_reason = ""
         self.log = []
         self.log_broken = False
 
     def claim(self, held, only_queued):
-        """The verdict; begins the attempt if it is ``claimed``."""
+        """The claim's status; begins the attempt if it is ``claimed``."""
         if self.status == "over":
-            return "over"
+            return "finished"
         if only_queued and self.status != "queued":
-            return "unknown"
+            return "not_queued"
         if self.status == "running":
             if held != self.attempt and not self.lease_expired:
                 return "leased"
-            self.strikes += 1
+            self.failed_attempts += 1
         elif held:
             return "leased"
         self.status = "running"
@@ -137,11 +137,11 @@ class StoreMachine(RuleBasedStateMachine):
                 job_id, JOB, call=call, deadline_s=50.0, held_attempt=held, only_queued=only_queued
             ),
         )
-        assert got.verdict == expected
+        assert got.status == expected
         assert got.attempt == model.attempt
-        assert got.strikes == model.strikes
+        assert got.failed_attempts == model.failed_attempts
         assert got.seq == len(model.log)
-        assert got.cancel == model.cancel
+        assert got.cancel_reason == model.cancel_reason
         if expected == "claimed":
             log = self.logs[worker, job_id] = open_log(got, opened=False)
             kind = Reset if log.phase is Phase.STREAMING else Started
@@ -183,7 +183,7 @@ class StoreMachine(RuleBasedStateMachine):
         for (job_id, attempt), reply in zip(held, got, strict=True):
             model = self.models[job_id]
             if model.owned_by(attempt):
-                assert reply == ("cancel" if model.cancel else "renewed")
+                assert reply == (model.cancel_reason or "renewed")
                 model.lease_expired = False
             else:
                 assert reply == "lost"
@@ -220,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
         if due:
             assert got.was == model.status
             assert got.job == JOB
-            model.strikes += model.status == "running"
+            model.failed_attempts += model.status == "running"
             model.status = "queued"
             model.lease_expired = False
 
@@ -228,7 +228,7 @@ class StoreMachine(RuleBasedStateMachine):
     def ask_to_cancel(self, job_id):
         model = self.models[job_id]
         if model.status in {"running", "queued"}:
-            model.cancel = True
+            model.cancel_reason = model.cancel_reason or "requested"
             self.loop.run_until_complete(self.client.hset(names.state_key(job_id), "cancel", 1))
 
     @rule(job_id=jobs, lost=lost_replies, running=st.booleans())
@@ -237,7 +237,7 @@ class StoreMachine(RuleBasedStateMachine):
         got = self.until_answered(lost, lambda: self.stores[0].revoke(job_id, running=running))
         assert got == (model.status == "queued")
         if model.status != "over" and (running or model.status != "running"):
-            model.cancel = True
+            model.cancel_reason = "revoked"
 
     @rule(job_id=jobs, kind=st.sampled_from(["string", "ahead"]))
     def others_write_to_the_log(self, job_id, kind):
@@ -251,15 +251,15 @@ class StoreMachine(RuleBasedStateMachine):
                 else:
                     client.xadd(key, {"garbage": 1}, id=f"{len(model.log) + 100}-0")
 
-    @rule(job_id=jobs, field=st.sampled_from(["strikes", "created_ms", "queued_ms"]))
+    @rule(job_id=jobs, field=st.sampled_from(["failed_attempts", "created_ms", "queued_ms"]))
     def others_write_to_the_record(self, job_id, field):
         """A number that is none counts as missing."""
         model = self.models[job_id]
         if model.status in {"running", "queued"}:
             with redis.Redis.from_url(self.url) as client:
                 client.hset(names.state_key(job_id), field, "1e400")
-            if field == "strikes":
-                model.strikes = 0
+            if field == "failed_attempts":
+                model.failed_attempts = 0
 
     @invariant()
     def the_log_is_what_the_model_took(self):

@@ -12,13 +12,20 @@ from berlin_schemas import names
 from berlin_schemas.shards import shard_of
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.errors import SettingsError, StoreUnavailable
-from berlin_worker.jobs.leases import QUEUE_EMPTY, Claim
+from berlin_worker.jobs.store import QUEUE_EMPTY, Claim
 from berlin_worker.storage.sharding.marks import MARK_TTL_S, Marks, check_unmarked
 from berlin_worker.storage.sharding.parking import Parking
 from berlin_worker.storage.sharding.router import StrayQueue
 from berlin_worker.storage.sharding.store import ShardStore
-from tests.support.core import JOB, check_keys, expire_lease, load_scripts, make_store, record
-from tests.support.rig import Bell, ScriptedProvider, Worker, cancelled, says
+from tests.support.harness import Bell, ScriptedProvider, Worker, cancelled, says
+from tests.support.store_helpers import (
+    JOB,
+    check_keys,
+    expire_lease,
+    load_scripts,
+    make_store,
+    record,
+)
 from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.contract

@@ -22,7 +22,7 @@ Command = tuple[Any, ...]
 
 JOBS: Final = ["fuzz-1", "fuzz-2", "fuzz-3"]
 _STATE_FIELDS: Final = [
-    *("status", "job", "attempt", "seq", "chunks", "strikes", "cancel", "owner", "trace"),
+    *("status", "job", "attempt", "seq", "chunks", "failed_attempts", "cancel", "owner", "trace"),
     *("created_ms", "started_ms", "queued_ms", "co_submitted"),
 ]
 

@@ -9,8 +9,8 @@ import pytest
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.telemetry.stats import Stats
-from tests.support.core import expire_lease, raw_log
-from tests.support.rig import JOB_ID, ScriptedProvider, Stream, Worker, says
+from tests.support.harness import JOB_ID, ScriptedProvider, Stream, Worker, says
+from tests.support.store_helpers import expire_lease, raw_log
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
@@ -153,7 +153,7 @@ async def test_deliveries_that_are_dropped_count_by_their_reason(worker):
         await task
         await here.run()
     stats = stats_of(here)
-    assert stats.snapshot()["dropped"] == {"leased": 1, "over": 1}
+    assert stats.snapshot()["dropped"] == {"finished": 1, "leased": 1}
     assert stats.deliveries == 3
     assert jobs(here) == {"cancelled": 1}
 

@@ -8,10 +8,10 @@ import pytest
 
 from berlin_worker.client import Client
 from berlin_worker.telemetry.metric_specs import TABLE
+from tests.support.faulty_provider import installed
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.http import PORT, failing, get, scrape, url_of, value
 from tests.support.proxy import TcpProxy
-from tests.support.saboteur import installed
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
@@ -85,7 +85,7 @@ def test_a_blocked_event_loop_is_not_alive_and_one_that_goes_on_is(fleet, tmp_pa
     with fleet.worker(**PORT) as worker:
         url = url_of(worker)
         assert failing(f"{url}/livez") == (200, set())
-        job_id = fleet.send(prompt("a b c d", provider="saboteur", options=deed))
+        job_id = fleet.send(prompt("a b c d", provider="faulty", options=deed))
         wait_until(lambda: failing(f"{url}/livez") == (503, {"event_loop"}), "the probe reports it")
         blocked = scrape(url)
         assert value(blocked, "worker_event_loop_heartbeat_age_seconds") > 1

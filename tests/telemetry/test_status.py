@@ -57,7 +57,7 @@ class Site:
     async def open(self) -> AsyncIterator[None]:
         inside = ProcessGauges(
             jobs_in_flight=lambda: 7,
-            quarantined_jobs=lambda: 1,
+            jobs_quarantined=lambda: 1,
             journal_buffer_bytes=lambda: 11,
             journal_limit_bytes=12,
             store_silent_s=lambda: self.silent_s,

@@ -20,7 +20,7 @@ from berlin_worker.client import (
 )
 from berlin_worker.testing import Failure, FakeAsyncClient, FakeClient, Pending, events
 from berlin_worker.testing.fakes import FakeStream
-from tests.support.core import check_log, text_of
+from tests.support.store_helpers import check_log, text_of
 
 pytestmark = pytest.mark.contract
 

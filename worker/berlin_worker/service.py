@@ -77,9 +77,9 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         stats = Stats(settings.metrics_named_models)
         tokens = RedisTokens(control_redis, settings, stats)
         services = Services(http, tokens, settings, os.environ)
-        suspects = Quarantine()
+        quarantine = Quarantine()
         provider = served.provider_cache(services, settings)
-        shared = _Shared(control_redis, job_queue, provider, suspects, stats)
+        shared = _Shared(control_redis, job_queue, provider, quarantine, stats)
         runtimes = [_runtime(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
         async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
@@ -120,7 +120,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             stack.push_async_callback(_cancelled, _supervised(name, work))
         inside = ProcessGauges(
             jobs_in_flight=lambda: sum(len(runtime.leases) for runtime in runtimes),
-            quarantined_jobs=lambda: len(suspects),
+            jobs_quarantined=lambda: len(quarantine),
             journal_buffer_bytes=lambda: sum(
                 runtime.journal.buffered_bytes for runtime in runtimes
             ),
@@ -147,7 +147,7 @@ class _Shared:
     control_redis: redis.asyncio.Redis
     job_queue: CeleryJobQueue
     provider: Callable[[str], Provider]
-    suspects: Quarantine
+    quarantine: Quarantine
     stats: Stats
 
 
@@ -186,7 +186,7 @@ def _runtime(
         proxies=settings.proxies,
         defaults=JobDefaults(settings.default_provider, settings.default_model),
         cancel_cause=cancel_cause,
-        suspects=shared.suspects,
+        quarantine=shared.quarantine,
     )
     runtime = ShardRuntime(journal, leases, runner)
     if isinstance(store, ShardStore):

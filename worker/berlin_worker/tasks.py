@@ -15,7 +15,8 @@ from berlin_worker.broker.validation import validate
 from berlin_worker.broker.visibility import redelivered_at_once
 from berlin_worker.celery import app
 from berlin_worker.errors import JobError, TaskFailed
-from berlin_worker.jobs.runner import Outcome, time_limit_passed
+from berlin_worker.jobs.failures import time_limit_passed
+from berlin_worker.jobs.runner import Outcome
 from berlin_worker.pool import AsyncioRequest, AsyncioTask, Requeued, cancel_cause, error_of
 
 _SAME_TIME_S: Final = 0.5

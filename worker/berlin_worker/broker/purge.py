@@ -132,7 +132,7 @@ async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> bool:
 
     store, journal = stores[shard_of(job_id, len(stores))]
     claim = await store.claim(job_id, b"", call=secrets.token_hex(8), deadline_s=_DEADLINE_S)
-    if claim.verdict != "claimed":
+    if claim.status != "claimed":
         return False
     try:
         await Attempt(claim, journal).end_cancelled(REASON)

@@ -88,7 +88,7 @@ class ExtendVisibility(bootsteps.StartStopStep):  # type: ignore[misc]  # celery
                 consumer.call_soon(consumer.task_consumer.consume)
         if consumer.pool.silent_s > VISIBILITY_TIMEOUT_S:
             for request in tuple(state.requests.values()):
-                request.let_go()
+                request.release()
 
     def _cancel(self) -> None:
         for timer in self._timers:

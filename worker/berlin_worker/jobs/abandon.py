@@ -1,7 +1,7 @@
-"""Foreign code at work, such that it cannot keep whoever waits for it.
+"""Run third-party coroutines so that one that ignores cancellation cannot block its caller.
 
-asyncio cannot end a coroutine: it can only ask. One that swallows the cancellation, or hangs
-while it cleans up, is left to itself as a stray, and its caller goes on.
+asyncio cannot end a coroutine: it can only request it. A coroutine that ignores the cancellation,
+or hangs in its clean-up, is abandoned: it goes on in its own task, and its caller continues.
 """
 
 import asyncio
@@ -12,24 +12,25 @@ from typing import Any, Final
 logger = logging.getLogger(__name__)
 
 CANCEL_GRACE_S: Final = 2.0
-"""How long work that was cancelled may take to end."""
+"""How long cancelled work may take to end."""
 
-strays: Final[set[asyncio.Task[BaseException | None]]] = set()
-"""What has not ended when it had to, in this process, for as long as it goes on."""
+abandoned_tasks: Final[set[asyncio.Task[BaseException | None]]] = set()
+"""The tasks of this process that were abandoned and have not ended yet."""
 
 
 class CancelledItself(Exception):
-    """The work has raised ``CancelledError``, and nobody had told it to stop."""
+    """The work has raised ``CancelledError`` although it was not cancelled."""
 
 
 async def run_abandonable(
     name: str, work: Coroutine[Any, Any, None], *, on_cancel: Callable[[], None]
 ) -> None:
-    """Do ``work`` in a task of its own; raises what it raises, :class:`CancelledItself` for a
-    cancellation of its own: to whoever waits it would look like one from outside.
+    """Run ``work`` in a task of its own, and raise what it raises.
 
-    A cancellation is passed on to it, after ``on_cancel``, and raised within ``CANCEL_GRACE_S``,
-    however the work has answered it.
+    - :class:`CancelledItself` replaces a ``CancelledError`` of the work's own, which would look
+      like a cancellation of the caller.
+    - A cancellation of the caller calls ``on_cancel``, cancels the work, and is raised within
+      ``CANCEL_GRACE_S`` even if the work ignores it.
     """
     task = asyncio.create_task(_outcome(work), name=name)
     try:
@@ -38,11 +39,11 @@ async def run_abandonable(
         on_cancel()
         task.cancel()
         if not await _ends(task, CANCEL_GRACE_S):
-            strays.add(task)
-            task.add_done_callback(strays.discard)
-            logger.error(  # noqa: TRY400  # what there is to say
-                "%s has not ended %g s after it was told to: left to itself (%d so far)",
-                *(name, CANCEL_GRACE_S, len(strays)),
+            abandoned_tasks.add(task)
+            task.add_done_callback(abandoned_tasks.discard)
+            logger.error(  # noqa: TRY400  # a traceback would show this module alone
+                "%s has not ended within %g s of its cancellation: abandoned (%d so far)",
+                *(name, CANCEL_GRACE_S, len(abandoned_tasks)),
             )
         raise
     error = task.result()
@@ -56,22 +57,22 @@ async def run_abandonable(
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
-    # As asyncio.wait, which takes a kilobyte more for as long as it waits.
+    # In place of asyncio.wait, which holds a kilobyte more while it waits.
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def tell(_: asyncio.Task[Any]) -> None:
+    def set_ended(_: asyncio.Task[Any]) -> None:
         if not ended.done():
             ended.set_result(None)
 
-    task.add_done_callback(tell)
+    task.add_done_callback(set_ended)
     await ended
 
 
 async def _outcome(work: Coroutine[Any, Any, None]) -> BaseException | None:
-    # A value: asyncio lets SystemExit and KeyboardInterrupt of a task out of its loop.
+    # Returned: if a task raises SystemExit or KeyboardInterrupt, asyncio raises it from the loop.
     try:
         await work
-    except BaseException as error:  # noqa: BLE001  # raised again, where it is waited for
+    except BaseException as error:  # noqa: BLE001  # run_abandonable raises it again
         return error
     return None
 
@@ -83,5 +84,5 @@ async def _ends(task: asyncio.Task[Any], within_s: float) -> bool:
         try:
             await asyncio.wait({task}, timeout=left_s)
         except asyncio.CancelledError:
-            continue  # whoever waits is being cancelled already, and will say so
+            continue  # the caller is being cancelled already, and raises it
     return task.done()

@@ -1,14 +1,13 @@
 """One attempt of one job: provider in, events out, exactly one opening and one ending.
 
-What may follow what is decided in ``lifecycle``; whether another attempt follows, in
-``retry``. Times of the event loop are in seconds, those of the record in ms.
+``lifecycle`` decides which event may follow, ``retry`` whether another attempt follows.
+Times of the event loop are in seconds, those of the record in ms.
 """
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -25,52 +24,34 @@ from berlin_schemas import (
 )
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.jobs.abandon import run_abandonable
+from berlin_worker.jobs.failures import internal_error, timed_out
 from berlin_worker.jobs.journal import Journal
-from berlin_worker.jobs.leases import Claim
 from berlin_worker.jobs.lifecycle import Phase
+from berlin_worker.jobs.store import Claim
+from berlin_worker.jobs.upstream_call import UpstreamCall
 from berlin_worker.jobs.watchdog import Expired, Watchdog
 from berlin_worker.providers.base import Provider, Report
 from berlin_worker.telemetry import log_context, tracing
 from berlin_worker.telemetry.job_end import is_logged, log_end
 
-logger = logging.getLogger(__name__)
-
-_TIMEOUTS = {
-    Expired.FIRST_CHUNK: (ErrorCode.UPSTREAM_TIMEOUT, "no chunk within first_chunk_timeout_s"),
-    Expired.IDLE: (
-        ErrorCode.UPSTREAM_TIMEOUT,
-        "nothing more from the upstream within idle_timeout_s",
-    ),
-    Expired.DEADLINE: (ErrorCode.DEADLINE_EXCEEDED, "the job was not done within deadline_s"),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Why the attempt cancelled its own task: it lost the job, or somebody cancels the job."""
+    """Why the attempt cancelled its own task: a cancel reason, or ``None`` if it lost the job."""
 
     cancel_reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """How long the parts of a call upstream took; the zeros are those of an attempt without one."""
-
-    login_s: float = 0.0
-    first_chunk_s: float | None = None
-    stream_s: float = 0.0
 
 
 class Attempt:
     """The attempt that ``claim`` has begun, run by the current task.
 
-    ``reason`` says why there was another before it; ``unrecorded_s`` is how long the
-    message has waited in this process before the job had a record to count from.
+    ``reason``: why another attempt came before it. ``unrecorded_s``: how long the message
+    waited in this process before the job had a record that holds its time.
     """
 
     __slots__ = (
-        "_call", "_claimed", "_deaf", "_first_chunk", "_journal", "_log", "_reason", "_task",
-        "_unrecorded_s", "attempt", "claim", "ended", "stopped",
+        "_call", "_claimed", "_detached", "_journal", "_log", "_reason", "_task", "_unrecorded_s",
+        "attempt", "claim", "ended", "stopped",
     )  # fmt: skip
 
     def __init__(
@@ -89,26 +70,25 @@ class Attempt:
         self._journal = journal
         self._task = asyncio.current_task()
         self._claimed = time.monotonic()
-        self._call = _Call()
-        self._first_chunk: float | None = None
-        self._deaf = False
+        self._call = UpstreamCall()
+        self._detached = False
         self._unrecorded_s = unrecorded_s
         self._log = journal.open(
             claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
         )
 
     def next(self, claim: Claim, *, reason: str) -> Self:
-        """The attempt that follows in this process, already claimed."""
+        """Return the next attempt in this process, which ``claim`` has begun."""
         return type(self)(claim, self._journal, reason=reason, unrecorded_s=self._unrecorded_s)
 
     @property
     def over(self) -> bool:
-        """Whether the terminal event has been said, though it may still be on its way."""
+        """Whether the terminal event is in the log, though it may still be on its way."""
         return self._log.phase is Phase.OVER
 
     @property
     def error(self) -> str:
-        """The code that the job has failed with; empty where it has not."""
+        """The error code of a failed job; else empty."""
         return self._log.error
 
     @property
@@ -117,16 +97,16 @@ class Attempt:
         return self._log.phase is Phase.STREAMING
 
     def remaining_s(self, job: PromptJob) -> float:
-        """Seconds to the deadline of the job, which runs from the start of its first attempt."""
+        """Return the seconds to the deadline, which counts from the start of the first attempt."""
         used_s = (self.claim.now_ms - self.claim.started_ms) / 1000
         return job.deadline_s - used_s - (time.monotonic() - self._claimed)
 
     def lost(self) -> None:
-        """Another attempt owns the job: stop and say nothing more."""
+        """Stop without a further event: another attempt owns the job."""
         self._stop(Stopped(None))
 
     def cancel(self, reason: str) -> None:
-        """Somebody wants the job cancelled: stop and say so."""
+        """Stop, and end the job as cancelled."""
         self._stop(Stopped(reason))
 
     def _stop(self, stopped: Stopped) -> None:
@@ -135,11 +115,11 @@ class Attempt:
             self._task.cancel()
 
     async def open(self, job: PromptJob) -> bool:
-        """Publish how the attempt opens; ``False`` if that was the end of the job already."""
-        if self.claim.cancel:
-            await self.end_cancelled("requested")
+        """Publish the opening event; returns ``False`` if the job has ended instead."""
+        if self.claim.cancel_reason:
+            await self.end_cancelled(self.claim.cancel_reason)
         elif self.remaining_s(job) <= 0:
-            await self.end_failed(_timeout(Expired.DEADLINE))
+            await self.end_failed(timed_out(Expired.DEADLINE))
         elif not self.streaming:
             self._log.event(Started(**self._head()))
             return True
@@ -162,9 +142,9 @@ class Attempt:
     async def stream(self, job: PromptJob, provider: Provider) -> None:
         """Publish what the provider yields, then ``completed``.
 
-        Raises ``JobError`` for every way in which the upstream or the provider can fail
-        and for every timeout; ``Fenced`` if the job was lost. A provider that hangs when it is
-        told to stop is left to itself.
+        Raises ``JobError`` for every failure of the upstream or the provider and for every
+        timeout; ``Fenced`` if the job was lost. A provider that hangs when it is cancelled is
+        abandoned.
         """
         report = Report()
         with tracing.current().chat(job, self.claim.attempt, report) as chat:
@@ -180,20 +160,20 @@ class Attempt:
         )
         report.alive = watchdog.saw_life
         try:
-            with self._counted(job, watchdog, report):
+            with self._call.measured(job, watchdog, report, self._log, self._journal.stats):
                 async with watchdog:
                     await run_abandonable(
                         f"provider {job.provider} of job {self.claim.job_id}",
                         self._read(chat.reading(provider.stream(job, report)), watchdog, chat),
-                        on_cancel=self._hear_no_more,
+                        on_cancel=self._detach,
                     )
             chat.finished()
             await self._end_completed(report.finish_reason, report.usage)
         except (JobError, Fenced, asyncio.CancelledError):
             raise
-        except Exception as error:  # noqa: BLE001  # a provider may be anybody's code
+        except Exception as error:  # noqa: BLE001  # a provider may be third-party code
             if watchdog.expired is not None and isinstance(error, TimeoutError):
-                raise _timeout(watchdog.expired) from None
+                raise timed_out(watchdog.expired) from None
             raise internal_error(error, self.claim.job_id) from None
 
     async def _read(
@@ -201,11 +181,11 @@ class Attempt:
     ) -> None:
         async with contextlib.aclosing(stream):
             async for deltas in stream:
-                if self._deaf:
-                    return  # it was told to stop, and goes on
+                if self._detached:
+                    return  # it was cancelled, and goes on
                 watchdog.saw_chunk()
-                if self._first_chunk is None:
-                    self._first_chunk = asyncio.get_running_loop().time()
+                if self._call.first_chunk_at is None:
+                    self._call.first_chunk_at = asyncio.get_running_loop().time()
                     chat.first_chunk()
                 self._log.chunk(deltas)
                 if self._journal.full:
@@ -213,42 +193,8 @@ class Attempt:
                     await self._journal.wait_for_room()
                     watchdog.resume()
 
-    @contextlib.contextmanager
-    def _counted(self, job: PromptJob, watchdog: Watchdog, report: Report) -> Iterator[None]:
-        """Time and count the call upstream that the block makes, however it ends."""
-        clock = asyncio.get_running_loop().time
-        begun, code = clock(), ""
-        try:
-            yield
-        except JobError as error:
-            code = error.code.value
-            raise
-        except (asyncio.CancelledError, Fenced):
-            code = "cancelled"
-            raise
-        except Exception as error:
-            timeout = watchdog.expired if isinstance(error, TimeoutError) else None
-            code = _TIMEOUTS[timeout][0] if timeout else ErrorCode.INTERNAL
-            raise
-        finally:
-            first, ended = self._first_chunk, clock()
-            self._call = _Call(
-                login_s=report.login_s,
-                first_chunk_s=None if first is None else first - begun,
-                stream_s=0.0 if first is None else ended - first,
-            )
-            self._journal.stats.operation(
-                job.provider,
-                job.model,
-                duration_s=ended - begun,
-                first_chunk_s=self._call.first_chunk_s,
-                stream_s=0.0 if first is None else max(0.0, watchdog.last_chunk - first),
-                chunks=self._log.chunks,
-                error=str(code),
-            )
-
-    def _hear_no_more(self) -> None:
-        self._deaf = True
+    def _detach(self) -> None:
+        self._detached = True
 
     async def flush(self) -> None:
         """Wait until the store has all that was published; raises ``Fenced`` if it refused."""
@@ -279,7 +225,7 @@ class Attempt:
         )
 
     def _durations_ms(self) -> dict[str, float | None]:
-        """Durations of the job so far in ms, by their names in ``Timings``."""
+        """Return the durations of the job so far in ms, by their names in ``Timings``."""
         claim, call = self.claim, self._call
         before_s = (claim.now_ms - claim.created_ms) / 1000 + self._unrecorded_s
         queue_s = (claim.started_ms - claim.created_ms) / 1000 + self._unrecorded_s
@@ -296,7 +242,7 @@ class Attempt:
         try:
             await self._log.end(event)
         finally:
-            if self.over:  # whatever stops the task from now on comes too late
+            if self.over:  # a cancellation from now on comes too late
                 self.ended = event.type
                 tracing.current().ended(event.type, code)
                 # A fenced attempt logs nothing: the end is another attempt's.
@@ -315,24 +261,6 @@ class Attempt:
             "attempt": self.claim.attempt,
             "ts": round(time.time(), 6),
         }
-
-
-def _timeout(expired: Expired) -> JobError:
-    code, message = _TIMEOUTS[expired]
-    return JobError(code, message, retryable=True)
-
-
-def internal_error(error: Exception, job_id: str) -> JobError:
-    """What a job fails with when its provider raises what no provider should.
-
-    Says only where, not what: the text of a foreign exception may hold a prompt or a secret.
-    """
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
-    logger.error("job %s: %s in the provider, at %s", job_id, type(error).__name__, where)
-    return JobError(ErrorCode.INTERNAL, f"the provider raised {type(error).__name__}")
 
 
 def _utf8(text: str) -> str:

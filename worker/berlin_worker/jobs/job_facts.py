@@ -1,4 +1,4 @@
-"""What the record of a job keeps of its job object for good, beside the object itself (pure)."""
+"""Fields of a job's record that are derived from its job object (pure)."""
 
 import json
 from typing import Final, NamedTuple
@@ -8,14 +8,14 @@ from berlin_schemas.fingerprint import fingerprint
 
 
 class Facts(NamedTuple):
-    """``fingerprint`` is empty if it is not known; ``metadata`` is JSON, empty for none."""
+    """The derived fields: an unknown ``fingerprint`` is empty; ``metadata`` is JSON, or empty."""
 
     fingerprint: str = ""
     tenant: str = ""
     metadata: str = ""
 
     def script_args(self) -> list[str]:
-        """Last arguments of ``submit.lua`` and ``claim.lua``: fingerprint, fields, values."""
+        """Return the last arguments of the submit and claim scripts."""
         args = [self.fingerprint]
         if self.tenant:
             args += ("tenant", self.tenant)
@@ -28,7 +28,7 @@ NO_FACTS: Final = Facts()
 
 
 def facts_of(obj: object, job: PromptJob) -> Facts:
-    """The facts of a decoded job object and the job in it."""
+    """Return the facts of a decoded job object and of its job."""
     return Facts(
         fingerprint=fingerprint(obj),
         tenant=job.tenant or "",

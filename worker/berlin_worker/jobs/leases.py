@@ -1,150 +1,44 @@
-"""Leases: a worker that is alive keeps its jobs, and a dead worker's jobs come back.
+"""Leases: a live worker keeps its jobs, and the jobs of a dead worker are requeued.
 
-Renewing runs on the event loop that runs the jobs, so a process whose loop hangs
-counts as dead. Reaping is done by every worker; each overdue job is taken by one.
+A worker renews on the event loop that runs its jobs, so a process whose loop hangs counts as
+dead. Every worker reaps; each overdue job is taken by one of them.
 """
 
 import asyncio
-import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Protocol
 
 from berlin_schemas.jobs import MAX_JOB_BYTES, InvalidJob, dump_job
 from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
-from berlin_worker.jobs.job_facts import NO_FACTS, Facts
+from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, JobStore, Overdue, recorded_job
 from berlin_worker.telemetry.stats import Stats
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 500
-"""Jobs looked at in one turn of the reaper."""
+"""How many due jobs the reaper takes in one turn."""
 
 _RENEWED_AT_ONCE: Final = 100
-"""Leases renewed by one call: it holds up the server, and with it every event, while it runs."""
+"""Leases renewed by one call. While it runs, the server appends no event."""
 
-QUEUE_EMPTY: Final = 1 << 53
-"""As a time in ms, later than any: an empty queue has passed every job by."""
-
-ClaimStatus = Literal["claimed", "over", "leased", "unknown", "conflict"]
-Renewal = Literal["renewed", "lost", "cancel"]
 Discard = Callable[[str, str, str, bytes], Awaitable[None]]
-"""Ends a job that can never run; called with job ID, reason, text for its reader, dead letter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What the record of a job said when an attempt was (or was not) begun; times in ms.
-
-    ``seq`` and ``chunks`` (since the last reset) stand as earlier attempts left them;
-    ``strikes`` counts the attempts before this one that did not end well. ``leased_ms`` is when
-    the lease of another one will have run out, unless it is renewed; 0 where nobody has one.
-    ``never_began``: the job is over, cancelled before its first attempt had opened.
-    """
-
-    job_id: str
-    verdict: ClaimStatus
-    attempt: int
-    seq: int
-    chunks: int
-    strikes: int
-    cancel: bool
-    created_ms: int
-    started_ms: int
-    now_ms: int
-    leased_ms: int = 0
-    never_began: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """A job that was due in the watch: what it was, and its job object as JSON.
-
-    ``trace`` is the trace carrier of its record: see ``telemetry.tracing.from_carrier``.
-    """
-
-    job_id: str
-    was: Literal["running", "queued"]
-    job: bytes
-    trace: bytes = b""
-
-
-class Store(Protocol):
-    """The records of jobs. Each call raises ``ConnectionError`` while Redis cannot answer."""
-
-    async def claim(
-        self,
-        job_id: str,
-        job: bytes,
-        *,
-        call: str,
-        deadline_s: float,
-        held_attempt: int = 0,
-        only_queued: bool = False,
-        trace: str = "",
-        facts: Facts = NO_FACTS,
-    ) -> Claim:
-        """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one.
-
-        ``call`` names this claim: made again under this name, it finds what it has begun.
-        ``trace`` is kept in its record, for :class:`Overdue`, and so are ``facts``.
-        """
-
-    async def release(self, job_id: str, attempt: int) -> None:
-        """Hand a running job back, for the next claim to get at once."""
-
-    async def clear_failure(self, job_id: str, attempt: int, *, strikes: int) -> None:
-        """Leave a running job with so many ``strikes``."""
-
-    async def dead_letter(
-        self,
-        job_id: str | None,
-        reason: str,
-        *,
-        call: str,
-        job: bytes = b"",
-        message: bytes = b"",
-    ) -> None:
-        """Add to the dead letters what could not be run; once for each ``call``."""
-
-    async def keep_cancel_flag(self, job_id: str) -> None:
-        """Give a record that holds only somebody's ``cancel`` a TTL."""
-
-    async def revoke(self, job_id: str, *, running: bool) -> bool:
-        """Set the cancel flag of a job; says whether it waits. One that runs: if ``running``."""
-
-    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; says of each how it stands."""
-
-    async def due(self, limit: int) -> list[str]:
-        """The IDs of up to ``limit`` jobs that should be looked at."""
-
-    async def up_s(self) -> float:
-        """How long ago the store was started."""
-
-    async def reap(
-        self, job_id: str, *, again_running_s: float, again_queued_s: float, watermark_ms: int
-    ) -> Overdue | None:
-        """Take a due job, for this caller alone; when it is due again depends on what it was.
-
-        A job that waits is taken only if it was put on the queue before ``watermark_ms``.
-        """
+"""Ends a job that can never run; called with job ID, reason, error message, dead letter."""
 
 
 class Holder(Protocol):
-    """Who works on a job."""
+    """The attempt that works on a job."""
 
     attempt: int
 
     def lost(self) -> None:
-        """Another attempt owns the job, or its record is gone: stop, say nothing."""
+        """Stop without an event: another attempt owns the job, or its record is gone."""
 
     def cancel(self, reason: str) -> None:
-        """Somebody wants the job cancelled."""
+        """Stop, and end the job as cancelled."""
 
 
 class JobQueue(Protocol):
@@ -157,23 +51,8 @@ class JobQueue(Protocol):
         """How many messages wait on the queue."""
 
 
-def recorded_job(data: bytes) -> dict[str, Any]:
-    """The job object that a record holds as JSON; raises :class:`InvalidJob`."""
-    if not data:
-        raise InvalidJob("it holds no job object")
-    if len(data) > 2 * MAX_JOB_BYTES:  # our own is compact; escapes make it longer
-        raise InvalidJob(f"its job object has {len(data)} bytes")
-    try:
-        found: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        raise InvalidJob("its job object is no JSON") from None
-    if not isinstance(found, dict):
-        raise InvalidJob("its job object is no JSON object")
-    return found
-
-
 class _Holding(AbstractContextManager[None]):
-    # A class, no generator: this is done for each attempt.
+    # A class and no generator, since each attempt enters one.
     __slots__ = ("_held", "_holder", "_job_id")
 
     def __init__(self, held: dict[str, Holder], job_id: str, holder: Holder) -> None:
@@ -195,7 +74,7 @@ class Leases:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         *,
         lease_s: float,
         renew_interval_s: float,
@@ -218,9 +97,9 @@ class Leases:
         self._watermark_ms = 0
 
     def advance_watermark(self, claim: Claim) -> None:
-        """Note how far the queue has come: what was submitted before this job is not on it.
+        """Note that the queue has been consumed up to the time at which this job was submitted.
 
-        Only a job that had its record before it was claimed tells when it was submitted.
+        Ignored for a job without a record before its claim: its time is that of the claim.
         """
         if claim.attempt == 1 and claim.created_ms < claim.now_ms:
             self._watermark_ms = max(self._watermark_ms, claim.created_ms)
@@ -230,7 +109,7 @@ class Leases:
         return _Holding(self._held, job_id, holder)
 
     def holder(self, job_id: str) -> Holder | None:
-        """Who works on the job in this process."""
+        """Return the attempt that works on the job in this process."""
         return self._held.get(job_id)
 
     def __len__(self) -> int:
@@ -238,7 +117,7 @@ class Leases:
 
     @property
     def silent_s(self) -> float:
-        """How long the store has not answered; it is asked once in ``reap_interval_s``."""
+        """Seconds since the last answer of the store; a call follows each ``reap_interval_s``."""
         return time.monotonic() - self._answered_at
 
     async def renew_forever(self) -> None:
@@ -275,32 +154,32 @@ class Leases:
             self._answered_at = time.monotonic()
             for (job_id, holder), reply in zip(part, replies, strict=True):
                 if self._held.get(job_id) is not holder:
-                    continue  # it has ended, or given way to its next attempt, meanwhile
+                    continue  # ended, or replaced by its next attempt, in the meantime
                 if reply == "lost":
                     self._stats.leases_lost += 1
                     holder.lost()
-                elif reply == "cancel":
-                    holder.cancel("requested")
+                elif reply != "renewed":
+                    holder.cancel(reply)
 
     async def _reap_all(self) -> None:
         if self._pending_requeue is not None:
-            await _contained(self._pending_requeue.job_id, self._requeue(self._pending_requeue))
+            await _log_errors(self._pending_requeue.job_id, self._requeue(self._pending_requeue))
         job_ids = await self._store.due(_AT_ONCE)
         self._answered_at = time.monotonic()
         now = asyncio.get_running_loop().time()
         if self._reachable_since is None:
             self._reachable_since = now
         if now - self._reachable_since < self._lease_s:
-            # After an outage nobody could renew: give the living a lease's time to do it.
+            # No worker could renew during an outage: each gets a lease's time to do it.
             return
         if not job_ids or await self._store.up_s() < self._lease_s:
-            # A worker that has just started saw no outage, but the store may know of one.
+            # A worker that has just started saw no outage; the uptime of the store shows it.
             return
-        # The message of a job that waits is most likely on the queue, unless a later one has
-        # been taken from it: a queue that is never empty must not hide a message that is lost.
+        # The message of a job that waits is most likely on the queue, unless a later message has
+        # been consumed: a queue that is never empty must not hide a lost message.
         watermark_ms = self._watermark_ms if await self._job_queue.depth() else QUEUE_EMPTY
         for job_id in job_ids:
-            await _contained(job_id, self._reap(job_id, watermark_ms))
+            await _log_errors(job_id, self._reap(job_id, watermark_ms))
 
     async def _reap(self, job_id: str, watermark_ms: int) -> None:
         overdue = await self._store.reap(
@@ -313,18 +192,18 @@ class Leases:
             await self._requeue(overdue)
 
     async def _requeue(self, overdue: Overdue) -> None:
-        # The record says "queued" by now, so no other worker would requeue it while others wait.
+        # By now its record is "queued": until the queue is empty, no reaper takes it again.
         self._pending_requeue = overdue
         try:
-            # A record may hold anything: what JSON cannot say again is not sent.
+            # A record may hold anything: only what JSON can encode again is sent.
             dump_job(recorded_job(overdue.job))
             await self._job_queue.requeue(overdue.job_id, overdue.job, overdue.trace)
         except ConnectionError:
             raise
-        except Exception as error:  # noqa: BLE001  # belongs to this job alone
+        except Exception as error:  # noqa: BLE001  # it concerns this job alone
             self._pending_requeue = None
             detail = str(error) if isinstance(error, InvalidJob) else type(error).__name__
-            logger.error("job %s has a record that cannot run: %s", overdue.job_id, detail)  # noqa: TRY400  # one line says all
+            logger.error("job %s has a record that cannot run: %s", overdue.job_id, detail)  # noqa: TRY400  # the line names the fault
             await self._discard(
                 overdue.job_id,
                 "invalid_record",
@@ -341,11 +220,11 @@ class Leases:
         )
 
 
-async def _contained(job_id: str, work: Awaitable[None]) -> None:
-    """Await ``work``; an error of one job is logged, and holds up no other job."""
+async def _log_errors(job_id: str, work: Awaitable[None]) -> None:
+    """Await ``work``, and log its error unless it is the store's: it concerns one job alone."""
     try:
         await work
     except ConnectionError:
         raise
     except Exception:
-        logger.exception("job %s was due and cannot be looked at", job_id)
+        logger.exception("job %s was due and cannot be requeued", job_id)

@@ -1,10 +1,9 @@
 """Which event may follow which, as a table. No I/O.
 
-A job is NEW until its first event. An attempt opens with ``started``, or with
-``reset`` where chunks of an earlier attempt have to be discarded; between the two
-a job is RUNNING (nothing to discard) or STREAMING (there are chunks). One terminal
-event ends it. A job that never begins (refused, cancelled in the queue) goes from
-NEW to OVER at once.
+A job is NEW until its first event. An attempt opens with ``started``, or with ``reset`` if
+readers must discard chunks of an earlier attempt. A job without such chunks is RUNNING, with
+chunks it is STREAMING. One terminal event ends it. A job that never begins (refused, cancelled in
+the queue) goes from NEW to OVER at once.
 """
 
 from enum import Enum, auto
@@ -12,7 +11,7 @@ from typing import Final
 
 
 class Phase(Enum):
-    """Where a job is in its life."""
+    """The phase of a job."""
 
     NEW = auto()
     RUNNING = auto()
@@ -41,18 +40,18 @@ TABLE: Final[dict[Phase, dict[str, Phase]]] = {
 
 
 class LifecycleError(RuntimeError):
-    """An event that may not stand here: a bug of ours, never a job's."""
+    """An event that may not follow: a bug of the worker, never of a job."""
 
 
 def phase_of(seq: int, chunks: int) -> Phase:
-    """The phase of a job that is not over, from its record: last seq, chunks since a reset."""
+    """Return the phase of a job that is not over, from its last seq and chunks since a reset."""
     if seq == 0:
         return Phase.NEW
     return Phase.STREAMING if chunks else Phase.RUNNING
 
 
 def advance(phase: Phase, event_type: str) -> Phase:
-    """The phase after an event; raises :class:`LifecycleError` if it may not follow."""
+    """Return the phase after an event; raises :class:`LifecycleError` if it may not follow."""
     try:
         return TABLE[phase][event_type]
     except KeyError:

@@ -1,7 +1,7 @@
-"""The last chance of a job that has lost its workers: it comes alone, or in a group that is spared.
+"""The final attempt of a job that has lost its workers: alone, or in a group that is spared.
 
-Whose turn it is :mod:`berlin_worker.jobs.quarantine` says; here the job is handed back while it
-waits, claimed again, and cleared in time.
+:mod:`berlin_worker.jobs.quarantine` decides when it begins. This module releases the job while it
+waits, claims it again, and clears its last failed attempt in time.
 """
 
 import asyncio
@@ -10,65 +10,69 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
-from berlin_worker.jobs.leases import Claim, Store
 from berlin_worker.jobs.quarantine import Quarantine
 from berlin_worker.jobs.retry import RetryPolicy
-from berlin_worker.jobs.store_retry import answered
+from berlin_worker.jobs.store import Claim, JobStore
+from berlin_worker.jobs.store_retry import retry_until_available
 
-_PARDONS: Final = 3
-"""As many times ``max_attempts`` may a job be struck that is cleared again and again."""
+_CLEARED_UP_TO: Final = 3
+"""A job whose attempts reach this many times ``max_attempts`` is not cleared any more."""
 
 
-def is_suspect(claim: Claim, policy: RetryPolicy) -> bool:
-    """Whether the job would be given up if this attempt were lost too."""
-    return claim.verdict == "claimed" and 0 < claim.strikes == policy.max_attempts - 1
+def is_final_attempt(claim: Claim, policy: RetryPolicy) -> bool:
+    """Return whether the job would be given up if this attempt were lost too."""
+    return claim.status == "claimed" and 0 < claim.failed_attempts == policy.max_attempts - 1
 
 
 @contextlib.asynccontextmanager
-async def on_probation(
+async def under_observation(
     claim: Claim,
-    again: Callable[[], Awaitable[Claim]],
+    claim_again: Callable[[], Awaitable[Claim]],
     *,
-    store: Store,
-    suspects: Quarantine,
+    store: JobStore,
+    quarantine: Quarantine,
     policy: RetryPolicy,
 ) -> AsyncIterator[Claim]:
-    """Wait for the turn of a suspect, then claim it ``again``; its strike is taken back in time.
+    """Wait for a slot, claim the job again, and clear its last failed attempt in time.
 
-    One that runs alone gets it back when it has survived; one of a group at once, since
-    it might be another of them that kills the worker.
+    A job that runs alone is cleared when it has survived. One of a group is cleared at once,
+    since another job of the group may be the one that kills the worker.
     """
     job_id = claim.job_id
-    waits = suspects.busy
+    waits = quarantine.busy
     if waits:
-        # Not held while it waits: that would be the strike that ends it.
-        await answered(lambda: store.release(job_id, claim.attempt))
-        if suspects.waits(job_id):
-            yield replace(claim, verdict="leased")
+        # A lost worker must not count against a job that only waits.
+        await retry_until_available(lambda: store.release(job_id, claim.attempt))
+        if quarantine.waits(job_id):
+            yield replace(claim, status="leased")
             return
-    async with suspects.turn(job_id) as alone:
+    async with quarantine.slot(job_id) as alone:
         if waits:
-            claim = await again()
-        if claim.verdict != "claimed":
+            claim = await claim_again()
+        if claim.status != "claimed":
             yield claim
         elif alone:
-            survived = asyncio.create_task(_survived(claim, store, suspects, policy))
+            survival = asyncio.create_task(_clear_after_survival(claim, store, quarantine, policy))
             try:
                 yield claim
             finally:
-                survived.cancel()
+                survival.cancel()
         else:
             await _clear_failure(claim, store, policy)
             yield claim
 
 
-async def _survived(claim: Claim, store: Store, suspects: Quarantine, policy: RetryPolicy) -> None:
-    await asyncio.sleep(suspects.probation_s)
+async def _clear_after_survival(
+    claim: Claim, store: JobStore, quarantine: Quarantine, policy: RetryPolicy
+) -> None:
+    await asyncio.sleep(quarantine.observation_s)
     await _clear_failure(claim, store, policy)
 
 
-async def _clear_failure(claim: Claim, store: Store, policy: RetryPolicy) -> None:
-    """Take back the last strike: not for ever, a job that kills late would go on to kill."""
-    if claim.attempt < _PARDONS * policy.max_attempts:
-        strikes = claim.strikes - 1
-        await answered(lambda: store.clear_failure(claim.job_id, claim.attempt, strikes=strikes))
+async def _clear_failure(claim: Claim, store: JobStore, policy: RetryPolicy) -> None:
+    # Not for ever: a job that kills its workers late would go on to do so.
+    if claim.attempt < _CLEARED_UP_TO * policy.max_attempts:
+        left = claim.failed_attempts - 1
+        await retry_until_available(
+            lambda: store.clear_failure(claim.job_id, claim.attempt, failed_attempts=left)
+        )

@@ -1,10 +1,12 @@
-"""Jobs that have lost their worker so often that the next loss ends them: a few at a time.
+"""Quarantine: jobs that the loss of one more worker would end begin alone, or in small groups.
 
-A job that kills its worker takes its neighbours with it, and they get the same strikes. So the
-last chance of each comes alone, and only the culprit loses it. Where too many wait for that, half
-of them begin together: who is there when the process dies loses nothing, and is in a smaller group
-next time. After two faults of the machines, with no culprit, 100 of 200 jobs have begun after
-3 s, 187 after 12 s, and the last after 51 s.
+A job that kills its worker takes its neighbours with it, and each counts one failed attempt. So
+before its final attempt a job runs in isolation, and a crash takes no other job with it. If more
+than 16 jobs wait, half of them begin together. If the process dies then, no job of that group
+counts a failed attempt, and the next group is smaller.
+
+After two faults of the machines, without such a job, 100 of 200 jobs have begun after 3 s, 187
+after 12 s, and the last after 51 s.
 """
 
 import asyncio
@@ -13,46 +15,46 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Final
 
-PROBATION_S: Final = 3.0
-"""How long a group runs before the next one begins. Who survives it is no suspect any more.
-Longer would be surer: a job that kills later than this may take one that is alone with it."""
+OBSERVATION_S: Final = 3.0
+"""How long a group runs before the next one begins; a job that survives it leaves the quarantine.
+Longer would be surer: a job that kills its worker later may take a neighbour with it."""
 
 _ALONE_UP_TO: Final = 16
-"""So few begin one by one at once: a culprit among them kills no worker more than it must."""
+"""Up to this many begin one by one, so that one that kills its worker takes no neighbour along."""
 
 
 def group_size(waiting: int) -> int:
-    """How many of the ``waiting`` (one or more) begin together."""
+    """Return how many of the ``waiting`` jobs (one or more) begin together."""
     return 1 if waiting <= _ALONE_UP_TO else waiting // 2
 
 
 class Quarantine:
-    """The suspects of one process, in the order in which they came."""
+    """The jobs of one process that wait for a slot, in order of arrival."""
 
-    def __init__(self, probation_s: float = PROBATION_S) -> None:
-        self.probation_s = probation_s
+    def __init__(self, observation_s: float = OBSERVATION_S) -> None:
+        self.observation_s = observation_s
         self._waiting: dict[str, asyncio.Future[bool]] = {}
         self._group: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether the next one has to wait."""
+        """Whether the next job has to wait."""
         return bool(self._group)
 
     def __len__(self) -> int:
-        """How many wait for their turn."""
+        """Return how many jobs wait for a slot."""
         return len(self._waiting)
 
     def waits(self, job_id: str) -> bool:
-        """Whether this job waits for its turn."""
+        """Return whether this job waits for a slot."""
         return job_id in self._waiting
 
     @contextlib.asynccontextmanager
-    async def turn(self, job_id: str) -> AsyncIterator[bool]:
-        """Wait for the turn of a job; it lasts as long as the block, or ``probation_s``.
+    async def slot(self, job_id: str) -> AsyncIterator[bool]:
+        """Wait for a slot; the job has it as long as the block runs, ``observation_s`` at most.
 
-        Gives whether no other suspect begins with it.
+        Yields whether the job begins alone.
         """
         begin: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting[job_id] = begin
@@ -81,4 +83,4 @@ class Quarantine:
             if not begin.done():  # cancelled, and yet to leave
                 begin.set_result(size == 1)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.probation_s, self._next_group)
+        self._timer = loop.call_later(self.observation_s, self._next_group)

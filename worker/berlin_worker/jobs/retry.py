@@ -1,4 +1,4 @@
-"""What to do after an attempt has failed. A pure decision: it returns, it does not sleep."""
+"""The decision after a failed attempt (pure)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from berlin_worker.errors import JobError
 FINAL_CODES = frozenset(
     {ErrorCode.DEADLINE_EXCEEDED, ErrorCode.TOO_MANY_ATTEMPTS, ErrorCode.INVALID_JOB}
 )
-"""Codes after which a further attempt of the same job makes no sense, whatever the error says."""
+"""Codes after which no further attempt makes sense, even if the error is retryable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +21,21 @@ class RetryPolicy:
     max_s: float
 
     def backoff_s(self, tries: int, jitter: float) -> float:
-        """Seconds to wait after ``tries`` attempts; ``jitter`` in [0, 1) spreads the upper half."""
+        """Return the delay (s) after ``tries`` attempts; ``jitter`` in [0, 1) spreads a half."""
         full = min(self.max_s, self.base_s * 2.0 ** min(tries - 1, 32))
         return full * (0.5 + 0.5 * jitter)
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """Wait for ``delay_s``, then begin the next attempt (with a reset if there are chunks)."""
 
     delay_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
-    """End as completed with the text that is there, ``finish_reason`` interrupted."""
+class KeepPartial:
+    """End as completed with the text so far, ``finish_reason`` interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Fail:
     error: JobError
 
 
-Decision = Again | Keep | Fail
+Decision = Retry | KeepPartial | Fail
 
 
-def decide(
+def decide_retry(
     error: JobError,
     *,
     tries: int,
@@ -58,17 +58,19 @@ def decide(
     policy: RetryPolicy,
     jitter: float,
 ) -> Decision:
-    """What follows an attempt that ended with ``error``.
+    """Return the step after an attempt that ended with ``error``.
 
-    ``tries`` counts the attempts so far that were not handed back at a shutdown;
-    ``streaming`` says that chunks have been published since the last reset;
-    ``remaining_s`` is the time to the job's deadline. What the upstream asked to wait
-    (``Retry-After``) is waited, unless the deadline comes first: then it fails at once.
+    - ``tries`` counts the attempts so far, without those that a shutdown released.
+    - ``streaming``: chunks have been published since the last reset.
+    - ``remaining_s``: the seconds to the job's deadline.
+
+    The delay is at least the upstream's ``Retry-After``. If the deadline comes first, the job
+    fails at once.
     """
     if not error.retryable or error.code in FINAL_CODES:
         return Fail(error)
     if streaming and on_interrupt == "keep":
-        return Keep()
+        return KeepPartial()
     if streaming and on_interrupt == "fail":
         return Fail(error)
     if tries >= policy.max_attempts:
@@ -76,4 +78,4 @@ def decide(
     delay_s = max(policy.backoff_s(tries, jitter), error.retry_after_s or 0.0)
     if delay_s >= remaining_s:
         return Fail(error)
-    return Again(delay_s)
+    return Retry(delay_s)

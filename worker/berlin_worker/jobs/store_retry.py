@@ -1,4 +1,4 @@
-"""A job waits for the store of jobs, it does not fail for it."""
+"""Calls of the job store that wait while it is away, so that no job fails for it."""
 
 import asyncio
 import logging
@@ -11,8 +11,8 @@ T = TypeVar("T")
 _RETRY_S: Final = 0.5
 
 
-async def answered(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until the store answers; it says by ``ConnectionError`` that it does not."""
+async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat ``call`` while it raises ``ConnectionError``; returns its result."""
     while True:
         try:
             return await call()

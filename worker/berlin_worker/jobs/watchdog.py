@@ -1,7 +1,7 @@
 """The three timeouts of an attempt under one timer.
 
-A chunk only notes the time; the timer, when it fires, looks whether it was due and
-else sets itself anew. So a stream costs a timer now and then, not one for each chunk.
+A chunk only notes the time. When the timer fires and no timeout has passed, it is set again. So a
+stream needs a timer now and then, not one for each chunk.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
 
-_LOOKS_S: Final = 1.0
-"""The least between two looks where nothing is due."""
+_CHECK_INTERVAL_S: Final = 1.0
+"""The least time between two checks before the first chunk."""
 
 
 class Expired(StrEnum):
@@ -22,12 +22,12 @@ class Expired(StrEnum):
 
 
 class Watchdog:
-    """Cancels the task that entered it when a timeout passes; ``expired`` then says which.
+    """Cancels the task that entered it when a timeout passes; ``expired`` is then that timeout.
 
-    As ``asyncio.timeout`` does, it turns that cancellation into a ``TimeoutError``; it
-    also does so where the block has answered the cancellation in another way, and a
-    cancellation from outside stays one: what runs in the block may be anybody's code.
-    ``deadline`` is a time of the event loop, the others are durations in seconds.
+    Like ``asyncio.timeout`` it turns that cancellation into a ``TimeoutError``. The block may be
+    third-party code: if it replaces the cancellation, the ``TimeoutError`` is raised all the same,
+    and a cancellation from outside stays one. ``deadline`` is a time of the event loop, the other
+    parameters are durations in seconds.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Watchdog:
         self._paused = False
         self.expired: Expired | None = None
         self.last_chunk = 0.0
-        """When the last chunk was seen, by the event loop's clock."""
+        """Time of the last chunk, by the event loop's clock."""
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ class Watchdog:
         return self
 
     def saw_chunk(self) -> None:
-        """Chunks have arrived: from now on the idle timeout counts, from here."""
+        """Note chunks: the idle timeout counts from now."""
         self._last = self.last_chunk = self._loop.time()
         if self._kind is Expired.FIRST_CHUNK:
             self._kind, self._limit_s = Expired.IDLE, self._idle_s
@@ -65,27 +65,27 @@ class Watchdog:
                 self._arm()
 
     def saw_life(self) -> None:
-        """The upstream has sent something, but no text: the idle timeout counts from here."""
+        """Note data without text: a running idle timeout counts from now."""
         if self._kind is Expired.IDLE:
             self._last = self._loop.time()
 
     def pause(self) -> None:
-        """The upstream is not being read: only the deadline counts."""
+        """Stop the timeouts except the deadline: the upstream is not being read."""
         self._paused = True
 
     def resume(self) -> None:
-        """The upstream is being read again."""
+        """Restart the timeouts: the upstream is being read again."""
         self._paused = False
         self._last = self._loop.time()
 
     def _arm(self) -> None:
         self._due = min(self._last + self._limit_s, self._deadline)
         if self._kind is Expired.FIRST_CHUNK:
-            # By then at the latest: so the first chunk seldom needs a timer of its own.
-            self._due = min(self._due, self._loop.time() + max(self._idle_s, _LOOKS_S))
-        self._timer = self._loop.call_at(self._due, self._ring)
+            # Early enough for the idle timeout: the first chunk seldom needs another timer.
+            self._due = min(self._due, self._loop.time() + max(self._idle_s, _CHECK_INTERVAL_S))
+        self._timer = self._loop.call_at(self._due, self._check)
 
-    def _ring(self) -> None:
+    def _check(self) -> None:
         now = self._loop.time()
         if self._paused:
             self._last = now

@@ -1,7 +1,7 @@
 """An asyncio pool for Celery: ``worker_pool = "berlin_worker.pool:AsyncioPool"``.
 
 One event loop in one thread runs all tasks of the worker. Celery's own tracer runs each
-of them, unmodified, in a greenlet on that thread; where the body of the task is a
+of them, unmodified, in a greenlet on that thread; if the body of the task is a
 coroutine, the greenlet hands it to the loop and sleeps until it has ended. So signals,
 retries, results and time limits are Celery's, and a task in flight costs a few dozen
 kilobytes in place of a process.
@@ -18,7 +18,7 @@ kilobytes in place of a process.
   around a task: a result backend costs the loop one round trip for each result.
 - ``self.request``, ``self.retry`` and ``current_task`` work in the coroutine and its children.
 - ``SoftTimeLimitExceeded`` is raised in the coroutine. The hard limit, ``revoke
-  --terminate``, a shutdown and a lost connection cancel it; :func:`cancel_cause` says which.
+  --terminate``, a shutdown and a lost connection cancel it; :func:`cancel_cause` returns which.
 - Without a pool, ``await fetch(url)`` calls the function, and eager mode or another pool runs
   it in a loop of its own.
 
@@ -40,7 +40,7 @@ Settings, all optional:
 This package imports nothing else of ours.
 """
 
-from berlin_worker.pool.job import CancelCause, Requeued, cancel_cause
+from berlin_worker.pool.context import CancelCause, Requeued, cancel_cause
 from berlin_worker.pool.pool import AsyncioPool
 from berlin_worker.pool.task import AsyncioRequest, AsyncioTask, error_of
 

@@ -1,4 +1,4 @@
-"""From the loop's thread to the main thread, where Celery's requests and the broker live."""
+"""Calls from the loop's thread into the main one, which owns Celery's requests and the broker."""
 
 import contextlib
 import select
@@ -13,11 +13,11 @@ from celery.utils.log import get_logger
 logger = get_logger(__name__)
 
 
-class Mailbox:
-    """Callbacks for the main thread, which kombu's hub is woken to run.
+class CallbackQueue:
+    """Callbacks for the main thread; posting one wakes kombu's hub, which runs it.
 
-    Without a hub (on Windows, with transports that cannot be polled) they are run by whoever
-    posts them, as in Celery's thread pool.
+    Without a hub (on Windows, with transports that cannot be polled) the thread that posts a
+    callback runs it, as in Celery's thread pool.
     """
 
     def __init__(self, *, has_hub: bool) -> None:
@@ -48,7 +48,7 @@ class Mailbox:
         self.wake()
 
     def wake(self) -> None:
-        """Wake the main thread, unless that is under way; from any thread or signal handler."""
+        """Wake the main thread, unless a wake-up is pending; from any thread or signal handler."""
         if not self._awake:
             self._awake = True
             with contextlib.suppress(OSError):  # full, so it is awake; or closed
@@ -72,12 +72,12 @@ class Mailbox:
             if select.select([self._reader], [], [], at_most_s)[0]:
                 self._read()
             return
-        # The hub also sends the acks that callbacks ask for, and heartbeats, and returns a
-        # message that the broker sent before it heard that we no longer consume.
+        # The hub also sends acknowledgements and heartbeats, and returns a message that the
+        # broker sent before it cancelled our consumer.
         alarm = self._hub.call_later(at_most_s, lambda: None)
         try:
             self._hub.run_once()
-        except Exception as error:  # noqa: BLE001  # whatever the transport raises
+        except Exception as error:  # noqa: BLE001  # each transport has errors of its own
             logger.warning("Lost the broker while stopping: %r", error)
             self._hub = None
         finally:

@@ -1,7 +1,7 @@
-"""How many streams the limit of open files allows: raise it, or take fewer streams.
+"""The limit of open files: raised for the streams of a worker, or the worker takes fewer streams.
 
-A worker that runs out of files fails jobs of which every one is in order, and cannot even
-connect to Redis. So the slots follow the limit: at the start, and when ``pool_grow`` adds some.
+A worker without free files fails valid jobs, and cannot even connect to Redis. So the number of
+slots follows the limit: at the start, and when ``pool_grow`` adds some.
 """
 
 import resource
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 FILES_OF_PROCESS: Final = 128
-"""What a worker opens beside its streams. Measured: 29 files, up to 32 connections to an
-event store under load; the rest is for probes of its HTTP port, for DNS and for exporters."""
+"""Files of a worker beside its streams. Measured: 29 files, and up to 32 connections to an event
+store under load; the rest is for probes of its HTTP port, for DNS and for exporters."""
 
 FILES_OF_STORE: Final = 32
 """The connections to each further event store."""
@@ -28,12 +28,12 @@ SPARE_SHARE: Final = 10
 """One file more for every 10 streams: the last connection of a slot may still be closing."""
 
 USUAL_LIMIT: Final = 65536
-"""The soft limit that is asked for where the slots need less: it costs nothing."""
+"""The soft limit to set even if the slots need less: it costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What to do about the limit of open files; ``None`` for ``soft_limit``: leave it."""
+    """The soft limit to set (``None``: leave it), and the slots that it allows."""
 
     soft_limit: int | None
     slots: int
@@ -43,7 +43,7 @@ def plan(slots: int, soft: int, hard: int, *, base: int, files: int) -> Room:
     """Return the soft limit to set and how many of ``slots`` it then allows, at least 1.
 
     ``base`` is what the process opens beside its streams, ``files`` what each stream opens.
-    Limits are numbers of files; ``resource.RLIM_INFINITY`` is none.
+    Limits are numbers of files; ``resource.RLIM_INFINITY`` means no limit.
     """
     infinite = resource.RLIM_INFINITY
     needed = base + slots * files + slots // SPARE_SHARE
@@ -112,10 +112,10 @@ def install(app: "Celery", limit: FileLimit) -> None:
             slots = state.consumer.pool.num_processes
             allowed = limit.make_room(slots + n)
             if allowed < slots + n:
-                told = limit.warning(slots + n, max(allowed, slots))
-                logger.warning(told)
+                warning = limit.warning(slots + n, max(allowed, slots))
+                logger.warning(warning)
                 celerys_pool_grow(state, n=max(0, allowed - slots), **arguments)
-                return {"ok": told}
+                return {"ok": warning}
         return celerys_pool_grow(state, n=n, **arguments)
 
     Panel.data["pool_grow"] = pool_grow

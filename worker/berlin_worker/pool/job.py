@@ -12,83 +12,27 @@ Everything here runs on the loop's thread, except :meth:`Job.cancel`.
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine, Generator
-from enum import StrEnum
-from types import TracebackType, coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
-from celery.exceptions import (
-    Reject,
-    SoftTimeLimitExceeded,
-    TaskPredicate,
-    WorkerLostError,
-)
+from celery.exceptions import TaskPredicate, WorkerLostError
 from celery.utils.saferepr import saferepr
-from greenlet import getcurrent, greenlet
+
+from berlin_worker.pool.context import JOB_OF_CONTEXT, CancelCause, JobGreenlet, Requeued
+from berlin_worker.pool.coroutines import SoftLimit, drop_frames, interruptible, without_bridge
 
 logger = logging.getLogger(__name__)
 
 
-class CancelCause(StrEnum):
-    """Why a task is being cancelled."""
-
-    REVOKED = "revoked"
-    """By ``revoke --terminate``: it will not run again."""
-    SHUTDOWN = "shutdown"
-    """The worker stops: another one runs the task again if it is ``acks_late``."""
-    TIME_LIMIT = "time_limit"
-    """It ran longer than its hard time limit, or (for its child tasks) its soft one."""
-    CONNECTION_LOST = "connection_lost"
-    """The broker is gone, and gives the message to another worker."""
-
-
-class Requeued(Reject):  # type: ignore[misc]  # celery has no type information
-    """The task was stopped by a shutdown; its message goes back to the queue."""
-
-
-class _SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):  # type: ignore[misc]  # the same
-    """Both, because ``TaskGroup`` and its like stop their children on ``CancelledError`` only."""
-
-
-class JobGreenlet(greenlet):  # type: ignore[misc]  # greenlet has no type information
-    job: "Job"
-
-
-_job_of_context: contextvars.ContextVar["Job"] = contextvars.ContextVar("celery_job")
-
-
-def current_job() -> "Job | None":
-    """The job that the calling coroutine, child task or task body belongs to."""
-    if (job := _job_of_context.get(None)) is not None:
-        return job
-    return getattr(getcurrent(), "job", None)
-
-
-def stack_owner() -> greenlet | None:
-    """The key of Celery's stacks: a coroutine shares those of the greenlet that waits for it."""
-    job = _job_of_context.get(None)
-    return getcurrent() if job is None else job.greenlet
-
-
-def cancel_cause() -> CancelCause | None:
-    """Why the calling task is being cancelled; ``None`` where it is not, or outside of a task.
-
-    Works in the coroutine of a task and in the asyncio tasks that it started.
-    """
-    job = current_job()
-    if job is None:
-        return None
-    return CancelCause.TIME_LIMIT if job.soft_limit_hit and job.cause is None else job.cause
-
-
 class Job:
-    """What the pool knows about one task, and how it runs.
+    """One task in the pool, and how it runs. Each callback is called in the loop's thread.
 
-    ``on_end`` is called once, in the loop's thread, with the job and what to report to
-    Celery, or ``None`` where Celery has been told already. ``on_limit`` is called with
-    ``(soft, seconds)`` when a limit has passed. ``discard`` is called before the tracer: what
-    it returns, if anything, is reported and the tracer does not run.
+    - ``on_end``: once, with the job and a function that reports the end to Celery, or ``None``
+      if Celery has reported it already.
+    - ``on_limit``: with ``(soft, seconds)`` when a limit has passed.
+    - ``discard``: before the tracer. If it returns a function, that one reports the end, and the
+      tracer does not run.
     """
 
     __slots__ = (
@@ -133,9 +77,9 @@ class Job:
     # In any thread.
 
     def cancel(self, cause: CancelCause, call_soon: Callable[[Callable[[], None]], None]) -> bool:
-        """Cancel the coroutine, by way of the loop's thread-safe ``call_soon``.
+        """Cancel the coroutine, through the loop's thread-safe ``call_soon``.
 
-        False, and nothing is done, if it has ended or is being cancelled already.
+        Returns ``False``, and does nothing, if it has ended or is being cancelled already.
         """
         if self.ended or self.cause is not None:
             return False
@@ -147,8 +91,8 @@ class Job:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the tracer until the body of the task awaits something."""
-        if self.cause is not None:  # cancelled on its way here: the tracer never sees it
-            self._end(self._handed_back if self.cause is CancelCause.SHUTDOWN else None)
+        if self.cause is not None:  # cancelled before its start: the tracer does not run
+            self._end(self._requeue if self.cause is CancelCause.SHUTDOWN else None)
             return
         discard, self._discard = self._discard, None
         if discard is not None and (report := discard()) is not None:
@@ -161,7 +105,7 @@ class Job:
             ):
                 if limit_s:
                     self._timers.append(loop.call_later(limit_s, reached))
-        except TypeError as error:  # limits come with the message, from anyone
+        except TypeError as error:  # limits come with the message, from any producer
             self._end(self._failure(error))
             return
         self.greenlet = JobGreenlet(self._run)
@@ -169,9 +113,9 @@ class Job:
         self._drive(None, None)
 
     def result_of(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        """Await ``coro`` from within the job's greenlet: its result, or its exception."""
+        """Await ``coro`` from within the job's greenlet; returns its result or raises its error."""
         context = contextvars.copy_context()
-        context.run(_job_of_context.set, self)
+        context.run(JOB_OF_CONTEXT.set, self)
         assert self.greenlet is not None
         assert self.greenlet.parent is not None
         value, error = self.greenlet.parent.switch((coro, context))
@@ -192,11 +136,11 @@ class Job:
             if self.cause is None:
                 report = self._failure(error)
             elif self.cause is CancelCause.SHUTDOWN:
-                report = self._handed_back
-        except BaseException as error:  # noqa: BLE001  # SystemExit and its like end the task alone
+                report = self._requeue
+        except BaseException as error:  # noqa: BLE001  # SystemExit ends the task alone
             report = self._failure(error)
         else:
-            _drop_frames(retval)
+            drop_frames(retval)
 
             def report() -> None:
                 self._on_success(retval)
@@ -211,21 +155,21 @@ class Job:
         self._on_end(self, report)
 
     def _failure(self, error: BaseException) -> Callable[[], None]:
-        # What is no Exception means the end of the process to Celery; here only this task ends.
+        # Celery would end the process for anything but an Exception; here this task alone ends.
         if not isinstance(error, Exception) or isinstance(error, MemoryError):
-            told = WorkerLostError(f"The task was ended by {saferepr(error)}")
-            error = told.with_traceback(error.__traceback__)
+            lost = WorkerLostError(f"The task was ended by {saferepr(error)}")
+            error = lost.with_traceback(error.__traceback__)
         info = ExceptionInfo((type(error), error, error.__traceback__))
         return lambda: self._on_failure(info)
 
-    def _handed_back(self) -> None:
+    def _requeue(self) -> None:
         try:
             raise Requeued("the worker is shutting down", requeue=True)  # noqa: TRY301  # below
         except Requeued:
             self._on_failure(ExceptionInfo())  # needs a traceback, so it must have been raised
 
     def _drive(self, value: Any, error: BaseException | None) -> None:
-        """Let the greenlet run on; what it hands over, if anything, becomes an asyncio task."""
+        """Resume the greenlet; a coroutine that it hands over becomes an asyncio task."""
         assert self.greenlet is not None
         job_greenlet = self.greenlet
         parked = job_greenlet.switch((value, error)) if job_greenlet else job_greenlet.switch()
@@ -237,7 +181,7 @@ class Job:
             )
 
     async def _await(self, coro: Coroutine[Any, Any, Any]) -> None:
-        # Nothing may leave this function: an asyncio task ended by SystemExit ends the loop.
+        # No exception may leave this function: SystemExit of an asyncio task ends the loop.
         value: Any = None
         error: BaseException | None = None
         self._awaiting = True
@@ -248,17 +192,19 @@ class Job:
             if self._throw_soft_limit:  # reached before the first step: now there is one
                 self._cancel_task()
             try:
-                value = await (_interruptible(self, coro) if self._soft_limit_s else coro)
+                value = await (
+                    interruptible(coro, self._take_soft_limit) if self._soft_limit_s else coro
+                )
             except BaseException as raised:  # noqa: BLE001  # raised again, in the greenlet
-                error = _without_bridge(raised)
+                error = without_bridge(raised, __file__)
         self._drive(value, error)
         del error  # or this frame and the traceback keep each other alive
 
     def _after_cancel(self, error: BaseException | None) -> BaseException | None:
-        """What the tracer sees of a coroutine that was cancelled: nothing it would report.
+        """Return what a cancelled coroutine raises in the tracer, which does not report it.
 
-        At a shutdown a task may still finish, or ask to be retried. In all other cases
-        Celery has announced the outcome before the coroutine could clean up.
+        At a shutdown a task may still finish, or ask to be retried. In all other cases Celery
+        has reported the end before the coroutine cleaned up.
         """
         finished = error is None or isinstance(error, TaskPredicate)
         if finished and self.cause is CancelCause.SHUTDOWN:
@@ -268,7 +214,7 @@ class Job:
         return asyncio.CancelledError(str(self.cause))
 
     def _cancel_task(self) -> None:
-        # A task cancelled before its first step never enters _await: it looks at `cause` there.
+        # A task cancelled before its first step never enters _await, so _await checks `cause`.
         if self._task is not None and self._awaiting:
             self._task.cancel()
 
@@ -284,56 +230,10 @@ class Job:
             self._on_limit(False, self._hard_limit_s)
             self._cancel_task()
 
-    def take_soft_limit(self) -> _SoftLimit | None:
-        """The exception to raise in place of a cancellation, if the soft limit asked for it."""
+    def _take_soft_limit(self) -> SoftLimit | None:
+        """Return the exception to raise instead of a cancellation that the soft limit caused."""
         if not self._throw_soft_limit or self.cause is not None or self._task is None:
             return None
         self._throw_soft_limit = False
         self._task.uncancel()
-        return _SoftLimit(self._soft_limit_s)
-
-
-@coroutine
-def _interruptible(job: Job, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Drive ``coro`` as ``await`` does, with the soft limit raised where it is cancelled."""
-    step: Callable[[Any], Any] = coro.send
-    sent: Any = None
-    while True:
-        try:
-            awaited = step(sent)
-        except StopIteration as end:
-            return end.value
-        except _SoftLimit as limit:
-            raise SoftTimeLimitExceeded(*limit.args).with_traceback(limit.__traceback__) from None
-        try:
-            sent = yield awaited
-            step = coro.send
-        except asyncio.CancelledError as cancelled:
-            step, sent = coro.throw, job.take_soft_limit() or cancelled
-        except GeneratorExit:
-            coro.close()
-            raise
-        except BaseException as raised:  # noqa: BLE001  # belongs to the coroutine
-            step, sent = coro.throw, raised
-
-
-def _drop_frames(retval: Any) -> None:
-    """Drop the frames of the exception that Celery's tracer returns for a task that has failed.
-
-    Celery keeps the traceback as text. The frames lead to the greenlet of the task, which holds
-    ``retval``: without this, 100 KB of each failed task would wait for the garbage collector.
-    """
-    match retval:
-        case (_, ExceptionInfo(exception=error), *_):
-            error = getattr(error, "exc", error)
-            while error is not None and error.__traceback__ is not None:
-                error.__traceback__ = None
-                error = error.__cause__ or error.__context__
-
-
-def _without_bridge(error: BaseException) -> BaseException:
-    """``error`` with a traceback that begins in the user's code."""
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return error.with_traceback(trace)
+        return SoftLimit(self._soft_limit_s)

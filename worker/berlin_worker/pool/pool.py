@@ -1,10 +1,10 @@
-"""The pool as Celery sees it. What runs in the loop's thread says so; all else in the main one."""
+"""The pool, as Celery uses it. A comment marks each function of the loop's thread."""
 
 import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import count
@@ -22,15 +22,15 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
-from berlin_worker.pool.callback_queue import Mailbox
-from berlin_worker.pool.job import CancelCause, Job, stack_owner
+from berlin_worker.pool.callback_queue import CallbackQueue
+from berlin_worker.pool.context import CancelCause, stack_owner
+from berlin_worker.pool.job import Job
 from berlin_worker.pool.restart import RESTART
-from berlin_worker.pool.task import discard_of, requeue_job
+from berlin_worker.pool.shutdown import Shutdown
+from berlin_worker.pool.task import discard_of
 from berlin_worker.pool.thread import LifespanError, LoopThread
 
 logger = get_logger(__name__)
-
-_CLEANUP_TIMEOUT_S = 10.0
 
 
 class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type information
@@ -50,13 +50,11 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self._lock = threading.RLock()  # of the two above; contended without a hub only
         self._inbox: deque[Job] = deque()
         self._inbox_announced = False
-        self._mailbox = Mailbox(has_hub=not self.options.get("threads", True))
+        self._callbacks = CallbackQueue(has_hub=not self.options.get("threads", True))
         self._thread = LoopThread(
-            self._lifespan, on_crash=self._on_crash, on_exit=self._mailbox.wake
+            self._lifespan, on_crash=self._on_crash, on_exit=self._callbacks.wake
         )
-        self._unstarted: list[Any] = []
-        self._finishing = False
-        self._signals = 0
+        self._shutdown = Shutdown(self._callbacks, self._thread, self._running)
 
     # Starting.
 
@@ -67,7 +65,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         if not hasattr(_task_stack, "__ident_func__"):
             raise ImproperlyConfigured("AsyncioPool does not work with USE_FAST_LOCALS")
         _task_stack.__ident_func__ = stack_owner
-        signals.worker_shutting_down.connect(self._on_shutdown_signal)
+        signals.worker_shutting_down.connect(self._shutdown.on_signal)
         if not self.app.IS_macOS:  # Celery refuses SIGHUP there: a process with threads cannot exec
             RESTART.install()
         try:
@@ -80,13 +78,13 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             REMAP_SIGTERM == "SIGQUIT"
             and self.app.conf.get("worker_pool_drain_timeout") is not None
         ):
-            # It asks for a shutdown that is bounded and loses nothing. That is our warm one;
-            # Celery's cold one would cancel what could still end, or sleep in a signal handler.
+            # The user wants a bounded shutdown that loses nothing: our warm one. Celery's cold
+            # one would cancel tasks that could still end, or sleep in a signal handler.
             platforms.signals["SIGTERM"] = self._stop_warm
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Celery calls this for each connection to the broker."""
-        self._mailbox.attach(loop)
+        self._callbacks.attach(loop)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
@@ -168,11 +166,11 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             self._inbox.popleft().start(self._thread.loop)
 
     def _post_end(self, job: Job, report: Callable[[], None] | None) -> None:  # in the loop's
-        self._mailbox.post(partial(self._on_end, job, report))
+        self._callbacks.post(partial(self._on_end, job, report))
 
-    def _post_limit(self, callback: Any, soft: bool, limit_s: float) -> None:  # the same
+    def _post_limit(self, callback: Any, soft: bool, limit_s: float) -> None:  # in the loop's
         if callback:
-            self._mailbox.post(partial(callback, soft, limit_s))
+            self._callbacks.post(partial(callback, soft, limit_s))
 
     def _on_end(self, job: Job, report: Callable[[], None] | None) -> None:
         try:
@@ -186,7 +184,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     # Cancelling.
 
     def cancel_job(self, number: int, cause: CancelCause) -> bool:
-        """Cancel a task; false if it is not running, or is being cancelled already."""
+        """Cancel a task; returns false if it does not run, or is being cancelled already."""
         job = self._running.get(number)
         return job is not None and job.cancel(cause, self._thread.call_soon)
 
@@ -195,19 +193,19 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self.cancel_job(pid, CancelCause.REVOKED)
 
     def _terminate_waiting(self, entry: "_Entry") -> None:
-        # Celery announces a revoked task when it is accepted, so it is, although it never starts.
+        # Celery reports a revoked task when it is accepted. So it is accepted, and never starts.
         with self._lock, contextlib.suppress(ValueError):
             self._waiting.remove(entry)
             self._admit(entry)
 
     def flush(self) -> None:
-        """Forget what waits: the connection is gone, and the broker delivers it again."""
+        """Forget the waiting tasks: the connection is lost, and the broker delivers them again."""
         with self._lock:
             self._waiting.clear()
 
     @property
     def silent_s(self) -> float:
-        """How long the event loop has not answered, in seconds; asking it is what tells."""
+        """Seconds since the oldest unanswered probe of the event loop; reading it sends a probe."""
         return self._thread.silent_s
 
     # Size.
@@ -227,7 +225,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self.limit -= n
 
     def _get_info(self) -> dict[str, Any]:
-        """Return what ``inspect stats`` shows: what Celery's pools have, and three fields more."""
+        """Return the fields of ``inspect stats``: those of Celery's pools, and three more."""
         limits = (self.options.get(name) or 0 for name in ("soft_timeout", "timeout"))
         return {
             **super()._get_info(),
@@ -243,65 +241,21 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
     # Stopping.
 
     def on_close(self) -> None:
-        """Note what has been received but not started, before the consumer forgets it."""
-        requests = tuple(state.requests.values())
-        self._unstarted = [each for each in requests if each not in state.active_requests]
+        """Note the requests that were received but not started, before the consumer drops them."""
+        self._shutdown.note_unstarted()
 
     def on_stop(self) -> None:
         """Warm shutdown. A cold one calls this in a signal handler, and on_terminate later."""
         if self._state == self.CLOSE:
-            self._finish(self.app.conf.get("worker_pool_drain_timeout"))
+            self._shutdown.finish(self, self.app.conf.get("worker_pool_drain_timeout"))
 
     def on_terminate(self) -> None:
         """Cold shutdown, after the soft one if there was any."""
-        self._finish(0)
+        self._shutdown.finish(self, 0)
 
     def _stop_warm(self, *_: Any) -> None:  # a signal handler, as Celery's
         signals.worker_shutting_down.send(sender=self, sig="SIGTERM", how="Warm", exitcode=EX_OK)
         state.should_stop = EX_OK
-
-    def _on_shutdown_signal(self, sig: str, how: str, **_: Any) -> None:
-        # Supervisors send SIGTERM twice, by chance or to a group: as Celery's pools, this one
-        # does not hurry for it. SIGINT and SIGQUIT come from somebody who does not want to wait.
-        if not self._signals or sig == "SIGINT" or how == "Cold":
-            self._signals += 1
-        self._mailbox.wake()
-
-    def _finish(self, drain_timeout_s: float | None) -> None:
-        """Drain, hand back, end the loop. Each further SIGINT or SIGQUIT cuts one wait short."""
-        if self._finishing:
-            return
-        self._finishing = True
-        self._signals = max(self._signals, 1)  # remote control stops without a signal
-        cleanup_timeout_s = self.app.conf.get("worker_pool_cleanup_timeout", _CLEANUP_TIMEOUT_S)
-
-        def ended() -> bool:
-            return not self._running or (self._thread.exited and self._mailbox.empty)
-
-        def hurry(phase: int) -> Callable[[], bool]:
-            return lambda: self._signals > 1 + phase
-
-        self._hand_back_unstarted()
-        self._mailbox.run_until(ended, drain_timeout_s, hurry(0))
-        if self._running:
-            logger.warning("Cancelling %d tasks to stop the worker", len(self._running))
-            for request in tuple(state.active_requests):
-                request.cancel(self, emit_retry=not request.task.acks_late)
-            self._mailbox.run_until(ended, cleanup_timeout_s, hurry(1))
-        if self._running:
-            left = _enumerate(job.task_id for job in self._running.values())
-            logger.error("Leaving while these tasks still clean up: %s", left)
-        self._thread.close()
-        self._mailbox.run_until(lambda: self._thread.exited, cleanup_timeout_s, hurry(1))
-        if not self._thread.exited:
-            logger.error("Leaving while the lifespan or a task still holds the event loop")
-
-    def _hand_back_unstarted(self) -> None:
-        self.flush()
-        # The last to return is the first to be delivered, so the oldest comes last.
-        for request in reversed(self._unstarted):
-            requeue_job(request)
-        self._unstarted = []
 
     def _on_crash(self, error: BaseException) -> None:  # in the loop's thread
         logger.critical("The event loop of the pool has ended: %r", error, exc_info=error)
@@ -309,7 +263,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             job.cancel(CancelCause.SHUTDOWN, self._thread.call_soon)
         # Celery's loop looks at this flag: it is how its signal handlers stop the worker.
         state.should_stop = EX_FAILURE
-        self._mailbox.wake()
+        self._callbacks.wake()
 
 
 class _Entry:
@@ -331,16 +285,10 @@ class _Entry:
 
 
 def _natural(n: object) -> int:
-    if not isinstance(n, int) or n < 0:  # remote control hands over what anybody sends
+    if not isinstance(n, int) or n < 0:  # remote control passes on any value
         raise ValueError(f"a number of slots is 0 or more, not {n!r:.50}")
     return n
 
 
 def _ignore(*_: Any) -> None:
     pass
-
-
-def _enumerate(names: Iterable[str], most: int = 10) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more

@@ -1,7 +1,7 @@
 """SIGHUP: the worker stops as by SIGTERM, then its process runs its own command line again.
 
-Celery has a handler of its own. It is replaced because it cannot run ``python -m celery`` again,
-is missing if the worker has a terminal, and restarts a worker that SIGTERM has been sent to.
+This replaces Celery's own handler, which cannot run ``python -m celery`` again, is missing if the
+worker has a terminal, and restarts a worker after SIGTERM.
 """
 
 import atexit
@@ -72,7 +72,7 @@ class Restart:
         # A worker that is being stopped stops; one that is being restarted restarts once.
         if self._stopping:
             return
-        # If the terminal is gone, nobody wants a worker in the background that has no output.
+        # Without its terminal, a worker in the background would have no output: it stops.
         self._requested = not self._had_terminal or _has_terminal()
         how = "Restart" if self._requested else "The terminal is gone: warm shutdown"
         celery_worker.safe_say(f"worker: {how} (SIGHUP)", sys.__stdout__)

@@ -1,4 +1,4 @@
-"""The task class: ``async def`` bodies, and a request that can be handed back."""
+"""The task class with ``async def`` bodies, and a request that returns to its queue."""
 
 import asyncio
 import functools
@@ -17,26 +17,26 @@ from celery.worker.state import task_ready
 from greenlet import getcurrent
 from kombu.transport import virtual
 
-from berlin_worker.pool.job import CancelCause, JobGreenlet, Requeued, stack_owner
+from berlin_worker.pool.context import CancelCause, JobGreenlet, Requeued, stack_owner
 
 logger = get_logger(__name__)
 
 
 class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type information
-    """Celery's request, which the pool can hand back to the broker."""
+    """Celery's request, whose message the pool can return to the broker."""
 
     acknowledged: bool
     _dead: ClassVar[Any] = None
-    """The channel to the broker that has failed last, for all requests: none tries it again."""
+    """The channel to the broker that failed last, for all requests: none uses it again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Celery has decoded the body to look at it. Without a content type the tracer takes what
-        # it gets: it need not decode a second time, and nobody keeps a second copy.
+        # Celery has decoded the body already. Without a content type the tracer uses it as it is:
+        # it does not decode again, and no second copy stays in memory.
         self._body, self._content_type = self._payload, None
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Cancel the task for a shutdown or a lost connection; what has ended stays as it is."""
+        """Cancel the task for a shutdown or a lost connection, unless it has ended."""
         # Celery wants the retry signal of an acks_late task on connection loss only.
         lost = emit_retry and self.task.acks_late
         cause = CancelCause.CONNECTION_LOST if lost else CancelCause.SHUTDOWN
@@ -45,23 +45,23 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             super().cancel(pool, signal, emit_retry=emit_retry)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
-        """As Celery's; :class:`Requeued` hands the message back, ``MemoryError`` is a failure."""
+        """Report a failure, or return the message if it is :class:`Requeued`."""
         error = error_of(exc_info)
         if isinstance(error, Requeued):
             self.requeue_job()
         else:
             if isinstance(error, MemoryError):
-                # Celery would end the process, with the message in its hands. The tracer has
-                # stored the failure already: this is for the acknowledgement and the event.
+                # Celery would end the process and keep the message. The tracer has stored the
+                # failure already: this is for the acknowledgement and the event.
                 exc_info.exception = RuntimeError(repr(error))
             super().on_failure(exc_info, *args, **kwargs)
 
     def requeue_job(self) -> None:
-        """The task is over, and shall run again: :meth:`let_go` of its message."""
+        """End this run of the task, and :meth:`release` its message: the task runs again."""
         task_ready(self)
-        self.let_go()
+        self.release()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Return the message to the head of its queue, unless it is acknowledged already."""
         if self.acknowledged:
             return
@@ -78,11 +78,11 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
 
 
 def discard_of(request: Request) -> Callable[[], None] | None:
-    """Return what announces the end of a task that must not start any more, or None.
+    """Return a function that reports the end of a task that must not start any more, or ``None``.
 
-    Another task may block the event loop between the acceptance of this one and its start;
-    meanwhile it may be revoked, or expire. Called in the loop's thread; what it returns is to
-    be called in the main thread. ``request`` is of any class: a task of a foreign class has one.
+    Another task may block the event loop between the acceptance of this one and its start. In the
+    meantime it may be revoked, or expire. Called in the loop's thread; the function is to be
+    called in the main thread. ``request`` may be of any class, as tasks may be.
     """
     expires = request.expires
     expired = expires is not None and datetime.now(expires.tzinfo) > expires
@@ -102,12 +102,12 @@ def _stamp_is_revoked(request: Request) -> bool:
 
 
 def _announce_discarded(request: Request) -> None:
-    if not request.revoked():  # Celery has forgotten the revocation in between
+    if not request.revoked():  # Celery has dropped the revocation in the meantime
         requeue_job(request)
 
 
 def requeue_job(request: Request) -> None:
-    """End a task that shall run again: its message goes back to the queue."""
+    """End this run of a task, and return its message to the queue: the task runs again."""
     if isinstance(request, AsyncioRequest):
         request.requeue_job()
     else:
@@ -115,13 +115,13 @@ def requeue_job(request: Request) -> None:
 
 
 def error_of(exc_info: Any) -> Any:
-    """The exception that a request is told of; :class:`Requeued` is no failure."""
+    """Return the exception in the report to a request; :class:`Requeued` is no failure."""
     error = exc_info.exception
     return error.exc if isinstance(error, ExceptionWithTraceback) else error
 
 
 def _return_to_queue(message: Any) -> None:
-    """Give ``message`` back to the broker; it is the next one to be delivered.
+    """Return ``message`` to the broker; it is the next one to be delivered.
 
     kombu's Redis transport would put a rejected message behind all others
     (``restore_by_tag(leftmost=True)``, where BRPOP takes from the right).
@@ -129,7 +129,7 @@ def _return_to_queue(message: Any) -> None:
     qos: Any = getattr(message.channel, "qos", None)
     if hasattr(qos, "restore_by_tag"):
         qos.restore_by_tag(message.delivery_tag)
-        # Not qos.ack(): it would take the message from whoever has it next, under the same tag.
+        # Not qos.ack(): its next consumer has the message under this tag, and would lose it.
         virtual.QoS.ack(qos, message.delivery_tag)  # type: ignore[no-untyped-call]
     else:
         message.reject(requeue=True)
@@ -142,7 +142,7 @@ class AsyncioTask(Task):  # type: ignore[misc]  # celery has no type information
     Request = AsyncioRequest
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # Here, not in __call__: Celery wraps `run` for autoretry_for after the class is made.
+        # Here, not in __call__: Celery wraps `run` for autoretry_for once the class exists.
         super().__init_subclass__(**kwargs)
         run = cls.__dict__.get("run")
         if isinstance(run, staticmethod):

@@ -16,11 +16,11 @@ Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class LifespanError(Exception):
-    """The lifespan could not be entered; the message is the one of its exception, on one line."""
+    """The lifespan could not be entered; the message is that of its exception, on one line."""
 
 
 class LoopThread:
-    """An event loop (uvloop where it is installed) in a daemon thread.
+    """An event loop (uvloop if it is installed) in a daemon thread.
 
     ``on_crash(error)`` is called in the loop's thread if the lifespan, or the loop itself, ends
     without being asked to; ``on_exit()`` last of all.
@@ -57,8 +57,8 @@ class LoopThread:
         while not self._settled.wait(0.2):
             poll()
         if self._error is not None:
-            told = " ".join(str(self._error).split()) or repr(self._error)
-            raise LifespanError(told) from self._error
+            message = " ".join(str(self._error).split()) or repr(self._error)
+            raise LifespanError(message) from self._error
 
     def call_soon(self, callback: Callable[..., None], *args: Any) -> None:
         """Run ``callback`` in the loop; nothing happens if the loop is gone."""
@@ -70,17 +70,17 @@ class LoopThread:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the loop was asked for a sign of life and gave none; each call asks.
+        """Seconds since the oldest unanswered probe of the loop; each call sends a probe.
 
-        From one thread only.
+        Call it from one thread only.
         """
         if self._asked is None:
             self._asked = monotonic()
-            self.call_soon(self._answer)
+            self.call_soon(self._acknowledge)
         asked = self._asked
         return 0.0 if asked is None else monotonic() - asked
 
-    def _answer(self) -> None:
+    def _acknowledge(self) -> None:
         self._asked = None
 
     def close(self) -> None:
@@ -103,11 +103,11 @@ class LoopThread:
             runner = asyncio.Runner(loop_factory=_loop_factory())
             self.loop = runner.get_loop()
             self._run_until_complete(self.loop.create_task(self._serve()))
-            # The runner would wait for ever for what swallows its cancellation.
+            # The runner would wait for ever for a task that ignores its cancellation.
             if self.loop.run_until_complete(_cancel_others()):
                 runner.close()
         except BaseException as error:
-            # What the lifespan raises is handled in _serve: this is about the loop itself.
+            # _serve handles the errors of the lifespan: this one is of the loop itself.
             if self._closing is None or not self._closing.is_set():
                 self._error = error
                 self._on_crash(error)
@@ -123,7 +123,7 @@ class LoopThread:
             try:
                 return self.loop.run_until_complete(serving)
             except BaseException as error:
-                # asyncio lets SystemExit and KeyboardInterrupt of any asyncio task out.
+                # asyncio raises SystemExit and KeyboardInterrupt of any asyncio task here.
                 if serving.done():
                     raise
                 logger.critical("A child of a task raised %r; the loop goes on", error)
@@ -146,7 +146,7 @@ class LoopThread:
 
 
 async def _cancel_others() -> bool:
-    """Cancel what is left in the loop; says whether it has all ended in time."""
+    """Cancel all other tasks of the loop; returns whether they have ended in time."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
-from berlin_worker.jobs.journal import Batch
-from berlin_worker.jobs.leases import QUEUE_EMPTY, Claim, Overdue, Renewal
+from berlin_worker.jobs.job_log import Batch
+from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Renewal
 from berlin_worker.storage import due_jobs
 from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
@@ -32,7 +32,7 @@ _REAP: Final = source("reap")
 _CLEAR_FAILURE: Final = source("clear_failure")
 _REVOKE: Final = source("revoke")
 _WAITS: Final = 2
-_RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "cancel")
+_RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "requested", "revoked")
 
 
 class RedisStore:
@@ -115,21 +115,21 @@ class RedisStore:
         args += (int(only_queued), trace, *facts.script_args())
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        verdict, attempt, seq, chunks, strikes, cancel, *times, status = reply
+        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before = reply
         created_ms, started_ms, now_ms, leased_ms = times
         return Claim(
             job_id=job_id,
-            verdict=verdict.decode(),
+            status=status.decode(),
             attempt=attempt,
             seq=seq,
             chunks=chunks,
-            strikes=strikes,
-            cancel=bool(cancel),
+            failed_attempts=failed_attempts,
+            cancel_reason=cancel_reason.decode(),
             created_ms=created_ms,
             started_ms=started_ms,
             now_ms=now_ms,
             leased_ms=leased_ms,
-            never_began=status == b"cancelled" and seq <= 1,
+            never_began=before == b"cancelled" and seq <= 1,
         )
 
     async def append(self, batch: list[Batch]) -> list[bool]:
@@ -162,10 +162,12 @@ class RedisStore:
         with _unreachable():
             await self._records.call(_RELEASE, keys, [job_id, attempt, self._lease_ms])
 
-    async def clear_failure(self, job_id: str, attempt: int, *, strikes: int) -> None:
-        """Leave a running job with so many ``strikes`` (``clear_failure.lua``)."""
+    async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
+        """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
         with _unreachable():
-            await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], [attempt, strikes])
+            await self._records.call(
+                _CLEAR_FAILURE, [names.state_key(job_id)], [attempt, failed_attempts]
+            )
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
         """Set the cancel flag of a job, known or not; one that runs only if ``running``.

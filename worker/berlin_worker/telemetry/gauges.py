@@ -15,7 +15,7 @@ class Gauges:
     messaging_system: str = "redis"
     jobs_in_flight: int = 0
     job_slots: int | None = None
-    quarantined_jobs: int = 0
+    jobs_quarantined: int = 0
     queue: Mapping[str, int] = field(default_factory=dict)
     dead_letters: int | None = None
     journal_buffer_bytes: int = 0

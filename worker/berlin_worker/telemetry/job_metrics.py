@@ -102,11 +102,11 @@ JOB_METRICS: Final = (
         lambda s, _: one(s.leases_lost),
     ),
     MetricSpec(
-        "worker_quarantined_jobs",
+        "worker_jobs_quarantined",
         "gauge",
         (),
         "Jobs that have lost their worker so often that they wait to run alone.",
-        lambda _, r: one(r.quarantined_jobs),
+        lambda _, r: one(r.jobs_quarantined),
     ),
     MetricSpec(
         "worker_dead_letters",

@@ -172,7 +172,7 @@ class Stats:
         self.chunk_gap = Histograms(_GAP_SECONDS)  # provider, model
 
         self.deliveries = 0
-        self.dropped = Counts(("over",), ("leased",), ("unknown",), ("conflict",))  # why
+        self.dropped = Counts(("finished",), ("leased",), ("not_queued",), ("conflict",))  # why
         self.processing = Histograms(_SECONDS)  # error
         self.queue_wait = Histogram(_WAIT_SECONDS)
         self.jobs = Counts(  # outcome, error

@@ -28,7 +28,7 @@ class ProcessGauges:
     """Values of this process, read by other threads at a scrape; ``no_token`` runs in the loop."""
 
     jobs_in_flight: Callable[[], int]
-    quarantined_jobs: Callable[[], int]
+    jobs_quarantined: Callable[[], int]
     journal_buffer_bytes: Callable[[], int]
     journal_limit_bytes: int
     store_silent_s: Callable[[], float]
@@ -82,7 +82,7 @@ class StatusReporter:
             messaging_system=self._system,
             jobs_in_flight=inside.jobs_in_flight(),
             job_slots=liveness.slots,
-            quarantined_jobs=inside.quarantined_jobs(),
+            jobs_quarantined=inside.jobs_quarantined(),
             queue=queue,
             dead_letters=dead_letters,
             journal_buffer_bytes=inside.journal_buffer_bytes(),

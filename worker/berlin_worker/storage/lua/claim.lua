@@ -1,9 +1,9 @@
 -- Begin an attempt of a job, if it is free: one that nobody works on, or whose lease
 -- has run out. The attempt number fences every earlier attempt.
 --
--- The lease of a running job is its score in worker:due. A strike is an attempt that
+-- The lease of a running job is its score in worker:due. A failed attempt is one that
 -- did not end well: lost with its worker, or given up for a retry. Attempts that were
--- handed back at a shutdown are no strikes.
+-- released at a shutdown do not count.
 --
 -- KEYS  1 job:{id}:state   2 job:{id}:log   3 worker:due   4 worker:jobs
 -- ARGV  1 job ID   2 owner, unique to this call   3 lease, ms   4 TTL of record and log, s
@@ -13,23 +13,29 @@
 --       8 headers by which a later message of the job continues its trace, JSON ('' for none)
 --       9 fingerprint of the job object ('' if the caller has none)
 --       10... further fields of the record and their values
--- reply {verdict, attempt, seq, chunks, strikes, cancel, created, started, now, leased, status}
---       verdict 'claimed', 'over', 'leased', 'unknown', or 'conflict' (the record is that of
+-- reply {outcome, attempt, seq, chunks, failed_attempts, cancel reason, created, started, now,
+--        leased, status}
+--       outcome 'claimed', 'finished', 'leased', 'not_queued', or 'conflict' (the record is that of
 --       another job with this ID); times in ms; leased until, or 0; status as it was before the
---       claim
+--       claim; cancel reason '' if the job is not to be cancelled
 
 -- Others may write records and logs: a key of another type is removed, a field that is no whole
 -- number counts as missing, and a log that does not fit its record begins anew.
-local r = heal('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'strikes',
-               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint')
+local r = heal('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'failed_attempts',
+               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint', 'revoked')
 local status, attempt = r[1], whole(r[2], 0)
 local seq, chunks = whole(r[3], 0), whole(r[4], 0)
 local now = now_ms()
 local created, started = math.min(whole(r[7], now), now), math.min(whole(r[8], now), now)
 
-local function reply(verdict, fields)
-  return {verdict, fields.attempt or attempt, seq, chunks,
-          fields.strikes or whole(r[5], 0), r[6] or '', fields.created or 0,
+local cancel_reason = ''
+if r[6] and r[6] ~= '' then
+  cancel_reason = r[11] and 'revoked' or 'requested'
+end
+
+local function reply(outcome, fields)
+  return {outcome, fields.attempt or attempt, seq, chunks,
+          fields.failed_attempts or whole(r[5], 0), cancel_reason, fields.created or 0,
           fields.started or 0, now, fields.leased or 0, status or ''}
 end
 
@@ -39,29 +45,29 @@ if mine ~= '' and r[10] and r[10] ~= mine then
   return reply('conflict', {})
 end
 if OVER[status] then
-  return reply('over', {})
+  return reply('finished', {})
 end
 if status == 'running' and r[9] == ARGV[2] then
   -- The same call, sent again because its reply was lost.
   return reply('claimed', {created = created, started = started})
 end
 if ARGV[7] == '1' and status ~= 'queued' then
-  return reply('unknown', {})
+  return reply('not_queued', {})
 end
 
-local strikes = whole(r[5], 0)
+local failed_attempts = whole(r[5], 0)
 if status == 'running' then
   local lease = whole(heal('ZSCORE', KEYS[3], ARGV[1]), 0)
   if tonumber(ARGV[6]) ~= attempt and lease > now and lease < now + DAY_MS then
     return reply('leased', {leased = lease})
   end
-  strikes = strikes + 1
+  failed_attempts = failed_attempts + 1
 elseif tonumber(ARGV[6]) ~= 0 then
   return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
 end
 
 -- One command for all fields: each call from a script costs more than what it does.
-local fields = {'status', 'running', 'attempt', attempt + 1, 'strikes', strikes, 'owner', ARGV[2],
+local fields = {'status', 'running', 'attempt', attempt + 1, 'failed_attempts', failed_attempts, 'owner', ARGV[2],
                 'created_ms', created, 'started_ms', started}
 local function add(name, value)
   fields[#fields + 1] = name
@@ -100,5 +106,5 @@ else
 end
 heal('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
 keep(KEYS[3], ARGV[4])
-return reply('claimed', {attempt = attempt + 1, strikes = strikes, created = created,
+return reply('claimed', {attempt = attempt + 1, failed_attempts = failed_attempts, created = created,
                          started = started})

@@ -1,5 +1,5 @@
 -- Take one job that is due in worker:due. A running one has lost its worker: it becomes
--- queued again, with a strike, and its stale worker can no longer append. One that waits is
+-- queued again, with one failed attempt more, and its stale worker can no longer append. One that waits is
 -- taken only if the queue has passed it by: then its message is lost. A record that is no record
 -- (a key of another type) counts as running, without a job object. Of several callers
 -- one gets it; should that one die before it has enqueued the job, the job is due again later.
@@ -29,7 +29,7 @@ local again = ARGV[3]
 if status == 'running' then
   again = ARGV[2]
   redis.call('HSET', KEYS[1], 'status', 'queued',
-             'strikes', whole(redis.call('HGET', KEYS[1], 'strikes'), 0) + 1)
+             'failed_attempts', whole(redis.call('HGET', KEYS[1], 'failed_attempts'), 0) + 1)
   redis.call('HDEL', KEYS[1], 'owner')
 elseif status ~= 'queued' then
   status = 'queued'

@@ -1,4 +1,5 @@
--- Hand a running job back, at a shutdown: the next claim gets it at once, without a strike.
+-- Hand a running job back, at a shutdown: the next claim gets it at once, and no failed
+-- attempt is counted.
 --
 -- KEYS  1 job:{id}:state   2 worker:due
 -- ARGV  1 job ID   2 attempt   3 look at it again after, ms

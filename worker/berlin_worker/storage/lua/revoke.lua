@@ -9,7 +9,7 @@ local status = heal('HMGET', KEYS[1], 'status')[1]
 if OVER[status] or (status == 'running' and ARGV[2] ~= '1') then
   return 0
 end
-redis.call('HSET', KEYS[1], 'cancel', 1, 'revoked', 1)  -- the second for submit.lua
+redis.call('HSET', KEYS[1], 'cancel', 1, 'revoked', 1)  -- the second: see submit, claim
 if redis.call('TTL', KEYS[1]) < 0 then
   redis.call('EXPIRE', KEYS[1], ARGV[1])
 end

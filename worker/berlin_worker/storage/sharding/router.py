@@ -2,7 +2,7 @@
 
 Every shard has a store, a journal with a writer of its own, leases and a runner: a shard that
 is slow or does not answer holds up its own jobs and no others. What is one for the process (the
-provider, the queue, suspects) the runners share.
+provider, the queue, the quarantine) the runners share.
 """
 
 import asyncio

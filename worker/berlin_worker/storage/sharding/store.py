@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from berlin_worker.errors import StoreUnavailable
-from berlin_worker.jobs.leases import Claim
+from berlin_worker.jobs.store import Claim
 from berlin_worker.storage.job_store import RedisStore
 
 _THERE: Final[Callable[[], bool]] = lambda: False  # noqa: E731  # a constant, not a function to call by name

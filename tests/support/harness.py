@@ -1,4 +1,4 @@
-"""A worker's core with a scripted provider, over a real store: what the runner's tests drive."""
+"""The parts of a worker that run jobs, with a scripted provider, over a real store."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,14 @@ import redis.asyncio
 
 from berlin_schemas import Event, PromptJob
 from berlin_worker.jobs.journal import Journal
-from berlin_worker.jobs.leases import Leases, Renewal
+from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.retry import RetryPolicy
 from berlin_worker.jobs.runner import Runner
+from berlin_worker.jobs.store import Renewal
 from berlin_worker.providers.base import Report
 from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.storage.databases import database_of
-from tests.support.core import job_object, load_scripts, make_store, read_log
+from tests.support.store_helpers import job_object, load_scripts, make_store, read_log
 from tests.support.waiting import stopped
 
 JOB_ID = "job-1"
@@ -63,7 +64,7 @@ def says(*deltas: str, then: BaseException | None = None, hangs: bool = False) -
 
 
 class Bell:
-    """A job queue that notes the jobs that are requeued; ``broken`` as if the broker were away."""
+    """A job queue that notes requeued jobs; ``broken`` as if the broker were away."""
 
     def __init__(self) -> None:
         self.rung: list[str] = []

@@ -1,4 +1,4 @@
-"""The test's side of ``tests/toy/pool_app.py``: send its tasks, read its notes."""
+"""The test's side of ``tests/sample_app/pool_app.py``: send its tasks, read its notes."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from celery import Celery
 
 from tests.support.workers import WorkerProcess, wait_until
 
-APP = "tests.toy.pool_app"
+APP = "tests.sample_app.pool_app"
 
 
 class TaskFailed(Exception):
@@ -28,12 +28,12 @@ class Sent:
     """
 
     id: str
-    toy: "Toy"
+    app: "SampleApp"
 
     @property
     def meta(self) -> dict[str, Any]:
         """The stored result: ``status``, ``result``, ``traceback``."""
-        raw = self.toy.redis.get(f"celery-task-meta-{self.id}")
+        raw = self.app.redis.get(f"celery-task-meta-{self.id}")
         return json.loads(raw) if raw else {"status": "PENDING", "result": None}
 
     @property
@@ -53,25 +53,25 @@ class Sent:
 
     def terminate(self) -> None:
         """``revoke --terminate``."""
-        self.toy.celery.control.revoke(self.id, terminate=True)
+        self.app.celery.control.revoke(self.id, terminate=True)
 
 
-class Toy:
-    """A client of the toy app, and workers that run it."""
+class SampleApp:
+    """A client of the sample app, and workers that run it."""
 
     def __init__(self, url: str, broker_url: str | None = None, **conf: Any) -> None:
         self.url = url
-        self.env = {"TOY_REDIS_URL": url, "TOY_CONF": json.dumps(conf)}
+        self.env = {"SAMPLE_REDIS_URL": url, "SAMPLE_CONF": json.dumps(conf)}
         if broker_url:
-            self.env["TOY_BROKER_URL"] = broker_url
+            self.env["SAMPLE_BROKER_URL"] = broker_url
         self.celery = Celery("client", broker=broker_url or url, set_as_current=False)
         self.celery.conf.update(conf)
         self.redis = redis.Redis.from_url(url, decode_responses=True)
 
     def worker(self, *arguments: str, wait: bool = True, **conf: Any) -> WorkerProcess:
         """A worker, not yet started; ``conf`` holds further Celery settings."""
-        merged = json.dumps({**json.loads(self.env["TOY_CONF"]), **conf})
-        return WorkerProcess(APP, *arguments, env={**self.env, "TOY_CONF": merged}, wait=wait)
+        merged = json.dumps({**json.loads(self.env["SAMPLE_CONF"]), **conf})
+        return WorkerProcess(APP, *arguments, env={**self.env, "SAMPLE_CONF": merged}, wait=wait)
 
     def send(self, task: str, *args: Any, **options: Any) -> Sent:
         """Send a task by the short name of its function."""
@@ -127,8 +127,8 @@ class Toy:
 
 
 @contextmanager
-def toy(url: str, broker_url: str | None = None, **conf: Any) -> Iterator[Toy]:
-    """A :class:`Toy` whose connections are closed at the end."""
-    client = Toy(url, broker_url, **conf)
+def sample_app(url: str, broker_url: str | None = None, **conf: Any) -> Iterator[SampleApp]:
+    """A :class:`SampleApp` whose connections are closed at the end."""
+    client = SampleApp(url, broker_url, **conf)
     with closing(client):
         yield client

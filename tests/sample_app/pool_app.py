@@ -19,11 +19,11 @@ from redis.retry import Retry
 
 from berlin_worker.pool import AsyncioTask, cancel_cause
 
-URL = os.environ["TOY_REDIS_URL"]
+URL = os.environ["SAMPLE_REDIS_URL"]
 
 app = Celery(
-    "toy",
-    broker=os.environ.get("TOY_BROKER_URL", URL),
+    "sample",
+    broker=os.environ.get("SAMPLE_BROKER_URL", URL),
     backend=URL,
     task_cls=AsyncioTask,
 )
@@ -35,7 +35,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
 )
 # Any Celery setting, as JSON.
-app.conf.update(json.loads(os.environ.get("TOY_CONF", "{}")))
+app.conf.update(json.loads(os.environ.get("SAMPLE_CONF", "{}")))
 
 notes = redis.Redis.from_url(URL, decode_responses=True)
 # Asked again and again, also while a test cuts every connection there is.
@@ -368,7 +368,7 @@ async def sleep(seconds: float) -> None:
 class RetryInAClass(Task):  # type: ignore[misc]  # celery has no type information
     """A task of a class that knows nothing of this pool."""
 
-    name = "tests.toy.pool_app.retry_in_a_class"
+    name = "tests.sample_app.pool_app.retry_in_a_class"
     autoretry_for = (ValueError,)
     retry_kwargs = {"max_retries": 1, "countdown": 0}  # noqa: RUF012  # as Celery has it
 

@@ -2,7 +2,7 @@
 
 It echoes the last message word by word. Options: ``delay_s`` before each word, ``act``
 (``kill``: SIGKILL for its own process; ``block``: hold up the event loop for ``block_s``;
-``cling``: hang, and swallow every cancellation) after two words, and ``once``, a file: the
+``ignore_cancel``: hang, and swallow every cancellation) after two words, and ``once``, a file: the
 act happens only as long as there is none.
 """
 
@@ -21,12 +21,12 @@ GROUP = "berlin_worker.providers"
 
 
 def installed(site: Path) -> dict[str, str]:
-    """The environment of a worker that has it as provider ``saboteur``."""
-    metadata = site / "saboteur-1.0.dist-info"
+    """The environment of a worker that has it as provider ``faulty``."""
+    metadata = site / "faulty-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: saboteur\nVersion: 1.0\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(
-        f"[{GROUP}]\nsaboteur = tests.support.saboteur:Saboteur\n"
+        f"[{GROUP}]\nfaulty = tests.support.faulty_provider:FaultyProvider\n"
     )
     return {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
 
@@ -39,7 +39,7 @@ def with_clock_ahead(site: Path, seconds: float) -> dict[str, str]:
     return {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
 
 
-class Saboteur:
+class FaultyProvider:
     """See above."""
 
     def __init__(self, services: Any) -> None:
@@ -57,12 +57,12 @@ class Saboteur:
             if n == 1 and "act" in options and first_time(options.get("once")):
                 if options["act"] == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-                if options["act"] == "cling":
-                    await _cling()
+                if options["act"] == "ignore_cancel":
+                    await _ignore_cancel()
                 time.sleep(options["block_s"])  # noqa: ASYNC251  # holding up the loop is the deed
 
 
-async def _cling() -> None:
+async def _ignore_cancel() -> None:
     while True:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""The core of a worker for tests: a store over a Redis, lost replies, records read back."""
+"""A job store over a Redis, lost replies, records and logs read back."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,9 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_schemas import Event, Started, decode, names
-from berlin_worker.jobs.journal import Batch, JobLog, Journal
-from berlin_worker.jobs.leases import Claim
+from berlin_worker.jobs.job_log import Batch, JobLog
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.store import Claim
 from berlin_worker.storage.job_store import RedisStore
 from berlin_worker.storage.scripts import source
 
@@ -59,12 +60,12 @@ async def load_scripts(client: redis.asyncio.Redis) -> None:
 
 
 class LosesReplies(redis.asyncio.Redis):
-    """Sends a command, and then, if told to, behaves as if its connection had broken."""
+    """Sends a command; while ``lose`` is set, it then behaves as if its connection had broken."""
 
     lose: int = 0
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """As ever; then the reply is lost for the next ``lose`` commands."""
+        """Execute a command; the replies of the next ``lose`` commands are lost."""
         return await self.losing(super().execute_command)(*args, **options)
 
     def losing(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -82,7 +83,7 @@ class LosesReplies(redis.asyncio.Redis):
 
 @contextlib.asynccontextmanager
 async def loses_replies(url: str) -> AsyncIterator[LosesReplies]:
-    """A client of ``url`` that can be told to lose replies."""
+    """A client of ``url`` that loses replies on demand."""
     async with LosesReplies.from_url(url) as client:
         yield client
 
@@ -198,10 +199,10 @@ async def subscribed(client: redis.asyncio.Redis, job_id: str) -> AsyncIterator[
 
 
 def job_object(**fields: Any) -> dict[str, Any]:
-    """A job object that is fine."""
+    """A valid job object."""
     return {"messages": [{"role": "user", "content": "Hello"}], **fields}
 
 
 def job_bytes(**fields: Any) -> bytes:
-    """The same as JSON."""
+    """A valid job object as JSON."""
     return json.dumps(job_object(**fields)).encode()

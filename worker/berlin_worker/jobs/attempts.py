@@ -1,0 +1,114 @@
+"""Runs the attempts of a claimed job, one after the other, until the job has ended."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.errors import Fenced, JobError
+from berlin_worker.jobs.attempt import Attempt
+from berlin_worker.jobs.claiming import Claimer
+from berlin_worker.jobs.leases import Leases
+from berlin_worker.jobs.retry import Fail, KeepPartial, Retry, RetryPolicy, decide_retry
+from berlin_worker.jobs.stopping import Stopper
+from berlin_worker.jobs.store import JobStore
+from berlin_worker.jobs.store_retry import retry_until_available
+from berlin_worker.providers.base import Provider
+from berlin_worker.telemetry import log_context, tracing
+from berlin_worker.telemetry.stats import Stats
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLoop:
+    """Runs attempts; ``provider`` returns the provider of a name or raises ``JobError``."""
+
+    store: JobStore
+    leases: Leases
+    claimer: Claimer
+    stopper: Stopper
+    provider: Callable[[str], Provider]
+    policy: RetryPolicy
+    stats: Stats
+
+    async def run(self, job: PromptJob, data: bytes, attempt: Attempt) -> Attempt:
+        """Run attempts until the job has ended; returns the last one.
+
+        Raises ``Fenced`` if another attempt has the job, ``CancelledError`` after a cancellation
+        from outside.
+        """
+        while True:
+            log_context.JOB.set((attempt.claim.job_id, attempt.claim.attempt))
+            with self.leases.holding(attempt.claim.job_id, attempt):
+                try:
+                    reason = await self._run_one(job, data, attempt)
+                except asyncio.CancelledError:
+                    await self.stopper.stop(attempt)
+                    return attempt
+            if reason is None:
+                return attempt
+            # Not held here: a renewal under way would report the next attempt as lost.
+            attempt = await self._next(job, attempt, reason)
+
+    async def _run_one(self, job: PromptJob, data: bytes, attempt: Attempt) -> ErrorCode | None:
+        """Run one attempt; if another is to follow, wait for its time and return the reason."""
+        claim = attempt.claim
+        if claim.failed_attempts >= self.policy.max_attempts:
+            await self._give_up(attempt, data)
+            return None
+        if not await attempt.open(job):
+            return None
+        try:
+            await attempt.stream(job, self.provider(job.provider))
+        except JobError as error:
+            match decide_retry(
+                error,
+                tries=claim.failed_attempts + 1,
+                streaming=attempt.streaming,
+                on_interrupt=job.on_interrupt,
+                remaining_s=attempt.remaining_s(job),
+                policy=self.policy,
+                jitter=random.random(),  # noqa: S311  # spreads retries, keeps no secret
+            ):
+                case Fail(final):
+                    await attempt.end_failed(final)
+                case KeepPartial():
+                    await attempt.end_kept()
+                case Retry(delay_s):
+                    await self._wait_for_retry(attempt, error.code, delay_s)
+                    return error.code
+        return None
+
+    async def _wait_for_retry(self, attempt: Attempt, code: ErrorCode, delay_s: float) -> None:
+        claim = attempt.claim
+        logger.info(
+            "job %s: attempt %d ended with %s, the next follows in %.2f s",
+            *(claim.job_id, claim.attempt, code, delay_s),
+        )
+        self.stats.retries.add(code.value)
+        tracing.current().retried(claim.attempt, code.value, delay_s)
+        # The store takes no event of an attempt once the next one has begun.
+        await attempt.flush()
+        await asyncio.sleep(delay_s)
+
+    async def _next(self, job: PromptJob, attempt: Attempt, reason: ErrorCode) -> Attempt:
+        held = attempt.claim
+        claim = await self.claimer.claim(
+            held.job_id, b"", deadline_s=job.deadline_s, held_attempt=held.attempt
+        )
+        if claim.status != "claimed":
+            raise Fenced(held.job_id)
+        return attempt.next(claim, reason=reason)
+
+    async def _give_up(self, attempt: Attempt, data: bytes) -> None:
+        # One dead letter, even if this attempt is lost too before it ends the job.
+        claim, reason = attempt.claim, ErrorCode.TOO_MANY_ATTEMPTS.value
+        call = f"{claim.job_id}/{reason}/{claim.created_ms}"
+        await retry_until_available(
+            lambda: self.store.dead_letter(claim.job_id, reason, call=call, job=data)
+        )
+        message = f"{claim.failed_attempts} attempts ended with the loss of their worker"
+        await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, message))

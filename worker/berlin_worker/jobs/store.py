@@ -1,0 +1,135 @@
+"""The records of jobs: what a claim returns, and what ``jobs/`` requires of their store."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from berlin_schemas.jobs import MAX_JOB_BYTES, InvalidJob
+from berlin_worker.jobs.job_facts import NO_FACTS, Facts
+
+QUEUE_EMPTY: Final = 1 << 53
+"""A watermark (ms) later than any time: from an empty queue every job has been consumed."""
+
+ClaimStatus = Literal["claimed", "finished", "leased", "not_queued", "conflict"]
+Renewal = Literal["renewed", "lost", "requested", "revoked"]
+"""The last two: renewed, and the job is to be cancelled for this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim of a job, and the record of the job at that time; times in ms.
+
+    - ``seq`` and ``chunks`` (since the last reset) are those of earlier attempts.
+    - ``failed_attempts`` counts the attempts before this one that did not end well.
+    - ``cancel_reason``: why the job is to be cancelled; empty if it is not.
+    - ``leased_ms``: when the lease of another attempt runs out, unless it is renewed; 0 if no
+      attempt has one.
+    - ``never_began``: the job was cancelled before its first attempt opened.
+    """
+
+    job_id: str
+    status: ClaimStatus
+    attempt: int
+    seq: int
+    chunks: int
+    failed_attempts: int
+    cancel_reason: str
+    created_ms: int
+    started_ms: int
+    now_ms: int
+    leased_ms: int = 0
+    never_began: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A job that was due: its status until then, and its job object as JSON.
+
+    ``trace`` is the trace carrier of its record: see ``telemetry.tracing.from_carrier``.
+    """
+
+    job_id: str
+    was: Literal["running", "queued"]
+    job: bytes
+    trace: bytes = b""
+
+
+class JobStore(Protocol):
+    """The records of jobs. Each call raises ``ConnectionError`` while Redis cannot answer."""
+
+    async def claim(
+        self,
+        job_id: str,
+        job: bytes,
+        *,
+        call: str,
+        deadline_s: float,
+        held_attempt: int = 0,
+        only_queued: bool = False,
+        trace: str = "",
+        facts: Facts = NO_FACTS,
+    ) -> Claim:
+        """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one.
+
+        ``call`` names this claim: repeated under this name, it finds what it has begun.
+        The record keeps ``trace``, for :class:`Overdue`, and ``facts``.
+        """
+
+    async def release(self, job_id: str, attempt: int) -> None:
+        """Release a running job: the next claim gets it at once."""
+
+    async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
+        """Set the ``failed_attempts`` of a running job."""
+
+    async def dead_letter(
+        self,
+        job_id: str | None,
+        reason: str,
+        *,
+        call: str,
+        job: bytes = b"",
+        message: bytes = b"",
+    ) -> None:
+        """Add to the dead letters what could not be run; once for each ``call``."""
+
+    async def keep_cancel_flag(self, job_id: str) -> None:
+        """Give a record that holds nothing but a cancel flag a TTL."""
+
+    async def revoke(self, job_id: str, *, running: bool) -> bool:
+        """Set the cancel flag of a job, of one that runs only if ``running``.
+
+        Returns whether the job waits.
+        """
+
+    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
+        """Renew the leases of ``(job ID, attempt)``; returns a result for each."""
+
+    async def due(self, limit: int) -> list[str]:
+        """Return the IDs of up to ``limit`` jobs that are due."""
+
+    async def up_s(self) -> float:
+        """Return for how long (s) the store has been up."""
+
+    async def reap(
+        self, job_id: str, *, again_running_s: float, again_queued_s: float, watermark_ms: int
+    ) -> Overdue | None:
+        """Take a due job, for this caller alone; it is due again after one of the two times.
+
+        A job that waits is taken only if it was put on the queue before ``watermark_ms``.
+        """
+
+
+def recorded_job(data: bytes) -> dict[str, Any]:
+    """Return the job object that a record holds as JSON; raises :class:`InvalidJob`."""
+    if not data:
+        raise InvalidJob("it holds no job object")
+    if len(data) > 2 * MAX_JOB_BYTES:  # our own is compact; escapes make it longer
+        raise InvalidJob(f"its job object has {len(data)} bytes")
+    try:
+        found: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidJob("its job object is no JSON") from None
+    if not isinstance(found, dict):
+        raise InvalidJob("its job object is no JSON object")
+    return found

@@ -1,0 +1,62 @@
+"""Times and counts one call upstream, however it ends."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.errors import Fenced, JobError
+from berlin_worker.jobs.failures import TIMEOUT_CODES
+from berlin_worker.jobs.job_log import JobLog
+from berlin_worker.jobs.watchdog import Watchdog
+from berlin_worker.providers.base import Report
+from berlin_worker.telemetry.stats import Stats
+
+
+class UpstreamCall:
+    """Durations of the parts of a call, in seconds; zeros and ``None`` if there was no call.
+
+    ``first_chunk_at`` is a time of the event loop; the reader of the stream sets it.
+    """
+
+    __slots__ = ("first_chunk_at", "first_chunk_s", "login_s", "stream_s")
+
+    def __init__(self) -> None:
+        self.login_s = 0.0
+        self.first_chunk_at: float | None = None
+        self.first_chunk_s: float | None = None
+        self.stream_s = 0.0
+
+    @contextlib.contextmanager
+    def measured(
+        self, job: PromptJob, watchdog: Watchdog, report: Report, log: JobLog, stats: Stats
+    ) -> Iterator[None]:
+        """Measure the call that the block makes, and count it in ``stats``."""
+        clock = asyncio.get_running_loop().time
+        begun, code = clock(), ""
+        try:
+            yield
+        except JobError as error:
+            code = error.code.value
+            raise
+        except (asyncio.CancelledError, Fenced):
+            code = "cancelled"
+            raise
+        except Exception as error:
+            timeout = watchdog.expired if isinstance(error, TimeoutError) else None
+            code = TIMEOUT_CODES[timeout] if timeout else ErrorCode.INTERNAL
+            raise
+        finally:
+            first, ended = self.first_chunk_at, clock()
+            self.login_s = report.login_s
+            self.first_chunk_s = None if first is None else first - begun
+            self.stream_s = 0.0 if first is None else ended - first
+            stats.operation(
+                job.provider,
+                job.model,
+                duration_s=ended - begun,
+                first_chunk_s=self.first_chunk_s,
+                stream_s=0.0 if first is None else max(0.0, watchdog.last_chunk - first),
+                chunks=log.chunks,
+                error=str(code),
+            )
