@@ -1,4 +1,4 @@
-"""The composition root: all that a worker process runs on, opened and closed in order."""
+"""The composition root: opens the parts of a worker process in order, and closes them."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ _CLOSE_S = 5.0
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Celery) -> AsyncIterator[None]:
-    """Open what the jobs need, in the pool's event loop; close it after the last has ended.
+    """Open the parts that jobs need, in the pool's event loop; close them after the last job.
 
     Raises ``SettingsError`` for settings that are missing or make no sense.
     """
@@ -67,18 +67,17 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         tracer = await stack.enter_async_context(open_tracer(os.environ, server_url=server_url))
         control_redis = await stack.enter_async_context(connect(settings.redis_url))
         stores = [
-            control_redis
-            if url == settings.redis_url
-            else await stack.enter_async_context(connect(url))
+            await stack.enter_async_context(connect(url))
+            if url != settings.redis_url
+            else control_redis
             for url in settings.shards
         ]
         http = await stack.enter_async_context(open_session(settings))
         job_queue = stack.enter_context(contextlib.closing(CeleryJobQueue(app)))
         stats = Stats(settings.metrics_named_models)
         tokens = RedisTokens(control_redis, settings, stats)
-        services = Services(http, tokens, settings, os.environ)
         quarantine = Quarantine()
-        provider = served.provider_cache(services, settings)
+        provider = served.provider_cache(Services(http, tokens, settings, os.environ), settings)
         shared = _Shared(control_redis, job_queue, provider, quarantine, stats)
         runtimes = [_runtime(settings, shared, store, shard) for shard, store in enumerate(stores)]
 
@@ -88,28 +87,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         ttl_s = settings.queue_ttl_s
         parking = Parking(control_redis, job_queue, count=len(stores), ttl_s=ttl_s, discard=discard)
         current = Router(runtimes, parking if len(runtimes) > 1 else None)
-        background: dict[str, Coroutine[Any, Any, None]] = {}
-        for shard, runtime in enumerate(runtimes):
-            background |= {
-                f"journal-{shard}": runtime.journal.run(),
-                f"renew-{shard}": runtime.leases.renew_forever(),
-                f"reap-{shard}": runtime.leases.reap_forever(),
-            }
-        flagged = cancel_listener.flags(lambda job_id: stores[shard_of(job_id, len(stores))])
-        background["control"] = cancel_listener.listen(
-            control_redis, current.cancel, fleet=database_of(control_redis), flagged=flagged
-        )
-        background["life"] = LIVENESS.beat_forever(stats.loop_lag)
-        worker_heartbeat = WorkerHeartbeat(
-            control_redis,
-            this_process(),
-            snapshot=stats.snapshot,
-            load=lambda: Load(
-                sum(len(runtime.leases) for runtime in runtimes), LIVENESS.slots, LIVENESS.draining
-            ),
-            interval_s=settings.renew_interval_s,
-            ttl_s=settings.lease_s,
-        )
+        background = _background(control_redis, current, stores, stats)
+        worker_heartbeat = _worker_heartbeat(control_redis, current, stats, settings)
         background["heartbeat"] = worker_heartbeat.beat_forever()
         stack.push_async_callback(worker_heartbeat.deregister)
         if len(runtimes) > 1:
@@ -119,11 +98,9 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         for name, work in background.items():
             stack.push_async_callback(_cancelled, _supervised(name, work))
         inside = ProcessGauges(
-            jobs_in_flight=lambda: sum(len(runtime.leases) for runtime in runtimes),
+            jobs_in_flight=lambda: _jobs_in_flight(current),
             jobs_quarantined=lambda: len(quarantine),
-            journal_buffer_bytes=lambda: sum(
-                runtime.journal.buffered_bytes for runtime in runtimes
-            ),
+            journal_buffer_bytes=lambda: sum(each.journal.buffered_bytes for each in runtimes),
             journal_limit_bytes=settings.journal_buffer_bytes,
             store_silent_s=lambda: current.silent_s,
             no_token=tokens.problem,
@@ -140,9 +117,50 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
                     await current.drained()
 
 
+def _background(
+    control_redis: redis.asyncio.Redis,
+    router: Router,
+    stores: Sequence[redis.asyncio.Redis],
+    stats: Stats,
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """Return the work that every worker does beside its jobs, by the name of its task."""
+    background: dict[str, Coroutine[Any, Any, None]] = {}
+    for shard, runtime in enumerate(router.runtimes):
+        background |= {
+            f"journal-{shard}": runtime.journal.run(),
+            f"renew-{shard}": runtime.leases.renew_forever(),
+            f"reap-{shard}": runtime.leases.reap_forever(),
+        }
+    background["control"] = cancel_listener.listen(
+        control_redis,
+        router.cancel,
+        fleet=database_of(control_redis),
+        flagged=cancel_listener.flags(lambda job_id: stores[shard_of(job_id, len(stores))]),
+    )
+    background["liveness"] = LIVENESS.beat_forever(stats.loop_lag)
+    return background
+
+
+def _worker_heartbeat(
+    control_redis: redis.asyncio.Redis, router: Router, stats: Stats, settings: Settings
+) -> WorkerHeartbeat:
+    return WorkerHeartbeat(
+        control_redis,
+        this_process(),
+        snapshot=stats.snapshot,
+        load=lambda: Load(_jobs_in_flight(router), LIVENESS.slots, LIVENESS.draining),
+        interval_s=settings.renew_interval_s,
+        ttl_s=settings.lease_s,
+    )
+
+
+def _jobs_in_flight(router: Router) -> int:
+    return sum(len(runtime.leases) for runtime in router.runtimes)
+
+
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What the jobs of all shards have in common."""
+    """Parts of the worker that all shards use."""
 
     control_redis: redis.asyncio.Redis
     job_queue: CeleryJobQueue
@@ -154,12 +172,12 @@ class _Shared:
 def _runtime(
     settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int
 ) -> ShardRuntime:
-    """What the jobs of one shard run on."""
+    """Build the parts of the worker that belong to one shard."""
     count = len(settings.shards)
     owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     kind = RedisStore if count == 1 else ShardStore
     store = kind.from_settings(client, settings, owner=owner, dead_letters=shared.control_redis)
-    # Each has its part of the buffer: one that is slow must not fill it for all.
+    # Each shard has its part of the buffer: a slow shard must not fill it for the others.
     buffer_bytes = max(1, settings.journal_buffer_bytes // count)
     database = database_of(client)
     journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats, database=database)
@@ -197,7 +215,7 @@ def _runtime(
 async def _marked(
     settings: Settings, control_redis: redis.asyncio.Redis, stores: list[redis.asyncio.Redis]
 ) -> Marks | None:
-    """The marks of this worker, written; or a look that ``REDIS_URL`` bears none."""
+    """Write the marks of the shards and return them; without shards check that none exist."""
     control_address = address(settings.redis_url)
     if not settings.sharded:
         await check_unmarked(control_redis, control_address)

@@ -39,14 +39,17 @@ class Acceptance:
             raise InvalidJob("worker.generate takes one positional argument: the job object")
         job, data = parse_job(args[0], job_id)
         log_context.ABOUT.set(
-            log_context.About(self.defaults.provider_of(job), job.model, job.tenant)
+            log_context.About(
+                self.defaults.provider_of(job), self.defaults.model_of(job), job.tenant
+            )
         )
         if job.proxy is not None and job.proxy not in self.proxies:
             raise InvalidJob("proxy: not on the operator's allow-list")
         try:
             named, (job, provider) = job, self.defaults.resolve(job, self.provider)
-            if job is not named:
-                log_context.ABOUT.set(log_context.About(job.provider, job.model, job.tenant))
+            if "model" not in named.model_fields_set:
+                model = self.defaults.model_of(named, provider)
+                log_context.ABOUT.set(log_context.About(job.provider, model, job.tenant))
             provider.check(job)
         except JobError:
             raise
