@@ -159,7 +159,7 @@ def test_every_line_is_json_and_each_job_has_one_on_its_end(fleet):
     assert all({"timestamp", "level", "event", "logger"} <= line.keys() for line in log)
     assert any("ready." in line["event"] for line in log)
     assert any("Warm shutdown" in line["event"] for line in log)
-    [retried] = [line for line in log if line["logger"] == "berlin_worker.jobs.runner"]
+    [retried] = [line for line in log if line["logger"] == "berlin_worker.jobs.attempts"]
     assert (retried["job_id"], retried["attempt"]) == (failed, 1)
     assert not [line for line in log if "generate" in line["event"]], "Celery's lines on jobs"
     lines = [line for line in log if line["event"] == "job ended"]

@@ -103,6 +103,7 @@ def test_jobs_and_ids_are_checked_as_the_real_clients_check_them():
     assert len(client.submitted) == 1
     with pytest.raises(CursorExpired):
         next(client.stream("nobody"))
+    client.close()
 
 
 async def test_a_pending_job_is_finished_or_cancelled():
@@ -159,3 +160,4 @@ def test_events_of_the_tests_own_are_a_reply():
     client.reply([events.started(), events.chunk("x"), events.cancelled("theirs")])
     with pytest.raises(JobFailed, match="theirs"):
         client.result(client.submit("x"))
+    client.close()
