@@ -245,13 +245,13 @@ def _stop_worker() -> None:
     Not by SIGTERM itself: its handler would set the exit code to 0.
     """
     state.should_stop = EX_FAILURE
-    # The pool counts this as the first signal, and wakes the main thread, which reads the flag.
+    # The pool counts this as the first signal and wakes the main thread, which reads the flag.
     signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=EX_FAILURE)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
-    # Once may not do: before Python 3.12 asyncio.wait_for, by which redis-py sends each
-    # command, swallows a cancellation that comes just as the command has been sent.
+    # A loop, for one cancellation may get lost: redis-py sends each command by asyncio.wait_for,
+    # which before Python 3.12 swallows a cancellation that arrives as the command has been sent.
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)

@@ -218,7 +218,7 @@ class AsyncClient(AsyncSurface):
 
 
 def _other_broker(settings: Settings) -> str | None:
-    """The broker, if the settings name one that is not simply their Redis."""
+    """Return the URL of the broker, or ``None`` if it is the same as that of Redis."""
     return settings.broker_url if settings.broker_url != settings.redis_url else None
 
 

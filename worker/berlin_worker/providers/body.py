@@ -21,9 +21,9 @@ from berlin_worker.providers.response import CONTEXT, Response
 ERROR_BODY_BYTES: Final = 16384
 ERROR_BODY_TIMEOUT_S: Final = 5.0
 _MAX_CODED_BYTES: Final = 65536
-"""The most coded bytes that are read of a short body: of an error or a login."""
+"""Limit for the compressed body of an error or of a login."""
 _EMPTY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT})
-# Not for text, or with side effects: none of these is the charset of a page.
+# Codecs that are not for text, or have side effects: no page has one of these as charset.
 _NO_CHARSETS: Final = frozenset(
     {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 )
@@ -168,7 +168,7 @@ def _values(response: aiohttp.ClientResponse, header: str) -> list[str]:
 
 
 def _drain(content: aiohttp.StreamReader) -> bytes:
-    # To take back the error is the only public way to aiohttp's buffer.
+    # aiohttp refuses to return its buffer while an error is set; this is its only public reset.
     content.set_exception(None)  # type: ignore[arg-type]
     return content.read_nowait()
 

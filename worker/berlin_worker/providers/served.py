@@ -80,7 +80,7 @@ def _check(kind: type[Provider], settings: Settings, environ: Mapping[str, str])
 
 
 def _build(name: str, services: Services) -> Provider:
-    """Build a provider; from now on the log hides its secrets. Raises what it raises."""
+    """Register a provider's secrets with the log, and build it; its exceptions pass through."""
     kind = providers.load(name)
     settings, environ = services.settings, services.environ
     secrets: object = getattr(kind, "secrets", _nothing)(settings, environ)

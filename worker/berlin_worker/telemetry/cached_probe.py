@@ -1,4 +1,4 @@
-"""Asking something that may not answer, from a thread, without waiting for it for long."""
+"""Run a check that may block in a thread, and wait for its result for a short time only."""
 
 import threading
 import time

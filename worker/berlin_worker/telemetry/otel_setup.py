@@ -26,8 +26,8 @@ async def opened(
 ) -> AsyncIterator[OtelTracer | None]:
     """Yield the tracer of this process, or ``None`` if it has no exporter.
 
-    If the process has an OpenTelemetry provider already, that one is used. Otherwise ``own``:
-    whether the environment asks for one.
+    It uses the OpenTelemetry provider of the process if one exists, and otherwise builds one if
+    ``own`` is set: the environment asks for traces.
     """
     provider: Any = trace.get_tracer_provider()
     foreign = not isinstance(provider, trace.ProxyTracerProvider)
