@@ -25,7 +25,14 @@ def reason(headers=None, payload=(JOB, {}, {}), eta=None) -> str | None:
         ({}, (JOB, {}, {})),
         ({}, (JOB, {}, None)),
         ({}, ([], {"a": 1}, {})),  # for the task to refuse
-        ({}, (JOB, {}, {"callbacks": None, "errbacks": [], "chain": None, "chord": None})),
+        (
+            {},
+            (
+                JOB,
+                {},
+                {"callbacks": None, "errbacks": [], "chain": None, "chord": None, "group": None},
+            ),
+        ),
         ({"timelimit": [None, None]}, (JOB, {}, {})),
         ({"timelimit": (None, None)}, (JOB, {}, {})),
         ({"timelimit": None}, (JOB, {}, {})),
@@ -82,7 +89,7 @@ def test_arguments_have_their_shape(payload):
     assert reason(payload=payload) == "not_a_task"
 
 
-@pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord"])
+@pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord", "group"])
 def test_follow_ups_are_refused(name):
     assert reason(payload=(JOB, {}, {name: [{"task": "t"}]})) == "follow_up"
     assert reason({name: [{"task": "t"}]}, (JOB, {}, {name: None})) == "follow_up"

@@ -11,7 +11,7 @@ from kombu.asynchronous.timer import to_timestamp
 
 from berlin_schemas.names import is_job_id
 
-_FOLLOW_UPS: Final = ("callbacks", "errbacks", "chain", "chord")
+_FOLLOW_UPS: Final = ("callbacks", "errbacks", "chain", "chord", "group")
 
 
 class InvalidMessage(InvalidTaskError):  # type: ignore[misc]  # celery has no type information
@@ -38,7 +38,7 @@ def validate(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime |
     if follow_ups and not isinstance(follow_ups, dict):
         raise InvalidMessage("not_a_task", "what follows the arguments is no object")
     if any(map(headers.get, _FOLLOW_UPS)) or any(map((follow_ups or {}).get, _FOLLOW_UPS)):
-        detail = "link, link_error, chain and chord are not run: follow the job by its channel"
+        detail = "links, chains, chords and groups are refused: follow the job by its channel"
         raise InvalidMessage("follow_up", detail)
     if not _are_limits(headers.get("timelimit")):
         raise InvalidMessage("not_a_task", "timelimit: two numbers of seconds are needed, or nulls")
