@@ -10,11 +10,13 @@ import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import Fleet, prompt, text_of
+from tests.support.checker import text_of
+from tests.support.fleet import Fleet, prompt
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration
@@ -88,15 +90,14 @@ def test_sigterm_beside_a_sighup_ends_the_worker(fleet: Fleet, first: signal.Sig
 
 
 @contextmanager
-def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a terminal; the first may be closed before the end of the block."""
+def terminal() -> Iterator[tuple[FileIO, FileIO]]:
+    """Open both ends of a terminal; either may be closed before the end of the block.
+
+    Files, not descriptors: to close a descriptor twice closes whatever has its number by then.
+    """
     ours, theirs = pty.openpty()
-    try:
-        yield ours, theirs
-    finally:
-        for each in (ours, theirs):
-            with suppress(OSError):
-                os.close(each)
+    with FileIO(ours, "r+") as controller, FileIO(theirs, "r+") as terminal:
+        yield controller, terminal
 
 
 def test_worker_with_a_terminal_restarts_and_ends_when_the_terminal_is_closed(fleet: Fleet):
@@ -107,13 +108,13 @@ def test_worker_with_a_terminal_restarts_and_ends_when_the_terminal_is_closed(fl
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # one system call
         )  # fmt: skip
-        os.close(theirs)
+        theirs.close()
         shown: list[bytes] = []
         closing = threading.Event()
 
         def read() -> None:
             with suppress(OSError):
-                while not closing.is_set() and (some := os.read(ours, 4096)):
+                while not closing.is_set() and (some := ours.read(4096)):
                     shown.append(some)
 
         reader = threading.Thread(target=read)
@@ -125,7 +126,7 @@ def test_worker_with_a_terminal_restarts_and_ends_when_the_terminal_is_closed(fl
             closing.set()
             fleet.ended(fleet.send(prompt("x")))  # something to read, so that the reader ends
             reader.join()
-            os.close(ours)
+            ours.close()
             assert process.wait(60) == 0
         finally:
             process.kill()
