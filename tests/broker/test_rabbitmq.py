@@ -17,8 +17,9 @@ from kombu import Connection, pools
 from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
+from tests.support.checker import text_of
 from tests.support.faulty_provider import installed
-from tests.support.fleet import Fleet, prompt, recorded, text_of
+from tests.support.fleet import Fleet, prompt, recorded
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
 from tests.support.workers import celery_cli, wait_until

@@ -10,8 +10,9 @@ from celery import Celery
 
 from berlin_worker.client import Client
 from berlin_worker.embedded.redis_server import find_server
+from tests.support.checker import text_of
 from tests.support.cli import BERLIN
-from tests.support.fleet import Fleet, prompt, text_of
+from tests.support.fleet import Fleet, prompt
 from tests.support.needed import needed
 from tests.support.sentinel import SentinelPair
 from tests.support.workers import wait_until

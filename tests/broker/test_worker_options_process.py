@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.celery_cli import run_commands
-from tests.support.fleet import Fleet, prompt, text_of
+from tests.support.checker import text_of
+from tests.support.fleet import Fleet, prompt
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration

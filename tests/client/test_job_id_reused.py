@@ -1,5 +1,6 @@
 """A job ID that comes again with another payload: an error for its sender, nothing for the job."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,21 +32,28 @@ async def letters(client: redis.asyncio.Redis) -> list[dict[str, Any]]:
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in entries]
 
 
+async def bring_into(state: str, client: AsyncClient, worker: Worker) -> asyncio.Task[Any] | None:
+    """Bring the job ``mine`` into a state; returns its task if it runs."""
+    if state == "waits":
+        await client.submit("Hello", job_id="mine")
+    elif state == "runs":
+        running = worker.start("mine")
+        await worker.logged(2, "mine")
+        return running
+    elif state == "is over":
+        await worker.run("mine")
+    else:
+        await worker.run("mine", proxy="http://not-allowed.test:1")
+    return None
+
+
 @pytest.mark.parametrize("state", ["waits", "runs", "is over", "was refused"])
 async def test_submit_raises_for_another_payload_and_attaches_for_the_same(
     client, redis_client, state
 ):
     provider = ScriptedProvider(says("one", hangs=state == "runs"))
     async with Worker(redis_client, provider) as worker:
-        if state == "waits":
-            await client.submit("Hello", job_id="mine")
-        elif state == "runs":
-            running = worker.start("mine")
-            await worker.logged(2, "mine")
-        elif state == "is over":
-            await worker.run("mine")
-        else:
-            await worker.run("mine", proxy="http://not-allowed.test:1")
+        running = await bring_into(state, client, worker)
         before = await record(redis_client, "mine")
         with pytest.raises(JobIdReused, match="job ID mine belongs to a job with another payload"):
             await client.submit("Other", job_id="mine")
@@ -55,7 +63,7 @@ async def test_submit_raises_for_another_payload_and_attaches_for_the_same(
         proxy = {"proxy": "http://not-allowed.test:1"} if state == "was refused" else {}
         spelt_out = {"messages": HELLO, "options": {}, "deadline_s": 600, **proxy}
         assert await client.submit(spelt_out, job_id="mine") == "mine"
-        if state == "runs":
+        if running is not None:
             async with cancelled(running):
                 pass
 
@@ -66,13 +74,7 @@ async def test_a_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_jo
 ):
     provider = ScriptedProvider(says("one", hangs=state == "runs"))
     async with Worker(redis_client, provider) as worker:
-        if state == "waits":
-            await client.submit("Hello", job_id="mine")
-        elif state == "runs":
-            running = worker.start("mine")
-            await worker.logged(2, "mine")
-        else:
-            await worker.run("mine")
+        running = await bring_into(state, client, worker)
         before, log = await record(redis_client, "mine"), await worker.log("mine")
         for _ in range(2):  # delivered again, it is one letter
             await worker.run("mine", messages=OTHER)
@@ -86,7 +88,7 @@ async def test_a_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_jo
         assert [each["reason"] for each in found] == ["job_id_reused"] * 3 + ["undecodable"]
         assert {each["job_id"] for each in found} == {"mine"}
         assert json.loads(found[0]["job"])["messages"] == OTHER
-        if state == "runs":
+        if running is not None:
             async with cancelled(running):
                 pass
         elif state == "waits":

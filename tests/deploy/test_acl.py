@@ -24,8 +24,9 @@ from berlin_worker.embedded.upstream import upstream_in_thread
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
 from berlin_worker.storage.sharding.parking import Parking
+from tests.support.checker import text_of
 from tests.support.cli import BERLIN
-from tests.support.fleet import QUICK_LEASES, Fleet, prompt, text_of
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.harness import Bell
 from tests.support.http import PORT, scrape, url_of, value
 from tests.support.needed import needed

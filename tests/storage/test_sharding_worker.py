@@ -17,8 +17,9 @@ from berlin_worker.embedded.redis_server import RedisProcess
 from berlin_worker.embedded.upstream import upstream_in_thread
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
+from tests.support.checker import text_of
 from tests.support.cli import Stack
-from tests.support.fleet import QUICK_LEASES, TERMINAL, Fleet, prompt, recorded, text_of
+from tests.support.fleet import QUICK_LEASES, TERMINAL, Fleet, prompt, recorded
 from tests.support.workers import WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration

@@ -67,16 +67,6 @@ def prompt(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
-def text_of(events: list[dict[str, Any]]) -> str:
-    parts: list[str] = []
-    for event in events:
-        if event["type"] == "reset":
-            parts.clear()
-        elif event["type"] == "chunk":
-            parts.append(event["content"])
-    return "".join(parts)
-
-
 @contextmanager
 def recorded(fleet: Fleet) -> Iterator[dict[str, list[bytes]]]:
     """Everything that is published on each channel, from the acknowledgement on."""

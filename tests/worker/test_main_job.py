@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from berlin_worker.embedded.upstream import upstream_in_thread
-from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded, text_of
+from tests.support.checker import text_of
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration

@@ -248,7 +248,7 @@ def redis_address(url: str, setting: str) -> str:
 def broker_address(url: str, setting: str) -> str:
     """Return the URL of a broker in one spelling; raises as :func:`redis_address` does."""
     found = urls.broker(url, setting)
-    if found.partition("://")[0] in urls.REDIS_SCHEMES:
+    if urls.is_redis(found):
         return redis_address(found, setting)
     return found
 

@@ -76,7 +76,7 @@ def broker_problem(settings: Settings) -> str | None:
     url = settings.broker_url
     if url == settings.redis_url:
         return None
-    if url.partition("://")[0] in urls.REDIS_SCHEMES:
+    if urls.is_redis(url):
         message = redis_problem(url)
         return message and f"the broker: {message}"
     kombu_url, options = parted(url)

@@ -91,11 +91,10 @@ class RedisStream(Stream):
         self._closed = True
         self._ready.clear()
         if self._subscription is not None:
-            (
-                self._subscriptions.close
-                if self._subscriptions.in_own_loop
-                else self._subscriptions.discard
-            )(self._subscription)
+            if self._subscriptions.in_own_loop:
+                self._subscriptions.close(self._subscription)
+            else:
+                self._subscriptions.discard(self._subscription)
             self._subscription = None
 
     def __del__(self) -> None:

@@ -22,11 +22,10 @@ def parted(broker_url: str) -> tuple[str, dict[str, Any]]:
     ``SettingsError``, without secrets, for a URL that cannot be used.
     """
     url = urls.broker(broker_url)
-    scheme = url.partition("://")[0]
-    if scheme == "sentinel":
+    if url.startswith("sentinel:"):
         bare, primary = urls.sentinels(url)
         return bare, {"master_name": primary, "sentinel_kwargs": dict(_SENTINEL)}
-    if scheme not in urls.REDIS_SCHEMES:
+    if not urls.is_redis(url):
         return url, {}
     redis = urls.parse_redis(url, "CELERY_BROKER_URL")
     options = {} if redis.client_name is None else {"client_name": redis.client_name}

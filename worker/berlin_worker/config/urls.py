@@ -124,6 +124,11 @@ def redis(url: str, setting: str = "REDIS_URL") -> str:
     return parse_redis(url, setting).url
 
 
+def is_redis(url: str) -> bool:
+    """Return whether a URL, in the spelling of this module, names a Redis and no Sentinel."""
+    return url.partition("://")[0] in REDIS_SCHEMES
+
+
 def broker(url: str, setting: str = "CELERY_BROKER_URL") -> str:
     """Return the URL of the queue in one spelling, for :func:`config.broker_url.parted`.
 

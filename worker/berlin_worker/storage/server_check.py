@@ -72,7 +72,7 @@ def _uses(settings: Settings) -> dict[str, _Use]:
     add(settings.redis_url, "REDIS_URL", _HOME)
     for url in settings.shards:
         add(url, "WORKER_EVENT_SHARDS" if settings.sharded else "REDIS_URL", _EVENT_STORE)
-    if settings.broker_url.partition("://")[0] in urls.REDIS_SCHEMES:
+    if urls.is_redis(settings.broker_url):
         own = settings.broker_url != settings.redis_url
         add(settings.broker_url, "CELERY_BROKER_URL" if own else "REDIS_URL", _BROKER)
     return found

@@ -21,6 +21,7 @@ _Result = TypeVar("_Result")
 
 
 def examine_providers(settings: Settings) -> Iterator[CheckResult]:
+    """Check that a worker can build its providers; without any settings for them yield nothing."""
     from berlin_worker.providers.served import lacks_settings  # noqa: PLC0415  # imports providers
 
     try:

@@ -94,7 +94,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
         yield CheckResult(
             "broker", "fail" if message else "ok", message or address(settings.broker_url), hint
         )
-        if message is None and settings.broker_url.partition("://")[0] in urls.REDIS_SCHEMES:
+        if message is None and urls.is_redis(settings.broker_url):
             with open_redis(settings.broker_url) as redis:
                 for result in _examine_memory(redis):
                     yield dataclasses.replace(result, message=f"broker: {result.message}")
