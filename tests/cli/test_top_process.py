@@ -217,6 +217,7 @@ def test_q_quits_and_restores_the_terminal(redis_server: RedisProcess, leave: st
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
         assert terminal.process.returncode == (143 if leave == "SIGTERM" else 0)
         assert terminal.mode() == before
+        assert terminal.text().endswith("\x1b[?25h\x1b[?1049l")  # cursor shown, screen as before
 
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}])

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Final, Self
 
@@ -46,6 +48,48 @@ class Interrupts:
                 os.write(2, _SHOW_CURSOR)  # a progress bar may have hidden the cursor
             os._exit(128 + number)
         self._first.set_result(number)
+
+
+class SignalWait:
+    """Context for a loop that sleeps in ``arrived_within``: the first signal only ends that sleep.
+
+    Nothing is raised where the signal arrives, so a terminal is always restored. A second signal
+    raises ``SystemExit`` at once, for a loop that waits elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._wakeup, self._written = socket.socketpair()
+        self._written.setblocking(False)
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        self._fd_before = signal.set_wakeup_fd(self._written.fileno())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.set_wakeup_fd(self._fd_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._wakeup.close()
+        self._written.close()
+
+    @property
+    def exit_code(self) -> int | None:
+        """128 + the number of the signal, as in shells; ``None`` before a signal."""
+        return None if self.number is None else 128 + self.number
+
+    def arrived_within(self, seconds: float, fd: int | None = None) -> bool:
+        """Wait for a signal, or for input at ``fd``, and return whether a signal has arrived."""
+        if self.number is None:
+            wakeup = self._wakeup.fileno()
+            select.select([wakeup] if fd is None else [wakeup, fd], [], [], seconds)
+        return self.number is not None
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self.number is not None:
+            raise SystemExit(128 + number)
+        self.number = number
 
 
 @contextlib.contextmanager

@@ -9,19 +9,23 @@ import tty
 from collections.abc import Iterator
 from typing import Final
 
+from berlin_worker.cli.interrupts import SignalWait
+
 _LEAVE: Final = frozenset(b"qQ")
 
 
 class Keys:
     """The keys that a user presses; ``fd`` is stdin if that is a terminal."""
 
-    def __init__(self, fd: int | None) -> None:
+    def __init__(self, signals: SignalWait, fd: int | None) -> None:
+        self._signals = signals
         self._fd = fd
 
     def quit_within(self, seconds: float) -> bool:
-        """Wait, and return ``True`` as soon as the user presses q."""
-        readable, _, _ = select.select([] if self._fd is None else [self._fd], [], [], seconds)
-        if not readable or self._fd is None:
+        """Wait, and return ``True`` as soon as the user presses q or a signal arrives."""
+        if self._signals.arrived_within(seconds, self._fd):
+            return True
+        if self._fd is None or not select.select([self._fd], [], [], 0)[0]:
             return False
         pressed = os.read(self._fd, 64)
         if not pressed:  # the terminal has closed
@@ -30,16 +34,16 @@ class Keys:
 
 
 @contextlib.contextmanager
-def single_keys() -> Iterator[Keys]:
+def single_keys(signals: SignalWait) -> Iterator[Keys]:
     """Read keys without Enter and without echo. Restores the terminal at the end."""
     fd = _terminal()
     if fd is None:
-        yield Keys(None)
+        yield Keys(signals, None)
         return
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd)
     try:
-        yield Keys(fd)
+        yield Keys(signals, fd)
     finally:
         with contextlib.suppress(termios.error):  # the terminal has closed
             termios.tcsetattr(fd, termios.TCSADRAIN, before)

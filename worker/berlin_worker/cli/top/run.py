@@ -3,8 +3,8 @@
 import contextlib
 import functools
 import json
+import signal
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +13,7 @@ from kombu.transport.redis import PRIORITY_STEPS, Channel
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from berlin_schemas import names
-from berlin_worker.cli.interrupts import interruptible
+from berlin_worker.cli.interrupts import SignalWait
 from berlin_worker.cli.keys import single_keys
 from berlin_worker.cli.output import print_out
 from berlin_worker.cli.preflight import TIMEOUT_S, load_settings, open_redis, reason
@@ -106,12 +106,19 @@ def _app(broker_url: str) -> Any:
 def _print_json(
     fleet: Fleet, read_fleet: Callable[[], Fleet], interval_s: float, *, once: bool
 ) -> None:
-    while True:
-        click.echo(json.dumps(fleet.as_json()))
-        if once:
-            return
-        time.sleep(interval_s)
-        fleet = read_fleet()
+    click.echo(json.dumps(fleet.as_json()))
+    if once:
+        return
+    with SignalWait() as signals:
+        while not signals.arrived_within(interval_s):
+            click.echo(json.dumps(read_fleet().as_json()))
+    _leave(signals)
+
+
+def _leave(signals: SignalWait) -> None:
+    """Raise ``SystemExit`` after a signal to end, as shells know it; Ctrl-C is a way to quit."""
+    if signals.number not in {None, signal.SIGINT}:
+        raise SystemExit(signals.exit_code)
 
 
 def _show(
@@ -131,8 +138,8 @@ def _show(
         print_out(shown.get(), nl=False)
         return
     with (
-        interruptible(),
-        single_keys() as keys,
+        SignalWait() as signals,
+        single_keys(signals) as keys,
         Live(FleetView(fleet), console=console, screen=True, auto_refresh=False) as live,
     ):
         while not keys.quit_within(interval_s):
@@ -144,3 +151,4 @@ def _show(
             except (RedisError, OSError) as error:
                 problem = f"Redis at {at} does not answer; the figures are old: {reason(error)}"
             live.update(FleetView(fleet, problem), refresh=True)
+    _leave(signals)
