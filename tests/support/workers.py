@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
+
+from tests.support.fork_server import ForkedProcess, fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
@@ -58,6 +60,7 @@ class WorkerProcess:
     As a context manager it starts the worker and waits until it is ready; on exit it kills
     the process, and prints its log if the test failed. ``wait=False`` does not wait, for workers
     that must not start; ``alone=False`` lets it look for others, as Celery does by default.
+    ``fork=False`` starts an interpreter of its own: see :mod:`tests.support.fork_server`.
     """
 
     def __init__(
@@ -68,22 +71,24 @@ class WorkerProcess:
         ready: str = " ready.",
         wait: bool = True,
         alone: bool = True,
+        fork: bool = True,
     ) -> None:
         # Mingle and gossip cost a second of start-up and say nothing about one worker.
         quick = ("--without-mingle", "--without-gossip") if alone else ()
-        self._command: Sequence[str] = (
+        self._command: list[str] = [
             *(sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", *quick),
             *(f"--hostname=w{os.getpid()}-{id(self):x}@%h", *arguments),
-        )
+        ]
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         self._ready = ready
         self._wait = wait
+        self._fork = fork
         self._lines: list[str] = []
         self._reader: threading.Thread | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     @property
-    def process(self) -> subprocess.Popen[str]:
+    def process(self) -> subprocess.Popen[bytes] | ForkedProcess:
         """The running process."""
         assert self._process is not None, "not started"
         return self._process
@@ -102,17 +107,20 @@ class WorkerProcess:
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; raises ``AssertionError`` if it ends, or takes too long, before it is ready."""
-        self._process = subprocess.Popen(
-            self._command,
-            env=self.env,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        read, write = os.pipe()
+        if self._fork and (server := fork_server()).can_run(self._command, self.env):
+            self._process = server.run(self._command, self.env, write)
+        else:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self.env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=write,
+                stderr=subprocess.STDOUT,
+            )
+        os.close(write)
+        self._reader = threading.Thread(target=self._read, args=(read,), daemon=True)
         self._reader.start()
         if self._wait and wait:
             try:
@@ -123,10 +131,9 @@ class WorkerProcess:
                 raise
         return self
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        self._lines.extend(self.process.stdout)
-        self.process.stdout.close()
+    def _read(self, file: int) -> None:
+        with os.fdopen(file, errors="replace") as output:
+            self._lines.extend(output)
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
         """Return when ``text`` has been logged ``times`` times."""
