@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.celery_cli import run_commands
+from tests.support.celery_cli import run_command
 from tests.support.fleet import Fleet, prompt
 
 pytestmark = pytest.mark.integration
@@ -28,16 +28,16 @@ def test_celery_commands_work_with_this_app(fleet: Fleet):
     env = fleet.env | {"BERLIN_PASSWORD": "the-only-secret"}
     with fleet.worker("-c", "2"):
         fleet.running(fleet.send(prompt("[[stall:2]] private words")))
-        outcomes = run_commands([(each, {}) for each in WORKING], env)
-        for command, (code, text) in zip(WORKING, outcomes, strict=True):
+        for command in WORKING:
+            code, text = run_command(command, env)
             assert code == 0, f"{command}: {text}"
             for odd in ("Traceback", "the-only-secret", "correct horse", "private words"):
                 assert odd not in text, command
 
 
 def test_refused_commands_end_in_one_line(fleet: Fleet):
-    outcomes = run_commands([(each, {}) for each in REFUSED], fleet.env)
-    for command, (code, text) in zip(REFUSED, outcomes, strict=True):
+    for command in REFUSED:
+        code, text = run_command(command, fleet.env)
         assert (code, text.count("\n"), text[:7]) == (1, 1, "Error: "), command
 
 
@@ -50,6 +50,6 @@ def test_report_shows_no_password_of_broker_or_backend(fleet: Fleet):
         {"CELERY_RESULT_BACKEND": option},
         {"CELERY_BROKER_READ_URL": option},
     ):
-        [(code, text)] = run_commands([(["report"], {})], fleet.env | env)
+        code, text = run_command(["report"], fleet.env | env)
         assert code == 0
         assert "hush" not in text

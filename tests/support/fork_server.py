@@ -8,6 +8,7 @@ of ours: what a module of ours reads or makes at its import, each command reads 
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -32,9 +34,14 @@ _PRELOADED = (
     *("celery.concurrency.prefork", "celery.fixups.django", "celery.worker.strategy"),
     *("kombu.transport.redis", "redis.asyncio", "aiohttp", "pydantic"),
 )
-_READ_LATE = ("REDIS_URL", "BERLIN_", "CELERY_", "OTEL_", "PYTEST_", "SAMPLE_", "WORKER_")
+_READ_LATE = (
+    *("REDIS_URL", "BERLIN_", "WORKER_", "SAMPLE_", "PYTEST_", "OTEL_"),
+    *("CELERY_BROKER_", "CELERY_RESULT_BACKEND", "CELERY_WORKER_"),
+)
 """Names of variables that no preloaded module reads at its import."""
-_COMMAND = [sys.executable, "-m", "celery"]
+CELERY = [sys.executable, "-m", "celery"]
+QUIET_CELERY = [sys.executable, "-W", "ignore", "-m", "celery"]
+"""Without the warnings, such as Celery's to the superuser."""
 _COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 
@@ -60,7 +67,8 @@ class ForkServer:
         """Return whether a fork does the same as ``command`` in a process of its own."""
         names = self._env.keys() | env.keys()
         changed = {name for name in names if self._env.get(name) != env.get(name)}
-        return command[:3] == _COMMAND and all(name.startswith(_READ_LATE) for name in changed)
+        known = command[:3] == CELERY or command[:5] == QUIET_CELERY
+        return known and all(name.startswith(_READ_LATE) for name in changed)
 
     def run(self, command: list[str], env: Mapping[str, str], output: int) -> "ForkedProcess":
         """Start ``command``; ``output`` is the file that takes its stdout and stderr."""
@@ -81,6 +89,17 @@ class ForkServer:
 def fork_server() -> ForkServer:
     """Return the server of this process, which the first call starts."""
     return ForkServer()
+
+
+def start(
+    command: list[str], env: Mapping[str, str], output: int, *, fork: bool = True
+) -> "subprocess.Popen[bytes] | ForkedProcess":
+    """Start ``command``, in a fork if that does the same; ``output`` takes stdout and stderr."""
+    if fork and fork_server().can_run(command, env):
+        return fork_server().run(command, env, output)
+    return subprocess.Popen(
+        command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+    )
 
 
 class ForkedProcess:
@@ -157,7 +176,9 @@ def _serve(requests: socket.socket) -> None:
     os.environ.update(command["env"])
     time.tzset()
     sys.orig_argv = command["command"]
-    sys.argv = sys.orig_argv[2:]
+    sys.argv = sys.orig_argv[sys.orig_argv.index("-m") + 1 :]
+    if sys.orig_argv[:5] == QUIET_CELERY:
+        warnings.simplefilter("ignore")
     if _COVERAGE in os.environ:
         coverage.process_startup(force=True)
 
@@ -165,5 +186,6 @@ def _serve(requests: socket.socket) -> None:
 if __name__ == "__main__":
     for _name in _PRELOADED:
         importlib.import_module(_name)
+    gc.freeze()  # a collection in a fork would copy the page of every object that it looks at
     _serve(socket.socket(fileno=int(sys.argv[1])))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
-from tests.support.fork_server import ForkedProcess, fork_server
+from tests.support.fork_server import ForkedProcess, start
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
@@ -33,25 +33,6 @@ def wait_until(condition: Callable[[], T], what: str = "", timeout_s: float = TI
 
 VERBOSE = ("--loglevel", "DEBUG")
 """Arguments of a worker that logs each message that it receives."""
-
-
-class Environment(Protocol):
-    """What knows the settings of a fleet."""
-
-    env: dict[str, str]
-
-
-def celery_cli(fleet: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Celery's command line as a user of the fleet does."""
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **fleet.env},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
 
 
 class WorkerProcess:
@@ -108,17 +89,7 @@ class WorkerProcess:
     def start(self, *, wait: bool = True) -> Self:
         """Start it; raises ``AssertionError`` if it ends, or takes too long, before it is ready."""
         read, write = os.pipe()
-        if self._fork and (server := fork_server()).can_run(self._command, self.env):
-            self._process = server.run(self._command, self.env, write)
-        else:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self.env,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=write,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = start(self._command, self.env, write, fork=self._fork)
         os.close(write)
         self._reader = threading.Thread(target=self._read, args=(read,), daemon=True)
         self._reader.start()
