@@ -3,7 +3,6 @@
 import asyncio
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,6 @@ from berlin_worker.client.replay import JobSnapshot, Need, Replay
 pytestmark = pytest.mark.unit
 
 HEAD = {"v": 1, "job_id": "job-1", "seq": 1, "attempt": 1, "ts": 1.0}
-ROOT = Path(__file__).parents[2]
 
 
 def test_every_name_of_the_readme_can_be_imported_from_the_client():
