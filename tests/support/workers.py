@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from tests.support.fork_server import PythonProcess, run_python
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
 """How long a condition may take on a busy machine; a failing test waits this long, no other."""
@@ -41,14 +43,11 @@ class Environment(Protocol):
 
 def celery_cli(fleet: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Celery's command line as a user of the fleet does."""
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments],
+    return run_python(
+        ["-m", "celery", "-A", "berlin_worker", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **fleet.env},
         cwd=ROOT,
-        capture_output=True,
-        text=True,
         timeout=TIMEOUT_S,
-        check=False,
     )
 
 
@@ -102,7 +101,7 @@ class WorkerProcess:
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; raises ``AssertionError`` if it ends, or takes too long, before it is ready."""
-        self._process = subprocess.Popen(
+        self._process = PythonProcess(
             self._command,
             env=self.env,
             cwd=ROOT,
