@@ -242,12 +242,12 @@ def _run(arguments: Sequence[str]) -> None:
     """Run ``python <arguments>`` in this process."""
     option, program, *words = arguments
     sys.argv = [option, *words]
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
     if option == "-m":
-        sys.modules.pop("__main__")
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        # Not runpy.run_module: it takes __main__ away before the handlers of atexit run.
+        as_main: Any = runpy
+        as_main._run_module_as_main(program)
     else:
-        main = types.ModuleType("__main__")
-        sys.modules["__main__"] = main
         exec(compile(program, "<string>", "exec"), main.__dict__)  # as `python -c`
 
 
