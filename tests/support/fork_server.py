@@ -32,6 +32,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _MOST_BYTES = 200_000
 _READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")
 """Prefixes of the variables that an interpreter reads once, when it starts."""
+_MEASURED = "COVERAGE_PROCESS_CONFIG"
+"""Set by coverage in processes whose children are measured."""
 _LIBRARIES = (
     "aiohttp",
     "celery.apps.worker",
@@ -117,7 +119,7 @@ def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environ_of_server() -> dict[str, str]:
-    # Coverage is started in each fork; the server itself is not measured.
+    # Coverage is started in each fork; of the server itself, the imports alone are measured.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     return {**environ, "PYTHONPATH": str(ROOT)}
 
@@ -130,8 +132,9 @@ class _Server:
         self._lock = threading.Lock()
         with theirs:
             number = theirs.fileno()
+            command = [sys.executable, "-m", "tests.support.fork_server"]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fork_server", str(number)],
+                [*command, str(number), os.environ.get(_MEASURED, "")],
                 env=_environ_of_server(),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -168,6 +171,22 @@ def _subreaper() -> Any:
 
 
 # --- In the server ---------------------------------------------------------------------------
+
+
+def _measure() -> Any:
+    """Start coverage, of which this process may have had another instance; return it."""
+    return importlib.import_module("coverage").process_startup(force=True)
+
+
+def _preload_measured(config: str) -> None:
+    """Import all that forks need, and write which lines of the project that ran."""
+    os.environ[_MEASURED] = config
+    measured = _measure()
+    _preload()
+    measured.stop()
+    measured.save()
+    measured._auto_save = False  # a fork would write the same once more when it exits
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _preload() -> None:
@@ -218,9 +237,8 @@ def _become(request: Mapping[str, Any], fds: Sequence[int]) -> list[str]:
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = _stream(number, mode, getattr(sys, name))
         vars(sys).update({name: stream, f"__{name}__": stream})
-    if "COVERAGE_PROCESS_CONFIG" in os.environ:
-        coverage = importlib.import_module("coverage")
-        coverage.process_startup(force=True)
+    if _MEASURED in os.environ:
+        _measure()
     arguments: list[str] = request["args"]
     sys.orig_argv = [sys.executable, *arguments]
     return arguments
@@ -253,5 +271,8 @@ def _run(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends this process
-    _preload()
+    if sys.argv[2]:
+        _preload_measured(sys.argv[2])
+    else:
+        _preload()
     _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
