@@ -1,191 +1,286 @@
-"""``python -m celery`` in a fork of a process that has imported Celery: at a fifth of the cost.
+"""Python programs started by fork, from a process that has imported their libraries already.
 
-Most of the CPU time of a test that starts a worker went into the imports of Celery. One server
-for each test process imports the libraries once, and forks for each command. It imports nothing
-of ours: what a module of ours reads or makes at its import, each command reads and makes anew.
+The imports of a worker take a second of CPU time, a fork takes a hundredth of it. What a test gets
+is a process of its own in every other respect: environment, signals, pipes, exit code. On Linux
+only: elsewhere, and for what a fork cannot give, a new interpreter starts as usual.
 """
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
+import io
 import json
 import os
+import pkgutil
 import runpy
-import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
-
-import coverage
+from typing import Any, AnyStr
 
 ROOT = Path(__file__).resolve().parents[2]
-
-_PRELOADED = (
-    *("celery.bin.celery", "celery.apps.worker", "celery.worker.consumer", "celery.app.amqp"),
-    *("celery.app.control", "celery.app.trace", "celery.backends.redis", "celery.events"),
-    *("celery.concurrency.prefork", "celery.fixups.django", "celery.worker.strategy"),
-    *("kombu.transport.redis", "redis.asyncio", "aiohttp", "pydantic"),
+_PR_SET_CHILD_SUBREAPER = 36
+_MOST_BYTES = 200_000
+_READ_AT_START = (
+    *("PYTHON", "LC_", "LANG", "LD_", "MALLOC_"),
+    *("CELERY_CUSTOM_WORKER_POOL", "REMAP_SIGTERM"),
 )
-_READ_LATE = (
-    *("REDIS_URL", "BERLIN_", "WORKER_", "SAMPLE_", "PYTEST_", "OTEL_"),
-    *("CELERY_BROKER_", "CELERY_RESULT_BACKEND", "CELERY_WORKER_"),
+"""Prefixes of the variables that an interpreter, or Celery's modules, read once and for all."""
+_MEASURED = "COVERAGE_PROCESS_CONFIG"
+"""Set by coverage in processes whose children are measured."""
+_QUIET = ["-W", "ignore"]
+_LIBRARIES = (
+    "aiohttp",
+    "celery.apps.worker",
+    "celery.bin.celery",
+    "celery.worker.consumer",
+    "coverage",
+    "kombu.transport.redis",
+    "pydantic",
+    "redis.asyncio",
+    "rich.console",
 )
-"""Names of variables that no preloaded module reads at its import."""
-CELERY = [sys.executable, "-m", "celery"]
-QUIET_CELERY = [sys.executable, "-W", "ignore", "-m", "celery"]
-"""Without the warnings, such as Celery's to the superuser."""
-_COVERAGE = "COVERAGE_PROCESS_CONFIG"
+_NOT_PRELOADED = {
+    # Created from the environment.
+    "berlin_worker.celery",
+    "berlin_worker.tasks",
+    # Pytest's, and OpenTelemetry's: a worker's behaviour depends on whether they are loaded.
+    "berlin_worker.testing",
+    "berlin_worker.telemetry.otel",
+    "berlin_worker.telemetry.otel_setup",
+}
 
 
-class ForkServer:
-    """The server of this test process, which ends when its end of the connection closes."""
+class PythonProcess(subprocess.Popen[AnyStr]):
+    """``subprocess.Popen``, for commands that start with ``[sys.executable, ...]``."""
 
-    def __init__(self) -> None:
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._requests, requests = socket.socketpair()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.fork_server", str(requests.fileno())],
-            # Each command starts its own measurement; one of the imports alone would be in vain.
-            env={name: self._env[name] for name in self._env.keys() - {_COVERAGE}},
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[requests.fileno()],
-        )
-        requests.close()
-        atexit.register(self.close)
-
-    def can_run(self, command: list[str], env: Mapping[str, str]) -> bool:
-        """Return whether a fork does the same as ``command`` in a process of its own."""
-        names = self._env.keys() | env.keys()
-        changed = {name for name in names if self._env.get(name) != env.get(name)}
-        known = command[:3] == CELERY or command[:5] == QUIET_CELERY
-        return known and all(name.startswith(_READ_LATE) for name in changed)
-
-    def run(self, command: list[str], env: Mapping[str, str], output: int) -> "ForkedProcess":
-        """Start ``command``; ``output`` is the file that takes its stdout and stderr."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            socket.send_fds(self._requests, [b"."], [theirs.fileno(), output])
-            ours.sendall(json.dumps({"command": command, "env": dict(env)}).encode())
-            ours.shutdown(socket.SHUT_WR)
-            return ForkedProcess(ours.makefile())
-
-    def close(self) -> None:
-        """End the server; its commands go on."""
-        self._requests.close()
-        self._process.wait()
+    def _execute_child(  # noqa: PLR0917  # the step of Popen that starts the process, as it is since 3.11
+        self,
+        args: Sequence[str],
+        executable: str | None,
+        preexec_fn: Any,
+        close_fds: bool,
+        pass_fds: Any,
+        cwd: Any,
+        env: Mapping[str, str] | None,
+        *rest: Any,
+    ) -> None:
+        environ = dict(os.environ if env is None else env)
+        *_, start_new_session, process_group = rest
+        plain = not (preexec_fn or pass_fds or executable or start_new_session)
+        if not (plain and process_group == -1 and can_fork(args, environ)):
+            start: Any = super()
+            start._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest)
+            return
+        request = {"args": list(args[1:]), "env": environ, "cwd": str(cwd or Path.cwd())}
+        pipes = rest[3:9]  # of each stream the child's end and ours: in, out, err
+        ends = (pipes[0], pipes[3], pipes[5])
+        fds = [number if end == -1 else end for number, end in enumerate(ends)]
+        try:
+            self.pid = _server().fork(request, fds)
+            self._child_created = True
+        finally:
+            close: Any = self
+            close._close_pipe_fds(*pipes)
 
 
-@functools.cache
-def fork_server() -> ForkServer:
-    """Return the server of this process, which the first call starts."""
-    return ForkServer()
+def run_python(
+    arguments: Sequence[str], *, timeout: float | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python <arguments>`` with its output as text; options are those of ``Popen``."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, *arguments]
+    with PythonProcess[str](command, text=True, **{**pipes, **options}) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def start(
-    command: list[str], env: Mapping[str, str], output: int, *, fork: bool = True
-) -> "subprocess.Popen[bytes] | ForkedProcess":
-    """Start ``command``, in a fork if that does the same; ``output`` takes stdout and stderr."""
-    if fork and fork_server().can_run(command, env):
-        return fork_server().run(command, env, output)
-    return subprocess.Popen(
-        command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+def can_fork(args: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Return whether a fork of the server does the same as a new interpreter."""
+    return (
+        sys.platform == "linux"
+        and args[0] == sys.executable
+        and (args[1] in ("-c", "-m") or (list(args[1:3]) == _QUIET and args[3] in ("-c", "-m")))
+        and _read_at_start(environ) == _read_at_start(_environ_of_server())
     )
 
 
-class ForkedProcess:
-    """A command in a fork of the server; the part of ``subprocess.Popen`` that the tests use."""
-
-    def __init__(self, status: IO[str]) -> None:
-        self._status = status
-        self.pid = int(self._status.readline())
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        """Return the exit code, or ``None`` while the process runs."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.wait(0)
-        return None
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code; raises ``subprocess.TimeoutExpired`` after ``timeout`` seconds."""
-        if self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            self.returncode = int(self._status.readline())
-            self._status.close()
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, unless the process has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        """SIGTERM."""
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.send_signal(signal.SIGKILL)
+def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
+    return {k: v for k, v in environ.items() if v and k.startswith(_READ_AT_START)}
 
 
-def _serve(requests: socket.socket) -> None:
-    """Fork for each request; returns in the process that is to run the command, and nowhere else.
+def _environ_of_server() -> dict[str, str]:
+    # Coverage is started in each fork; of the server itself, the imports alone are measured.
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    return {**environ, "PYTHONPATH": str(ROOT)}
 
-    Between the server and the command stands a process that waits for the command's end.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+class _Server:
+    """The process that forks, one for each process of pytest; it ends with that process."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        with theirs:
+            number = theirs.fileno()
+            command = [sys.executable, "-m", "tests.support.fork_server"]
+            self._process = subprocess.Popen(
+                [*command, str(number), os.environ.get(_MEASURED, "")],
+                env=_environ_of_server(),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[number],
+            )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the server; its forks go on."""
+        self._socket.close()
+        self._process.wait()
+
+    def fork(self, request: Mapping[str, Any], fds: Sequence[int]) -> int:
+        """Return the process ID of a new child of this process."""
+        with self._lock, _subreaper():
+            socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
+            return int(self._socket.recv(_MOST_BYTES))
+
+
+@functools.cache
+def _server() -> _Server:
+    return _Server()
+
+
+@contextlib.contextmanager
+def _subreaper() -> Any:
+    """Become the parent of orphaned descendants, as a fork of the server is one."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+# --- In the server ---------------------------------------------------------------------------
+
+
+def _measure() -> Any:
+    """Start coverage, of which this process may have had another instance; return it."""
+    return importlib.import_module("coverage").process_startup(force=True)
+
+
+def _preload_measured(config: str) -> None:
+    """Import all that forks need, and write which lines of the project that ran."""
+    os.environ[_MEASURED] = config
+    measured = _measure()
+    _preload()
+    measured.stop()
+    measured.save()
+    measured._auto_save = False  # a fork would write the same once more when it exits
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _preload() -> None:
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    package = importlib.import_module("berlin_worker")
+    for module in pkgutil.walk_packages(package.__path__, "berlin_worker."):
+        if not any(f"{module.name}.".startswith(f"{name}.") for name in _NOT_PRELOADED):
+            importlib.import_module(module.name)
+    assert "berlin_worker.celery" not in sys.modules
+    assert "opentelemetry.sdk.trace" not in sys.modules
+    assert threading.active_count() == 1, "a fork has the main thread alone"
+    gc.collect()
+    gc.freeze()  # no collection in a fork visits these objects, and copies their pages
+
+
+def _serve(requests: socket.socket) -> list[str]:
+    """Fork for each request; return, in each fork, the arguments of the program to run."""
     while True:
-        request, files, *_ = socket.recv_fds(requests, 1, 2)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        if not request:
+        data, fds, _, _ = socket.recv_fds(requests, _MOST_BYTES, 3)
+        if not data:
             os._exit(0)
-        if os.fork() == 0:
-            break
-        for each in files:
-            os.close(each)
-    requests.close()
-    status, output = socket.socket(fileno=files[0]), files[1]
-    with status.makefile() as text:
-        command = json.load(text)
-    if pid := os.fork():
-        os.close(output)
-        status.sendall(b"%d\n" % pid)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        with contextlib.suppress(OSError):  # the test has ended
-            status.sendall(b"%d\n" % code)
-        os._exit(0)
-    status.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (1, 2):
-        os.dup2(output, number)
-    os.close(output)
+        ours, theirs = os.pipe()
+        if (middle := os.fork()) == 0:
+            # The second fork loses its parent at once, so that pytest's process becomes it.
+            if (pid := os.fork()) == 0:
+                for fd in (ours, theirs, requests.detach()):
+                    os.close(fd)
+                return _become(json.loads(data), fds)
+            os.write(theirs, str(pid).encode())
+            os._exit(0)
+        os.waitpid(middle, 0)
+        requests.send(os.read(ours, 20))
+        for fd in (ours, theirs, *fds):
+            os.close(fd)
+
+
+def _become(request: Mapping[str, Any], fds: Sequence[int]) -> list[str]:
+    """Take over all that a new interpreter would have; return its arguments."""
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ.update(command["env"])
+    os.environ.update(request["env"])
     time.tzset()
-    sys.orig_argv = command["command"]
-    sys.argv = sys.orig_argv[sys.orig_argv.index("-m") + 1 :]
-    if sys.orig_argv[:5] == QUIET_CELERY:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = _stream(number, mode, getattr(sys, name))
+        vars(sys).update({name: stream, f"__{name}__": stream})
+    if _MEASURED in os.environ:
+        _measure()
+    arguments: list[str] = request["args"]
+    sys.orig_argv = [sys.executable, *arguments]
+    return arguments
+
+
+def _stream(fd: int, mode: str, like: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Open a standard stream as an interpreter does that starts with this descriptor."""
+    file: Any = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115  # open until the process ends
+    return io.TextIOWrapper(
+        file,
+        encoding=like.encoding,
+        errors=like.errors,
+        newline="\n" if mode == "w" else None,
+        line_buffering=fd == 2 or file.isatty(),
+    )
+
+
+def _run(arguments: list[str]) -> None:
+    """Run ``python <arguments>`` in this process."""
+    if arguments[:2] == _QUIET:
         warnings.simplefilter("ignore")
-    if _COVERAGE in os.environ:
-        coverage.process_startup(force=True)
+        arguments = arguments[2:]
+    option, program, *words = arguments
+    sys.argv = [option, *words]
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    if option == "-m":
+        # Not runpy.run_module: it takes __main__ away before the handlers of atexit run.
+        as_main: Any = runpy
+        as_main._run_module_as_main(program)
+    else:
+        exec(compile(program, "<string>", "exec"), main.__dict__)  # as `python -c`
 
 
 if __name__ == "__main__":
-    for _name in _PRELOADED:
-        importlib.import_module(_name)
-    gc.freeze()  # a collection in a fork would copy the page of every object that it looks at
-    _serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends this process
+    if sys.argv[2]:
+        _preload_measured(sys.argv[2])
+    else:
+        _preload()
+    _run(_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tests.support.fork_server import ForkedProcess, start
+from tests.support.fork_server import PythonProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
@@ -66,10 +66,10 @@ class WorkerProcess:
         self._fork = fork
         self._lines: list[str] = []
         self._reader: threading.Thread | None = None
-        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     @property
-    def process(self) -> subprocess.Popen[bytes] | ForkedProcess:
+    def process(self) -> subprocess.Popen[str]:
         """The running process."""
         assert self._process is not None, "not started"
         return self._process
@@ -88,10 +88,18 @@ class WorkerProcess:
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; raises ``AssertionError`` if it ends, or takes too long, before it is ready."""
-        read, write = os.pipe()
-        self._process = start(self._command, self.env, write, fork=self._fork)
-        os.close(write)
-        self._reader = threading.Thread(target=self._read, args=(read,), daemon=True)
+        popen = PythonProcess[str] if self._fork else subprocess.Popen[str]
+        self._process = popen(
+            self._command,
+            env=self.env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if self._wait and wait:
             try:
@@ -102,9 +110,10 @@ class WorkerProcess:
                 raise
         return self
 
-    def _read(self, file: int) -> None:
-        with os.fdopen(file, errors="replace") as output:
-            self._lines.extend(output)
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self._lines.extend(self.process.stdout)
+        self.process.stdout.close()
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
         """Return when ``text`` has been logged ``times`` times."""
