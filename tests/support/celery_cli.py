@@ -44,3 +44,18 @@ def run_commands(
         timeout=180,
     )
     return [(code, text) for code, text in map(json.loads, done.stdout.splitlines())]
+
+
+def run_celery(options: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
+    """Run one command in a process that loads the app by itself: exit code and all output."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "celery", "-A", "berlin_worker", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    return done.returncode, done.stdout

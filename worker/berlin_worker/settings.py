@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from berlin_worker.config import certificates, misspelling, urls
+from berlin_worker.config import celery_variables, certificates, misspelling, urls
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.errors import SettingsError
 
@@ -175,13 +175,16 @@ class Settings(BaseModel):
         settings = settings.model_copy(update=_addresses(settings))
         if len({_database(url) for url in settings.shards}) < len(settings.shards):
             raise SettingsError("WORKER_EVENT_SHARDS names one database twice")
+        for name in celery_variables.BROKERS:
+            if name in given and broker_address(given[name], name) != settings.broker_url:
+                raise SettingsError(celery_variables.another_broker(name))
         return settings
 
     @classmethod
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
-        """Return a warning for each variable that looks like a misspelt setting; no values."""
+        """Return a warning for each variable without effect that may be meant for us; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
-        return misspelling.warnings(environ, known)
+        return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]
 
     @property
     def proxies(self) -> frozenset[str]:
