@@ -167,3 +167,9 @@ def test_reader_ends_for_any_record_and_log(redis_url, case, after):
                 check_end(events, after)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("after", [-1, 10**15, 2**64, 10**30])
+def test_cursor_that_no_log_can_have_is_refused(after):
+    with pytest.raises(ValueError, match="15 digits"):
+        Replay(JOB, after)

@@ -48,6 +48,7 @@ PAGE_SIZE: Final = 500
 """Entries asked for at once; a shorter page was the last one for now."""
 
 _SHRINK: Final = 8
+_BEYOND: Final = 10**15
 _UNFINISHED: Final = frozenset({"queued", "running"})
 
 
@@ -81,8 +82,8 @@ class Replay:
     )  # fmt: skip
 
     def __init__(self, job_id: str, after: int = 0, *, database: int = 0) -> None:
-        if after < 0:
-            raise ValueError("after is the last seq already seen: 0 or more")
+        if not 0 <= after < _BEYOND:
+            raise ValueError("after is the last seq already seen: 0 or more, at most 15 digits")
         self.job_id = job_id
         self.cursor = self._after = after
         self.confirmed = after
