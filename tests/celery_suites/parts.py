@@ -19,13 +19,23 @@ _CANVAS: Final = "t/integration/test_canvas.py"
 _HALF_OF_CANVAS: Final = [
     f"{_CANVAS}::test_{name}" for name in ("link_error", "chain", "result_set", "group")
 ]
+# These three wait 300 s, for events that must not happen.
+_FLAGS_OF_CHORDS: Final = [
+    f"{_CANVAS}::test_chord::test_{name}_on_chord_header{suffix}"
+    for name, suffix in (
+        ("disabling_flag_allow_error_cb", ""),
+        ("enabling_flag_allow_error_cb", ""),
+        ("flag_allow_error_cb", "_on_upgraded_chord"),
+    )
+]
 _TASKS: Final = "t/integration/test_tasks.py"
 _CLASS_BASED: Final = f"{_TASKS}::test_class_based_tasks"
 # Not here: tests of other backends, of beat, of Django and of upgrades, which have no pool and
 # no Redis queue.
 PARTS: Final = (
     Part("celery", "canvas-1", _HALF_OF_CANVAS),
-    Part("celery", "canvas-2", [_CANVAS], _HALF_OF_CANVAS),
+    Part("celery", "canvas-2", [_CANVAS], [*_HALF_OF_CANVAS, *_FLAGS_OF_CHORDS]),
+    Part("celery", "canvas-3", _FLAGS_OF_CHORDS),
     Part("celery", "tasks", [_TASKS], [_CLASS_BASED]),
     # Apart: on `threads` its task stays active, and the teardowns of other tests wait for its end.
     Part("celery", "class-based", [_CLASS_BASED]),

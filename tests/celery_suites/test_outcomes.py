@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.celery_suites.outcomes import (
+    ANY,
     Difference,
     Next,
     Outcomes,
@@ -113,5 +114,5 @@ def test_figures_name_all_that_did_not_pass():
 def test_each_expected_difference_has_a_reason(suite: str):
     table = Path(__file__).parents[1] / "celery_suites" / "expected.toml"
     for name, known in expected_differences(table, suite).items():
-        assert known.ours != known.theirs, name
+        assert known.ours != known.theirs or known.ours == ANY, name
         assert len(known.reason) > 10, name
