@@ -127,6 +127,28 @@ class Settings(BaseModel):
         "Fernet keys, comma-separated, newest first: the token is encrypted in Redis",
         private=True,
     )
+    gateway_keys: str = _env(
+        "WORKER_GATEWAY_KEYS",
+        "",
+        "file of the gateway's API keys; empty: it listens on loopback, without keys",
+    )
+    gateway_ticket_secret: SecretStr | None = _env(
+        "WORKER_GATEWAY_TICKET_SECRET",
+        None,
+        "signs tickets, the same for all gateways; empty: each process has its own",
+        private=True,
+    )
+    gateway_origins: str = _env(
+        "WORKER_GATEWAY_ORIGINS", "", "origins whose pages may call the gateway, comma-separated"
+    )
+    gateway_wait_s: Seconds = _env(
+        "WORKER_GATEWAY_WAIT_S", 300.0, "longest wait of a chat for a worker; then it is cancelled"
+    )
+    gateway_abandon_s: Seconds = _env(
+        "WORKER_GATEWAY_ABANDON_S",
+        15.0,
+        "time after which the job of a caller that went is cancelled",
+    )
     http_port: Annotated[int, Field(ge=0, le=65535)] | None = _env(
         "WORKER_HTTP_PORT",
         None,
