@@ -6,24 +6,19 @@ class. The unit stands in the name.
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_worker.config import certificates, misspelling, urls
+from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
+from berlin_worker.config.setting_fields import Count, Seconds
+from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
 
-
-def _env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:
-    """Return a field read from ``variable``; a ``private`` one may hold a secret: no ``repr``."""
-    return Field(default, validation_alias=variable, description=description, repr=not private)
-
-
-class Settings(BaseModel):
+class Settings(GatewaySettings):
     """The settings of the environment. Its ``repr`` shows no secret."""
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
@@ -126,28 +121,6 @@ class Settings(BaseModel):
         None,
         "Fernet keys, comma-separated, newest first: the token is encrypted in Redis",
         private=True,
-    )
-    gateway_keys: str = _env(
-        "WORKER_GATEWAY_KEYS",
-        "",
-        "file of the gateway's API keys; empty: it listens on loopback, without keys",
-    )
-    gateway_ticket_secret: SecretStr | None = _env(
-        "WORKER_GATEWAY_TICKET_SECRET",
-        None,
-        "signs tickets, the same for all gateways; empty: each process has its own",
-        private=True,
-    )
-    gateway_origins: str = _env(
-        "WORKER_GATEWAY_ORIGINS", "", "origins whose pages may call the gateway, comma-separated"
-    )
-    gateway_wait_s: Seconds = _env(
-        "WORKER_GATEWAY_WAIT_S", 300.0, "longest wait of a chat for a worker; then it is cancelled"
-    )
-    gateway_abandon_s: Seconds = _env(
-        "WORKER_GATEWAY_ABANDON_S",
-        15.0,
-        "time after which the job of a caller that went is cancelled",
     )
     http_port: Annotated[int, Field(ge=0, le=65535)] | None = _env(
         "WORKER_HTTP_PORT",
@@ -285,9 +258,13 @@ def _database(url: str) -> tuple[object, ...]:
 
 def table() -> str:
     """Return all settings as a Markdown table (``python -m berlin_worker.settings`` prints it)."""
+    # The fields of a base class come first in model_fields; the reader wants REDIS_URL first.
+    fields = sorted(
+        Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__
+    )
     rows = (
         f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
-        for field in Settings.model_fields.values()
+        for _, field in fields
     )
     return "\n".join(["| variable | meaning | default |", "| --- | --- | --- |", *rows])
 
