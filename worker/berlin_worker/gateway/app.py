@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from berlin_schemas import InvalidJob
 from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.errors import ClientError, SettingsError
-from berlin_worker.gateway import chat, jobs, tickets
+from berlin_worker.gateway import chat, jobs, responses, tickets
 from berlin_worker.gateway.gateway import CALLER, GATEWAY, Gateway
 from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
@@ -42,6 +42,7 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/metrics", metrics.show)
     app.router.add_routes(jobs.routes)
     app.router.add_routes(chat.routes)
+    app.router.add_routes(responses.routes)
     app.on_response_prepare.append(_add_headers)
     return app
 

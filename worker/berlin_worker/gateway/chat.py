@@ -139,4 +139,4 @@ async def _events(
 
 
 def _frame(chunk: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % json.dumps(chunk, separators=(",", ":")).encode()
+    return b"data: %b\n\n" % json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()

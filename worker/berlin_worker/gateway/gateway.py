@@ -11,7 +11,7 @@ from aiohttp import web
 from berlin_schemas import Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import AsyncClient
-from berlin_worker.errors import ClientError
+from berlin_worker.errors import ClientError, JobFailed
 from berlin_worker.gateway.event_stream import OpenStreams
 from berlin_worker.gateway.keys import Caller, Keys, Scope
 from berlin_worker.gateway.problems import Problem
@@ -76,6 +76,11 @@ class Gateway:
         """Return provider and model of what can be asked for, as far as it is known."""
         default = self.settings.default_provider, self.settings.default_model
         return [default] if default[1] else []
+
+    async def ended(self, job_id: str) -> None:
+        """Wait for the end of a job. Raises ``TimeoutError`` after ``lookup_s``."""
+        with contextlib.suppress(JobFailed):
+            await self.client.result(job_id, timeout_s=self.lookup_s)
 
     def cancel_later(self, job_id: str) -> None:
         """Cancel a job whose caller has gone, after WORKER_GATEWAY_ABANDON_S."""

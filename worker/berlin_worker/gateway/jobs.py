@@ -17,7 +17,7 @@ from berlin_worker.gateway.event_stream import HEADERS, EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, caller_of, need
 from berlin_worker.gateway.idempotency import job_id_of
 from berlin_worker.gateway.problems import Problem, of_client
-from berlin_worker.gateway.requests import json_object, whole_number
+from berlin_worker.gateway.requests import json_object, owned_job, whole_number
 
 routes: Final = web.RouteTableDef()
 
@@ -93,7 +93,7 @@ def _place(cursor: str | None) -> JobStatus | None:
 async def look_up(request: web.Request) -> web.Response:
     """Return the record of a job, and its text and usage if it has completed."""
     gateway = request.app[GATEWAY]
-    job = await _owned(request, "read")
+    job = await owned_job(request, "read", request.match_info["job_id"])
     shown = _shown(job)
     if job.status == "completed":
         try:
@@ -109,7 +109,7 @@ async def look_up(request: web.Request) -> web.Response:
 @routes.post("/v1/jobs/{job_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
     """Ask for a job to be cancelled; one that has ended stays as it is."""
-    job = await _owned(request, "cancel")
+    job = await owned_job(request, "cancel", request.match_info["job_id"])
     await request.app[GATEWAY].client.cancel(job.job_id)
     return web.json_response({"job_id": job.job_id, "cancel_requested": True}, status=202)
 
@@ -117,7 +117,7 @@ async def cancel(request: web.Request) -> web.Response:
 @routes.post("/v1/jobs/{job_id}/tickets")
 async def issue_ticket(request: web.Request) -> web.Response:
     """Return a ticket: a browser follows this job by it, and nothing else."""
-    job = await _owned(request, "read")
+    job = await owned_job(request, "read", request.match_info["job_id"])
     if caller_of(request).job_id is not None:
         raise Problem(403, "forbidden", "a ticket gives no further ticket: use the API key")
     ticket = tickets.issue(request.app[GATEWAY].ticket_secret, job.job_id, time.time())
@@ -128,7 +128,7 @@ async def issue_ticket(request: web.Request) -> web.Response:
 async def follow(request: web.Request) -> web.StreamResponse:
     """Stream the events of a job; ``?wait_s=`` returns those that are there as JSON instead."""
     gateway = request.app[GATEWAY]
-    job = await _owned(request, "read")
+    job = await owned_job(request, "read", request.match_info["job_id"])
     after = sse.cursor(request.query.get("after"))
     if "Last-Event-ID" in request.headers:
         after = sse.cursor(request.headers["Last-Event-ID"])
@@ -170,18 +170,6 @@ async def _poll(request: web.Request, job_id: str, after: int) -> web.Response:
         b"true" if ended else b"false",
     )
     return web.Response(body=body, content_type="application/json")
-
-
-async def _owned(request: web.Request, scope: Any) -> JobStatus:
-    """Return the status of the job in the path. Raises a 404 if the caller may not see it."""
-    caller, job_id = need(request, scope), request.match_info["job_id"]
-    missing = Problem(404, "job_not_found", "no such job: it was never submitted, or has expired")
-    if not names.is_job_id(job_id):
-        raise missing
-    job = await request.app[GATEWAY].client.status(job_id)
-    if job.status == "unknown" or not caller.owns(job_id, job.tenant):
-        raise missing
-    return job
 
 
 def _shown(job: JobStatus) -> dict[str, Any]:

@@ -6,6 +6,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from berlin_schemas import names
+from berlin_worker.client.values import JobStatus
+from berlin_worker.gateway.gateway import GATEWAY, need
+from berlin_worker.gateway.keys import Scope
 from berlin_worker.gateway.problems import Problem
 
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
@@ -42,3 +46,15 @@ def whole_number(
             400, "invalid_request", f"{name}: a whole number from {least} to {most}", param=name
         )
     return int(text)
+
+
+async def owned_job(request: web.Request, scope: Scope, job_id: str) -> JobStatus:
+    """Return the status of a job. Raises a 404 if it is none that the caller may see."""
+    caller = need(request, scope)
+    missing = Problem(404, "job_not_found", "no such job: it was never submitted, or has expired")
+    if not names.is_job_id(job_id):
+        raise missing
+    job = await request.app[GATEWAY].client.status(job_id)
+    if job.status == "unknown" or not caller.owns(job_id, job.tenant):
+        raise missing
+    return job
