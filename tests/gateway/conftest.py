@@ -85,7 +85,9 @@ def worker() -> Iterator[InProcessWorker]:
 
 
 @contextlib.asynccontextmanager
-async def serve(redis_url: str, place: Path, **settings: Any) -> AsyncIterator[Site]:
+async def serve(
+    redis_url: str, place: Path, *, port: int = 0, **settings: Any
+) -> AsyncIterator[Site]:
     """Serve a gateway with keys for two tenants, on a free port."""
     keys, entries = {}, []
     for tenant in ("acme", "other"):
@@ -100,8 +102,8 @@ async def serve(redis_url: str, place: Path, **settings: Any) -> AsyncIterator[S
         **settings,
     }
     gateway = open_gateway(Settings(**values), "127.0.0.1", warn=lambda _: None)
-    async with serving(gateway, "127.0.0.1", 0) as port, aiohttp.ClientSession() as http:
-        yield Site(f"http://127.0.0.1:{port}", http, gateway, keys)
+    async with serving(gateway, "127.0.0.1", port) as bound, aiohttp.ClientSession() as http:
+        yield Site(f"http://127.0.0.1:{bound}", http, gateway, keys)
 
 
 @pytest.fixture
