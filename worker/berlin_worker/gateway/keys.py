@@ -35,7 +35,9 @@ class Key(BaseModel):
     models: list[str] = Field(default_factory=lambda: ["*"])
 
 
-class _KeyFile(BaseModel):
+class KeyFile(BaseModel):
+    """The file of the keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     keys: list[Key]
@@ -101,7 +103,7 @@ def read_keys(path: str) -> Keys:
         reason = error.strerror or type(error).__name__
         raise SettingsError(f"WORKER_GATEWAY_KEYS: cannot read {path}: {reason}") from None
     try:
-        keys = _KeyFile.model_validate_json(text).keys
+        keys = KeyFile.model_validate_json(text).keys
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, problem["loc"])) or "the file"
