@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from berlin_schemas import InvalidJob
 from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.errors import ClientError, SettingsError
-from berlin_worker.gateway import chat, jobs, page_routes, responses, tickets
+from berlin_worker.gateway import chat, jobs, openapi, page_routes, responses, tickets
 from berlin_worker.gateway.gateway import CALLER, GATEWAY, Gateway
 from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
@@ -23,7 +23,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _ENVELOPE_BYTES: Final = 64 * 1024
 """Room for what surrounds a job in a request of the OpenAI dialect."""
-_OPEN: Final = page_routes.PATHS | {"/livez", "/readyz", "/metrics"}
+_OPEN: Final = page_routes.PATHS | {"/livez", "/readyz", "/metrics", "/openapi.json"}
 _ALLOWED_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 _EXPOSED_HEADERS: Final = "Location, x-job-id"
 _UNAVAILABLE: Final = 503
@@ -40,6 +40,7 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/livez", _live)
     app.router.add_get("/readyz", _ready)
     app.router.add_get("/metrics", metrics.show)
+    app.router.add_get("/openapi.json", openapi.show)
     app.router.add_routes(jobs.routes)
     app.router.add_routes(chat.routes)
     app.router.add_routes(responses.routes)

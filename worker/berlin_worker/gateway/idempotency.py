@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any, Final
 
 from aiohttp import web
@@ -9,21 +10,20 @@ from aiohttp import web
 from berlin_schemas.errors import ErrorCode
 from berlin_worker.gateway.problems import Problem
 
-_LONGEST: Final = 255
+KEY_PATTERN: Final = "[!-~]([ -~]{0,253}[!-~])?"
+_key: Final = re.compile(KEY_PATTERN)
 
 
 def job_id_of(request: web.Request, job: dict[str, Any], tenant: str | None) -> str | None:
     """Return the ID that the key of a request gives its job within ``tenant``, or ``None``.
 
-    Raises a 400 for a key that is too long, or beside a job ID.
+    A job that carries an ID is safe to repeat by that. Raises a 400 for a key that is too long.
     """
     key = request.headers.get("Idempotency-Key")
-    if key is None:
+    if key is None or job.get("job_id") is not None:
         return None
-    if not 0 < len(key) <= _LONGEST:
-        raise Problem(400, ErrorCode.INVALID_JOB, "Idempotency-Key: it has 1 to 255 characters")
-    if job.get("job_id") is not None:
-        message = "job_id: give a job_id or an Idempotency-Key, not both"
-        raise Problem(400, ErrorCode.INVALID_JOB, message, param="job_id")
+    if not _key.fullmatch(key):
+        message = "Idempotency-Key: it has 1 to 255 printable ASCII characters"
+        raise Problem(400, ErrorCode.INVALID_JOB, message, param="Idempotency-Key")
     scope = json.dumps([tenant, key]).encode()
     return f"idem-{hashlib.sha256(scope).hexdigest()[:40]}"

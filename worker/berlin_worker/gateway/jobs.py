@@ -3,14 +3,14 @@
 import contextlib
 import re
 import time
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from aiohttp import web
 
 from berlin_schemas import names
 from berlin_schemas.errors import ErrorCode
 from berlin_worker.client import sse
-from berlin_worker.client.values import JobStatus
+from berlin_worker.client.values import JobStatus, Status
 from berlin_worker.errors import ClientError, CursorExpired, JobFailed, JobIdReused
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
@@ -69,6 +69,8 @@ async def list_jobs(request: web.Request) -> web.Response:
         tenant = caller.tenant
     limit = whole_number(request, "limit", 50, most=_MOST_LISTED)
     status = request.query.get("status") or None
+    if status not in {None, *get_args(Status)}:
+        raise Problem(400, "invalid_request", "status: no such status", param="status")
     jobs = await gateway.client.list(
         tenant=tenant, status=status, limit=limit, before=_place(request.query.get("before"))
     )
