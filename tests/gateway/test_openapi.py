@@ -14,7 +14,11 @@ from berlin_worker.gateway.openapi import document
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Site, serve
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # schemathesis does so; the examples still vary as Hypothesis has it.
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
+]
 
 EXAMPLES = 20
 """A few: each is a request. 500 of them found nothing more."""
