@@ -80,12 +80,7 @@ def _body(schema: Object) -> Object:
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
-def _paths() -> Object:
-    events = {"description": "Server-sent events, or JSON with `wait_s`.", "content": {
-        "text/event-stream": {},
-        "application/json": {"schema": _ref("PolledEvents")},
-    }}  # fmt: skip
-    wait = {"type": "integer", "minimum": 0, "maximum": 60}
+def _paths_of_all() -> Object:
     return {
         "/v1/jobs": {
             "post": _operation(
@@ -109,6 +104,16 @@ def _paths() -> Object:
                 ],
             ),
         },
+    }
+
+
+def _paths_of_one() -> Object:
+    events = {"description": "Server-sent events, or JSON with `wait_s`.", "content": {
+        "text/event-stream": {},
+        "application/json": {"schema": _ref("PolledEvents")},
+    }}  # fmt: skip
+    wait = {"type": "integer", "minimum": 0, "maximum": 60}
+    return {
         "/v1/jobs/{job_id}": {
             "parameters": [_JOB_ID],
             "get": _operation(
@@ -165,7 +170,7 @@ def document() -> Object:
         "openapi": "3.1.0",
         "info": {"title": "Berlin Worker gateway", "version": version("berlin-worker")},
         "security": [{"key": []}, {"ticket": []}],
-        "paths": _paths(),
+        "paths": _paths_of_all() | _paths_of_one(),
         "components": {
             "schemas": schemas["$defs"],
             "securitySchemes": {
