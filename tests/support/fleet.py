@@ -29,8 +29,13 @@ class Fleet:
         self.app = Celery(broker=redis_url)
         self.redis = redis.Redis.from_url(redis_url)
 
-    def worker(self, *arguments: str, alone: bool = True, **env: str) -> WorkerProcess:
-        return WorkerProcess("berlin_worker", *arguments, env=self.env | env, alone=alone)
+    def worker(
+        self, *arguments: str, alone: bool = True, fork: bool = True, **env: str
+    ) -> WorkerProcess:
+        """A worker of the fleet, not yet started; see :class:`WorkerProcess`."""
+        return WorkerProcess(
+            "berlin_worker", *arguments, env=self.env | env, alone=alone, fork=fork
+        )
 
     def send(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
         sent = self.app.send_task(

@@ -10,10 +10,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
-from berlin_worker.config import certificates, misspelling, urls
+from berlin_worker.config import celery_variables, certificates, misspelling, urls
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
-from berlin_worker.config.setting_fields import Count, Seconds
+from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
 from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
 
@@ -74,19 +74,19 @@ class Settings(GatewaySettings):
         30.0,
         "longest back-off; a longer `Retry-After` is waited all the same",
     )
-    lease_s: Seconds = _env("WORKER_LEASE_S", LEASE_S, "a worker silent for longer counts as dead")
-    renew_interval_s: Seconds = _env(
+    lease_s: Short = _env("WORKER_LEASE_S", LEASE_S, "a worker silent for longer counts as dead")
+    renew_interval_s: Short = _env(
         "WORKER_RENEW_INTERVAL_S",
         RENEW_INTERVAL_S,
         "how often a worker renews the leases of its jobs",
     )
-    reap_interval_s: Seconds = _env(
+    reap_interval_s: Short = _env(
         "WORKER_REAP_INTERVAL_S", 1.0, "how often expired leases are looked for"
     )
-    log_ttl_s: Count = _env(
+    log_ttl_s: Ttl = _env(
         "WORKER_LOG_TTL_S", 3600, "how long the log and record of a finished job stay"
     )
-    queue_ttl_s: Count = _env(
+    queue_ttl_s: Ttl = _env(
         "WORKER_QUEUE_TTL_S", 604800, "how long the record of a job that waits stays"
     )
     dead_letters_max: Count = _env(
@@ -113,7 +113,7 @@ class Settings(GatewaySettings):
     login_backoff_max_s: Seconds = _env(
         "WORKER_LOGIN_BACKOFF_MAX_S", 60.0, "longest back-off, shared by all, after failed logins"
     )
-    token_ttl_s: Count = _env(
+    token_ttl_s: Ttl = _env(
         "WORKER_TOKEN_TTL_S", 86400, "how long a token is used before a new login"
     )
     token_keys: SecretStr | None = _env(
@@ -170,13 +170,16 @@ class Settings(GatewaySettings):
         settings = settings.model_copy(update=_addresses(settings))
         if len({_database(url) for url in settings.shards}) < len(settings.shards):
             raise SettingsError("WORKER_EVENT_SHARDS names one database twice")
+        for name in celery_variables.BROKERS:
+            if name in given and broker_address(given[name], name) != settings.broker_url:
+                raise SettingsError(celery_variables.another_broker(name))
         return settings
 
     @classmethod
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
-        """Return a warning for each variable that looks like a misspelt setting; no values."""
+        """Return a warning for each variable without effect that may be meant for us; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
-        return misspelling.warnings(environ, known)
+        return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]
 
     @property
     def proxies(self) -> frozenset[str]:

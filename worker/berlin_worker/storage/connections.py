@@ -15,6 +15,7 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 3
@@ -27,7 +28,41 @@ Command = tuple[Any, ...]
 """Name and arguments of a Redis command: ``str``, ``bytes`` or ``int``."""
 
 
-class _ClosablePool(BlockingConnectionPool):
+def _reporting_closed(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Return ``base`` with a write to a closed transport raised as redis-py's ``ConnectionError``.
+
+    uvloop raises ``RuntimeError`` for it. redis-py lets that through, and each caller that handles
+    errors of Redis would end by it: a cut during the handshake would end the worker.
+    """
+
+    class Connection(base):  # type: ignore[valid-type,misc]  # the URL decides on the base
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await super().send_packed_command(command, check_health)
+            except RuntimeError as error:
+                await self.disconnect(nowait=True)
+                raise RedisConnectionError(f"the connection is closed: {error}") from error
+
+    return Connection
+
+
+class _ReaderPool(ConnectionPool):
+    """A pool whose connections report a closed transport."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.connection_class = _reporting_closed(self.connection_class)
+
+
+class _Pool(BlockingConnectionPool):
+    """A pool with a limit whose connections report a closed transport."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.connection_class = _reporting_closed(self.connection_class)
+
+
+class _ClosablePool(_Pool):
     """A pool whose close waits for the callers: a connection in use is closed on its release.
 
     redis-py's pool would close it during the use, with an arbitrary error for the caller, and
@@ -48,7 +83,7 @@ class _ClosablePool(BlockingConnectionPool):
         await super().disconnect(inuse_connections=False)
 
 
-class _FreshPool(BlockingConnectionPool):
+class _FreshPool(_Pool):
     """A pool that replaces stale connections."""
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
@@ -89,7 +124,7 @@ def readers(url: str) -> Callable[[], AbstractConnection]:
 
     Raises ``ValueError`` or ``TypeError`` for a URL of which no connection can be made.
     """
-    pool = ConnectionPool.from_url(url, socket_timeout=None, **_common(url))
+    pool = _ReaderPool.from_url(url, socket_timeout=None, **_common(url))
     make: Callable[[], AbstractConnection] = pool.make_connection
     make()
     return make
