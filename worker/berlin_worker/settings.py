@@ -6,28 +6,19 @@ class. The unit stands in the name.
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_worker.config import celery_variables, certificates, misspelling, urls
+from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
+from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
+from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
 
-Seconds = Annotated[float, Field(ge=0.001, le=31_536_000, allow_inf_nan=False)]
-Short = Annotated[float, Field(ge=0.001, le=3600, allow_inf_nan=False)]
-"""Seconds until lost jobs are found; the scripts ignore a lease of more than a day."""
-Count = Annotated[int, Field(gt=0, le=10**12)]
-Ttl = Annotated[int, Field(gt=0, le=315_360_000)]
-"""Seconds until Redis removes a key; it refuses too great a number."""
 
-
-def _env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:
-    """Return a field read from ``variable``; a ``private`` one may hold a secret: no ``repr``."""
-    return Field(default, validation_alias=variable, description=description, repr=not private)
-
-
-class Settings(BaseModel):
+class Settings(GatewaySettings):
     """The settings of the environment. Its ``repr`` shows no secret."""
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
@@ -270,9 +261,13 @@ def _database(url: str) -> tuple[object, ...]:
 
 def table() -> str:
     """Return all settings as a Markdown table (``python -m berlin_worker.settings`` prints it)."""
+    # The fields of a base class come first in model_fields; the reader wants REDIS_URL first.
+    fields = sorted(
+        Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__
+    )
     rows = (
         f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
-        for field in Settings.model_fields.values()
+        for _, field in fields
     )
     return "\n".join(["| variable | meaning | default |", "| --- | --- | --- |", *rows])
 
