@@ -10,14 +10,16 @@ from berlin_schemas.events import (
     Completed,
     Event,
     Failed,
+    Reasoning,
     Reset,
     Started,
     Terminal,
     Timings,
+    ToolCall,
     decode,
     encode,
 )
-from berlin_schemas.jobs import InvalidJob, Message, PromptJob
+from berlin_schemas.jobs import Fallback, InvalidJob, Message, PromptJob
 
 __all__ = [
     "Cancelled",
@@ -27,13 +29,16 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "Failed",
+    "Fallback",
     "InvalidJob",
     "Message",
     "PromptJob",
+    "Reasoning",
     "Reset",
     "Started",
     "Terminal",
     "Timings",
+    "ToolCall",
     "decode",
     "encode",
 ]

@@ -12,6 +12,8 @@ class ErrorCode(StrEnum):
     INVALID_JOB = "invalid_job"
     AUTH_FAILED = "auth_failed"
     RATE_LIMITED = "rate_limited"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     BAD_CHUNK = "bad_chunk"

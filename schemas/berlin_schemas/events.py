@@ -7,6 +7,7 @@ and it is the last event of its log. Unknown fields are ignored, so that a
 later version may add some.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
@@ -34,9 +35,11 @@ class _Event(BaseModel):
 
 
 class Started(_Event):
-    """The first event of a job: an attempt has begun."""
+    """An attempt has begun at the ``model`` of ``provider``; the first event of a job."""
 
     type: Literal["started"] = "started"
+    provider: str | None = None
+    model: str | None = None
 
 
 class Chunk(_Event):
@@ -46,8 +49,29 @@ class Chunk(_Event):
     content: str = Field(min_length=1)
 
 
+class Reasoning(_Event):
+    """A piece of the model's reasoning, never empty."""
+
+    type: Literal["reasoning"] = "reasoning"
+    content: str = Field(min_length=1)
+
+
+class ToolCall(_Event):
+    """A piece of a tool call.
+
+    ``index`` counts the calls of the answer from 0. ``id`` and ``name`` are in the first event of
+    a call alone. ``arguments`` of all its events, joined, are JSON text.
+    """
+
+    type: Literal["tool_call"] = "tool_call"
+    index: int = Field(ge=0)
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
 class Reset(_Event):
-    """A new attempt has begun: discard every earlier chunk."""
+    """A new attempt has begun: discard every earlier chunk, reasoning and tool call."""
 
     type: Literal["reset"] = "reset"
     reason: str
@@ -73,19 +97,34 @@ class Timings(BaseModel):
     total_ms: Milliseconds
 
 
-FinishReason = Literal["stop", "length", "interrupted"]
-_REASONS: Final = frozenset(get_args(FinishReason))
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "interrupted"]
+_REASONS: Final[Mapping[str, FinishReason]] = {name: name for name in get_args(FinishReason)}
+
+
+def finish_reason(reason: str) -> FinishReason:
+    """Return ``reason``, or ``stop`` for an unknown one."""
+    return _REASONS.get(reason, "stop")
 
 
 def _known(reason: object) -> object:
-    """Return ``reason``, or ``stop`` for one of a later version."""
-    return "stop" if isinstance(reason, str) and reason not in _REASONS else reason
+    return finish_reason(reason) if isinstance(reason, str) else reason
 
 
-class Completed(_Event):
+class _Ending(_Event):
+    """A terminal event.
+
+    ``usage`` is that of the last attempt, as the upstream has reported it. ``usage_total`` is the
+    sum over all attempts, if there were several.
+    """
+
+    usage: dict[str, Any] | None = None
+    usage_total: dict[str, Any] | None = None
+
+
+class Completed(_Ending):
     """The job has its result: all text of the upstream, or (``interrupted``) a part that is kept.
 
-    An unknown reason becomes ``stop``.
+    ``provider`` and ``model`` have answered. An unknown reason becomes ``stop``.
     """
 
     type: Literal["completed"] = "completed"
@@ -101,17 +140,18 @@ class Completed(_Event):
         ),
     ]
     timings: Timings
-    usage: dict[str, Any] | None = None
+    provider: str | None = None
+    model: str | None = None
 
 
-class Failed(_Event):
+class Failed(_Ending):
     """The job has ended without a result, because of ``error``."""
 
     type: Literal["failed"] = "failed"
     error: ErrorInfo
 
 
-class Cancelled(_Event):
+class Cancelled(_Ending):
     """The job has ended because a client cancelled it."""
 
     type: Literal["cancelled"] = "cancelled"
@@ -119,7 +159,8 @@ class Cancelled(_Event):
 
 
 Event = Annotated[
-    Started | Chunk | Reset | Completed | Failed | Cancelled, Field(discriminator="type")
+    Started | Chunk | Reasoning | ToolCall | Reset | Completed | Failed | Cancelled,
+    Field(discriminator="type"),
 ]
 Terminal = Completed | Failed | Cancelled
 TERMINAL_TYPES: Final = frozenset({"completed", "failed", "cancelled"})
@@ -127,18 +168,20 @@ TERMINAL_TYPES: Final = frozenset({"completed", "failed", "cancelled"})
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Event)
 
 
-_NOTHING: Final[set[str]] = set()
-_DATABASE: Final = {"db"}
-_USAGE: Final = {"usage"}
-_DATABASE_AND_USAGE: Final = {"db", "usage"}
+_OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "started": ("provider", "model"),
+    "tool_call": ("id", "name"),
+    "completed": ("provider", "model", "usage", "usage_total"),
+    "failed": ("usage", "usage_total"),
+    "cancelled": ("usage", "usage_total"),
+}
 
 
 def encode(event: Event) -> bytes:
-    """Return the event as one line of JSON; ``usage`` of ``None`` and database 0 are left out."""
-    no_usage = event.type == "completed" and event.usage is None
-    leave_out = _NOTHING if event.db else _DATABASE
-    if no_usage:
-        leave_out = _USAGE if event.db else _DATABASE_AND_USAGE
+    """Return the event as one line of JSON; fields of ``None`` and database 0 are left out."""
+    leave_out = {name for name in _OPTIONAL.get(event.type, ()) if getattr(event, name) is None}
+    if not event.db:
+        leave_out.add("db")
     # Faster than model_dump_json, which calls this with a dozen options and decodes the bytes.
     return event.__pydantic_serializer__.to_json(event, exclude=leave_out)
 

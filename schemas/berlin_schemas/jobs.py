@@ -6,7 +6,7 @@ fields are refused, so that a misspelt option is an error.
 
 import json
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -33,6 +34,7 @@ _field_name: Final = re.compile(r"[A-Za-z0-9_]{1,40}", re.ASCII)
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
+MAX_FALLBACKS: Final = 16
 MAX_METADATA_KEYS: Final = 16
 MAX_METADATA_BYTES: Final = 4096
 """As compact UTF-8 JSON."""
@@ -58,13 +60,49 @@ class InvalidJob(ValueError):
     """The job object breaks the contract; the message names the fields, without their values."""
 
 
+def _typed(part: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    kind = part.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise PydanticCustomError("part_type", "must have a string as type")
+    return part
+
+
+Part = Annotated[dict[str, JsonValue], AfterValidator(_typed)]
+"""A part of a message: an object with a ``type`` (``text``, ``image_url``, ...)."""
+
+
 class Message(BaseModel):
-    """One turn of the conversation. Providers may use further fields."""
+    """One turn of the conversation. Providers may use further fields.
+
+    ``content`` is a text, a list of parts, or ``None`` beside ``tool_calls``.
+    ``model_dump(exclude_unset=True)`` returns the message as the producer has sent it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[Part], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        calls = (self.model_extra or {}).get("tool_calls")
+        if self.content is None and not (isinstance(calls, list) and calls):
+            text = "must not be null without tool_calls"
+            raise PydanticCustomError("no_content", text)
+        return self
+
+
+class Fallback(BaseModel):
+    """Who is tried if the one before fails ahead of its first chunk.
+
+    Without ``options`` those of the job apply.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    provider: Name
+    model: Name
+    options: dict[str, JsonValue] | None = None
 
 
 class PromptJob(BaseModel):
@@ -84,6 +122,7 @@ class PromptJob(BaseModel):
     model: Name = "gpt-3.5-turbo"
     messages: list[Message] = Field(min_length=1)
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    fallbacks: list[Fallback] = Field(default_factory=list, max_length=MAX_FALLBACKS)
     proxy: str | None = Field(default=None, max_length=2048)
     deadline_s: Seconds = 600.0
     first_chunk_timeout_s: Seconds = 60.0

@@ -11,7 +11,7 @@ from berlin_worker.errors import UnsupportedVersion
 
 logger = logging.getLogger(__name__)
 
-_KNOWN_TYPES: Final = TERMINAL_TYPES | {"started", "chunk", "reset"}
+_KNOWN_TYPES: Final = TERMINAL_TYPES | {"started", "chunk", "reasoning", "tool_call", "reset"}
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 """An entry of the log as Redis returns it: ID ``<seq>-0`` and its fields."""

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import JsonValue
 
 from berlin_schemas import ErrorInfo, Timings
+from berlin_schemas.events import FinishReason
 from berlin_worker.errors import ClientError
 
 CLOSED: Final = "the client was closed"
@@ -47,7 +48,7 @@ class Result:
     """A completed job: the text after the last ``reset``, and what its end said."""
 
     text: str
-    finish_reason: Literal["stop", "length", "interrupted"]
+    finish_reason: FinishReason
     timings: Timings
     usage: dict[str, Any] | None
 

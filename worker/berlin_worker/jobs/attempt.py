@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from berlin_schemas import (
     Cancelled,
@@ -22,6 +22,7 @@ from berlin_schemas import (
     Terminal,
     Timings,
 )
+from berlin_schemas.events import finish_reason
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.jobs.abandon import run_abandonable
 from berlin_worker.jobs.failures import internal_error, timed_out
@@ -31,6 +32,7 @@ from berlin_worker.jobs.store import Claim
 from berlin_worker.jobs.upstream_call import UpstreamCall
 from berlin_worker.jobs.watchdog import Expired, Watchdog
 from berlin_worker.providers.base import Provider, Report
+from berlin_worker.providers.deltas import Deltas
 from berlin_worker.telemetry import log_context, tracing
 from berlin_worker.telemetry.job_end import is_logged, log_end
 
@@ -177,7 +179,7 @@ class Attempt:
             raise internal_error(error, self.claim.job_id) from None
 
     async def _read(
-        self, stream: AsyncGenerator[list[str], None], watchdog: Watchdog, chat: tracing.Chat
+        self, stream: AsyncGenerator[Deltas, None], watchdog: Watchdog, chat: tracing.Chat
     ) -> None:
         async with contextlib.aclosing(stream):
             async for deltas in stream:
@@ -215,13 +217,13 @@ class Attempt:
 
     async def _end_completed(
         self,
-        finish_reason: Literal["stop", "length", "interrupted"],
+        reason: str,
         usage: dict[str, Any] | None,
     ) -> None:
         timings = Timings.model_validate(self._durations_ms())
         head = self._head()
         await self._end(
-            Completed(**head, finish_reason=finish_reason, timings=timings, usage=usage)
+            Completed(**head, finish_reason=finish_reason(reason), timings=timings, usage=usage)
         )
 
     def _durations_ms(self) -> dict[str, float | None]:

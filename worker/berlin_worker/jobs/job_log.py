@@ -9,6 +9,7 @@ from typing import Protocol
 from berlin_schemas import Event, Terminal, encode
 from berlin_worker.errors import Fenced
 from berlin_worker.jobs import lifecycle
+from berlin_worker.providers.deltas import Delta, ReasoningDelta, ToolCallDelta
 
 _quote = json.encoder.encode_basestring
 
@@ -71,32 +72,38 @@ class JobLog:
         self._pending: Batch | None = None
         self._flushed: asyncio.Future[None] | None = None
         self._settled_seq = seq
-        self._chunk_head = f'{{"v":1,"job_id":"{job_id}","attempt":{attempt},"type":"chunk"'
-        if writer.database:
-            self._chunk_head += f',"db":{writer.database}'
         self.job_id = job_id
         self.attempt = attempt
+        self._chunk_head = self._head_of("chunk")
         self.seq = seq
         self.chunks = chunks
         self.phase = lifecycle.phase_of(seq, chunks)
         self.fenced = False
         self.error = ""
 
-    def chunk(self, deltas: Iterable[str]) -> None:
-        """Append a chunk event for each delta.
+    def chunk(self, deltas: Iterable[Delta]) -> None:
+        """Append an event for each delta: ``chunk``, ``reasoning`` or ``tool_call``.
 
         The JSON is formatted by hand, since this is the hot path; a test compares it with the
         model. Half a surrogate pair, which UTF-8 cannot encode, becomes ``?``. Empty deltas are
-        left out, as the contract requires. Raises ``TypeError`` for a delta that is no text, and
+        left out, as the contract requires. Raises ``TypeError`` for what is no delta, and
         then appends none of ``deltas``.
         """
-        head = f'{self._chunk_head},"ts":{time.time():.6f},"seq":'
+        now = f'"ts":{time.time():.6f},"seq":'
+        head = f"{self._chunk_head},{now}"
         seq, size, events = self.seq, 0, []
         for delta in deltas:
-            if delta == "":
-                continue
+            if isinstance(delta, str):
+                if delta == "":
+                    continue
+                text = f'{head}{seq + 1},"content":{_quote(delta)}}}'
+            else:
+                kind, fields = _fields_of(delta)
+                if not fields:
+                    continue
+                text = f"{self._head_of(kind)},{now}{seq + 1},{fields}}}"
             seq += 1
-            data = f'{head}{seq},"content":{_quote(delta)}}}'.encode("utf-8", "replace")
+            data = text.encode("utf-8", "replace")
             events.append(data)
             size += len(data)
         if not events:
@@ -174,6 +181,10 @@ class JobLog:
         batch.chunks = self.chunks
         return batch
 
+    def _head_of(self, kind: str) -> str:
+        head = f'{{"v":1,"job_id":"{self.job_id}","attempt":{self.attempt},"type":"{kind}"'
+        return f'{head},"db":{self._writer.database}' if self._writer.database else head
+
     def _batch(self) -> Batch:
         if self.fenced:
             raise Fenced(self.job_id)
@@ -185,6 +196,22 @@ class JobLog:
         first = batch.size == 0
         batch.size += size
         self._writer.added(self, size, first=first)
+
+
+def _fields_of(delta: ReasoningDelta | ToolCallDelta) -> tuple[str, str]:
+    """Return the type of the event of a delta and its fields as JSON; none of an empty delta."""
+    if isinstance(delta, ReasoningDelta):
+        return "reasoning", f'"content":{_quote(delta.content)}' if delta.content != "" else ""
+    if not isinstance(delta, ToolCallDelta) or type(delta.index) is not int or delta.index < 0:
+        raise TypeError("a delta is text, reasoning or a tool call")
+    fields = [f'"arguments":{_quote(delta.arguments)}']
+    if delta.name is not None:
+        fields.insert(0, f'"name":{_quote(delta.name)}')
+    if delta.id is not None:
+        fields.insert(0, f'"id":{_quote(delta.id)}')
+    if len(fields) == 1 and delta.arguments == "":
+        return "tool_call", ""
+    return "tool_call", ",".join([f'"index":{delta.index}', *fields])
 
 
 def _nothing() -> None:

@@ -1,9 +1,9 @@
 """Which event may follow which, as a table. No I/O.
 
 A job is NEW until its first event. An attempt opens with ``started``, or with ``reset`` if
-readers must discard chunks of an earlier attempt. A job without such chunks is RUNNING, with
-chunks it is STREAMING. One terminal event ends it. A job that never begins (refused, cancelled in
-the queue) goes from NEW to OVER at once.
+readers must discard chunks of an earlier attempt. Reasoning and tool calls count as chunks. A
+job without chunks is RUNNING, with chunks it is STREAMING. One terminal event ends it. A job
+that never begins (refused, cancelled in the queue) goes from NEW to OVER at once.
 """
 
 from enum import Enum, auto
@@ -20,17 +20,22 @@ class Phase(Enum):
 
 
 _ENDINGS: Final = {"failed": Phase.OVER, "cancelled": Phase.OVER}
+_DELTAS: Final = {
+    "chunk": Phase.STREAMING,
+    "reasoning": Phase.STREAMING,
+    "tool_call": Phase.STREAMING,
+}
 
 TABLE: Final[dict[Phase, dict[str, Phase]]] = {
     Phase.NEW: {"started": Phase.RUNNING, **_ENDINGS},
     Phase.RUNNING: {
         "started": Phase.RUNNING,
-        "chunk": Phase.STREAMING,
+        **_DELTAS,
         "completed": Phase.OVER,
         **_ENDINGS,
     },
     Phase.STREAMING: {
-        "chunk": Phase.STREAMING,
+        **_DELTAS,
         "reset": Phase.RUNNING,
         "completed": Phase.OVER,
         **_ENDINGS,

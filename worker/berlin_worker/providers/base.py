@@ -1,4 +1,4 @@
-"""The interface of a provider: it yields text deltas and raises errors of the contract.
+"""The interface of a provider: it yields deltas and raises errors of the contract.
 
 The runner depends on this file alone. Another package adds a provider by an entry
 point in the group ``berlin_worker.providers`` that names a class with this shape.
@@ -6,9 +6,10 @@ point in the group ``berlin_worker.providers`` that names a class with this shap
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from berlin_schemas import PromptJob
+from berlin_worker.providers.deltas import Deltas
 
 if TYPE_CHECKING:
     import aiohttp
@@ -22,15 +23,18 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class Report:
-    """What a provider reports besides text. The runner reads it when the stream has ended."""
+    """What a provider reports besides deltas. The runner reads it when the stream has ended."""
 
     login_s: float = 0.0
     """Seconds spent waiting for a token."""
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: str = "stop"
+    """``stop``, ``length``, ``tool_calls`` or ``content_filter``; another counts as ``stop``."""
     usage: dict[str, Any] | None = None
+    """What the upstream has reported, by OpenAI's names. Set it as soon as it arrives: the runner
+    reads it also if the stream ends by an error or a cancellation."""
     alive: Callable[[], None] = _nothing
-    """Call it when the upstream sends anything but text: it restarts the idle timeout of the job,
-    and does not end the wait for the first text."""
+    """Call it when the upstream sends anything but deltas: it restarts the idle timeout of the
+    job, and does not end the wait for the first delta."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +109,23 @@ class Provider(Protocol):
         what it lets pass must not be refused by :meth:`stream` as ``invalid_job``.
         """
 
-    def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+    def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[Deltas, None]:
         """Yield the reply of one attempt as it arrives: each list holds the deltas of one read.
 
-        - No list is empty, no delta is an empty string, each encodes as UTF-8; the deltas of all
-          lists, joined, are the reply.
+        - A text delta is a ``str``; reasoning and tool calls have the types of ``deltas``. Their
+          order in the lists is that of their events.
+        - No list is empty, no text or reasoning is an empty string, each encodes as UTF-8; the
+          texts of all lists, joined, are the reply.
         - The end of the generator is the end of the reply. A reply that was cut is an error:
           ``JobError(UPSTREAM_ERROR, retryable=True)``.
+        - ``job`` is the job as this provider is to run it: of a fallback, with the provider, model
+          and options of that fallback.
         - It raises ``JobError`` and nothing else. ``retryable`` means that another attempt may
           succeed; whether one follows is the runner's decision, so it does not retry by itself
           once a delta has been yielded. No message holds a secret or the prompt.
-        - What the upstream sends that is no text is reported by ``report.alive()``; tokens and
+        - A refusal with status 429 is ``JobError(RATE_LIMITED, upstream_status=429)``; its
+          ``retry_after_s`` is how long no worker sends jobs to that model.
+        - What the upstream sends that is no delta is reported by ``report.alive()``; usage and
           the reason of the end are put into ``report`` before the generator ends.
         - Every call makes a request of its own, also for the same job.
         - ``aclose()`` and a cancellation close the connection to the upstream within a second, at
@@ -161,4 +171,10 @@ class OptionalParts(Protocol):
         """Log in at the upstream, for ``berlin doctor``; raises ``JobError``.
 
         A note of the error (``add_note``) is shown as advice.
+        """
+
+    async def models(self) -> list[str]:
+        """Return the names of the models that the upstream offers, for ``berlin models``.
+
+        Raises ``JobError``.
         """

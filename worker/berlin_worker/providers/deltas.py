@@ -25,3 +25,6 @@ class ToolCallDelta:
 
 
 Delta = str | ReasoningDelta | ToolCallDelta
+
+Deltas = list[str] | list[Delta]
+"""What one read of the upstream yields: a provider of text alone may declare ``list[str]``."""

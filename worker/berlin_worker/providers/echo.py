@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from berlin_schemas import ErrorCode, PromptJob
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Provider, Report, Services
+from berlin_worker.providers.text import texts_of
 
 _WORD: Final = re.compile(r"\S+\s*|\s+")
 _MAX_DELAY_S: Final = 3600.0
@@ -48,7 +49,7 @@ class EchoProvider(Provider):
         """Yield one word a chunk, with the whitespace that follows it."""
         delay_s = job.options.get("delay_s", 0)
         words = _words(job)
-        prompt_words = sum(len(_WORD.findall(message.content)) for message in job.messages)
+        prompt_words = sum(len(_WORD.findall(text)) for text in texts_of(job.messages, "echo"))
         sent_words = 0
         for _ in range(_repeat(job)):
             for word in words:
@@ -64,8 +65,9 @@ class EchoProvider(Provider):
 
 
 def _words(job: PromptJob) -> list[str]:
-    by_user = [message.content for message in job.messages if message.role == "user"]
-    return _WORD.findall(by_user[-1] if by_user else job.messages[-1].content)
+    texts = texts_of(job.messages, "echo")
+    by_user = [text for text, each in zip(texts, job.messages, strict=True) if each.role == "user"]
+    return _WORD.findall(by_user[-1] if by_user else texts[-1])
 
 
 def _repeat(job: PromptJob) -> int:

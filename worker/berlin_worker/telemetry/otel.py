@@ -19,7 +19,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from berlin_schemas import PromptJob, names
 from berlin_worker.errors import Fenced, JobError
-from berlin_worker.telemetry.tracing import CURRENT, ChatReport, to_carrier
+from berlin_worker.telemetry.tracing import CURRENT, ChatReport, D, to_carrier
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
@@ -125,7 +125,7 @@ class OtelTracer:
                 attributes[f"gen_ai.request.{option}"] = value
         if self._captures:
             attributes["gen_ai.input.messages"] = _json(
-                [_message(each.role, each.content) for each in job.messages]
+                [_message(each.role, _text_of(each.content)) for each in job.messages]
             )
         with self._tracer.start_as_current_span(
             f"chat {job.model}",
@@ -199,15 +199,13 @@ class _Chat:
         self._over = False
         self._text: list[str] = []
 
-    def reading(self, stream: AsyncGenerator[list[str], None]) -> AsyncGenerator[list[str], None]:
+    def reading(self, stream: AsyncGenerator[D, None]) -> AsyncGenerator[D, None]:
         return self._kept(stream) if self._captures else stream
 
-    async def _kept(
-        self, stream: AsyncGenerator[list[str], None]
-    ) -> AsyncGenerator[list[str], None]:
+    async def _kept(self, stream: AsyncGenerator[D, None]) -> AsyncGenerator[D, None]:
         async with contextlib.aclosing(stream):
             async for deltas in stream:
-                self._text += deltas
+                self._text += [delta for delta in deltas if isinstance(delta, str)]
                 yield deltas
 
     def first_chunk(self) -> None:
@@ -256,6 +254,12 @@ def _server(url: str | None) -> dict[str, Any]:
         return {}
     port = given or _DEFAULT_PORTS.get(parts.scheme)
     return {"server.address": parts.hostname or "", **({"server.port": port} if port else {})}
+
+
+def _text_of(content: str | list[dict[str, Any]] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(str(part.get("text", "")) for part in content if part["type"] == "text")
 
 
 def _message(role: str, text: str) -> dict[str, Any]:

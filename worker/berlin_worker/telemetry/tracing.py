@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from berlin_schemas import PromptJob
 
@@ -20,14 +20,18 @@ class ChatReport(Protocol):
     """What a call upstream has reported when it ends; see ``providers.base.Report``."""
 
     login_s: float
-    finish_reason: Literal["stop", "length"]
+    finish_reason: str
     usage: dict[str, Any] | None
+
+
+D = TypeVar("D", bound=Iterable[object])
+"""What one read of a stream yields: text as ``str`` among other deltas."""
 
 
 class Chat(Protocol):
     """The span of one call upstream."""
 
-    def reading(self, stream: AsyncGenerator[list[str], None]) -> AsyncGenerator[list[str], None]:
+    def reading(self, stream: AsyncGenerator[D, None]) -> AsyncGenerator[D, None]:
         """``stream`` itself, unless the operator wants the text of replies in traces."""
 
     def first_chunk(self) -> None:
@@ -82,7 +86,7 @@ class _Off(AbstractContextManager["_Off"]):
     def chat(self, job: PromptJob, attempt: int, report: ChatReport) -> Self:  # noqa: ARG002  # the protocol's
         return self
 
-    def reading(self, stream: AsyncGenerator[list[str], None]) -> AsyncGenerator[list[str], None]:
+    def reading(self, stream: AsyncGenerator[D, None]) -> AsyncGenerator[D, None]:
         return stream
 
     def first_chunk(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final
 from berlin_schemas import ErrorCode, PromptJob
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Provider, Report, Services
+from berlin_worker.providers.deltas import Delta, ReasoningDelta, ToolCallDelta
 from berlin_worker.providers.http import open_session
 from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
@@ -83,11 +84,12 @@ class ProviderConformance:
         self._run(work)
 
     def test_a_stream_yields_lists_of_text(self) -> None:
-        """Each item is a list of strings that are not empty; the report fits the contract."""
+        """Each item is a list of deltas that are not empty; the report fits the contract."""
 
         async def work(provider: Provider) -> None:
             deltas, report = await self._read(provider)
             assert deltas, "the provider yields nothing"
+            _check_tool_calls(deltas)
             assert report.login_s >= 0
             assert isinstance(report.finish_reason, str)
             assert report.usage is None or isinstance(report.usage, dict)
@@ -159,17 +161,39 @@ class ProviderConformance:
 
     async def _read(
         self, provider: Provider, fields: Mapping[str, Any] | None = None
-    ) -> tuple[list[str], Report]:
-        report, deltas = Report(), []
+    ) -> tuple[list[Delta], Report]:
+        report = Report()
+        deltas: list[Delta] = []
         stream = provider.stream(self._job(self.job if fields is None else fields), report)
         async with asyncio.timeout(_ANSWER_S), contextlib.aclosing(stream):
             async for read in stream:
                 assert isinstance(read, list), f"not a list of deltas: {type(read).__name__}"
                 for delta in read:
-                    assert isinstance(delta, str), f"no text: {type(delta).__name__}"
-                    assert delta, "an empty delta"
+                    _check_delta(delta)
                 deltas += read
         return deltas, report
 
     def _job(self, fields: Mapping[str, Any]) -> PromptJob:
         return PromptJob.model_validate({"messages": _HELLO, **fields})
+
+
+def _check_delta(delta: Delta) -> None:
+    match delta:
+        case str(text) | ReasoningDelta(text):
+            assert isinstance(text, str), f"no text: {type(text).__name__}"
+            assert text, "an empty delta"
+        case ToolCallDelta():
+            assert delta.index >= 0, "the index of a tool call counts from 0"
+            parts = (delta.arguments, delta.id, delta.name)
+            assert any(parts), "an empty delta"
+        case _:
+            raise AssertionError(f"no delta: {type(delta).__name__}")
+
+
+def _check_tool_calls(deltas: Sequence[Delta]) -> None:
+    begun: set[int] = set()
+    for delta in deltas:
+        if isinstance(delta, ToolCallDelta):
+            named = delta.id is not None or delta.name is not None
+            assert named is not (delta.index in begun), "id and name are in a call's first delta"
+            begun.add(delta.index)

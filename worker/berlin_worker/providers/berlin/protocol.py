@@ -14,6 +14,7 @@ from yarl import URL
 
 from berlin_schemas import ErrorCode, Message
 from berlin_worker.errors import JobError
+from berlin_worker.providers.text import text_of
 
 # Below the address of the upstream, which may have a path of its own.
 LOGIN_PATH: Final = "api/login"
@@ -58,7 +59,7 @@ def format_prompt(messages: Sequence[Message | Mapping[str, Any]]) -> str:
     or one without ``role`` and ``content``.
     """
     try:
-        turns = [_turn(message) for message in messages]
+        turns = [_turn(message, f"messages.{place}") for place, message in enumerate(messages)]
     except (KeyError, TypeError):
         message = "each message is an object with role and content, both strings"
         raise JobError(ErrorCode.INVALID_JOB, message) from None
@@ -70,13 +71,13 @@ def format_prompt(messages: Sequence[Message | Mapping[str, Any]]) -> str:
     return f"{lines}\nAssistant:"
 
 
-def _turn(message: Message | Mapping[str, Any]) -> tuple[str, str]:
+def _turn(message: Message | Mapping[str, Any], place: str) -> tuple[str, str]:
     if isinstance(message, Message):
-        return message.role, message.content
+        return message.role, text_of(message.content, place, "berlin")
     role, content = message["role"], message["content"]
-    if not (isinstance(role, str) and isinstance(content, str)):
+    if not (isinstance(role, str) and isinstance(content, str | list)):
         raise TypeError
-    return role, content
+    return role, text_of(content, place, "berlin")
 
 
 def login_body(account: str, password: str) -> bytes:

@@ -59,8 +59,10 @@ class BerlinProvider(Provider):
         self._sources = {self._proxy: self._account.source(self._tokens, self._proxy)}
 
     def check(self, job: PromptJob) -> None:
-        """Refuse unknown options, wrong types and a proxy that is no HTTP proxy."""
+        """Refuse unknown options, wrong types, parts that are no text, and a proxy of no use."""
         wire.check_options(job.options)
+        if not all(isinstance(message.content, str) for message in job.messages):
+            wire.format_prompt(job.messages)
         _check_proxy(job.proxy)
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
