@@ -6,24 +6,30 @@ fields are refused, so that a misspelt option is an error.
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
     StringConstraints,
+    Tag,
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict  # pydantic requires this one before Python 3.12
 
 from berlin_schemas.names import JOB_ID_PATTERN
 
 MAX_JOB_BYTES: Final = 1024 * 1024
 """A job object larger than this, as compact UTF-8 JSON, is refused (schemas/README.md)."""
+LARGEST_JOB_BYTES: Final = 16 * 1024 * 1024
+"""The largest limit that an operator may set by WORKER_MAX_JOB_BYTES."""
 
 # json.dumps with options would make a new encoder in each call.
 _compact: Final = json.JSONEncoder(
@@ -60,15 +66,32 @@ class InvalidJob(ValueError):
     """The job object breaks the contract; the message names the fields, without their values."""
 
 
-def _typed(part: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    kind = part.get("type")
-    if not isinstance(kind, str) or not kind:
-        raise PydanticCustomError("part_type", "must have a string as type")
-    return part
+class Part(TypedDict):
+    """A part of a message: an object with a ``type`` (``text``, ``image_url``, ...)."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]  # pydantic reads it; a TypedDict has no field without an annotation
+
+    type: Annotated[str, StringConstraints(min_length=1)]
 
 
-Part = Annotated[dict[str, JsonValue], AfterValidator(_typed)]
-"""A part of a message: an object with a ``type`` (``text``, ``image_url``, ...)."""
+_NO_CONTENT: Final = "no_content"
+_CONTENT_TAGS: Final[Mapping[str, type]] = {"text": str, "parts": list, "null": type(None)}
+
+
+def _content_tag(content: object) -> str | None:
+    return next((tag for tag, kind in _CONTENT_TAGS.items() if isinstance(content, kind)), None)
+
+
+Content = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[Part], Field(min_length=1), Tag("parts")]
+    | Annotated[None, Tag("null")],
+    Discriminator(
+        _content_tag,
+        custom_error_type="content_type",
+        custom_error_message="must be a string, an array of parts, or null beside tool_calls",
+    ),
+]
 
 
 class Message(BaseModel):
@@ -81,14 +104,13 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[Part], Field(min_length=1)] | None = None
+    content: Content = None
 
     @model_validator(mode="after")
     def _has_content(self) -> Self:
         calls = (self.model_extra or {}).get("tool_calls")
         if self.content is None and not (isinstance(calls, list) and calls):
-            text = "must not be null without tool_calls"
-            raise PydanticCustomError("no_content", text)
+            raise PydanticCustomError(_NO_CONTENT, "is missing")
         return self
 
 
@@ -132,16 +154,19 @@ class PromptJob(BaseModel):
     metadata: Metadata = Field(default_factory=dict)
 
 
-def parse_job(obj: object, job_id: str) -> tuple[PromptJob, bytes]:
+def parse_job(
+    obj: object, job_id: str, *, max_bytes: int = MAX_JOB_BYTES
+) -> tuple[PromptJob, bytes]:
     """Return the job in a decoded job object, and that object as compact UTF-8 JSON.
 
-    ``job_id`` is the Celery task ID, which the object's own must equal. Raises
+    ``job_id`` is the Celery task ID, which the object's own must equal; ``max_bytes`` is the
+    limit of WORKER_MAX_JOB_BYTES. Raises
     :class:`InvalidJob`, whose message names the invalid fields and never repeats their
     values: a prompt must not reach a log through an error.
     """
     if not isinstance(obj, dict):
         raise InvalidJob(f"a job is a JSON object, not {_json_type(obj)}")
-    data = dump_job(obj)
+    data = dump_job(obj, max_bytes=max_bytes)
     try:
         job = PromptJob.model_validate(obj)
     except ValidationError as error:
@@ -151,7 +176,7 @@ def parse_job(obj: object, job_id: str) -> tuple[PromptJob, bytes]:
     return job, data
 
 
-def dump_job(obj: dict[str, Any]) -> bytes:
+def dump_job(obj: dict[str, Any], *, max_bytes: int = MAX_JOB_BYTES) -> bytes:
     """Return a job object as compact UTF-8 JSON; raises :class:`InvalidJob`, also if too long."""
     try:
         data = _compact(obj).encode()
@@ -161,8 +186,8 @@ def dump_job(obj: dict[str, Any]) -> bytes:
         raise InvalidJob("the job object holds half a surrogate pair: no UTF-8") from None
     except (TypeError, ValueError):
         raise InvalidJob("the job object holds what JSON cannot, such as NaN") from None
-    if len(data) > MAX_JOB_BYTES:
-        raise InvalidJob(f"the job object has {len(data)} bytes; at most {MAX_JOB_BYTES} are taken")
+    if len(data) > max_bytes:
+        raise InvalidJob(f"the job object has {len(data)} bytes; at most {max_bytes} are taken")
     return data
 
 
@@ -183,7 +208,7 @@ _WORDING: Final = {
 def _explain(error: ValidationError) -> str:
     shown = 3
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    texts = [f"{_place(p['loc'])}: {_wording(p['type'], p['msg'])}" for p in problems[:shown]]
+    texts = [f"{_place(p)}: {_wording(p['type'], p['msg'])}" for p in problems[:shown]]
     if len(problems) > shown:
         texts.append(f"and {len(problems) - shown} more")
     return "; ".join(texts)
@@ -193,10 +218,15 @@ def _wording(kind: str, message: str) -> str:
     return _WORDING.get(kind) or message.replace("Input should be", "must be", 1)
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
+def _place(problem: ErrorDetails) -> str:
+    loc = problem["loc"]
+    if problem["type"] == _NO_CONTENT:
+        loc = (*loc, "content")
     # Keys chosen by the producer may hold any text of any length.
     if loc[:1] in {("options",), ("metadata",)}:
         loc = loc[:1]
+    if loc[2:3] == ("content",):
+        loc = (*loc[:3], *(part for part in loc[3:] if part not in _CONTENT_TAGS))
     return ".".join(map(_safe, loc)) or "job"
 
 

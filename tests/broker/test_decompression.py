@@ -43,6 +43,13 @@ def test_too_long_or_incomplete_body_is_an_error(method):
             compression.decompress(data, method)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_limit_follows_the_largest_job(method):
+    decompression.install(2 * MAX_JOB_BYTES)
+    data, content_type = compression.compress(b"\\u0000" * 2 * MAX_JOB_BYTES, method)
+    assert len(compression.decompress(data, content_type)) == 12 * MAX_JOB_BYTES
+
+
 def test_dictionary_above_the_memory_limit_is_an_error():
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 256 * 1024 * 1024}]
     data = lzma.compress(b"small", filters=filters)

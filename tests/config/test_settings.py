@@ -66,6 +66,8 @@ def test_only_the_documented_variables_are_read():
         ("WORKER_MAX_ATTEMPTS", SECRET),
         ("WORKER_MAX_ATTEMPTS", "0"),
         ("WORKER_MAX_ATTEMPTS", "1.5"),
+        ("WORKER_MAX_JOB_BYTES", "0"),
+        ("WORKER_MAX_JOB_BYTES", "16777217"),
     ],
 )
 def test_an_error_names_the_variable_and_never_the_value(variable, value):

@@ -15,10 +15,12 @@ from berlin_schemas import (
     ErrorCode,
     ErrorInfo,
     Failed,
+    Reasoning,
     Reset,
     Started,
     Terminal,
     Timings,
+    ToolCall,
     decode,
     encode,
 )
@@ -51,19 +53,33 @@ errors = st.builds(
     upstream_status=st.none() | st.integers(100, 599),
 )
 usages = st.none() | st.dictionaries(text, st.integers(0, 2**53))
+spent = {"usage": usages, "usage_total": usages}
+who = {"provider": st.none() | text, "model": st.none() | text}
 events = st.one_of(
-    st.builds(Started, **common),
+    st.builds(Started, **common, **who),
     st.builds(Chunk, **common, content=text.filter(bool)),
+    st.builds(Reasoning, **common, content=text.filter(bool)),
+    st.builds(
+        ToolCall,
+        **common,
+        index=st.integers(0, 2**53),
+        id=st.none() | text,
+        name=st.none() | text,
+        arguments=text,
+    ),
     st.builds(Reset, **common, reason=text),
     st.builds(
         Completed,
         **common,
-        finish_reason=st.sampled_from(["stop", "length", "interrupted"]),
+        finish_reason=st.sampled_from(
+            ["stop", "length", "tool_calls", "content_filter", "interrupted"]
+        ),
         timings=timings,
-        usage=usages,
+        **spent,
+        **who,
     ),
-    st.builds(Failed, **common, error=errors),
-    st.builds(Cancelled, **common, reason=text),
+    st.builds(Failed, **common, error=errors, **spent),
+    st.builds(Cancelled, **common, reason=text, **spent),
 )
 
 CHUNK = {
@@ -105,6 +121,26 @@ def test_a_chunk_has_the_fields_of_the_contract_and_no_more():
     assert json.loads(encode(event)) == CHUNK
 
 
+@given(events)
+def test_only_nested_fields_are_null(event):
+    assert None not in json.loads(encode(event)).values()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": "reasoning", "content": ""},
+        {"type": "tool_call", "index": -1, "arguments": ""},
+        {"type": "tool_call", "arguments": ""},
+        {"type": "tool_call", "index": 0, "arguments": {}},
+    ],
+)
+def test_deltas_that_break_the_contract_are_no_events(fields):
+    head = {name: CHUNK[name] for name in ("v", "job_id", "seq", "attempt", "ts")}
+    with pytest.raises(ValueError, match="validation error"):
+        decode(json.dumps(head | fields))
+
+
 def test_usage_that_is_not_known_is_left_out():
     spent = Timings(queue_ms=1, login_ms=0, first_chunk_ms=None, stream_ms=2, total_ms=3)
     event = Completed(job_id="a", seq=3, attempt=1, ts=1, finish_reason="stop", timings=spent)
@@ -116,6 +152,8 @@ def test_the_error_codes_are_those_of_the_contract():
         "invalid_job",
         "auth_failed",
         "rate_limited",
+        "quota_exceeded",
+        "context_length_exceeded",
         "upstream_error",
         "upstream_timeout",
         "bad_chunk",

@@ -14,6 +14,7 @@ from berlin_schemas.jobs import MAX_JOB_BYTES, dump_job, parse_job
 pytestmark = pytest.mark.unit
 
 ID = "0b7e2c1a-9f6d-4e5b-8a3c-2d1f0e9c8b7a"
+CONTENT = "must be a string, an array of parts, or null beside tool_calls"
 HELLO = [{"role": "user", "content": "Hello"}]
 SECRET = "my-secret-prompt"
 
@@ -29,11 +30,19 @@ json_values = st.recursive(
 )
 seconds = st.floats(min_value=0.001, max_value=7 * 86400)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128)
+parts = st.builds(
+    lambda fields, kind: {**fields, "type": kind},
+    st.dictionaries(text, json_values, max_size=3),
+    text.filter(bool),
+)
 jobs = st.fixed_dictionaries(
     {
         "messages": st.lists(
             st.fixed_dictionaries(
-                {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": text},
+                {
+                    "role": st.sampled_from(["system", "developer", "user", "assistant", "tool"]),
+                    "content": text | st.lists(parts, min_size=1, max_size=3),
+                },
                 optional={"name": json_values, "tool_call_id": json_values},
             ),
             min_size=1,
@@ -44,6 +53,13 @@ jobs = st.fixed_dictionaries(
         "provider": names,
         "model": names,
         "options": st.dictionaries(text, json_values),
+        "fallbacks": st.lists(
+            st.fixed_dictionaries(
+                {"provider": names, "model": names},
+                optional={"options": st.dictionaries(text, json_values)},
+            ),
+            max_size=3,
+        ),
         "proxy": st.none() | text,
         "deadline_s": seconds,
         "first_chunk_timeout_s": seconds,
@@ -59,6 +75,10 @@ jobs = st.fixed_dictionaries(
 
 def job(**fields: object) -> dict[str, Any]:
     return {"messages": HELLO, **fields}
+
+
+def said(content: object) -> dict[str, Any]:
+    return job(messages=[{"role": "user", "content": content}])
 
 
 def refusal(obj: object, job_id: str = ID) -> str:
@@ -84,6 +104,7 @@ def test_messages_alone_make_a_job_with_the_defaults_of_the_contract():
         "model": "gpt-3.5-turbo",
         "messages": HELLO,
         "options": {},
+        "fallbacks": [],
         "proxy": None,
         "deadline_s": 600,
         "first_chunk_timeout_s": 60,
@@ -108,6 +129,17 @@ def test_any_unknown_top_level_field_is_refused(name):
         parse_job(job(**{name: None}), ID)
 
 
+def test_content_may_be_missing_or_null_beside_tool_calls():
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    for message in (
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "assistant", "tool_calls": calls},
+    ):
+        parsed, _ = parse_job(job(messages=[message]), ID)
+        assert parsed.messages[0].content is None
+        assert parsed.messages[0].model_dump(exclude_unset=True) == message
+
+
 def test_a_misspelt_field_is_named():
     assert refusal(job(idle_timeout=3)) == "idle_timeout: no such field"
 
@@ -130,9 +162,28 @@ def test_further_fields_of_a_message_are_kept_for_the_provider():
         (job(messages={}), "messages: must be an array"),
         (job(messages=["Hello"]), "messages.0: must be an object"),
         (job(messages=[{"role": "user"}]), "messages.0.content: is missing"),
+        (said(None), "messages.0.content: is missing"),
+        (
+            job(messages=[{"role": "assistant", "content": None, "tool_calls": []}]),
+            "messages.0.content: is missing",
+        ),
+        (said(5), f"messages.0.content: {CONTENT}"),
+        (said({}), f"messages.0.content: {CONTENT}"),
+        (said([]), "messages.0.content: must not be empty"),
+        (said(["text"]), "messages.0.content.0: must be an object"),
+        (said([{"text": "Hi"}]), "messages.0.content.0.type: is missing"),
+        (said([{"type": ""}]), "messages.0.content.0.type: must not be empty"),
+        (said([{"type": 1}]), "messages.0.content.0.type: must be a valid string"),
+        (job(fallbacks={}), "fallbacks: must be an array"),
+        (job(fallbacks=[{"model": "m"}]), "fallbacks.0.provider: is missing"),
+        (job(fallbacks=[{"provider": "p"}]), "fallbacks.0.model: is missing"),
+        (
+            job(fallbacks=[{"provider": "p", "model": "m", "proxy": None}]),
+            "fallbacks.0.proxy: no such field",
+        ),
         (
             job(messages=[{"role": "boss", "content": ""}]),
-            "messages.0.role: must be 'system', 'user', 'assistant' or 'tool'",
+            "messages.0.role: must be 'system', 'developer', 'user', 'assistant' or 'tool'",
         ),
         (job(options=[]), "options: must be an object"),
         (job(on_interrupt="stop"), "on_interrupt: must be 'restart', 'fail' or 'keep'"),
@@ -213,6 +264,15 @@ def test_a_job_of_exactly_one_mebibyte_is_taken_and_one_byte_more_is_not(letter)
     assert refusal(job(options={"pad": pad + "x"})) == (
         "the job object has 1048577 bytes; at most 1048576 are taken"
     )
+
+
+@pytest.mark.parametrize("limit", [100, 1024, 2 * MAX_JOB_BYTES])
+def test_the_limit_of_a_job_is_the_operators(limit):
+    pad = "x" * (limit - len(dump_job(job(options={"pad": ""}))))
+    fits = job(options={"pad": pad})
+    assert len(parse_job(fits, ID, max_bytes=limit)[1]) == limit
+    with pytest.raises(InvalidJob, match=f"has {limit} bytes; at most {limit - 1} are taken"):
+        parse_job(fits, ID, max_bytes=limit - 1)
 
 
 @pytest.mark.parametrize("letter", ["x", "ß", "€", "😀", "\n"])

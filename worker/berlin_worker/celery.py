@@ -69,6 +69,7 @@ app.conf.update(
         "unacked_key": "unacked:prompts",
         "unacked_index_key": "unacked_index:prompts",
         "dead_letters_max": _settings.dead_letters_max,
+        "max_job_bytes": _settings.max_job_bytes,
         **_sentinel_options,
     },
     task_default_queue=names.QUEUE,

@@ -194,6 +194,7 @@ def _runtime(
         job_queue=shared.job_queue if count == 1 else bell,
         discard=discard,
         stats=shared.stats,
+        max_job_bytes=settings.max_job_bytes,
     )
     runner = Runner(
         store=store,
@@ -205,6 +206,7 @@ def _runtime(
         defaults=JobDefaults(settings.default_provider, settings.default_model),
         cancel_cause=cancel_cause,
         quarantine=shared.quarantine,
+        max_job_bytes=settings.max_job_bytes,
     )
     runtime = ShardRuntime(journal, leases, runner)
     if isinstance(store, ShardStore):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
+from berlin_schemas.jobs import LARGEST_JOB_BYTES, MAX_JOB_BYTES
 from berlin_worker.config import celery_variables, certificates, misspelling, urls
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
@@ -138,6 +139,11 @@ class Settings(GatewaySettings):
         "",
         "models that metrics name, comma-separated, all others are `other`; empty: the first 16 "
         "that answer",
+    )
+    max_job_bytes: Annotated[int, Field(gt=0, le=LARGEST_JOB_BYTES)] = _env(
+        "WORKER_MAX_JOB_BYTES",
+        MAX_JOB_BYTES,
+        "largest job object, as compact JSON, up to 16 MiB; the same for clients and workers",
     )
     max_line_bytes: Count = _env(
         "WORKER_MAX_LINE_BYTES", 1024 * 1024, "longest line taken from the upstream"

@@ -17,6 +17,7 @@ from celery.worker.consumer import Consumer
 from kombu.serialization import registry
 
 from berlin_schemas import ErrorCode
+from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.broker import decompression, envelope, running
 from berlin_worker.broker.guard import is_lost_connection
 from berlin_worker.broker.options import check_options
@@ -45,7 +46,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
             raise WorkerShutdown(EX_FAILURE) from None
         app.control.mailbox.node_cls = ControlNode
         super().__init__(*args, **kwargs)
-        decompression.install()
+        options = app.conf.broker_transport_options
+        decompression.install(options.get("max_job_bytes", MAX_JOB_BYTES))
         self._guard_gossip(self.gossip)
         STATE.on_unreadable = _fail_unreadable
         # A job is plain JSON. kombu's decoder calls a hook for each object, which may fail.

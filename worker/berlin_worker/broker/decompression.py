@@ -13,8 +13,6 @@ from kombu import compression
 
 from berlin_schemas.jobs import MAX_JOB_BYTES
 
-_MOST_BYTES: Final = 6 * MAX_JOB_BYTES + 64 * 1024
-"""The largest job as ASCII JSON, in which one byte may be written as six (``\\u0000``)."""
 _LZMA_BYTES: Final = 64 * 1024 * 1024
 """The memory limit of a decoder; the default level needs a dictionary of 8 MiB."""
 
@@ -23,20 +21,25 @@ class BodyTooLarge(ValueError):
     """A decompressed body that is longer than any job, or is incomplete."""
 
 
-def install() -> None:
-    """Replace all decoders of kombu by those of this module."""
+def install(max_job_bytes: int = MAX_JOB_BYTES) -> None:
+    """Replace all decoders of kombu by those of this module.
+
+    Their limit is the largest job as ASCII JSON, in which one byte may be written as six
+    (``\\u0000``).
+    """
+    most_bytes = 6 * max_job_bytes + 64 * 1024
     compression._decoders.clear()  # noqa: SLF001  # kombu 5.7 has no public call
     for alias, make in _DECODERS.items():
         encoder, content_type = compression.get_encoder(alias)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
-        compression.register(encoder, _bounded(make), content_type)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
+        compression.register(encoder, _bounded(make, most_bytes), content_type)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
 
 
-def _bounded(make: Callable[[], Any]) -> Callable[[bytes], bytes]:
+def _bounded(make: Callable[[], Any], most_bytes: int) -> Callable[[bytes], bytes]:
     def decompress(data: bytes) -> bytes:
         decoder = make()
-        body: bytes = decoder.decompress(data, _MOST_BYTES)
+        body: bytes = decoder.decompress(data, most_bytes)
         if not decoder.eof:
-            raise BodyTooLarge(f"not whole within {_MOST_BYTES} bytes")
+            raise BodyTooLarge(f"not whole within {most_bytes} bytes")
         return body
 
     return decompress

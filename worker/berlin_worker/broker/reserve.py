@@ -40,6 +40,9 @@ logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
 _SCRIPT: Final = source("reserve", "unacked_entry")
+_HEADER_BYTES: Final = 8 * 1024 * 1024
+"""The largest message without its job object. As base64 of ASCII JSON a job of ``n`` bytes has at
+most ``8 * n``. The script cuts a longer message, which makes it unreadable."""
 _SCRIPT_SHA1: Final = sha1(_SCRIPT)
 _SCRIPT_COMMANDS: Final = frozenset({"EVAL", "EVALSHA"})
 _PAUSE_LIST: Final = "worker:nothing"
@@ -193,7 +196,8 @@ class AtomicReserveMixin(Guarded):
     def _script_arguments(self: Any, most: int) -> tuple[Any, ...]:
         keys = [*self.qos.keys(), *(key for _, key in self._lists)]
         self._calls += 1
-        return (len(keys), *keys, most, f"{self._tag_prefix}{self._calls:x}.")
+        tags = f"{self._tag_prefix}{self._calls:x}."
+        return (len(keys), *keys, most, tags, 8 * self.max_job_bytes + _HEADER_BYTES)
 
     def _replies(self: Any) -> list[Any]:
         """Return the reply, or the error reply, to each command that was sent.

@@ -4,10 +4,11 @@ from typing import Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 
+from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.broker.purge import PurgeMixin
 from berlin_worker.broker.reserve import AtomicReserveMixin
 
-_OPTIONS: Final = ("dead_letters_max",)
+_OPTIONS: Final = ("dead_letters_max", "max_job_bytes")
 """Transport options of the channels of this module, beside kombu's."""
 
 
@@ -16,6 +17,7 @@ class RedisChannel(AtomicReserveMixin, PurgeMixin, redis.Channel):  # type: igno
 
     from_transport_options = (*redis.Channel.from_transport_options, *_OPTIONS)  # type: ignore[assignment]  # kombu's own subclass adds some too
     dead_letters_max = 10_000
+    max_job_bytes = MAX_JOB_BYTES
 
 
 class SentinelChannel(AtomicReserveMixin, PurgeMixin, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no type information
@@ -23,6 +25,7 @@ class SentinelChannel(AtomicReserveMixin, PurgeMixin, redis.SentinelChannel):  #
 
     from_transport_options = (*redis.SentinelChannel.from_transport_options, *_OPTIONS)  # type: ignore[assignment]  # kombu's own subclass adds some too
     dead_letters_max = 10_000
+    max_job_bytes = MAX_JOB_BYTES
 
 
 class RedisTransport(redis.Transport):

@@ -18,7 +18,7 @@ from berlin_worker.cli.output import print_err
 
 PATIENCE_S: Final = 5.0
 """Maximum wait for the first byte of stdin if a prompt is given too."""
-_MOST_BYTES: Final = 64 * 1024 * 1024
+_MOST_BYTES: Final = 128 * 1024 * 1024
 """Far more than a job can hold; a bound for endless input such as /dev/zero."""
 _PIECE_BYTES: Final = 65536
 

@@ -53,6 +53,7 @@ class AsyncClient(AsyncSurface):
         options: Options | None = None,
     ) -> None:
         self._settings = settings or Settings.from_env()
+        self.max_job_bytes = self._settings.max_job_bytes
         self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url")
         given = event_shards or ((redis_url,) if redis_url else self._settings.shards)
         urls = [redis_address(url, "event_shards") for url in given]

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from berlin_schemas import InvalidJob, Message, PromptJob
-from berlin_schemas.jobs import parse_job
+from berlin_schemas.jobs import MAX_JOB_BYTES, parse_job
 from berlin_schemas.names import is_job_id, new_job_id
 from berlin_worker.jobs.job_facts import Facts, facts_of
 
@@ -26,10 +26,17 @@ class Submission:
     facts: Facts
 
 
-def prepare(prompt: Prompt, job_id: str | None, fields: Mapping[str, Any]) -> Submission:
+def prepare(
+    prompt: Prompt,
+    job_id: str | None,
+    fields: Mapping[str, Any],
+    *,
+    max_bytes: int = MAX_JOB_BYTES,
+) -> Submission:
     """Return the submission of ``prompt``; ``fields`` of the job object win over its own.
 
-    Its ID is ``job_id``, else the one that the job carries, else a new one. Raises
+    Its ID is ``job_id``, else the one that the job carries, else a new one. ``max_bytes`` limits
+    its job object. Raises
     :class:`~berlin_schemas.InvalidJob`.
     """
     job = {**_as_object(prompt), **{name: _plain(value) for name, value in fields.items()}}
@@ -37,7 +44,7 @@ def prepare(prompt: Prompt, job_id: str | None, fields: Mapping[str, Any]) -> Su
         job_id = job.get("job_id") or new_job_id()
     if not is_job_id(job_id):
         raise InvalidJob("a job ID is 1 to 128 characters of A-Z a-z 0-9 _ -")
-    parsed, data = parse_job(job, job_id)
+    parsed, data = parse_job(job, job_id, max_bytes=max_bytes)
     # The worker sees what JSON makes of the object: lists for tuples, strings for keys.
     return Submission(job_id, job, data, facts_of(json.loads(data), parsed))
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from berlin_schemas import Cancelled, Chunk, Completed, Failed, Reset
+from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.client import sse
 from berlin_worker.client.fields import JobFields
 from berlin_worker.client.stream import Stream
@@ -17,6 +18,9 @@ from berlin_worker.errors import JobFailed, UnsupportedVersion
 
 class AsyncSurface(abc.ABC):
     """Submits jobs and follows them."""
+
+    max_job_bytes = MAX_JOB_BYTES
+    """The limit of WORKER_MAX_JOB_BYTES."""
 
     async def submit(
         self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
@@ -35,7 +39,7 @@ class AsyncSurface(abc.ABC):
         payload.
         """
         self._enter()
-        submission = prepare(prompt, job_id, job_fields)
+        submission = prepare(prompt, job_id, job_fields, max_bytes=self.max_job_bytes)
         await self._accept(submission)
         return submission.job_id
 
@@ -68,7 +72,7 @@ class AsyncSurface(abc.ABC):
         context), after its channel is subscribed. Raises as :meth:`submit` and
         :meth:`stream` do, :class:`~berlin_schemas.InvalidJob` at once.
         """
-        submission = prepare(prompt, job_id, job_fields)
+        submission = prepare(prompt, job_id, job_fields, max_bytes=self.max_job_bytes)
         return self._stream(submission.job_id, submission=submission, raw=raw)
 
     def sse(self, job_id: str, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from berlin_schemas import ErrorCode, InvalidJob, PromptJob
-from berlin_schemas.jobs import parse_job
+from berlin_schemas.jobs import MAX_JOB_BYTES, parse_job
 from berlin_worker.errors import JobError
 from berlin_worker.jobs.failures import internal_error
 from berlin_worker.providers.base import Provider
@@ -19,6 +19,7 @@ class Acceptance:
     provider: Callable[[str], Provider]
     proxies: frozenset[str]
     defaults: JobDefaults
+    max_job_bytes: int = MAX_JOB_BYTES
 
     def check(
         self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
@@ -37,7 +38,7 @@ class Acceptance:
     ) -> tuple[PromptJob, bytes]:
         if len(args) != 1 or kwargs:
             raise InvalidJob("worker.generate takes one positional argument: the job object")
-        job, data = parse_job(args[0], job_id)
+        job, data = parse_job(args[0], job_id, max_bytes=self.max_job_bytes)
         log_context.ABOUT.set(
             log_context.About(
                 self.defaults.provider_of(job), self.defaults.model_of(job), job.tenant

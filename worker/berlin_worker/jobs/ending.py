@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from berlin_schemas import ErrorCode, InvalidJob
 from berlin_schemas.fingerprint import fingerprint
-from berlin_schemas.jobs import dump_job
+from berlin_schemas.jobs import MAX_JOB_BYTES, dump_job
 from berlin_schemas.names import is_job_id
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.jobs.attempt import Attempt
@@ -28,7 +28,16 @@ _NO_DEADLINE_S = 600.0
 class JobEnder:
     """Ends jobs by their ID, whether they wait, run in this process, or have no record."""
 
-    def __init__(self, store: JobStore, journal: Journal, leases: Leases, claimer: Claimer) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        journal: Journal,
+        leases: Leases,
+        claimer: Claimer,
+        *,
+        max_job_bytes: int = MAX_JOB_BYTES,
+    ) -> None:
+        self._max_job_bytes = max_job_bytes
         self._store = store
         self._journal = journal
         self._leases = leases
@@ -98,7 +107,7 @@ class JobEnder:
         if status == "conflict":
             job = b""
             with contextlib.suppress(InvalidJob):
-                job = dump_job({"args": args})
+                job = dump_job({"args": args}, max_bytes=self._max_job_bytes)
             await self.dead_letter_reused(job_id, facts, job)
         return status
 

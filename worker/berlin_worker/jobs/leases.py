@@ -82,7 +82,9 @@ class Leases:
         job_queue: JobQueue,
         discard: Discard,
         stats: Stats | None = None,
+        max_job_bytes: int = MAX_JOB_BYTES,
     ) -> None:
+        self._max_job_bytes = max_job_bytes
         self._store = store
         self._lease_s = lease_s
         self._renew_interval_s = renew_interval_s
@@ -196,7 +198,8 @@ class Leases:
         self._pending_requeue = overdue
         try:
             # A record may hold anything: only what JSON can encode again is sent.
-            dump_job(recorded_job(overdue.job))
+            most = self._max_job_bytes
+            dump_job(recorded_job(overdue.job, max_bytes=most), max_bytes=most)
             await self._job_queue.requeue(overdue.job_id, overdue.job, overdue.trace)
         except ConnectionError:
             raise
@@ -208,7 +211,7 @@ class Leases:
                 overdue.job_id,
                 "invalid_record",
                 f"the record of the job cannot run: {detail}",
-                overdue.job[: 2 * MAX_JOB_BYTES],
+                overdue.job[: 2 * self._max_job_bytes],
             )
             return
         self._pending_requeue = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from berlin_schemas import ErrorCode, PromptJob
+from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_schemas.names import is_job_id
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.jobs.acceptance import Acceptance
@@ -71,14 +72,15 @@ class Runner(JobEnder):
         cancel_cause: Callable[[], str | None],
         defaults: JobDefaults | None = None,
         quarantine: Quarantine | None = None,
+        max_job_bytes: int = MAX_JOB_BYTES,
     ) -> None:
         stopper = Stopper(store, cancel_cause)
         claimer = Claimer(store, journal, leases, stopper)
-        super().__init__(store, journal, leases, claimer)
+        super().__init__(store, journal, leases, claimer, max_job_bytes=max_job_bytes)
         self.quarantine = quarantine or Quarantine()
         self._policy = policy
         self._stats = journal.stats
-        self._acceptance = Acceptance(provider, proxies, defaults or JobDefaults())
+        self._acceptance = Acceptance(provider, proxies, defaults or JobDefaults(), max_job_bytes)
         self._attempts = AttemptLoop(
             store, leases, claimer, stopper, provider, policy, journal.stats
         )

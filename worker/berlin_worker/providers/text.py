@@ -1,7 +1,6 @@
 """Messages as text, for providers that take nothing else. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from berlin_schemas import ErrorCode, Message
 from berlin_worker.errors import JobError
@@ -19,7 +18,7 @@ def texts_of(messages: Sequence[Message], provider: str) -> list[str]:
     ]
 
 
-def text_of(content: str | Sequence[Mapping[str, Any]] | None, place: str, provider: str) -> str:
+def text_of(content: str | Sequence[Mapping[str, object]] | None, place: str, provider: str) -> str:
     """Return one message's content as :func:`texts_of` does; ``place`` is that of the message."""
     if isinstance(content, str):
         return content
@@ -30,7 +29,7 @@ def text_of(content: str | Sequence[Mapping[str, Any]] | None, place: str, provi
     )
 
 
-def _part_text(part: Mapping[str, Any], place: str, provider: str) -> str:
+def _part_text(part: Mapping[str, object], place: str, provider: str) -> str:
     if part["type"] != "text":
         raise _refusal(place, provider, f"parts of the type {str(part['type'])[:40]!a}")
     text = part.get("text")

@@ -62,12 +62,17 @@ class KeptResult:
 
 
 def read_lines(
-    data: Iterable[bytes], run_key: str, defaults: Mapping[str, Any]
+    data: Iterable[bytes],
+    run_key: str,
+    defaults: Mapping[str, Any],
+    *,
+    max_bytes: int = MAX_JOB_BYTES,
 ) -> Iterator[Line | BadLine]:
     """Yield the lines of a JSONL file, numbered from 1, without blank ones.
 
     A line is a job object, an object with ``prompt`` in place of ``messages`` (and optionally
     ``system``), or a string. ``defaults`` are fields of the job object; fields of the line win.
+    ``max_bytes`` limits a job object.
 
     The job ID is a hash of ``run_key``, the payload, and the number of earlier lines with an equal
     payload. So an inserted line changes the ID of no other line.
@@ -77,7 +82,7 @@ def read_lines(
         text = (raw.removeprefix(_BOM) if number == 1 else raw).strip()
         if text:
             try:
-                line = _line(number, text, defaults)
+                line = _line(number, text, defaults, max_bytes)
             except (InvalidJob, ValueError, RecursionError) as error:
                 yield BadLine(number, str(error))
                 continue
@@ -89,9 +94,9 @@ def read_lines(
             yield line
 
 
-def _line(number: int, text: bytes, defaults: Mapping[str, Any]) -> Line:
-    if len(text) > 2 * MAX_JOB_BYTES:
-        raise InvalidJob(f"the line has {len(text)} bytes: a job has at most {MAX_JOB_BYTES}")
+def _line(number: int, text: bytes, defaults: Mapping[str, Any], max_bytes: int) -> Line:
+    if len(text) > 2 * max_bytes:
+        raise InvalidJob(f"the line has {len(text)} bytes: a job has at most {max_bytes}")
     try:
         obj = json.loads(text)
     except UnicodeDecodeError as error:
@@ -109,7 +114,7 @@ def _line(number: int, text: bytes, defaults: Mapping[str, Any]) -> Line:
     own_id = job.get("job_id")
     if own_id is not None and not is_job_id(own_id):
         raise InvalidJob("job_id: must be 1 to 128 characters of A-Z a-z 0-9 _ -")
-    parse_job(job, own_id or "batch-")
+    parse_job(job, own_id or "batch-", max_bytes=max_bytes)
     return Line(number, own_id or "", job, label, fingerprint(job), own_id is not None)
 
 

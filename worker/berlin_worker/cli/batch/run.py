@@ -69,7 +69,12 @@ class _Work:
     def lines(self) -> Iterator[Iterator[Line | BadLine]]:
         """Open the input, and yield an iterator over its lines."""
         with self.source.open("rb") as data:
-            yield read_lines(utf8_lines(data), self.output.progress.run, self.plan.defaults)
+            yield read_lines(
+                utf8_lines(data),
+                self.output.progress.run,
+                self.plan.defaults,
+                max_bytes=load_settings().max_job_bytes,
+            )
 
     def left(self, lines: Iterator[Line | BadLine]) -> Iterator[Line | BadLine | KeptResult]:
         """Yield the lines whose results are not in place, or the kept results of such lines."""

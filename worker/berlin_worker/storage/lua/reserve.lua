@@ -7,12 +7,11 @@
 --       3 redelivered (hash, see unacked_entry.lua)
 --       4... the lists of the queue, in the order in which they are served
 -- ARGV  1 messages to take at most   2 beginning of the tags, used for this call alone
+--       3 bytes of the longest message: the cut of a longer one makes it unreadable
 -- reply {1 if more wait, list, tag, message, 1 if a worker held it before, ...}: lists are counted
 -- from 1
 -- A full server, or a wrong type of key 1 or 2, is an error before anything has moved. A list of a
 -- wrong type is passed over; its error is the reply if there is nothing else to take.
-
-local MOST_BYTES = 16 * 1024 * 1024 -- no job is so long: the cut makes it unreadable
 
 local since = now_ms() / 1000
 -- RPOP alone a full server would allow; this changes nothing, and is refused.
@@ -22,7 +21,7 @@ redis.call('HLEN', KEYS[1])
 local marked = redis.pcall('HLEN', KEYS[3])
 local any_marked = type(marked) == 'number' and marked > 0
 
-local reply, room, failure = {0}, tonumber(ARGV[1]), nil
+local reply, room, most_bytes, failure = {0}, tonumber(ARGV[1]), tonumber(ARGV[3]), nil
 for list = 4, #KEYS do
   while room > 0 do
     local raw = redis.pcall('RPOP', KEYS[list])
@@ -38,7 +37,7 @@ for list = 4, #KEYS do
     redis.call('ZADD', KEYS[2], since, tag)
     reply[#reply + 1] = list - 3
     reply[#reply + 1] = tag
-    reply[#reply + 1] = raw:sub(1, MOST_BYTES)
+    reply[#reply + 1] = raw:sub(1, most_bytes)
     reply[#reply + 1] = any_marked and redis.call('HDEL', KEYS[3], fingerprint(raw)) or 0
   end
   if room == 0 then
