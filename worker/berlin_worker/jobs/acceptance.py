@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from berlin_schemas import ErrorCode, InvalidJob, PromptJob
 from berlin_schemas.jobs import MAX_JOB_BYTES, parse_job
 from berlin_worker.errors import JobError
+from berlin_worker.jobs.candidates import candidates
 from berlin_worker.jobs.failures import internal_error
 from berlin_worker.providers.base import Provider
 from berlin_worker.providers.defaults import JobDefaults
@@ -33,6 +34,12 @@ class Acceptance:
         except InvalidJob as error:
             raise JobError(ErrorCode.INVALID_JOB, str(error)) from None
 
+    def _check_fallback(self, place: str, job: PromptJob) -> None:
+        try:
+            self.provider(job.provider).check(job)
+        except JobError as error:
+            raise JobError(error.code, f"{place}: {error.message}") from None
+
     def _check(
         self, job_id: str, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[PromptJob, bytes]:
@@ -52,6 +59,8 @@ class Acceptance:
                 model = self.defaults.model_of(named, provider)
                 log_context.ABOUT.set(log_context.About(job.provider, model, job.tenant))
             provider.check(job)
+            for place, fallback in enumerate(candidates(job)[1:]):
+                self._check_fallback(f"fallbacks.{place}", fallback)
         except JobError:
             raise
         except Exception as error:  # noqa: BLE001  # a provider may be third-party code

@@ -30,6 +30,7 @@ from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.lifecycle import Phase
 from berlin_worker.jobs.store import Claim
 from berlin_worker.jobs.upstream_call import UpstreamCall
+from berlin_worker.jobs.usage import encodable, usage_fields
 from berlin_worker.jobs.watchdog import Expired, Watchdog
 from berlin_worker.providers.base import Provider, Report
 from berlin_worker.providers.deltas import Deltas
@@ -52,7 +53,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "_call", "_claimed", "_detached", "_journal", "_log", "_reason", "_task", "_unrecorded_s",
+        "_call", "_claimed", "_detached", "_job", "_journal", "_log", "_reason", "_report",
+        "_task", "_unrecorded_s",
         "attempt", "claim", "ended", "stopped",
     )  # fmt: skip
 
@@ -75,6 +77,8 @@ class Attempt:
         self._call = UpstreamCall()
         self._detached = False
         self._unrecorded_s = unrecorded_s
+        self._report = Report()
+        self._job: PromptJob | None = None
         self._log = journal.open(
             claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
         )
@@ -92,6 +96,11 @@ class Attempt:
     def error(self) -> str:
         """The error code of a failed job; else empty."""
         return self._log.error
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """What the upstream has reported to this attempt, as far as an event can hold it."""
+        return encodable(self._report.usage)
 
     @property
     def streaming(self) -> bool:
@@ -117,13 +126,17 @@ class Attempt:
             self._task.cancel()
 
     async def open(self, job: PromptJob) -> bool:
-        """Publish the opening event; returns ``False`` if the job has ended instead."""
+        """Publish the opening event; returns ``False`` if the job has ended instead.
+
+        ``job`` names the provider and the model that this attempt tries.
+        """
+        self._job = job
         if self.claim.cancel_reason:
             await self.end_cancelled(self.claim.cancel_reason)
         elif self.remaining_s(job) <= 0:
             await self.end_failed(timed_out(Expired.DEADLINE))
         elif not self.streaming:
-            self._log.event(Started(**self._head()))
+            self._log.event(Started(**self._head(), provider=job.provider, model=job.model))
             return True
         elif job.on_interrupt == "restart":
             self._log.event(Reset(**self._head(), reason=self._reason))
@@ -148,7 +161,7 @@ class Attempt:
         timeout; ``Fenced`` if the job was lost. A provider that hangs when it is cancelled is
         abandoned.
         """
-        report = Report()
+        report = self._report
         with tracing.current().chat(job, self.claim.attempt, report) as chat:
             await self._stream(job, provider, report, chat)
 
@@ -204,16 +217,18 @@ class Attempt:
 
     async def end_kept(self) -> None:
         """End as completed with the text that is there."""
-        await self._end_completed("interrupted", None)
+        await self._end_completed("interrupted", self.usage)
 
     async def end_failed(self, error: JobError) -> None:
         """End as failed."""
         info = error.info().model_copy(update={"message": _utf8(error.message)})
-        await self._end(Failed(**self._head(), error=info), error.code.value)
+        await self._end(
+            Failed(**self._head(), error=info, **self._spent(self.usage)), error.code.value
+        )
 
     async def end_cancelled(self, reason: str) -> None:
         """End as cancelled."""
-        await self._end(Cancelled(**self._head(), reason=_utf8(reason)))
+        await self._end(Cancelled(**self._head(), reason=_utf8(reason), **self._spent(self.usage)))
 
     async def _end_completed(
         self,
@@ -223,8 +238,18 @@ class Attempt:
         timings = Timings.model_validate(self._durations_ms())
         head = self._head()
         await self._end(
-            Completed(**head, finish_reason=finish_reason(reason), timings=timings, usage=usage)
+            Completed(
+                **head,
+                finish_reason=finish_reason(reason),
+                timings=timings,
+                provider=self._job.provider if self._job else None,
+                model=self._job.model if self._job else None,
+                **self._spent(usage),
+            )
         )
+
+    def _spent(self, usage: dict[str, Any] | None) -> dict[str, Any]:
+        return usage_fields(self.attempt, usage, self.claim.progress.usage)
 
     def _durations_ms(self) -> dict[str, float | None]:
         """Return the durations of the job so far in ms, by their names in ``Timings``."""

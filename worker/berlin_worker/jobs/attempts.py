@@ -3,15 +3,16 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from berlin_schemas import ErrorCode, PromptJob
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.jobs.attempt import Attempt
+from berlin_worker.jobs.candidates import candidates
 from berlin_worker.jobs.claiming import Claimer
 from berlin_worker.jobs.leases import Leases
-from berlin_worker.jobs.retry import Fail, KeepPartial, Retry, RetryPolicy, decide_retry
+from berlin_worker.jobs.retry import Fail, FallBack, KeepPartial, Retry, RetryPolicy, decide_retry
 from berlin_worker.jobs.stopping import Stopper
 from berlin_worker.jobs.store import JobStore
 from berlin_worker.jobs.store_retry import retry_until_available
@@ -40,11 +41,17 @@ class AttemptLoop:
         Raises ``Fenced`` if another attempt has the job, ``CancelledError`` after a cancellation
         from outside.
         """
+        policy = self.policy.with_fallbacks(len(job.fallbacks))
+        order = candidates(job)
         while True:
+            left = order[min(attempt.claim.progress.fallback, len(order) - 1) :]
+            if left[0] is not job and (about := log_context.ABOUT.get()) is not None:
+                about = about._replace(provider=left[0].provider, model=left[0].model)
+                log_context.ABOUT.set(about)
             log_context.JOB.set((attempt.claim.job_id, attempt.claim.attempt))
             with self.leases.holding(attempt.claim.job_id, attempt):
                 try:
-                    reason = await self._run_one(job, data, attempt)
+                    reason = await self._run_one(left, data, attempt, policy)
                 except asyncio.CancelledError:
                     await self.stopper.stop(attempt)
                     return attempt
@@ -53,10 +60,15 @@ class AttemptLoop:
             # Not held here: a renewal under way would report the next attempt as lost.
             attempt = await self._next(job, attempt, reason)
 
-    async def _run_one(self, job: PromptJob, data: bytes, attempt: Attempt) -> ErrorCode | None:
-        """Run one attempt; if another is to follow, wait for its time and return the reason."""
-        claim = attempt.claim
-        if claim.failed_attempts >= self.policy.max_attempts:
+    async def _run_one(
+        self, order: Sequence[PromptJob], data: bytes, attempt: Attempt, policy: RetryPolicy
+    ) -> ErrorCode | None:
+        """Run one attempt by the first of ``order``, the candidates that are left.
+
+        If another attempt is to follow, wait for its time and return the reason.
+        """
+        claim, job = attempt.claim, order[0]
+        if claim.failed_attempts >= policy.max_attempts:
             await self._give_up(attempt, data)
             return None
         if not await attempt.open(job):
@@ -70,7 +82,8 @@ class AttemptLoop:
                 streaming=attempt.streaming,
                 on_interrupt=job.on_interrupt,
                 remaining_s=attempt.remaining_s(job),
-                policy=self.policy,
+                policy=policy,
+                has_fallback=len(order) > 1,
                 jitter=random.random(),  # noqa: S311  # spreads retries, keeps no secret
             ):
                 case Fail(final):
@@ -80,6 +93,9 @@ class AttemptLoop:
                 case Retry(delay_s):
                     await self._wait_for_retry(attempt, error.code, delay_s)
                     return error.code
+                case FallBack():
+                    await self._fall_back(attempt, error.code, order[1])
+                    return error.code
         return None
 
     async def _wait_for_retry(self, attempt: Attempt, code: ErrorCode, delay_s: float) -> None:
@@ -88,11 +104,29 @@ class AttemptLoop:
             "job %s: attempt %d ended with %s, the next follows in %.2f s",
             *(claim.job_id, claim.attempt, code, delay_s),
         )
+        await self._give_way(attempt, code, delay_s)
+        await asyncio.sleep(delay_s)
+
+    async def _fall_back(self, attempt: Attempt, code: ErrorCode, job: PromptJob) -> None:
+        claim = attempt.claim
+        logger.info(
+            "job %s: attempt %d ended with %s, the provider %s follows",
+            *(claim.job_id, claim.attempt, code, job.provider),
+        )
+        await self._give_way(attempt, code, 0.0, fell_back=True)
+
+    async def _give_way(
+        self, attempt: Attempt, code: ErrorCode, delay_s: float, *, fell_back: bool = False
+    ) -> None:
+        """Record the end of an attempt that another one follows in this process."""
+        claim = attempt.claim
         self.stats.retries.add(code.value)
         tracing.current().retried(claim.attempt, code.value, delay_s)
         # The store takes no event of an attempt once the next one has begun.
         await attempt.flush()
-        await asyncio.sleep(delay_s)
+        if attempt.usage is not None or fell_back:
+            progress = claim.progress.after(attempt.usage, fell_back=fell_back)
+            await retry_until_available(lambda: self.store.save_progress(claim.job_id, progress))
 
     async def _next(self, job: PromptJob, attempt: Attempt, reason: ErrorCode) -> Attempt:
         held = attempt.claim

@@ -1,7 +1,7 @@
 """The decision after a failed attempt (pure)."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
@@ -19,6 +19,10 @@ class RetryPolicy:
     max_attempts: int
     base_s: float
     max_s: float
+
+    def with_fallbacks(self, count: int) -> Self:
+        """Return the policy of a job with ``count`` fallbacks: each has an attempt of its own."""
+        return replace(self, max_attempts=self.max_attempts + count) if count else self
 
     def backoff_s(self, tries: int, jitter: float) -> float:
         """Return the delay (s) after ``tries`` attempts; ``jitter`` in [0, 1) spreads a half."""
@@ -45,7 +49,12 @@ class Fail:
     error: JobError
 
 
-Decision = Retry | KeepPartial | Fail
+@dataclass(frozen=True, slots=True)
+class FallBack:
+    """Begin the next attempt at once, with the next fallback of the job."""
+
+
+Decision = Retry | FallBack | KeepPartial | Fail
 
 
 def decide_retry(
@@ -57,16 +66,21 @@ def decide_retry(
     remaining_s: float,
     policy: RetryPolicy,
     jitter: float,
+    has_fallback: bool = False,
 ) -> Decision:
     """Return the step after an attempt that ended with ``error``.
 
     - ``tries`` counts the attempts so far, without those that a shutdown released.
     - ``streaming``: chunks have been published since the last reset.
     - ``remaining_s``: the seconds to the job's deadline.
+    - ``has_fallback``: the job names another provider or model after the one that failed.
 
     The delay is at least the upstream's ``Retry-After``. If the deadline comes first, the job
-    fails at once.
+    fails at once. A fallback is tried without a delay, and for errors that no retry would help.
     """
+    may_follow = error.code not in FINAL_CODES and tries < policy.max_attempts and remaining_s > 0
+    if has_fallback and not streaming and may_follow:
+        return FallBack()
     if not error.retryable or error.code in FINAL_CODES:
         return Fail(error)
     if streaming and on_interrupt == "keep":

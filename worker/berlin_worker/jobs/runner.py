@@ -125,13 +125,14 @@ class Runner(JobEnder):
             tracing.current().ended("dropped")
             return DROPPED
         self._leases.advance_watermark(claim)
-        if is_final_attempt(claim, self._policy):
+        policy = self._policy.with_fallbacks(len(job.fallbacks))
+        if is_final_attempt(claim, policy):
             async with under_observation(
                 claim,
                 lambda: self._claimer.claim(job_id, b"", deadline_s=job.deadline_s),
                 store=self._store,
                 quarantine=self.quarantine,
-                policy=self._policy,
+                policy=policy,
             ) as claim:
                 return await self._run_claimed(claim, job, data, received)
         return await self._run_claimed(claim, job, data, received)

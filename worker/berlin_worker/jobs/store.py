@@ -1,12 +1,13 @@
 """The records of jobs: what a claim returns, and what ``jobs/`` requires of their store."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, Self
 
 from berlin_schemas.jobs import MAX_JOB_BYTES, InvalidJob
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
+from berlin_worker.jobs.usage import add_usage
 
 QUEUE_EMPTY: Final = 1 << 53
 """A watermark (ms) later than any time: from an empty queue every job has been consumed."""
@@ -14,6 +15,34 @@ QUEUE_EMPTY: Final = 1 << 53
 ClaimStatus = Literal["claimed", "finished", "leased", "not_queued", "conflict"]
 Renewal = Literal["renewed", "lost", "requested", "revoked"]
 """The last two: renewed, and the job is to be cancelled for this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the attempts of a job so far leave to the next one.
+
+    ``usage`` is the sum of what they have reported; ``fallback`` counts the fallbacks that they
+    have gone to.
+    """
+
+    usage: Mapping[str, Any]
+    fallback: int
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """Return what a record holds; any client may have written it."""
+        usage, fallback = found.get("usage"), found.get("fallback")
+        return cls(
+            usage=add_usage(usage if isinstance(usage, dict) else {}, {}),
+            fallback=fallback if type(fallback) is int and fallback > 0 else 0,
+        )
+
+    def after(self, usage: Mapping[str, Any] | None, *, fell_back: bool) -> Self:
+        """Return the progress after an attempt that has reported ``usage``."""
+        return type(self)(add_usage(self.usage, usage or {}), self.fallback + fell_back)
+
+
+NO_PROGRESS: Final = Progress({}, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +69,7 @@ class Claim:
     now_ms: int
     leased_ms: int = 0
     never_began: bool = False
+    progress: Progress = NO_PROGRESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +111,9 @@ class JobStore(Protocol):
 
     async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
         """Set the ``failed_attempts`` of a running job."""
+
+    async def save_progress(self, job_id: str, progress: Progress) -> None:
+        """Keep ``progress`` in the record, for the next claim."""
 
     async def dead_letter(
         self,

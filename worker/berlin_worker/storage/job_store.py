@@ -5,8 +5,10 @@ each may then be called again with the same arguments.
 """
 
 import contextlib
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import redis.asyncio
@@ -15,8 +17,8 @@ from redis.exceptions import RedisError, ResponseError
 from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
-from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Renewal
-from berlin_worker.storage import due_jobs
+from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
+from berlin_worker.storage import due_jobs, stored_values
 from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
 from berlin_worker.storage.scripts import source
@@ -115,7 +117,9 @@ class RedisStore:
         args += (int(only_queued), trace, *facts.script_args())
         with _unreachable():
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before = reply
+        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, progress = (
+            reply
+        )
         created_ms, started_ms, now_ms, leased_ms = times
         return Claim(
             job_id=job_id,
@@ -130,6 +134,7 @@ class RedisStore:
             now_ms=now_ms,
             leased_ms=leased_ms,
             never_began=before == b"cancelled" and seq <= 1,
+            progress=Progress.from_json(stored_values.json_object(progress)),
         )
 
     async def append(self, batch: list[Batch]) -> list[bool]:
@@ -168,6 +173,15 @@ class RedisStore:
             await self._records.call(
                 _CLEAR_FAILURE, [names.state_key(job_id)], [attempt, failed_attempts]
             )
+
+    async def save_progress(self, job_id: str, progress: Progress) -> None:
+        """Keep in the record what the next claim returns of earlier attempts."""
+        key = names.state_key(job_id)
+        with _unreachable():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.hset(key, "progress", json.dumps(asdict(progress)))
+                pipeline.expire(key, self._queue_ttl_s, nx=True)  # unless the record is there
+                await pipeline.execute()
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
         """Set the cancel flag of a job, known or not; one that runs only if ``running``.

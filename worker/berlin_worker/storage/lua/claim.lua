@@ -14,15 +14,16 @@
 --       9 fingerprint of the job object ('' if the caller has none)
 --       10... further fields of the record and their values
 -- reply {outcome, attempt, seq, chunks, failed_attempts, cancel reason, created, started, now,
---        leased, status}
+--        leased, status, progress}
 --       outcome 'claimed', 'finished', 'leased', 'not_queued', or 'conflict' (the record is that of
 --       another job with this ID); times in ms; leased until, or 0; status as it was before the
---       claim; cancel reason '' if the job is not to be cancelled
+--       claim; progress is what earlier attempts have saved; cancel reason '' if the job is not to be cancelled
 
 -- Others may write records and logs: a key of another type is removed, a field that is no whole
 -- number counts as missing, and a log that does not fit its record begins anew.
 local r = heal('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'failed_attempts',
-               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint', 'revoked')
+               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint', 'revoked',
+               'progress')
 local status, attempt = r[1], whole(r[2], 0)
 local seq, chunks = whole(r[3], 0), whole(r[4], 0)
 local now = now_ms()
@@ -36,7 +37,7 @@ end
 local function reply(outcome, fields)
   return {outcome, fields.attempt or attempt, seq, chunks,
           fields.failed_attempts or whole(r[5], 0), cancel_reason, fields.created or 0,
-          fields.started or 0, now, fields.leased or 0, status or ''}
+          fields.started or 0, now, fields.leased or 0, status or '', r[12] or ''}
 end
 
 -- A record of an older version has no fingerprint, and is not compared; garbage counts as missing.

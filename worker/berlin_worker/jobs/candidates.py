@@ -1,0 +1,23 @@
+"""Who may answer a job: its provider and model, then its fallbacks in their order (pure)."""
+
+from berlin_schemas import PromptJob
+
+
+def candidates(job: PromptJob) -> list[PromptJob]:
+    """Return the job as each of its candidates is to run it.
+
+    ``job`` names its provider and model. A fallback without options runs with those of the job.
+    """
+    return [
+        job,
+        *(
+            job.model_copy(
+                update={
+                    "provider": fallback.provider,
+                    "model": fallback.model,
+                    "options": job.options if fallback.options is None else fallback.options,
+                }
+            )
+            for fallback in job.fallbacks
+        ),
+    ]
