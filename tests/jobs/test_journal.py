@@ -15,14 +15,17 @@ from berlin_schemas import (
     ErrorCode,
     ErrorInfo,
     Failed,
+    Reasoning,
     Started,
     Timings,
+    ToolCall,
     decode,
     encode,
 )
 from berlin_worker.errors import Fenced
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.lifecycle import LifecycleError, Phase
+from berlin_worker.providers.deltas import ReasoningDelta, ToolCallDelta
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.unit
@@ -125,20 +128,50 @@ text = st.text(
 )
 
 
-@given(deltas=st.lists(text, max_size=5), attempt=st.integers(1, 10**6), seq=st.integers(1, 10**9))
+deltas_of_all_kinds = (
+    text
+    | st.builds(ReasoningDelta, text)
+    | st.builds(ToolCallDelta, st.integers(0, 99), text, st.none() | text, st.none() | text)
+)
+
+
+def clean(value):
+    return None if value is None else value.encode("utf-8", "replace").decode()
+
+
+def event_of(delta, **place):
+    match delta:
+        case ReasoningDelta(content):
+            return Reasoning(**place, content=clean(content))
+        case ToolCallDelta(index, arguments, id_, name):
+            call = {"index": index, "id": clean(id_), "name": clean(name)}
+            return ToolCall(**place, **call, arguments=clean(arguments))
+    return Chunk(**place, content=clean(delta))
+
+
+@given(
+    deltas=st.lists(deltas_of_all_kinds, max_size=5),
+    attempt=st.integers(1, 10**6),
+    seq=st.integers(1, 10**9),
+)
 def test_a_chunk_written_by_hand_means_what_the_model_means(deltas, attempt, seq):
     async def main():
         harness = Harness()
         log = harness.open(seq=seq, attempt=attempt)
         log.chunk(deltas)
         events = log.take().events if log.seq > seq else []
-        expected = [delta for delta in deltas if delta]
+        empty = ("", ReasoningDelta(""))
+        expected = [
+            each
+            for each in deltas
+            if each not in empty and each != ToolCallDelta(getattr(each, "index", 0), "")
+        ]
         assert len(events) == len(expected)
         for n, (data, delta) in enumerate(zip(events, expected, strict=True), seq + 1):
             data.decode()  # valid UTF-8
             event = decode(data)
-            clean = delta.encode("utf-8", "replace").decode()
-            assert event == Chunk(job_id=JOB, seq=n, attempt=attempt, ts=event.ts, content=clean)
+            place = {"job_id": JOB, "seq": n, "attempt": attempt, "ts": event.ts}
+            assert event == event_of(delta, **place)
             assert json.loads(data) == json.loads(encode(event))
             assert b"\n" not in data
 
@@ -152,7 +185,10 @@ async def test_a_delta_that_is_no_text_appends_nothing_and_harms_no_later_event(
     async with Harness() as harness:
         log = harness.started()
         log.chunk(["a"])
-        for strange in (["b", None], [1], [b"x"]):
+        for strange in (
+            *(["b", None], [1], [b"x"], [ReasoningDelta(1)], [ToolCallDelta(-1, "x")]),
+            *([ToolCallDelta(True, "x")], [ToolCallDelta(0, None)], [ToolCallDelta(0, "", 1)]),
+        ):
             with pytest.raises(TypeError):
                 log.chunk(strange)
         await log.end(failed(log))

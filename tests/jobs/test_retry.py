@@ -11,6 +11,7 @@ from berlin_worker.errors import JobError
 from berlin_worker.jobs.retry import (
     FINAL_CODES,
     Fail,
+    FallBack,
     KeepPartial,
     Retry,
     RetryPolicy,
@@ -138,3 +139,28 @@ def test_whatever_happens_a_retry_waits_long_enough_and_never_past_the_deadline(
             assert error.retryable
         case Fail(final):
             assert final is error
+
+
+@given(
+    code=st.sampled_from(ErrorCode),
+    retryable=st.booleans(),
+    streaming=st.booleans(),
+    tries=st.integers(1, 4),
+    remaining_s=st.sampled_from([-1.0, 0.0, 5.0]),
+)
+def test_a_fallback_follows_if_there_is_time_for_what_another_could_do_better(
+    code, retryable, streaming, tries, remaining_s
+):
+    place = {"streaming": streaming, "tries": tries, "remaining_s": remaining_s}
+    error = failure(code, retryable=retryable)
+    decision = decided(error, has_fallback=True, **place)
+    better = code not in FINAL_CODES and not streaming
+    if better and tries < POLICY.max_attempts and remaining_s > 0:
+        assert decision == FallBack()
+    else:
+        assert decision == decided(error, **place)
+
+
+def test_each_fallback_has_an_attempt_of_its_own():
+    assert POLICY.with_fallbacks(0) is POLICY
+    assert POLICY.with_fallbacks(2).max_attempts == POLICY.max_attempts + 2

@@ -65,7 +65,9 @@ class Settings(GatewaySettings):
         "WORKER_DEFAULT_MODEL", "", "model of jobs that name none; empty: the provider's own"
     )
     max_attempts: Count = _env(
-        "WORKER_MAX_ATTEMPTS", 3, "attempts of a job, retries and restarts included"
+        "WORKER_MAX_ATTEMPTS",
+        3,
+        "attempts of a job, retries and restarts included; each fallback adds one",
     )
     retry_base_s: Seconds = _env(
         "WORKER_RETRY_BASE_S", 0.5, "first back-off between attempts; doubles, with jitter"
