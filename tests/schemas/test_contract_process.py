@@ -40,6 +40,6 @@ def test_the_json_schema_is_whole_and_prints_from_the_command_line():
     assert refs <= set(defined)
     assert defined["PromptJob"]["required"] == ["messages"]
     assert defined["PromptJob"]["additionalProperties"] is False
-    assert len(defined["Event"]["oneOf"]) == 6
+    assert len(defined["Event"]["oneOf"]) == 8
     # Anchors that regular expressions of other languages do not know would bind nobody there.
     assert r"\A" not in printed.replace("\\\\", "\\")

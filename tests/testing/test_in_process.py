@@ -8,11 +8,12 @@ import pytest
 from celery import Celery
 
 from berlin_schemas import ErrorCode, PromptJob
-from berlin_worker.client import AsyncClient, JobFailed
+from berlin_worker.client import AssembledToolCall, AsyncClient, JobFailed
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Report, Services
+from berlin_worker.providers.deltas import ReasoningDelta, ToolCallDelta
 from berlin_worker.providers.echo import EchoProvider
-from berlin_worker.testing import InProcessWorker
+from berlin_worker.testing import InProcessWorker, scripted
 from berlin_worker.testing.conformance import ProviderConformance
 
 pytestmark = pytest.mark.contract
@@ -60,6 +61,26 @@ class Shouting(EchoProvider):
         for word in str(job.messages[-1].content).split():
             await asyncio.sleep(0)
             yield [word.upper()]
+
+
+def test_a_provider_plays_reasoning_and_tool_calls_of_the_test():
+    plays = scripted(
+        ReasoningDelta("Hm. "),
+        "Wait",
+        ToolCallDelta(0, "", id="a", name="f"),
+        ToolCallDelta(0, "{}"),
+        finish_reason="tool_calls",
+        usage={"total_tokens": 3},
+    )
+    busy = scripted(JobError(ErrorCode.UPSTREAM_ERROR, "busy", upstream_status=503))
+    providers = {"mine": plays, "busy": busy}
+    with InProcessWorker(providers) as worker, worker.client() as client:
+        fallbacks = [{"provider": "mine", "model": "m"}]
+        result = client.result(client.submit("Hello", provider="busy", fallbacks=fallbacks))
+    assert (result.text, result.reasoning) == ("Wait", "Hm. ")
+    assert result.tool_calls == (AssembledToolCall("a", "f", "{}"),)
+    assert (result.finish_reason, result.usage) == ("tool_calls", {"total_tokens": 3})
+    assert (result.provider, result.model) == ("mine", "m")
 
 
 def test_a_worker_serves_a_provider_of_the_tests_own():

@@ -38,6 +38,7 @@ COMMANDS: Final = {
         "batch.command",
         "Run a file of prompts; resume without paying twice.",
     ),
+    "models": ("models_command", "List the models that an upstream offers."),
     "dead": ("dead_command", "List and replay dead letters: jobs that could not run."),
     "worker": ("worker_command", "Start a worker."),
     "gateway": ("gateway_command", "Serve jobs over HTTP, also to OpenAI's clients."),

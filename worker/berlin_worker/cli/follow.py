@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
+import click
+
 from berlin_schemas import Cancelled, Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.cli import no_worker
@@ -21,12 +23,16 @@ CANCEL_PATIENCE_S: Final = 5.0
 _PAGER_PATIENCE_S: Final = 0.1
 
 
-def view_for(out: Stdout, *, as_json: bool, final: bool) -> View:
-    """Return the view for the options."""
+def view_for(out: Stdout, *, as_json: bool, final: bool, reasoning: bool = False) -> View:
+    """Return the view for the options; a pipe gets no reasoning."""
     if as_json:
         return JsonView()
     kind = FinalView if final else TextView
-    return kind(is_terminal=out.is_terminal, encoding=out.encoding)
+    dim = None
+    if reasoning and out.is_terminal:
+        context = click.get_current_context(silent=True)
+        dim = context is None or context.color is not False
+    return kind(is_terminal=out.is_terminal, encoding=out.encoding, dim_reasoning=dim)
 
 
 async def follow(
@@ -38,6 +44,7 @@ async def follow(
     final: bool,
     cancel: bool,
     status: str = "unknown",
+    reasoning: bool = False,
 ) -> int | None:
     """Show the events of ``stream`` with a ``seq`` beyond ``after``, and return the exit code.
 
@@ -51,7 +58,7 @@ async def follow(
         if cancel:
             # Complete the submission first: one under way would clear a cancellation.
             await stream.start()
-        view = view_for(out, as_json=as_json, final=final)
+        view = view_for(out, as_json=as_json, final=final, reasoning=reasoning)
         follower = Follower(stream, out, view, after=after, log=log)
         reading = asyncio.create_task(follower.read())
         leaving = asyncio.create_task(_wait_for_leave(interrupts, out))

@@ -15,7 +15,13 @@ from berlin_worker.errors import Unavailable
 
 
 async def run(
-    job: dict[str, Any], job_id: str | None, *, wait: bool, as_json: bool, final: bool
+    job: dict[str, Any],
+    job_id: str | None,
+    *,
+    wait: bool,
+    as_json: bool,
+    final: bool,
+    reasoning: bool = False,
 ) -> int:
     """Submit ``job``, and with ``wait`` follow it to its end. Return the exit code."""
     job_id = job_id or job.get("job_id") or new_job_id()
@@ -32,7 +38,9 @@ async def run(
                 await _submit_unread(client, job, job_id, error)
             raise
         print_err(f"job {job_id}" + known_as(known.status), dim=True)
-        code = await follow(client, stream, as_json=as_json, final=final, cancel=True)
+        code = await follow(
+            client, stream, as_json=as_json, final=final, cancel=True, reasoning=reasoning
+        )
         return FAILED if code is None else code
 
 

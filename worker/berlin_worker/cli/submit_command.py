@@ -30,6 +30,16 @@ from berlin_worker.cli.job_options import build_job, check_id, from_prompt, job_
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines.")
 @click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
+@click.option(
+    "--reasoning", is_flag=True, help="Show the model's reasoning, dim; a pipe never gets it."
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE|URL",
+    help="An image beside the prompt, for providers that take images. Repeatable.",
+)
 @click.option("--wait/--no-wait", default=True, help="Stream the answer, or only print the job ID.")
 @job_options(short_option=True)
 def submit(
@@ -40,6 +50,8 @@ def submit(
     job_id: str | None,
     as_json: bool,
     final: bool,
+    reasoning: bool,
+    images: tuple[str, ...],
     wait: bool,
     **given: Any,
 ) -> None:
@@ -52,6 +64,7 @@ def submit(
       berlin submit "Why is the sky blue?"
       cat report.txt | berlin submit "Summarise"
       git diff | berlin submit --system "Review this." -o temperature=0.2
+      berlin submit "What is this?" --image photo.jpg --provider openai --model gpt-4o
       berlin submit "Hello" --no-wait | xargs berlin tail
 
     With a PROMPT, stdin is not read if it is a terminal. A pipe without data for 5 s is left out
@@ -71,8 +84,13 @@ def submit(
 
     base = job_file(path) if path else from_prompt(prompt_text(prompt, use_stdin=use_stdin))
     job = build_job(base, given)
+    if images:
+        from berlin_worker.cli.images import with_images
+
+        job = with_images(job, images)
     import asyncio
 
     from berlin_worker.cli.submit import run
 
-    raise SystemExit(asyncio.run(run(job, job_id, wait=wait, as_json=as_json, final=final)))
+    shown = {"as_json": as_json, "final": final, "reasoning": reasoning}
+    raise SystemExit(asyncio.run(run(job, job_id, wait=wait, **shown)))

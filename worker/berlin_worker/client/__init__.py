@@ -18,14 +18,18 @@ from berlin_schemas import (
     ErrorInfo,
     Event,
     Failed,
+    Fallback,
     InvalidJob,
     Message,
     PromptJob,
+    Reasoning,
     Reset,
     Started,
     Timings,
+    ToolCall,
 )
 from berlin_worker.client.aio import AsyncClient
+from berlin_worker.client.answer import Answer, AssembledToolCall
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.sync import Client, SyncStream
 from berlin_worker.client.values import JobStatus, Options, Result
@@ -40,6 +44,8 @@ from berlin_worker.errors import (
 )
 
 __all__ = [
+    "Answer",
+    "AssembledToolCall",
     "AsyncClient",
     "Cancelled",
     "Chunk",
@@ -51,6 +57,7 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "Failed",
+    "Fallback",
     "InvalidJob",
     "JobFailed",
     "JobIdReused",
@@ -58,6 +65,7 @@ __all__ = [
     "Message",
     "Options",
     "PromptJob",
+    "Reasoning",
     "Reset",
     "Result",
     "SettingsError",
@@ -65,6 +73,7 @@ __all__ = [
     "Stream",
     "SyncStream",
     "Timings",
+    "ToolCall",
     "Unavailable",
     "UnsupportedVersion",
 ]

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, TypedDict
 
+from berlin_schemas import Fallback
+
 
 class JobFields(TypedDict, total=False):
     """What a job may say beside its messages; see :class:`~berlin_schemas.PromptJob`.
@@ -12,6 +14,7 @@ class JobFields(TypedDict, total=False):
     provider: str
     model: str
     options: dict[str, Any]
+    fallbacks: list[dict[str, Any] | Fallback]
     proxy: str | None
     deadline_s: float
     first_chunk_timeout_s: float

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self, Unpack
 
-from berlin_schemas import Cancelled, Chunk, Completed, Failed, Reset
+from berlin_schemas import Cancelled, Completed, Failed
 from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.client import sse
+from berlin_worker.client.answer import Answer
 from berlin_worker.client.fields import JobFields
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.submission import Prompt, Submission, prepare
@@ -172,18 +173,26 @@ class AsyncSurface(abc.ABC):
 
 
 async def result_of(events: Stream) -> Result:
-    """Return the text of a job that completes; raises ``JobFailed`` if it ends otherwise."""
-    text: list[str] = []
+    """Return the answer of a job that completes; raises ``JobFailed`` if it ends otherwise."""
+    answer = Answer()
     async for event in events:
         match event:
-            case Chunk():
-                text.append(event.content)
-            case Reset():
-                text.clear()
             case Completed():
-                return Result("".join(text), event.finish_reason, event.timings, event.usage)
+                return Result(
+                    text=answer.text,
+                    finish_reason=event.finish_reason,
+                    timings=event.timings,
+                    usage=event.usage,
+                    reasoning=answer.reasoning,
+                    tool_calls=tuple(answer.tool_calls.values()),
+                    usage_total=event.usage_total,
+                    provider=event.provider,
+                    model=event.model,
+                )
             case Failed() | Cancelled():
                 raise JobFailed(event)
+            case _:
+                answer.add(event)
     raise UnsupportedVersion(
         f"job {events.job_id} is over, but this version cannot read how it ended"
     )

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from berlin_schemas import ErrorInfo, Timings
 from berlin_schemas.events import FinishReason
+from berlin_worker.client.answer import AssembledToolCall
 from berlin_worker.errors import ClientError
 
 CLOSED: Final = "the client was closed"
@@ -45,12 +46,20 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A completed job: the text after the last ``reset``, and what its end said."""
+    """A completed job: its answer after the last ``reset``, and the fields of its end.
+
+    ``usage`` is that of the last attempt, ``usage_total`` the sum of several.
+    """
 
     text: str
     finish_reason: FinishReason
     timings: Timings
     usage: dict[str, Any] | None
+    reasoning: str = ""
+    tool_calls: tuple[AssembledToolCall, ...] = ()
+    usage_total: dict[str, Any] | None = None
+    provider: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Every builder takes the head of an event too: ``job_id``, ``seq``, ``attempt``, 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypedDict, Unpack
 
 from berlin_schemas import (
@@ -15,11 +15,14 @@ from berlin_schemas import (
     ErrorInfo,
     Event,
     Failed,
+    Reasoning,
     Reset,
     Started,
     Timings,
+    ToolCall,
 )
 from berlin_schemas.events import FinishReason
+from berlin_worker.client.answer import AssembledToolCall
 
 JOB_ID: Final = "job-1"
 TIMINGS: Final = Timings(queue_ms=1, login_ms=0, first_chunk_ms=2, stream_ms=3, total_ms=6)
@@ -43,6 +46,23 @@ def started(**head: Unpack[Head]) -> Started:
 def chunk(content: str, **head: Unpack[Head]) -> Chunk:
     """Return a piece of text, which must not be empty."""
     return Chunk(**_head(head), content=content)
+
+
+def reasoning(content: str, **head: Unpack[Head]) -> Reasoning:
+    """Return a piece of reasoning, which must not be empty."""
+    return Reasoning(**_head(head), content=content)
+
+
+def tool_call(
+    arguments: str = "",
+    *,
+    index: int = 0,
+    id: str | None = None,  # noqa: A002  # the name of the field on the wire
+    name: str | None = None,
+    **head: Unpack[Head],
+) -> ToolCall:
+    """Return a piece of a tool call; ``id`` and ``name`` are in the first piece alone."""
+    return ToolCall(**_head(head), index=index, id=id, name=name, arguments=arguments)
 
 
 def reset(reason: str = "upstream_error", **head: Unpack[Head]) -> Reset:
@@ -88,10 +108,19 @@ def answer(
     job_id: str = JOB_ID,
     finish_reason: FinishReason = "stop",
     usage: dict[str, Any] | None = None,
+    reasoning_text: str = "",
+    tool_calls: Sequence[AssembledToolCall] = (),
 ) -> list[Event]:
-    """Return the events of a job that streams ``text``, one word a chunk."""
-    chunks = [chunk(word) for word in _WORD.findall(text)]
-    return numbered([started(), *chunks, completed(finish_reason, usage=usage)], job_id=job_id)
+    """Return the events of a job that streams reasoning, ``text`` (one word a chunk), and calls.
+
+    The arguments of each call come in an event of their own.
+    """
+    deltas: list[Event] = [reasoning(word) for word in _WORD.findall(reasoning_text)]
+    deltas += [chunk(word) for word in _WORD.findall(text)]
+    for index, call in enumerate(tool_calls):
+        deltas.append(tool_call(index=index, id=call.id, name=call.name))
+        deltas.append(tool_call(call.arguments, index=index))
+    return numbered([started(), *deltas, completed(finish_reason, usage=usage)], job_id=job_id)
 
 
 def numbered(events: Iterable[Event], *, job_id: str = JOB_ID) -> list[Event]:

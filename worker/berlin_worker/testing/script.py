@@ -169,7 +169,10 @@ class Script:
 
 
 def _echo(job: PromptJob) -> Reply:
-    return str(job.messages[-1].content)
+    content = job.messages[-1].content
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(str(dict(part).get("text", "")) for part in content)
 
 
 def _events_of(reply: Reply, job_id: str) -> list[Event]:
