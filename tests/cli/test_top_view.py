@@ -122,12 +122,13 @@ def test_json_of_a_fleet_has_stable_names() -> None:
         "v", "ts", "waiting", "parked", "dead_letters", "queue_wait_s", "in_flight", "capacity",
         "draining", "chunks", "chunks_per_s", "jobs_per_s", "first_chunk_s", "completed",
         "cancelled", "failed", "errors", "retries", "logins", "logins_failed", "tokens",
-        "unreadable", "workers",
+        "tokens_per_min", "unreadable", "workers",
     ]  # fmt: skip
     assert list(of["workers"][0]) == [
         "worker", "host", "pid", "version", "up_s", "draining", "in_flight", "capacity", "chunks",
         "chunks_per_s", "jobs_per_s", "first_chunk_s", "queue_wait_s", "loop_lag_s", "completed",
         "cancelled", "failed", "errors", "retries", "logins", "logins_failed", "tokens",
+        "tokens_per_min",
     ]  # fmt: skip
     assert of["v"] == 1
     assert of["tokens"]["berlin"] == {"issued_ts": NOW - 60, "age_s": 60.0}
@@ -189,3 +190,18 @@ def test_short_times(value: float | None, expected: str) -> None:
 )
 def test_long_times(value: float, expected: str) -> None:
     assert age(value) == expected
+
+
+def test_tokens_a_minute_are_summed_by_model_the_largest_first() -> None:
+    def rates(**by_model: float) -> Recent:
+        rate = {model: {"input": 2 * n, "output": n} for model, n in by_model.items()}
+        return Recent.model_validate({"tokens_per_min": rate})
+
+    of = fleet(said("w1", recent=rates(small=10)), said("w2", recent=rates(small=5, large=1000)))
+    assert of.tokens_per_min == {
+        "large": {"input": 2000.0, "output": 1000.0},
+        "small": {"input": 30.0, "output": 15.0},
+    }
+    assert "large: 2,000 in, 1,000 out a minute; small: 30 in, 15 out a minute" in shown(of)
+    many = fleet(said(recent=rates(**{f"m{n}": n + 1 for n in range(5)})))
+    assert "and 2 more models" in shown(many)

@@ -36,6 +36,8 @@ def output(redis_server) -> str:
         with fleet.worker("-c", "4", **settings), Client(url) as client:
             assert fleet.ended(orphan)[-1]["type"] == "completed"
             assert fleet.ended(client.submit("hello"))[-1]["type"] == "completed"
+            reported = fleet.ended(client.submit("hello", provider="echo"))[-1]
+            assert reported["usage"]["total_tokens"] == 2
             assert fleet.ended(fleet.send(prompt("[[status:503]]")))[-1]["type"] == "failed"
             # A call is counted when it ends, a timer when it has rung.
             wait_until(lambda: scrape(port).count('error_type="upstream_error"') > 2, "calls")

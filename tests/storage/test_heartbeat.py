@@ -102,3 +102,16 @@ def test_announcement_with_a_number_that_no_sum_can_take_is_refused(fields) -> N
     text = json.dumps(whole | fields).replace('"@inf"', "1e400").replace('"@NaN"', "NaN")
     with pytest.raises(ValidationError):
         WorkerStatus.model_validate_json(text)
+
+
+def test_tokens_a_minute_are_those_of_the_window():
+    stats, window = Stats(), Window(window_s=10)
+    call = {"duration_s": 1.0, "first_chunk_s": 0.5, "stream_s": 0.1, "chunks": 2}
+    stats.operation("p", "m", **call, usage={"prompt_tokens": 100, "completion_tokens": 10})
+    window.add(0.0, stats.snapshot())
+    stats.operation("p", "m", **call, usage={"prompt_tokens": 30, "completion_tokens": 6})
+    stats.operation("q", "m", **call, usage={"prompt_tokens": 30})
+    rate = window.add(10.0, stats.snapshot()).tokens_per_min
+    assert {model: each.model_dump() for model, each in rate.items()} == {
+        "m": {"input": 360.0, "output": 36.0}
+    }

@@ -157,3 +157,20 @@ def test_a_snapshot_is_plain_and_tells_what_has_happened():
     assert fields["logins"] == {"berlin": 1}
     assert fields["first_chunk_s"]["count"] == 1
     assert fields["queue_wait_s"] == {"count": 0, "sum": 0.0, "p50": None, "p95": None}
+
+
+def test_tokens_count_by_model_and_kind_and_only_if_they_are_numbers():
+    stats = Stats()
+    operation(stats, usage={"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13})
+    operation(stats, usage={"input_tokens": 5, "output_tokens": True})
+    for strange in (
+        None,
+        {},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": "9"},
+        {"prompt_tokens": 1e3},
+    ):
+        operation(stats, usage=strange)
+    found = {labels: (each.count, each.sum) for labels, each in stats.token_usage.items()}
+    assert found == {("berlin", "m", "input"): (2, 15.0), ("berlin", "m", "output"): (1, 3.0)}
+    assert stats.snapshot()["token_usage"] == {"input": {"m": 15.0}, "output": {"m": 3.0}}

@@ -59,4 +59,5 @@ class UpstreamCall:
                 stream_s=0.0 if first is None else max(0.0, watchdog.last_chunk - first),
                 chunks=log.chunks,
                 error=str(code),
+                usage=report.usage,
             )

@@ -45,6 +45,15 @@ Count = Annotated[int, Field(ge=0, le=int(_MOST))]
 """Any client may write a status: with these bounds all sums are finite, and valid JSON."""
 
 
+class TokenRate(BaseModel):
+    """Tokens a minute, as upstreams have reported them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    input: Measured = 0.0
+    output: Measured = 0.0
+
+
 class Recent(BaseModel):
     """Rates and means of the last ``window_s`` seconds; a mean of nothing is ``None``."""
 
@@ -58,6 +67,8 @@ class Recent(BaseModel):
     waits: Count = 0
     queue_wait_s: Measured | None = None
     loop_lag_s: Measured | None = None
+    tokens_per_min: dict[str, TokenRate] = {}
+    """By model; only models with tokens in the window."""
 
 
 class WorkerStatus(BaseModel):
@@ -144,6 +155,7 @@ class Window:
             waits=waits,
             queue_wait_s=queue_wait_s,
             loop_lag_s=_mean(first, snapshot, "loop_lag_s")[1],
+            tokens_per_min=_token_rates(first, snapshot, span_s),
         )
 
 
@@ -211,6 +223,16 @@ class WorkerHeartbeat:
                 pipeline.delete(self._keys[0])
                 pipeline.zrem(names.FLEET, self._identity.worker)
                 await pipeline.execute()
+
+
+def _token_rates(first: Snapshot, last: Snapshot, span_s: float) -> dict[str, TokenRate]:
+    rates: dict[str, dict[str, float]] = {}
+    for kind, by_model in last["token_usage"].items():
+        for model, tokens in by_model.items():
+            new = tokens - first["token_usage"][kind].get(model, 0.0)
+            if new > 0:
+                rates.setdefault(model, {})[kind] = round(60 * new / span_s, 1)
+    return {model: TokenRate(**rate) for model, rate in rates.items()}
 
 
 def _mean(first: Snapshot, last: Snapshot, name: str) -> tuple[int, float | None]:

@@ -36,6 +36,14 @@ JOB_METRICS: Final = (
         lambda s, _: each(s.chunk_gap, _CHAT),
     ),
     MetricSpec(
+        "gen_ai_client_token_usage",
+        "histogram",
+        (*_GEN_AI, "gen_ai_token_type"),
+        "Tokens of a call, input and output, as the upstream has reported them; calls without a "
+        "report are not counted.",
+        lambda s, _: each(s.token_usage, _CHAT),
+    ),
+    MetricSpec(
         "worker_logins_total",
         "counter",
         ("gen_ai_provider_name", "error_type"),

@@ -19,6 +19,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from berlin_schemas import PromptJob, names
 from berlin_worker.errors import Fenced, JobError
+from berlin_worker.telemetry.token_usage import tokens_of
 from berlin_worker.telemetry.tracing import CURRENT, ChatReport, D, to_carrier
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -26,12 +27,6 @@ _CAPTURES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
 _OPTIONS: Final = (
     "temperature", "top_p", "max_tokens", "presence_penalty", "frequency_penalty", "seed",
 )  # fmt: skip
-_USAGE: Final = {
-    "prompt_tokens": "input_tokens",
-    "input_tokens": "input_tokens",
-    "completion_tokens": "output_tokens",
-    "output_tokens": "output_tokens",
-}
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -216,10 +211,6 @@ class _Chat:
     def finished(self) -> None:
         report = self._report
         self._span.set_attribute("gen_ai.response.finish_reasons", [report.finish_reason])
-        for field, name in _USAGE.items():
-            tokens = (report.usage or {}).get(field)
-            if isinstance(tokens, int) and not isinstance(tokens, bool):
-                self._span.set_attribute(f"gen_ai.usage.{name}", tokens)
         self._end(report.finish_reason)
 
     def failed(self, error: JobError) -> None:
@@ -238,6 +229,8 @@ class _Chat:
             return
         self._over = True
         self._span.set_attribute("berlin.login_s", round(self._report.login_s, 6))
+        for kind, tokens in tokens_of(self._report.usage):
+            self._span.set_attribute(f"gen_ai.usage.{kind}_tokens", tokens)
         if self._captures:
             reply = _message("assistant", "".join(self._text)) | {"finish_reason": finish_reason}
             self._span.set_attribute("gen_ai.output.messages", _json([reply]))

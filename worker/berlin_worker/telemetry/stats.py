@@ -8,10 +8,11 @@ addition.
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from berlin_schemas import ErrorCode
+from berlin_worker.telemetry.token_usage import tokens_of
 
 Labels = tuple[str, ...]
 """Values of labels, in the order in which the metric names them."""
@@ -26,6 +27,7 @@ _SECONDS: Final = (
     327.68, 655.36,
 )  # fmt: skip
 _GAP_SECONDS: Final = (0.001, 0.002, 0.005, *_SECONDS[:14])
+_TOKENS: Final = tuple(float(4**power) for power in range(14))
 _WAIT_SECONDS: Final = (*_SECONDS, 1800.0, 3600.0, 21600.0, 86400.0)
 _CALL_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _FLUSH_BYTES: Final = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 524288.0)
@@ -170,6 +172,7 @@ class Stats:
         self.operations = Histograms(_SECONDS)  # provider, model, error
         self.first_chunk = Histograms(_SECONDS)  # provider, model
         self.chunk_gap = Histograms(_GAP_SECONDS)  # provider, model
+        self.token_usage = Histograms(_TOKENS)  # provider, model, input or output
 
         self.deliveries = 0
         self.dropped = Counts(("finished",), ("leased",), ("not_queued",), ("conflict",))  # why
@@ -213,12 +216,16 @@ class Stats:
         stream_s: float,
         chunks: int,
         error: str = "",
+        usage: Mapping[str, Any] | None = None,
     ) -> None:
         """Count a call of an upstream that has ended.
 
         ``stream_s`` is the time from its first chunk to its last, of ``chunks`` in all: the gaps
-        between them count by their mean, once for each.
+        between them count by their mean, once for each. ``usage`` is what the upstream has
+        reported, by OpenAI's names.
         """
+        for kind, tokens in tokens_of(usage):
+            self.token_usage.of(provider, self.models.answered(model), kind).observe(tokens)
         if first_chunk_s is None:
             self.operations.of(provider, self.models.label(model), error).observe(duration_s)
             return
@@ -259,7 +266,11 @@ class Stats:
                 "loop_lag_s": self.loop_lag,
             }.items()
         }
-        return plain | counted | seen | {"token_issued": self.token_issued.copy()}
+        tokens: dict[str, dict[str, float]] = {"input": {}, "output": {}}
+        for (_, model, kind), histogram in self.token_usage.items():
+            tokens[kind][model] = tokens[kind].get(model, 0.0) + histogram.sum
+        issued = self.token_issued.copy()
+        return plain | counted | seen | {"token_issued": issued, "token_usage": tokens}
 
 
 def _summary(histogram: Histogram) -> dict[str, float | None]:

@@ -55,6 +55,7 @@ class WorkerRow:
     logins: int
     logins_failed: int
     tokens: dict[str, TokenAge]
+    tokens_per_min: dict[str, dict[str, float]]
 
     @classmethod
     def of(cls, status: WorkerStatus, now_ts: float) -> Self:
@@ -91,6 +92,9 @@ class WorkerRow:
                 provider: TokenAge(issued_ts, _age(issued_ts, now_ts))
                 for provider, issued_ts in status.token_issued.items()
             },
+            tokens_per_min={
+                model: rate.model_dump() for model, rate in status.recent.tokens_per_min.items()
+            },
         )
 
 
@@ -122,6 +126,7 @@ class Fleet:
     logins: int
     logins_failed: int
     tokens: dict[str, TokenAge]
+    tokens_per_min: dict[str, dict[str, float]]
     unreadable: int
     workers: tuple[WorkerRow, ...] = field(default=())
 
@@ -163,6 +168,7 @@ class Fleet:
             logins=sum(row.logins for row in rows),
             logins_failed=sum(row.logins_failed for row in rows),
             tokens=tokens,
+            tokens_per_min=_token_rates(rows),
             unreadable=unreadable,
             workers=tuple(rows),
         )
@@ -180,6 +186,16 @@ def _readable(statuses: Iterable[str]) -> tuple[list[WorkerStatus], int]:
         except ValidationError:
             unreadable += 1
     return readable, unreadable
+
+
+def _token_rates(rows: Iterable[WorkerRow]) -> dict[str, dict[str, float]]:
+    """Return the sums by model, the largest first."""
+    rates: dict[str, Counter[str]] = {}
+    for row in rows:
+        for model, rate in row.tokens_per_min.items():
+            rates.setdefault(model, Counter()).update(rate)
+    largest = sorted(rates.items(), key=lambda each: -each[1].total())
+    return {model: {kind: round(n, 1) for kind, n in rate.items()} for model, rate in largest}
 
 
 def _age(since_ts: float, now_ts: float) -> float:

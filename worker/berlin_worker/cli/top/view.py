@@ -19,7 +19,9 @@ _FULL: Final = 0.9
 """Share of its slots from which a worker is marked as nearly full."""
 _LAGS_S: Final = 0.25
 """Lag of an event loop from which it is marked as overloaded."""
-_OTHER_LINES: Final = 12
+_MODELS: Final = 3
+"""Maximum number of models whose tokens are shown."""
+_OTHER_LINES: Final = 13
 """Maximum number of lines above and below the table of workers."""
 
 
@@ -67,6 +69,8 @@ def _summary(fleet: Fleet) -> RenderableType:
         "stream",
         f"{_number(fleet.chunks_per_s)} chunks/s, first chunk after {seconds(fleet.first_chunk_s)}",
     )
+    if fleet.tokens_per_min:
+        grid.add_row("tokens", _tokens(fleet))
     if fleet.errors or fleet.retries:
         parts = [f"{code} {count:,}" for code, count in fleet.errors.items()]
         parts.append(f"retries {fleet.retries:,}")
@@ -83,6 +87,17 @@ def _queue(fleet: Fleet) -> Text:
     if fleet.dead_letters:
         text += f", {fleet.dead_letters:,} dead letters (`berlin dead list`)"
     return Text(text, style="yellow" if fleet.parked else "")
+
+
+def _tokens(fleet: Fleet) -> Text:
+    shown = list(fleet.tokens_per_min.items())[:_MODELS]
+    parts = [
+        f"{model}: {_number(rate['input'])} in, {_number(rate['output'])} out a minute"
+        for model, rate in shown
+    ]
+    if left := len(fleet.tokens_per_min) - len(shown):
+        parts.append(f"and {left} more models")
+    return Text(printable("; ".join(parts)))
 
 
 def _login(fleet: Fleet) -> Text:
