@@ -296,3 +296,56 @@ def test_candidates_keep_all_else_of_the_job():
     )
     assert [each.tenant for each in candidates(job)] == ["t"] * 3
     assert candidates(job)[0] is job
+
+
+# After a cancellation
+
+
+def reports_late(cancelled, *, then=None, hangs=False):
+    async def stream(job, report):
+        yield ["a"]
+        await cancelled.wait()
+        yield ["unpublished"]
+        if hangs:
+            await asyncio.Event().wait()
+        report.usage = {"total_tokens": 5}
+        if then is not None:
+            raise then
+
+    return stream
+
+
+@pytest.mark.parametrize("then", [None, BUSY])
+async def test_a_cancelled_attempt_reads_on_for_its_usage_and_publishes_nothing(worker, then):
+    cancelled = asyncio.Event()
+    script = reports_late(cancelled, then=then)
+    async with worker({"first": script}, read_on_s=60.0) as here:
+        running = asyncio.create_task(run(here))
+        await here.logged(2)
+        for _ in range(2):
+            await here.runner.cancel(JOB_ID, "requested")
+        cancelled.set()
+        events = await running
+    assert [each.type for each in events] == ["started", "chunk", "cancelled"]
+    assert events[-1].usage == {"total_tokens": 5}
+
+
+async def test_a_cancelled_attempt_reads_on_for_a_limited_time(worker):
+    cancelled = asyncio.Event()
+    async with worker({"first": reports_late(cancelled, hangs=True)}, read_on_s=0.1) as here:
+        running = asyncio.create_task(run(here))
+        await here.logged(2)
+        await here.runner.cancel(JOB_ID, "requested")
+        cancelled.set()
+        events = await running
+    assert [each.type for each in events] == ["started", "chunk", "cancelled"]
+    assert events[-1].usage is None
+
+
+async def test_a_fenced_attempt_does_not_read_on(worker, redis_client):
+    async with worker({"first": says("a", hangs=True)}, read_on_s=60.0) as here:
+        running = here.start(provider="first", model="m-1")
+        await here.logged(2)
+        here.leases.holder(JOB_ID).lost()
+        await running
+        await redis_client.delete(names.state_key(JOB_ID), names.log_key(JOB_ID))

@@ -121,6 +121,7 @@ class Worker:
             policy=RetryPolicy(max_attempts, changes.pop("retry_base_s", 0.001), 30.0),
             proxies=frozenset({"http://proxy.test:1"}),
             cancel_cause=lambda: self.cause,
+            read_on_s=changes.pop("read_on_s", 0.0),
             defaults=changes.pop("defaults", JobDefaults()),
         )
         assert not changes

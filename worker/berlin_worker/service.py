@@ -207,6 +207,7 @@ def _runtime(
         cancel_cause=cancel_cause,
         quarantine=shared.quarantine,
         max_job_bytes=settings.max_job_bytes,
+        read_on_s=settings.drain_cancelled_usage_s,
     )
     runtime = ShardRuntime(journal, leases, runner)
     if isinstance(store, ShardStore):

@@ -98,6 +98,11 @@ class Settings(GatewaySettings):
     drain_timeout_s: Seconds = _env(
         "WORKER_DRAIN_TIMEOUT_S", 25.0, "at shutdown, how long running jobs may go on"
     )
+    drain_cancelled_usage_s: Annotated[float, Field(ge=0, le=60)] = _env(
+        "WORKER_DRAIN_CANCELLED_USAGE_S",
+        0.0,
+        "how long a cancelled job may read its upstream, unpublished, for the usage",
+    )
     journal_buffer_bytes: Count = _env(
         "WORKER_JOURNAL_BUFFER_BYTES",
         16 * 1024 * 1024,

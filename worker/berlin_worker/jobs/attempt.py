@@ -5,9 +5,7 @@ Times of the event loop are in seconds, those of the record in ms.
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,12 +26,12 @@ from berlin_worker.jobs.abandon import run_abandonable
 from berlin_worker.jobs.failures import internal_error, timed_out
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.lifecycle import Phase
+from berlin_worker.jobs.reader import Reader
 from berlin_worker.jobs.store import Claim
 from berlin_worker.jobs.upstream_call import UpstreamCall
 from berlin_worker.jobs.usage import encodable, usage_fields
 from berlin_worker.jobs.watchdog import Expired, Watchdog
 from berlin_worker.providers.base import Provider, Report
-from berlin_worker.providers.deltas import Deltas
 from berlin_worker.telemetry import log_context, tracing
 from berlin_worker.telemetry.job_end import is_logged, log_end
 
@@ -49,13 +47,13 @@ class Attempt:
     """The attempt that ``claim`` has begun, run by the current task.
 
     ``reason``: why another attempt came before it. ``unrecorded_s``: how long the message
-    waited in this process before the job had a record that holds its time.
+    waited in this process before the job had a record that holds its time. ``read_on_s``: how
+    long a cancelled attempt may read the upstream, unpublished, for its usage.
     """
 
     __slots__ = (
-        "_call", "_claimed", "_detached", "_job", "_journal", "_log", "_reason", "_report",
-        "_task", "_unrecorded_s",
-        "attempt", "claim", "ended", "stopped",
+        "_call", "_claimed", "_job", "_journal", "_log", "_read_on_s", "_reader", "_reason",
+        "_task", "_unrecorded_s", "attempt", "claim", "ended", "stopped",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +63,7 @@ class Attempt:
         *,
         reason: str = ErrorCode.INTERRUPTED,
         unrecorded_s: float = 0.0,
+        read_on_s: float = 0.0,
     ) -> None:
         self.claim = claim
         self.attempt = claim.attempt
@@ -75,17 +74,23 @@ class Attempt:
         self._task = asyncio.current_task()
         self._claimed = time.monotonic()
         self._call = UpstreamCall()
-        self._detached = False
         self._unrecorded_s = unrecorded_s
-        self._report = Report()
+        self._read_on_s = read_on_s
         self._job: PromptJob | None = None
         self._log = journal.open(
             claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
         )
+        self._reader = Reader(self._log, journal, self._call, read_on_s=read_on_s)
 
     def next(self, claim: Claim, *, reason: str) -> Self:
         """Return the next attempt in this process, which ``claim`` has begun."""
-        return type(self)(claim, self._journal, reason=reason, unrecorded_s=self._unrecorded_s)
+        return type(self)(
+            claim,
+            self._journal,
+            reason=reason,
+            unrecorded_s=self._unrecorded_s,
+            read_on_s=self._read_on_s,
+        )
 
     @property
     def over(self) -> bool:
@@ -100,7 +105,7 @@ class Attempt:
     @property
     def usage(self) -> dict[str, Any] | None:
         """What the upstream has reported to this attempt, as far as an event can hold it."""
-        return encodable(self._report.usage)
+        return encodable(self._reader.report.usage)
 
     @property
     def streaming(self) -> bool:
@@ -117,8 +122,12 @@ class Attempt:
         self._stop(Stopped(None))
 
     def cancel(self, reason: str) -> None:
-        """Stop, and end the job as cancelled."""
-        self._stop(Stopped(reason))
+        """Stop, and end the job as cancelled; before, read on for the usage of the upstream."""
+        wait_s = self._reader.read_on(reason)
+        if wait_s:
+            asyncio.get_running_loop().call_later(wait_s, self._stop, Stopped(reason))
+        elif self._reader.cancel_reason is None:
+            self._stop(Stopped(reason))
 
     def _stop(self, stopped: Stopped) -> None:
         if self.stopped is None and self._task is not None:
@@ -161,9 +170,16 @@ class Attempt:
         timeout; ``Fenced`` if the job was lost. A provider that hangs when it is cancelled is
         abandoned.
         """
-        report = self._report
-        with tracing.current().chat(job, self.claim.attempt, report) as chat:
-            await self._stream(job, provider, report, chat)
+        report = self._reader.report
+        try:
+            with tracing.current().chat(job, self.claim.attempt, report) as chat:
+                await self._stream(job, provider, report, chat)
+        except JobError:
+            if self._reader.cancel_reason is None:
+                raise
+        if self._reader.cancel_reason is not None:
+            self.stopped = Stopped(self._reader.cancel_reason)
+            raise asyncio.CancelledError  # as if it had been cancelled at once
 
     async def _stream(
         self, job: PromptJob, provider: Provider, report: Report, chat: tracing.Chat
@@ -179,37 +195,20 @@ class Attempt:
                 async with watchdog:
                     await run_abandonable(
                         f"provider {job.provider} of job {self.claim.job_id}",
-                        self._read(chat.reading(provider.stream(job, report)), watchdog, chat),
-                        on_cancel=self._detach,
+                        self._reader.read(
+                            chat.reading(provider.stream(job, report)), watchdog, chat
+                        ),
+                        on_cancel=self._reader.detach,
                     )
             chat.finished()
-            await self._end_completed(report.finish_reason, report.usage)
+            if self._reader.cancel_reason is None:
+                await self._end_completed(report.finish_reason, report.usage)
         except (JobError, Fenced, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001  # a provider may be third-party code
             if watchdog.expired is not None and isinstance(error, TimeoutError):
                 raise timed_out(watchdog.expired) from None
             raise internal_error(error, self.claim.job_id) from None
-
-    async def _read(
-        self, stream: AsyncGenerator[Deltas, None], watchdog: Watchdog, chat: tracing.Chat
-    ) -> None:
-        async with contextlib.aclosing(stream):
-            async for deltas in stream:
-                if self._detached:
-                    return  # it was cancelled, and goes on
-                watchdog.saw_chunk()
-                if self._call.first_chunk_at is None:
-                    self._call.first_chunk_at = asyncio.get_running_loop().time()
-                    chat.first_chunk()
-                self._log.chunk(deltas)
-                if self._journal.full:
-                    watchdog.pause()
-                    await self._journal.wait_for_room()
-                    watchdog.resume()
-
-    def _detach(self) -> None:
-        self._detached = True
 
     async def flush(self) -> None:
         """Wait until the store has all that was published; raises ``Fenced`` if it refused."""
@@ -252,18 +251,9 @@ class Attempt:
         return usage_fields(self.attempt, usage, self.claim.progress.usage)
 
     def _durations_ms(self) -> dict[str, float | None]:
-        """Return the durations of the job so far in ms, by their names in ``Timings``."""
-        claim, call = self.claim, self._call
-        before_s = (claim.now_ms - claim.created_ms) / 1000 + self._unrecorded_s
-        queue_s = (claim.started_ms - claim.created_ms) / 1000 + self._unrecorded_s
-        first_chunk_s = call.first_chunk_s
-        return {
-            "queue_ms": _milliseconds(queue_s),
-            "login_ms": _milliseconds(call.login_s),
-            "first_chunk_ms": None if first_chunk_s is None else _milliseconds(first_chunk_s),
-            "stream_ms": _milliseconds(call.stream_s),
-            "total_ms": _milliseconds(before_s + time.monotonic() - self._claimed),
-        }
+        return self._call.durations_ms(
+            self.claim, claimed=self._claimed, unrecorded_s=self._unrecorded_s
+        )
 
     async def _end(self, event: Terminal, code: str = "") -> None:
         try:
@@ -293,7 +283,3 @@ class Attempt:
 def _utf8(text: str) -> str:
     # Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes "?".
     return text.encode("utf-8", "replace").decode()
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)

@@ -73,6 +73,7 @@ class Runner(JobEnder):
         defaults: JobDefaults | None = None,
         quarantine: Quarantine | None = None,
         max_job_bytes: int = MAX_JOB_BYTES,
+        read_on_s: float = 0.0,
     ) -> None:
         stopper = Stopper(store, cancel_cause)
         claimer = Claimer(store, journal, leases, stopper)
@@ -80,6 +81,7 @@ class Runner(JobEnder):
         self.quarantine = quarantine or Quarantine()
         self._policy = policy
         self._stats = journal.stats
+        self._read_on_s = read_on_s
         self._acceptance = Acceptance(provider, proxies, defaults or JobDefaults(), max_job_bytes)
         self._attempts = AttemptLoop(
             store, leases, claimer, stopper, provider, policy, journal.stats
@@ -154,7 +156,9 @@ class Runner(JobEnder):
         recorded_s = (claim.now_ms - claim.created_ms) / 1000
         unrecorded_s = max(0.0, time.monotonic() - received - recorded_s)
         try:
-            first = Attempt(claim, self._journal, unrecorded_s=unrecorded_s)
+            first = Attempt(
+                claim, self._journal, unrecorded_s=unrecorded_s, read_on_s=self._read_on_s
+            )
             last = await self._attempts.run(job, data, first)
             self._processed(received, last.error)
             return _outcome(last)

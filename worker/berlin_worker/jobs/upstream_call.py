@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 
 from berlin_schemas import ErrorCode, PromptJob
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.jobs.failures import TIMEOUT_CODES
 from berlin_worker.jobs.job_log import JobLog
+from berlin_worker.jobs.store import Claim
 from berlin_worker.jobs.watchdog import Watchdog
 from berlin_worker.providers.base import Report
 from berlin_worker.telemetry.stats import Stats
@@ -26,6 +28,24 @@ class UpstreamCall:
         self.first_chunk_at: float | None = None
         self.first_chunk_s: float | None = None
         self.stream_s = 0.0
+
+    def durations_ms(
+        self, claim: Claim, *, claimed: float, unrecorded_s: float
+    ) -> dict[str, float | None]:
+        """Return the durations of the job so far in ms, by their names in ``Timings``.
+
+        ``claimed`` is the time of ``claim`` by ``time.monotonic()``.
+        """
+        before_s = (claim.now_ms - claim.created_ms) / 1000 + unrecorded_s
+        queue_s = (claim.started_ms - claim.created_ms) / 1000 + unrecorded_s
+        first_chunk_s = self.first_chunk_s
+        return {
+            "queue_ms": _milliseconds(queue_s),
+            "login_ms": _milliseconds(self.login_s),
+            "first_chunk_ms": None if first_chunk_s is None else _milliseconds(first_chunk_s),
+            "stream_ms": _milliseconds(self.stream_s),
+            "total_ms": _milliseconds(before_s + time.monotonic() - claimed),
+        }
 
     @contextlib.contextmanager
     def measured(
@@ -61,3 +81,7 @@ class UpstreamCall:
                 error=str(code),
                 usage=report.usage,
             )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

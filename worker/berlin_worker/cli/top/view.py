@@ -21,8 +21,8 @@ _LAGS_S: Final = 0.25
 """Lag of an event loop from which it is marked as overloaded."""
 _MODELS: Final = 3
 """Maximum number of models whose tokens are shown."""
-_OTHER_LINES: Final = 13
-"""Maximum number of lines above and below the table of workers."""
+_OTHER_LINES: Final = 12
+"""Maximum number of lines above and below the table of workers, but for those of tokens."""
 
 
 class FleetView:
@@ -41,7 +41,8 @@ class FleetView:
         if not rows:
             yield Text("no worker is running: start one with `berlin worker`", style="yellow")
         else:
-            most = len(rows) if options.height is None else max(1, options.height - _OTHER_LINES)
+            other = _OTHER_LINES + bool(self._fleet.tokens_per_min)
+            most = len(rows) if options.height is None else max(1, options.height - other)
             yield Text()
             yield _fitting_table(rows[:most], console, options)
             if len(rows) > most:
