@@ -30,6 +30,7 @@ FIRST: Final = "berlin-first"
 
 JOB_ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,128}"
 _job_id = re.compile(JOB_ID_PATTERN, re.ASCII)
+_plain_name: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,64}", re.ASCII)
 
 
 def is_job_id(value: object) -> bool:
@@ -78,3 +79,17 @@ def token_key(provider: str, account: str) -> str:
     """Return the key of the upstream token of an account; it holds a digest of the account."""
     digest = hashlib.sha256(account.encode()).hexdigest()[:16]
     return f"token:{provider}:{digest}"
+
+
+def limit_key(provider: str, model: str) -> str:
+    """Return the key of what limits the calls of a model, in one cluster slot for each.
+
+    A name of other characters than ``A-Z a-z 0-9 . _ : / @ + -`` has its digest there.
+    """
+    return f"limit:{{{_plain(provider)}:{_plain(model)}}}"
+
+
+def _plain(name: str) -> str:
+    if _plain_name.fullmatch(name):
+        return name
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -15,6 +15,7 @@ from berlin_worker.jobs.runner import Runner
 from berlin_worker.jobs.store import Renewal
 from berlin_worker.providers.base import Report
 from berlin_worker.providers.defaults import JobDefaults
+from berlin_worker.storage.cooldowns import RedisCooldowns
 from berlin_worker.storage.databases import database_of
 from tests.support.store_helpers import job_object, load_scripts, make_store, read_log
 from tests.support.waiting import stopped
@@ -122,6 +123,7 @@ class Worker:
             proxies=frozenset({"http://proxy.test:1"}),
             cancel_cause=lambda: self.cause,
             read_on_s=changes.pop("read_on_s", 0.0),
+            cooldowns=RedisCooldowns(client),
             defaults=changes.pop("defaults", JobDefaults()),
         )
         assert not changes

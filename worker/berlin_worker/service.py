@@ -35,6 +35,7 @@ from berlin_worker.providers.http import open_session
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
 from berlin_worker.storage.connections import connect
+from berlin_worker.storage.cooldowns import RedisCooldowns
 from berlin_worker.storage.databases import database_of
 from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
 from berlin_worker.storage.job_store import RedisStore
@@ -208,6 +209,7 @@ def _runtime(
         quarantine=shared.quarantine,
         max_job_bytes=settings.max_job_bytes,
         read_on_s=settings.drain_cancelled_usage_s,
+        cooldowns=RedisCooldowns(shared.control_redis),
     )
     runtime = ShardRuntime(journal, leases, runner)
     if isinstance(store, ShardStore):

@@ -11,6 +11,7 @@ from berlin_worker.errors import Fenced, JobError
 from berlin_worker.jobs.attempt import Attempt
 from berlin_worker.jobs.candidates import candidates
 from berlin_worker.jobs.claiming import Claimer
+from berlin_worker.jobs.cooldown import Cooldowns, choose, cooldown_s, still_cooling
 from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.retry import Fail, FallBack, KeepPartial, Retry, RetryPolicy, decide_retry
 from berlin_worker.jobs.stopping import Stopper
@@ -34,6 +35,7 @@ class AttemptLoop:
     provider: Callable[[str], Provider]
     policy: RetryPolicy
     stats: Stats
+    cooldowns: Cooldowns
 
     async def run(self, job: PromptJob, data: bytes, attempt: Attempt) -> Attempt:
         """Run attempts until the job has ended; returns the last one.
@@ -44,14 +46,10 @@ class AttemptLoop:
         policy = self.policy.with_fallbacks(len(job.fallbacks))
         order = candidates(job)
         while True:
-            left = order[min(attempt.claim.progress.fallback, len(order) - 1) :]
-            if left[0] is not job and (about := log_context.ABOUT.get()) is not None:
-                about = about._replace(provider=left[0].provider, model=left[0].model)
-                log_context.ABOUT.set(about)
             log_context.JOB.set((attempt.claim.job_id, attempt.claim.attempt))
             with self.leases.holding(attempt.claim.job_id, attempt):
                 try:
-                    reason = await self._run_one(left, data, attempt, policy)
+                    reason = await self._run_one(order, data, attempt, policy)
                 except asyncio.CancelledError:
                     await self.stopper.stop(attempt)
                     return attempt
@@ -63,19 +61,28 @@ class AttemptLoop:
     async def _run_one(
         self, order: Sequence[PromptJob], data: bytes, attempt: Attempt, policy: RetryPolicy
     ) -> ErrorCode | None:
-        """Run one attempt by the first of ``order``, the candidates that are left.
+        """Run one attempt by one of the candidates in ``order``.
 
         If another attempt is to follow, wait for its time and return the reason.
         """
-        claim, job = attempt.claim, order[0]
+        claim = attempt.claim
         if claim.failed_attempts >= policy.max_attempts:
             await self._give_up(attempt, data)
             return None
+        try:
+            place = await self._free_candidate(order, attempt)
+        except JobError as error:
+            await attempt.end_failed(error)
+            return None
+        job = order[place]
+        _log_as(job)
         if not await attempt.open(job):
             return None
         try:
             await attempt.stream(job, self.provider(job.provider))
         except JobError as error:
+            if wait_s := cooldown_s(error):
+                await self.cooldowns.begin(job.provider, job.model, wait_s)
             match decide_retry(
                 error,
                 tries=claim.failed_attempts + 1,
@@ -83,7 +90,7 @@ class AttemptLoop:
                 on_interrupt=job.on_interrupt,
                 remaining_s=attempt.remaining_s(job),
                 policy=policy,
-                has_fallback=len(order) > 1,
+                has_fallback=place + 1 < len(order),
                 jitter=random.random(),  # noqa: S311  # spreads retries, keeps no secret
             ):
                 case Fail(final):
@@ -91,41 +98,61 @@ class AttemptLoop:
                 case KeepPartial():
                     await attempt.end_kept()
                 case Retry(delay_s):
-                    await self._wait_for_retry(attempt, error.code, delay_s)
+                    await self._wait_for_retry(attempt, error.code, delay_s, place)
                     return error.code
                 case FallBack():
-                    await self._fall_back(attempt, error.code, order[1])
+                    await self._give_way(attempt, error.code, 0.0, place + 1)
                     return error.code
         return None
 
-    async def _wait_for_retry(self, attempt: Attempt, code: ErrorCode, delay_s: float) -> None:
+    async def _free_candidate(self, order: Sequence[PromptJob], attempt: Attempt) -> int:
+        """Return the place of the candidate to try; if all of them cool down, wait for one.
+
+        Raises ``JobError`` if none is free before the deadline.
+        """
+        claim, job = attempt.claim, order[0]
+        place = min(claim.progress.fallback, len(order) - 1)
+        ends_now = attempt.streaming and job.on_interrupt != "restart"
+        while not (claim.cancel_reason or ends_now):
+            waits_s: list[float] = []
+            for candidate in order[place:]:
+                wait_s = await self.cooldowns.remaining_s(candidate.provider, candidate.model)
+                waits_s.append(wait_s)
+                if wait_s <= 0:
+                    break
+            chosen = choose(waits_s)
+            if waits_s[chosen] <= 0:
+                return place + chosen
+            if waits_s[chosen] >= attempt.remaining_s(job):
+                raise still_cooling(waits_s[chosen])
+            logger.info(
+                "job %s: %s has refused its model with 429, the call follows in %.2f s",
+                *(claim.job_id, order[place + chosen].provider, waits_s[chosen]),
+            )
+            await asyncio.sleep(waits_s[chosen])
+        return place
+
+    async def _wait_for_retry(
+        self, attempt: Attempt, code: ErrorCode, delay_s: float, place: int
+    ) -> None:
+        await self._give_way(attempt, code, delay_s, place)
+        await asyncio.sleep(delay_s)
+
+    async def _give_way(
+        self, attempt: Attempt, code: ErrorCode, delay_s: float, fallback: int
+    ) -> None:
+        """Record the end of an attempt that another one follows, by the candidate ``fallback``."""
         claim = attempt.claim
         logger.info(
             "job %s: attempt %d ended with %s, the next follows in %.2f s",
             *(claim.job_id, claim.attempt, code, delay_s),
         )
-        await self._give_way(attempt, code, delay_s)
-        await asyncio.sleep(delay_s)
-
-    async def _fall_back(self, attempt: Attempt, code: ErrorCode, job: PromptJob) -> None:
-        claim = attempt.claim
-        logger.info(
-            "job %s: attempt %d ended with %s, the provider %s follows",
-            *(claim.job_id, claim.attempt, code, job.provider),
-        )
-        await self._give_way(attempt, code, 0.0, fell_back=True)
-
-    async def _give_way(
-        self, attempt: Attempt, code: ErrorCode, delay_s: float, *, fell_back: bool = False
-    ) -> None:
-        """Record the end of an attempt that another one follows in this process."""
-        claim = attempt.claim
         self.stats.retries.add(code.value)
         tracing.current().retried(claim.attempt, code.value, delay_s)
         # The store takes no event of an attempt once the next one has begun.
         await attempt.flush()
-        if attempt.usage is not None or fell_back:
-            progress = claim.progress.after(attempt.usage, fell_back=fell_back)
+        progress = claim.progress.after(attempt.usage, fallback=fallback)
+        if progress != claim.progress:
             await retry_until_available(lambda: self.store.save_progress(claim.job_id, progress))
 
     async def _next(self, job: PromptJob, attempt: Attempt, reason: ErrorCode) -> Attempt:
@@ -146,3 +173,10 @@ class AttemptLoop:
         )
         message = f"{claim.failed_attempts} attempts ended with the loss of their worker"
         await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, message))
+
+
+def _log_as(job: PromptJob) -> None:
+    """Let the lines of the log name the provider and model of this candidate."""
+    about = log_context.ABOUT.get()
+    if job.fallbacks and about is not None:
+        log_context.ABOUT.set(about._replace(provider=job.provider, model=job.model))

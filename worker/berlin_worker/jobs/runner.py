@@ -20,6 +20,7 @@ from berlin_worker.jobs.acceptance import Acceptance
 from berlin_worker.jobs.attempt import Attempt
 from berlin_worker.jobs.attempts import AttemptLoop
 from berlin_worker.jobs.claiming import Claimer
+from berlin_worker.jobs.cooldown import Cooldowns, NoCooldowns
 from berlin_worker.jobs.ending import JobEnder
 from berlin_worker.jobs.job_facts import facts_of
 from berlin_worker.jobs.journal import Journal
@@ -74,6 +75,7 @@ class Runner(JobEnder):
         quarantine: Quarantine | None = None,
         max_job_bytes: int = MAX_JOB_BYTES,
         read_on_s: float = 0.0,
+        cooldowns: Cooldowns | None = None,
     ) -> None:
         stopper = Stopper(store, cancel_cause)
         claimer = Claimer(store, journal, leases, stopper)
@@ -84,7 +86,14 @@ class Runner(JobEnder):
         self._read_on_s = read_on_s
         self._acceptance = Acceptance(provider, proxies, defaults or JobDefaults(), max_job_bytes)
         self._attempts = AttemptLoop(
-            store, leases, claimer, stopper, provider, policy, journal.stats
+            store,
+            leases,
+            claimer,
+            stopper,
+            provider,
+            policy,
+            journal.stats,
+            cooldowns or NoCooldowns(),
         )
 
     async def run(

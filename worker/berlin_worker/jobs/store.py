@@ -37,9 +37,12 @@ class Progress:
             fallback=fallback if type(fallback) is int and fallback > 0 else 0,
         )
 
-    def after(self, usage: Mapping[str, Any] | None, *, fell_back: bool) -> Self:
-        """Return the progress after an attempt that has reported ``usage``."""
-        return type(self)(add_usage(self.usage, usage or {}), self.fallback + fell_back)
+    def after(self, usage: Mapping[str, Any] | None, *, fallback: int) -> Self:
+        """Return the progress after an attempt that has reported ``usage``.
+
+        The candidate ``fallback`` follows, 0 being the job itself.
+        """
+        return type(self)(add_usage(self.usage, usage or {}), fallback)
 
 
 NO_PROGRESS: Final = Progress({}, 0)
