@@ -218,6 +218,22 @@ def test_worker_has_the_rights_to_recover_messages_and_jobs_of_a_dead_one(guarde
     assert guarded.denials() == []
 
 
+def test_worker_has_the_rights_to_fall_back_and_to_let_a_model_cool_down(guarded, fleet):
+    fallbacks = [{"provider": "echo", "model": "echo", "options": {}}]
+    job = prompt("[[status:429:1000]] hello", fallbacks=fallbacks)
+    with fleet.worker():
+        events = fleet.ended(fleet.send(job))
+        assert [each.get("provider") for each in events if each["type"] != "chunk"] == [
+            *("berlin", "echo", "echo")
+        ]
+        [key] = fleet.redis.scan_iter("limit:*")
+        assert 0 < fleet.redis.ttl(key) <= 1000
+        calls = len(fleet.upstream.calls)
+        assert [each["type"] for each in fleet.ended(fleet.send(job))][:2] == ["started", "chunk"]
+        assert len(fleet.upstream.calls) == calls
+    assert guarded.denials() == []
+
+
 def test_worker_has_the_right_to_dead_letter_garbage(guarded, fleet):
     with fleet.worker():
         fleet.redis.lpush("prompts", "garbage")

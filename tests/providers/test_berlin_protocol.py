@@ -169,3 +169,39 @@ def test_an_answer_without_a_usable_token_is_an_error(
         read_token(body)
     assert caught.value.code is code
     assert caught.value.retryable is retryable
+
+
+def parts(*found: dict[str, Any]) -> Message:
+    return Message.model_validate({"role": "user", "content": list(found)})
+
+
+def test_text_parts_are_joined() -> None:
+    told = parts({"type": "text", "text": "Hel"}, {"type": "text", "text": "lo", "more": 1})
+    assert format_prompt([told]) == "Hello"
+    assert format_prompt([told.model_dump()]) == "Hello"
+    developer = Message(role="developer", content="Be brief.")
+    assert format_prompt([developer, told]) == "Developer: Be brief.\nUser: Hello\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]},
+            "messages.1.content.1: berlin cannot take parts of the type 'image_url'",
+        ),
+        (
+            {"role": "user", "content": [{"type": "text", "text": None}]},
+            "messages.1.content.0.text must be a string",
+        ),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{}]},
+            "messages.1.tool_calls: berlin cannot take calls without text",
+        ),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(message: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(JobError) as refused:
+        format_prompt([Message(role="user", content="Hi"), Message.model_validate(message)])
+    assert refused.value.code is ErrorCode.INVALID_JOB
+    assert refused.value.message == refusal
