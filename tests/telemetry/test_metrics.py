@@ -44,6 +44,7 @@ def busy() -> Stats:
         )
         stats.processing.of(str(code)).observe(1.0)
         stats.logins.add("berlin", str(code))
+    stats.token_usage.of("berlin", "m", "input").observe(7)
     stats.token_issued["berlin"] = 1.8e9
     stats.claimed(1, 3.0)
     for histogram in (stats.flush, stats.flush_bytes, stats.loop_lag):
@@ -111,19 +112,16 @@ def test_buckets_are_cumulative_and_end_with_the_count():
 
 def test_values_stand_under_the_labels_of_the_conventions():
     found = samples(busy())
-    assert (
-        found[
-            "gen_ai_client_operation_time_per_output_chunk_seconds_count",
-            frozenset(
-                {
-                    "gen_ai_operation_name=chat",
-                    "gen_ai_provider_name=berlin",
-                    "gen_ai_request_model=m",
-                }
-            ),
-        ]
-        == 8 * 11
-    )
+    assert found[
+        "gen_ai_client_operation_time_per_output_chunk_seconds_count",
+        frozenset(
+            {
+                "gen_ai_operation_name=chat",
+                "gen_ai_provider_name=berlin",
+                "gen_ai_request_model=m",
+            }
+        ),
+    ] == 8 * (1 + len(ErrorCode))
     queue = {"messaging_system=rabbitmq", "messaging_destination_name=prompts"}
     assert found["worker_queue_messages", frozenset(queue | {"state=waiting"})] == 7
     assert found["worker_check_up", frozenset({"check=token"})] == 0
@@ -136,7 +134,7 @@ def test_the_names_are_of_the_form_that_prometheus_asks_for():
         assert row.help[0].isupper() or row.help[0].isdigit(), row.name
         assert row.help.endswith("."), row.name
         if row.kind == "histogram":
-            assert row.name.endswith(("_seconds", "_bytes")), row.name
+            assert row.name.endswith(("_seconds", "_bytes", "_token_usage")), row.name
 
 
 def test_the_printed_table_has_a_line_for_each():
