@@ -10,7 +10,6 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from berlin_schemas import InvalidJob
-from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.errors import ClientError, SettingsError
 from berlin_worker.gateway import chat, jobs, openapi, page_routes, responses, tickets
 from berlin_worker.gateway.gateway import CALLER, GATEWAY, Gateway
@@ -34,7 +33,7 @@ def make_app(gateway: Gateway) -> web.Application:
     metrics = _Metrics(gateway)
     app = web.Application(
         middlewares=[metrics.count(), _answer_problems, _authenticate],
-        client_max_size=MAX_JOB_BYTES + _ENVELOPE_BYTES,
+        client_max_size=gateway.client.max_job_bytes + _ENVELOPE_BYTES,
     )
     app[GATEWAY] = gateway
     app.router.add_get("/livez", _live)
@@ -103,7 +102,7 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
         if problem.status >= 500:  # noqa: PLR2004  # from here on the fault is the server's
             logger.warning("%s %s: %s", request.method, _path(request), error)
     except web.HTTPException as error:
-        problem = _of_http(error)
+        problem = _of_http(error, request.app[GATEWAY].client.max_job_bytes)
     except ConnectionResetError:
         raise
     except Exception as error:
@@ -112,9 +111,9 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
     return _as_response(problem)
 
 
-def _of_http(error: web.HTTPException) -> Problem:
+def _of_http(error: web.HTTPException, max_job_bytes: int) -> Problem:
     if error.status == web.HTTPRequestEntityTooLarge.status_code:
-        return Problem(413, "invalid_job", f"a job has at most {MAX_JOB_BYTES} bytes")
+        return Problem(413, "invalid_job", f"a job has at most {max_job_bytes} bytes")
     code = error.reason.lower().replace(" ", "_")
     return Problem(error.status, code, error.reason)
 
