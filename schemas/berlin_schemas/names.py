@@ -18,13 +18,9 @@ DEAD_LETTER_DEDUP: Final = "worker:dead-ids:"
 DUE_JOBS: Final = "worker:due"
 """Sorted set of unfinished jobs, by the time (ms) at which the reaper checks each."""
 JOBS: Final = "worker:jobs"
-"""Sorted set of the newest jobs of an event store, by the time (ms) of their submission."""
+"""Sorted set of the newest jobs, by the time (ms) of their submission."""
 FLEET: Final = "worker:fleet"
 """Sorted set of live workers, by the time (ms) at which each counts as gone."""
-SHARD: Final = "worker:shard"
-"""Mark of an event store in a list of several: its index, from 0, and their number (``1/3``)."""
-SHARDS: Final = "worker:shards"
-"""On ``REDIS_URL``: the number of event stores, if there are several."""
 FIRST: Final = "berlin-first"
 """Header of a message that goes to the head of the queue, since its job has waited already."""
 
@@ -67,11 +63,6 @@ def state_key(job_id: str) -> str:
 def alive_key(worker: str) -> str:
     """Return the key of the status of a worker, as JSON; it expires with the worker."""
     return f"worker:alive:{worker}"
-
-
-def parked_key(shard: int) -> str:
-    """Return the key, on ``REDIS_URL``, of the jobs parked for a shard; sorted set, by time."""
-    return f"worker:parked:{shard}"
 
 
 def token_key(provider: str, account: str) -> str:

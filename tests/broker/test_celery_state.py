@@ -169,7 +169,8 @@ def test_purge_ends_waiting_jobs_and_no_worker_requeues_them(fleet):
 
 def test_failed_purge_is_an_error_and_leaves_the_messages(fleet):
     job_id = fleet.send(prompt("Hello"))
-    fleet.env["WORKER_EVENT_SHARDS"] = "redis://127.0.0.1:1/0"
+    # The queue is there, the event store is not.
+    fleet.env |= {"CELERY_BROKER_URL": fleet.env["REDIS_URL"], "REDIS_URL": "redis://127.0.0.1:1/0"}
     code, text = run_command(["purge", "-f"], fleet.env)
     assert code == 1
     assert "what is left is still on the queue" in text

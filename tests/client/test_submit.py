@@ -301,7 +301,7 @@ async def test_where_not_even_the_record_can_be_undone_the_error_says_so(
             async def down(keys, args):
                 raise redis.exceptions.ConnectionError("down")
 
-            monkeypatch.setattr(client._shards[0].submitter, "_undo_record", down)
+            monkeypatch.setattr(client._store.submitter, "_undo_record", down)
             raise MaybeSent("the broker went away")
 
         monkeypatch.setattr(Enqueuer, "enqueue", gone)
@@ -311,7 +311,7 @@ async def test_where_not_even_the_record_can_be_undone_the_error_says_so(
 
 async def test_a_lost_reply_to_the_record_does_not_lose_the_message(client, redis_client):
     """The first call wrote the record; its repetition finds a job submitted before."""
-    write, calls = client._shards[0].submitter._write_record, []
+    write, calls = client._store.submitter._write_record, []
 
     async def reply_lost_once(keys, args):
         calls.append(keys)
@@ -320,7 +320,7 @@ async def test_a_lost_reply_to_the_record_does_not_lose_the_message(client, redi
             raise redis.exceptions.ConnectionError("reply lost")
         return reply
 
-    client._shards[0].submitter._write_record = reply_lost_once
+    client._store.submitter._write_record = reply_lost_once
     await client.submit("Hello", job_id="mine")
     assert len(await queue(redis_client)) == 1
 

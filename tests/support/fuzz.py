@@ -64,8 +64,7 @@ keys = st.one_of(
     st.sampled_from(JOBS).map(names.log_key),
     st.sampled_from(
         [
-            *(names.DUE_JOBS, names.DEAD_LETTERS, names.FLEET, names.SHARD, names.SHARDS),
-            *(names.parked_key(0), names.parked_key(1), f"{names.parked_key(0)}:turn"),
+            *(names.DUE_JOBS, names.DEAD_LETTERS, names.FLEET),
             *("worker:alive:fuzz", "worker:dead-ids:fuzz", "limit:fuzz", "worker:fuzz"),
         ]
     ),
@@ -120,13 +119,6 @@ def _control() -> st.SearchStrategy[list[Command]]:
     asked = st.dictionaries(st.sampled_from(["cancel", "reason", "fleet"]), scalars | job_ids)
     data = texts | asked.map(lambda message: json.dumps(message).encode())
     return data.map(lambda each: [("PUBLISH", names.CONTROL_CHANNEL, each)])
-
-
-def _parked() -> st.SearchStrategy[list[Command]]:
-    entry = texts | st.tuples(job_ids, scalars, jsons, scalars).map(
-        lambda each: json.dumps(each).encode()
-    )
-    return entry.map(lambda each: [("ZADD", names.parked_key(0), 1, each)])
 
 
 def _channel() -> st.SearchStrategy[list[Command]]:
@@ -221,7 +213,6 @@ PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
     "value": _any_value,
     "record": _record,
     "control": _control,
-    "parked": _parked,
     "channel": _channel,
     "token": _token,
     "messages": _messages,

@@ -26,7 +26,6 @@ def make_store(
     *,
     owner: str = "worker-1",
     lease_s: float = 60.0,
-    dead_letters: redis.asyncio.Redis | None = None,
 ) -> RedisStore:
     """A store whose leases do not run out by themselves while a test runs."""
     store = RedisStore(
@@ -36,7 +35,6 @@ def make_store(
         log_ttl_s=LOG_TTL_S,
         queue_ttl_s=QUEUE_TTL_S,
         dead_letters_max=5,
-        dead_letters=dead_letters,
     )
     if isinstance(client, LosesReplies):
         for connection in (store._append, store._records):  # they do without the client

@@ -22,8 +22,8 @@ def database_of(client: Any) -> int:
 
 
 def database_of_url(url: str) -> int:
-    """Return the database number in the URL of an event store."""
-    return urls.parse_redis(url, "WORKER_EVENT_SHARDS").db or 0
+    """Return the database number in the URL of a Redis."""
+    return urls.parse_redis(url, "REDIS_URL").db or 0
 
 
 def other_fleets(client: Redis, own: Collection[int]) -> list[int]:

@@ -39,7 +39,6 @@ class RedisStore:
     """Records, leases and logs of jobs in one Redis.
 
     ``owner`` names this process in the records; ``lease_s`` is for how long a claim holds.
-    ``dead_letters`` is the client of the dead letters' Redis, if that is another one.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class RedisStore:
         log_ttl_s: int,
         queue_ttl_s: int,
         dead_letters_max: int,
-        dead_letters: redis.asyncio.Redis | None = None,
     ) -> None:
         self._redis = client
         self._has_info = True
@@ -59,9 +57,7 @@ class RedisStore:
         self._lease_ms = round(lease_s * 1000)
         self._log_ttl_s = log_ttl_s
         self._queue_ttl_s = queue_ttl_s
-        self._dead_letters = DeadLetters(
-            dead_letters or client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s
-        )
+        self._dead_letters = DeadLetters(client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s)
         pool = client.connection_pool
         self._append = ScriptConnection(pool, _APPEND)
         self._records = SharedScriptConnection(
@@ -75,7 +71,6 @@ class RedisStore:
         settings: "Settings",
         *,
         owner: str,
-        dead_letters: redis.asyncio.Redis | None = None,
     ) -> Self:
         """Return a store with the lease, lifetimes and limits of ``settings``."""
         return cls(
@@ -85,7 +80,6 @@ class RedisStore:
             log_ttl_s=settings.log_ttl_s,
             queue_ttl_s=settings.queue_ttl_s,
             dead_letters_max=settings.dead_letters_max,
-            dead_letters=dead_letters,
         )
 
     async def claim(
@@ -218,14 +212,6 @@ class RedisStore:
             return None
         was, job, trace = reply
         return Overdue(job_id, was.decode(), job, trace)
-
-    async def forget(self, job_id: str) -> None:
-        """Remove the record of a job that belongs to another store."""
-        with _unreachable():
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.delete(names.state_key(job_id))
-                pipeline.zrem(names.DUE_JOBS, job_id)
-                await pipeline.execute()
 
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Set a TTL on a record that holds only the ``cancel`` flag of a client."""

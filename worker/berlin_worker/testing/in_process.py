@@ -1,7 +1,7 @@
 """A worker in a thread of the test's process, on a fakeredis of its own.
 
 It runs jobs by the code that workers run them by, and so real clients, and any Celery
-producer, work on it. It is one process and never dies: nothing is reaped or parked, and a
+producer, work on it. It is one process and never dies: nothing is reaped, and a
 scheduled message (``eta``) runs at once.
 """
 
@@ -122,7 +122,7 @@ class InProcessWorker:
                     journal.run(),
                     leases.renew_forever(),
                     cancel_listener.listen(
-                        client, runner.cancel, flagged=cancel_listener.flags(lambda _: client)
+                        client, runner.cancel, flagged=cancel_listener.flags(client)
                     ),
                 )
             ]
