@@ -7,6 +7,7 @@ input of a producer reaches a key, a channel or a log unless it fits :data:`JOB_
 import hashlib
 import re
 import uuid
+import zlib
 from typing import Final
 
 TASK: Final = "worker.generate"
@@ -15,8 +16,11 @@ CONTROL_CHANNEL: Final = "job-control"
 DEAD_LETTERS: Final = "worker:dead"
 DEAD_LETTER_DEDUP: Final = "worker:dead-ids:"
 """Prefix of keys that mark, for a limited time, dead letters that exist already."""
-DUE_JOBS: Final = "worker:due"
-"""Sorted set of unfinished jobs, by the time (ms) at which the reaper checks each."""
+DUE_KEYS: Final = tuple(f"worker:due:{{{number:02}}}" for number in range(64))
+"""Partitions of the index of unfinished jobs: sorted sets by the time (ms) at which a reaper looks
+at each job. The braces give each its own cluster slot."""
+DUE_TURN: Final = "worker:due:turn"
+"""Exists while one worker looks for due jobs."""
 JOBS: Final = "worker:jobs"
 """Sorted set of the newest jobs, by the time (ms) of their submission."""
 FLEET: Final = "worker:fleet"
@@ -58,6 +62,12 @@ def log_key(job_id: str) -> str:
 def state_key(job_id: str) -> str:
     """Return the key of the hash with the record of a job; in the cluster slot of its log."""
     return f"job:{{{check_job_id(job_id)}}}:state"
+
+
+def due_key(job_id: str | bytes) -> str:
+    """Return the key of the partition, of the index of unfinished jobs, that holds a job."""
+    data = job_id.encode() if isinstance(job_id, str) else job_id
+    return DUE_KEYS[zlib.crc32(data) % len(DUE_KEYS)]
 
 
 def alive_key(worker: str) -> str:

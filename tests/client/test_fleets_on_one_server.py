@@ -148,7 +148,7 @@ def test_other_fleets_of_a_server_are_found_by_their_keys(urls):
     with open_database(0) as own:
         own.set("anything", 1)
         assert other_fleets(own, {0}) == []
-        for number, key in ((1, names.FLEET), (2, "another:service"), (5, names.DUE_JOBS)):
+        for number, key in ((1, names.FLEET), (2, "another:service"), (5, names.DUE_KEYS[63])):
             with open_database(number) as other:
                 other.zadd(key, {"x": 1})
         assert other_fleets(own, {0}) == [1, 5]

@@ -52,6 +52,7 @@ async def test_submitted_jobs_are_listed_newest_first_with_tenant_and_metadata(
 async def test_a_bare_job_is_listed_once_a_worker_has_taken_it(client, redis_client):
     async with Worker(redis_client, ScriptedProvider(says("x"))) as worker:
         await worker.run("bare", tenant="t", metadata={"k": "v"})
+        await worker.store.update_index()
     [job] = await client.list(tenant="t", status="completed")
     assert (job.job_id, job.metadata) == ("bare", {"k": "v"})
     assert job.created_ts is not None

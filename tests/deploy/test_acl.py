@@ -92,7 +92,7 @@ def admin(guarded) -> Iterator[redis.Redis]:
         client.hset(TOKEN, mapping={"gen": "1", "token": "secret"})
         client.lpush("prompts", "a prompt")
         client.xadd("worker:dead", {"job": "a prompt"})
-        client.zadd("worker:due", {OTHERS_JOB: 1})
+        client.zadd(names.due_key(OTHERS_JOB), {OTHERS_JOB: 1})
         yield client
 
 
@@ -255,7 +255,7 @@ ADMINISTRATION = [
     "SCRIPT FLUSH",
     "FUNCTION FLUSH", "MODULE LIST", "SWAPDB 0 1", "MIGRATE 127.0.0.1 1 k 0 1", "SLOWLOG GET",
     "PSUBSCRIBE *", "PUBSUB CHANNELS", "SUBSCRIBE secret", "SET foreign 1",
-    "GET foreign", "DUMP worker:due", "RENAME prompts mine", "COPY prompts mine",
+    "GET foreign", "DUMP worker:due:{00}", "RENAME prompts mine", "COPY prompts mine",
     f"OBJECT ENCODING {TOKEN}", "SORT prompts",
 ]  # fmt: skip
 READING_PROMPTS = [
@@ -264,7 +264,7 @@ READING_PROMPTS = [
     f"COPY {STATE} {names.state_key('mine')}", f"RENAME {STATE} {names.state_key('mine')}",
     "LRANGE prompts 0 -1", "RPOP prompts", "LPOP prompts", "LMOVE prompts prompts LEFT LEFT",
     "BRPOP prompts 1", "XRANGE worker:dead - +", "XREAD STREAMS worker:dead 0",
-    "ZRANGE worker:due 0 -1", "ZRANGE worker:jobs 0 -1", "HGETALL unacked:prompts",
+    "ZRANGE worker:due:{00} 0 -1", "ZRANGE worker:jobs 0 -1", "HGETALL unacked:prompts",
     f"EVAL return(redis.call('HGET',KEYS[1],'job')) 1 {STATE}",
     "EVAL return(redis.call('RPOP','prompts')) 0",
 ]  # fmt: skip
@@ -286,7 +286,7 @@ WRITING_REPLIES = [
 ]  # fmt: skip
 ENQUEUEING = [
     "LPUSH prompts x", "RPUSH prompts x", f"HSET {STATE} cancel 1", f"DEL {STATE}",
-    f"EXPIRE {STATE} 1", "ZADD worker:due 1 x", "SADD _kombu.binding.prompts x",
+    f"EXPIRE {STATE} 1", "ZADD worker:due:{00} 1 x", "SADD _kombu.binding.prompts x",
     f"EVAL return(redis.call('DEL',KEYS[1])) 1 {STATE}", "SUBSCRIBE job-control",
 ]  # fmt: skip
 FORBIDDEN = {
@@ -307,7 +307,7 @@ FORBIDDEN = {
         *ENQUEUEING,
         "INFO",
     ],
-    "worker": ADMINISTRATION,
+    "worker": [each for each in ADMINISTRATION if each != "SCAN 0"],
     "operator": [*ADMINISTRATION, *READING_TOKENS, "RPOP prompts"],
     "monitor": [
         *ADMINISTRATION,

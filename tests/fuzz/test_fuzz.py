@@ -26,7 +26,8 @@ EVERY = 50
 def due(raw: redis.Redis) -> bool:
     """Whether something waits for the reaper since a while, or its index cannot be read."""
     try:
-        return bool(raw.zrangebyscore(names.DUE_JOBS, "-inf", raw.time()[0] * 1000 - 1000))
+        before_ms = raw.time()[0] * 1000 - 1000
+        return any(raw.zrangebyscore(key, "-inf", before_ms) for key in names.DUE_KEYS)
     except ResponseError:
         return True
 

@@ -31,6 +31,8 @@ class Record:
         self.overdue = {}
         self.reaped = []
         self.away = False
+        self.turns = []
+        self.turn_of_another = False
         self.up_for_s = 3600.0
         self.job = b"{}"
         self.discarded = []
@@ -46,6 +48,16 @@ class Record:
 
     async def up_s(self):
         return self.up_for_s
+
+    async def update_index(self):
+        if self.away:
+            raise ConnectionError("away")
+
+    heal_index = update_index
+
+    async def take_turn(self, for_s):
+        self.turns.append(for_s)
+        return not self.turn_of_another
 
     async def due(self, limit):
         if self.away:

@@ -64,7 +64,14 @@ keys = st.one_of(
     st.sampled_from(JOBS).map(names.log_key),
     st.sampled_from(
         [
-            *(names.DUE_JOBS, names.DEAD_LETTERS, names.FLEET),
+            *(
+                *map(names.due_key, JOBS),
+                names.DUE_TURN,
+                "worker:due",
+                names.JOBS,
+                names.DEAD_LETTERS,
+                names.FLEET,
+            ),
             *("worker:alive:fuzz", "worker:dead-ids:fuzz", "limit:fuzz", "worker:fuzz"),
         ]
     ),
@@ -104,7 +111,7 @@ def _record() -> st.SearchStrategy[list[Command]]:
         fields = {"status": status, "job": job, **fields}
         pairs = [part for pair in fields.items() for part in pair]
         key = names.state_key(job_id)
-        return [("DEL", key), ("HSET", key, *pairs), ("ZADD", names.DUE_JOBS, score, job_id)]
+        return [("DEL", key), ("HSET", key, *pairs), ("ZADD", names.due_key(job_id), score, job_id)]
 
     return st.tuples(
         st.sampled_from(JOBS),

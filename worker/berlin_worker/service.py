@@ -97,15 +97,17 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             with running.serving(dispatcher, tracer):
                 yield
         finally:
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
                     await dispatcher.drained()
+                    await parts.store.update_index()
 
 
 @dataclass(frozen=True, slots=True)
 class _JobParts:
     """What the jobs of this process run on."""
 
+    store: RedisStore
     journal: Journal
     leases: Leases
     runner: Runner
@@ -179,7 +181,7 @@ def _job_parts(
         cancel_cause=cancel_cause,
         quarantine=quarantine,
     )
-    return _JobParts(journal, leases, runner)
+    return _JobParts(store, journal, leases, runner)
 
 
 def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

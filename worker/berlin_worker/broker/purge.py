@@ -100,7 +100,9 @@ async def _end_all(store: Any, journal: Any, task_ids: Iterable[object]) -> int:
     """End these jobs by :func:`_end`, and return how many it has ended; skip invalid IDs."""
     job_ids = {each for each in task_ids if isinstance(each, str) and names.is_job_id(each)}
     async with asyncio.timeout(_BATCH_TIMEOUT_S):
-        return sum(await asyncio.gather(*(_end(store, journal, each) for each in job_ids)))
+        ended = sum(await asyncio.gather(*(_end(store, journal, each) for each in job_ids)))
+        await store.update_index()
+    return ended
 
 
 async def _open_store(stack: AsyncExitStack) -> tuple[Any, Any]:

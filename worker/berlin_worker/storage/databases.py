@@ -41,7 +41,7 @@ def other_fleets(client: Redis, own: Collection[int]) -> list[int]:
         if number in own:
             continue
         with contextlib.suppress(RedisError), _on_database(client, number) as other:
-            if other.exists(names.FLEET, names.DUE_JOBS, names.JOBS):
+            if other.exists(names.FLEET, *names.DUE_KEYS, names.JOBS):
                 found.append(number)
     return found
 

@@ -26,8 +26,8 @@ _EVENT_STORE: Final[tuple[Command, ...]] = (
     ("TIME",),
     ("EVAL", "return 1", 1, names.FLEET),
     ("ZCARD", names.FLEET),
-    ("EVAL", "return 1", 1, names.DUE_JOBS),
-    ("ZCARD", names.DUE_JOBS),
+    ("EVAL", "return 1", 1, names.DUE_KEYS[0]),
+    ("ZCARD", names.DUE_KEYS[0]),
 )
 _BROKER: Final[tuple[Command, ...]] = (
     ("EVAL", "return 1", 1, names.QUEUE),

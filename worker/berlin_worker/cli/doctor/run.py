@@ -145,7 +145,7 @@ def _rights(redis: "Redis") -> CheckResult:
     redis.script_load("return 1")
     redis.hmget(state, ["status"])
     redis.xrange(log)
-    redis.zcard(names.DUE_JOBS)
+    redis.zcard(names.DUE_KEYS[0])
     redis.publish(names.CONTROL_CHANNEL, json.dumps({"cancel": trial}))
     return CheckResult("rights", "ok", "scripts, keys and channels are allowed")
 
