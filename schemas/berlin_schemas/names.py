@@ -54,6 +54,11 @@ def channel(job_id: str) -> str:
     return f"job:{check_job_id(job_id)}"
 
 
+def sharded_channel(job_id: str) -> str:
+    """Return the channel on a Redis Cluster (SPUBLISH, SSUBSCRIBE); in the slot of the log."""
+    return f"job:{{{check_job_id(job_id)}}}"
+
+
 def log_key(job_id: str) -> str:
     """Return the key of the Stream of all events of a job; ID ``<seq>-0``, field ``event``."""
     return f"job:{{{check_job_id(job_id)}}}:log"

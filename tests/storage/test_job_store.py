@@ -37,6 +37,12 @@ _call = itertools.count()
 TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
 
 
+@pytest.fixture(params=["fake", "real", "second", "cluster"])
+def redis_url(request):
+    url: str = request.getfixturevalue(f"{request.param}_redis_url")
+    return url
+
+
 @pytest.fixture(autouse=True)
 async def keys(redis_client):
     await load_scripts(redis_client)

@@ -311,8 +311,10 @@ class StoreMachine(RuleBasedStateMachine):
                 assert await self.client.ttl(names.log_key(job_id)) <= LOG_TTL_S
 
 
-def test_the_scripts_keep_what_the_model_promises(real_redis_url):
-    machine = type("Machine", (StoreMachine,), {"url": real_redis_url})
+@pytest.mark.parametrize("kind", ["real", "cluster"])
+def test_the_scripts_keep_what_the_model_promises(request, kind):
+    url = request.getfixturevalue(f"{kind}_redis_url")
+    machine = type("Machine", (StoreMachine,), {"url": url})
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,11 +21,21 @@ QUEUE_TTL_S = 1000
 JOB = b'{"messages":[{"role":"user","content":"Hello"}]}'
 
 
+CLUSTERED: Final[set[int]] = set()
+"""Ports of the servers of this process that are nodes of a cluster."""
+
+
+def is_clustered(client: redis.asyncio.Redis) -> bool:
+    """Whether ``client`` is connected to a node of a cluster of the tests."""
+    return client.connection_pool.connection_kwargs.get("port") in CLUSTERED
+
+
 def make_store(
     client: redis.asyncio.Redis,
     *,
     owner: str = "worker-1",
     lease_s: float = 60.0,
+    one_slot: bool | None = None,
 ) -> RedisStore:
     """A store whose leases do not run out by themselves while a test runs."""
     store = RedisStore(
@@ -35,6 +45,7 @@ def make_store(
         log_ttl_s=LOG_TTL_S,
         queue_ttl_s=QUEUE_TTL_S,
         dead_letters_max=5,
+        one_slot=is_clustered(client) if one_slot is None else one_slot,
     )
     if isinstance(client, LosesReplies):
         for connection in (store._append, store._records):  # they do without the client
@@ -199,11 +210,14 @@ class Channel:
 async def subscribed(client: redis.asyncio.Redis, job_id: str) -> AsyncIterator[Channel]:
     """The channel of a job; the subscription is acknowledged."""
     async with client.pubsub() as pubsub:
-        await pubsub.subscribe(names.channel(job_id))
+        if is_clustered(client):
+            await pubsub.ssubscribe(names.sharded_channel(job_id))
+        else:
+            await pubsub.subscribe(names.channel(job_id))
         async with asyncio.timeout(30):
             while True:
                 message = await pubsub.get_message(timeout=1.0)
-                if message is not None and message["type"] == "subscribe":
+                if message is not None and message["type"] in {"subscribe", "ssubscribe"}:
                     break
         yield Channel(pubsub)
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 INDEX: Final = source("index")
 FIND_DUE: Final = source("find_due")
 UNFINISHED: Final = source("unfinished")
+TAKE_TURN: Final = source("take_turn")
+SCRIPTS: Final = (INDEX, FIND_DUE, UNFINISHED, TAKE_TURN)
 
 JOBS_MAX: Final = 10_000
 """Most entries of the index of the newest jobs."""
@@ -144,7 +146,7 @@ class JobIndex:
     async def take_turn(self, for_s: float) -> bool:
         """Return whether this caller alone looks for due jobs for the next ``for_s``."""
         for_ms = max(1, round(for_s * 1000))
-        return bool(await self._redis.set(names.DUE_TURN, "", nx=True, px=for_ms))
+        return bool(await self._scripts.call(TAKE_TURN, [names.DUE_TURN], [for_ms]))
 
     async def find(self, limit: int) -> list[str]:
         """Return the IDs of up to ``limit`` jobs that are due; remove members that are no IDs."""

@@ -16,8 +16,8 @@ from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Renewal
+from berlin_worker.storage import job_index
 from berlin_worker.storage.dead_letters import DeadLetters
-from berlin_worker.storage.job_index import FIND_DUE, INDEX, UNFINISHED, JobIndex
 from berlin_worker.storage.script_connection import (
     Call,
     ScriptConnection,
@@ -38,7 +38,7 @@ _CLEAR_FAILURE: Final = source("clear_failure")
 _REVOKE: Final = source("revoke")
 _RECORDS: Final = (
     *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE),
-    *(INDEX, FIND_DUE, UNFINISHED),
+    *job_index.SCRIPTS,
 )
 SCRIPTS: Final = (_APPEND, *_RECORDS)
 """The text of each script that a store on one Redis runs."""
@@ -76,7 +76,9 @@ class RedisStore:
         self._append_script = _APPEND_SHARDED if one_slot else _APPEND
         self._append = ScriptConnection(pool, self._append_script)
         self._records = SharedScriptConnection(pool, *_RECORDS)
-        self._index = JobIndex(client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot)
+        self._index = job_index.JobIndex(
+            client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
+        )
 
     @classmethod
     def from_settings(
