@@ -113,7 +113,7 @@ def cluster_server() -> Iterator[RedisProcess]:
     with RedisProcess(binary, {"cluster-enabled": "yes"}) as server:
         with redis.Redis.from_url(server.url) as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-            wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER INFO")))
+            wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok")
         CLUSTERED.add(server.port)
         yield server
 

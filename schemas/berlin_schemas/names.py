@@ -14,7 +14,7 @@ TASK: Final = "worker.generate"
 QUEUE: Final = "prompts"
 CONTROL_CHANNEL: Final = "job-control"
 DEAD_LETTERS: Final = "worker:dead"
-DEAD_LETTER_DEDUP: Final = "worker:dead-ids:"
+DEAD_LETTER_DEDUP: Final = "worker:dead-ids:{worker:dead}:"
 """Prefix of keys that mark, for a limited time, dead letters that exist already."""
 DUE_KEYS: Final = tuple(f"worker:due:{{{number:02}}}" for number in range(64))
 """Partitions of the index of unfinished jobs: sorted sets by the time (ms) at which a reaper looks
@@ -76,8 +76,11 @@ def due_key(job_id: str | bytes) -> str:
 
 
 def alive_key(worker: str) -> str:
-    """Return the key of the status of a worker, as JSON; it expires with the worker."""
-    return f"worker:alive:{worker}"
+    """Return the key of the status of a worker, as JSON; it expires with the worker.
+
+    It has the cluster slot of ``FLEET``: one script writes both.
+    """
+    return f"worker:alive:{{{FLEET}}}:{worker}"
 
 
 def token_key(provider: str, account: str) -> str:

@@ -40,7 +40,7 @@ class Record:
     async def discard(self, job_id, reason, detail, message):
         self.discarded.append((job_id, reason, detail, message))
 
-    async def renew(self, held):
+    async def renew(self, held, *, index):
         if self.away:
             raise ConnectionError("away")
         self.renewals.append(list(held))

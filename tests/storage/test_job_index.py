@@ -9,6 +9,7 @@ from redis.crc import key_slot
 from berlin_schemas import names
 from berlin_worker.storage import job_index, old_index
 from berlin_worker.storage.script_connection import Call
+from berlin_worker.storage.token_scripts import TokenKeys
 from tests.support.store_helpers import (
     check_keys,
     due_at,
@@ -33,6 +34,17 @@ def test_partitions_have_slots_of_their_own_and_a_job_keeps_its_partition():
     assert len({key_slot(key.encode()) for key in names.DUE_KEYS}) == 64
     assert names.due_key("job-1") == names.due_key(b"job-1") == "worker:due:{63}"
     assert {names.due_key(job_id) for job_id in IDS} == set(names.DUE_KEYS)
+
+
+def test_keys_of_each_other_script_share_a_slot():
+    tokens = TokenKeys.of("berlin", "me", "fingerprint")
+    for keys in (
+        (names.DEAD_LETTERS, f"{names.DEAD_LETTER_DEDUP}x"),
+        (names.FLEET, names.alive_key("one"), names.alive_key("two")),
+        (tokens.token, tokens.lock, tokens.failure, tokens.refusals),
+        (names.state_key("x"), names.log_key("x"), names.sharded_channel("x")),
+    ):
+        assert len({key_slot(key.encode()) for key in keys}) == 1
 
 
 def test_changes_of_one_slot_a_call_have_one_key_each_and_no_entry_twice():

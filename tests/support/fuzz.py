@@ -72,7 +72,8 @@ keys = st.one_of(
                 names.DEAD_LETTERS,
                 names.FLEET,
             ),
-            *("worker:alive:fuzz", "worker:dead-ids:fuzz", "limit:fuzz", "worker:fuzz"),
+            *(names.alive_key("fuzz"), f"{names.DEAD_LETTER_DEDUP}fuzz"),
+            *("limit:fuzz", "worker:fuzz"),
         ]
     ),
 )

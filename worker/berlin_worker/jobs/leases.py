@@ -96,6 +96,7 @@ class Leases:
         self._pending_requeue: Overdue | None = None
         self._answered_at = time.monotonic()
         self._watermark_ms = 0
+        self._moves_index = False
 
     def advance_watermark(self, claim: Claim) -> None:
         """Note that the queue has been consumed up to the time at which this job was submitted.
@@ -145,6 +146,9 @@ class Leases:
                 logger.warning("expired leases cannot be looked for: %s", error)
 
     async def _renew_all(self, *, within_s: float = 0.0) -> None:
+        # An entry moves a lease ahead, so it need not move at each renewal. Should it be due too
+        # early, a reaper finds the lease in the record.
+        self._moves_index = not self._moves_index
         # Neighbours in the index, so that a renewal of some jobs changes few of its partitions.
         held = sorted(self._held.items(), key=lambda each: names.due_key(each[0]))
         pause_s = within_s * _RENEWED_AT_ONCE / max(len(held), 1)
@@ -152,7 +156,8 @@ class Leases:
             part = held[start : start + _RENEWED_AT_ONCE]
             if start:
                 await asyncio.sleep(pause_s)
-            replies = await self._store.renew([(job_id, each.attempt) for job_id, each in part])
+            leases = [(job_id, each.attempt) for job_id, each in part]
+            replies = await self._store.renew(leases, index=self._moves_index)
             self._answered_at = time.monotonic()
             for (job_id, holder), reply in zip(part, replies, strict=True):
                 if self._held.get(job_id) is not holder:

@@ -102,8 +102,11 @@ class JobStore(Protocol):
         Returns whether the job waits.
         """
 
-    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; returns a result for each."""
+    async def renew(self, held: Sequence[tuple[str, int]], *, index: bool) -> list[Renewal]:
+        """Renew the leases of ``(job ID, attempt)``; returns a result for each.
+
+        With ``index`` also restore or move their entries in the index of unfinished jobs.
+        """
 
     async def due(self, limit: int) -> list[str]:
         """Return the IDs of up to ``limit`` jobs that are due."""

@@ -156,7 +156,8 @@ class RedisStore:
         for part in batch:
             log = part.log
             keys += (names.state_key(log.job_id), names.log_key(log.job_id))
-            args += (log.job_id, log.attempt, part.first_seq, len(part.events))
+            channel = f"job:{{{log.job_id}}}" if self._one_slot else f"job:{log.job_id}"
+            args += (channel, log.attempt, part.first_seq, len(part.events))
             args += (part.chunks, part.ending, self._log_ttl_s)
             args += part.events
             if self._one_slot:
@@ -172,10 +173,14 @@ class RedisStore:
                 self._index.look_again(part.log.job_id, None)
         return [taken == 1 for taken in replies]
 
-    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``)."""
+    async def renew(self, held: Sequence[tuple[str, int]], *, index: bool = True) -> list[Renewal]:
+        """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``).
+
+        With ``index`` also move the index entries of these jobs, lost ones included.
+        """
         parts = [[each] for each in held] if self._one_slot else [held] if held else []
-        calls = self._index.renewals((job_id for job_id, _ in held), self._lease_ms)
+        indexed = (job_id for job_id, _ in held) if index else ()
+        calls = self._index.renewals(indexed, self._lease_ms)
         ahead = len(calls)
         for part in parts:
             keys = [names.state_key(job_id) for job_id, _ in part]

@@ -7,7 +7,7 @@
 -- Skipped are events whose seq the log has already: a call whose reply was lost is repeated.
 --
 -- KEYS  for each job: job:{id}:state, job:{id}:log; on a cluster those of one job
--- ARGV  for each job: job ID, attempt, seq of the first event, number of events, chunks
+-- ARGV  for each job: channel, attempt, seq of the first event, number of events, chunks
 --       since the last reset, final status ('' if the job continues), TTL after its end in
 --       seconds, then the events
 -- reply for each job: 1 taken, 0 refused
@@ -18,7 +18,7 @@ local replies = {}
 local at = 1
 for k = 1, #KEYS, 2 do
   local state, log = KEYS[k], KEYS[k + 1]
-  local id, attempt, first, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local channel, attempt, first, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local chunks, ending, ttl = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local base = at + 7 - first
   at = at + 7 + count
@@ -46,7 +46,7 @@ for k = 1, #KEYS, 2 do
         end
         call('XADD', log, n .. '-0', 'event', ARGV[base + n])  -- raises the error
       end
-      call(PUBLISH, OPEN .. id .. CLOSE, ARGV[base + n])
+      call(PUBLISH, channel, ARGV[base + n])
     end
     if taken == 0 then
       -- The lease expires, and the next attempt begins a new log.

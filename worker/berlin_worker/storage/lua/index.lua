@@ -9,13 +9,17 @@
 -- reply 1
 
 local now, at = now_ms(), 4
+local delay, time  -- most entries of a call have one delay: a number is converted once
 for _, key in ipairs(KEYS) do
   local add, remove = {}, {}
   for n = at + 1, at + 2 * ARGV[at], 2 do
     if ARGV[n] == '' then
       remove[#remove + 1] = ARGV[n + 1]
     else
-      add[#add + 1] = now + ARGV[n]
+      if ARGV[n] ~= delay then
+        delay, time = ARGV[n], string.format('%.0f', now + ARGV[n])
+      end
+      add[#add + 1] = time
       add[#add + 1] = ARGV[n + 1]
     end
   end

@@ -5,7 +5,7 @@
 -- reply for each job: 0 renewed, 1 lost, 2 renewed, and a client cancels it, 3 renewed, and
 --       Celery has revoked it
 
-local until_ms = now_ms() + ARGV[1]
+local until_ms = string.format('%.0f', now_ms() + ARGV[1])  -- a number is converted at each use
 local replies = {}
 for k, key in ipairs(KEYS) do
   local r = try('HMGET', key, 'attempt', 'status', 'cancel', 'revoked')
