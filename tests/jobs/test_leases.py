@@ -128,7 +128,7 @@ async def reaping(leases):
 async def test_whoever_has_given_way_while_the_renewal_was_under_way_is_not_told(leases, record):
     old, new = Holder(1), Holder(2)
 
-    async def renew(held):
+    async def renew(held, *, index):
         hold.__exit__(None, None, None)
         leases.holding("job-1", new).__enter__()
         return ["lost"]
