@@ -17,7 +17,6 @@ from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
 from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
 
-
 _NO_SHARDS: Final = (
     "WORKER_EVENT_SHARDS is not supported any more: unset it; to spread jobs over several servers "
     "run a Redis Cluster and set REDIS_URL=redis+cluster://host:port,host:port"
