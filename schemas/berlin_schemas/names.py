@@ -7,24 +7,24 @@ input of a producer reaches a key, a channel or a log unless it fits :data:`JOB_
 import hashlib
 import re
 import uuid
+import zlib
 from typing import Final
 
 TASK: Final = "worker.generate"
 QUEUE: Final = "prompts"
 CONTROL_CHANNEL: Final = "job-control"
 DEAD_LETTERS: Final = "worker:dead"
-DEAD_LETTER_DEDUP: Final = "worker:dead-ids:"
+DEAD_LETTER_DEDUP: Final = "worker:dead-ids:{worker:dead}:"
 """Prefix of keys that mark, for a limited time, dead letters that exist already."""
-DUE_JOBS: Final = "worker:due"
-"""Sorted set of unfinished jobs, by the time (ms) at which the reaper checks each."""
+DUE_KEYS: Final = tuple(f"worker:due:{{{number:02}}}" for number in range(64))
+"""Partitions of the index of unfinished jobs: sorted sets by the time (ms) at which a reaper looks
+at each job. The braces give each its own cluster slot."""
+DUE_TURN: Final = "worker:due:turn"
+"""Exists while one worker looks for due jobs."""
 JOBS: Final = "worker:jobs"
-"""Sorted set of the newest jobs of an event store, by the time (ms) of their submission."""
+"""Sorted set of the newest jobs, by the time (ms) of their submission."""
 FLEET: Final = "worker:fleet"
 """Sorted set of live workers, by the time (ms) at which each counts as gone."""
-SHARD: Final = "worker:shard"
-"""Mark of an event store in a list of several: its index, from 0, and their number (``1/3``)."""
-SHARDS: Final = "worker:shards"
-"""On ``REDIS_URL``: the number of event stores, if there are several."""
 FIRST: Final = "berlin-first"
 """Header of a message that goes to the head of the queue, since its job has waited already."""
 
@@ -55,6 +55,11 @@ def channel(job_id: str) -> str:
     return f"job:{check_job_id(job_id)}"
 
 
+def sharded_channel(job_id: str) -> str:
+    """Return the channel on a Redis Cluster (SPUBLISH, SSUBSCRIBE); in the slot of the log."""
+    return f"job:{{{check_job_id(job_id)}}}"
+
+
 def log_key(job_id: str) -> str:
     """Return the key of the Stream of all events of a job; ID ``<seq>-0``, field ``event``."""
     return f"job:{{{check_job_id(job_id)}}}:log"
@@ -65,14 +70,18 @@ def state_key(job_id: str) -> str:
     return f"job:{{{check_job_id(job_id)}}}:state"
 
 
+def due_key(job_id: str | bytes) -> str:
+    """Return the key of the partition, of the index of unfinished jobs, that holds a job."""
+    data = job_id.encode() if isinstance(job_id, str) else job_id
+    return DUE_KEYS[zlib.crc32(data) % len(DUE_KEYS)]
+
+
 def alive_key(worker: str) -> str:
-    """Return the key of the status of a worker, as JSON; it expires with the worker."""
-    return f"worker:alive:{worker}"
+    """Return the key of the status of a worker, as JSON; it expires with the worker.
 
-
-def parked_key(shard: int) -> str:
-    """Return the key, on ``REDIS_URL``, of the jobs parked for a shard; sorted set, by time."""
-    return f"worker:parked:{shard}"
+    It has the cluster slot of ``FLEET``: one script writes both.
+    """
+    return f"worker:alive:{{{FLEET}}}:{worker}"
 
 
 def token_key(provider: str, account: str) -> str:

@@ -1,6 +1,6 @@
 """``python -m tests.benchmarks.capacity``: what so many streams in flight take. Pure arithmetic.
 
-A fleet is as large as its first limit lets it be: a core of a worker, a core of an event store
+A fleet is as large as its first limit lets it be: a core of a worker, a core of a node
 (Redis runs commands on one), the memory of the logs until they expire, a network card, or the
 one Redis of the queue. The costs are measured: those of a worker by ``make bench``, where its
 figures are published, those of an event store by ``tests.benchmarks.store``.
@@ -8,7 +8,7 @@ figures are published, those of an event store by ``tests.benchmarks.store``.
 The formulae, for ``n`` streams with ``r`` chunks a second each, ``c`` chunks to a job:
 
     chunks a second   C = n r                jobs a second  J = C / c
-    events in a call  k = max(1, C / processes / event stores * round_trip_s)
+    events in a call  k = max(1, C / processes / nodes * round_trip_s)
     worker cores      (C (chunk_us + call_us / k) + J job_us) / 1e6 / busy
     worker memory     n stream_bytes + processes idle_bytes
     event store cores (C (event_us + store_call_us / k) + J store_job_us
@@ -82,13 +82,13 @@ class Load:
     busy: float = 0.6
     """Share of a core that may be used: beyond it waiting grows without bound."""
     store_memory_bytes: float = 32e9
-    """Of one event store. Beyond this a restart takes minutes, and a fork of it as much again."""
+    """Of one node. Beyond this a restart takes minutes, and a fork of it as much again."""
     network_bits_a_second: float = 10e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What a fleet takes. ``shards_by``: how many event stores each of their limits asks for."""
+    """What a fleet takes. ``nodes_by``: how many nodes of a Redis Cluster each limit requires."""
 
     chunks_a_second: float
     jobs_a_second: float
@@ -99,40 +99,40 @@ class Need:
     store_cores: float
     log_bytes: float
     network_bits_a_second: float
-    shards_by: dict[str, int]
+    nodes_by: dict[str, int]
     queue_cores: float
 
     @property
-    def shards(self) -> int:
-        """Entries of ``WORKER_EVENT_SHARDS``."""
-        return max(self.shards_by.values())
+    def nodes(self) -> int:
+        """Primaries of a Redis Cluster, or one Redis."""
+        return max(self.nodes_by.values())
 
     @property
     def limit(self) -> str:
-        """What decides how many event stores there are; empty where one will do."""
-        return max(self.shards_by, key=self.shards_by.__getitem__) if self.shards > 1 else ""
+        """What decides how many nodes there are; empty if one will do."""
+        return max(self.nodes_by, key=self.nodes_by.__getitem__) if self.nodes > 1 else ""
 
 
 def need(load: Load, costs: Costs) -> Need:
     """The formulae above. A share of a core counts as a whole process, store or queue.
 
-    More event stores mean fewer events in each call, and so more work: the number is raised
+    More nodes mean fewer events in each call, and so more work: the number is raised
     until it is enough for itself.
     """
-    shards = 1
-    while (found := _with(load, costs, shards)).shards > shards:
-        shards = found.shards
+    nodes = 1
+    while (found := _with(load, costs, nodes)).nodes > nodes:
+        nodes = found.nodes
     return found
 
 
-def _with(load: Load, costs: Costs, shards: int) -> Need:
+def _with(load: Load, costs: Costs, nodes: int) -> Need:
     chunks = load.streams * load.chunks_a_second
     jobs = chunks / load.chunks_a_job
     processes, together = 1, costs.bench_events_a_call
     for _ in range(50):  # each says what the other is; this settles long before
         worker_us = chunks * (costs.chunk_us + costs.call_us / together) + jobs * costs.job_us
         processes = math.ceil(_cores(load, worker_us))
-        together = max(1.0, chunks / processes / shards * costs.round_trip_s)
+        together = max(1.0, chunks / processes / nodes * costs.round_trip_s)
     store_us = chunks * (costs.event_us + costs.store_call_us / together)
     store_us += jobs * costs.store_job_us
     store_us += load.streams / load.renew_interval_s * costs.renewal_us
@@ -149,7 +149,7 @@ def _with(load: Load, costs: Costs, shards: int) -> Need:
         store_cores=_cores(load, store_us),
         log_bytes=log_bytes,
         network_bits_a_second=bits,
-        shards_by={
+        nodes_by={
             "CPU": math.ceil(_cores(load, store_us)),
             "memory": math.ceil(log_bytes / load.store_memory_bytes),
             "network": math.ceil(bits / (load.network_bits_a_second * load.busy)),
@@ -158,15 +158,15 @@ def _with(load: Load, costs: Costs, shards: int) -> Need:
     )
 
 
-def fleets(load: Load, costs: Costs, *, shards_at_most: int) -> tuple[int, Need]:
+def fleets(load: Load, costs: Costs, *, nodes_at_most: int) -> tuple[int, Need]:
     """How many equal fleets, each with a queue of its own, and what each of them takes.
 
-    So many that none needs more event stores than that, and one Redis serves its queue.
+    So many that none needs more nodes than that, and one Redis serves its queue.
     """
     count = 1
     while True:
         each = need(replace(load, streams=math.ceil(load.streams / count)), costs)
-        if each.shards <= shards_at_most and each.queue_cores <= 1:
+        if each.nodes <= nodes_at_most and each.queue_cores <= 1:
             return count, each
         count += 1
 
@@ -197,9 +197,9 @@ def _median(runs: Iterable[dict[str, Any]], scenario: str, figure: str) -> float
 
 
 def table(costs: Costs) -> str:
-    """As Markdown: each number of streams in one fleet, and in fleets of few event stores."""
+    """As Markdown: each number of streams in one fleet, and in fleets of few nodes."""
     head = [
-        *("streams", "fleets", "event stores", "events a call", "worker cores", "worker memory"),
+        *("streams", "fleets", "nodes", "events a call", "worker cores", "worker memory"),
         *("store cores", "logs for 60 min", "for 5 min", "network", "each queue", "first limit"),
     ]
     lines = [_row(head), _row(["---"] * len(head))]
@@ -207,7 +207,7 @@ def table(costs: Costs) -> str:
         load = Load(streams=streams)
         lines.append(_shown(load, costs, 1, need(load, costs)))
         for few in _FEW:
-            count, each = fleets(load, costs, shards_at_most=few)
+            count, each = fleets(load, costs, nodes_at_most=few)
             if count > 1:
                 lines.append(_shown(load, costs, count, each))
     return "\n".join(lines)
@@ -220,7 +220,7 @@ def _shown(load: Load, costs: Costs, count: int, each: Need) -> str:
         [
             f"{load.streams:,}",
             f"{count:,}",
-            f"{count * each.shards:,}",
+            f"{count * each.nodes:,}",
             f"{each.events_a_call:.1f}",
             _number(count * each.worker_cores),
             _bytes(count * each.worker_bytes),

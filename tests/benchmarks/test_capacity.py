@@ -39,7 +39,7 @@ def test_a_thousand_streams_by_hand():
     assert found.log_bytes == 3600 * (20_000 * 100 + 50 * 1000)
     assert found.network_bits_a_second == 8 * 20_000 * 300
     assert found.queue_cores == pytest.approx(50 * 100 / 1e6 / 0.5)
-    assert (found.shards, found.limit) == (1, "")
+    assert (found.nodes, found.limit) == (1, "")
 
 
 @pytest.mark.parametrize(
@@ -53,24 +53,24 @@ def test_a_thousand_streams_by_hand():
 def test_the_limit_that_is_reached_first_decides(changes, limit):
     found = need(Load(**changes), Costs())
     assert found.limit == limit
-    assert found.shards == found.shards_by[limit] > 1
+    assert found.nodes == found.nodes_by[limit] > 1
 
 
 def test_more_streams_never_take_less():
     needs = [need(Load(streams=1000 * 2**n), Costs()) for n in range(12)]
     for one, two in itertools.pairwise(needs):
-        for field in ("worker_cores", "worker_bytes", "store_cores", "log_bytes", "shards"):
+        for field in ("worker_cores", "worker_bytes", "store_cores", "log_bytes", "nodes"):
             assert getattr(two, field) >= getattr(one, field)
         assert two.events_a_call <= one.events_a_call * 1.5
 
 
 def test_a_fleet_has_no_more_stores_than_it_is_allowed_and_one_queue():
     for streams in (1000, 30_000, 1_000_000):
-        count, each = fleets(Load(streams=streams), Costs(), shards_at_most=2)
-        assert each.shards <= 2
+        count, each = fleets(Load(streams=streams), Costs(), nodes_at_most=2)
+        assert each.nodes <= 2
         assert each.queue_cores <= 1
         assert count * each.chunks_a_second >= streams * 20
-    assert fleets(Load(streams=1000), Costs(), shards_at_most=1)[0] == 1
+    assert fleets(Load(streams=1000), Costs(), nodes_at_most=1)[0] == 1
 
 
 def test_measured_costs_take_the_place_of_the_defaults():

@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 
+from berlin_schemas import names
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.celery_cli import run_command
 from tests.support.fleet import Fleet, prompt
@@ -144,10 +145,11 @@ def test_purge_ends_waiting_jobs_and_no_worker_requeues_them(fleet):
     recorded, running, over = (fleet.send(prompt(text)) for text in ("recorded", "runs", "over"))
     record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
     fleet.redis.hset(f"job:{{{recorded}}}:state", mapping=record)
-    fleet.redis.hset(f"job:{{{running}}}:state", mapping={"status": "running", "attempt": 1})
+    leased = {"status": "running", "attempt": 1, "lease_ms": fleet.redis.time()[0] * 1000 + 60_000}
+    fleet.redis.hset(f"job:{{{running}}}:state", mapping=leased)
     fleet.redis.hset(f"job:{{{over}}}:state", "status", "completed")
-    fleet.redis.zadd("worker:due", {recorded: 1, running: 9e12})
-    fleet.redis.zadd("worker:due", {running: fleet.redis.time()[0] * 1000 + 60_000})
+    fleet.redis.zadd(names.due_key(recorded), {recorded: 1})
+    fleet.redis.zadd(names.due_key(running), {running: leased["lease_ms"]})
     for garbage in (b"\xff", b"", b"[]", b"{}", b'{"headers": {"id": "../x"}}', b"[" * 100_000):
         fleet.redis.lpush("prompts", garbage)
         fleet.redis.hset("unacked:prompts", str(uuid.uuid4()), garbage)
@@ -164,12 +166,14 @@ def test_purge_ends_waiting_jobs_and_no_worker_requeues_them(fleet):
         assert (event["type"], event["reason"]) == ("cancelled", "purged")
         assert fleet.redis.ttl(f"job:{{{job_id}}}:log") > 0
     assert fleet.events(running) == fleet.events(over) == []
-    assert fleet.redis.zrange("worker:due", 0, -1) == [running.encode()]
+    left = [each for key in names.DUE_KEYS for each in fleet.redis.zrange(key, 0, -1)]
+    assert left == [running.encode()]
 
 
 def test_failed_purge_is_an_error_and_leaves_the_messages(fleet):
     job_id = fleet.send(prompt("Hello"))
-    fleet.env["WORKER_EVENT_SHARDS"] = "redis://127.0.0.1:1/0"
+    # The queue is there, the event store is not.
+    fleet.env |= {"CELERY_BROKER_URL": fleet.env["REDIS_URL"], "REDIS_URL": "redis://127.0.0.1:1/0"}
     code, text = run_command(["purge", "-f"], fleet.env)
     assert code == 1
     assert "what is left is still on the queue" in text

@@ -14,6 +14,7 @@ from amqp.exceptions import NotFound
 from celery import Celery
 from kombu import Connection, pools
 
+from berlin_schemas import names
 from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
@@ -193,7 +194,6 @@ async def test_submitted_job_runs_and_unsupported_options_are_refused(fleet, rab
         with pytest.raises(Unavailable, match="not accepted") as caught:
             await client.submit("hello")
     assert "guest" not in str(caught.value)
-    assert not fleet.redis.zcard("worker:due")
 
 
 def test_job_with_a_lost_message_is_requeued(fleet, broker, rabbit):
@@ -202,8 +202,8 @@ def test_job_with_a_lost_message_is_requeued(fleet, broker, rabbit):
     state = {"status": "queued", "job": job, "created_ms": 1}
     fleet.redis.hset(f"job:{{{job_id}}}:state", mapping=state)
     fleet.redis.expire(f"job:{{{job_id}}}:state", 600)
-    fleet.redis.zadd("worker:due", {job_id: 1})
-    fleet.redis.expire("worker:due", 600)
+    fleet.redis.zadd(names.due_key(job_id), {job_id: 1})
+    fleet.redis.expire(names.due_key(job_id), 600)
     with fleet.worker(**QUICK_LEASES):
         assert text_of(fleet.ended(job_id)) == "echo of lost"
 
@@ -374,7 +374,7 @@ def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
     waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
     record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
     fleet.redis.hset(f"job:{{{waiting[0]}}}:state", mapping=record)
-    fleet.redis.zadd("worker:due", {waiting[0]: 1})
+    fleet.redis.zadd(names.due_key(waiting[0]), {waiting[0]: 1})
     channel = broker.default_channel
     channel.basic_publish(channel.prepare_message(b"no JSON"), routing_key="prompts")
     _, text = run_command(["purge", "-f"], fleet.env)
@@ -382,4 +382,4 @@ def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
     assert messages(broker) == 0
     for job_id in waiting:
         assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]
-    assert not fleet.redis.zcard("worker:due")
+    assert not fleet.redis.exists(*names.DUE_KEYS)

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import linear_regression
 from urllib.parse import urlsplit
 
+from berlin_schemas import names
 from tests.benchmarks.measure import tcp_connections
 from tests.support.chaos import size
 from tests.support.checker import Figures
@@ -75,7 +76,7 @@ def test_a_worker_that_runs_for_long_grows_in_nothing(make_site, report):
             "no record and no log is left after its TTL",
             LOG_TTL_S + 60,
         )
-        assert not site.redis.exists("worker:due", "worker:dead", "prompts", "unacked:prompts")
+        assert not site.redis.exists(*names.DUE_KEYS, "worker:dead", "prompts", "unacked:prompts")
     after = taken[WARM_UP:]
     slope = linear_regression([each.jobs for each in after], [each.memory_kib for each in after])
     kib_per_1000 = slope.slope * 1000

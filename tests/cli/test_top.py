@@ -32,7 +32,7 @@ def client(redis_url) -> Iterator[redis.Redis]:
 
 def test_empty_redis_has_no_workers_and_an_empty_queue(client, redis_url):
     raw = read(client, settings(redis_url))
-    assert (list(raw.statuses), raw.waiting, raw.parked, raw.dead_letters) == ([], 0, 0, 0)
+    assert (list(raw.statuses), raw.waiting, raw.dead_letters) == ([], 0, 0)
     assert raw.now_ts == pytest.approx(client.time()[0], abs=5)
 
 
@@ -48,11 +48,8 @@ def test_queue_depth_counts_all_priorities(client, redis_url):
     client.rpush(names.QUEUE, "a", "b")
     client.rpush(f"{names.QUEUE}\x06\x163", "with a priority")
     client.xadd(names.DEAD_LETTERS, {"job_id": "x"})
-    client.zadd(names.parked_key(1), {"parked": 1})
     raw = read(client, settings(redis_url))
-    assert (raw.waiting, raw.parked, raw.dead_letters) == (3, 0, 1)
-    sharded = settings(redis_url, WORKER_EVENT_SHARDS=f"{redis_url},redis://127.0.0.1:1/0")
-    assert read(client, sharded).parked == 1
+    assert (raw.waiting, raw.dead_letters) == (3, 1)
 
 
 def test_queue_of_an_unreachable_broker_is_unknown(client, redis_url):

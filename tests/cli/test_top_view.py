@@ -119,7 +119,7 @@ def test_unreadable_status_is_only_counted(text: str) -> None:
 def test_json_of_a_fleet_has_stable_names() -> None:
     of = json.loads(json.dumps(fleet(*TWO, waiting=7).as_json()))
     assert list(of) == [
-        "v", "ts", "waiting", "parked", "dead_letters", "queue_wait_s", "in_flight", "capacity",
+        "v", "ts", "waiting", "dead_letters", "queue_wait_s", "in_flight", "capacity",
         "draining", "chunks", "chunks_per_s", "jobs_per_s", "first_chunk_s", "completed",
         "cancelled", "failed", "errors", "retries", "logins", "logins_failed", "tokens",
         "tokens_per_min", "unreadable", "workers",
@@ -135,9 +135,9 @@ def test_json_of_a_fleet_has_stable_names() -> None:
 
 
 def test_view_shows_all_figures() -> None:
-    text = shown(fleet(*TWO, waiting=1234, dead_letters=2, parked=3))
+    text = shown(fleet(*TWO, waiting=1234, dead_letters=2))
     for part in (
-        "2, 1 draining", "1,234 waiting, recently for 3.0 s", "3 parked", "2 dead letters",
+        "2, 1 draining", "1,234 waiting, recently for 3.0 s", "2 dead letters",
         "4/20 in flight", "6 completed, 1 cancelled, 4 failed", "22 chunks/s", "after 0.4 s",
         "rate_limited 3, internal 1, retries 4", "berlin: token is 1.0 min old",
         "logins 2, 3 failed", "host-1:1 ", "host-1:2 (draining)", "3/10", "1/10", "2.0 h",

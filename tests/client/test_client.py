@@ -337,15 +337,6 @@ async def _is(asked: Awaitable[int], wanted: int) -> bool:
     return await asked == wanted
 
 
-async def test_a_stream_that_is_read_no_further_keeps_no_one_from_asking(redis_url, redis_client):
-    """Nothing is connected for it yet, and nothing would ever answer there."""
-    await redis_client.set(names.SHARDS, "3")
-    async with AsyncClient(redis_url, settings=Settings()) as client:
-        client.stream(JOB)
-        with pytest.raises(SettingsError):
-            await client.status(JOB)
-
-
 async def test_reading_after_the_client_is_closed_is_an_error_at_once(client, writer):
     await writer.long_log(600)
     begun, new = client.stream(JOB), client.stream(JOB)

@@ -169,7 +169,7 @@ def test_a_later_versions_types_codes_and_reasons_end_no_reader(client, redis_ur
             ):
                 writer = JobWriter(server, job_id)
                 await writer.started()
-                for fields in ({"type": "reasoning", "content": "hm"}, end):
+                for fields in ({"type": "image", "content": "hm"}, end):
                     event = {**head, "job_id": job_id, "seq": writer.seq + 1, **fields}
                     await writer.append_raw(json.dumps(event).encode(), status=fields["type"])
 

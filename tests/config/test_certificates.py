@@ -76,7 +76,7 @@ def test_what_can_be_used_is_taken(files: dict[str, str], options: dict[str, str
         ),
     ],
 )
-@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL", "WORKER_EVENT_SHARDS"])
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
 def test_what_cannot_be_used_is_named_with_its_file(
     files: dict[str, str], variable: str, options: dict[str, str], message: str
 ) -> None:
@@ -92,8 +92,6 @@ def test_a_client_refuses_at_once(files: dict[str, str]) -> None:
         AsyncClient(url)
     with pytest.raises(SettingsError, match=r"^broker_url: ssl_ca_certs"):
         AsyncClient(broker_url=url)
-    with pytest.raises(SettingsError, match=r"^event_shards: ssl_ca_certs"):
-        AsyncClient(event_shards=[url])
     with pytest.raises(SettingsError, match=r"^redis_url: ssl_ca_certs"):
         Client(url)
 

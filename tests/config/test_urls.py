@@ -62,7 +62,7 @@ def test_no_error_and_no_address_holds_a_part_of_a_password(
 ) -> None:
     raw, (begin, _, end) = "".join(password), password
     for text in (raw, raw.replace("@", "%40"), quote(raw, safe="")):
-        for variable in ("REDIS_URL", "CELERY_BROKER_URL", "WORKER_EVENT_SHARDS"):
+        for variable in ("REDIS_URL", "CELERY_BROKER_URL"):
             shown = shown_by({variable: form.format(text)})
             assert begin not in shown
             assert end not in shown
@@ -79,7 +79,7 @@ def shown_by(environ: dict[str, str]) -> str:
         shown = words_in(error)
     else:
         parted(settings.broker_url)
-        every = (settings.redis_url, settings.broker_url, *settings.shards)
+        every = (settings.redis_url, settings.broker_url)
         return repr(settings) + "".join(map(address, every))
     assert "\n" not in message
     assert message.startswith(tuple(environ))
@@ -264,7 +264,7 @@ def test_the_name_of_a_client_reaches_both() -> None:
         ("redis://h\t/0", "it must be of the form"),
     ],
 )
-@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL", "WORKER_EVENT_SHARDS"])
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
 def test_what_cannot_be_used_is_named_in_one_line(variable: str, url: str, message: str) -> None:
     with pytest.raises(SettingsError, match=f"^{variable}( .*)?: .*{message}") as refused:
         Settings.from_env({variable: url})
@@ -297,15 +297,12 @@ def test_brokers_of_a_list_stay_a_list() -> None:
     assert urls.broker(listed) == listed
 
 
-@pytest.mark.parametrize("shards", ["redis://a,redis://a:6379/0", "unix:///s,redis+socket:///s"])
-def test_one_database_in_two_spellings_is_no_two_event_stores(shards: str) -> None:
-    with pytest.raises(SettingsError, match="one database twice"):
-        Settings.from_env({"WORKER_EVENT_SHARDS": shards})
-
-
-def test_the_event_store_at_fault_is_named_by_its_place() -> None:
-    with pytest.raises(SettingsError, match=r"^WORKER_EVENT_SHARDS \(2 of 2\): .*foo"):
-        Settings.from_env({"WORKER_EVENT_SHARDS": "redis://a, redis://b?foo=1"})
+def test_event_shards_are_refused_in_one_line_that_names_the_cluster() -> None:
+    with pytest.raises(SettingsError, match=r"REDIS_URL=redis\+cluster://") as refused:
+        Settings.from_env({"WORKER_EVENT_SHARDS": "redis://u:hunter2@a,redis://b"})
+    assert "\n" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    assert Settings.from_env({"WORKER_EVENT_SHARDS": ""}) == Settings.from_env({})
 
 
 def test_a_socket_is_reached_as_one() -> None:

@@ -9,11 +9,9 @@ then serves the blocks in Python.
 """
 
 import contextlib
-import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +21,6 @@ from pathlib import Path
 
 import pytest
 
-from berlin_schemas.shards import shard_of
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.documents import BLOCKS, Block
@@ -150,20 +147,3 @@ def test_python_block_runs(walked: tuple[Walk, dict[str, str]], block: Block) ->
     assert code == 0, out
     if "event.content" in block.text:
         assert out.strip() == REPLY
-
-
-JAVASCRIPT = [block for block in BLOCKS if block.language == "js"]
-
-
-@pytest.mark.parametrize("block", JAVASCRIPT, ids=lambda block: block.name)
-def test_javascript_block_picks_the_same_shards_as_python(block: Block) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no node")
-    ids = [f"job-{n}" for n in range(50)]
-    script = (
-        f"const {{createHash}} = require('node:crypto');{block.text}"
-        f"console.log(JSON.stringify({json.dumps(ids)}.map((id) => shardOf(id, 3))));"
-    )
-    done = subprocess.run([node, "-"], input=script, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [shard_of(each, 3) for each in ids]

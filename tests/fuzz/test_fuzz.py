@@ -12,7 +12,6 @@ import redis
 from redis.exceptions import ResponseError
 
 from berlin_schemas import names
-from berlin_schemas.shards import shard_of
 from tests.support.fleet import QUICK_LEASES, prompt
 from tests.support.fuzz import chosen, write
 from tests.support.workers import wait_until
@@ -27,7 +26,8 @@ EVERY = 50
 def due(raw: redis.Redis) -> bool:
     """Whether something waits for the reaper since a while, or its index cannot be read."""
     try:
-        return bool(raw.zrangebyscore(names.DUE_JOBS, "-inf", raw.time()[0] * 1000 - 1000))
+        before_ms = raw.time()[0] * 1000 - 1000
+        return any(raw.zrangebyscore(key, "-inf", before_ms) for key in names.DUE_KEYS)
     except ResponseError:
         return True
 
@@ -40,14 +40,8 @@ def let_producers_send(raw: redis.Redis) -> None:
             raw.delete(key)
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet, shards):
-    if shards > 1:
-        home = fleet.env["REDIS_URL"]
-        fleet.env["WORKER_EVENT_SHARDS"] = f"{home},{home.removesuffix('/0')}/1"
-    # The test reads the first event store alone, where the garbage is.
+def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet):
     job_ids = (f"served-{n}" for n in itertools.count())
-    here = (each for each in job_ids if shard_of(each, shards) == 0)
     token = names.token_key("berlin", fleet.upstream.account)
     with (
         fleet.worker("-c", "4", **QUICK_LEASES) as worker,
@@ -57,7 +51,7 @@ def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet, sh
         def served(written: int) -> None:
             if written % EVERY:
                 return
-            job_id, after = next(here), f"after {written} items"
+            job_id, after = next(job_ids), f"after {written} items"
             let_producers_send(raw)
             fleet.send(prompt("after the garbage"), task_id=job_id)
             wait_until(lambda: worker.process.poll() is not None or fleet.events(job_id), after)
@@ -70,7 +64,7 @@ def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet, sh
         wait_until(lambda: not due(raw), "the reaper has looked at what was written last")
         raw.delete(token, *(f"token:{{{token}}}:{what}" for what in ("lock", "refusals")))
         let_producers_send(raw)
-        job_id = fleet.send(prompt("the last one"), task_id=next(here))
+        job_id = fleet.send(prompt("the last one"), task_id=next(job_ids))
         assert fleet.ended(job_id)[-1]["type"] == "completed"
         assert worker.process.poll() is None
         assert "has stopped, and so must this worker" not in worker.log

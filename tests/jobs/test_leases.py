@@ -31,6 +31,8 @@ class Record:
         self.overdue = {}
         self.reaped = []
         self.away = False
+        self.turns = []
+        self.turn_of_another = False
         self.up_for_s = 3600.0
         self.job = b"{}"
         self.discarded = []
@@ -38,7 +40,7 @@ class Record:
     async def discard(self, job_id, reason, detail, message):
         self.discarded.append((job_id, reason, detail, message))
 
-    async def renew(self, held):
+    async def renew(self, held, *, index):
         if self.away:
             raise ConnectionError("away")
         self.renewals.append(list(held))
@@ -46,6 +48,16 @@ class Record:
 
     async def up_s(self):
         return self.up_for_s
+
+    async def update_index(self):
+        if self.away:
+            raise ConnectionError("away")
+
+    heal_index = update_index
+
+    async def take_turn(self, for_s):
+        self.turns.append(for_s)
+        return not self.turn_of_another
 
     async def due(self, limit):
         if self.away:
@@ -116,7 +128,7 @@ async def reaping(leases):
 async def test_whoever_has_given_way_while_the_renewal_was_under_way_is_not_told(leases, record):
     old, new = Holder(1), Holder(2)
 
-    async def renew(held):
+    async def renew(held, *, index):
         hold.__exit__(None, None, None)
         leases.holding("job-1", new).__enter__()
         return ["lost"]

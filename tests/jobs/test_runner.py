@@ -668,12 +668,12 @@ async def test_a_renewal_under_way_while_the_next_attempt_begins_is_not_taken_fo
     renew, claim = RedisStore.renew, RedisStore.claim
     asked, answered = asyncio.Event(), asyncio.Event()
 
-    async def late_renew(self, held):
+    async def late_renew(self, held, **how):
         if asked.is_set() or not held:
-            return await renew(self, held)
+            return await renew(self, held, **how)
         asked.set()
         await answered.wait()
-        replies = await renew(self, held)
+        replies = await renew(self, held, **how)
         assert replies == ["lost"]
         return replies
 

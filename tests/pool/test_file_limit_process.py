@@ -12,14 +12,14 @@ import resource, sys
 soft, hard, wanted, proxies = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 from berlin_worker.pool.file_limit import FileLimit
-limit = FileLimit(stores=2, proxies=proxies)
+limit = FileLimit(proxies=proxies)
 allowed = limit.make_room(wanted)
 print(allowed, *resource.getrlimit(resource.RLIMIT_NOFILE))
 print(limit.warning(wanted, allowed))
 """
 
 
-@pytest.mark.parametrize(("proxies", "slots"), [(0, 218), (1, 114)])
+@pytest.mark.parametrize(("proxies", "slots"), [(0, 247), (1, 129)])
 def test_limit_of_a_process_is_raised_and_slots_follow(proxies, slots):
     numbers = map(str, (256, 400, 1000, proxies))
     done = subprocess.run(

@@ -94,7 +94,7 @@ async def test_a_listener_whose_connection_was_killed_listens_again(real_redis_u
 async def test_a_message_concerns_the_fleet_that_it_names_or_that_has_the_flag(
     redis_client, redis_url
 ):
-    flagged = cancel_listener.flags(lambda job_id: redis_client)
+    flagged = cancel_listener.flags(redis_client)
     async with (
         redis.asyncio.Redis.from_url(redis_url) as client,
         Listener(client, fleet=3, flagged=flagged) as listener,
@@ -118,4 +118,4 @@ async def test_a_message_concerns_the_fleet_that_it_names_or_that_has_the_flag(
 
 async def test_a_flag_that_cannot_be_read_counts_as_none(redis_url):
     async with redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0") as away:
-        assert not await cancel_listener.flags(lambda job_id: away)("mine")
+        assert not await cancel_listener.flags(away)("mine")

@@ -7,7 +7,16 @@ import pytest
 
 from berlin_schemas import names
 from tests.support.harness import JOB_ID, ScriptedProvider, Worker, job_object, says
-from tests.support.store_helpers import check_log, open_log, read_log, record
+from tests.support.store_helpers import (
+    check_log,
+    due_at,
+    expire_lease,
+    indexed,
+    make_due,
+    open_log,
+    read_log,
+    record,
+)
 from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.contract
@@ -40,7 +49,8 @@ async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_clien
         assert events[-1].type in {"completed", "failed"}, number
         kept = await record(redis_client, JOB_ID)
         assert kept["status"] == events[-1].type, number
-        assert await redis_client.zscore(names.DUE_JOBS, JOB_ID) is None
+        await worker.store.update_index()
+        assert await due_at(redis_client, JOB_ID) is None
         assert await redis_client.ttl(STATE) > 0
         assert await redis_client.ttl(LOG) > 0
 
@@ -63,19 +73,19 @@ async def test_numbers_of_a_second_attempt_may_be_garbage(worker, redis_client, 
         claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
         assert claim.status == "claimed"
         await redis_client.hset(STATE, field, number)
-        await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
+        await expire_lease(redis_client, JOB_ID)
         await worker.runner.run(JOB_ID, [job_object()], {})
         events = await read_log(redis_client, JOB_ID)
         check_log(events, JOB_ID)
         assert events[-1].type in {"completed", "failed"}, number
 
 
-@pytest.mark.parametrize("key", [STATE, LOG, names.DUE_JOBS])
+@pytest.mark.parametrize("key", [STATE, LOG, names.due_key(JOB_ID)])
 @pytest.mark.parametrize("begun", [False, True])
 async def test_key_of_another_type_keeps_no_job_from_its_end(worker, redis_client, key, begun):
     if begun:
         await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
-        await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
+        await expire_lease(redis_client, JOB_ID)
     await other_type(redis_client, key)
     await worker.runner.run(JOB_ID, [job_object()], {})
     events = await read_log(redis_client, JOB_ID)
@@ -86,7 +96,7 @@ async def test_key_of_another_type_keeps_no_job_from_its_end(worker, redis_clien
 async def test_log_that_others_have_written_to_begins_anew(worker, redis_client, entries):
     await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await redis_client.hset(STATE, mapping={"seq": 2, "chunks": 1})
-    await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
+    await expire_lease(redis_client, JOB_ID)
     for n in range(entries):
         await redis_client.xadd(LOG, {"garbage": n}, id=f"{n + 7}-0")
     await worker.runner.run(JOB_ID, [job_object()], {})
@@ -131,12 +141,12 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
     }
     for job_id, fields in records.items():
         await redis_client.hset(names.state_key(job_id), mapping=fields)
-        await redis_client.zadd(names.DUE_JOBS, {job_id: 1})
+        await make_due(redis_client, job_id)
     await redis_client.set(names.state_key("no-hash"), "garbage")
-    await redis_client.zadd(
-        names.DUE_JOBS, {"no-hash": "-inf", "far-ahead": 1e300, "": 2, "a b": 3}
-    )
-    await redis_client.zadd(names.DUE_JOBS, {b"\xff": "-inf", "../x": 5, "x" * 129: 6})
+    await make_due(redis_client, "no-hash", "-inf")
+    await make_due(redis_client, "far-ahead", 1e300)
+    await redis_client.zadd(names.DUE_KEYS[0], {"": 2, "a b": 3})
+    await redis_client.zadd(names.DUE_KEYS[1], {b"\xff": "-inf", "../x": 5, "x" * 129: 6})
     fine = {"status": "queued", "job": json.dumps(job_object()), "trace": b"\xff{"}
     await redis_client.hset(names.state_key("far-ahead"), mapping=fine)
     worker.store._has_info = False  # the server of the test has just started
@@ -151,17 +161,17 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
         await stopped(task)
     letters = await redis_client.xrange(names.DEAD_LETTERS)
     assert {letter[b"job_id"].decode() for _, letter in letters} <= {*records, "no-hash"}
-    assert await redis_client.zrange(names.DUE_JOBS, 0, -1) == [b"far-ahead"]
+    assert await indexed(redis_client) == {b"far-ahead"}
 
 
 @pytest.mark.parametrize("redis_url", ["real"], indirect=True)  # fakeredis closes at an error
 async def test_watch_of_another_type_is_removed_and_jobs_are_watched_again(worker, redis_client):
-    await other_type(redis_client, names.DUE_JOBS)
+    await other_type(redis_client, names.due_key(JOB_ID))
     assert await worker.store.due(10) == []
     await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
-    await other_type(redis_client, names.DUE_JOBS)
+    await other_type(redis_client, names.due_key(JOB_ID))
     assert await worker.store.renew([(JOB_ID, 1)]) == ["renewed"]
-    assert await redis_client.zscore(names.DUE_JOBS, JOB_ID)
+    assert await due_at(redis_client, JOB_ID)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -183,7 +193,7 @@ async def test_seq_that_is_ahead_of_the_log_swallows_no_event(worker, redis_clie
     await redis_client.hset(STATE, "seq", 7)
     log.chunk(["a"])
     assert await worker.store.append([log.take()]) == [False]
-    await redis_client.zadd(names.DUE_JOBS, {JOB_ID: 1})
+    await expire_lease(redis_client, JOB_ID)
     await worker.runner.run(JOB_ID, [job_object()], {})
     assert (await read_log(redis_client, JOB_ID))[-1].type == "completed"
 

@@ -45,7 +45,7 @@ async def test_a_worker_that_announces_itself_can_be_found_and_read(redis_client
 async def test_every_key_has_a_ttl(redis_client):
     await worker_heartbeat(redis_client, "one", ttl_s=5.5).heartbeat()
     keys = [key async for key in redis_client.scan_iter()]
-    assert sorted(keys) == [b"worker:alive:one", b"worker:fleet"]
+    assert sorted(keys) == [b"worker:alive:{worker:fleet}:one", b"worker:fleet"]
     for key in keys:
         assert 0 < await redis_client.pttl(key) <= 6000
 

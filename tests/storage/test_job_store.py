@@ -8,16 +8,20 @@ import pytest
 import redis.asyncio
 
 from berlin_schemas import Cancelled, Chunk, Completed, Reset, Timings, decode, names
+from berlin_worker.storage.job_index import submissions
 from berlin_worker.storage.scripts import source
 from tests.support.store_helpers import (
     JOB,
     LOG_TTL_S,
     QUEUE_TTL_S,
     check_keys,
+    due_at,
     event,
     expire_lease,
+    indexed,
     load_scripts,
     loses_replies,
+    make_due,
     make_store,
     open_log,
     raw_log,
@@ -31,6 +35,12 @@ pytestmark = pytest.mark.contract
 ID = "job-1"
 _call = itertools.count()
 TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
+
+
+@pytest.fixture(params=["fake", "real", "second", "cluster"])
+def redis_url(request):
+    url: str = request.getfixturevalue(f"{request.param}_redis_url")
+    return url
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +69,9 @@ async def claim(store, job=JOB, *, job_id=ID, call=None, **how):
 
 async def submit(client, job_id=ID, *, again_ms=30_000):
     script = client.register_script(source("submit"))
-    keys = [names.state_key(job_id), names.DUE_JOBS, names.JOBS]
-    return await script(keys, [job_id, JOB, 1000, again_ms])
+    for part in submissions([job_id], again_ms, 1000):
+        await client.eval(part.script, len(part.keys), *part.keys, *part.args)
+    return await script([names.state_key(job_id)], [JOB, 1000, again_ms])
 
 
 async def append(store, log):
@@ -116,8 +127,8 @@ async def test_a_fresh_job_is_claimed_and_recorded(store, redis_client):
     kept = await record(redis_client, ID)
     assert kept["status"] == "running"
     assert kept["job"] == JOB.decode()
-    lease = await redis_client.zscore(names.DUE_JOBS, ID)
-    assert lease == got.now_ms + 60_000
+    assert kept["lease_ms"] == str(got.now_ms + 60_000)
+    assert await due_at(redis_client, ID) == pytest.approx(got.now_ms + 60_000, abs=1000)
     # It may go back to the queue after all of its deadline, and wait there once more.
     assert 0 < await redis_client.ttl(names.state_key(ID)) <= 50 + QUEUE_TTL_S
 
@@ -376,8 +387,9 @@ async def test_the_end_sets_status_and_ttl_and_removes_watch_and_prompt(store, r
     await append(store, ended(open_log(await claim(store))))
     kept = await record(redis_client, ID)
     assert kept["status"] == "completed"
-    assert not {"job", "owner"} & kept.keys()
-    assert await redis_client.zscore(names.DUE_JOBS, ID) is None
+    assert not {"job", "owner", "lease_ms"} & kept.keys()
+    await store.update_index()
+    assert await due_at(redis_client, ID) is None
     assert await redis_client.ttl(names.state_key(ID)) <= LOG_TTL_S
     assert await redis_client.ttl(names.log_key(ID)) <= LOG_TTL_S
 
@@ -442,14 +454,15 @@ async def test_renewing_tells_for_each_job_how_it_stands(store, redis_client):
     await store.reap("reaped", again_running_s=6, again_queued_s=30)
     await store.release("released", 1)
     for name in ("fine", "flagged", "revoked"):
-        await redis_client.zadd(names.DUE_JOBS, {name: 5})
+        await expire_lease(redis_client, name)
     lost = ("taken", "over", "reaped", "released", "gone")
     held = [(name, 1) for name in ("fine", "flagged", "revoked", *lost)]
     assert await store.renew(held) == ["renewed", "requested", "revoked", *["lost"] * 5]
     for name in ("fine", "flagged", "revoked"):
-        assert await redis_client.zscore(names.DUE_JOBS, name) > 1e12
-    assert await redis_client.zscore(names.DUE_JOBS, "over") is None
-    assert await redis_client.zscore(names.DUE_JOBS, "gone") is None
+        assert await due_at(redis_client, name) > 1e12
+        assert float((await record(redis_client, name))["lease_ms"]) > 1e12
+    assert "lease_ms" not in await record(redis_client, "over")
+    assert await record(redis_client, "gone") == {}
 
 
 async def _reclaimed(store, job_id):
@@ -465,13 +478,14 @@ async def test_a_lease_that_ran_out_unnoticed_is_renewed(store, redis_client):
 
 async def test_a_watch_that_was_evicted_comes_back_with_a_ttl(store, redis_client):
     await claim(store)
-    await redis_client.delete(names.DUE_JOBS)
+    await redis_client.delete(names.due_key(ID))
     assert await store.renew([(ID, 1)]) == ["renewed"]
     await check_keys(redis_client)
-    await redis_client.delete(names.DUE_JOBS)
+    await redis_client.delete(names.due_key(ID))
     await store.release(ID, 1)
+    await store.update_index()
     await check_keys(redis_client)
-    assert await redis_client.zscore(names.DUE_JOBS, ID) is not None
+    assert await due_at(redis_client, ID) is not None
 
 
 async def test_renewing_nothing_is_no_error(store):
@@ -489,7 +503,8 @@ async def test_a_release_after_the_end_changes_nothing(store, redis_client):
     await append(store, ended(open_log(await claim(store))))
     await store.release(ID, 1)
     assert (await record(redis_client, ID))["status"] == "completed"
-    assert await redis_client.zscore(names.DUE_JOBS, ID) is None
+    await store.update_index()
+    assert await due_at(redis_client, ID) is None
 
 
 async def test_a_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store, redis_client):
@@ -560,7 +575,7 @@ async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_cli
         await expire_lease(redis_client, name)
         assert await store.reap(name, again_running_s=6, again_queued_s=30) is None
     assert await store.due(10) == []
-    assert await redis_client.zcard(names.DUE_JOBS) == 0
+    assert await indexed(redis_client) == set()
 
 
 async def test_a_lost_job_is_told_with_the_trace_that_its_first_claim_was_part_of(
@@ -585,11 +600,16 @@ async def test_a_renewal_between_due_and_reap_saves_the_job(store, redis_client)
     assert (await record(redis_client, ID))["status"] == "running"
 
 
-async def test_due_is_bounded_and_begins_with_the_oldest(store, redis_client):
-    for n in range(5):
-        await claim(store, job_id=f"job-{n}")
-        await redis_client.zadd(names.DUE_JOBS, {f"job-{n}": 10 - n})
-    assert await store.due(2) == ["job-4", "job-3"]
+async def test_due_is_bounded_and_a_partition_begins_with_the_oldest(store, redis_client):
+    ids = [f"job-{n}" for n in range(2000)]
+    one = [job_id for job_id in ids if names.due_key(job_id) == names.DUE_KEYS[7]][:5]
+    for n, job_id in enumerate(one):
+        await make_due(redis_client, job_id, 10 - n)
+    assert await store.due(2) == [one[4], one[3]]
+    other = next(job_id for job_id in ids if names.due_key(job_id) == names.DUE_KEYS[9])
+    await make_due(redis_client, other, 1)
+    assert len(await store.due(2)) == 2
+    assert set(await store.due(10)) == {*one, other}
 
 
 async def test_dead_letters_are_bounded_in_number_and_need_no_ttl(store, redis_client):

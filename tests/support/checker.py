@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from berlin_schemas import names
+
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 DEFAULT_ENDINGS: Mapping[str, frozenset[str]] = {
     "restart": frozenset({"completed"}),
@@ -55,7 +57,7 @@ class Problem:
         return f"{self.job_id}: {self.kind}: {self.detail}"
 
 
-_EMPTY_AT_THE_END = frozenset({"prompts", "unacked:prompts", "worker:due"})
+_EMPTY_AT_THE_END = frozenset({"prompts", "unacked:prompts", *names.DUE_KEYS})
 
 Log = Sequence[tuple[str, bytes]]
 """Entry IDs and events, as they stand in the stream."""

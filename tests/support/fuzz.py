@@ -64,9 +64,16 @@ keys = st.one_of(
     st.sampled_from(JOBS).map(names.log_key),
     st.sampled_from(
         [
-            *(names.DUE_JOBS, names.DEAD_LETTERS, names.FLEET, names.SHARD, names.SHARDS),
-            *(names.parked_key(0), names.parked_key(1), f"{names.parked_key(0)}:turn"),
-            *("worker:alive:fuzz", "worker:dead-ids:fuzz", "limit:fuzz", "worker:fuzz"),
+            *(
+                *map(names.due_key, JOBS),
+                names.DUE_TURN,
+                "worker:due",
+                names.JOBS,
+                names.DEAD_LETTERS,
+                names.FLEET,
+            ),
+            *(names.alive_key("fuzz"), f"{names.DEAD_LETTER_DEDUP}fuzz"),
+            *("limit:fuzz", "worker:fuzz"),
         ]
     ),
 )
@@ -105,7 +112,7 @@ def _record() -> st.SearchStrategy[list[Command]]:
         fields = {"status": status, "job": job, **fields}
         pairs = [part for pair in fields.items() for part in pair]
         key = names.state_key(job_id)
-        return [("DEL", key), ("HSET", key, *pairs), ("ZADD", names.DUE_JOBS, score, job_id)]
+        return [("DEL", key), ("HSET", key, *pairs), ("ZADD", names.due_key(job_id), score, job_id)]
 
     return st.tuples(
         st.sampled_from(JOBS),
@@ -120,13 +127,6 @@ def _control() -> st.SearchStrategy[list[Command]]:
     asked = st.dictionaries(st.sampled_from(["cancel", "reason", "fleet"]), scalars | job_ids)
     data = texts | asked.map(lambda message: json.dumps(message).encode())
     return data.map(lambda each: [("PUBLISH", names.CONTROL_CHANNEL, each)])
-
-
-def _parked() -> st.SearchStrategy[list[Command]]:
-    entry = texts | st.tuples(job_ids, scalars, jsons, scalars).map(
-        lambda each: json.dumps(each).encode()
-    )
-    return entry.map(lambda each: [("ZADD", names.parked_key(0), 1, each)])
 
 
 def _channel() -> st.SearchStrategy[list[Command]]:
@@ -221,7 +221,6 @@ PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
     "value": _any_value,
     "record": _record,
     "control": _control,
-    "parked": _parked,
     "channel": _channel,
     "token": _token,
     "messages": _messages,

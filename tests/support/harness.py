@@ -155,9 +155,11 @@ class Worker:
         """As if the process hung: what is under way is done, and then nothing is renewed."""
         await self._renewing.acquire()
 
-    async def _renew_one_by_one(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
+    async def _renew_one_by_one(
+        self, held: Sequence[tuple[str, int]], *, index: bool = True
+    ) -> list[Renewal]:
         async with self._renewing:
-            return await self._renew(held)
+            return await self._renew(held, index=index)
 
     async def run(self, job_id: str = JOB_ID, *, redelivered: bool = False, **fields: Any) -> None:
         """Deliver a job and run it to its end."""

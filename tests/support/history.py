@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import redis
 
-from berlin_schemas import encode
+from berlin_schemas import encode, names
 from berlin_worker.client import AsyncClient
 from tests.support.checker import TERMINAL, Accepted, Figures, Log, figures_of
 from tests.support.waiting import stopped
@@ -80,7 +80,7 @@ class History:
     def wait(self, timeout_s: float = 120.0) -> bool:
         """Whether all jobs end in time, and what was queued and held for them is gone."""
         give_up = time.monotonic() + timeout_s
-        while self.unfinished or self._redis.exists("prompts", "unacked:prompts", "worker:due"):
+        while self.unfinished or self._redis.exists("prompts", "unacked:prompts", *names.DUE_KEYS):
             if time.monotonic() > give_up:
                 return False
             time.sleep(0.1)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -13,7 +13,7 @@ from berlin_schemas import Event, Started, decode, names
 from berlin_worker.jobs.job_log import Batch, JobLog
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.store import Claim
-from berlin_worker.storage.job_store import RedisStore
+from berlin_worker.storage.job_store import SCRIPTS, RedisStore
 from berlin_worker.storage.scripts import source
 
 LOG_TTL_S = 100
@@ -21,12 +21,21 @@ QUEUE_TTL_S = 1000
 JOB = b'{"messages":[{"role":"user","content":"Hello"}]}'
 
 
+CLUSTERED: Final[set[int]] = set()
+"""Ports of the servers of this process that are nodes of a cluster."""
+
+
+def is_clustered(client: redis.asyncio.Redis) -> bool:
+    """Whether ``client`` is connected to a node of a cluster of the tests."""
+    return client.connection_pool.connection_kwargs.get("port") in CLUSTERED
+
+
 def make_store(
     client: redis.asyncio.Redis,
     *,
     owner: str = "worker-1",
     lease_s: float = 60.0,
-    dead_letters: redis.asyncio.Redis | None = None,
+    one_slot: bool | None = None,
 ) -> RedisStore:
     """A store whose leases do not run out by themselves while a test runs."""
     store = RedisStore(
@@ -36,27 +45,18 @@ def make_store(
         log_ttl_s=LOG_TTL_S,
         queue_ttl_s=QUEUE_TTL_S,
         dead_letters_max=5,
-        dead_letters=dead_letters,
+        one_slot=is_clustered(client) if one_slot is None else one_slot,
     )
     if isinstance(client, LosesReplies):
         for connection in (store._append, store._records):  # they do without the client
-            connection.call = client.losing(connection.call)
+            connection.run = client.losing(connection.run)
     return store
 
 
 async def load_scripts(client: redis.asyncio.Redis) -> None:
     """Load what the store runs: fakeredis breaks a connection that asks for an unknown script."""
-    for name in (
-        "claim",
-        "append",
-        "renew",
-        "release",
-        "reap",
-        "clear_failure",
-        "revoke",
-        "submit",
-    ):
-        await client.script_load(source(name))
+    for script in (*SCRIPTS, source("submit")):
+        await client.script_load(script)
 
 
 class LosesReplies(redis.asyncio.Redis):
@@ -114,7 +114,28 @@ def event(log: JobLog, kind: Any, **fields: Any) -> Any:
 
 async def expire_lease(client: redis.asyncio.Redis, job_id: str) -> None:
     """Make the job look as if its worker had been silent for longer than the lease."""
-    assert await client.zadd(names.DUE_JOBS, {job_id: 1}, xx=True, ch=True)
+    if await client.exists(names.state_key(job_id)):
+        await client.hset(names.state_key(job_id), "lease_ms", "1")
+    await make_due(client, job_id)
+
+
+async def make_due(client: redis.asyncio.Redis, job_id: str, score: float | str = 1) -> None:
+    """Give the job an index entry that is due by ``score``."""
+    key = names.due_key(job_id)
+    await client.zadd(key, {job_id: score})
+    if await client.ttl(key) < 0:
+        await client.expire(key, QUEUE_TTL_S)
+
+
+async def due_at(client: redis.asyncio.Redis, job_id: str) -> float | None:
+    """The score of the index entry of the job."""
+    score: float | None = await client.zscore(names.due_key(job_id), job_id)
+    return score
+
+
+async def indexed(client: redis.asyncio.Redis) -> set[bytes]:
+    """The members of all partitions of the index."""
+    return {each for key in names.DUE_KEYS for each in await client.zrange(key, 0, -1)}
 
 
 async def record(client: redis.asyncio.Redis, job_id: str) -> dict[str, str]:
@@ -189,11 +210,14 @@ class Channel:
 async def subscribed(client: redis.asyncio.Redis, job_id: str) -> AsyncIterator[Channel]:
     """The channel of a job; the subscription is acknowledged."""
     async with client.pubsub() as pubsub:
-        await pubsub.subscribe(names.channel(job_id))
+        if is_clustered(client):
+            await pubsub.ssubscribe(names.sharded_channel(job_id))
+        else:
+            await pubsub.subscribe(names.channel(job_id))
         async with asyncio.timeout(30):
             while True:
                 message = await pubsub.get_message(timeout=1.0)
-                if message is not None and message["type"] == "subscribe":
+                if message is not None and message["type"] in {"subscribe", "ssubscribe"}:
                     break
         yield Channel(pubsub)
 

@@ -155,8 +155,8 @@ def test_a_key_without_a_ttl_and_a_key_that_nobody_knows_are_seen():
     for key in ("job:{j}:log", "job:{j}:state", "token:berlin:0", "limit:x"):
         (problem,) = stray_keys({key: -1})
         assert problem == Problem("wrong", key, "a key without a TTL")
-    for key in ("prompts", "unacked:prompts", "worker:due"):
-        (problem,) = stray_keys({key: 100 if key == "worker:due" else -1})
+    for key in ("prompts", "unacked:prompts", "worker:due:{00}"):
+        (problem,) = stray_keys({key: 100 if key == "worker:due:{00}" else -1})
         assert problem == Problem("wrong", key, "something is left behind")
     (problem,) = stray_keys({"something": 100})
     assert problem.kind == "wrong"

@@ -117,14 +117,13 @@ def test_the_secrets_of_the_settings_are_known():
             "BERLIN_PASSWORD": "berlin-pass",
             "REDIS_URL": "redis://u:redis%40pass@host/0",
             "CELERY_BROKER_URL": "sentinel://:first-pass@a:1;sentinel://:second-pass@b:2",
-            "WORKER_EVENT_SHARDS": "redis://u:shard-pass@one,redis://two",
             "WORKER_TOKEN_KEYS": "key-one,key-two",
             "BERLIN_PROXY": "http://u:proxy-pass@host",
             "WORKER_PROXY_ALLOWLIST": "http://u:job-pass@host,http://u:abc@host",
         }
     )
     assert logs.secrets_of(settings) >= {
-        "berlin-pass", "redis@pass", "first-pass", "second-pass", "shard-pass", "key-one",
+        "berlin-pass", "redis@pass", "first-pass", "second-pass", "key-one",
         "key-two", "proxy-pass", "job-pass",
     }  # fmt: skip
     assert "abc" not in logs.secrets_of(settings)

@@ -98,9 +98,7 @@ app.conf.update(
 app.steps["consumer"].update({BrokerInfo, ConsumerHeartbeat, ExtendVisibility})
 refused_commands.install(app)
 worker_options.install(app)
-file_limit.install(
-    app, file_limit.FileLimit(stores=len(_settings.shards), proxies=len(_settings.proxies))
-)
+file_limit.install(app, file_limit.FileLimit(proxies=len(_settings.proxies)))
 purge.install(app)
 celery_log.install(app, _settings)
 shown_settings.install(app, _settings)

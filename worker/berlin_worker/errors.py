@@ -3,7 +3,6 @@
     BerlinWorkerError
     ├── SettingsError        a setting is missing or cannot be used
     ├── JobError             a job cannot go on; carries a code of the contract
-    ├── StoreUnavailable     one of several event stores does not answer: the job waits
     ├── TaskFailed           Celery's view of a job that has failed; carries the code alone
     ├── Fenced               another attempt owns the job: stop at once, publish nothing
     └── ClientError          what users of berlin_worker.client see
@@ -71,10 +70,6 @@ class TaskFailed(BerlinWorkerError):
 
 class Fenced(BerlinWorkerError):
     """The store refuses this attempt's events: the job belongs to a newer one, or is over."""
-
-
-class StoreUnavailable(BerlinWorkerError):
-    """A job cannot begin: its event store does not answer, while others do."""
 
 
 class ClientError(BerlinWorkerError):

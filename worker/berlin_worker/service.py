@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,10 @@ from celery import Celery, signals
 from celery.platforms import EX_FAILURE
 from celery.worker import state
 
-from berlin_schemas.shards import shard_of
 from berlin_worker.broker import running
 from berlin_worker.broker.job_queue import CeleryJobQueue
 from berlin_worker.client import queue_depth
-from berlin_worker.config.addresses import address
+from berlin_worker.jobs.dispatcher import Dispatcher
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.quarantine import Quarantine
@@ -39,10 +38,6 @@ from berlin_worker.storage.cooldowns import RedisCooldowns
 from berlin_worker.storage.databases import database_of
 from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
 from berlin_worker.storage.job_store import RedisStore
-from berlin_worker.storage.sharding.marks import Marks, check_unmarked
-from berlin_worker.storage.sharding.parking import Parking
-from berlin_worker.storage.sharding.router import Router, ShardRuntime, StrayQueue
-from berlin_worker.storage.sharding.store import ShardStore
 from berlin_worker.storage.shared_tokens import RedisTokens
 from berlin_worker.telemetry.http_endpoint import observed
 from berlin_worker.telemetry.liveness import LIVENESS
@@ -66,169 +61,132 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         server_url = functools.partial(served.server_url, settings=settings, environ=os.environ)
         tracer = await stack.enter_async_context(open_tracer(os.environ, server_url=server_url))
-        control_redis = await stack.enter_async_context(connect(settings.redis_url))
-        stores = [
-            await stack.enter_async_context(connect(url))
-            if url != settings.redis_url
-            else control_redis
-            for url in settings.shards
-        ]
+        client = await stack.enter_async_context(connect(settings.redis_url))
         http = await stack.enter_async_context(open_session(settings))
         job_queue = stack.enter_context(contextlib.closing(CeleryJobQueue(app)))
         stats = Stats(settings.metrics_named_models)
-        tokens = RedisTokens(control_redis, settings, stats)
+        tokens = RedisTokens(client, settings, stats)
         quarantine = Quarantine()
         provider = served.provider_cache(Services(http, tokens, settings, os.environ), settings)
-        shared = _Shared(control_redis, job_queue, provider, quarantine, stats)
-        runtimes = [_runtime(settings, shared, store, shard) for shard, store in enumerate(stores)]
-
-        async def discard(job_id: object, reason: str, detail: str, message: bytes) -> None:
-            await current.discard(job_id, reason, detail, message)
-
-        ttl_s = settings.queue_ttl_s
-        parking = Parking(control_redis, job_queue, count=len(stores), ttl_s=ttl_s, discard=discard)
-        current = Router(runtimes, parking if len(runtimes) > 1 else None)
-        background = _background(control_redis, current, stores, stats)
-        worker_heartbeat = _worker_heartbeat(control_redis, current, stats, settings)
+        parts = _job_parts(
+            settings,
+            client,
+            job_queue=job_queue,
+            provider=provider,
+            quarantine=quarantine,
+            stats=stats,
+        )
+        background = _background(client, parts, stats)
+        worker_heartbeat = _worker_heartbeat(client, parts.leases, stats, settings)
         background["heartbeat"] = worker_heartbeat.beat_forever()
         stack.push_async_callback(worker_heartbeat.deregister)
-        if len(runtimes) > 1:
-            background["parking"] = parking.bring_back_forever(current.is_away)
-        if marks := await _marked(settings, control_redis, stores):
-            background["marks"] = marks.write_forever()
         for name, work in background.items():
             stack.push_async_callback(_cancelled, _supervised(name, work))
         inside = ProcessGauges(
-            jobs_in_flight=lambda: _jobs_in_flight(current),
+            jobs_in_flight=lambda: len(parts.leases),
             jobs_quarantined=lambda: len(quarantine),
-            journal_buffer_bytes=lambda: sum(each.journal.buffered_bytes for each in runtimes),
+            journal_buffer_bytes=lambda: parts.journal.buffered_bytes,
             journal_limit_bytes=settings.journal_buffer_bytes,
-            store_silent_s=lambda: current.silent_s,
+            store_silent_s=lambda: parts.leases.silent_s,
             no_token=tokens.problem,
         )
         depth = functools.partial(queue_depth.count, app)
         stack.enter_context(observed(settings, stats, inside, depth))
         stack.enter_context(relaxed_gc())
         try:
-            with running.serving(current, tracer):
+            dispatcher = Dispatcher(parts.runner, parts.leases, parts.journal)
+            with running.serving(dispatcher, tracer):
                 yield
         finally:
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
-                    await current.drained()
+                    await dispatcher.drained()
+                    await parts.store.update_index()
+
+
+@dataclass(frozen=True, slots=True)
+class _JobParts:
+    """What the jobs of this process run on."""
+
+    store: RedisStore
+    journal: Journal
+    leases: Leases
+    runner: Runner
 
 
 def _background(
-    control_redis: redis.asyncio.Redis,
-    router: Router,
-    stores: Sequence[redis.asyncio.Redis],
-    stats: Stats,
+    client: redis.asyncio.Redis, parts: _JobParts, stats: Stats
 ) -> dict[str, Coroutine[Any, Any, None]]:
     """Return the work that every worker does beside its jobs, by the name of its task."""
-    background: dict[str, Coroutine[Any, Any, None]] = {}
-    for shard, runtime in enumerate(router.runtimes):
-        background |= {
-            f"journal-{shard}": runtime.journal.run(),
-            f"renew-{shard}": runtime.leases.renew_forever(),
-            f"reap-{shard}": runtime.leases.reap_forever(),
-        }
-    background["control"] = cancel_listener.listen(
-        control_redis,
-        router.cancel,
-        fleet=database_of(control_redis),
-        flagged=cancel_listener.flags(lambda job_id: stores[shard_of(job_id, len(stores))]),
-    )
-    background["liveness"] = LIVENESS.beat_forever(stats.loop_lag)
-    return background
+    return {
+        "journal": parts.journal.run(),
+        "renew": parts.leases.renew_forever(),
+        "reap": parts.leases.reap_forever(),
+        "control": cancel_listener.listen(
+            client,
+            parts.runner.cancel,
+            fleet=database_of(client),
+            flagged=cancel_listener.flags(client),
+        ),
+        "liveness": LIVENESS.beat_forever(stats.loop_lag),
+    }
 
 
 def _worker_heartbeat(
-    control_redis: redis.asyncio.Redis, router: Router, stats: Stats, settings: Settings
+    client: redis.asyncio.Redis, leases: Leases, stats: Stats, settings: Settings
 ) -> WorkerHeartbeat:
     return WorkerHeartbeat(
-        control_redis,
+        client,
         this_process(),
         snapshot=stats.snapshot,
-        load=lambda: Load(_jobs_in_flight(router), LIVENESS.slots, LIVENESS.draining),
+        load=lambda: Load(len(leases), LIVENESS.slots, LIVENESS.draining),
         interval_s=settings.renew_interval_s,
         ttl_s=settings.lease_s,
     )
 
 
-def _jobs_in_flight(router: Router) -> int:
-    return sum(len(runtime.leases) for runtime in router.runtimes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """Parts of the worker that all shards use."""
-
-    control_redis: redis.asyncio.Redis
-    job_queue: CeleryJobQueue
-    provider: Callable[[str], Provider]
-    quarantine: Quarantine
-    stats: Stats
-
-
-def _runtime(
-    settings: Settings, shared: _Shared, client: redis.asyncio.Redis, shard: int
-) -> ShardRuntime:
-    """Build the parts of the worker that belong to one shard."""
-    count = len(settings.shards)
+def _job_parts(
+    settings: Settings,
+    client: redis.asyncio.Redis,
+    *,
+    job_queue: CeleryJobQueue,
+    provider: Callable[[str], Provider],
+    quarantine: Quarantine,
+    stats: Stats,
+) -> _JobParts:
     owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-    kind = RedisStore if count == 1 else ShardStore
-    store = kind.from_settings(client, settings, owner=owner, dead_letters=shared.control_redis)
-    # Each shard has its part of the buffer: a slow shard must not fill it for the others.
-    buffer_bytes = max(1, settings.journal_buffer_bytes // count)
-    database = database_of(client)
-    journal = Journal(store, buffer_bytes=buffer_bytes, stats=shared.stats, database=database)
-    bell = StrayQueue(shared.job_queue, store, shard=shard, count=count)
+    store = RedisStore.from_settings(client, settings, owner=owner)
+    buffer_bytes = settings.journal_buffer_bytes
+    journal = Journal(store, buffer_bytes=buffer_bytes, stats=stats, database=database_of(client))
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
-        await runtime.runner.discard(job_id, reason, detail, message)
+        await runner.discard(job_id, reason, detail, message)
 
     leases = Leases(
         store,
         lease_s=settings.lease_s,
         renew_interval_s=settings.renew_interval_s,
         reap_interval_s=settings.reap_interval_s,
-        job_queue=shared.job_queue if count == 1 else bell,
+        job_queue=job_queue,
         discard=discard,
-        stats=shared.stats,
+        stats=stats,
         max_job_bytes=settings.max_job_bytes,
     )
     runner = Runner(
         store=store,
         journal=journal,
         leases=leases,
-        provider=shared.provider,
+        provider=provider,
         policy=RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_max_s),
         proxies=settings.proxies,
         defaults=JobDefaults(settings.default_provider, settings.default_model),
         cancel_cause=cancel_cause,
-        quarantine=shared.quarantine,
+        quarantine=quarantine,
         max_job_bytes=settings.max_job_bytes,
         read_on_s=settings.drain_cancelled_usage_s,
-        cooldowns=RedisCooldowns(shared.control_redis),
+        cooldowns=RedisCooldowns(client),
     )
-    runtime = ShardRuntime(journal, leases, runner)
-    if isinstance(store, ShardStore):
-        store.is_away = lambda: runtime.away
-    return runtime
-
-
-async def _marked(
-    settings: Settings, control_redis: redis.asyncio.Redis, stores: list[redis.asyncio.Redis]
-) -> Marks | None:
-    """Write the marks of the shards and return them; without shards check that none exist."""
-    control_address = address(settings.redis_url)
-    if not settings.sharded:
-        await check_unmarked(control_redis, control_address)
-        return None
-    places = [address(url) for url in settings.shards]
-    marks = Marks((control_redis, control_address), list(zip(stores, places, strict=True)))
-    await marks.write()
-    return marks
+    return _JobParts(store, journal, leases, runner)
 
 
 def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -6,7 +6,7 @@ class. The unit stands in the name.
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
@@ -18,6 +18,11 @@ from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
 from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
 
+_NO_SHARDS: Final = (
+    "WORKER_EVENT_SHARDS is not supported any more: unset it; to spread jobs over several servers "
+    "run a Redis Cluster and set REDIS_URL=redis+cluster://host:port,host:port"
+)
+
 
 class Settings(GatewaySettings):
     """The settings of the environment. Its ``repr`` shows no secret."""
@@ -28,13 +33,6 @@ class Settings(GatewaySettings):
         "REDIS_URL",
         "redis://127.0.0.1:6379/0",
         "events, log, token, limits: `redis://`, `rediss://` or `unix://`",
-        private=True,
-    )
-    event_shards: str = _env(
-        "WORKER_EVENT_SHARDS",
-        "",
-        "Redis URLs over which logs and records are spread, comma-separated, in the same order "
-        "for all services; empty: `REDIS_URL` holds them",
         private=True,
     )
     broker_url: str = _env(
@@ -168,6 +166,8 @@ class Settings(GatewaySettings):
         """
         # An empty variable counts as not set: that is how compose files pass one on.
         given = {name: value for name, value in environ.items() if value != ""}
+        if "WORKER_EVENT_SHARDS" in given:
+            raise SettingsError(_NO_SHARDS)
         settings: Self | None
         try:
             settings = cls.model_validate(given, by_alias=True, by_name=False)
@@ -181,8 +181,6 @@ class Settings(GatewaySettings):
         if settings.lease_s <= settings.renew_interval_s:
             raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
         settings = settings.model_copy(update=_addresses(settings))
-        if len({_database(url) for url in settings.shards}) < len(settings.shards):
-            raise SettingsError("WORKER_EVENT_SHARDS names one database twice")
         for name in celery_variables.BROKERS:
             if name in given and broker_address(given[name], name) != settings.broker_url:
                 raise SettingsError(celery_variables.another_broker(name))
@@ -198,17 +196,6 @@ class Settings(GatewaySettings):
     def proxies(self) -> frozenset[str]:
         """The proxies that a job may name."""
         return _names(self.proxy_allowlist)
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        """The event stores, in their order: ``berlin_schemas.shards`` picks a job's."""
-        listed = tuple(filter(None, (url.strip() for url in self.event_shards.split(","))))
-        return listed or (self.redis_url,)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether other databases than ``REDIS_URL`` hold events."""
-        return self.shards != (self.redis_url,)
 
     @property
     def metrics_named_models(self) -> frozenset[str]:
@@ -228,11 +215,6 @@ def _names(listed: str) -> frozenset[str]:
 def _addresses(settings: Settings) -> dict[str, str]:
     """Return every Redis and the broker as :mod:`berlin_worker.config.urls` spells them."""
     redis_url = redis_address(settings.redis_url, "REDIS_URL")
-    listed = settings.shards if settings.event_shards.strip(", ") else ()
-    shards = (
-        redis_address(url, f"WORKER_EVENT_SHARDS ({place} of {len(listed)})")
-        for place, url in enumerate(listed, start=1)
-    )
     urls.http(settings.berlin_url, "BERLIN_URL", login=False)
     if settings.berlin_proxy:
         urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
@@ -241,7 +223,6 @@ def _addresses(settings: Settings) -> dict[str, str]:
     broker_url = settings.broker_url
     return {
         "redis_url": redis_url,
-        "event_shards": ",".join(shards),
         "broker_url": broker_address(broker_url, "CELERY_BROKER_URL") if broker_url else redis_url,
     }
 
@@ -262,14 +243,6 @@ def broker_address(url: str, setting: str) -> str:
     if urls.is_redis(found):
         return redis_address(found, setting)
     return found
-
-
-def _database(url: str) -> tuple[object, ...]:
-    """Return what identifies the database of a Redis URL."""
-    parsed = urls.parse_redis(url, "WORKER_EVENT_SHARDS")
-    host, colon, port = parsed.place.rpartition(":")
-    place = (host.lower(), int(port)) if colon and port.isdigit() else (parsed.place.lower(), 6379)
-    return (parsed.place if parsed.scheme == "unix" else place), parsed.db or 0
 
 
 def table() -> str:

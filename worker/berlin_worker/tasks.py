@@ -130,7 +130,7 @@ async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
     headers = {name: value for name, value in received.items() if isinstance(value, str)}
     redelivered = redelivered_at_once(request.delivery_info, app.conf)
     with tracer.delivery(job_id, headers):
-        outcome = await running.router().run(job_id, args, kwargs, redelivered=redelivered)
+        outcome = await running.dispatcher().run(job_id, args, kwargs, redelivered=redelivered)
     report(outcome)
 
 

@@ -27,7 +27,6 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
-from berlin_schemas.shards import shard_of
 from berlin_worker.broker import celery_cli, envelope
 
 REASON: Final = "purged"
@@ -35,7 +34,7 @@ _AT_ONCE: Final = 50
 """Messages in memory at once; each may have more than a megabyte."""
 _DEADLINE_S: Final = 600.0
 _BATCH_TIMEOUT_S: Final = 30.0
-"""How long the purge waits for the event stores to end the jobs of one batch of messages."""
+"""How long the purge waits for the event store to end the jobs of one batch of messages."""
 _CONFIRM: Final = "This ends every job that waits, and removes its message. Go on?"
 
 
@@ -71,13 +70,13 @@ async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
     """
     purged = 0
     async with AsyncExitStack() as stack:
-        stores = await _stores(stack)
+        store, journal = await _open_store(stack)
         for key in lists:
             # Counted once, or a producer that goes on would keep the purge running.
             left = client.llen(key)
             while left > 0 and (messages := client.lrange(key, -min(left, _AT_ONCE), -1)):
                 left -= len(messages)
-                await _end_all(stores, map(envelope.job_id_in, messages))
+                await _end_all(store, journal, map(envelope.job_id_in, messages))
                 with client.pipeline() as pipeline:
                     for raw in reversed(messages):
                         pipeline.lrem(key, -1, raw)
@@ -86,7 +85,7 @@ async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
         entries = client.hscan_iter(held, count=_AT_ONCE)
         while some := [*itertools.islice(entries, _AT_ONCE)]:
             purged += await _end_all(
-                stores, (envelope.job_id_in(read_entry(entry)) for _, entry in some)
+                store, journal, (envelope.job_id_in(read_entry(entry)) for _, entry in some)
             )
     return purged
 
@@ -97,15 +96,17 @@ def read_entry(entry: bytes) -> bytes:
     return rest[int(digits) :] if colon and re.fullmatch(rb"[0-9]{1,4}", digits) else entry
 
 
-async def _end_all(stores: Sequence[tuple[Any, Any]], task_ids: Iterable[object]) -> int:
+async def _end_all(store: Any, journal: Any, task_ids: Iterable[object]) -> int:
     """End these jobs by :func:`_end`, and return how many it has ended; skip invalid IDs."""
     job_ids = {each for each in task_ids if isinstance(each, str) and names.is_job_id(each)}
     async with asyncio.timeout(_BATCH_TIMEOUT_S):
-        return sum(await asyncio.gather(*(_end(stores, each) for each in job_ids)))
+        ended = sum(await asyncio.gather(*(_end(store, journal, each) for each in job_ids)))
+        await store.update_index()
+    return ended
 
 
-async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
-    """Open the store and the journal of each shard; ``stack`` closes them."""
+async def _open_store(stack: AsyncExitStack) -> tuple[Any, Any]:
+    """Open the store and its journal; ``stack`` closes them."""
     # Only a purge needs these: importing the app must not load the worker.
     from berlin_worker.jobs.journal import Journal  # noqa: PLC0415  # only a purge needs it
     from berlin_worker.settings import Settings  # noqa: PLC0415  # only a purge needs it
@@ -113,24 +114,19 @@ async def _stores(stack: AsyncExitStack) -> list[tuple[Any, Any]]:
     from berlin_worker.storage.job_store import RedisStore  # noqa: PLC0415  # only a purge needs it
 
     settings = Settings.from_env()
-    stores: list[tuple[Any, Any]] = []
-    for url in settings.shards:
-        client = await stack.enter_async_context(connect(url))
-        owner = f"purge/{secrets.token_hex(4)}"
-        store = RedisStore.from_settings(client, settings, owner=owner)
-        journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
-        writer = asyncio.create_task(journal.run())
-        stack.callback(writer.cancel)
-        stores.append((store, journal))
-    return stores
+    client = await stack.enter_async_context(connect(settings.redis_url))
+    store = RedisStore.from_settings(client, settings, owner=f"purge/{secrets.token_hex(4)}")
+    journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
+    writer = asyncio.create_task(journal.run())
+    stack.callback(writer.cancel)
+    return store, journal
 
 
-async def _end(stores: Sequence[tuple[Any, Any]], job_id: str) -> bool:
+async def _end(store: Any, journal: Any, job_id: str) -> bool:
     """End a job as ``cancelled`` unless it runs or has ended; return whether this call ended it."""
     from berlin_worker.errors import Fenced  # noqa: PLC0415  # only a purge needs it
     from berlin_worker.jobs.attempt import Attempt  # noqa: PLC0415  # only a purge needs it
 
-    store, journal = stores[shard_of(job_id, len(stores))]
     claim = await store.claim(job_id, b"", call=secrets.token_hex(8), deadline_s=_DEADLINE_S)
     if claim.status != "claimed":
         return False
@@ -148,9 +144,9 @@ async def _purge_messages(get: Callable[[], Any]) -> int:
     """
     purged = 0
     async with AsyncExitStack() as stack:
-        stores = await _stores(stack)
+        store, journal = await _open_store(stack)
         while messages := [*itertools.islice(iter(get, None), _AT_ONCE)]:
-            await _end_all(stores, map(envelope.task_id_of, messages))
+            await _end_all(store, journal, map(envelope.task_id_of, messages))
             for message in messages:
                 message.ack()
             purged += len(messages)

@@ -1,4 +1,4 @@
-"""The router and the tracer of this process, for callers in any thread."""
+"""The dispatcher and the tracer of this process, for callers in any thread."""
 
 import asyncio
 import contextlib
@@ -10,27 +10,27 @@ from berlin_worker.errors import JobError
 from berlin_worker.telemetry import tracing
 
 if TYPE_CHECKING:  # importing the Celery app must not load the worker
-    from berlin_worker.storage.sharding.router import Router
+    from berlin_worker.jobs.dispatcher import Dispatcher
 
 _TIMEOUT_S: Final = 5.0
 
-_running: "tuple[Router, asyncio.AbstractEventLoop] | None" = None
+_running: "tuple[Dispatcher, asyncio.AbstractEventLoop] | None" = None
 _tracer: tracing.Tracer = tracing.OFF
 
 
 @contextlib.contextmanager
-def serving(router: "Router", tracer: tracing.Tracer) -> Iterator[None]:
-    """Make ``router`` and ``tracer`` those of this process; call it in the event loop of jobs."""
-    global _running, _tracer  # a process has one worker, one loop, one router
-    _running, _tracer = (router, asyncio.get_running_loop()), tracer
+def serving(dispatcher: "Dispatcher", tracer: tracing.Tracer) -> Iterator[None]:
+    """Make both arguments those of this process; call it in the event loop of jobs."""
+    global _running, _tracer  # a process has one worker, one loop, one dispatcher
+    _running, _tracer = (dispatcher, asyncio.get_running_loop()), tracer
     try:
         yield
     finally:
         _running, _tracer = None, tracing.OFF
 
 
-def router() -> "Router":
-    """Return the router of jobs; raises ``RuntimeError`` if no worker runs in this process."""
+def dispatcher() -> "Dispatcher":
+    """Return the dispatcher of jobs; raises ``RuntimeError`` if no worker runs in this process."""
     if _running is None:
         raise RuntimeError("no worker runs in this process: start one with `berlin worker`")
     return _running[0]
@@ -74,5 +74,5 @@ def revoke(job_ids: list[str], running: bool) -> None:
 
 
 def silent_s() -> float:
-    """Return how long (s) no event store has answered."""
+    """Return how long (s) the event store has not answered."""
     return 0.0 if _running is None else _running[0].silent_s

@@ -5,7 +5,6 @@ from typing import Any, Self
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
-from berlin_schemas.shards import shard_of
 from berlin_worker.cli.preflight import load_settings
 from berlin_worker.storage import connections
 
@@ -15,8 +14,7 @@ class RawLog:
 
     def __init__(self, job_id: str) -> None:
         self._key = names.log_key(job_id)
-        shards = load_settings().shards
-        self._redis = connections.commands(shards[shard_of(job_id, len(shards))])
+        self._redis = connections.commands(load_settings().redis_url)
 
     async def read(self, after: int, last: int) -> dict[int, bytes]:
         """Return the events after ``after`` up to ``last`` by ``seq``, none if Redis is away."""

@@ -4,9 +4,10 @@ redis-py takes longer to import than a user waits for TAB, so this module uses h
 It supports `redis://`, `rediss://` and `unix://`, and returns no jobs for other URLs.
 """
 
+import contextlib
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -33,24 +34,14 @@ def recent_jobs(environ: Mapping[str, str]) -> list[str]:
 
 
 def _collect(environ: Mapping[str, str], found: list[str]) -> None:
-    shards = filter(
-        None, (url.strip() for url in environ.get("WORKER_EVENT_SHARDS", "").split(","))
-    )
-    urls = list(shards) or [environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"]
-    listed: list[tuple[float, str]] = []
-    for url in urls:
-        try:
-            listed += _newest(url)
-        except Exception:  # noqa: BLE001, S112  # completion shows no errors
-            continue
-    listed.sort(reverse=True)
-    found.extend(job_id for _, job_id in listed[:_MOST])
+    with contextlib.suppress(Exception):  # completion shows no errors
+        found.extend(_newest(environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"))
 
 
-def _newest(url: str) -> list[tuple[float, str]]:
+def _newest(url: str) -> list[str]:
     connection, commands = _connect(url)
     with connection:
-        commands.append(("ZREVRANGE", _JOBS, "0", str(_MOST - 1), "WITHSCORES"))
+        commands.append(("ZREVRANGE", _JOBS, "0", str(_MOST - 1)))
         for command in commands:
             connection.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # the stub allows tuples of one word only
         reader = hiredis.Reader()
@@ -63,13 +54,8 @@ def _newest(url: str) -> list[tuple[float, str]]:
             if isinstance(reply, hiredis.ReplyError):
                 return []
             if left == 1:
-                return _pairs(reply)
+                return [member.decode("ascii", "replace") for member in reply]
     return []
-
-
-def _pairs(reply: Sequence[bytes]) -> list[tuple[float, str]]:
-    names = (member.decode("ascii", "replace") for member in reply[::2])
-    return [(float(score), name) for name, score in zip(names, reply[1::2], strict=True)]
 
 
 def _connect(url: str) -> tuple[socket.socket, list[tuple[str, ...]]]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from berlin_worker.cli.errors import USAGE, Problem
-from berlin_worker.cli.output import print_err
 from berlin_worker.cli.preflight import broker_problem, load_settings, redis_problem
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
@@ -24,9 +23,6 @@ def run(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
     check_providers(settings)
     if message := redis_problem(settings.redis_url) or broker_problem(settings):
         raise Problem(message, hint="start it, or correct REDIS_URL or CELERY_BROKER_URL")
-    for url in settings.shards if settings.sharded else ():
-        if message := redis_problem(url):
-            print_err(f"berlin: {message}; its jobs wait until it does", fg="yellow")
     command = celery_command(concurrency, celery_args)
     os.execv(command[0], command)  # noqa: S606  # becomes Celery: signals and exit code are its own
 

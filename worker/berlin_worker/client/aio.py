@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -13,11 +12,10 @@ from typing import Any, TypeVar
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
-from berlin_schemas.shards import shard_of
 from berlin_worker.client import records
 from berlin_worker.client.enqueue import Enqueuer
+from berlin_worker.client.event_store import EventStore
 from berlin_worker.client.redis_stream import RedisStream
-from berlin_worker.client.shard import Shard
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.submission import Submission
 from berlin_worker.client.surface import AsyncSurface
@@ -25,7 +23,6 @@ from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus
 from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.settings import Settings, broker_address, redis_address
 from berlin_worker.storage import redis_errors
-from berlin_worker.storage.sharding.marks import on_shard
 
 T = TypeVar("T")
 
@@ -34,13 +31,10 @@ class AsyncClient(AsyncSurface):
     """Submits jobs and follows them, in one event loop.
 
     What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
-    ``CELERY_BROKER_URL``, ``WORKER_EVENT_SHARDS``); a ``redis_url`` that is given holds all
-    events, unless ``event_shards`` are given too. However many jobs are followed, they share
-    one connection to each event store. Nothing is connected before it is needed; close
-    it by ``async with`` or :meth:`aclose`. Every method raises
-    :class:`~berlin_worker.errors.Unavailable` if Redis or the broker does not answer, and
-    :class:`~berlin_worker.errors.SettingsError` if the workers have other event stores. A URL
-    that cannot be used is a ``SettingsError`` at once.
+    ``CELERY_BROKER_URL``). However many jobs are followed, they share one connection. Nothing
+    is connected before it is needed; close it by ``async with`` or :meth:`aclose`. Every method
+    raises :class:`~berlin_worker.errors.Unavailable` if Redis or the broker does not answer. A
+    URL that cannot be used is a :class:`~berlin_worker.errors.SettingsError` at once.
     """
 
     def __init__(
@@ -48,66 +42,45 @@ class AsyncClient(AsyncSurface):
         redis_url: str | None = None,
         broker_url: str | None = None,
         *,
-        event_shards: Sequence[str] = (),
         settings: Settings | None = None,
         options: Options | None = None,
     ) -> None:
         self._settings = settings or Settings.from_env()
         self.max_job_bytes = self._settings.max_job_bytes
         self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url")
-        given = event_shards or ((redis_url,) if redis_url else self._settings.shards)
-        urls = [redis_address(url, "event_shards") for url in given]
         other = broker_url or _other_broker(self._settings)
         self._broker_url = broker_address(other, "broker_url") if other else self._redis_url
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._closed = False
-        self._sharded = tuple(urls) != (self._redis_url,)
-        make = partial(
-            Shard,
+        self._store = EventStore(
+            self._redis_url,
             enqueuer=lambda: self._enqueuer,
             options=self._options,
             record_ttl_s=self._settings.queue_ttl_s,
         )
-        if self._sharded:
-            count = len(urls)
-            self._home = make(self._redis_url, expected={names.SHARDS: str(count)})
-            self._shards = [
-                make(url, expected={names.SHARD: on_shard(place, count)}, home=self._home)
-                for place, url in enumerate(urls)
-            ]
-        else:
-            self._home = make(self._redis_url, expected={names.SHARDS: None, names.SHARD: None})
-            self._shards = [self._home]
 
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
         self._enter()
-        shard, state = self._shard(job_id), names.state_key(job_id)
+        store, state = self._store, names.state_key(job_id)
         message: dict[str, str | int] = {"cancel": job_id}
         if reason is not None:
             message["reason"] = reason
-        if self._home.database:  # else the flag alone says whose job it is
-            message["fleet"] = self._home.database
+        if store.database:  # else the flag alone says whose job it is
+            message["fleet"] = store.database
         command = (names.CONTROL_CHANNEL, json.dumps(message))
-        await shard.check()
-        async with shard.redis.pipeline(transaction=True) as pipeline:
+        async with store.redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(state, "cancel", "1")
             pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
-            if not self._sharded:
-                pipeline.publish(*command)
+            pipeline.publish(*command)
             with _naming(job_id):
-                await self._asked(pipeline.execute, shard.where)
-        if self._sharded:
-            with _naming(job_id):
-                await self._asked(lambda: self._home.redis.publish(*command), self._home.where)
+                await self._asked(pipeline.execute)
 
     async def status(self, job_id: str) -> JobStatus:
         self._enter()
-        shard = self._shard(job_id)
-        await shard.check()
         with _naming(job_id):
-            return await self._asked(lambda: records.status(shard.redis, job_id), shard.where)
+            return await self._asked(lambda: records.status(self._store.redis, job_id))
 
     async def list(
         self,
@@ -121,18 +94,11 @@ class AsyncClient(AsyncSurface):
         if limit < 1:
             raise ValueError("limit is how many jobs are listed at the most: 1 or more")
         place = None if before is None else records.place_of(before)
-
-        async def of(shard: Shard) -> list[JobStatus]:
-            await shard.check()
-            return await self._asked(
-                lambda: records.newest(
-                    shard.redis, tenant=tenant, status=status, limit=limit, before=place
-                ),
-                shard.where,
+        return await self._asked(
+            lambda: records.newest(
+                self._store.redis, tenant=tenant, status=status, limit=limit, before=place
             )
-
-        found = await asyncio.gather(*(of(shard) for shard in self._shards))
-        return sorted(itertools.chain(*found), key=records.place_of, reverse=True)[:limit]
+        )
 
     async def aclose(self) -> None:
         if self._closed:
@@ -141,8 +107,7 @@ class AsyncClient(AsyncSurface):
         self._closed = True
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for store in {*self._shards, self._home}:
-            await store.aclose()
+        await self._store.aclose()
         if "_enqueuer" in vars(self):
             await vars(self).pop("_enqueuer").aclose()
 
@@ -162,7 +127,7 @@ class AsyncClient(AsyncSurface):
         return RedisStream(
             job_id,
             after,
-            shard=self._shard(job_id),
+            store=self._store,
             options=options,
             submit=None if submission is None else partial(self._accept, submission),
             raw=raw,
@@ -181,17 +146,12 @@ class AsyncClient(AsyncSurface):
         elif self._owner != caller:
             raise ClientError(ANOTHER_LOOP)
 
-    def _shard(self, job_id: str) -> Shard:
-        return self._shards[shard_of(job_id, len(self._shards))]
-
     async def _accept(self, submission: Submission) -> None:
         await self._whole(self._write(submission))
 
     async def _write(self, submission: Submission) -> None:
-        shard = self._shard(submission.job_id)
-        await shard.check()
         with _naming(submission.job_id):
-            await shard.submitter.accept(submission)
+            await self._store.submitter.accept(submission)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work`` to its end, even if the caller is cancelled: nothing stays half done."""
@@ -205,11 +165,11 @@ class AsyncClient(AsyncSurface):
         if not task.cancelled():
             task.exception()  # the caller may have been cancelled: then nothing awaits it
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]], where: str) -> T:
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         try:
             return await ask()
         except (RedisError, OSError) as error:
-            raise Unavailable(redis_errors.describe(where, error)) from error
+            raise Unavailable(redis_errors.describe(self._store.where, error)) from error
 
     # Each is made when it is first needed, in the event loop that needs it.
 

@@ -9,9 +9,9 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import Event, names
 from berlin_worker.client.entries import Entry
+from berlin_worker.client.event_store import EventStore
 from berlin_worker.client.replay import Need, Replay
 from berlin_worker.client.resp3 import Lost
-from berlin_worker.client.shard import Shard
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.subscription import Signal, Subscription
 from berlin_worker.client.values import ANOTHER_LOOP, Options
@@ -31,18 +31,18 @@ class RedisStream(Stream):
         job_id: str,
         after: int,
         *,
-        shard: Shard,
+        store: EventStore,
         options: Options,
         submit: Callable[[], Awaitable[object]] | None = None,
         raw: bool = False,
     ) -> None:
         super().__init__()
         self._subscription: Subscription | None = None
-        self._replay = Replay(names.check_job_id(job_id), after, database=shard.database)
+        self._replay = Replay(names.check_job_id(job_id), after, database=store.database)
         self._replay.raw = [] if raw else None
-        self._shard = shard
-        self._subscriptions = shard.subscriptions
-        self._log_reader = shard.log_reader
+        self._store = store
+        self._subscriptions = store.subscriptions
+        self._log_reader = store.log_reader
         self._options = options
         self._submit = submit
         self._started_s: float | None = None
@@ -82,7 +82,6 @@ class RedisStream(Stream):
             if self._subscription is None:
                 self._subscription = self._subscriptions.open(names.channel(self.job_id))
             await self._acknowledged(self._subscription)
-            await self._shard.check()
             if self._submit is not None:
                 await self._submit()
             self._started_s = self._progress_s = asyncio.get_running_loop().time()
@@ -173,7 +172,7 @@ class RedisStream(Stream):
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(
-            f"{describe(self._shard.where, error)}: events of job {self.job_id} after seq "
+            f"{describe(self._store.where, error)}: events of job {self.job_id} after seq "
             f"{self._replay.cursor} could not be read",
             job_id=self.job_id,
         )

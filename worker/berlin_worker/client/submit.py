@@ -5,6 +5,7 @@ lost. A message that fails takes the record with it, so that an error means "not
 """
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,12 +20,14 @@ from berlin_worker.client.submission import Submission
 from berlin_worker.client.values import closed
 from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.errors import JobIdReused, Unavailable
+from berlin_worker.storage import job_index
 from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.redis_errors import describe, refusal
 from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
 
 _AT_ONCE: Final = 64
+_AGAIN_MS: Final = round(QUEUED_AGAIN_S * 1000)
 
 _Argument = str | bytes | int
 
@@ -32,7 +35,7 @@ _Argument = str | bytes | int
 @dataclass(frozen=True, slots=True)
 class _Call:
     script: str
-    keys: list[str]
+    job_id: str
     args: list[_Argument]
 
 
@@ -118,24 +121,22 @@ class Submitter:
 
     async def _write(self, submission: Submission) -> "_Record":
         job_id = submission.job_id
-        keys = [names.state_key(job_id), names.DUE_JOBS, names.JOBS]
         args: list[_Argument] = [
-            job_id,
             submission.data,
             self._record_ttl_s,
-            round(QUEUED_AGAIN_S * 1000),
+            _AGAIN_MS,
             tracing.to_carrier(tracing.inject()),
             *submission.facts.script_args(),
         ]
         try:
             async with asyncio.timeout(self._timeout_s):
                 try:
-                    return _Record(await self._write_record(keys, args))
+                    return _Record(await self._write_record(job_id, args))
                 except (AuthenticationError, ResponseError):
                     raise
                 except (RedisError, OSError):
                     # The reply may have been lost, and the record that is found be our own.
-                    return _Record(await self._write_record(keys, args))
+                    return _Record(await self._write_record(job_id, args))
         except (AuthenticationError, ResponseError) as error:
             reason = f"Redis at {self._address} {refusal(error) or f'refuses it ({error})'}"
             raise Unavailable(f"job {job_id} was not accepted: {reason}") from error
@@ -144,10 +145,9 @@ class Submitter:
             raise Unavailable(f"{reason}; {_may_run(job_id)}") from error
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
-        keys = [names.state_key(job_id), names.DUE_JOBS, names.JOBS]
         try:
             async with asyncio.timeout(self._timeout_s):
-                withdrawn = await self._undo_record(keys, [job_id, self._record_ttl_s])
+                withdrawn = await self._undo_record(job_id, [self._record_ttl_s])
         except (RedisError, OSError) as error:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from error
         # BEGUN: a worker has it, so the message had arrived all the same.
@@ -156,20 +156,46 @@ class Submitter:
         if withdrawn == _Withdrawal.CO_SUBMITTED:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from cause
 
-    async def _write_record(self, keys: list[str], args: list[_Argument]) -> int:
-        return await self._calls.ask(_Call("submit", keys, args))
+    async def _write_record(self, job_id: str, args: list[_Argument]) -> int:
+        return await self._calls.ask(_Call("submit", job_id, args))
 
-    async def _undo_record(self, keys: list[str], args: list[_Argument]) -> int:
-        return await self._calls.ask(_Call("undo_submit", keys, args))
+    async def _undo_record(self, job_id: str, args: list[_Argument]) -> int:
+        return await self._calls.ask(_Call("undo_submit", job_id, args))
 
     async def _run(self, calls: list[_Call]) -> list[int | Exception]:
+        submitted = [call.job_id for call in calls if call.script == "submit"]
+        ahead = job_index.submissions(submitted, _AGAIN_MS, self._record_ttl_s) if submitted else []
         # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error
         # must mean that nobody knows what became of the call.
         async with self._redis.pipeline(transaction=False) as pipeline:
+            for script, keys, args in ahead:
+                pipeline.eval(script, len(keys), *keys, *args)
             for call in calls:
-                pipeline.eval(self._scripts[call.script], len(call.keys), *call.keys, *call.args)
+                key = names.state_key(call.job_id)
+                pipeline.eval(self._scripts[call.script], 1, key, *call.args)
             replies: list[int | Exception] = await pipeline.execute(raise_on_error=False)
-        return replies
+        refused = next((reply for reply in replies[: len(ahead)] if reply != 1), None)
+        outcomes = replies[len(ahead) :]
+        if isinstance(refused, Exception):
+            return await self._undo_all(calls, outcomes, refused)
+        return outcomes
+
+    async def _undo_all(
+        self, calls: list[_Call], outcomes: list[int | Exception], refused: Exception
+    ) -> list[int | Exception]:
+        """Undo the records of a batch whose index entries were refused."""
+        undo = [
+            call.script == "submit" and outcome == _Record.WRITTEN
+            for call, outcome in zip(calls, outcomes, strict=True)
+        ]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for call in itertools.compress(calls, undo):
+                key = names.state_key(call.job_id)
+                pipeline.eval(self._scripts["undo_submit"], 1, key, self._record_ttl_s)
+            await pipeline.execute(raise_on_error=False)
+        return [
+            refused if undone else outcome for outcome, undone in zip(outcomes, undo, strict=True)
+        ]
 
 
 def _may_run(job_id: str) -> str:

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
@@ -44,16 +44,11 @@ class Client:
         redis_url: str | None = None,
         broker_url: str | None = None,
         *,
-        event_shards: Sequence[str] = (),
         settings: Settings | None = None,
         options: Options | None = None,
     ) -> None:
         settings = settings or Settings.from_env()
-        self._begin(
-            lambda: AsyncClient(
-                redis_url, broker_url, event_shards=event_shards, settings=settings, options=options
-            )
-        )
+        self._begin(lambda: AsyncClient(redis_url, broker_url, settings=settings, options=options))
 
     def _begin(self, make: Callable[[], AsyncSurface]) -> None:
         self._make = make

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from berlin_worker.errors import StoreUnavailable
 from berlin_worker.jobs.attempt import Attempt
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.journal import Journal
@@ -74,7 +73,7 @@ class Claimer:
         except asyncio.CancelledError:
             # A claim without an attempt would keep the job from all others for a lease. Repeated
             # under its name, it finds what it has begun.
-            with contextlib.suppress(TimeoutError, StoreUnavailable):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_S):
                     claim = await claim_once()
                 if claim.status == "claimed":

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
+from berlin_schemas import names
 from berlin_schemas.jobs import MAX_JOB_BYTES, InvalidJob, dump_job
 from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, JobStore, Overdue, recorded_job
@@ -97,6 +98,7 @@ class Leases:
         self._pending_requeue: Overdue | None = None
         self._answered_at = time.monotonic()
         self._watermark_ms = 0
+        self._moves_index = False
 
     def advance_watermark(self, claim: Claim) -> None:
         """Note that the queue has been consumed up to the time at which this job was submitted.
@@ -146,13 +148,18 @@ class Leases:
                 logger.warning("expired leases cannot be looked for: %s", error)
 
     async def _renew_all(self, *, within_s: float = 0.0) -> None:
-        held = list(self._held.items())
+        # An entry moves a lease ahead, so it need not move at each renewal. Should it be due too
+        # early, a reaper finds the lease in the record.
+        self._moves_index = not self._moves_index
+        # Neighbours in the index, so that a renewal of some jobs changes few of its partitions.
+        held = sorted(self._held.items(), key=lambda each: names.due_key(each[0]))
         pause_s = within_s * _RENEWED_AT_ONCE / max(len(held), 1)
         for start in range(0, len(held), _RENEWED_AT_ONCE):
             part = held[start : start + _RENEWED_AT_ONCE]
             if start:
                 await asyncio.sleep(pause_s)
-            replies = await self._store.renew([(job_id, each.attempt) for job_id, each in part])
+            leases = [(job_id, each.attempt) for job_id, each in part]
+            replies = await self._store.renew(leases, index=self._moves_index)
             self._answered_at = time.monotonic()
             for (job_id, holder), reply in zip(part, replies, strict=True):
                 if self._held.get(job_id) is not holder:
@@ -166,22 +173,30 @@ class Leases:
     async def _reap_all(self) -> None:
         if self._pending_requeue is not None:
             await _log_errors(self._pending_requeue.job_id, self._requeue(self._pending_requeue))
-        job_ids = await self._store.due(_AT_ONCE)
-        self._answered_at = time.monotonic()
+        await self._store.update_index()
         now = asyncio.get_running_loop().time()
-        if self._reachable_since is None:
+        since = self._reachable_since
+        # No worker could renew during an outage: each gets a lease's time to do it.
+        settled = since is not None and now - since >= self._lease_s
+        turn = await self._store.take_turn(self._reap_interval_s / 2 if settled else 0.0)
+        self._answered_at = time.monotonic()
+        if since is None:
             self._reachable_since = now
-        if now - self._reachable_since < self._lease_s:
-            # No worker could renew during an outage: each gets a lease's time to do it.
+        if not turn or not settled:
             return
-        if not job_ids or await self._store.up_s() < self._lease_s:
-            # A worker that has just started saw no outage; the uptime of the store shows it.
-            return
+        job_ids = await self._store.due(_AT_ONCE)
+        # A worker that has just started saw no outage; the uptime of the store shows it.
+        if job_ids and await self._store.up_s() >= self._lease_s:
+            await self._reap_each(job_ids)
+        await self._store.heal_index()
+
+    async def _reap_each(self, job_ids: Sequence[str]) -> None:
         # The message of a job that waits is most likely on the queue, unless a later message has
         # been consumed: a queue that is never empty must not hide a lost message.
         watermark_ms = self._watermark_ms if await self._job_queue.depth() else QUEUE_EMPTY
         for job_id in job_ids:
             await _log_errors(job_id, self._reap(job_id, watermark_ms))
+        await self._store.update_index()
 
     async def _reap(self, job_id: str, watermark_ms: int) -> None:
         overdue = await self._store.reap(

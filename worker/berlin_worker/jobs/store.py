@@ -138,11 +138,23 @@ class JobStore(Protocol):
         Returns whether the job waits.
         """
 
-    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; returns a result for each."""
+    async def renew(self, held: Sequence[tuple[str, int]], *, index: bool) -> list[Renewal]:
+        """Renew the leases of ``(job ID, attempt)``; returns a result for each.
+
+        With ``index`` also restore or move their entries in the index of unfinished jobs.
+        """
 
     async def due(self, limit: int) -> list[str]:
         """Return the IDs of up to ``limit`` jobs that are due."""
+
+    async def take_turn(self, for_s: float) -> bool:
+        """Return whether this caller alone looks for due jobs for the next ``for_s``."""
+
+    async def update_index(self) -> None:
+        """Write what other calls have changed in the index of unfinished jobs."""
+
+    async def heal_index(self) -> None:
+        """Restore lost entries of that index."""
 
     async def up_s(self) -> float:
         """Return for how long (s) the store has been up."""

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 FILES_OF_PROCESS: Final = 128
-"""Files of a worker beside its streams. Measured: 29 files, and up to 32 connections to an event
+"""Files of a worker beside its streams. Measured: 29 files, and up to 32 connections to the event
 store under load; the rest is for probes of its HTTP port, for DNS and for exporters."""
-
-FILES_OF_STORE: Final = 32
-"""The connections to each further event store."""
 
 SPARE_SHARE: Final = 10
 """One file more for every 10 streams: the last connection of a slot may still be closing."""
@@ -58,28 +55,27 @@ def plan(slots: int, soft: int, hard: int, *, base: int, files: int) -> Room:
 
 
 class FileLimit:
-    """The limit of this process, for a worker with so many event stores and proxies."""
+    """The limit of this process, for a worker with proxies, or none."""
 
-    def __init__(self, *, stores: int, proxies: int) -> None:
-        self._base = FILES_OF_PROCESS + FILES_OF_STORE * (stores - 1)
+    def __init__(self, *, proxies: int) -> None:
         # An idle connection serves the next stream only by the same proxy.
         self._files = 2 if proxies else 1
 
     def make_room(self, slots: int) -> int:
         """Raise the soft limit for ``slots`` streams; return how many of them it allows."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = plan(slots, soft, hard, base=self._base, files=self._files)
+        room = plan(slots, soft, hard, base=FILES_OF_PROCESS, files=self._files)
         if room.soft_limit is not None:
             try:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (room.soft_limit, hard))
             except (ValueError, OSError):  # macOS has a second, lower limit that it does not name
-                room = plan(slots, soft, soft, base=self._base, files=self._files)
+                room = plan(slots, soft, soft, base=FILES_OF_PROCESS, files=self._files)
         return room.slots
 
     def warning(self, slots: int, allowed: int) -> str:
         """Return the line for the log when ``allowed`` is less than ``slots``."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = self._base + slots * self._files + slots // SPARE_SHARE
+        needed = FILES_OF_PROCESS + slots * self._files + slots // SPARE_SHARE
         return (
             f"{allowed} streams at once in place of {slots}: the limit is {limit} open files, and "
             f"{slots} streams need {needed}; raise the hard limit (LimitNOFILE=, ulimit -Hn, "

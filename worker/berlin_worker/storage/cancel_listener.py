@@ -60,13 +60,13 @@ def parse(data: object) -> Message | None:
     return Message(message["cancel"], text or "requested", fleet)
 
 
-def flags(store: Callable[[str], redis.asyncio.Redis]) -> Flagged:
-    """Return a reader of cancel flags; ``store`` returns the Redis with the record of a job."""
+def flags(client: redis.asyncio.Redis) -> Flagged:
+    """Return a reader of the cancel flags in the records of jobs."""
 
     async def flagged(job_id: str) -> bool:
         try:
             async with asyncio.timeout(_FLAG_TIMEOUT_S):
-                found: bool = await store(job_id).hexists(names.state_key(job_id), "cancel")
+                found: bool = await client.hexists(names.state_key(job_id), "cancel")
         except (RedisError, OSError):
             return False  # the next renewal of the lease finds the flag
         return found

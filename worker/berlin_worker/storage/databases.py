@@ -22,8 +22,8 @@ def database_of(client: Any) -> int:
 
 
 def database_of_url(url: str) -> int:
-    """Return the database number in the URL of an event store."""
-    return urls.parse_redis(url, "WORKER_EVENT_SHARDS").db or 0
+    """Return the database number in the URL of a Redis."""
+    return urls.parse_redis(url, "REDIS_URL").db or 0
 
 
 def other_fleets(client: Redis, own: Collection[int]) -> list[int]:
@@ -41,7 +41,7 @@ def other_fleets(client: Redis, own: Collection[int]) -> list[int]:
         if number in own:
             continue
         with contextlib.suppress(RedisError), _on_database(client, number) as other:
-            if other.exists(names.FLEET, names.DUE_JOBS, names.JOBS):
+            if other.exists(names.FLEET, *names.DUE_KEYS, names.JOBS):
                 found.append(number)
     return found
 

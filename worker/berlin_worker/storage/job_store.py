@@ -18,21 +18,32 @@ from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
-from berlin_worker.storage import due_jobs, stored_values
+from berlin_worker.storage import job_index, stored_values
 from berlin_worker.storage.dead_letters import DeadLetters
-from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
+from berlin_worker.storage.script_connection import (
+    Call,
+    ScriptConnection,
+    SharedScriptConnection,
+)
 from berlin_worker.storage.scripts import source
 
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
 
-_APPEND: Final = source("append")
+_APPEND: Final = source("append", "publish")
+_APPEND_SHARDED: Final = source("append", "spublish")
 _CLAIM: Final = source("claim")
 _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
 _REAP: Final = source("reap")
 _CLEAR_FAILURE: Final = source("clear_failure")
 _REVOKE: Final = source("revoke")
+_RECORDS: Final = (
+    *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE),
+    *job_index.SCRIPTS,
+)
+SCRIPTS: Final = (_APPEND, *_RECORDS)
+"""The text of each script that a store on one Redis runs."""
 _WAITS: Final = 2
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "requested", "revoked")
 
@@ -41,7 +52,7 @@ class RedisStore:
     """Records, leases and logs of jobs in one Redis.
 
     ``owner`` names this process in the records; ``lease_s`` is for how long a claim holds.
-    ``dead_letters`` is the client of the dead letters' Redis, if that is another one.
+    ``one_slot``: the Redis is a cluster, and each call of a script has keys of one slot.
     """
 
     def __init__(
@@ -53,7 +64,7 @@ class RedisStore:
         log_ttl_s: int,
         queue_ttl_s: int,
         dead_letters_max: int,
-        dead_letters: redis.asyncio.Redis | None = None,
+        one_slot: bool = False,
     ) -> None:
         self._redis = client
         self._has_info = True
@@ -61,13 +72,14 @@ class RedisStore:
         self._lease_ms = round(lease_s * 1000)
         self._log_ttl_s = log_ttl_s
         self._queue_ttl_s = queue_ttl_s
-        self._dead_letters = DeadLetters(
-            dead_letters or client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s
-        )
+        self._dead_letters = DeadLetters(client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s)
         pool = client.connection_pool
-        self._append = ScriptConnection(pool, _APPEND)
-        self._records = SharedScriptConnection(
-            pool, _CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE
+        self._one_slot = one_slot
+        self._append_script = _APPEND_SHARDED if one_slot else _APPEND
+        self._append = ScriptConnection(pool, self._append_script)
+        self._records = SharedScriptConnection(pool, *_RECORDS)
+        self._index = job_index.JobIndex(
+            client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
 
     @classmethod
@@ -77,7 +89,6 @@ class RedisStore:
         settings: "Settings",
         *,
         owner: str,
-        dead_letters: redis.asyncio.Redis | None = None,
     ) -> Self:
         """Return a store with the lease, lifetimes and limits of ``settings``."""
         return cls(
@@ -87,7 +98,6 @@ class RedisStore:
             log_ttl_s=settings.log_ttl_s,
             queue_ttl_s=settings.queue_ttl_s,
             dead_letters_max=settings.dead_letters_max,
-            dead_letters=dead_letters,
         )
 
     async def claim(
@@ -111,16 +121,22 @@ class RedisStore:
         """
         # A job may return to the queue until its deadline, and wait there again.
         ttl_s = round(deadline_s) + self._queue_ttl_s
-        keys = [names.state_key(job_id), names.log_key(job_id), names.DUE_JOBS, names.JOBS]
+        keys = [names.state_key(job_id), names.log_key(job_id)]
         owner = f"{self._owner}/{call}"
-        args: list[Any] = [job_id, owner, self._lease_ms, ttl_s, job, held_attempt]
+        args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
         args += (int(only_queued), trace, *facts.script_args())
+        calls = self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s)
+        calls.append(Call(_CLAIM, keys, args))
         with _unreachable():
-            reply: list[Any] = await self._records.call(_CLAIM, keys, args)
+            *_, reply = await self._records.run(calls)
         status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, progress = (
             reply
         )
         created_ms, started_ms, now_ms, leased_ms = times
+        if status == b"finished":
+            self._index.look_again(job_id, None)
+        elif status == b"claimed" and not before:
+            self._index.add_new(job_id)
         return Claim(
             job_id=job_id,
             status=status.decode(),
@@ -139,33 +155,51 @@ class RedisStore:
 
     async def append(self, batch: list[Batch]) -> list[bool]:
         """Append and publish the events of many jobs (``append.lua``)."""
-        keys: list[str] = [names.DUE_JOBS]
+        keys: list[str] = []
         args: list[Any] = []
+        calls: list[Call] = []
         for part in batch:
             log = part.log
             keys += (names.state_key(log.job_id), names.log_key(log.job_id))
-            args += (log.job_id, log.attempt, part.first_seq, len(part.events))
+            channel = f"job:{{{log.job_id}}}" if self._one_slot else f"job:{log.job_id}"
+            args += (channel, log.attempt, part.first_seq, len(part.events))
             args += (part.chunks, part.ending, self._log_ttl_s)
             args += part.events
+            if self._one_slot:
+                calls.append(Call(_APPEND_SHARDED, keys, args))
+                keys, args = [], []
         with _unreachable():
-            reply: list[int] = await self._append.call(_APPEND, keys, args)
-        return [taken == 1 for taken in reply]
+            if self._one_slot:
+                replies: list[int] = [taken for (taken,) in await self._append.replies(calls)]
+            else:
+                replies = await self._append.call(_APPEND, keys, args)
+        for part, taken in zip(batch, replies, strict=True):
+            if part.ending and taken:
+                self._index.look_again(part.log.job_id, None)
+        return [taken == 1 for taken in replies]
 
-    async def renew(self, held: Sequence[tuple[str, int]]) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``)."""
-        args: list[Any] = [self._lease_ms]
-        for job_id, attempt in held:
-            args += (job_id, attempt)
-        keys = [names.DUE_JOBS, *(names.state_key(job_id) for job_id, _ in held)]
+    async def renew(self, held: Sequence[tuple[str, int]], *, index: bool = True) -> list[Renewal]:
+        """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``).
+
+        With ``index`` also move the index entries of these jobs, lost ones included.
+        """
+        parts = [[each] for each in held] if self._one_slot else [held] if held else []
+        indexed = (job_id for job_id, _ in held) if index else ()
+        calls = self._index.renewals(indexed, self._lease_ms)
+        ahead = len(calls)
+        for part in parts:
+            keys = [names.state_key(job_id) for job_id, _ in part]
+            calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in part)]))
         with _unreachable():
-            reply: list[int] = await self._records.call(_RENEW, keys, args)
-        return [_RENEWALS[code] for code in reply]
+            replies: list[list[int]] = (await self._records.run(calls))[ahead:]
+        return [_RENEWALS[code] for reply in replies for code in reply]
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Release a running job, so that it can be claimed at once (``release.lua``)."""
-        keys = [names.state_key(job_id), names.DUE_JOBS]
         with _unreachable():
-            await self._records.call(_RELEASE, keys, [job_id, attempt, self._lease_ms])
+            args = [attempt, self._lease_ms]
+            if await self._records.call(_RELEASE, [names.state_key(job_id)], args):
+                self._index.look_again(job_id, self._lease_ms)
 
     async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
         """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
@@ -194,9 +228,25 @@ class RedisStore:
         return reply == _WAITS
 
     async def due(self, limit: int) -> list[str]:
-        """Return the IDs of up to ``limit`` jobs that are due in ``worker:due``."""
+        """Return the IDs of up to ``limit`` jobs that are due by the index."""
         with _unreachable():
-            return await due_jobs.find(self._redis, limit)
+            await self._index.update()
+            return await self._index.find(limit)
+
+    async def take_turn(self, for_s: float) -> bool:
+        """Return whether this worker alone looks for due jobs for the next ``for_s``."""
+        with _unreachable():
+            return await self._index.take_turn(for_s)
+
+    async def update_index(self) -> None:
+        """Write the index entries that have changed; ended jobs leave it."""
+        with _unreachable():
+            await self._index.update()
+
+    async def heal_index(self) -> None:
+        """Restore lost index entries of some records, of others at each call."""
+        with _unreachable():
+            await self._index.heal(self._lease_ms)
 
     async def up_s(self) -> float:
         """Return the uptime of the server in whole seconds; infinite if it has no INFO."""
@@ -219,27 +269,12 @@ class RedisStore:
         watermark_ms: int = QUEUE_EMPTY,
     ) -> Overdue | None:
         """Take a due job, for this caller alone (``reap.lua``)."""
-        keys = [names.state_key(job_id), names.DUE_JOBS]
+        args = [round(again_running_s * 1000), round(again_queued_s * 1000), watermark_ms]
         with _unreachable():
-            args: list[str | int] = [
-                job_id,
-                round(again_running_s * 1000),
-                round(again_queued_s * 1000),
-                watermark_ms,
-            ]
-            reply: list[Any] = await self._records.call(_REAP, keys, args)
-        if not reply:
-            return None
-        was, job, trace = reply
-        return Overdue(job_id, was.decode(), job, trace)
-
-    async def forget(self, job_id: str) -> None:
-        """Remove the record of a job that belongs to another store."""
-        with _unreachable():
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.delete(names.state_key(job_id))
-                pipeline.zrem(names.DUE_JOBS, job_id)
-                await pipeline.execute()
+            reply: list[Any] = await self._records.call(_REAP, [names.state_key(job_id)], args)
+        taken, again_ms, job, trace = reply
+        self._index.look_again(job_id, again_ms if again_ms >= 0 else None)
+        return Overdue(job_id, taken.decode(), job, trace) if taken else None
 
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Set a TTL on a record that holds only the ``cancel`` flag of a client."""

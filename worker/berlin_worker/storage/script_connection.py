@@ -6,7 +6,7 @@ an event). Connecting, TLS, authentication and parsing stay redis-py's.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import hiredis
@@ -42,10 +42,16 @@ class ScriptConnection:
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """Return the reply to one call; raises redis-py's errors."""
-        (reply,) = await self.run([Call(script, keys, args)])
-        if isinstance(reply, ResponseError):
-            raise reply
+        (reply,) = await self.replies([Call(script, keys, args)])
         return reply
+
+    async def replies(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the replies to ``calls``, sent together; raises the first error among them."""
+        replies = await self.run(calls)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """Return the replies to ``calls``, sent together; a reply may be a ``ResponseError``.
@@ -103,22 +109,38 @@ class SharedScriptConnection:
     def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
         self._connection = ScriptConnection(pool, *scripts)
         # A batch without callers is cancelled: the pool may be closed next.
-        self._batcher: Batcher[Call, Any] = Batcher(
+        self._batcher: Batcher[Sequence[Call], list[Any]] = Batcher(
             self._run, at_most=_AT_ONCE, cancel_unwanted=True
         )
 
-    def call(
-        self, script: str, keys: Sequence[str], args: Iterable[Any]
-    ) -> Coroutine[Any, Any, Any]:
+    async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
-        return self._batcher.ask(Call(script, keys, args))
+        (reply,) = await self.run([Call(script, keys, args)])
+        return reply
 
-    async def _run(self, calls: Sequence[Call]) -> list[Any]:
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the replies to ``calls``, sent in this order, together if they fit.
+
+        Raises the first error of redis-py among the replies, or that of the connection.
+        """
+        if not calls:
+            return []
+        return await self._batcher.ask(calls)
+
+    async def _run(self, groups: Sequence[Sequence[Call]]) -> list[list[Any] | Exception]:
+        calls = [call for group in groups for call in group]
         try:
-            return await self._connection.run(calls)
+            replies = await self._connection.run(calls)
         except RedisConnectionError:
             # The connection was closed meanwhile. A script that did run finds its own result.
-            return await self._connection.run(calls)
+            replies = await self._connection.run(calls)
+        outcomes: list[list[Any] | Exception] = []
+        at = 0
+        for group in groups:
+            part = replies[at : at + len(group)]
+            at += len(group)
+            outcomes.append(next((r for r in part if isinstance(r, ResponseError)), None) or part)
+        return outcomes
 
 
 async def _reply(connection: Any) -> Any:

@@ -22,15 +22,12 @@ logger = logging.getLogger(__name__)
 _PATIENCE_S: Final = 5.0
 
 # Each command changes nothing, and a worker cannot do without the right to it.
-_HOME: Final[tuple[Command, ...]] = (
+_EVENT_STORE: Final[tuple[Command, ...]] = (
     ("TIME",),
     ("EVAL", "return 1", 1, names.FLEET),
     ("ZCARD", names.FLEET),
-)
-_EVENT_STORE: Final[tuple[Command, ...]] = (
-    ("TIME",),
-    ("EVAL", "return 1", 1, names.DUE_JOBS),
-    ("ZCARD", names.DUE_JOBS),
+    ("EVAL", "return 1", 1, names.DUE_KEYS[0]),
+    ("ZCARD", names.DUE_KEYS[0]),
 )
 _BROKER: Final[tuple[Command, ...]] = (
     ("EVAL", "return 1", 1, names.QUEUE),
@@ -69,9 +66,7 @@ def _uses(settings: Settings) -> dict[str, _Use]:
         use.settings.append(setting)
         use.commands += commands
 
-    add(settings.redis_url, "REDIS_URL", _HOME)
-    for url in settings.shards:
-        add(url, "WORKER_EVENT_SHARDS" if settings.sharded else "REDIS_URL", _EVENT_STORE)
+    add(settings.redis_url, "REDIS_URL", _EVENT_STORE)
     if urls.is_redis(settings.broker_url):
         own = settings.broker_url != settings.redis_url
         add(settings.broker_url, "CELERY_BROKER_URL" if own else "REDIS_URL", _BROKER)

@@ -1,7 +1,7 @@
 """A worker in a thread of the test's process, on a fakeredis of its own.
 
 It runs jobs by the code that workers run them by, and so real clients, and any Celery
-producer, work on it. It is one process and never dies: nothing is reaped or parked, and a
+producer, work on it. It is one process and never dies: nothing is reaped, and a
 scheduled message (``eta``) runs at once.
 """
 
@@ -32,14 +32,13 @@ from berlin_worker.providers.echo import EchoProvider
 from berlin_worker.providers.http import open_session
 from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
-from berlin_worker.storage import cancel_listener
+from berlin_worker.storage import cancel_listener, job_store
 from berlin_worker.storage.job_store import RedisStore
-from berlin_worker.storage.scripts import source
 
 logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.1
-_SCRIPTS: Final = ("claim", "append", "renew", "release", "reap", "clear_failure")
+_SCRIPTS: Final = job_store.SCRIPTS
 
 MakeProvider = Callable[[Services], Provider]
 
@@ -112,17 +111,20 @@ class InProcessWorker:
             redis.asyncio.Redis.from_url(self.redis_url) as client,
             open_session(settings) as http,
         ):
-            for name in _SCRIPTS:  # fakeredis hangs up on a client that names an unknown script
-                await client.script_load(source(name))
+            for script in _SCRIPTS:  # fakeredis hangs up on a client that names an unknown script
+                await client.script_load(script)
             services = Services(http, LocalTokens(), settings, {})
-            runner, journal, leases = _core(client, settings, _providers(self._make, services))
+            store, runner, journal, leases = _core(
+                client, settings, _providers(self._make, services)
+            )
             background = [
                 asyncio.create_task(work)
                 for work in (
                     journal.run(),
                     leases.renew_forever(),
+                    _update_index(store),
                     cancel_listener.listen(
-                        client, runner.cancel, flagged=cancel_listener.flags(lambda _: client)
+                        client, runner.cancel, flagged=cancel_listener.flags(client)
                     ),
                 )
             ]
@@ -190,7 +192,7 @@ async def _discard(*record: object) -> None:
 
 def _core(
     client: redis.asyncio.Redis, settings: Settings, provider: Callable[[str], Provider]
-) -> tuple[Runner, Journal, Leases]:
+) -> tuple[RedisStore, Runner, Journal, Leases]:
     owner = f"in-process/{secrets.token_hex(4)}"
     store = RedisStore.from_settings(client, settings, owner=owner)
     journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
@@ -212,7 +214,7 @@ def _core(
         proxies=settings.proxies,
         cancel_cause=lambda: None,
     )
-    return runner, journal, leases
+    return store, runner, journal, leases
 
 
 def _providers(make: Mapping[str, MakeProvider], services: Services) -> Callable[[str], Provider]:
@@ -223,6 +225,13 @@ def _providers(make: Mapping[str, MakeProvider], services: Services) -> Callable
         return built.get(name) or (echo if name == "echo" else any_options)
 
     return provider
+
+
+async def _update_index(store: RedisStore) -> None:
+    """Keep the list of jobs up to date; a worker does it when it looks for expired leases."""
+    while True:
+        await asyncio.sleep(_POLL_S)
+        await store.update_index()
 
 
 async def _cancelled(tasks: Any) -> None:

@@ -28,7 +28,7 @@ def berlin_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcessWorker]:
     """A worker that repeats prompts; ``REDIS_URL`` leads to it while the test runs."""
     with InProcessWorker() as worker:
         monkeypatch.setenv("REDIS_URL", worker.redis_url)
-        for variable in ("CELERY_BROKER_URL", *celery_variables.BROKERS, "WORKER_EVENT_SHARDS"):
+        for variable in ("CELERY_BROKER_URL", *celery_variables.BROKERS):
             monkeypatch.delenv(variable, raising=False)
         yield worker
 

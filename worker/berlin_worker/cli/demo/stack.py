@@ -73,7 +73,7 @@ def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             raise Problem(message, hint="unset REDIS_URL, so that the demo starts its own")
         with open_redis(url) as redis:
             counts: Any = redis.pubsub_numsub(names.CONTROL_CHANNEL)
-            busy = counts[0][1] or redis.llen(names.QUEUE) or redis.zcard(names.DUE_JOBS)
+            busy = counts[0][1] or redis.llen(names.QUEUE) or redis.exists(*names.DUE_KEYS)
         if busy:
             raise Problem(
                 "the Redis at REDIS_URL has workers or jobs, which the demo would mix with",

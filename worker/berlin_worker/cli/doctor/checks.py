@@ -8,7 +8,6 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from berlin_worker.errors import JobError
 from berlin_worker.storage import supported_servers
-from berlin_worker.storage.sharding.marks import trouble
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -101,17 +100,6 @@ def clock(redis_ts: float, before_ts: float, after_ts: float) -> CheckResult:
         return CheckResult("clock", "ok", "the clocks of Redis and of this machine agree")
     hint = "run NTP on both: leases use the clock of Redis, `ts` of events that of the worker"
     return CheckResult("clock", "warn", f"the clocks are {apart:.1f} s apart", hint)
-
-
-def mark(found: str | None, expected: str | None, at: str) -> CheckResult:
-    """Compare the mark of an event store, or of ``REDIS_URL``, with the expected one."""
-    if message := trouble(expected, found, at):
-        return CheckResult(
-            "stores", "fail", message, "set WORKER_EVENT_SHARDS to the value that the workers have"
-        )
-    if found is None:
-        return CheckResult("stores", "ok", f"{at} has no mark: no worker has used it lately")
-    return CheckResult("stores", "ok", f"the mark of {at} agrees with WORKER_EVENT_SHARDS")
 
 
 def refusal(name: str, error: BaseException, message: str) -> CheckResult:

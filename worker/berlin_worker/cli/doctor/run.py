@@ -28,7 +28,6 @@ from berlin_worker.cli.preflight import (
 from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.settings import Settings
-from berlin_worker.storage.sharding.marks import on_shard
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -83,11 +82,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
         with open_redis(settings.redis_url) as redis:
             yield from examine_redis(redis)
             yield from _attempted("workers", lambda: _workers(redis, settings))
-            yield from _examine_marks(redis, settings)
-            yield from shared_server.examine(redis, settings)
-    if settings.sharded:
-        for place in range(len(settings.shards)):
-            yield from _examine_shard(settings, place)
+            yield from shared_server.examine(redis)
     if settings.broker_url != settings.redis_url:
         message = broker_problem(settings)
         hint = "start it, or correct CELERY_BROKER_URL" if message else ""
@@ -101,40 +96,6 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
     yield from provider_checks.examine_providers(settings)
     if login:
         yield from provider_checks.examine_logins(settings)
-
-
-def _examine_shard(settings: Settings, place: int) -> Iterator[CheckResult]:
-    """Yield the results for one of several event stores, each with its number."""
-    url, count = settings.shards[place], len(settings.shards)
-    label = f"shard {place + 1}/{count}"
-    if message := redis_problem(url):
-        hint = "start it: its jobs wait, those of other event stores go on"
-        yield CheckResult(label, "fail", message, hint)
-        return
-    yield CheckResult(label, "ok", address(url))
-    with open_redis(url) as redis:
-        for result in examine_redis(redis):
-            yield dataclasses.replace(result, message=f"{label}: {result.message}")
-        yield checks.mark(_mark(redis, names.SHARD), on_shard(place, count), address(url))
-
-
-def _examine_marks(redis: "Redis", settings: Settings) -> Iterator[CheckResult]:
-    """Yield whether the workers use the event stores of these settings."""
-    at = address(settings.redis_url)
-    if settings.sharded:
-        yield checks.mark(_mark(redis, names.SHARDS), str(len(settings.shards)), at)
-    else:
-        found = _mark(redis, names.SHARDS) or _mark(redis, names.SHARD)
-        if found is not None:
-            yield checks.mark(found, None, at)
-
-
-def _mark(redis: "Redis", key: str) -> str | None:
-    try:
-        found: Any = redis.get(key)
-    except RedisError:  # without the right to read it, the mark is unknown
-        return None
-    return str(found) if found is not None else None
 
 
 def examine_redis(redis: "Redis") -> Iterator[CheckResult]:
@@ -184,7 +145,7 @@ def _rights(redis: "Redis") -> CheckResult:
     redis.script_load("return 1")
     redis.hmget(state, ["status"])
     redis.xrange(log)
-    redis.zcard(names.DUE_JOBS)
+    redis.zcard(names.DUE_KEYS[0])
     redis.publish(names.CONTROL_CHANNEL, json.dumps({"cancel": trial}))
     return CheckResult("rights", "ok", "scripts, keys and channels are allowed")
 

@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from berlin_worker.cli.doctor.checks import CheckResult
-from berlin_worker.storage.databases import database_of, database_of_url, other_fleets
+from berlin_worker.storage.databases import database_of, other_fleets
 
 if TYPE_CHECKING:
     from redis import Redis
-
-    from berlin_worker.settings import Settings
 
 _HINT = (
     "give each fleet its own server if you can: databases share channels and memory "
@@ -17,10 +15,9 @@ _HINT = (
 )
 
 
-def examine(redis: "Redis", settings: "Settings") -> Iterator[CheckResult]:
+def examine(redis: "Redis") -> Iterator[CheckResult]:
     """Yield a warning if other databases of the server hold another fleet."""
-    own = {database_of(redis), *map(database_of_url, settings.shards)}
-    if found := other_fleets(redis, own):
+    if found := other_fleets(redis, {database_of(redis)}):
         numbers = ", ".join(map(str, found))
         word = "database" if len(found) == 1 else "databases"
         yield CheckResult(

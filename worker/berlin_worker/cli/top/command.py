@@ -34,7 +34,7 @@ def top(*, once: bool, as_json: bool, interval_s: float) -> None:
     \b
     With --json (version 1; later releases only add fields; null is unknown):
       ts                              Unix time by the clock of Redis
-      waiting, parked, dead_letters   jobs in the queue; held back; dead letters
+      waiting, dead_letters           jobs in the queue; dead letters
       in_flight, capacity, draining   running jobs; their maximum; workers that shut down
       chunks, chunks_per_s, jobs_per_s, first_chunk_s, queue_wait_s
       completed, cancelled, failed    jobs by their end

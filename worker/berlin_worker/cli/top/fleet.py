@@ -17,7 +17,6 @@ class FleetReading:
     now_ts: float
     statuses: Sequence[str] = ()
     waiting: int | None = None
-    parked: int = 0
     dead_letters: int | None = None
 
 
@@ -108,7 +107,6 @@ class Fleet:
 
     ts: float
     waiting: int | None
-    parked: int
     dead_letters: int | None
     queue_wait_s: float | None
     in_flight: int
@@ -150,7 +148,6 @@ class Fleet:
         return cls(
             ts=raw.now_ts,
             waiting=raw.waiting,
-            parked=raw.parked,
             dead_letters=raw.dead_letters,
             queue_wait_s=_mean((each.queue_wait_s, each.waits) for each in recent),
             in_flight=sum(row.in_flight for row in rows),

@@ -54,16 +54,13 @@ def read(redis: "Redis", settings: Settings) -> FleetReading:
     with redis.pipeline(transaction=False) as pipeline:
         for worker in living:
             pipeline.get(names.alive_key(worker))
-        for shard in range(len(settings.shards) if settings.sharded else 0):
-            pipeline.zcard(names.parked_key(shard))
         pipeline.xlen(names.DEAD_LETTERS)
-        *replies, dead_letters = pipeline.execute()
+        *texts, dead_letters = pipeline.execute()
     return FleetReading(
         now_ts=now_ts,
         # A worker may have ended between the two requests.
-        statuses=[text for text in replies[: len(living)] if text is not None],
+        statuses=[text for text in texts if text is not None],
         waiting=_waiting(redis, settings),
-        parked=sum(replies[len(living) :]),
         dead_letters=dead_letters,
     )
 

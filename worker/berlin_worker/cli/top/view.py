@@ -83,11 +83,9 @@ def _summary(fleet: Fleet) -> RenderableType:
 def _queue(fleet: Fleet) -> Text:
     waiting = _UNKNOWN if fleet.waiting is None else f"{fleet.waiting:,}"
     text = f"{waiting} waiting, recently for {seconds(fleet.queue_wait_s)}"
-    if fleet.parked:
-        text += f", {fleet.parked:,} parked: an event store does not answer"
     if fleet.dead_letters:
         text += f", {fleet.dead_letters:,} dead letters (`berlin dead list`)"
-    return Text(text, style="yellow" if fleet.parked else "")
+    return Text(text)
 
 
 def _tokens(fleet: Fleet) -> Text:

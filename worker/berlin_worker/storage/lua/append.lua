@@ -6,8 +6,8 @@
 -- * events that the log cannot take, since another client has written to it: the log is removed.
 -- Skipped are events whose seq the log has already: a call whose reply was lost is repeated.
 --
--- KEYS  1 worker:due, then for each job: job:{id}:state, job:{id}:log
--- ARGV  for each job: job ID, attempt, seq of the first event, number of events, chunks
+-- KEYS  for each job: job:{id}:state, job:{id}:log; on a cluster those of one job
+-- ARGV  for each job: channel, attempt, seq of the first event, number of events, chunks
 --       since the last reset, final status ('' if the job continues), TTL after its end in
 --       seconds, then the events
 -- reply for each job: 1 taken, 0 refused
@@ -16,9 +16,9 @@
 local call, pcall = redis.call, redis.pcall
 local replies = {}
 local at = 1
-for k = 2, #KEYS, 2 do
+for k = 1, #KEYS, 2 do
   local state, log = KEYS[k], KEYS[k + 1]
-  local id, attempt, first, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local channel, attempt, first, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local chunks, ending, ttl = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local base = at + 7 - first
   at = at + 7 + count
@@ -46,7 +46,7 @@ for k = 2, #KEYS, 2 do
         end
         call('XADD', log, n .. '-0', 'event', ARGV[base + n])  -- raises the error
       end
-      call('PUBLISH', 'job:' .. id, ARGV[base + n])
+      call(PUBLISH, channel, ARGV[base + n])
     end
     if taken == 0 then
       -- The lease expires, and the next attempt begins a new log.
@@ -57,10 +57,9 @@ for k = 2, #KEYS, 2 do
     end
     if taken == 1 and ending ~= '' then
       call('HSET', state, 'status', ending)
-      call('HDEL', state, 'owner', 'job')
+      call('HDEL', state, 'owner', 'job', 'lease_ms')
       call('EXPIRE', state, ttl)
       call('EXPIRE', log, ttl)
-      heal('ZREM', KEYS[1], id)
     elseif taken == 1 and call('TTL', log) < 0 then
       local left = call('TTL', state)
       call('EXPIRE', log, left > 0 and left or LONGEST_S)

@@ -1,18 +1,18 @@
 -- Begin an attempt of a job, if it is free: one that nobody works on, or whose lease
 -- has run out. The attempt number fences every earlier attempt.
 --
--- The lease of a running job is its score in worker:due. A failed attempt is one that
+-- The lease of a running job is the field lease_ms. A failed attempt is one that
 -- did not end well: lost with its worker, or given up for a retry. Attempts that were
 -- released at a shutdown do not count.
 --
--- KEYS  1 job:{id}:state   2 job:{id}:log   3 worker:due   4 worker:jobs
--- ARGV  1 job ID   2 owner, unique to this call   3 lease, ms   4 TTL of record and log, s
---       5 job object, JSON ('' to leave what is there)
---       6 attempt of the caller that gives way to its next one (0: none)
---       7 '1' to claim only what is known and queued
---       8 headers by which a later message of the job continues its trace, JSON ('' for none)
---       9 fingerprint of the job object ('' if the caller has none)
---       10... further fields of the record and their values
+-- KEYS  1 job:{id}:state   2 job:{id}:log
+-- ARGV  1 owner, unique to this call   2 lease, ms   3 TTL of record and log, s
+--       4 job object, JSON ('' to leave what is there)
+--       5 attempt of the caller that gives way to its next one (0: none)
+--       6 '1' to claim only what is known and queued
+--       7 headers by which a later message of the job continues its trace, JSON ('' for none)
+--       8 fingerprint of the job object ('' if the caller has none)
+--       9... further fields of the record and their values
 -- reply {outcome, attempt, seq, chunks, failed_attempts, cancel reason, created, started, now,
 --        leased, status, progress}
 --       outcome 'claimed', 'finished', 'leased', 'not_queued', or 'conflict' (the record is that of
@@ -22,7 +22,7 @@
 -- Others may write records and logs: a key of another type is removed, a field that is no whole
 -- number counts as missing, and a log that does not fit its record begins anew.
 local r = heal('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'failed_attempts',
-               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint', 'revoked',
+               'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint', 'revoked', 'lease_ms',
                'progress')
 local status, attempt = r[1], whole(r[2], 0)
 local seq, chunks = whole(r[3], 0), whole(r[4], 0)
@@ -37,61 +37,59 @@ end
 local function reply(outcome, fields)
   return {outcome, fields.attempt or attempt, seq, chunks,
           fields.failed_attempts or whole(r[5], 0), cancel_reason, fields.created or 0,
-          fields.started or 0, now, fields.leased or 0, status or '', r[12] or ''}
+          fields.started or 0, now, fields.leased or 0, status or '', r[13] or ''}
 end
 
 -- A record of an older version has no fingerprint, and is not compared; garbage counts as missing.
-local mine = ARGV[9] or ''
+local mine = ARGV[8] or ''
 if mine ~= '' and r[10] and #r[10] == #mine and r[10] ~= mine then
   return reply('conflict', {})
 end
 if OVER[status] then
   return reply('finished', {})
 end
-if status == 'running' and r[9] == ARGV[2] then
+if status == 'running' and r[9] == ARGV[1] then
   -- The same call, sent again because its reply was lost.
   return reply('claimed', {created = created, started = started})
 end
-if ARGV[7] == '1' and status ~= 'queued' then
+if ARGV[6] == '1' and status ~= 'queued' then
   return reply('not_queued', {})
 end
 
 local failed_attempts = whole(r[5], 0)
 if status == 'running' then
-  local lease = whole(heal('ZSCORE', KEYS[3], ARGV[1]), 0)
-  if tonumber(ARGV[6]) ~= attempt and lease > now and lease < now + DAY_MS then
+  local lease = whole(r[12], 0)
+  if tonumber(ARGV[5]) ~= attempt and lease > now and lease < now + DAY_MS then
     return reply('leased', {leased = lease})
   end
   failed_attempts = failed_attempts + 1
-elseif tonumber(ARGV[6]) ~= 0 then
+elseif tonumber(ARGV[5]) ~= 0 then
   return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
 end
 
 -- One command for all fields: each call from a script costs more than what it does.
-local fields = {'status', 'running', 'attempt', attempt + 1, 'failed_attempts', failed_attempts, 'owner', ARGV[2],
-                'created_ms', created, 'started_ms', started}
+local fields = {'status', 'running', 'attempt', attempt + 1, 'failed_attempts', failed_attempts, 'owner', ARGV[1],
+                'created_ms', created, 'started_ms', started,
+                'lease_ms', now + ARGV[2]}
 local function add(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
-if ARGV[5] ~= '' then
-  add('job', ARGV[5])
+if ARGV[4] ~= '' then
+  add('job', ARGV[4])
 end
-if ARGV[8] and ARGV[8] ~= '' then
-  add('trace', ARGV[8])
+if ARGV[7] and ARGV[7] ~= '' then
+  add('trace', ARGV[7])
 end
 if mine ~= '' and r[10] ~= mine then
   add('fingerprint', mine)
   add('fingerprint:' .. mine, 1)  -- once more as the name of a field, for submit.lua
-  for n = 10, #ARGV, 2 do
+  for n = 9, #ARGV, 2 do
     add(ARGV[n], ARGV[n + 1])
   end
 end
 redis.call('HSET', KEYS[1], unpack(fields))
-if not r[7] then
-  index(KEYS[4], ARGV[1], created, ARGV[4])
-end
-redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
 local entries, foreign = nil, nil
 if attempt > 0 then
   entries, foreign = try('XLEN', KEYS[2])
@@ -103,9 +101,7 @@ if foreign or entries ~= seq then
     redis.call('HDEL', KEYS[1], 'seq', 'chunks')
   end
 else
-  redis.call('EXPIRE', KEYS[2], ARGV[4])
+  redis.call('EXPIRE', KEYS[2], ARGV[3])
 end
-heal('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
-keep(KEYS[3], ARGV[4])
 return reply('claimed', {attempt = attempt + 1, failed_attempts = failed_attempts, created = created,
                          started = started})

@@ -10,7 +10,7 @@ local OVER = {completed = true, failed = true, cancelled = true}
 -- The TTL, s, of a key that another client has written without one.
 local LONGEST_S = 604800
 
--- No script of ours writes a score in worker:due that lies further ahead: such a job is due now.
+-- No script of ours writes a lease that lies further ahead: such a job is due now.
 local DAY_MS = 86400000
 
 -- Return the whole number in a field, or `otherwise`: other clients may write records, too. Numbers
@@ -60,12 +60,5 @@ local function keep(key, ttl_s)
   if redis.call('TTL', key) < tonumber(ttl_s) then
     redis.call('EXPIRE', key, ttl_s)
   end
-end
-
--- Add a job to the index of the newest jobs, which holds at most 10,000.
-local function index(key, id, created, ttl_s)
-  heal('ZADD', key, created, id)
-  redis.call('ZREMRANGEBYRANK', key, 0, -10001)
-  keep(key, ttl_s)
 end
 

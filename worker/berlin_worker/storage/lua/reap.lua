@@ -1,33 +1,32 @@
--- Take one job that is due in worker:due. A running one has lost its worker: it becomes
+-- Take one job that is due. A running one has lost its worker: it becomes
 -- queued again, with one failed attempt more, and its stale worker can no longer append. One that waits is
 -- taken only if the queue has passed it by: then its message is lost. A record that is no record
 -- (a key of another type) counts as running, without a job object. Of several callers
 -- one gets it; should that one die before it has enqueued the job, the job is due again later.
 --
--- KEYS  1 job:{id}:state   2 worker:due
--- ARGV  1 job ID   2 look at it again after, ms, if it was running   3 if it was queued
---       4 what was put on the queue before this time, ms, has been passed by
--- reply {was, job, trace}: was 'running' or 'queued', the job object as JSON ('' if the record
---       has none), what the record has of a trace ('' for none); or nothing to do: nothing
+-- KEYS  1 job:{id}:state
+-- ARGV  1 look at it again after, ms, if it was running   2 if it was queued
+--       3 what was put on the queue before this time, ms, has been passed by
+-- reply {taken, again, job, trace}: taken 'running' or 'queued' by what the job was, or ''; look
+--       at it again after, ms (-1: never, no such job waits or runs); of a taken job the job
+--       object as JSON ('' if the record has none) and its trace carrier ('' for none)
 
 local now = now_ms()
-local due = tonumber(heal('ZSCORE', KEYS[2], ARGV[1]) or nil)
-if not due or (due > now and due < now + DAY_MS) then
-  return {}
-end
-local r, wrong = try('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace')
+local r, wrong = try('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace', 'lease_ms')
 if wrong then
-  redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
-  return {'running', '', ''}
+  return {'running', tonumber(ARGV[1]), '', ''}
 end
 local status = r[1]
 if not status or OVER[status] then
-  redis.call('ZREM', KEYS[2], ARGV[1])
-  return {}
+  return {'', -1, '', ''}
 end
-local again = ARGV[3]
+local lease = whole(r[6], 0)
+if lease > now and lease < now + DAY_MS then
+  return {'', lease - now, '', ''}
+end
+local again = tonumber(ARGV[2])
 if status == 'running' then
-  again = ARGV[2]
+  again = tonumber(ARGV[1])
   redis.call('HSET', KEYS[1], 'status', 'queued',
              'failed_attempts', whole(redis.call('HGET', KEYS[1], 'failed_attempts'), 0) + 1)
   redis.call('HDEL', KEYS[1], 'owner')
@@ -35,10 +34,10 @@ elseif status ~= 'queued' then
   status = 'queued'
   redis.call('HSET', KEYS[1], 'status', status)
 end
-redis.call('ZADD', KEYS[2], now + again, ARGV[1])
+redis.call('HSET', KEYS[1], 'lease_ms', now + again)
 local queued = whole(r[4], whole(r[3], 0))
-if status == 'queued' and queued >= tonumber(ARGV[4]) and queued <= now then
-  return {}
+if status == 'queued' and queued >= tonumber(ARGV[3]) and queued <= now then
+  return {'', again, '', ''}
 end
 redis.call('HSET', KEYS[1], 'queued_ms', now)
-return {status, r[2] or '', r[5] or ''}
+return {status, again, r[2] or '', r[5] or ''}

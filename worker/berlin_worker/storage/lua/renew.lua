@@ -1,26 +1,22 @@
--- Renew the leases of all jobs of a process, and say which are not its own any more.
+-- Renew the leases of jobs of a process, and say which are not its own any more.
 --
--- KEYS  1 worker:due, then the job:{id}:state of each job
--- ARGV  1 lease, ms, then for each job: job ID, attempt
+-- KEYS  job:{id}:state of each job; on a cluster those of one slot
+-- ARGV  1 lease, ms, then for each job: attempt
 -- reply for each job: 0 renewed, 1 lost, 2 renewed, and a client cancels it, 3 renewed, and
 --       Celery has revoked it
 
-local until_ms = now_ms() + ARGV[1]
+local until_ms = string.format('%.0f', now_ms() + ARGV[1])  -- a number is converted at each use
 local replies = {}
-for k = 2, #KEYS do
-  local id, attempt = ARGV[2 * k - 2], ARGV[2 * k - 1]
-  local r = try('HMGET', KEYS[k], 'attempt', 'status', 'cancel', 'revoked')
-  if r[1] ~= attempt or r[2] ~= 'running' then
-    replies[#replies + 1] = 1
+for k, key in ipairs(KEYS) do
+  local r = try('HMGET', key, 'attempt', 'status', 'cancel', 'revoked')
+  if r[1] ~= ARGV[k + 1] or r[2] ~= 'running' then
+    replies[k] = 1
   else
-    heal('ZADD', KEYS[1], until_ms, id)
-    local left = redis.call('TTL', KEYS[k])
-    if left < 0 then  -- others have written the record
-      left = LONGEST_S
-      redis.call('EXPIRE', KEYS[k], left)
+    redis.call('HSET', key, 'lease_ms', until_ms)
+    if redis.call('TTL', key) < 0 then  -- others have written the record
+      redis.call('EXPIRE', key, LONGEST_S)
     end
-    keep(KEYS[1], left)
-    replies[#replies + 1] = r[3] and (r[4] and 3 or 2) or 0
+    replies[k] = r[3] and (r[4] and 3 or 2) or 0
   end
 end
 return replies

@@ -3,8 +3,8 @@
 -- keeps a cancel flag: a worker that claims it ends it without a call of the upstream. A new
 -- submission removes the flag.
 --
--- KEYS  1 job:{id}:state   2 worker:due   3 worker:jobs
--- ARGV  1 job ID   2 TTL of the flag, s
+-- KEYS  1 job:{id}:state
+-- ARGV  1 TTL of the flag, s
 -- reply 1 undone, or the record was lost; 0 a worker has, or had, the job;
 --       2 the job waits, since another client has submitted it, too
 
@@ -16,8 +16,6 @@ if redis.call('HEXISTS', KEYS[1], 'co_submitted') == 1 then
   return 2
 end
 redis.call('DEL', KEYS[1])
-heal('ZREM', KEYS[2], ARGV[1])
-heal('ZREM', KEYS[3], ARGV[1])
 redis.call('HSET', KEYS[1], 'cancel', 1)
-redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
