@@ -32,7 +32,8 @@ from berlin_worker.providers.body import (
     text_of,
 )
 from berlin_worker.providers.codings import ACCEPT_ENCODING
-from berlin_worker.providers.ndjson import Limits, ReplyDecoder, bad_chunk
+from berlin_worker.providers.limits import Limits
+from berlin_worker.providers.ndjson import ReplyDecoder, bad_chunk
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.redact import hide, words
 
