@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_schemas.jobs import LARGEST_JOB_BYTES, MAX_JOB_BYTES
-from berlin_worker.config import celery_variables, certificates, misspelling, urls
+from berlin_worker.config import celery_variables, certificates, endpoints, misspelling, urls
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
@@ -53,6 +53,20 @@ class Settings(GatewaySettings):
     berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password", private=True)
     berlin_proxy: str | None = _env(
         "BERLIN_PROXY", None, "proxy for upstream traffic", private=True
+    )
+    openai_url: str = _env(
+        "OPENAI_BASE_URL",
+        "https://api.openai.com/v1",
+        "base URL of the provider `openai`: any server with OpenAI's chat completions",
+    )
+    openai_api_key: SecretStr | None = _env(
+        "OPENAI_API_KEY", None, "its key; most local servers need none", private=True
+    )
+    endpoints: str = _env(
+        endpoints.SETTING,
+        "",
+        "further servers of that kind, `name=url,...`: each is a provider of that name; its key "
+        "is in `WORKER_ENDPOINT_KEY_<NAME>`",
     )
 
     providers: str = _env(
@@ -192,6 +206,7 @@ class Settings(GatewaySettings):
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
         """Return a warning for each variable without effect that may be meant for us; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
+        known |= endpoints.key_variables(environ.get(endpoints.SETTING, ""))
         return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]
 
     @property
@@ -238,8 +253,10 @@ def _addresses(settings: Settings) -> dict[str, str]:
         urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
     for proxy in settings.proxies:
         urls.http(proxy, "WORKER_PROXY_ALLOWLIST", login=True)
+    endpoints.parse(settings.endpoints)
     broker_url = settings.broker_url
     return {
+        "openai_url": urls.api(settings.openai_url, "OPENAI_BASE_URL"),
         "redis_url": redis_url,
         "event_shards": ",".join(shards),
         "broker_url": broker_address(broker_url, "CELERY_BROKER_URL") if broker_url else redis_url,

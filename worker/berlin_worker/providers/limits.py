@@ -1,5 +1,6 @@
 """What bounds one reply, and text whose characters come in halves. Pure."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -51,6 +52,17 @@ def join_halves(half: str, content: str) -> tuple[str, str]:
     if "\ud800" <= text[-1] <= "\udbff":
         half, text = text[-1], text[:-1]
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"), half
+
+
+def lenient_json(data: bytes) -> object:
+    """Return what ``data`` holds, or ``None`` if it is no JSON.
+
+    pydantic is quicker, and refuses half a surrogate pair, which another delta may complete.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _too_much(what: str, setting: str) -> JobError:

@@ -10,7 +10,6 @@ A body may end after its last line without a newline. If it ends within a line, 
 may be the beginning of a line: then the reply was cut, and another attempt may bring the rest.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -19,7 +18,7 @@ from pydantic_core import from_json
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
-from berlin_worker.providers.limits import LONE_HALF, Limits, join_halves
+from berlin_worker.providers.limits import LONE_HALF, Limits, join_halves, lenient_json
 
 _HALF_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -118,7 +117,7 @@ def _content(line: bytes) -> str | None:
     try:
         value = from_json(line, cache_strings="keys")
     except ValueError:
-        value = _lenient(line)
+        value = lenient_json(line)
     content = value.get("content") if isinstance(value, dict) else None
     return content if isinstance(content, str) else None
 
@@ -144,11 +143,3 @@ def _is_beginning(line: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _lenient(line: bytes) -> object:
-    # pydantic refuses half a surrogate pair, which another delta may complete.
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None

@@ -1,0 +1,177 @@
+"""One answer: bytes, cut anywhere, to deltas, finish reason and usage. Pure.
+
+An answer ends with ``[DONE]``, or with a finish reason and the end of a body that is whole. A body
+that ends without both, or within an event, was cut: another attempt may bring the rest.
+"""
+
+from typing import Final
+
+from pydantic_core import from_json
+
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.providers.deltas import Delta, ReasoningDelta
+from berlin_worker.providers.limits import Limits, lenient_json
+from berlin_worker.providers.openai import errors
+from berlin_worker.providers.openai.mapping import ChunkMapper
+from berlin_worker.providers.openai.redaction import Show
+from berlin_worker.providers.openai.sse import Event, EventReader
+from berlin_worker.providers.openai.template import ChunkTemplate
+
+PAGE_BYTES: Final = 16384
+_DONE: Final = b"[DONE]"
+_LEARNT: Final = 8
+"""The chunks in a row that may be learnt as a template which no chunk fits."""
+
+Decoded = tuple[list[Delta], JobError | None]
+"""The deltas that are sound, and the error that comes after them, if any."""
+
+
+class AnswerDecoder:
+    """Decodes one answer. The deltas do not depend on where the bytes were cut.
+
+    ``show`` makes a server's words fit to be shown. After an error the decoder is of no further
+    use. ``mapper`` has the finish reason and the usage.
+    """
+
+    def __init__(self, limits: Limits, show: Show) -> None:
+        self._limits = limits
+        self._show = show
+        self._reader = EventReader(limits.max_line_bytes)
+        self._template: ChunkTemplate | None = None
+        self._learnt = 0
+        self._bytes = 0
+        self._chunks = 0
+        self._head: bytearray | None = bytearray()
+        """The beginning of the body, until there is an event."""
+        self.mapper = ChunkMapper()
+        self.is_done = False
+        """The server has marked the end: nothing more counts."""
+
+    def feed(self, data: bytes) -> Decoded:
+        """Return the deltas in the events that ``data`` completes, and the error after them."""
+        room = self._limits.max_text_bytes - self._bytes
+        self._bytes += len(data)
+        if self._head is not None:
+            self._head += data[: PAGE_BYTES - len(self._head)]
+            if self._is_page():
+                is_full = len(self._head) == PAGE_BYTES
+                return [], errors.no_stream(self._page(), self._show) if is_full else None
+        deltas: list[Delta] = []
+        error = self._take_all(self._reader.feed(data[:room]), deltas)
+        if error is None and not self.is_done:
+            if self._reader.is_full:
+                error = self._limits.too_long()
+            elif len(data) > room:
+                error = self._limits.too_large()
+        return deltas, error
+
+    def finish(self) -> Decoded:
+        """Return the deltas that the end of a whole body completes, and the error after them."""
+        if self.is_done:
+            return [], None
+        if self._head is not None and self._is_page():
+            return [], errors.no_stream(self._page(), self._show)
+        deltas: list[Delta] = []
+        error = self._take_all(self._reader.finish(), deltas, is_last=True)
+        if error is not None or self.is_done:
+            return deltas, error
+        if self.mapper.finish_reason is None:
+            return deltas, self._cut()
+        return deltas, self._add(self.mapper.finish(), deltas)
+
+    def _take_all(
+        self, events: list[Event], deltas: list[Delta], *, is_last: bool = False
+    ) -> JobError | None:
+        try:
+            for name, data in events:
+                self._head = None
+                found = self._quick(data) if self._template is not None and not name else None
+                if found is None:
+                    found = self._decode(name, data, is_last=is_last)
+                if found and (error := self._add(found, deltas)):
+                    return error
+                if self.is_done:
+                    break
+        except JobError as error:
+            return error
+        return None
+
+    def _add(self, found: list[Delta], deltas: list[Delta]) -> JobError | None:
+        room = self._limits.max_chunks - self._chunks
+        self._chunks += len(found)
+        deltas += found[:room]
+        return self._limits.too_many() if len(found) > room else None
+
+    def _quick(self, data: bytes) -> list[Delta] | None:
+        assert self._template is not None
+        text = self._template.text_of(data)
+        if text is None:
+            return None
+        if self._template.is_reasoning:
+            text = self.mapper.reasoning(text)
+            return [ReasoningDelta(text)] if text else []
+        text = self.mapper.text(text)
+        return [text] if text else []
+
+    def _decode(self, name: bytes, data: bytes, *, is_last: bool) -> list[Delta]:
+        text = data.strip()
+        if not text:
+            return []
+        if text == _DONE:
+            self.is_done = True
+            return self.mapper.finish()
+        try:
+            chunk = from_json(data, cache_strings="keys")
+        except ValueError:
+            chunk = lenient_json(data)
+        if chunk is None and is_last:
+            if self.mapper.finish_reason is not None:
+                return []
+            raise self._cut()
+        if failure := self._failure(name, chunk):
+            raise failure
+        if not isinstance(chunk, dict):
+            shown = self._show(data[:PAGE_BYTES].decode(errors="replace"))
+            message = f"the upstream sent an event that is no chunk: {shown}"
+            raise JobError(ErrorCode.BAD_CHUNK, message)
+        deltas = self.mapper.map(chunk)
+        self._learn(data, chunk, deltas)
+        return deltas
+
+    def _failure(self, name: bytes, chunk: object) -> JobError | None:
+        """Return the error that a server has sent in place of a chunk, or in one."""
+        if isinstance(chunk, dict) and name != b"error" and "choices" in chunk:
+            choices = chunk["choices"] if isinstance(chunk["choices"], list) else []
+            of_choice = (each.get("error") for each in choices if isinstance(each, dict))
+            found = chunk.get("error") or next(filter(None, of_choice), None)
+            if not found:
+                return None
+            chunk = {"error": found}
+        error = errors.read_error(chunk)
+        if error is None and name == b"error":
+            error = errors.UpstreamError("")
+        return error and errors.in_stream(error, self._show)
+
+    def _learn(self, data: bytes, chunk: dict[str, object], deltas: list[Delta]) -> None:
+        if self._template is not None and self._template.is_used:
+            self._learnt = 0
+        if deltas and self._learnt < _LEARNT:
+            self._learnt += 1
+            self._template = ChunkTemplate.of(data, chunk, deltas)
+
+    def _cut(self) -> JobError:
+        """Return the error of an answer without an end, from what stands beside its events."""
+        message = "the answer of the upstream ends before its end"
+        if stray := bytes(self._reader.stray).decode(errors="replace"):
+            found = errors.no_stream(stray, self._show)
+            if found.code is not ErrorCode.BAD_CHUNK:
+                return found
+            message += f": {self._show(stray)}"
+        return JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)
+
+    def _is_page(self) -> bool:
+        return bool(self._head) and self._page().lstrip("\ufeff \t\r\n")[:1] in {"<", "{", "["}
+
+    def _page(self) -> str:
+        return bytes(self._head or b"").decode(errors="replace")
