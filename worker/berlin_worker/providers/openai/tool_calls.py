@@ -68,12 +68,13 @@ class ToolCalls:
 
     def finish(self) -> list[ToolCallDelta]:
         """Return the deltas that the end of the answer completes."""
-        return [
-            delta
-            for call in self._calls
-            if call.half or not call.is_begun
-            for delta in self._deltas(call, LONE_HALF if call.half else "", is_last=True)
-        ]
+        deltas: list[ToolCallDelta] = []
+        for call in self._calls:
+            text = LONE_HALF if call.half else ""
+            call.half = ""
+            if text or not call.is_begun:
+                deltas += self._deltas(call, text, is_last=True)
+        return deltas
 
     def _add(self, piece: Mapping[str, Any]) -> list[ToolCallDelta]:
         function = piece.get("function") or piece.get("custom")
