@@ -17,6 +17,8 @@ _MOST_SHORT: Final = 64
 _HIDDEN: Final = "[hidden]"
 _EDGE_CHARS: Final = 3
 """Servers show the ends of a wrong key, with asterisks or dots between them."""
+_KEYS: Final = re.compile(r"\b(?:sk-|AIza|Bearer )[A-Za-z0-9_-][A-Za-z0-9_.*-]{3,200}")
+"""Keys that are not ours: a proxy may repeat the one that it has for the next server."""
 
 
 def shower(messages: Callable[[], Sequence[Mapping[str, Any]]], secrets: Sequence[str]) -> Show:
@@ -31,7 +33,7 @@ def shower(messages: Callable[[], Sequence[Mapping[str, Any]]], secrets: Sequenc
         for secret in secrets:
             text = _without_ends(text, secret)
         hashes = [hashlib.sha256(secret.encode()).hexdigest() for secret in secrets]
-        hidden = hide(text, short)
+        hidden = hide(_KEYS.sub(_HIDDEN, text), short)
         return words(hidden, [*secrets, *hashes], "\n".join(texts), _SHOWN_CHARS)
 
     return show
