@@ -55,18 +55,13 @@ class Settings(GatewaySettings):
         "BERLIN_PROXY", None, "proxy for upstream traffic", private=True
     )
     openai_url: str = _env(
-        "OPENAI_BASE_URL",
-        "https://api.openai.com/v1",
-        "base URL of the provider `openai`: any server with OpenAI's chat completions",
+        "OPENAI_BASE_URL", "https://api.openai.com/v1", "base URL of the provider `openai`"
     )
-    openai_api_key: SecretStr | None = _env(
-        "OPENAI_API_KEY", None, "its key; most local servers need none", private=True
-    )
+    openai_api_key: SecretStr | None = _env("OPENAI_API_KEY", None, "its key", private=True)
     endpoints: str = _env(
         endpoints.SETTING,
         "",
-        "further servers of that kind, `name=url,...`: each is a provider of that name; its key "
-        "is in `WORKER_ENDPOINT_KEY_<NAME>`",
+        "more such servers, `name=url,...`; keys: `WORKER_ENDPOINT_KEY_<NAME>`",
     )
 
     providers: str = _env(
