@@ -1,6 +1,6 @@
 """One answer's chunks, decoded JSON, to deltas, finish reason and usage. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from berlin_schemas import ErrorCode
@@ -33,7 +33,7 @@ class ChunkMapper:
         self.usage: dict[str, Any] | None = None
         """The last that was reported."""
 
-    def map(self, chunk: Mapping[str, Any]) -> list[Delta]:
+    def map(self, chunk: dict[str, Any]) -> list[Delta]:
         """Return the deltas of a chunk: reasoning, then text, then tool calls.
 
         Raises ``JobError``: ``bad_chunk`` for what is no chunk, ``upstream_error`` if the server
@@ -43,7 +43,7 @@ class ChunkMapper:
         deltas: list[Delta] = []
         for choice in _objects(chunk.get("choices"), "choices"):
             if self._is_ours(choice.get("index")):
-                deltas += self._of_choice(choice)
+                self._take_choice(choice, deltas)
         return deltas
 
     def finish(self) -> list[Delta]:
@@ -64,9 +64,9 @@ class ChunkMapper:
         text, self.reasoning_half = join_halves(self.reasoning_half, content)
         return text
 
-    def _take_usage(self, chunk: Mapping[str, Any]) -> None:
+    def _take_usage(self, chunk: dict[str, Any]) -> None:
         usage = chunk.get("usage")
-        if not usage and isinstance(groq := chunk.get("x_groq"), Mapping):
+        if not usage and isinstance(groq := chunk.get("x_groq"), dict):
             usage = groq.get("usage")
         if isinstance(usage, dict) and usage:
             self.usage = usage
@@ -79,20 +79,20 @@ class ChunkMapper:
             self._choice = index
         return index == self._choice
 
-    def _of_choice(self, choice: Mapping[str, Any]) -> Iterator[Delta]:
+    def _take_choice(self, choice: dict[str, Any], deltas: list[Delta]) -> None:
         delta = choice.get("delta")
-        if isinstance(delta, Mapping):
-            yield from self._of_delta(delta)
+        if isinstance(delta, dict):
+            self._take_delta(delta, deltas)
         elif delta is not None:
             raise bad_part("delta")
         reason = choice.get("finish_reason")
-        if isinstance(reason, str) and reason:
+        if reason and isinstance(reason, str):
             if reason in _ABORTED:
                 message = f"the upstream has given the answer up (finish_reason {reason})"
                 raise JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)
             self.finish_reason = _REASONS.get(reason, reason)
 
-    def _of_delta(self, delta: Mapping[str, Any]) -> Iterator[Delta]:
+    def _take_delta(self, delta: dict[str, Any], deltas: list[Delta]) -> None:
         # A server that sends both names sends one text.
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         content = delta.get("content")
@@ -100,15 +100,17 @@ class ChunkMapper:
             thought, content = _of_parts(content)
             reasoning = reasoning or thought
         if reasoning and (text := self.reasoning(_string(reasoning, "reasoning"))):
-            yield ReasoningDelta(text)
-        for name, value in (("content", content), ("refusal", delta.get("refusal"))):
-            if value and (text := self.text(_string(value, name))):
-                yield text
+            deltas.append(ReasoningDelta(text))
+        if content and (text := self.text(_string(content, "content"))):
+            deltas.append(text)
+        refusal = delta.get("refusal")
+        if refusal and (text := self.text(_string(refusal, "refusal"))):
+            deltas.append(text)
         calls = delta.get("tool_calls")
-        if not calls and isinstance(call := delta.get("function_call"), Mapping):
+        if not calls and isinstance(call := delta.get("function_call"), dict):
             calls = [{"index": 0, "function": call}]
         if calls:
-            yield from self._tool_calls.add(_objects(calls, "tool_calls"))
+            deltas += self._tool_calls.add(_objects(calls, "tool_calls"))
 
 
 def bad_part(name: str) -> JobError:
@@ -117,10 +119,10 @@ def bad_part(name: str) -> JobError:
     return JobError(ErrorCode.BAD_CHUNK, message)
 
 
-def _objects(value: object, name: str) -> list[Mapping[str, Any]]:
+def _objects(value: object, name: str) -> list[dict[str, Any]]:
     if value is None:
         return []
-    if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return value
     raise bad_part(name)
 
@@ -135,7 +137,7 @@ def _of_parts(parts: list[Any]) -> tuple[str, str]:
     """Return reasoning and text of a content in parts, as Mistral's reasoning models send it."""
     reasoning, text = "", ""
     for part in parts:
-        if not isinstance(part, Mapping):
+        if not isinstance(part, dict):
             raise bad_part("content")
         thinking = part.get("thinking")
         if isinstance(thinking, list):

@@ -50,19 +50,20 @@ class AnswerDecoder:
 
     def feed(self, data: bytes) -> Decoded:
         """Return the deltas in the events that ``data`` completes, and the error after them."""
-        room = self._limits.max_text_bytes - self._bytes
         self._bytes += len(data)
         if self._head is not None:
             self._head += data[: PAGE_BYTES - len(self._head)]
             if self._is_page():
                 is_full = len(self._head) == PAGE_BYTES
                 return [], errors.no_stream(self._page(), self._show) if is_full else None
+        excess = self._bytes - self._limits.max_text_bytes
         deltas: list[Delta] = []
-        error = self._take_all(self._reader.feed(data[:room]), deltas)
+        events = self._reader.feed(data if excess <= 0 else data[: max(0, len(data) - excess)])
+        error = self._take_all(events, deltas)
         if error is None and not self.is_done:
             if self._reader.is_full:
                 error = self._limits.too_long()
-            elif len(data) > room:
+            elif excess > 0:
                 error = self._limits.too_large()
         return deltas, error
 
@@ -83,12 +84,28 @@ class AnswerDecoder:
     def _take_all(
         self, events: list[Event], deltas: list[Delta], *, is_last: bool = False
     ) -> JobError | None:
+        if not events:
+            return None
+        self._head = None
+        template = self._template
         try:
             for name, data in events:
-                self._head = None
-                found = self._quick(data) if self._template is not None and not name else None
-                if found is None:
+                text = template.text_of(data) if template is not None and not name else None
+                if text is None:
                     found = self._decode(name, data, is_last=is_last)
+                    template = self._template
+                elif template is not None and template.is_reasoning:
+                    text = self.mapper.reasoning(text)
+                    found = [ReasoningDelta(text)] if text else []
+                elif self.mapper.text_half:
+                    text = self.mapper.text(text)
+                    found = [text] if text else []
+                elif text and self._chunks < self._limits.max_chunks:
+                    self._chunks += 1  # the common case: decoded UTF-8 has no halves of pairs
+                    deltas.append(text)
+                    continue
+                else:
+                    found = [text] if text else []
                 if found and (error := self._add(found, deltas)):
                     return error
                 if self.is_done:
@@ -102,17 +119,6 @@ class AnswerDecoder:
         self._chunks += len(found)
         deltas += found[:room]
         return self._limits.too_many() if len(found) > room else None
-
-    def _quick(self, data: bytes) -> list[Delta] | None:
-        assert self._template is not None
-        text = self._template.text_of(data)
-        if text is None:
-            return None
-        if self._template.is_reasoning:
-            text = self.mapper.reasoning(text)
-            return [ReasoningDelta(text)] if text else []
-        text = self.mapper.text(text)
-        return [text] if text else []
 
     def _decode(self, name: bytes, data: bytes, *, is_last: bool) -> list[Delta]:
         text = data.strip()
@@ -142,9 +148,10 @@ class AnswerDecoder:
     def _failure(self, name: bytes, chunk: object) -> JobError | None:
         """Return the error that a server has sent in place of a chunk, or in one."""
         if isinstance(chunk, dict) and name != b"error" and "choices" in chunk:
-            choices = chunk["choices"] if isinstance(chunk["choices"], list) else []
-            of_choice = (each.get("error") for each in choices if isinstance(each, dict))
-            found = chunk.get("error") or next(filter(None, of_choice), None)
+            found = chunk.get("error")
+            if not found and isinstance(chunk["choices"], list):
+                for choice in chunk["choices"]:
+                    found = found or (isinstance(choice, dict) and choice.get("error"))
             if not found:
                 return None
             chunk = {"error": found}

@@ -81,15 +81,18 @@ class ChunkTemplate:
         if not (data.startswith(prefix) and data.endswith(suffix)):
             return None
         end = len(data) - len(suffix)
-        if end < len(prefix):
+        start = len(prefix)
+        if end < start:
             return None
-        text = data[len(prefix) : end]
-        if _UNPLAIN(text):
+        text = data[start:end]
+        if b'"' in text or b"\\" in text:
             return None
         try:
             decoded = text.decode()
         except UnicodeDecodeError:
             return None
+        if not decoded.isprintable():
+            return None  # JSON has no control characters in a string; this is a bit stricter
         self.is_used = True
         return decoded
 

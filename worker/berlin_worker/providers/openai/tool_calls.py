@@ -13,7 +13,7 @@ repeat or renumber each of them, so a piece goes
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ class ToolCalls:
         self._by_id: dict[str, _Call] = {}
         self._by_index: dict[int, _Call] = {}
 
-    def add(self, pieces: Iterable[Mapping[str, Any]]) -> list[ToolCallDelta]:
+    def add(self, pieces: Iterable[dict[str, Any]]) -> list[ToolCallDelta]:
         """Return the deltas of ``pieces``, the value of ``tool_calls``.
 
         A call without a name waits for it: ID and name are in a call's first delta.
@@ -76,9 +76,9 @@ class ToolCalls:
                 deltas += self._deltas(call, text, is_last=True)
         return deltas
 
-    def _add(self, piece: Mapping[str, Any]) -> list[ToolCallDelta]:
+    def _add(self, piece: dict[str, Any]) -> list[ToolCallDelta]:
         function = piece.get("function") or piece.get("custom")
-        if not isinstance(function, Mapping):
+        if not isinstance(function, dict):
             function = {}
         call_id, name = _text(piece.get("id")), _text(function.get("name"))
         call = self._find(call_id, _index(piece.get("index")), name)
@@ -132,7 +132,7 @@ def _text(value: object) -> str:
     return join_halves("", value)[0] if isinstance(value, str) and value else ""
 
 
-def _arguments(function: Mapping[str, Any]) -> str:
+def _arguments(function: dict[str, Any]) -> str:
     """Return the arguments as text: some servers send them as JSON, and not as its text."""
     value = function.get("arguments")
     if value is None:
