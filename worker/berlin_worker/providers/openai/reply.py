@@ -51,6 +51,8 @@ class AnswerDecoder:
     def feed(self, data: bytes) -> Decoded:
         """Return the deltas in the events that ``data`` completes, and the error after them."""
         self._bytes += len(data)
+        if self._template is not None and (texts := self._quick(data)) is not None:
+            return texts, None
         if self._head is not None:
             self._head += data[: PAGE_BYTES - len(self._head)]
             if self._is_page():
@@ -113,6 +115,23 @@ class AnswerDecoder:
         except JobError as error:
             return error
         return None
+
+    def _quick(self, data: bytes) -> list[Delta] | None:
+        """Return the texts of a read of events with text alone: the common case."""
+        template, limits = self._template, self._limits
+        if template is None or template.is_reasoning or self.mapper.text_half:
+            return None
+        if (
+            not self._reader.is_between
+            or self._bytes > limits.max_text_bytes
+            or len(data) > limits.max_line_bytes
+        ):
+            return None
+        texts: list[Delta] | None = template.texts_of_read(data)  # type: ignore[assignment]  # a new list: its items may be of any kind
+        if texts is None or self._chunks + len(texts) > limits.max_chunks:
+            return None
+        self._chunks += len(texts)
+        return texts
 
     def _add(self, found: list[Delta], deltas: list[Delta]) -> JobError | None:
         room = self._limits.max_chunks - self._chunks

@@ -28,10 +28,10 @@ class EventReader:
         "_begun",
         "_data",
         "_data_bytes",
-        "_is_between",
         "_line",
         "_max_bytes",
         "_name",
+        "is_between",
         "is_full",
         "stray",
     )
@@ -44,7 +44,8 @@ class EventReader:
         self._name = b""
         self._after_cr = False
         self._begun = False
-        self._is_between = False
+        self.is_between = False
+        """A line that comes now begins an event."""
         self.is_full = False
         """A line or an event is over the limit: no event follows."""
         self.stray = bytearray()
@@ -54,7 +55,7 @@ class EventReader:
         """Return the events that ``data`` completes."""
         # Most reads bring whole events of one line each: a third of the time of the lines below.
         if (
-            self._is_between
+            self.is_between
             and data.startswith(b"data: ")
             and data.endswith(b"\n\n")
             and b"\r" not in data
@@ -80,7 +81,7 @@ class EventReader:
         if len(self._line) > self._max_bytes:
             self.is_full = True
         open_parts = self._line or self._data or self._name or self._after_cr or self.is_full
-        self._is_between = self._begun and not open_parts
+        self.is_between = self._begun and not open_parts
         return found
 
     def finish(self) -> list[Event]:

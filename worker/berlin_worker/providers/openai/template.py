@@ -26,13 +26,25 @@ _VALUES: Final = {
 class ChunkTemplate:
     """The bytes around the text of a chunk."""
 
-    __slots__ = ("_is_padded", "_prefix", "_suffix", "is_reasoning", "is_used")
+    __slots__ = (
+        "_framed_prefix",
+        "_framed_suffix",
+        "_gap",
+        "_is_padded",
+        "_prefix",
+        "_suffix",
+        "is_reasoning",
+        "is_used",
+    )
 
     def __init__(
         self, prefix: bytes, suffix: bytes, *, is_padded: bool, is_reasoning: bool
     ) -> None:
         self._prefix = prefix
         self._suffix = suffix
+        self._framed_prefix = b"data: " + prefix
+        self._framed_suffix = suffix + b"\n\n"
+        self._gap = self._framed_suffix + self._framed_prefix
         self._is_padded = is_padded
         self.is_reasoning = is_reasoning
         self.is_used = False
@@ -78,23 +90,41 @@ class ChunkTemplate:
                 return None
             data = unpadded
         prefix, suffix = self._prefix, self._suffix
-        if not (data.startswith(prefix) and data.endswith(suffix)):
-            return None
         end = len(data) - len(suffix)
-        start = len(prefix)
-        if end < start:
+        if end < len(prefix) or not (data.startswith(prefix) and data.endswith(suffix)):
             return None
-        text = data[start:end]
-        if b'"' in text or b"\\" in text:
+        text = _plain(data[len(prefix) : end])
+        self.is_used = self.is_used or text is not None
+        return text
+
+    def texts_of_read(self, data: bytes) -> list[str] | None:
+        """Return the texts of a read of whole events alone, possibly empty; ``None`` if one does
+        not fit."""
+        prefix, suffix = self._framed_prefix, self._framed_suffix
+        end = len(data) - len(suffix)
+        if end < len(prefix) or not (data.startswith(prefix) and data.endswith(suffix)):
             return None
-        try:
-            decoded = text.decode()
-        except UnicodeDecodeError:
-            return None
-        if not decoded.isprintable():
-            return None  # JSON has no control characters in a string; this is a bit stricter
+        texts: list[str] = []
+        for part in data[len(prefix) : end].split(self._gap):
+            text = _plain(part)
+            if text is None:
+                return None
+            if text:
+                texts.append(text)
         self.is_used = True
-        return decoded
+        return texts
+
+
+def _plain(data: bytes) -> str | None:
+    """Return the text that stands in JSON as ``data``; ``None`` if that needs a decoder."""
+    if b'"' in data or b"\\" in data:
+        return None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    # No control character stands in a JSON string; this is a bit stricter.
+    return text if text.isprintable() else None
 
 
 def _without_padding(data: bytes) -> bytes | None:
