@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_schemas.jobs import LARGEST_JOB_BYTES, MAX_JOB_BYTES
-from berlin_worker.config import celery_variables, certificates, endpoints, misspelling, urls
+from berlin_worker.config import celery_variables, endpoints, misspelling, urls
+from berlin_worker.config.checked_urls import broker_address, redis_address
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
@@ -256,24 +257,6 @@ def _addresses(settings: Settings) -> dict[str, str]:
         "event_shards": ",".join(shards),
         "broker_url": broker_address(broker_url, "CELERY_BROKER_URL") if broker_url else redis_url,
     }
-
-
-def redis_address(url: str, setting: str) -> str:
-    """Return the URL of a Redis in one spelling; an error names ``setting``.
-
-    Raises :class:`SettingsError` for a URL, or a certificate that it names, that cannot be used.
-    """
-    parsed = urls.parse_redis(url, setting)
-    certificates.check(dict(parsed.tls), setting)
-    return parsed.url
-
-
-def broker_address(url: str, setting: str) -> str:
-    """Return the URL of a broker in one spelling; raises as :func:`redis_address` does."""
-    found = urls.broker(url, setting)
-    if urls.is_redis(found):
-        return redis_address(found, setting)
-    return found
 
 
 def _database(url: str) -> tuple[object, ...]:
