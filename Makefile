@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick test-celery fuzz chaos chaos-short bench lint format readme manifests lock wheel smoke clean
+.PHONY: help demo test test-quick test-celery test-servers fuzz chaos chaos-short bench lint format readme manifests lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -43,6 +43,9 @@ chaos-short: .venv/.dev ## the same in a few minutes, three at a time
 
 test-celery: .venv/.dev ## Celery's and kombu's own suites on our pool and transport: make test-celery [SUITES=tasks]
 	@$(BIN)/python -m tests.celery_suites $(SUITES)
+
+test-servers: .venv/.dev ## the LiteLLM proxy and llama.cpp through the queue: make test-servers [SERVERS=litellm]
+	@$(BIN)/python -m tests.servers $(SERVERS)
 
 bench: .venv/.dev ## ours beside eight ways to do the same, half an hour: make bench [BENCH='--size quick']
 	@$(BIN)/python -m tests.benchmarks $(BENCH)

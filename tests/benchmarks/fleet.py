@@ -62,6 +62,25 @@ CONTENDERS = {
             "ours.py",
             environ={"PYTHONPATH": str(ROOT), "BERLIN_ACCOUNT": "a", "BERLIN_PASSWORD": "b"},
         ),
+        Contender(
+            "ours-openai",
+            "Berlin Worker, provider `openai`",
+            "",
+            (
+                *("celery", "-A", "berlin_worker", "worker", "-c", "{streams}"),
+                *("--loglevel", "WARNING", "--hostname", "w{number}@%h"),
+            ),
+            "ours.py",
+            environ={"PYTHONPATH": str(ROOT), "WORKER_DEFAULT_PROVIDER": "openai"},
+        ),
+        Contender(
+            "openai-sdk",
+            "the floor with OpenAI's SDK",
+            "openai",
+            ("python", "openai_sdk.py"),
+            # The SDK takes three times the CPU: more would not keep the pace.
+            max_streams=300,
+        ),
         Contender("floor", "the floor: bare asyncio", "", ("python", "floor.py")),
         Contender(
             "celery-prefork",
@@ -128,6 +147,7 @@ def environ(
         "PYTHONDONTWRITEBYTECODE": "1",
         "REDIS_URL": redis_url,
         "BERLIN_URL": berlin_url,
+        "OPENAI_BASE_URL": f"{berlin_url}/v1",
         "BENCH_STREAMS": str(streams),
         **contender.environ,
     }

@@ -10,7 +10,10 @@ PEERS = (
     *("arq", "taskiq", "saq", "streaq", "dramatiq"),
 )
 QUEUES = ("arq", "taskiq", "saq", "streaq", "dramatiq")
-EVERYBODY = ("ours", "floor", *PEERS)
+BERLIN = ("ours", "floor", *PEERS)
+OPENAI = ("ours-openai", "openai-sdk")
+"""The same load by the protocol of OpenAI."""
+EVERYBODY = (*BERLIN, *OPENAI)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Scenario:
     jobs: int
     chunks: int
     every_ms: int
-    contenders: tuple[str, ...] = EVERYBODY
+    contenders: tuple[str, ...] = BERLIN
     kind: Literal["streams", "backlog", "idle", "memory", "reader"] = "streams"
     per_write: int = 1
     streams: int = 1000
@@ -45,7 +48,7 @@ class Scenario:
 
 _FULL = (
     Scenario("memory", "a worker that waits", 1, 1, 0, kind="memory", streams=1, rounds_at_most=1),
-    Scenario("stream", "1,000 streams x 200 chunks, 10 a second each", 1000, 200, 100),
+    Scenario("stream", "1,000 streams x 200 chunks, 10 a second each", 1000, 200, 100, EVERYBODY),
     Scenario("flat", "1,000 streams x 200 chunks, flat out", 1000, 200, 0),
     Scenario("jobs", "jobs of one chunk", 5000, 1, 0, ("ours", *QUEUES), kind="backlog"),
     Scenario("idle", "one job at a time", 100, 1, 0, kind="idle"),

@@ -1,8 +1,9 @@
-"""The upstream of the benchmark: the Berlin protocol on a bare ``asyncio.Protocol`` over uvloop.
+"""The upstream of the benchmark on a bare ``asyncio.Protocol`` over uvloop.
 
-The prompt says what is streamed: ``chunks=200 every_ms=100 per_write=1``; ``every_ms=0`` is flat
-out. The text of a chunk opens with the time of its write (ns of the monotonic clock, which all
-processes of a machine share) and its index, so that a reader can count lag, loss and duplicates.
+It speaks Berlin's protocol and OpenAI's. The prompt says what is streamed:
+``chunks=200 every_ms=100 per_write=1``; ``every_ms=0`` is flat out. The text of a chunk opens with
+the time of its write (ns of the monotonic clock, which all processes of a machine share) and its
+index, so that a reader can count lag, loss and duplicates.
 
 Run as a script it prints its port, and ends when its standard input does.
 """
@@ -22,6 +23,16 @@ _PLAN = re.compile(rb"chunks=(\d+) every_ms=(\d+) per_write=(\d+)")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _LOGIN = b'{"code": 0, "data": {"token": "a-token"}}'
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+_SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+LINE = b'{"content": "%d %d token "}\n'
+# What OpenAI sends around a word: 290 bytes.
+EVENT = (
+    b'data: {"id":"chatcmpl-BxYzAbCdEfGhIjKlMnOpQrStUvWx","object":"chat.completion.chunk",'
+    b'"created":1764412345,"model":"gpt-4o-mini-2024-07-18","service_tier":"default",'
+    b'"system_fingerprint":"fp_8bda4d3a2c","choices":[{"index":0,"delta":{"content":'
+    b'"%d %d token "},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+)
+_DONE = b"data: [DONE]\n\n"
 _BACKLOG = 8192
 _TICK_S = 0.001
 _GOLDEN = 0.6180339887  # its multiples fill an interval evenly, whatever their number
@@ -93,7 +104,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, pacer: Pacer) -> None:
         self._pacer = pacer
         self._buffer = b""
-        self._head = b""
+        self._head = self._end = b""
+        self._chunk = LINE
         self._index = self._chunks = self._per_write = 0
         self._transport: asyncio.Transport | None = None
         self.writable = False
@@ -128,7 +140,9 @@ class Connection(asyncio.Protocol):
         elif plan := _PLAN.search(body):
             self._chunks, self.every_ms, self._per_write = map(int, plan.groups())
             self._index = 0
-            self._head = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
+            is_openai = head.startswith(b"POST /v1/")
+            self._chunk, self._end = (EVENT, _DONE) if is_openai else (LINE, b"")
+            self._head = (_SSE if is_openai else _OK) + b"Transfer-Encoding: chunked\r\n\r\n"
             self._pacer.begin(self)
 
     def write(self) -> bool:
@@ -137,9 +151,8 @@ class Connection(asyncio.Protocol):
             return False
         last = min(self._index + self._per_write, self._chunks)
         now = time.monotonic_ns()
-        lines = b"".join(
-            b'{"content": "%d %d token "}\n' % (now, index) for index in range(self._index, last)
-        )
+        lines = b"".join(self._chunk % (now, index) for index in range(self._index, last))
+        lines += self._end if last == self._chunks else b""
         end = b"0\r\n\r\n" if last == self._chunks else b""
         self._transport.write(b"%b%x\r\n%b\r\n%b" % (self._head, len(lines), lines, end))
         self._head = b""

@@ -91,6 +91,15 @@ def test_the_demo_shows_a_retry(demo: Demo) -> None:
     assert "called the upstream twice" in err
 
 
+def test_demo_of_another_protocol(demo: Demo) -> None:
+    code, out, err = demo.run("--provider", "openai", "Hello [[cut:5*1]][[tool_calls:1]]")
+    assert code == 0, err
+    assert out.count("You asked: “Hello”") == 2
+    assert "weather(" in out
+    assert "called the upstream twice" in err
+    assert "logged in" not in err
+
+
 @pytest.mark.parametrize(
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
 )

@@ -23,10 +23,9 @@ from berlin_worker.errors import JobError
 from berlin_worker.providers.http import (
     open_session,
     proxy_problem,
-    retry_after_s,
-    status_error,
     transport_error,
 )
+from berlin_worker.providers.status import retry_after_s, status_error
 from berlin_worker.settings import Settings
 
 pytestmark = pytest.mark.unit

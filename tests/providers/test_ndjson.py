@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
-from berlin_worker.providers.ndjson import Decoded, Limits, ReplyDecoder
+from berlin_worker.providers.limits import Limits
+from berlin_worker.providers.ndjson import Decoded, ReplyDecoder
 
 pytestmark = pytest.mark.unit
 

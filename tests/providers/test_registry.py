@@ -55,7 +55,7 @@ async def test_an_installed_package_brings_a_provider(site: Path) -> None:
     assert [deltas async for deltas in provider.stream(job, Report())] == [["HELLO"]]
 
 
-@pytest.mark.parametrize("name", ["berlin", "echo"])
+@pytest.mark.parametrize("name", ["berlin", "echo", "openai"])
 def test_our_providers_are_there(name: str) -> None:
     assert name in providers.names()
     assert callable(providers.load(name).stream)
@@ -94,7 +94,7 @@ def test_two_packages_with_one_name_are_refused(site: Path) -> None:
 
 
 def test_built_in_providers_are_the_entry_points_of_the_distribution() -> None:
-    assert providers.built_in() == ["berlin", "echo"]
+    assert providers.built_in() == ["berlin", "echo", "openai"]
 
 
 def test_a_package_of_another_name_brings_no_built_in_provider(site: Path) -> None:

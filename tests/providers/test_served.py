@@ -169,3 +169,66 @@ def test_every_installed_provider_is_served_without_a_list() -> None:
     found = [lookup("berlin"), lookup("echo")]
     assert [lookup("berlin"), lookup("echo")] == found
     assert "unknown provider" in refusal(lookup, "nobody")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"OPENAI_API_KEY": "sk-secret-1"},
+        {"OPENAI_BASE_URL": "http://localhost:1/v1"},
+        {"WORKER_ENDPOINTS": "vllm=http://localhost:1/v1"},
+    ],
+)
+def test_worker_without_berlins_account_starts_if_another_is_configured(
+    environ: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    name = "vllm" if "WORKER_ENDPOINTS" in environ else "openai"
+    lookup = cache(**environ)
+    assert f"providers: {name}, and" in caplog.text
+    assert "berlin, which is not served" in caplog.text
+    assert type(lookup(name)).__name__ == "OpenAIProvider"
+    assert "not configured" in refusal(lookup, "berlin")
+    assert not served.lacks_settings(Settings.from_env(environ), environ)
+    served.check_settings(Settings.from_env(environ), environ)
+
+
+def test_each_endpoint_is_a_provider_with_its_key() -> None:
+    environ = {
+        "WORKER_ENDPOINTS": "vllm=http://gpu:1/v1,my-router=http://router/v1",
+        "WORKER_ENDPOINT_KEY_MY_ROUTER": "router-secret",
+        "OPENAI_API_KEY": "openai-secret",
+        **LOGIN,
+    }
+    settings = Settings.from_env(environ)
+    everything = {"berlin", "vllm", "my-router", "openai"}
+    assert served.configured_providers(settings, environ) == everything
+    lookup = cache(**environ)
+    assert lookup("my-router")._headers["Authorization"] == "Bearer router-secret"
+    assert "Authorization" not in lookup("vllm")._headers
+    assert served.server_url("vllm", settings, environ) == "http://gpu:1/v1"
+    assert known_secrets.LOG.hide("router-secret openai-secret") == "[hidden] [hidden]"
+    message = refusal(lookup, "vlm")
+    assert "my-router, vllm" in message
+
+
+def test_worker_may_serve_one_endpoint_alone() -> None:
+    environ = {"WORKER_ENDPOINTS": "a=http://x/v1,b=http://y/v1", "WORKER_PROVIDERS": "b"}
+    lookup = cache(**environ)
+    lookup("b")
+    assert "not served" in refusal(lookup, "a")
+    with pytest.raises(SettingsError, match="WORKER_PROVIDERS"):
+        cache(**{**environ, "WORKER_PROVIDERS": "c"})
+
+
+@pytest.mark.parametrize("name", ["berlin", "echo", "openai"])
+def test_name_of_a_provider_is_no_name_of_an_endpoint(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is the name of another provider"):
+        cache(WORKER_ENDPOINTS=f"{name}=http://x/v1", **LOGIN)
+
+
+def test_key_that_no_header_can_hold_ends_the_start() -> None:
+    environ = {"WORKER_ENDPOINTS": "a=http://x/v1", "WORKER_ENDPOINT_KEY_A": "sec\nret"}
+    with pytest.raises(SettingsError, match="WORKER_ENDPOINT_KEY_A: it has a character") as caught:
+        cache(**environ)
+    assert "sec" not in str(caught.value)

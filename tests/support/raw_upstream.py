@@ -1,4 +1,4 @@
-"""An upstream of the Berlin protocol that writes its answers byte by byte, as it likes."""
+"""An upstream that writes its answers byte by byte, as it likes: Berlin's, or another one."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Final
 
 from berlin_schemas import PromptJob
 from berlin_worker.errors import JobError
-from berlin_worker.providers.base import Report, Services
+from berlin_worker.providers.base import Provider, Report, Services
 from berlin_worker.providers.berlin.provider import BerlinProvider
 from berlin_worker.providers.http import open_session
 from berlin_worker.providers.tokens.local import LocalTokens
@@ -39,7 +39,11 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @contextlib.asynccontextmanager
 async def raw_upstream(
-    complete: Answer, login: Answer | None = None, **environ: str
+    complete: Answer,
+    login: Answer | None = None,
+    *,
+    kind: type[Provider] = BerlinProvider,
+    **environ: str,
 ) -> AsyncIterator[Callable[..., Awaitable[Read]]]:
     """Yields a function that sends a prompt to ``complete`` and reads the answer by a provider."""
 
@@ -77,11 +81,13 @@ async def raw_upstream(
                 "BERLIN_URL": url,
                 "BERLIN_ACCOUNT": "account",
                 "BERLIN_PASSWORD": "p4ssw0rd",
+                "OPENAI_BASE_URL": url,
                 **environ,
             }
         )
         async with open_session(settings) as session:
-            provider = BerlinProvider(Services(session, LocalTokens(), settings, {}))
+            services = Services(session, LocalTokens(), settings, {"OPENAI_BASE_URL": url})
+            provider = kind(services)
 
             async def read(prompt: str = "Hello", report: Report | None = None) -> Read:
                 job = PromptJob(messages=[{"role": "user", "content": prompt}])
@@ -93,7 +99,7 @@ async def raw_upstream(
                         async for deltas in stream:
                             assert deltas
                             assert all(deltas)
-                            text += "".join(deltas)
+                            text += "".join(delta for delta in deltas if isinstance(delta, str))
                 except JobError as error:
                     return Read(text, error)
                 return Read(text, None)

@@ -11,7 +11,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_schemas.jobs import LARGEST_JOB_BYTES, MAX_JOB_BYTES
-from berlin_worker.config import celery_variables, certificates, misspelling, urls
+from berlin_worker.config import celery_variables, endpoints, misspelling, urls
+from berlin_worker.config.checked_urls import broker_address, redis_address
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
@@ -51,6 +52,15 @@ class Settings(GatewaySettings):
     berlin_password: SecretStr | None = _env("BERLIN_PASSWORD", None, "its password", private=True)
     berlin_proxy: str | None = _env(
         "BERLIN_PROXY", None, "proxy for upstream traffic", private=True
+    )
+    openai_url: str = _env(
+        "OPENAI_BASE_URL", "https://api.openai.com/v1", "base URL of the provider `openai`"
+    )
+    openai_api_key: SecretStr | None = _env("OPENAI_API_KEY", None, "its key", private=True)
+    endpoints: str = _env(
+        endpoints.SETTING,
+        "",
+        "more such servers, `name=url,...`; keys: `WORKER_ENDPOINT_KEY_<NAME>`",
     )
 
     providers: str = _env(
@@ -190,6 +200,7 @@ class Settings(GatewaySettings):
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
         """Return a warning for each variable without effect that may be meant for us; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
+        known |= endpoints.key_variables(environ.get(endpoints.SETTING, ""))
         return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]
 
     @property
@@ -220,29 +231,13 @@ def _addresses(settings: Settings) -> dict[str, str]:
         urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
     for proxy in settings.proxies:
         urls.http(proxy, "WORKER_PROXY_ALLOWLIST", login=True)
+    endpoints.parse(settings.endpoints)
     broker_url = settings.broker_url
     return {
+        "openai_url": urls.api(settings.openai_url, "OPENAI_BASE_URL"),
         "redis_url": redis_url,
         "broker_url": broker_address(broker_url, "CELERY_BROKER_URL") if broker_url else redis_url,
     }
-
-
-def redis_address(url: str, setting: str) -> str:
-    """Return the URL of a Redis in one spelling; an error names ``setting``.
-
-    Raises :class:`SettingsError` for a URL, or a certificate that it names, that cannot be used.
-    """
-    parsed = urls.parse_redis(url, setting)
-    certificates.check(dict(parsed.tls), setting)
-    return parsed.url
-
-
-def broker_address(url: str, setting: str) -> str:
-    """Return the URL of a broker in one spelling; raises as :func:`redis_address` does."""
-    found = urls.broker(url, setting)
-    if urls.is_redis(found):
-        return redis_address(found, setting)
-    return found
 
 
 def table() -> str:

@@ -185,6 +185,14 @@ def http(url: str, setting: str, *, login: bool) -> str:
     return url
 
 
+def api(url: str, setting: str) -> str:
+    """Return the base URL of an API, without a slash at its end; raises as :func:`http` does."""
+    url = http(url.strip(), setting, login=False)
+    if "?" in url:
+        raise SettingsError(f"{setting}: it must be of the form https://host/v1, without a query")
+    return url.rstrip("/")
+
+
 def _standard(url: str) -> bool:
     """Return whether the standard library can read the URL, too."""
     try:

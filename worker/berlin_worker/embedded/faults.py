@@ -28,7 +28,9 @@ class Plan:
     """All tokens expire before the call, its own included."""
     leak: bool = False
     """The error body repeats the token and the credentials."""
-    end: Literal["end", "cut", "half", "unfinished", "stall", "garbage", "endless"] = "end"
+    end: Literal[
+        "end", "cut", "half", "unfinished", "stall", "garbage", "endless", "bare", "error"
+    ] = "end"
     """What the server does after the chunks."""
     drip_s: float | None = None
     """Seconds between single bytes."""
@@ -36,6 +38,21 @@ class Plan:
     bomb_bytes: int = 0
     silent: Literal["", "drop", "mute"] = ""
     """No reply: the connection closes, or stays open and silent."""
+    body: str = ""
+    """The name of a known error body, in place of one that says "as ordered"."""
+    reasoning: int = 0
+    """Deltas of reasoning before the chunks."""
+    tool_calls: int = 0
+    """Tool calls after the chunks."""
+    finish_reason: str = ""
+    usage: Literal["asked", "inside", "never", "refused"] = "asked"
+    """Usage in a chunk of its own if the client asks; in the last one; never; or a 400."""
+    is_marked: bool = True
+    """The reply ends with ``[DONE]``."""
+    comments: bool = False
+    """A comment before each event."""
+    error_status: int = 500
+    """The status that an error inside of the stream names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,15 @@ def _chunks(plan: Plan, count: float) -> Plan:
     return replace(plan, chunks=tuple(itertools.islice(itertools.cycle(words), int(count))))
 
 
+def _body(name: str, status: int) -> Callable[[Plan], Plan]:
+    return lambda plan: replace(plan, status=status, body=name)
+
+
+def _stream_error(plan: Plan, after: float, status: float = 500) -> Plan:
+    chunks = plan.chunks[: int(after)]
+    return replace(plan, chunks=chunks, end="error", error_status=int(status))
+
+
 FAULTS: Final[dict[str, Callable[..., Plan]]] = {
     # status:503, status:429:2 (with Retry-After, seconds); a 3xx redirects to nowhere
     "status": _status,
@@ -113,6 +139,31 @@ FAULTS: Final[dict[str, Callable[..., Plan]]] = {
     "chunks": _chunks,
     # delay:0.01: seconds before each chunk, or before the reply to a login
     "delay": lambda plan, delay_s: replace(plan, delay_s=delay_s),
+    # What follows is for the OpenAI protocol alone. reasoning:3: as many deltas before the text
+    "reasoning": lambda plan, count: replace(plan, reasoning=int(count)),
+    # tool_calls:2: as many calls after the text, in pieces
+    "tool_calls": lambda plan, count: replace(
+        plan, tool_calls=int(count), finish_reason="tool_calls"
+    ),
+    # the answer ends at its limit of tokens
+    "length": lambda plan: replace(plan, finish_reason="length"),
+    # usage in the chunk with the finish reason, never, or a 400 to who asks for it
+    "usage_inside": lambda plan: replace(plan, usage="inside"),
+    "no_usage": lambda plan: replace(plan, usage="never"),
+    "refuse_usage": lambda plan: replace(plan, usage="refused"),
+    # no [DONE] at the end
+    "no_done": lambda plan: replace(plan, is_marked=False),
+    # bare:3: after three chunks the body ends by the rules of HTTP, without reason and [DONE]
+    "bare": lambda plan, after: replace(plan, chunks=plan.chunks[: int(after)], end="bare"),
+    # stream_error:3, stream_error:3:429: after three chunks an error object
+    "stream_error": _stream_error,
+    # a comment before each event
+    "comments": lambda plan: replace(plan, comments=True),
+    # status 200 with a page
+    "html": lambda plan: replace(plan, raw=b"<!DOCTYPE html><h1>Sign in</h1>"),
+    # errors with the body of the true service: the quota is used up; the prompt is too long
+    "quota": _body("quota", 429),
+    "context": _body("context", 400),
 }
 
 _DIRECTIVE: Final = re.compile(r"\[\[([a-z_]+(?::[0-9.]+)*(?:\*[0-9]+)?)\]\]")

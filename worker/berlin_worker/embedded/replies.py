@@ -6,7 +6,7 @@ import json
 import textwrap
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -29,24 +29,31 @@ def pleasant_reply(prompt: str) -> str:
     )
 
 
-async def send(request: web.Request, plan: Plan, secrets: tuple[str, ...]) -> web.StreamResponse:
+async def send(
+    request: web.Request,
+    plan: Plan,
+    secrets: tuple[str, ...],
+    lines: Iterator[bytes] | None = None,
+    content_type: str = "application/octet-stream",
+) -> web.StreamResponse:
     """Send the reply that ``plan`` describes, up to the end of the body.
 
-    The error body of the fault ``leak`` repeats ``secrets``.
+    ``lines`` are those of another protocol than Berlin's. The error body of the fault ``leak``
+    repeats ``secrets``.
     """
     if plan.silent == "mute":
         await asyncio.Event().wait()
     if plan.silent == "drop":
         return await _hang_up(request, web.StreamResponse())
     if plan.status != web.HTTPOk.status_code:
-        return _error(plan, secrets)
-    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        return error_reply(plan, secrets, {"code": plan.status})
+    response = web.StreamResponse(headers={"Content-Type": content_type})
     squeeze = None
     if plan.gzip or plan.bomb_bytes:
         response.headers["Content-Encoding"] = "gzip"
         squeeze = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     await response.prepare(request)
-    for piece in _pieces(plan):
+    for piece in _pieces(plan, _lines(plan) if lines is None else lines):
         # Also without a delay: other requests must be served in between.
         await asyncio.sleep(plan.delay_s if plan.drip_s is None else plan.drip_s)
         data = piece
@@ -67,8 +74,7 @@ def line(delta: str) -> bytes:
     return json.dumps({"content": delta}, ensure_ascii=False).encode() + b"\n"
 
 
-def _pieces(plan: Plan) -> Iterator[bytes]:
-    lines = _lines(plan)
+def _pieces(plan: Plan, lines: Iterator[bytes]) -> Iterator[bytes]:
     if plan.drip_s is None:
         return lines
     return (bytes([byte]) for piece in lines for byte in piece)
@@ -91,15 +97,15 @@ def _lines(plan: Plan) -> Iterator[bytes]:
         yield line("cut off")[:-6]
 
 
-def _error(plan: Plan, secrets: tuple[str, ...]) -> web.Response:
+def error_reply(plan: Plan, secrets: tuple[str, ...], body: dict[str, Any]) -> web.Response:
+    """Return the reply with an error status; a message is added to ``body``."""
     message = f"{plan.status} as ordered"
     if plan.leak:
         message = "refused:\n\x1b[31m" + " / ".join(secrets)
     headers = {"Retry-After": plan.retry_after} if plan.retry_after is not None else {}
     if web.HTTPMultipleChoices.status_code <= plan.status < web.HTTPBadRequest.status_code:
         headers["Location"] = "/api/elsewhere"
-    body = {"code": plan.status, "message": message}
-    return web.json_response(body, status=plan.status, headers=headers)
+    return web.json_response({"message": message, **body}, status=plan.status, headers=headers)
 
 
 async def _hang_up(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:

@@ -153,6 +153,16 @@ class OptionalParts(Protocol):
         """
 
     @classmethod
+    def further(
+        cls, settings: "Settings", environ: Mapping[str, str]
+    ) -> "Mapping[str, type[Provider]]":
+        """Return further providers that the environment names, each with its class.
+
+        Asked of built-in providers. Raises ``SettingsError``. No installed provider has such a
+        name.
+        """
+
+    @classmethod
     def check_settings(cls, settings: "Settings", environ: Mapping[str, str]) -> None:
         """Raise ``SettingsError``, in one line without secrets, for settings that cannot work.
 

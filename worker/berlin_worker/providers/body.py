@@ -129,6 +129,20 @@ async def read_error_body(response: aiohttp.ClientResponse, timeout_s: float) ->
     return text_of(bytes(data[:ERROR_BODY_BYTES]), response.charset)
 
 
+async def drain(body: Body, timeout_s: float) -> None:
+    """Read what is left of a body whose reply is complete, so that its connection can be reused.
+
+    Return after that time, or 64 KiB, or an error: then the connection is of no further use.
+    """
+    left = _MAX_CODED_BYTES
+    try:
+        async with asyncio.timeout(timeout_s):
+            while left > 0 and (data := await body.read()):
+                left -= len(data)
+    except Exception:  # noqa: BLE001, S110  # the reply is complete, whatever follows it
+        pass
+
+
 async def _read_into(data: bytearray, response: aiohttp.ClientResponse, limit: int) -> None:
     body = Body(response, _MAX_CODED_BYTES)
     try:

@@ -4,12 +4,8 @@ No message repeats the text of a foreign exception: it may hold the address of a
 proxy with its password.
 """
 
-import email.utils
 import errno
-import re
 import ssl
-from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -19,11 +15,8 @@ from yarl import URL
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.providers.response import BrokenResponse, Response
+from berlin_worker.providers.status import AUTH_STATUSES, passes, status_error
 from berlin_worker.settings import Settings
-
-AUTH_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value})
-
-_MAX_RETRY_AFTER_S: Final = 86400.0
 
 
 def open_session(
@@ -57,6 +50,12 @@ def proxy_problem(proxy: str) -> str | None:
     return None
 
 
+def check_proxy(proxy: str | None) -> None:
+    """Raise ``JobError(INVALID_JOB)`` for the proxy of a job that cannot be used."""
+    if proxy and (problem := proxy_problem(proxy)):
+        raise JobError(ErrorCode.INVALID_JOB, problem)
+
+
 def transport_error(error: Exception, *, auth_statuses: frozenset[int] = AUTH_STATUSES) -> JobError:
     """Return the contract error for any error of a call of aiohttp; a ``JobError`` is returned.
 
@@ -74,7 +73,7 @@ def transport_error(error: Exception, *, auth_statuses: frozenset[int] = AUTH_ST
         cause += f", {name}"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         cause += f", status {error.status}"
-        retryable = _passes(error.status)
+        retryable = passes(error.status)
     return JobError(row.code, f"{row.message} ({cause})", retryable=retryable)
 
 
@@ -128,59 +127,3 @@ _TRANSPORT_ERRORS: Final = (
     ),
     _Mapping((Exception,), "the call to the upstream failed"),
 )
-
-
-def status_error(
-    status: int,
-    detail: str,
-    retry_after: str | None,
-    *,
-    auth_statuses: frozenset[int] = AUTH_STATUSES,
-    now: datetime | None = None,
-) -> JobError:
-    """Return the contract error for an HTTP status; ``detail`` is the part of the body to show."""
-    message = f"the upstream answered {status}{_phrase(status)}"
-    if detail:
-        message += f": {detail}"
-    code, retryable = _meaning(status, auth_statuses)
-    wait_s = None
-    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
-        wait_s = retry_after_s(retry_after, now or datetime.now(UTC))
-    return JobError(
-        code, message, retryable=retryable, upstream_status=status, retry_after_s=wait_s
-    )
-
-
-def _meaning(status: int, auth_statuses: frozenset[int]) -> tuple[ErrorCode, bool]:
-    if status in auth_statuses:
-        return ErrorCode.AUTH_FAILED, False
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return ErrorCode.RATE_LIMITED, True
-    return ErrorCode.UPSTREAM_ERROR, _passes(status)
-
-
-def _passes(status: int) -> bool:
-    return status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _phrase(status: int) -> str:
-    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return ", a redirect, and none is followed"
-    try:
-        return f" {HTTPStatus(status).phrase}"
-    except ValueError:
-        return ""
-
-
-def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """Return ``Retry-After`` (RFC 9110, 10.2.3: seconds or a date) in seconds, at most a day."""
-    if value is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text := value.strip()):
-        return min(float(text), _MAX_RETRY_AFTER_S)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-        wait_s = (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)

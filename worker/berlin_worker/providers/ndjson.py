@@ -10,40 +10,22 @@ A body may end after its last line without a newline. If it ends within a line, 
 may be the beginning of a line: then the reply was cut, and another attempt may bring the rest.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pydantic_core import from_json
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
-from berlin_worker.settings import Settings
+from berlin_worker.providers.limits import LONE_HALF, Limits, join_halves, lenient_json
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_LONE: Final = "\N{REPLACEMENT CHARACTER}"
 _HALF_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _BOM: Final = b"\xef\xbb\xbf"
 _REST_BYTES: Final = 16384
 
 Decoded = tuple[list[str], JobError | None]
 """The deltas that are sound, and the error that comes after them, if any."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of one reply; ``max_text_bytes`` counts all bytes, JSON included."""
-
-    max_line_bytes: int
-    max_chunks: int
-    max_text_bytes: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Limits":
-        """Return the limits of the settings."""
-        return cls(settings.max_line_bytes, settings.max_chunks, settings.max_text_bytes)
 
 
 class ReplyDecoder:
@@ -79,9 +61,9 @@ class ReplyDecoder:
             self._line += rest
         deltas, error = self._decode(lines)
         if error is None and len(self._line) > self._limits.max_line_bytes:
-            error = self._line_too_long()
+            error = self._limits.too_long()
         if error is None and len(data) > room:
-            error = _too_much(f"{self._limits.max_text_bytes} bytes", "WORKER_MAX_TEXT_BYTES")
+            error = self._limits.too_large()
         return deltas, error
 
     def finish(self) -> Decoded:
@@ -95,7 +77,7 @@ class ReplyDecoder:
             message = "the reply of the upstream ends in the middle of a line"
             error, self.bad = JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True), b""
         if error is None and self._half:
-            error = self._take(_LONE, deltas)
+            error = self._take(LONE_HALF, deltas)
         return deltas, error
 
     def _decode(self, lines: Sequence[bytes]) -> Decoded:
@@ -104,38 +86,24 @@ class ReplyDecoder:
             if not line or line.isspace():
                 continue
             if len(line) > self._limits.max_line_bytes:
-                return deltas, self._line_too_long()
+                return deltas, self._limits.too_long()
             content = _content(line)
             if content is None:
                 self.bad = b"\n".join((*lines[lines.index(line) :], self._line))[:_REST_BYTES]
                 return deltas, bad_chunk(self._quote(line))
             # UTF-8 has no halves of pairs: they come as escapes only.
             if self._half or b"\\u" in line:
-                content = self._join(content)
+                content, self._half = join_halves(self._half, content)
             if content and (error := self._take(content, deltas)):
                 return deltas, error
         return deltas, None
 
     def _take(self, delta: str, deltas: list[str]) -> JobError | None:
         if self._chunks == self._limits.max_chunks:
-            return _too_much(f"{self._chunks} chunks", "WORKER_MAX_CHUNKS")
+            return self._limits.too_many()
         self._chunks += 1
         deltas.append(delta)
         return None
-
-    def _join(self, content: str) -> str:
-        text = self._half + content
-        if _SURROGATE.search(text) is None:
-            return text
-        self._half = ""
-        if "\ud800" <= text[-1] <= "\udbff":
-            self._half, text = text[-1], text[:-1]
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-    def _line_too_long(self) -> JobError:
-        return _too_much(
-            f"{self._limits.max_line_bytes} bytes in one line", "WORKER_MAX_LINE_BYTES"
-        )
 
 
 def bad_chunk(shown: str) -> JobError:
@@ -149,7 +117,7 @@ def _content(line: bytes) -> str | None:
     try:
         value = from_json(line, cache_strings="keys")
     except ValueError:
-        value = _lenient(line)
+        value = lenient_json(line)
     content = value.get("content") if isinstance(value, dict) else None
     return content if isinstance(content, str) else None
 
@@ -175,16 +143,3 @@ def _is_beginning(line: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _lenient(line: bytes) -> object:
-    # pydantic refuses half a surrogate pair, which another delta may complete.
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _too_much(what: str, setting: str) -> JobError:
-    message = f"the upstream sent more than {what}, the most that is taken ({setting})"
-    return JobError(ErrorCode.UPSTREAM_ERROR, message)

@@ -13,24 +13,56 @@ from berlin_worker.telemetry import known_secrets
 logger = logging.getLogger(__name__)
 
 
+def further_providers(
+    settings: Settings, environ: Mapping[str, str]
+) -> Mapping[str, type[Provider]]:
+    """Return the providers that the environment names besides the installed ones, by name.
+
+    Raises ``SettingsError`` for a name that is taken.
+    """
+    found: dict[str, type[Provider]] = {}
+    installed = {*providers.names()}
+    for name in providers.built_in():
+        named = getattr(providers.load(name), "further", _nothing)(settings, environ) or {}
+        for taken in sorted(named.keys() & (installed | found.keys())):
+            message = f"{taken} is the name of another provider: choose a different one"
+            raise SettingsError(f"{message} in the setting of {name}'s endpoints")
+        found.update(named)
+    return found
+
+
+def load(name: str, settings: Settings, environ: Mapping[str, str]) -> type[Provider]:
+    """Return the class of a provider, installed or named by the environment.
+
+    Raises as :func:`berlin_worker.providers.load` and :func:`further_providers` do.
+    """
+    further = further_providers(settings, environ)
+    try:
+        return further.get(name) or providers.load(name)
+    except JobError as error:
+        named = "".join(f", {each}" for each in sorted(further))
+        raise JobError(error.code, error.message + named) from None
+
+
 def configured_providers(settings: Settings, environ: Mapping[str, str]) -> frozenset[str]:
     """Return the names of the providers that a worker builds at its start.
 
-    WORKER_PROVIDERS lists them; otherwise the default provider is one, and so is each built-in
-    provider that the environment configures. Raises ``SettingsError`` for one that is not there.
+    WORKER_PROVIDERS lists them; otherwise each built-in provider that the environment configures
+    is one, and each that it names. The default provider is another if a setting names it, or if
+    none is configured. Raises ``SettingsError`` for one that is not there.
     """
     if settings.served_providers:
         names = settings.served_providers
     else:
-        set_up = {
-            name
-            for name in providers.built_in()
-            if _is_configured(name, settings, environ, default=False)
-        }
-        names = frozenset({settings.default_provider, *set_up})
+        known = [*providers.built_in(), *further_providers(settings, environ)]
+        names = frozenset(
+            name for name in known if _is_configured(name, settings, environ, default=False)
+        )
+        if not names or "default_provider" in settings.model_fields_set:
+            names |= {settings.default_provider}
     for name in sorted(names):
         try:
-            providers.load(name)
+            load(name, settings, environ)
         except JobError as error:  # no such provider
             variable = (
                 "WORKER_PROVIDERS" if settings.served_providers else "WORKER_DEFAULT_PROVIDER"
@@ -51,20 +83,20 @@ def lacks_settings(settings: Settings, environ: Mapping[str, str]) -> bool:
 def _is_configured(
     name: str, settings: Settings, environ: Mapping[str, str], *, default: bool
 ) -> bool:
-    ask = getattr(providers.load(name), "is_configured", None)
+    ask = getattr(load(name, settings, environ), "is_configured", None)
     return default if ask is None else bool(ask(settings, environ))
 
 
 def check_settings(settings: Settings, environ: Mapping[str, str]) -> None:
     """Raise ``SettingsError`` if a provider that the worker builds cannot work as it is set."""
     for name in sorted(configured_providers(settings, environ)):
-        _check(providers.load(name), settings, environ)
+        _check(load(name, settings, environ), settings, environ)
 
 
 def server_url(name: str, settings: Settings, environ: Mapping[str, str]) -> str | None:
     """Return the URL of the upstream of a provider; ``None`` if it names none."""
     try:
-        url = getattr(providers.load(name), "server_url", _nothing)(settings, environ)
+        url = getattr(load(name, settings, environ), "server_url", _nothing)(settings, environ)
     except Exception as error:  # noqa: BLE001  # a provider may be any package's code
         logger.warning("provider %s: its server_url raised %s", name, type(error).__name__)
         return None
@@ -81,8 +113,8 @@ def _check(kind: type[Provider], settings: Settings, environ: Mapping[str, str])
 
 def _build(name: str, services: Services) -> Provider:
     """Register a provider's secrets with the log, and build it; its exceptions pass through."""
-    kind = providers.load(name)
     settings, environ = services.settings, services.environ
+    kind = load(name, settings, environ)
     secrets: object = getattr(kind, "secrets", _nothing)(settings, environ)
     if isinstance(secrets, Iterable):
         known_secrets.LOG.add(secret for secret in secrets if isinstance(secret, str))

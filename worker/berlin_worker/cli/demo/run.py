@@ -23,13 +23,16 @@ from berlin_worker.cli.output import print_err, printable
 from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import TextView, exit_code
 from berlin_worker.client import AsyncClient, ClientError
+from berlin_worker.embedded.openai_upstream import OpenAIUpstream
+from berlin_worker.embedded.upstream import Upstream
 from berlin_worker.settings import Settings
 
 _NEXT = (
     ('demo "Hello [[cut:20*1]]"', "the stand-in breaks off once: see the retry"),
     ("demo --keep", "leaves everything running for other commands and programs"),
+    ('demo --provider openai "Hello"', "the same by the protocol of OpenAI, vLLM, Ollama, ..."),
     ("doctor", "checks your Redis, and the login at your upstream"),
-    ("worker", "with REDIS_URL, BERLIN_ACCOUNT and BERLIN_PASSWORD set"),
+    ("worker", "with REDIS_URL, and OPENAI_BASE_URL or BERLIN_ACCOUNT and BERLIN_PASSWORD set"),
     ('submit "Hello"', "in another terminal"),
 )
 
@@ -44,16 +47,18 @@ class DemoStats:
     end: Event | None = None
 
 
-def run(prompt: str, *, keep: bool) -> int:
+def run(prompt: str, *, provider: str, keep: bool) -> int:
     """Run the demo, keep its servers until a signal if ``keep``, and return the exit code."""
     job = from_prompt(prompt)
+    if provider == "openai":
+        job |= {"provider": provider, "model": "stand-in"}
     started = time.monotonic()
     with interruptible(), contextlib.ExitStack() as stack:
         console = Console(stderr=True)
         spinner = "dots" if console.encoding.startswith("utf") else "line"
         with console.status("starting Redis, an upstream and a worker ...", spinner=spinner):
             url, label = stack.enter_context(demo_redis(os.environ))
-            setup = stack.enter_context(demo_setup(url, label, os.environ))
+            setup = stack.enter_context(demo_setup(url, label, os.environ, provider))
         _introduce(setup, time.monotonic() - started)
         stats = asyncio.run(_stream(setup.settings, job))
         _sum_up(setup, stats, keep=keep)
@@ -67,7 +72,7 @@ def _keep(setup: Setup) -> None:
     print_err("Redis, stand-in and worker keep running. In a second terminal:\n")
     for line in setup.exports:
         print_err(f"  {line}")
-    print_err(f'\n  {_program()} submit "Hello"\n\nCtrl-C stops everything.')
+    print_err(f'\n  {_program()} submit{_as(setup)} "Hello"\n\nCtrl-C stops everything.')
     try:
         ended = setup.watch()
     except KeyboardInterrupt:
@@ -112,10 +117,9 @@ def _sum_up(setup: Setup, stats: DemoStats, *, keep: bool) -> None:
     print_err(
         f"\n{stats.events} events: {first} after it was sent, all after {stats.total_s:.1f} s."
     )
-    logins, calls = setup.upstream.logins, setup.upstream.completion_calls
-    print_err(
-        f"The worker has logged in {_times(logins)} and called the upstream {_times(calls)}.\n"
-    )
+    upstream = setup.upstream
+    done = f"logged in {_times(upstream.logins)} and " if isinstance(upstream, Upstream) else ""
+    print_err(f"The worker has {done}called the upstream {_times(upstream.completion_calls)}.\n")
     if keep:
         return
     print_err("Next:")
@@ -123,6 +127,11 @@ def _sum_up(setup: Setup, stats: DemoStats, *, keep: bool) -> None:
     width = max(len(command) for command, _ in _NEXT)
     for command, purpose in _NEXT:
         print_err(f"  {program} {command.ljust(width)}  {click.style(purpose, dim=True)}")
+
+
+def _as(setup: Setup) -> str:
+    is_openai = isinstance(setup.upstream, OpenAIUpstream)
+    return " --provider openai --model stand-in" if is_openai else ""
 
 
 def _program() -> str:

@@ -16,8 +16,10 @@ from berlin_schemas import names
 from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.interrupts import SIGNALS, deferred
 from berlin_worker.cli.preflight import open_redis, redis_problem
+from berlin_worker.embedded.openai_upstream import OpenAIUpstream
 from berlin_worker.embedded.redis_server import any_redis
-from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
+from berlin_worker.embedded.stand_in import in_thread
+from berlin_worker.embedded.upstream import Upstream
 from berlin_worker.settings import Settings
 
 _START_TIMEOUT_S: Final = 30.0
@@ -36,7 +38,7 @@ class Setup:
     settings: Settings
     redis: str
     """A label for the Redis."""
-    upstream: Upstream
+    upstream: Upstream | OpenAIUpstream
     worker: "subprocess.Popen[bytes]"
 
     @property
@@ -88,14 +90,15 @@ def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def demo_setup(url: str, label: str, environ: Mapping[str, str]) -> Iterator[Setup]:
-    """Start upstream and worker, and end both with the block."""
-    with upstream_in_thread(chunk_delay_s=_CHUNK_DELAY_S) as upstream:
+def demo_setup(url: str, label: str, environ: Mapping[str, str], provider: str) -> Iterator[Setup]:
+    """Start upstream and worker of ``provider``, berlin or openai, and end both with the block."""
+    kind = OpenAIUpstream if provider == "openai" else Upstream
+    with in_thread(kind(chunk_delay_s=_CHUNK_DELAY_S)) as upstream:
         # Settings for a real upstream or broker must not reach the demo.
         env = {
             name: value
             for name, value in environ.items()
-            if not name.startswith(("BERLIN_", "CELERY_", "WORKER_"))
+            if not name.startswith(("BERLIN_", "CELERY_", "OPENAI_", "WORKER_"))
         }
         env |= {"REDIS_URL": url, "WORKER_DRAIN_TIMEOUT_S": "1", "WORKER_LOG_FORMAT": "console"}
         env |= upstream.environ

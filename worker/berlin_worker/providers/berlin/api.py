@@ -32,7 +32,9 @@ from berlin_worker.providers.body import (
     text_of,
 )
 from berlin_worker.providers.codings import ACCEPT_ENCODING
-from berlin_worker.providers.ndjson import Limits, ReplyDecoder, bad_chunk
+from berlin_worker.providers.limits import Limits
+from berlin_worker.providers.ndjson import ReplyDecoder, bad_chunk
+from berlin_worker.providers.status import AUTH_STATUSES, status_error
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.redact import hide, words
 
@@ -41,7 +43,7 @@ _SHOWN_CHARS: Final = 200
 _MORE_WORDS_S: Final = 0.5
 """Seconds to wait for the rest of an error of several lines, a page or formatted JSON."""
 # Some services answer wrong credentials with 400.
-_LOGIN_REFUSALS: Final = http.AUTH_STATUSES | {HTTPStatus.BAD_REQUEST}
+_LOGIN_REFUSALS: Final = AUTH_STATUSES | {HTTPStatus.BAD_REQUEST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Account:
         body: bytes,
         headers: Mapping[str, str],
         proxy: str | None,
-        auth_statuses: frozenset[int] = http.AUTH_STATUSES,
+        auth_statuses: frozenset[int] = AUTH_STATUSES,
     ) -> aiohttp.ClientResponse:
         try:
             return await self._session.post(
@@ -221,14 +223,14 @@ class Account:
         response: aiohttp.ClientResponse,
         proxy: str | None,
         token: Token | None,
-        auth_statuses: frozenset[int] = http.AUTH_STATUSES,
+        auth_statuses: frozenset[int] = AUTH_STATUSES,
         *,
         prompt: str = "",
         timeout_s: float = ERROR_BODY_TIMEOUT_S,
     ) -> JobError:
         body = await read_error_body(response, timeout_s)
         detail = words(body, self._secrets(proxy, token), prompt, _SHOWN_CHARS)
-        return http.status_error(
+        return status_error(
             response.status,
             detail,
             response.headers.get("Retry-After"),

@@ -63,7 +63,7 @@ class BerlinProvider(Provider):
         wire.check_options(job.options)
         if not all(isinstance(message.content, str) for message in job.messages):
             wire.format_prompt(job.messages)
-        _check_proxy(job.proxy)
+        http.check_proxy(job.proxy)
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
         """Stream one completion; login and call go through one proxy."""
@@ -117,7 +117,7 @@ class Berlin:
         """
         settings = Settings.from_env()
         prompt = Prompt(wire.format_prompt(messages), model, kwargs)
-        _check_proxy(proxy)
+        http.check_proxy(proxy)
         proxy = proxy or _default_proxy(settings)
         async with http.open_session(
             settings, read_timeout_s=_STANDALONE_READ_TIMEOUT_S
@@ -137,8 +137,3 @@ def _default_proxy(settings: Settings) -> str | None:
     if proxy and (problem := http.proxy_problem(proxy)):
         raise SettingsError(f"BERLIN_PROXY: {problem}")
     return proxy
-
-
-def _check_proxy(proxy: str | None) -> None:
-    if proxy and (problem := http.proxy_problem(proxy)):
-        raise JobError(ErrorCode.INVALID_JOB, problem)

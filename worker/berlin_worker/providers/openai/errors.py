@@ -1,0 +1,199 @@
+"""What a server's error means for the job, by its status and its body. Pure.
+
+A body is an object ``{"error": {"message", "type", "param", "code"}}``, or one of the shapes that
+other servers have made of it: see :func:`read_error`. Inside a stream there is no status; a number
+from 400 to 599 in the body, or a known type, stands for it.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+from pydantic_core import from_json
+
+from berlin_schemas import ErrorCode
+from berlin_worker.errors import JobError
+from berlin_worker.providers.openai.redaction import Show
+from berlin_worker.providers.status import AUTH_STATUSES, retry_after_s, status_message
+
+_RETRIED: Final = frozenset({408, 409, 425, 429})
+_QUOTA_CODES: Final = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "budget_exceeded",
+        "insufficient_credits",
+        "insufficient_balance",
+        "quota_exceeded",
+    }
+)
+_QUOTA_WORDS: Final = re.compile(
+    r"insufficient_quota|exceeded your current quota|insufficient (?:credit|balance)"
+    r"|reached your specified api usage limits|budget has been exceeded|exceededbudget",
+    re.IGNORECASE,
+)
+_CONTEXT_CODES: Final = frozenset(
+    {"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"}
+)
+_CONTEXT_WORDS: Final = re.compile(
+    r"context_length_exceeded|contextwindowexceeded"
+    r"|maximum (?:context|model|input) length|context (?:length|size|window)[^.]{0,40} exceed"
+    r"|exceeds?(?: the)?(?: available| model's| maximum)? (?:context|input length)"
+    r"|`inputs` (?:tokens|must have less)|prompt is too long|input is too long"
+    r"|input token count .{0,20}exceeds",
+    re.IGNORECASE,
+)
+_STATUS_OF_KIND: Final = (
+    (re.compile(r"rate.?limit|too.?many|throttl|resource.?exhausted", re.IGNORECASE), 429),
+    (re.compile(r"content.?(?:filter|policy)", re.IGNORECASE), 400),
+    (re.compile(r"auth|api.?key|permission", re.IGNORECASE), 401),
+    (re.compile(r"overload|unavailable|server|internal|timeout", re.IGNORECASE), 500),
+    (re.compile(r"invalid|bad.?request|not.?found|unprocessable", re.IGNORECASE), 400),
+)
+_MESSAGE_KEYS: Final = ("message", "detail", "error_description", "msg", "error", "errors")
+
+
+class UpstreamError(NamedTuple):
+    """An error body as it was read."""
+
+    message: str
+    kind: str = ""
+    """Its code and its type, as far as they are words."""
+    status: int | None = None
+    """The HTTP status that it names."""
+
+
+def read_error(body: object) -> UpstreamError | None:
+    """Return the error that a decoded body holds; ``None`` if it holds none.
+
+    The object stands under ``error``, alone (older vLLM) or in a list (Google); ``error`` or
+    ``detail`` may be a text (Ollama, FastAPI), ``detail`` a list of what is wrong with each field.
+    """
+    if isinstance(body, list):
+        return read_error(body[0]) if body else None
+    if not isinstance(body, Mapping):
+        return None
+    value: Any = body.get("error") or body
+    outer = body if value is not body else {}
+    if not isinstance(value, Mapping):
+        value = {"message": value}
+    message = next((text for key in _MESSAGE_KEYS if (text := _words_of(value.get(key)))), "")
+    if not message and not outer:
+        return None
+    metadata = value.get("metadata")
+    if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str):
+        message = f"{message}: {raw}"  # what a model's own server has sent to OpenRouter
+    both = (value, outer)
+    kinds = (str(source.get(key) or "") for source in both for key in ("code", "type", "status"))
+    numbers = (
+        number
+        for source in both
+        for key in ("code", "status", "status_code", "statusCode")
+        if (number := _status(source.get(key)))
+    )
+    return UpstreamError(message, " ".join(kinds), next(numbers, None))
+
+
+def refusal(status: int, headers: Mapping[str, str], body: str, show: Show) -> JobError:
+    """Return the error of a reply with an error ``status``.
+
+    ``headers`` looks names up in any case. ``show`` makes the server's words fit to be shown.
+    """
+    error = read_error(_decoded(body)) or UpstreamError(body)
+    code, retryable = _meaning(status, error, is_throttled="retry-after" in headers)
+    return JobError(
+        code,
+        status_message(status, show(error.message)),
+        retryable=retryable,
+        upstream_status=status,
+        retry_after_s=_wait_s(headers) if retryable else None,
+    )
+
+
+def in_stream(error: UpstreamError, show: Show) -> JobError:
+    """Return the error of an error object in place of a chunk; unknown ones may pass."""
+    status = error.status or _status_of(error.kind) or HTTPStatus.INTERNAL_SERVER_ERROR.value
+    code, retryable = _meaning(status, error, is_throttled=False)
+    message = f"the upstream sent an error: {show(error.message)}".removesuffix(": ")
+    return JobError(code, message, retryable=retryable, upstream_status=error.status)
+
+
+def no_stream(body: str, show: Show) -> JobError:
+    """Return the error of a reply with status 200 that is no event stream."""
+    value = _decoded(body)
+    if (error := read_error(value)) and not _is_answer(value):
+        return in_stream(error, show)
+    message = "the upstream answered with no event stream: check the base URL"
+    return JobError(ErrorCode.BAD_CHUNK, f"{message}: {show(body)}".removesuffix(": "))
+
+
+def names_stream_options(status: int, body: str) -> bool:
+    """Return whether a server refuses a request for the option that asks for the usage."""
+    refused = status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
+    return refused and ("stream_options" in body or "include_usage" in body)
+
+
+def _meaning(status: int, error: UpstreamError, *, is_throttled: bool) -> tuple[ErrorCode, bool]:
+    kinds = {*error.kind.lower().split()}
+    is_quota = bool(kinds & _QUOTA_CODES) or (
+        # Google has the same words for a limit that passes within a minute.
+        not is_throttled
+        and "resource_exhausted" not in kinds
+        and _QUOTA_WORDS.search(error.message) is not None
+    )
+    if is_quota or status == HTTPStatus.PAYMENT_REQUIRED:
+        return ErrorCode.QUOTA_EXCEEDED, False
+    if status in AUTH_STATUSES:
+        return ErrorCode.AUTH_FAILED, False
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return ErrorCode.RATE_LIMITED, True
+    if kinds & _CONTEXT_CODES or _CONTEXT_WORDS.search(error.message):
+        return ErrorCode.CONTEXT_LENGTH_EXCEEDED, False
+    passes = status in _RETRIED or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return ErrorCode.UPSTREAM_ERROR, passes
+
+
+def _wait_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait; the finer header counts first."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        wait_s = retry_after_s(headers.get(name), datetime.now(UTC), unit_s=unit_s)
+        if wait_s is not None:
+            return wait_s
+    return None
+
+
+def _status(value: object) -> int | None:
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    return int(text) if re.fullmatch(r"[45][0-9]{2}", text, re.ASCII) else None
+
+
+def _status_of(kind: str) -> int | None:
+    return next((status for pattern, status in _STATUS_OF_KIND if pattern.search(kind)), None)
+
+
+def _words_of(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        place = value.get("loc")
+        at = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
+        return at + next((text for key in _MESSAGE_KEYS if (text := _words_of(value.get(key)))), "")
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(_words_of, value[:8])))
+    return ""
+
+
+def _decoded(body: str) -> object:
+    # Older llama.cpp names its event's field "error" in place of "data".
+    try:
+        value: object = from_json(body.strip().removeprefix("error:"))
+    except ValueError:
+        return None
+    return value
+
+
+def _is_answer(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value.get("choices")) and not value.get("error")

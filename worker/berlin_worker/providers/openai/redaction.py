@@ -1,0 +1,62 @@
+"""Make a server's words about one request fit to be shown: no key, no prompt, short. Pure."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from berlin_worker.telemetry.redact import hide, words
+
+Show = Callable[[str], str]
+"""Makes a server's words fit to be shown."""
+
+_SHOWN_CHARS: Final = 500
+_SHORT_CHARS: Final = range(8, 24)
+"""A text of this length is found as a whole only; :func:`words` finds parts of a longer one."""
+_MOST_SHORT: Final = 64
+_HIDDEN: Final = "[hidden]"
+_EDGE_CHARS: Final = 3
+"""Servers show the ends of a wrong key, with asterisks or dots between them."""
+_KEYS: Final = re.compile(r"\b(?:sk-|AIza|Bearer )[A-Za-z0-9_-][A-Za-z0-9_.*-]{3,200}")
+"""Keys that are not ours: a proxy may repeat the one that it has for the next server."""
+
+
+def shower(messages: Callable[[], Sequence[Mapping[str, Any]]], secrets: Sequence[str]) -> Show:
+    """Return a function that takes ``secrets`` and the texts of ``messages`` out of a text.
+
+    It returns at most 500 characters on one line. ``messages`` is called for an error alone.
+    """
+
+    def show(text: str) -> str:
+        texts = list(_texts(messages()))
+        short = [each for each in texts if len(each) in _SHORT_CHARS][-_MOST_SHORT:]
+        for secret in secrets:
+            text = _without_ends(text, secret)
+        hashes = [hashlib.sha256(secret.encode()).hexdigest() for secret in secrets]
+        hidden = hide(_KEYS.sub(_HIDDEN, text), short)
+        return words(hidden, [*secrets, *hashes], "\n".join(texts), _SHOWN_CHARS)
+
+    return show
+
+
+def _without_ends(text: str, secret: str) -> str:
+    """Hide what shows the ends of ``secret`` with something else in place of its middle."""
+    if len(secret) < 3 * _EDGE_CHARS:
+        return text
+    first, last = re.escape(secret[:_EDGE_CHARS]), re.escape(secret[-_EDGE_CHARS:])
+    masked = rf"{first}[^\s\"'<>]{{0,200}}?(?:\*{{2,}}|\.{{2,}}|…)[^\s\"'<>]{{0,200}}"
+    text = re.sub(masked, _HIDDEN, text)
+    return re.sub(rf"(?:\*{{2,}}|\.{{2,}}|…|\bx{{4,}})[^\s\"'<>]{{0,200}}?{last}\b", _HIDDEN, text)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a message, of parts and of tool calls, too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            if name not in {"role", "type"}:
+                yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
