@@ -4,7 +4,7 @@ import pytest
 from kombu import Connection
 
 from berlin_worker.broker import broker_info
-from berlin_worker.config.broker_url import parted
+from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.errors import SettingsError
 
 pytestmark = pytest.mark.unit
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
     "url", ["redis://user:pw@a:6379/0", "rediss://a/1?ssl_cert_reqs=none", "amqp://a//?heartbeat=5"]
 )
 def test_other_urls_stay_as_they_are(url):
-    assert parted(url) == (url, {})
+    assert for_kombu(url) == (url, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -28,20 +28,20 @@ def test_other_urls_stay_as_they_are(url):
         ),
         (
             "sentinel://a:1/0?master_name=queue;sentinel://b:2",
-            "sentinel://a:1/0;sentinel://b:2",
+            "sentinel://a:1/0;sentinel://b:2/0",
             "queue",
         ),
     ],
 )
 def test_sentinels_name_the_primary_in_the_query(url, bare, primary):
-    found, options = parted(url)
+    found, options, _ = for_kombu(url)
     assert (found, options["master_name"]) == (bare, primary)
 
 
 @pytest.mark.parametrize("query", ["mastername=queue", "master_name=queue&sentinel_password=pw"])
 def test_what_else_a_query_of_sentinels_says_is_refused_and_not_repeated(query):
     with pytest.raises(SettingsError, match="master_name alone") as caught:
-        parted(f"sentinel://a:1/0?{query}")
+        for_kombu(f"sentinel://a:1/0?{query}")
     assert "pw" not in str(caught.value)
 
 
@@ -56,7 +56,7 @@ def test_what_else_a_query_of_sentinels_says_is_refused_and_not_repeated(query):
     ],
 )
 def test_inspect_shows_no_part_of_a_login(url):
-    with Connection(parted(url)[0]) as connection:
+    with Connection(for_kombu(url).url) as connection:
         shown = broker_info.shown(connection.info())
     assert shown["transport"]
     assert "QZXhunter" not in repr(shown)

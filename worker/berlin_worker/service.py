@@ -34,7 +34,7 @@ from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
-from berlin_worker.storage.connections import connect
+from berlin_worker.storage.connections import blocking, connect
 from berlin_worker.storage.databases import database_of
 from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
 from berlin_worker.storage.job_store import RedisStore
@@ -106,7 +106,8 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             no_token=tokens.problem,
         )
         depth = functools.partial(queue_depth.count, app)
-        stack.enter_context(observed(settings, stats, inside, depth))
+        open_redis = functools.partial(blocking, settings.redis_url, timeout_s=2.0)
+        stack.enter_context(observed(settings, stats, inside, depth, open_redis))
         stack.enter_context(relaxed_gc())
         try:
             with running.serving(current, tracer):

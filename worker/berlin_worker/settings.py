@@ -6,7 +6,7 @@ class. The unit stands in the name.
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -16,6 +16,12 @@ from berlin_worker.errors import SettingsError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+
+_TLS_SETTINGS: Final = {
+    "ssl_ca_certs": "WORKER_REDIS_CA",
+    "ssl_certfile": "WORKER_REDIS_CERT",
+    "ssl_keyfile": "WORKER_REDIS_KEY",
+}
 
 
 def _env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:
@@ -31,7 +37,8 @@ class Settings(BaseModel):
     redis_url: str = _env(
         "REDIS_URL",
         "redis://127.0.0.1:6379/0",
-        "events, log, token, limits: `redis://`, `rediss://` or `unix://`",
+        "events, log, token, limits: `redis(s)://`, `unix://`, `redis(s)+sentinel://` or "
+        "`redis(s)+cluster://`",
         private=True,
     )
     event_shards: str = _env(
@@ -44,8 +51,20 @@ class Settings(BaseModel):
     broker_url: str = _env(
         "CELERY_BROKER_URL",
         "",
-        "job queue: Redis, Sentinels or RabbitMQ; if not set, `REDIS_URL`",
+        "job queue: Redis, Sentinels or RabbitMQ; if not set, `REDIS_URL`, unless that is a "
+        "cluster",
         private=True,
+    )
+    redis_ca: str | None = _env(
+        "WORKER_REDIS_CA",
+        None,
+        "TLS to Redis, Sentinels and clusters: file of the authorities to trust (PEM)",
+    )
+    redis_cert: str | None = _env(
+        "WORKER_REDIS_CERT", None, "file of the client's own certificate (PEM)"
+    )
+    redis_key: str | None = _env(
+        "WORKER_REDIS_KEY", None, "file of its key, if the file of the certificate lacks it"
     )
     queue_type: Literal["classic", "quorum"] = _env(
         "WORKER_QUEUE_TYPE",
@@ -184,6 +203,16 @@ class Settings(BaseModel):
         return misspelling.warnings(environ, known)
 
     @property
+    def redis_tls(self) -> dict[str, str]:
+        """The options of TLS, by redis-py's names, for each Redis URL that lacks them."""
+        found = {
+            "ssl_ca_certs": self.redis_ca,
+            "ssl_certfile": self.redis_cert,
+            "ssl_keyfile": self.redis_key,
+        }
+        return {option: path for option, path in found.items() if path}
+
+    @property
     def proxies(self) -> frozenset[str]:
         """The proxies that a job may name."""
         return _names(self.proxy_allowlist)
@@ -216,10 +245,12 @@ def _names(listed: str) -> frozenset[str]:
 
 def _addresses(settings: Settings) -> dict[str, str]:
     """Return every Redis and the broker as :mod:`berlin_worker.config.urls` spells them."""
-    redis_url = redis_address(settings.redis_url, "REDIS_URL")
+    tls = settings.redis_tls
+    certificates.check(tls, "", labels=_TLS_SETTINGS)
+    redis_url = redis_address(settings.redis_url, "REDIS_URL", tls)
     listed = settings.shards if settings.event_shards.strip(", ") else ()
     shards = (
-        redis_address(url, f"WORKER_EVENT_SHARDS ({place} of {len(listed)})")
+        redis_address(url, f"WORKER_EVENT_SHARDS ({place} of {len(listed)})", tls)
         for place, url in enumerate(listed, start=1)
     )
     urls.http(settings.berlin_url, "BERLIN_URL", login=False)
@@ -227,29 +258,37 @@ def _addresses(settings: Settings) -> dict[str, str]:
         urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
     for proxy in settings.proxies:
         urls.http(proxy, "WORKER_PROXY_ALLOWLIST", login=True)
-    broker_url = settings.broker_url
-    return {
+    found = {
         "redis_url": redis_url,
         "event_shards": ",".join(shards),
-        "broker_url": broker_address(broker_url, "CELERY_BROKER_URL") if broker_url else redis_url,
+        "broker_url": broker_address(settings.broker_url, "CELERY_BROKER_URL", tls)
+        if settings.broker_url
+        else urls.broker_of(redis_url),
     }
+    if tls and not any(url.startswith("rediss") for url in found.values()):
+        setting = _TLS_SETTINGS[next(iter(tls))]
+        raise SettingsError(
+            f"{setting} is set, but no URL asks for TLS: begin REDIS_URL with rediss, or unset it"
+        )
+    return found
 
 
-def redis_address(url: str, setting: str) -> str:
+def redis_address(url: str, setting: str, tls: Mapping[str, str]) -> str:
     """Return the URL of a Redis in one spelling; an error names ``setting``.
 
-    Raises :class:`SettingsError` for a URL, or a certificate that it names, that cannot be used.
+    With TLS it has the options ``tls`` that it lacks, see :attr:`Settings.redis_tls`. Raises
+    :class:`SettingsError` for a URL, or a certificate that it names, that cannot be used.
     """
-    parsed = urls.parse_redis(url, setting)
+    parsed = urls.parse_redis(url, setting).with_tls(tls)
     certificates.check(dict(parsed.tls), setting)
     return parsed.url
 
 
-def broker_address(url: str, setting: str) -> str:
+def broker_address(url: str, setting: str, tls: Mapping[str, str]) -> str:
     """Return the URL of a broker in one spelling; raises as :func:`redis_address` does."""
     found = urls.broker(url, setting)
     if urls.is_redis(found):
-        return redis_address(found, setting)
+        return redis_address(found, setting, tls)
     return found
 
 

@@ -22,6 +22,7 @@ from berlin_worker.client.stream import Stream
 from berlin_worker.client.submission import Submission
 from berlin_worker.client.surface import AsyncSurface
 from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options
+from berlin_worker.config.urls import broker_of
 from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.settings import Settings, broker_address, redis_address
 from berlin_worker.storage import redis_errors
@@ -53,11 +54,16 @@ class AsyncClient(AsyncSurface):
         options: Options | None = None,
     ) -> None:
         self._settings = settings or Settings.from_env()
-        self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url")
+        tls = self._settings.redis_tls
+        self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url", tls)
         given = event_shards or ((redis_url,) if redis_url else self._settings.shards)
-        urls = [redis_address(url, "event_shards") for url in given]
+        urls = [redis_address(url, "event_shards", tls) for url in given]
         other = broker_url or _other_broker(self._settings)
-        self._broker_url = broker_address(other, "broker_url") if other else self._redis_url
+        self._broker_url = (
+            broker_address(other, "broker_url", tls)
+            if other
+            else broker_of(self._redis_url, "redis_url")
+        )
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
