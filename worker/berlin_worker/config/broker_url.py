@@ -6,9 +6,7 @@ from typing import Any, Final, NamedTuple
 from berlin_worker.config import urls
 from berlin_worker.config.redis_url import RedisURL
 
-SENTINEL_TIMEOUT_S: Final = 1.0
-"""The first Sentinel may have died with the primary: each is asked once and briefly. By default
-redis-py asks each eleven times, up to 5 s a time."""
+_SENTINELS: Final = "berlin_worker.storage.kombu_sentinel:SentinelTransport"
 _BOOLEANS: Final = frozenset({"ssl_check_hostname"})
 
 
@@ -19,6 +17,8 @@ class KombuBroker(NamedTuple):
     transport_options: dict[str, Any]
     use_ssl: dict[str, Any] | None = None
     """Celery's ``broker_use_ssl``, where the URL cannot say it."""
+    transport: str | None = None
+    """Celery's ``broker_transport``: a module and a class, or ``None`` for kombu's own."""
 
 
 def for_kombu(broker_url: str) -> KombuBroker:
@@ -39,21 +39,15 @@ def for_kombu(broker_url: str) -> KombuBroker:
 
 
 def _sentinels(redis: RedisURL, options: dict[str, Any]) -> KombuBroker:
+    # One of them: the transport asks all, and kombu would go on to the next with its own.
+    first = redis.place.partition(",")[0]
     path = "" if redis.db is None else f"/{redis.db}"
-    listed = (f"sentinel://{redis.userinfo}{host}{path}" for host in redis.place.split(","))
-    use_ssl = tls_options(redis)
-    options |= {
-        "master_name": redis.primary,
-        "sentinel_kwargs": {
-            "socket_timeout": SENTINEL_TIMEOUT_S,
-            "socket_connect_timeout": SENTINEL_TIMEOUT_S,
-            "retry": None,
-            **dict(redis.sentinel_login),
-            **({"ssl": True} if redis.uses_tls else {}),
-            **use_ssl,
-        },
-    }
-    return KombuBroker(";".join(listed), options, use_ssl or None)
+    return KombuBroker(
+        f"sentinel://{redis.userinfo}{first}{path}",
+        options | {"primary_url": redis.url},
+        tls_options(redis) or None,
+        _SENTINELS,
+    )
 
 
 def tls_options(redis: RedisURL) -> dict[str, Any]:

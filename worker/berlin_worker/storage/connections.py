@@ -21,7 +21,8 @@ from berlin_worker.config import urls
 from berlin_worker.config.broker_url import tls_options
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage.cluster import open_blocking_cluster, open_cluster
-from berlin_worker.storage.sentinel import BlockingPrimaryPool, Discovery, PrimaryPool
+from berlin_worker.storage.primary_pool import BlockingPrimaryPool, PrimaryPool
+from berlin_worker.storage.sentinel import watch_of
 
 TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 3
@@ -95,9 +96,7 @@ def blocking(url: str, *, timeout_s: float, **options: Any) -> redis.Redis:
     if parsed.topology == "single":
         return redis.Redis.from_url(parsed.url, **options)
     found: dict[str, Any] = {**redis.connection.parse_url(parsed.at(""))}  # type: ignore[no-untyped-call]  # redis-py
-    return redis.Redis.from_pool(
-        BlockingPrimaryPool(discovery=Discovery(parsed), **options, **found)
-    )
+    return redis.Redis.from_pool(BlockingPrimaryPool(watch_of(parsed), **options, **found))
 
 
 def readers(url: str) -> Callable[[], AbstractConnection]:
@@ -150,8 +149,8 @@ def _pool(kind: type[PrimaryPool], url: RedisURL, **options: Any) -> PrimaryPool
     """Return a pool of connections to a server, or to the primary of Sentinels."""
     single = url.topology == "single"
     found: dict[str, Any] = {**parse_url(url.url if single else url.at(""))}
-    discovery = None if single else Discovery(url)
-    return kind(discovery=discovery, **_common(url) | options | found)
+    watch = None if single else watch_of(url)
+    return kind(watch=watch, **_common(url) | options | found)
 
 
 def _of_nodes(url: RedisURL) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from berlin_worker.config import urls
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage import connections
-from berlin_worker.storage.sentinel import Discovery
+from berlin_worker.storage.sentinel import watch_of
 
 
 class Node(NamedTuple):
@@ -49,7 +49,7 @@ def nodes_of_blocking(url: str, *, timeout_s: float) -> list[Node]:
 
 
 def _behind_sentinels(parsed: RedisURL, client: redis.Redis) -> list[Node]:
-    primary = parsed.at(_place(*Discovery(parsed).find_blocking()))
+    primary = parsed.at(_place(*watch_of(parsed).find_blocking()))
     try:
         replication: Any = client.info("replication")
     except RedisError:  # a user without the right to run it

@@ -99,6 +99,7 @@ def _app(broker_url: str) -> Any:
         broker_write_url=broker.url,  # Celery would take CELERY_BROKER_URL as it stands
         broker_transport_options=broker.transport_options,
         broker_use_ssl=broker.use_ssl,
+        broker_transport=broker.transport,
         broker_connection_timeout=TIMEOUT_S,
     )
     return app
