@@ -4,11 +4,13 @@ Replication is asynchronous: what the replica lacks when it is promoted is lost.
 back to where it stands, by a reset, and a reader that has seen more gets ``CursorExpired``.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from berlin_worker.client import Unavailable
 from berlin_worker.embedded.redis_server import find_server
 from berlin_worker.embedded.topology import SentinelSet
 from tests.support.chaos import Environment, in_background, size
@@ -45,7 +47,10 @@ def begun(site: Environment, sentinels: SentinelSet, streams: int) -> None:
 def probe(site: Environment) -> float:
     """Seconds until a new job is accepted and done."""
     began = time.monotonic()
-    job_id = site.submit(chunks=1)
+    job_id = ""
+    while not job_id:
+        with contextlib.suppress(Unavailable):  # no server is the primary yet
+            job_id = site.submit(chunks=1)
     wait_until(lambda: job_id not in site.history.unfinished, "a worker that takes jobs")
     return time.monotonic() - began
 
@@ -53,7 +58,8 @@ def probe(site: Environment) -> float:
 @pytest.mark.parametrize("change", [kill_primary, fail_over])
 def test_streams_readers_and_queue_go_on_after_a_failover(site, sentinels, report, change):
     streams = size(20, 200)
-    with site.worker("-c", str(streams // 2)), site.worker("-c", str(streams // 2)):
+    slots = str(streams // 2 + 4)
+    with site.worker("-c", slots), site.worker("-c", slots):
         begun(site, sentinels, streams)
         site.history.fault()
         former = change(sentinels)

@@ -68,6 +68,7 @@ def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
         exceptions.ReadOnlyError("replica"),
         exceptions.ClusterDownError("Hash slot not served"),
         exceptions.MasterDownError("Link with MASTER is down"),
+        exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."),
         PrimaryNotFound("none of 3 Sentinels names a primary 'mymaster'"),
         ConnectionResetError(),
         ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),

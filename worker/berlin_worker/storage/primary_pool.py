@@ -30,12 +30,16 @@ class PrimaryConnection(redis.asyncio.sentinel.SentinelManagedConnection):
     def leave(self) -> None:
         """End the connection, because another server is the primary; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._abort)
+            self._loop.call_soon_threadsafe(self._shut_down)
 
-    def _abort(self) -> None:
+    def _shut_down(self) -> None:
+        # As if the server had closed it: uvloop raises RuntimeError if an aborted one is used.
         writer: Any = self._writer
         if writer is not None:
-            writer.transport.abort()
+            with contextlib.suppress(OSError):  # it is closed already
+                descriptor = writer.get_extra_info("socket").fileno()
+                with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as shared:
+                    shared.shutdown(socket.SHUT_RDWR)
 
 
 class SecurePrimaryConnection(PrimaryConnection, redis.asyncio.SSLConnection):

@@ -45,6 +45,8 @@ def is_temporary(error: Exception) -> bool:
         return False
     if isinstance(error, BusyLoadingError | ClusterDownError | ReadOnlyError | TryAgainError):
         return True
+    if isinstance(error, ResponseError) and "NOREPLICAS" in str(error):
+        return True  # min-replicas-to-write: it may be a former primary
     return not isinstance(error, ResponseError) and isinstance(error, RedisError | OSError)
 
 
