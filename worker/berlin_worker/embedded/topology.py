@@ -231,8 +231,9 @@ class Cluster(_Topology):
     def _is_ready(self) -> bool:
         def sees_all(server: Member) -> bool:
             with server.client() as client:
-                nodes: Any = client.execute_command("CLUSTER NODES")
-            replicas = sum("slave" in node["flags"] for node in nodes.values())
+                ranges: Any = client.execute_command("CLUSTER SLOTS")
+            # A node lists a replica once it knows how far that is.
+            replicas = sum(len(replicas) for _, _, _, *replicas in ranges)
             return _info(server)["cluster_state"] == "ok" and replicas == len(self.servers) // 2
 
         return all(map(sees_all, self.servers))
