@@ -45,7 +45,10 @@ def redis_problem(url: str) -> str | None:
     try:
         with open_redis(url) as client:
             client.ping()
-            message = supported_servers.problem(server_info(client))
+            cluster = urls.is_cluster(url)
+            # A cluster is asked node by node (cli/doctor/topology.py).
+            info = {} if cluster else server_info(client)
+            message = supported_servers.problem(info, cluster=cluster)
     except AuthenticationError as error:
         return f"Redis at {at} answers, but refuses the login: {reason(error)}"
     except (RedisError, OSError, ValueError) as error:
