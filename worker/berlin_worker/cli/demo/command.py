@@ -8,7 +8,14 @@ _PROMPT = "Why is the sky blue?"
 @click.command()
 @click.argument("prompt", default=_PROMPT)
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
-def demo(prompt: str, keep: bool) -> None:
+@click.option(
+    "--topology",
+    type=click.Choice(["single", "sentinel", "cluster"]),
+    default="single",
+    show_default=True,
+    help="The servers to start; all but single ignore REDIS_URL.",
+)
+def demo(prompt: str, keep: bool, topology: str) -> None:
     """Stream a prompt through a whole setup, nothing to install.
 
     Starts a Redis (or uses an idle one at REDIS_URL), a stand-in for the upstream and a real
@@ -18,8 +25,9 @@ def demo(prompt: str, keep: bool) -> None:
       berlin demo
       berlin demo "Tell me a story"
       berlin demo "Hello [[cut:20*1]]"     the upstream breaks off once
+      berlin demo --topology sentinel      a primary, a replica, Sentinels
       berlin demo --keep                   prints what to export in a second terminal
     """
     from berlin_worker.cli.demo import run as work
 
-    raise SystemExit(work.run(prompt, keep=keep))
+    raise SystemExit(work.run(prompt, keep=keep, topology=topology))
