@@ -106,8 +106,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             no_token=tokens.problem,
         )
         depth = functools.partial(queue_depth.count, app)
-        open_redis = functools.partial(blocking, settings.redis_url, timeout_s=2.0)
-        stack.enter_context(observed(settings, stats, inside, depth, open_redis))
+        stack.enter_context(observed(settings, stats, inside, depth, _opener(settings)))
         stack.enter_context(relaxed_gc())
         try:
             with running.serving(current, tracer):
@@ -116,6 +115,11 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
                     await current.drained()
+
+
+def _opener(settings: Settings) -> Callable[[], redis.Redis]:
+    """Return what opens a client for the thread of the metrics."""
+    return functools.partial(blocking, settings.redis_url, timeout_s=2.0)
 
 
 def _background(

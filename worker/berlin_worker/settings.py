@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_worker.config import certificates, misspelling, urls
+from berlin_worker.config.checked_urls import broker_address, redis_address
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.errors import SettingsError
 
@@ -266,29 +267,8 @@ def _addresses(settings: Settings) -> dict[str, str]:
         else urls.broker_of(redis_url),
     }
     if tls and not any(url.startswith("rediss") for url in found.values()):
-        setting = _TLS_SETTINGS[next(iter(tls))]
-        raise SettingsError(
-            f"{setting} is set, but no URL asks for TLS: begin REDIS_URL with rediss, or unset it"
-        )
-    return found
-
-
-def redis_address(url: str, setting: str, tls: Mapping[str, str]) -> str:
-    """Return the URL of a Redis in one spelling; an error names ``setting``.
-
-    With TLS it has the options ``tls`` that it lacks, see :attr:`Settings.redis_tls`. Raises
-    :class:`SettingsError` for a URL, or a certificate that it names, that cannot be used.
-    """
-    parsed = urls.parse_redis(url, setting).with_tls(tls)
-    certificates.check(dict(parsed.tls), setting)
-    return parsed.url
-
-
-def broker_address(url: str, setting: str, tls: Mapping[str, str]) -> str:
-    """Return the URL of a broker in one spelling; raises as :func:`redis_address` does."""
-    found = urls.broker(url, setting)
-    if urls.is_redis(found):
-        return redis_address(found, setting, tls)
+        name = _TLS_SETTINGS[next(iter(tls))]
+        raise SettingsError(f"{name} is set, but no URL asks for TLS: begin REDIS_URL with rediss")
     return found
 
 

@@ -12,7 +12,8 @@ from berlin_worker.client import AsyncClient
 from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import for_kombu
-from berlin_worker.settings import Settings, redis_address
+from berlin_worker.config.checked_urls import redis_address
+from berlin_worker.settings import Settings
 from berlin_worker.storage import connections, supported_servers
 from berlin_worker.storage.redis_errors import refusal, reply_of
 

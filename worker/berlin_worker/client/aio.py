@@ -22,9 +22,10 @@ from berlin_worker.client.stream import Stream
 from berlin_worker.client.submission import Submission
 from berlin_worker.client.surface import AsyncSurface
 from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options
+from berlin_worker.config.checked_urls import broker_address, redis_address
 from berlin_worker.config.urls import broker_of
 from berlin_worker.errors import ClientError, Unavailable
-from berlin_worker.settings import Settings, broker_address, redis_address
+from berlin_worker.settings import Settings
 from berlin_worker.storage import redis_errors
 from berlin_worker.storage.sharding.marks import on_shard
 
