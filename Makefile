@@ -41,7 +41,7 @@ chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; print
 chaos-short: .venv/.dev ## the same in a few minutes, three at a time
 	@$(BIN)/pytest -n 3 --dist worksteal --durations=8 tests/chaos
 
-test-celery: .venv/.dev ## Celery's and kombu's own suites on our pool and transport
+test-celery: .venv/.dev ## Celery's and kombu's own suites on our pool and transport: make test-celery [SUITES=tasks]
 	@$(BIN)/python -m tests.celery_suites $(SUITES)
 
 bench: .venv/.dev ## ours beside eight ways to do the same, half an hour: make bench [BENCH='--size quick']

@@ -21,6 +21,13 @@ from tests.benchmarks.stats import percentile
 OUT = ROOT / ".bench"
 
 
+def as_lines(figures: dict[str, Any]) -> str:
+    """Return the figures as JSON with a line for each run."""
+    head = json.dumps({name: value for name, value in figures.items() if name != "runs"})
+    runs = ",\n".join(json.dumps(run) for run in figures["runs"])
+    return f'{head[:-1]},\n"runs": [\n{runs}\n]}}\n'
+
+
 def main() -> int:
     """Measure, print the tables, write the JSON; 1 if anything was lost or failed."""
     options = _options()
@@ -56,10 +63,10 @@ def main() -> int:
                         if contender.name in scenario.contenders:
                             figures["runs"].append(_run(bench, contender, scenario, number))
                             # What is there is kept, should a later run never end.
-                            options.json.write_text(json.dumps(figures, indent=1) + "\n")
+                            options.json.write_text(as_lines(figures))
     figures["runs"] = report.with_memory(figures["runs"])
     figures["titles"] = {contender.name: contender.title for contender in contenders}
-    options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    options.json.write_text(as_lines(figures))
     print(report.markdown(figures))
     if options.publish:
         _publish(figures)
@@ -69,7 +76,7 @@ def main() -> int:
 def _publish(figures: dict[str, Any]) -> None:
     """Write JSON, tables and plot beside this file, the targets and the capacity into documents."""
     here = Path(__file__).parent
-    (here / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (here / "figures.json").write_text(as_lines(figures))
     (here / "FIGURES.md").write_text(f"# Figures\n\n{report.markdown(figures)}\n")
     envs.install("plot")
     paths = (here / "plot.py", here / "figures.json", here / "figures.svg")

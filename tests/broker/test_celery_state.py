@@ -6,8 +6,9 @@ import uuid
 import pytest
 
 from berlin_worker.embedded.upstream import upstream_in_thread
+from tests.support.celery_cli import run_command
 from tests.support.fleet import Fleet, prompt
-from tests.support.workers import ROOT, celery_cli, wait_until
+from tests.support.workers import ROOT, wait_until
 from tests.worker.test_leaks import events_of
 
 pytestmark = pytest.mark.integration
@@ -155,8 +156,8 @@ def test_purge_ends_waiting_jobs_and_no_worker_requeues_them(fleet):
         message = json.dumps({"headers": {"id": held}}).encode()
         fleet.redis.hset("unacked:prompts", held, b"7:prompts" + message)
     fleet.redis.lpop("prompts")  # of the scheduled one
-    purged = celery_cli(fleet, "purge", "-f")
-    assert "Purged 73 messages" in purged.stdout, purged
+    _, text = run_command(["purge", "-f"], fleet.env)
+    assert "Purged 73 messages" in text
     assert not fleet.redis.keys("prompts*")
     for job_id in (*bare, recorded, scheduled):
         (event,) = fleet.events(job_id)
@@ -169,16 +170,16 @@ def test_purge_ends_waiting_jobs_and_no_worker_requeues_them(fleet):
 def test_failed_purge_is_an_error_and_leaves_the_messages(fleet):
     job_id = fleet.send(prompt("Hello"))
     fleet.env["WORKER_EVENT_SHARDS"] = "redis://127.0.0.1:1/0"
-    purged = celery_cli(fleet, "purge", "-f")
-    assert purged.returncode == 1
-    assert "what is left is still on the queue" in purged.stderr
+    code, text = run_command(["purge", "-f"], fleet.env)
+    assert code == 1
+    assert "what is left is still on the queue" in text
     assert fleet.redis.llen("prompts") == 1
     assert fleet.events(job_id) == []
     for scheme in ("redis", "amqp"):
         fleet.env["CELERY_BROKER_URL"] = f"{scheme}://user:hunter2@127.0.0.1:1/"
-        purged = celery_cli(fleet, "purge", "-f")
-        assert purged.returncode == 1
-        (line,) = purged.stderr.strip().splitlines()
+        code, text = run_command(["purge", "-f"], fleet.env)
+        assert code == 1
+        (line,) = text.strip().splitlines()
         assert "the purge has stopped" in line
         assert "hunter2" not in line
 

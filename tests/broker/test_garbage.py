@@ -83,6 +83,20 @@ GARBAGE: dict[str, bytes | dict[str, Any] | list[Any]] = {
 CALLBACK = {"task": "t", "args": [], "kwargs": {}, "options": {"queue": "elsewhere"}}
 UNUSABLE: dict[str, dict[str, Any]] = {
     "a task of another name": {"headers": {"task": "worker.unknown"}},
+    # Celery's own tasks would send any task to any queue, which may be any key.
+    **{
+        f"Celery's task {name}": {"headers": {"task": f"celery.{name}"}, "args": args}
+        for name, args in (
+            ("group", [[CALLBACK], [["g", None], [[["x", None], None]]], "g", []]),
+            ("starmap", [CALLBACK, [[]]]),
+            ("map", [CALLBACK, [1]]),
+            ("chunks", [CALLBACK, [[1]], 1]),
+            ("chord", [[CALLBACK], CALLBACK]),
+            ("chord_unlock", ["g", CALLBACK]),
+            ("accumulate", []),
+            ("backend_cleanup", []),
+        )
+    },
     "an eta that is none": {"headers": {"eta": "soon"}},
     "an eta that is too late": {"headers": {"eta": "9999-12-31T23:59:59.999999-12:00"}},
     "an eta that is too early": {"headers": {"eta": "0001-01-01T00:00:00+14:00"}},

@@ -17,21 +17,17 @@ from kombu import Connection, pools
 from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
+from tests.support.celery_cli import run_command
 from tests.support.checker import text_of
 from tests.support.faulty_provider import installed
-from tests.support.fleet import Fleet, prompt, recorded
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
-from tests.support.workers import celery_cli, wait_until
+from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
 SECRET = "a secret prompt"
-QUICK = {
-    "WORKER_LEASE_S": "1",
-    "WORKER_RENEW_INTERVAL_S": "0.3",
-    "WORKER_REAP_INTERVAL_S": "0.1",
-}
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +123,7 @@ def test_a_killed_workers_job_is_restarted_elsewhere_once(fleet, broker):
 
 def test_a_killed_workers_job_is_the_next_one_and_not_the_last(fleet):
     # Long enough that another worker is there before it has run out.
-    lease = {**QUICK, "WORKER_LEASE_S": "4"}
+    lease = {**QUICK_LEASES, "WORKER_LEASE_S": "4"}
     with fleet.worker("-c", "1", **lease) as first:
         lost = fleet.send(prompt("[[stall:2*1]] lost a b c d"))
         fleet.running(lost)
@@ -208,7 +204,7 @@ def test_job_with_a_lost_message_is_requeued(fleet, broker, rabbit):
     fleet.redis.expire(f"job:{{{job_id}}}:state", 600)
     fleet.redis.zadd("worker:due", {job_id: 1})
     fleet.redis.expire("worker:due", 600)
-    with fleet.worker(**QUICK):
+    with fleet.worker(**QUICK_LEASES):
         assert text_of(fleet.ended(job_id)) == "echo of lost"
 
 
@@ -218,7 +214,7 @@ async def test_quorum_queue_works_if_all_declare_it(fleet, broker, rabbit):
     settings = Settings(queue_type="quorum")
     stalls = "[[stall:2*1]] job {} a b c d"
     async with AsyncClient(fleet.env["REDIS_URL"], rabbit.url, settings=settings) as client:
-        with fleet.worker("-c", "2", **QUICK) as first:
+        with fleet.worker("-c", "2", **QUICK_LEASES) as first:
             dead = [fleet.send(prompt(stalls.format(1))), await client.submit(stalls.format(2))]
             for job_id in dead:
                 fleet.running(job_id)
@@ -229,14 +225,14 @@ async def test_quorum_queue_works_if_all_declare_it(fleet, broker, rabbit):
             )
             assert fleet.upstream.open_streams == 2
             first.kill()
-        with fleet.worker("-c", "2", WORKER_DRAIN_TIMEOUT_S="0.1", **QUICK) as second:
+        with fleet.worker("-c", "2", WORKER_DRAIN_TIMEOUT_S="0.1", **QUICK_LEASES) as second:
             for job_id in dead:
                 wait_until(lambda j=job_id: fleet.attempt(j) == 2, "restarted")
                 fleet.ended(job_id)
             handed_on = fleet.send(prompt(stalls.format(3)))
             fleet.running(handed_on)
             assert second.stop() == 0
-        with fleet.worker("-c", "9", **QUICK) as third:
+        with fleet.worker("-c", "9", **QUICK_LEASES) as third:
             for job_id in (*dead, *waits, handed_on):
                 events = fleet.ended(job_id)
                 assert events[-1]["type"] == "completed"
@@ -363,7 +359,7 @@ def test_revoke_flags_what_waits_ends_what_runs_and_holds_after_a_restart(fleet,
         worker.kill()
     for job_id in later:
         fleet.send(prompt("too late"), task_id=job_id)
-    with fleet.worker("-c", "4", **QUICK) as worker:  # it has heard of no revoke
+    with fleet.worker("-c", "4", **QUICK_LEASES) as worker:  # it has heard of no revoke
         for job_id in later:
             assert [each["reason"] for each in fleet.ended(job_id)] == ["revoked"]
         wait_until(lambda: fleet.attempt(spared) == 2, "restarted")
@@ -381,8 +377,8 @@ def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
     fleet.redis.zadd("worker:due", {waiting[0]: 1})
     channel = broker.default_channel
     channel.basic_publish(channel.prepare_message(b"no JSON"), routing_key="prompts")
-    purged = celery_cli(fleet, "purge", "-f")
-    assert "Ended the jobs of 61 messages" in purged.stdout, purged
+    _, text = run_command(["purge", "-f"], fleet.env)
+    assert "Ended the jobs of 61 messages" in text
     assert messages(broker) == 0
     for job_id in waiting:
         assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.celery_cli import run_commands
+from tests.support.celery_cli import run_command
 from tests.support.checker import text_of
 from tests.support.fleet import Fleet, prompt
 from tests.support.workers import ROOT, WorkerProcess, wait_until
@@ -19,10 +19,10 @@ pytestmark = pytest.mark.integration
 REFUSED: list[tuple[list[str], dict[str, str], str]] = [
     *(
         (["-P", pool], {}, "--pool")
-        for pool in ("threads", "solo", "processes", "gevent", "celery.concurrency.solo:TaskPool")
+        for pool in ("threads", "solo", "processes", "celery.concurrency.solo:TaskPool")
     ),
     (["--pool=threads"], {}, "--pool"),
-    ([], {"CELERY_WORKER_POOL": "threads"}, "--pool"),
+    *(([], {"CELERY_WORKER_POOL": pool}, "--pool") for pool in ("threads", "gevent")),
     ([], {"CELERY_CUSTOM_WORKER_POOL": "a:b", "CELERY_WORKER_POOL": "custom"}, "--pool"),
     (["--max-tasks-per-child", "10"], {}, "--max-tasks-per-child"),
     (["worker.max_tasks_per_child=10"], {}, "--max-tasks-per-child"),
@@ -31,6 +31,11 @@ REFUSED: list[tuple[list[str], dict[str, str], str]] = [
     (["--autoscale", "10,3", "--detach"], {}, "--autoscale"),
     ([], {"CELERY_WORKER_AUTOSCALE": "10,3"}, "--autoscale"),
     (["-B"], {}, "--beat"),
+    (["--pidfile", "/proc/version"], {}, "--pidfile"),
+    (["--statedb", __file__], {}, "--statedb"),
+    (["--statedb", __file__, "--detach"], {}, "--statedb"),
+    ([f"worker.state_db={__file__}"], {}, "--statedb"),
+    ([], {"CELERY_WORKER_STATEDB": __file__}, "--statedb"),
     (["--purge"], {}, "--purge"),
     (["-Q", "other"], {}, "--queues"),
     (["-Q", "prompts,other"], {}, "--queues"),
@@ -67,10 +72,10 @@ REFUSED: list[tuple[list[str], dict[str, str], str]] = [
 
 
 def test_options_that_make_no_sense_end_the_worker_in_one_line():
-    commands = [(["worker", *options], env) for options, env, _ in REFUSED]
     # The address leads nowhere: a worker that gets as far as connecting never ends.
-    outcomes = run_commands(commands, {"REDIS_URL": "redis://127.0.0.1:1/0"})
-    for (options, env, written), (code, refusal) in zip(REFUSED, outcomes, strict=True):
+    url = {"REDIS_URL": "redis://127.0.0.1:1/0"}
+    for options, env, written in REFUSED:
+        code, refusal = run_command(["worker", *options], url | env)
         case = f"{options} {env}: {refusal}"
         assert code == 2, case
         assert re.fullmatch(rf"Error: {written}.*\n", refusal), case

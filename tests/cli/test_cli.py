@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from berlin_schemas import Cancelled, Failed, InvalidJob
 from berlin_schemas.errors import ErrorCode, ErrorInfo
@@ -123,6 +124,7 @@ def test_without_redis_there_is_one_line_and_no_secret(arguments: list[str]) -> 
         ("REDIS_URL", "foo"),
         ("REDIS_URL", "redis://:hunter2@host:port"),
         ("CELERY_BROKER_URL", "carrier-pigeon://hunter2@host"),
+        ("CELERY_BROKER_READ_URL", "redis://:hunter2@elsewhere"),
         ("WORKER_LOG_TTL_S", "soon"),
     ],
 )
@@ -151,6 +153,7 @@ def test_a_worker_without_credentials_says_which_are_missing() -> None:
         (InvalidJob("messages: is missing"), 2, "messages: is missing"),
         (Unavailable("Redis is away"), 1, "Redis is away; `berlin doctor`"),
         (RedisConnectionError("refused"), 1, "Redis: refused; `berlin doctor`"),
+        (ResponseError("WRONGTYPE Operation"), 1, "another program has written to a key"),
         (CursorExpired("its log has expired"), 1, "its log has expired"),
         (FileNotFoundError(2, "No such file", "x"), 1, "No such file"),
         (ZeroDivisionError("division by zero"), 1, "a bug: BERLIN_DEBUG=1"),

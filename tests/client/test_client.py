@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -333,17 +331,6 @@ async def test_a_server_that_is_not_there_is_an_error_without_the_password():
 async def test_the_last_event_of_a_stream_is_the_terminal_one(client, writer):
     await writer.whole("a")
     assert isinstance([event async for event in client.stream(JOB)][-1], Completed)
-
-
-def test_importing_the_client_brings_neither_the_worker_nor_its_http_client():
-    code = (
-        "import sys, berlin_worker.client; "
-        "print([m for m in sys.modules if m.split('.')[0] == 'aiohttp' or m in "
-        "('berlin_worker.celery', 'berlin_worker.tasks', 'berlin_worker.jobs.runner', "
-        "'berlin_worker.pool')])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
 
 
 async def _is(asked: Awaitable[int], wanted: int) -> bool:

@@ -3,9 +3,6 @@
 import asyncio
 import json
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +12,10 @@ from berlin_schemas.__main__ import json_schema
 from berlin_worker.client import JobFailed, JobIdReused, Unavailable
 from berlin_worker.client.fields import JobFields
 from berlin_worker.client.replay import JobSnapshot, Need, Replay
-from tests.support.type_check import MYPYPATH, mypy_errors
 
 pytestmark = pytest.mark.unit
 
 HEAD = {"v": 1, "job_id": "job-1", "seq": 1, "attempt": 1, "ts": 1.0}
-ROOT = Path(__file__).parents[2]
 
 
 def test_every_name_of_the_readme_can_be_imported_from_the_client():
@@ -31,25 +26,6 @@ def test_every_name_of_the_readme_can_be_imported_from_the_client():
 def test_the_typed_fields_are_those_of_a_job():
     fields = set(PromptJob.model_fields) - {"job_id", "messages"}
     assert set(JobFields.__annotations__) == fields
-
-
-SNIPPET = """
-from berlin_worker.client import AsyncClient, Client
-
-for client in (AsyncClient(), Client()):
-    a = client.submit("Hello", job_id="mine", model="m", options={"temperature": 0}, tenant=None)
-    b = client.submit_and_stream("Hello", deadline_s=60, on_interrupt="keep", metadata={"a": 1})
-    c = client.submit("Hello", modle="m")
-    d = client.submit_and_stream("Hello", on_interrupt="never")
-    e = client.submit("Hello", deadline_s="60")
-"""
-
-
-def test_a_misspelt_field_fails_under_mypy(tmp_path, monkeypatch):
-    monkeypatch.setenv("MYPYPATH", MYPYPATH)
-    errors = mypy_errors(SNIPPET, tmp_path)
-    assert [number for number, _ in errors] == [7, 7, 8, 8, 9, 9], errors
-    assert all("modle" in message for _, message in errors[:2])
 
 
 @pytest.mark.parametrize("code", ["quota_exceeded", "context_length_exceeded", "", "INTERNAL"])
@@ -136,15 +112,3 @@ async def test_unavailable_names_the_job_and_a_timeout_says_what_to_do(fake_redi
 def in_a_thread(url: str) -> None:
     with package.Client(url) as client:
         client.result("mine", 0.05)
-
-
-def test_importing_the_client_loads_neither_worker_nor_http_client():
-    heavy = "aiohttp berlin_worker.jobs.runner berlin_worker.providers berlin_worker.testing pytest"
-    check = (
-        f"import sys, berlin_worker.client; print([m for m in {heavy.split()} if m in sys.modules])"
-    )
-    path = {"PYTHONPATH": f"{ROOT}/schemas:{ROOT}/worker"}
-    found = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, check=True, env=path
-    )
-    assert found.stdout.strip() == "[]"

@@ -6,8 +6,7 @@ import os
 import re
 import secrets
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from berlin_worker.storage.sharding.parking import Parking
 from tests.support.checker import text_of
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
+from tests.support.fork_server import run_python
 from tests.support.harness import Bell
 from tests.support.http import PORT, scrape, url_of, value
 from tests.support.needed import needed
@@ -447,24 +447,16 @@ def test_the_file_is_not_made_without_all_passwords():
 
 
 def cli(guarded: Guarded, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return ran(guarded, user, [*BERLIN, *arguments])
+    return ran(guarded, user, [*BERLIN[1:], *arguments])
 
 
 def celery_cli(guarded: Guarded, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return ran(guarded, user, [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments])
+    return ran(guarded, user, ["-m", "celery", "-A", "berlin_worker", *arguments])
 
 
-def ran(guarded: Guarded, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+def ran(guarded: Guarded, user: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"REDIS_URL": guarded.url(user), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command,
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python(arguments, env=env, cwd=ROOT, timeout=60)
 
 
 async def test_operator_lists_jobs_and_producer_gets_an_error_for_a_used_id(guarded, admin):

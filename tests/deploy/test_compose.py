@@ -27,7 +27,7 @@ from tests.support.manifests import DEPLOY, compose, container_environ, example_
 from tests.support.needed import needed
 from tests.support.workers import ROOT, wait_until
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 REDIS_CLI = f"""#!{sys.executable}
 import os, redis, sys

@@ -45,6 +45,17 @@ async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_clien
         assert await redis_client.ttl(LOG) > 0
 
 
+@pytest.mark.parametrize("fingerprint", ["", "x", "0" * 31, "0" * 33, "\xff"])
+async def test_fingerprint_that_is_none_keeps_no_job_from_its_end(
+    worker, redis_client, fingerprint
+):
+    fields = {"status": "queued", "job": "{}", "fingerprint": fingerprint}
+    await redis_client.hset(STATE, mapping=fields)
+    await worker.runner.run(JOB_ID, [job_object()], {})
+    assert (await read_log(redis_client, JOB_ID))[-1].type == "completed"
+    assert len((await record(redis_client, JOB_ID))["fingerprint"]) == 32
+
+
 @pytest.mark.parametrize("field", FIELDS)
 async def test_numbers_of_a_second_attempt_may_be_garbage(worker, redis_client, field):
     for number in NUMBERS:

@@ -1,46 +1,22 @@
-"""Run many commands of ``celery -A berlin_worker`` for the price of one import."""
+"""Commands of ``celery -A berlin_worker``: exit code and all output."""
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 
-from tests.support.workers import ROOT
-
-_RUN_ALL = """
-import json, os, sys
-from celery.bin.celery import celery
-import berlin_worker.celery
-
-for options, env in json.loads(sys.argv[1]):
-    read, write = os.pipe()
-    if os.fork() == 0:
-        os.environ.update(env)
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        os.close(write)
-        celery(["-A", "berlin_worker", *options], prog_name="celery", auto_envvar_prefix="CELERY")
-        os._exit(99)
-    os.close(write)
-    with open(read, errors="replace") as output:
-        text = output.read()
-    _, status = os.wait()
-    print(json.dumps([os.waitstatus_to_exitcode(status), text]), flush=True)
-"""
+from tests.support.fork_server import run_python
+from tests.support.workers import ROOT, TIMEOUT_S
 
 
-def run_commands(
-    commands: Sequence[tuple[Sequence[str], Mapping[str, str]]], env: Mapping[str, str]
-) -> list[tuple[int, str]]:
-    """Run each command in a fork, with its further variables: exit code and all output."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _RUN_ALL, json.dumps(commands)],
+def run_command(options: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
+    """Run one command; ``env`` holds the variables beside those of the tests."""
+    done = run_python(
+        # Without the warnings, such as Celery's to the superuser.
+        ["-W", "ignore", "-m", "celery", "-A", "berlin_worker", *options],
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=180,
+        cwd=ROOT,
+        timeout=TIMEOUT_S,
+        stderr=subprocess.STDOUT,
+        errors="replace",
     )
-    return [(code, text) for code, text in map(json.loads, done.stdout.splitlines())]
+    return done.returncode, done.stdout

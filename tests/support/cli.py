@@ -15,6 +15,7 @@ import redis
 
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
+from tests.support.fork_server import PythonProcess
 from tests.support.workers import ROOT, TIMEOUT_S, WorkerProcess, wait_until
 
 HUP = pytest.param(
@@ -52,7 +53,7 @@ class Stack:
         """The command with pipes for its output."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         environ = {**self.env, **(env or {})}
-        return subprocess.Popen([*BERLIN, *map(str, arguments)], env=environ, **pipes)
+        return PythonProcess([*BERLIN, *map(str, arguments)], env=environ, **pipes)
 
     def run(
         self,

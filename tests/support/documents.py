@@ -14,6 +14,7 @@ import yaml
 from berlin_schemas import Cancelled
 from berlin_schemas.events import decode
 from berlin_schemas.jobs import parse_job
+from berlin_worker.gateway.keys import KeyFile
 from berlin_worker.telemetry import job_end
 from tests.support.workers import ROOT
 
@@ -94,7 +95,9 @@ def parse(block: Block) -> None:
 
 
 def parse_json(found: object) -> None:
-    """Raise an error unless ``found`` is a job, an event, a line of the log, or a list of them."""
+    """Raise an error unless ``found`` is a job, an event, a line of the log, a file of API keys, or
+    a list of them.
+    """
     if isinstance(found, list):
         for each in found:
             parse_json(each)
@@ -102,6 +105,8 @@ def parse_json(found: object) -> None:
     assert isinstance(found, dict)
     if "messages" in found:
         parse_job(found, "job-1")
+    elif "keys" in found:
+        KeyFile.model_validate(found)
     elif "seq" in found:
         event = decode(json.dumps(found))
         assert found.keys() <= event.model_dump().keys(), "a field that the event does not have"

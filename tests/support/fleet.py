@@ -38,8 +38,13 @@ class Fleet:
         self.app.conf.broker_transport = broker.transport
         self.redis = connections.blocking(redis_url, timeout_s=5)
 
-    def worker(self, *arguments: str, alone: bool = True, **env: str) -> WorkerProcess:
-        return WorkerProcess("berlin_worker", *arguments, env=self.env | env, alone=alone)
+    def worker(
+        self, *arguments: str, alone: bool = True, fork: bool = True, **env: str
+    ) -> WorkerProcess:
+        """A worker of the fleet, not yet started; see :class:`WorkerProcess`."""
+        return WorkerProcess(
+            "berlin_worker", *arguments, env=self.env | env, alone=alone, fork=fork
+        )
 
     def send(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
         sent = self.app.send_task(

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
+
+from tests.support.fork_server import PythonProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
@@ -33,31 +35,13 @@ VERBOSE = ("--loglevel", "DEBUG")
 """Arguments of a worker that logs each message that it receives."""
 
 
-class Environment(Protocol):
-    """What knows the settings of a fleet."""
-
-    env: dict[str, str]
-
-
-def celery_cli(fleet: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Celery's command line as a user of the fleet does."""
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "berlin_worker", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **fleet.env},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-
-
 class WorkerProcess:
     """``celery -A <app> worker <arguments>`` in a process of its own.
 
     As a context manager it starts the worker and waits until it is ready; on exit it kills
     the process, and prints its log if the test failed. ``wait=False`` does not wait, for workers
     that must not start; ``alone=False`` lets it look for others, as Celery does by default.
+    ``fork=False`` starts an interpreter of its own: see :mod:`tests.support.fork_server`.
     """
 
     def __init__(
@@ -68,16 +52,18 @@ class WorkerProcess:
         ready: str = " ready.",
         wait: bool = True,
         alone: bool = True,
+        fork: bool = True,
     ) -> None:
         # Mingle and gossip cost a second of start-up and say nothing about one worker.
         quick = ("--without-mingle", "--without-gossip") if alone else ()
-        self._command: Sequence[str] = (
+        self._command: list[str] = [
             *(sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", *quick),
             *(f"--hostname=w{os.getpid()}-{id(self):x}@%h", *arguments),
-        )
+        ]
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         self._ready = ready
         self._wait = wait
+        self._fork = fork
         self._lines: list[str] = []
         self._reader: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
@@ -102,7 +88,8 @@ class WorkerProcess:
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; raises ``AssertionError`` if it ends, or takes too long, before it is ready."""
-        self._process = subprocess.Popen(
+        popen = PythonProcess[str] if self._fork else subprocess.Popen[str]
+        self._process = popen(
             self._command,
             env=self.env,
             cwd=ROOT,

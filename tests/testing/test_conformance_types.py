@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.type_check import MYPYPATH, mypy_errors
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.integration
 
 SNIPPET = """
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping

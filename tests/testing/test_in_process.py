@@ -2,11 +2,7 @@
 
 import asyncio
 import os
-import re
-import subprocess
-import sys
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -22,7 +18,6 @@ from berlin_worker.testing.conformance import ProviderConformance
 pytestmark = pytest.mark.contract
 
 pytest_plugins = ["berlin_worker.testing.plugin"]
-ROOT = Path(__file__).parents[2]
 
 
 def test_real_clients_and_bare_producers_work_on_the_worker(berlin_worker, berlin_client):
@@ -149,22 +144,3 @@ def test_a_provider_gets_the_environment_of_its_tests():
 
     Tested().test_check_takes_a_valid_job()
     assert seen == ["x"]
-
-
-def test_the_example_of_the_readme_passes(tmp_path):
-    text = (ROOT / "tests/README.md").read_text()
-    block = re.search(r"<!-- testing -->\n```python\n(.*?)```\n<!-- /testing -->", text, re.DOTALL)
-    assert block is not None
-    (tmp_path / "test_service.py").write_text(block[1])
-    plugins = ["-p", "berlin_worker.testing.plugin", "-p", "no:cacheprovider", "-q"]
-    path = os.pathsep.join([str(ROOT / "schemas"), str(ROOT / "worker")])
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "3 passed" in ran.stdout

@@ -98,7 +98,8 @@ def test_nothing_secret_is_told_however_a_job_ends(quick_fleet):
     fleet = quick_fleet
     with (
         events_of(fleet.app) as celery_events,
-        fleet.worker("-c", "30", "--loglevel", "DEBUG", "-E") as worker,
+        # A fork would show the command line of the process that it was forked from.
+        fleet.worker("-c", "30", "--loglevel", "DEBUG", "-E", fork=False) as worker,
     ):
         job_ids = {name: fleet.send(job) for name, job in ENDS.items()}
         held = fleet.send(prompt(f"[[endless]] [[delay:0.05]] {PROMPT}"))

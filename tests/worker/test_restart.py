@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 
 def worker_by(fleet: Fleet, *command: str, **env: str) -> WorkerProcess:
     """A worker that is started by ``command``, not by ``python -m celery``."""
-    worker = fleet.worker(**env)
+    worker = fleet.worker(fork=False, **env)
     worker._command = [*command, *QUICK, *worker._command[-1:]]
     return worker
 

@@ -1,5 +1,7 @@
 """The Celery app: configuration only. ``celery -A berlin_worker worker`` finds it by this name."""
 
+import os
+
 from celery import Celery
 
 from berlin_schemas import names
@@ -14,7 +16,9 @@ from berlin_worker.broker import (
 from berlin_worker.broker.broker_info import BrokerInfo
 from berlin_worker.broker.consumer_heartbeat import ConsumerHeartbeat
 from berlin_worker.broker.visibility import ExtendVisibility
+from berlin_worker.config import celery_variables
 from berlin_worker.config.broker_url import for_kombu
+from berlin_worker.config.celery_loader import SettingsLoader
 from berlin_worker.config.recovery_times import VISIBILITY_TIMEOUT_S
 from berlin_worker.errors import SettingsError
 from berlin_worker.pool import AsyncioTask, file_limit
@@ -22,10 +26,14 @@ from berlin_worker.settings import Settings
 from berlin_worker.telemetry import celery_log
 
 try:
+    celery_variables.check_broker_option(celery_cli.broker_variable(os.environ))
     _settings = Settings.from_env()
 except SettingsError as error:
     # Each command of Celery prints the traceback of any other exception.
     raise SystemExit(f"berlin: {error}") from None
+# Settings has found both equal to CELERY_BROKER_URL. Celery would prefer them, untranslated.
+for _variable in celery_variables.BROKERS:
+    os.environ.pop(_variable, None)
 transport.install()
 celery_cli.install()
 _broker = for_kombu(_settings.broker_url)
@@ -33,6 +41,8 @@ _broker = for_kombu(_settings.broker_url)
 app = Celery(
     "worker",
     task_cls=AsyncioTask,
+    loader=SettingsLoader,
+    backend="disabled://",  # ahead of CELERY_RESULT_BACKEND: there are no results
     control=purge.PromptControl,
     include=["berlin_worker.tasks"],
 )

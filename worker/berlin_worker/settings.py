@@ -6,17 +6,17 @@ class. The unit stands in the name.
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
-from berlin_worker.config import certificates, misspelling, urls
+from berlin_worker.config import celery_variables, certificates, misspelling, urls
 from berlin_worker.config.checked_urls import broker_address, redis_address
+from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
+from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
+from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
-
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
 
 _TLS_SETTINGS: Final = {
     "ssl_ca_certs": "WORKER_REDIS_CA",
@@ -25,12 +25,7 @@ _TLS_SETTINGS: Final = {
 }
 
 
-def _env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:
-    """Return a field read from ``variable``; a ``private`` one may hold a secret: no ``repr``."""
-    return Field(default, validation_alias=variable, description=description, repr=not private)
-
-
-class Settings(BaseModel):
+class Settings(GatewaySettings):
     """The settings of the environment. Its ``repr`` shows no secret."""
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, extra="ignore")
@@ -99,19 +94,19 @@ class Settings(BaseModel):
         30.0,
         "longest back-off; a longer `Retry-After` is waited all the same",
     )
-    lease_s: Seconds = _env("WORKER_LEASE_S", LEASE_S, "a worker silent for longer counts as dead")
-    renew_interval_s: Seconds = _env(
+    lease_s: Short = _env("WORKER_LEASE_S", LEASE_S, "a worker silent for longer counts as dead")
+    renew_interval_s: Short = _env(
         "WORKER_RENEW_INTERVAL_S",
         RENEW_INTERVAL_S,
         "how often a worker renews the leases of its jobs",
     )
-    reap_interval_s: Seconds = _env(
+    reap_interval_s: Short = _env(
         "WORKER_REAP_INTERVAL_S", 1.0, "how often expired leases are looked for"
     )
-    log_ttl_s: Count = _env(
+    log_ttl_s: Ttl = _env(
         "WORKER_LOG_TTL_S", 3600, "how long the log and record of a finished job stay"
     )
-    queue_ttl_s: Count = _env(
+    queue_ttl_s: Ttl = _env(
         "WORKER_QUEUE_TTL_S", 604800, "how long the record of a job that waits stays"
     )
     dead_letters_max: Count = _env(
@@ -138,7 +133,7 @@ class Settings(BaseModel):
     login_backoff_max_s: Seconds = _env(
         "WORKER_LOGIN_BACKOFF_MAX_S", 60.0, "longest back-off, shared by all, after failed logins"
     )
-    token_ttl_s: Count = _env(
+    token_ttl_s: Ttl = _env(
         "WORKER_TOKEN_TTL_S", 86400, "how long a token is used before a new login"
     )
     token_keys: SecretStr | None = _env(
@@ -195,23 +190,23 @@ class Settings(BaseModel):
         settings = settings.model_copy(update=_addresses(settings))
         if len({_database(url) for url in settings.shards}) < len(settings.shards):
             raise SettingsError("WORKER_EVENT_SHARDS names one database twice")
+        tls = settings.redis_tls
+        for name in celery_variables.BROKERS:
+            if name in given and broker_address(given[name], name, tls) != settings.broker_url:
+                raise SettingsError(celery_variables.another_broker(name))
         return settings
 
     @classmethod
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
-        """Return a warning for each variable that looks like a misspelt setting; no values."""
+        """Return a warning for each variable without effect that may be meant for us; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
-        return misspelling.warnings(environ, known)
+        return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]
 
     @property
     def redis_tls(self) -> dict[str, str]:
         """The options of TLS, by redis-py's names, for each Redis URL that lacks them."""
-        found = {
-            "ssl_ca_certs": self.redis_ca,
-            "ssl_certfile": self.redis_cert,
-            "ssl_keyfile": self.redis_key,
-        }
-        return {option: path for option, path in found.items() if path}
+        paths = (self.redis_ca, self.redis_cert, self.redis_key)
+        return {option: path for option, path in zip(_TLS_SETTINGS, paths, strict=True) if path}
 
     @property
     def proxies(self) -> frozenset[str]:
@@ -282,9 +277,13 @@ def _database(url: str) -> tuple[object, ...]:
 
 def table() -> str:
     """Return all settings as a Markdown table (``python -m berlin_worker.settings`` prints it)."""
+    # The fields of a base class come first in model_fields; the reader wants REDIS_URL first.
+    fields = sorted(
+        Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__
+    )
     rows = (
         f"| `{field.validation_alias}` | {field.description} | {_shown(field.default)} |"
-        for field in Settings.model_fields.values()
+        for _, field in fields
     )
     return "\n".join(["| variable | meaning | default |", "| --- | --- | --- |", *rows])
 

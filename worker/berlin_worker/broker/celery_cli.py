@@ -1,19 +1,36 @@
-"""``celery -A berlin_worker control revoke ID --terminate``, which the contract names.
+"""Celery's command line: where its broker comes from, and an option that the contract names.
+
+``celery -A berlin_worker control revoke ID --terminate`` ends a task that runs.
 
 Celery 5.7 has no such option; its own form is ``control terminate SIGTERM ID``.
 """
 
 import functools
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 
 def loaded_command(name: str) -> click.Command | None:
     """Return Celery's command ``name``, or ``None`` in a process without Celery's command line."""
     command: click.Command | None = getattr(sys.modules.get(f"celery.bin.{name}"), name, None)
     return command
+
+
+def broker_variable(environ: Mapping[str, str]) -> str | None:
+    """Return the variable from which Celery's command took its option ``--broker``, or None.
+
+    The command has overwritten ``CELERY_BROKER_URL`` with it by now.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return None
+    if context.find_root().get_parameter_source("broker") is not ParameterSource.ENVIRONMENT:
+        return None
+    return "BROKER_URL" if environ.get("BROKER_URL") else "CELERY_BROKER"
 
 
 def install() -> None:

@@ -80,6 +80,16 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         conn.ensure_connection = ensure_connection
         return super().ensure_connected(conn)
 
+    def update_strategies(self) -> None:
+        """Run the tasks of the app, without Celery's own.
+
+        One message of ``celery.group`` makes a worker send any task to any queue, which may be any
+        key of Redis.
+        """
+        super().update_strategies()
+        for name in [name for name in self.strategies if name.startswith("celery.")]:
+            del self.strategies[name]
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Return the function that receives each message."""
         handle = super().create_task_handler(*args, **kwargs)

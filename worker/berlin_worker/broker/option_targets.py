@@ -13,6 +13,8 @@ from celery.platforms import parse_gid, parse_uid
 from celery.utils.imports import cwd_in_path
 from celery.utils.nodenames import node_format
 
+from berlin_worker.broker.file_targets import file_refusal, shown
+
 _FILES: Final[Mapping[str, str]] = {
     "logfile": "--logfile",
     "pidfile": "--pidfile",
@@ -31,8 +33,8 @@ def target_refusal(options: Mapping[str, Any]) -> str | None:
             try:
                 expanded = node_format(str(path), options.get("hostname") or "")
             except ValueError:
-                return f"{written}: {_shown(path)} has an unknown %: write %n, %h, %d, %I or %%"
-            if message := _file_refusal(Path(expanded)):
+                return f"{written}: {shown(path)} has an unknown %: write %n, %h, %d, %I or %%"
+            if message := file_refusal(name, Path(expanded)):
                 return f"{written}: {message}"
     return (
         _executable_refusal(options.get("executable"))
@@ -42,26 +44,10 @@ def target_refusal(options: Mapping[str, Any]) -> str | None:
     )
 
 
-def _file_refusal(path: Path) -> str | None:
-    """Return why a worker cannot write the file, or None."""
-    try:
-        if "\0" in str(path):
-            raise ValueError  # noqa: TRY301  # newer Pythons return False instead of raising it
-        if path.is_dir():
-            return f"{_shown(path)} is a directory: name a file in it"
-        if not path.parent.is_dir():
-            return f"the directory {_shown(path.parent)} does not exist: create it"
-    except (OSError, ValueError):
-        return f"{_shown(path)} is no path of a file"
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        return f"{_shown(path)} cannot be written by this user: change its owner, or the path"
-    return None
-
-
 def _executable_refusal(path: object) -> str | None:
     if not path or (Path(str(path)).is_file() and os.access(str(path), os.X_OK)):
         return None
-    return f"--executable: {_shown(path)} cannot be run: name a Python interpreter"
+    return f"--executable: {shown(path)} cannot be run: name a Python interpreter"
 
 
 def _umask_refusal(umask: object) -> str | None:
@@ -76,7 +62,7 @@ def _umask_refusal(umask: object) -> str | None:
         value = -1
     if 0 <= value <= _HIGHEST_UMASK:
         return None
-    return f"--umask: {_shown(umask)} is no mode: write it in octal, for example 022"
+    return f"--umask: {shown(umask)} is no mode: write it in octal, for example 022"
 
 
 def _user_refusal(options: Mapping[str, Any]) -> str | None:
@@ -92,8 +78,8 @@ def _user_refusal(options: Mapping[str, Any]) -> str | None:
             return f"--{name} cannot be used with --detach: start the command as that user"
         try:
             number = parse(wanted)
-        except (KeyError, OverflowError):
-            return f"--{name}: {_shown(wanted)} does not exist on this machine"
+        except (KeyError, OverflowError, ValueError):
+            return f"--{name}: {shown(wanted)} does not exist on this machine"
         if os.geteuid() and number != current:
             return f"--{name}: only root can change it: start the command as that user"
     return None
@@ -107,9 +93,5 @@ def _module_refusal(modules: Any) -> str | None:
         except (ImportError, ValueError):
             found = False
         if not found:
-            return f"--include: the module {_shown(module)} does not exist: install it"
+            return f"--include: the module {shown(module)} does not exist: install it"
     return None
-
-
-def _shown(value: object) -> str:
-    return f"{str(value)!a:.200}"

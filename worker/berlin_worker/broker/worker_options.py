@@ -8,6 +8,7 @@ import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,6 +17,7 @@ from celery import concurrency, signals
 from berlin_schemas import names
 from berlin_worker.broker.celery_cli import loaded_command
 from berlin_worker.broker.command_arguments import MOST_SLOTS
+from berlin_worker.broker.file_targets import file_refusal
 from berlin_worker.broker.option_targets import target_refusal
 from berlin_worker.pool import AsyncioPool
 
@@ -126,6 +128,15 @@ def queue_refusal(queues: Collection[str]) -> str | None:
     )
 
 
+def _files_refusal(options: Mapping[str, Any]) -> str | None:
+    """Return one line on the first file of a worker that cannot be used, or None."""
+    for option in ("pidfile", "statedb"):
+        path = options.get(option)
+        if path and (message := file_refusal(option, Path(str(path)))):
+            return f"--{option}: {message}"
+    return None
+
+
 def install(app: "Celery") -> None:
     """Check the options of each worker of ``app`` before it starts."""
 
@@ -136,6 +147,7 @@ def install(app: "Celery") -> None:
             _implementation_refusal(sender.pool_cls)
             or refusal({**sender.options, **vars(sender)})
             or queue_refusal(app.amqp.queues.consume_from)
+            or _files_refusal(vars(sender))
         )
         if message:
             click.echo(f"Error: {message}", err=True)

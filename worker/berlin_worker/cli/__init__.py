@@ -40,6 +40,7 @@ COMMANDS: Final = {
     ),
     "dead": ("dead_command", "List and replay dead letters: jobs that could not run."),
     "worker": ("worker_command", "Start a worker."),
+    "gateway": ("gateway_command", "Serve jobs over HTTP, also to OpenAI's clients."),
     "top": ("top.command", "Watch the fleet: workers, queue, errors, logins."),
     "doctor": (
         "doctor.command",

@@ -5,6 +5,7 @@ import re
 import click
 
 from berlin_worker.cli.groups import SuggestingGroup
+from berlin_worker.cli.numbers import COUNT
 
 
 def _check_entries(
@@ -29,7 +30,7 @@ def dead() -> None:
 
 @dead.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, with the job.")
-@click.option("-n", "limit", type=click.IntRange(min=1), help="Maximum number of dead letters.")
+@click.option("-n", "limit", type=COUNT, help="Maximum number of dead letters.")
 def list_entries(*, as_json: bool, limit: int | None) -> None:
     """List dead letters, newest first. Only --json shows prompts.
 

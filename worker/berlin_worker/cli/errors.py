@@ -77,4 +77,6 @@ def _hint(error: BaseException | None) -> str:
 
     if isinstance(error, NoPermissionError):
         return "deploy/redis/users.acl lists the rights of each user"
+    if "WRONGTYPE" in str(error):
+        return "another program has written to a key of the worker: delete it, and submit again"
     return "`berlin doctor` finds the cause"

@@ -2,19 +2,20 @@
 
 import click
 
+from berlin_worker.cli import numbers
 from berlin_worker.cli.complete import job_ids
 from berlin_worker.cli.job_options import check_id
 
 
 @click.command()
 @click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Skip events up to this seq.")
+@click.option("--after", type=numbers.SEQ, default=0, help="Skip events up to this seq.")
 @click.option("--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines.")
 @click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
 @click.option(
     "--wait-for-start",
     "wait_s",
-    type=click.FloatRange(min=0),
+    type=numbers.Seconds(),
     default=0.0,
     show_default=True,
     help="Seconds to wait for a job that is not known yet.",

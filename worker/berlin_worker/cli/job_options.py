@@ -7,10 +7,11 @@ from typing import Any, Final, TypeVar
 import click
 
 from berlin_worker.cli.complete import models, providers
+from berlin_worker.cli.numbers import Seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SECONDS: Final = click.FloatRange(min=0, min_open=True)
+_SECONDS: Final = Seconds(above=True)
 
 
 def check_id(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:

@@ -2,11 +2,11 @@
 
 import click
 
+from berlin_worker.cli.numbers import COUNT
+
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option(
-    "-c", "--concurrency", type=click.IntRange(min=1), help="Maximum number of streams in flight."
-)
+@click.option("-c", "--concurrency", type=COUNT, help="Maximum number of streams in flight.")
 @click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
 def worker(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
     """Start a worker.

@@ -18,6 +18,7 @@ from berlin_schemas import names
 from berlin_worker.client.values import closed
 from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import for_kombu
+from berlin_worker.config.celery_loader import SettingsLoader
 from berlin_worker.errors import Unavailable
 from berlin_worker.storage.batcher import Batcher
 from berlin_worker.telemetry import tracing
@@ -72,9 +73,15 @@ class Enqueuer:
         broker = for_kombu(broker_url)
         self._url = broker.url
         self._where = address(broker_url)
-        # The backend is named so that CELERY_RESULT_BACKEND of the caller's environment,
-        # which is meant for the caller's own app, does not become ours.
-        self._app = Celery("berlin-client", set_as_current=False, fixups=[], backend="disabled://")
+        # Loader and backend are named so that CELERY_CONFIG_MODULE, CELERY_LOADER and
+        # CELERY_RESULT_BACKEND, which are meant for the caller's own app, do not become ours.
+        self._app = Celery(
+            "berlin-client",
+            set_as_current=False,
+            fixups=[],
+            loader=SettingsLoader,
+            backend="disabled://",
+        )
         self._app.conf.update(
             broker_transport_options=_TRANSPORT_OPTIONS | broker.transport_options,
             broker_use_ssl=broker.use_ssl,

@@ -78,9 +78,9 @@ def parse_entry(job_id: str, seq: int, data: bytes) -> Event | None:
     return found[1]
 
 
-def is_terminal(entry: Entry) -> bool:
-    """Return whether ``entry`` holds a terminal event."""
-    try:
-        return decode(data_of(entry)).type in TERMINAL_TYPES
-    except ValueError:
+def is_terminal(job_id: str, entry: Entry) -> bool:
+    """Return whether ``entry`` holds a terminal event of this job, at its place in the log."""
+    found = parse_message(job_id, data_of(entry))
+    if found is None or found[0] != seq_of(entry) or found[1] is None:
         return False
+    return found[1].type in TERMINAL_TYPES

@@ -19,6 +19,8 @@ The rules (schemas/README.md, "Reading without a gap"):
    another database goes to the log for them.
 3. An empty page says nothing by itself: nothing new, not begun yet, over, or expired.
    A :class:`JobSnapshot` at the job's record and at the last entry of its log decides.
+   Whatever stands in them is input. A record without a status that a worker writes heals
+   within a second if a worker looks at it; if it does not, nothing follows, which is an error.
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
 5. A log that ends before what was read of it is another one by now (Redis has failed over,
    or came back with an older state): an error, for what follows does not follow on that.
@@ -46,6 +48,8 @@ PAGE_SIZE: Final = 500
 """Entries asked for at once; a shorter page was the last one for now."""
 
 _SHRINK: Final = 8
+_BEYOND: Final = 10**15
+_UNFINISHED: Final = frozenset({"queued", "running"})
 
 
 class Need(enum.Enum):
@@ -73,13 +77,13 @@ class Replay:
     """One reader of one job; ``after`` is the last ``seq`` that it has already seen."""
 
     __slots__ = (
-        "_after", "_database", "_known", "_log_digest", "_taken_digest",
+        "_after", "_database", "_doubted", "_known", "_log_digest", "_taken_digest",
         "confirmed", "cursor", "job_id", "need", "page_size", "raw",
     )  # fmt: skip
 
     def __init__(self, job_id: str, after: int = 0, *, database: int = 0) -> None:
-        if after < 0:
-            raise ValueError("after is the last seq already seen: 0 or more")
+        if not 0 <= after < _BEYOND:
+            raise ValueError("after is the last seq already seen: 0 or more, at most 15 digits")
         self.job_id = job_id
         self.cursor = self._after = after
         self.confirmed = after
@@ -92,6 +96,7 @@ class Replay:
         self._database = database
         # An event, or a record, that was seen proves that the job existed.
         self._known = after > 0
+        self._doubted = False
 
     def page(self, entries: Sequence[Entry]) -> list[Event]:
         """Take a page of the log, at most :attr:`page_size` entries after :attr:`confirmed`.
@@ -101,6 +106,7 @@ class Replay:
         is of another version.
         """
         events: list[Event] = []
+        before = self.confirmed
         for entry in entries:
             seq = log_entries.seq_of(entry)
             if seq <= self.confirmed:
@@ -120,12 +126,22 @@ class Replay:
                 raise
             if self.need is Need.NOTHING:
                 return events
-        if not entries:
+        self._after_page(len(entries), progress=self.confirmed > before)
+        return events
+
+    def _after_page(self, count: int, *, progress: bool) -> None:
+        """Decide what follows a page of ``count`` entries without a terminal event."""
+        if count == 0:
             self.need = Need.SNAPSHOT
-        elif len(entries) < self.page_size:
+        elif count < self.page_size:
             self.page_size = PAGE_SIZE
             self.need = Need.LISTEN if self.confirmed == self.cursor else Need.SNAPSHOT
-        return events
+        elif not progress:
+            # IDs with a second number: the next page would be this one again.
+            raise CursorExpired(
+                f"job {self.job_id}: after event {self.confirmed} its log holds entries that no "
+                "worker has written: submit it again"
+            )
 
     def _take_entry(self, events: list[Event], seq: int, data: bytes) -> None:
         event = log_entries.parse_entry(self.job_id, seq, data)
@@ -171,18 +187,18 @@ class Replay:
                 f"job {self.job_id}: its log has lost events {seq + 1} to {self.cursor}, which "
                 "were read (Redis came back with an older state): read it again from the start"
             )
-        elif log_entries.is_terminal(seen.last):
+        elif log_entries.is_terminal(self.job_id, seen.last):
             self.need = Need.NOTHING
         elif seen.status in TERMINAL_TYPES:
             raise UnsupportedVersion(
                 f"job {self.job_id} is over, but its last event cannot be read"
             )
         else:
-            self.need = Need.LISTEN
+            self._listen(seen.status, may_wait=may_wait)
 
     def _judge_without_log(self, seen: JobSnapshot, *, may_wait: bool) -> None:
         status = seen.status
-        if status in TERMINAL_TYPES and self.cursor >= seen.seq:
+        if status in TERMINAL_TYPES and 0 < seen.seq <= self.cursor:
             self.need = Need.NOTHING
             return
         if self.cursor > 0 or seen.seq > 0 or status in TERMINAL_TYPES:
@@ -195,6 +211,16 @@ class Replay:
                 "submitted, waits in a queue that nobody works on, or has expired"
             )
         self._known = status is not None
+        self._listen(status, may_wait=may_wait)
+
+    def _listen(self, status: str | None, *, may_wait: bool) -> None:
+        """Wait for what follows, unless the record shows for the second time that nothing can."""
+        doubted, self._doubted = self._doubted, status not in _UNFINISHED
+        if doubted and self._doubted and not may_wait:
+            record = "has expired" if status is None else "has a status that no worker writes"
+            raise CursorExpired(
+                f"job {self.job_id}: its record {record}, and its log has no end: submit it again"
+            )
         self.need = Need.LISTEN
 
     def messages(self, batch: Iterable[bytes]) -> list[Event]:

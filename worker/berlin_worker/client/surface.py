@@ -40,16 +40,27 @@ class AsyncSurface(abc.ABC):
         return submission.job_id
 
     def stream(
-        self, job_id: str, after: int = 0, *, wait_for_start_s: float | None = None
+        self,
+        job_id: str,
+        after: int = 0,
+        *,
+        wait_for_start_s: float | None = None,
+        raw: bool = False,
     ) -> Stream:
         """Return the events of a job with a ``seq`` beyond ``after``, up to the terminal one.
 
-        ``wait_for_start_s`` overrides that of the options, for this stream.
+        ``wait_for_start_s`` overrides that of the options, for this stream. With ``raw`` it keeps
+        the bytes of each event, for :meth:`~berlin_worker.client.Stream.raw_batch`.
         """
-        return self._stream(job_id, after, wait_for_start_s=wait_for_start_s)
+        return self._stream(job_id, after, wait_for_start_s=wait_for_start_s, raw=raw)
 
     def submit_and_stream(
-        self, prompt: Prompt, *, job_id: str | None = None, **job_fields: Unpack[JobFields]
+        self,
+        prompt: Prompt,
+        *,
+        job_id: str | None = None,
+        raw: bool = False,
+        **job_fields: Unpack[JobFields],
     ) -> Stream:
         """Submit a job and read its events; the iterator's ``job_id`` is known at once.
 
@@ -58,7 +69,7 @@ class AsyncSurface(abc.ABC):
         :meth:`stream` do, :class:`~berlin_schemas.InvalidJob` at once.
         """
         submission = prepare(prompt, job_id, job_fields)
-        return self._stream(submission.job_id, submission=submission)
+        return self._stream(submission.job_id, submission=submission, raw=raw)
 
     def sse(self, job_id: str, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the events of a job as server-sent events, each ready to be written.

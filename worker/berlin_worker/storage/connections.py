@@ -16,6 +16,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_worker.config import urls
 from berlin_worker.config.broker_url import tls_options
@@ -35,7 +36,41 @@ Command = tuple[Any, ...]
 """Name and arguments of a Redis command: ``str``, ``bytes`` or ``int``."""
 
 
-class _ClosablePool(PrimaryPool, BlockingConnectionPool):
+def _reporting_closed(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Return ``base`` with a write to a closed transport raised as redis-py's ``ConnectionError``.
+
+    uvloop raises ``RuntimeError`` for it. redis-py lets that through, and each caller that handles
+    errors of Redis would end by it: a cut during the handshake would end the worker.
+    """
+
+    class Connection(base):  # type: ignore[valid-type,misc]  # the URL decides on the base
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await super().send_packed_command(command, check_health)
+            except RuntimeError as error:
+                await self.disconnect(nowait=True)
+                raise RedisConnectionError(f"the connection is closed: {error}") from error
+
+    return Connection
+
+
+class _ReaderPool(PrimaryPool):
+    """A pool whose connections report a closed transport."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.connection_class = _reporting_closed(self.connection_class)
+
+
+class _Pool(PrimaryPool, BlockingConnectionPool):
+    """A pool with a limit whose connections report a closed transport."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.connection_class = _reporting_closed(self.connection_class)
+
+
+class _ClosablePool(_Pool):
     """A pool whose close waits for the callers: a connection in use is closed on its release.
 
     redis-py's pool would close it during the use, with an arbitrary error for the caller, and
@@ -56,7 +91,7 @@ class _ClosablePool(PrimaryPool, BlockingConnectionPool):
         await super().disconnect(inuse_connections=False)
 
 
-class _FreshPool(PrimaryPool, BlockingConnectionPool):
+class _FreshPool(_Pool):
     """A pool that replaces stale connections."""
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
@@ -104,7 +139,7 @@ def readers(url: str) -> Callable[[], AbstractConnection]:
 
     Raises ``ValueError`` or ``TypeError`` for a URL of which no connection can be made.
     """
-    pool = _pool(PrimaryPool, urls.parse_redis(url, "REDIS_URL"), socket_timeout=None)
+    pool = _pool(_ReaderPool, urls.parse_redis(url, "REDIS_URL"), socket_timeout=None)
     make: Callable[[], AbstractConnection] = pool.make_connection
     make()
     return make

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from berlin_worker.client import Client
+from berlin_worker.config import celery_variables
 from berlin_worker.testing.fakes import FakeAsyncClient, FakeClient
 from berlin_worker.testing.in_process import InProcessWorker
 
@@ -27,8 +28,8 @@ def berlin_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcessWorker]:
     """A worker that repeats prompts; ``REDIS_URL`` leads to it while the test runs."""
     with InProcessWorker() as worker:
         monkeypatch.setenv("REDIS_URL", worker.redis_url)
-        monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-        monkeypatch.delenv("WORKER_EVENT_SHARDS", raising=False)
+        for variable in ("CELERY_BROKER_URL", *celery_variables.BROKERS, "WORKER_EVENT_SHARDS"):
+            monkeypatch.delenv(variable, raising=False)
         yield worker
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from berlin_worker.cli.job_options import job_options
+from berlin_worker.cli.numbers import COUNT
 
 
 @click.command()
@@ -24,7 +25,7 @@ from berlin_worker.cli.job_options import job_options
 @click.option(
     "-c",
     "--concurrency",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=32,
     show_default=True,
     help="Maximum number of jobs in flight.",

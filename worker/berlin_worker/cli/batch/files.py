@@ -99,6 +99,8 @@ class BatchFiles:
         self.path = results
         self.progress_path = results.with_name(results.name + ".run")
         self.kept_path = results.with_name(results.name + ".kept")
+        if not results.parent.is_dir():
+            raise WrongOutput(f"the directory {results.parent} does not exist")
         fresh = not results.exists() or results.stat().st_size == 0
         if not fresh and not self.progress_path.exists():
             raise WrongOutput(f"{self.progress_path.name} is missing, so no batch wrote it")

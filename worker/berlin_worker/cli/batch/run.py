@@ -113,7 +113,10 @@ def _source(plan: BatchOptions) -> Iterator[Path]:
 def _output(plan: BatchOptions) -> contextlib.AbstractContextManager[BatchOutput]:
     if plan.to_stdout:
         return contextlib.nullcontext(StdoutResults())
-    return BatchFiles(plan.output)
+    try:
+        return BatchFiles(plan.output)
+    except OSError as error:
+        raise WrongOutput(error.strerror or type(error).__name__) from None
 
 
 def _run(plan: BatchOptions, source: Path, output: BatchOutput) -> int:

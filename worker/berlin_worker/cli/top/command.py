@@ -2,6 +2,8 @@
 
 import click
 
+from berlin_worker.cli.numbers import Seconds
+
 
 @click.command()
 @click.option(
@@ -13,7 +15,7 @@ import click
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(min=0.2),
+    type=Seconds(at_least=0.2),
     default=2.0,
     show_default=True,
     help="Seconds between two readings; workers report every 2 s.",

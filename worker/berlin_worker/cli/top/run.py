@@ -92,7 +92,15 @@ def _waiting_elsewhere(broker_url: str) -> int | None:
 def _app(broker_url: str) -> Any:
     from celery import Celery  # noqa: PLC0415  # slow to import
 
-    app = Celery("berlin-top", set_as_current=False, fixups=[], backend="disabled://")
+    from berlin_worker.config.celery_loader import SettingsLoader  # noqa: PLC0415  # loads Celery
+
+    app = Celery(
+        "berlin-top",
+        set_as_current=False,
+        fixups=[],
+        loader=SettingsLoader,
+        backend="disabled://",
+    )
     broker = for_kombu(broker_url)
     app.conf.update(
         broker_url=broker.url,

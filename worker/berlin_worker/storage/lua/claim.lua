@@ -39,9 +39,9 @@ local function reply(outcome, fields)
           fields.started or 0, now, fields.leased or 0, status or ''}
 end
 
--- A record of an older version has no fingerprint, and is not compared.
+-- A record of an older version has no fingerprint, and is not compared; garbage counts as missing.
 local mine = ARGV[9] or ''
-if mine ~= '' and r[10] and r[10] ~= mine then
+if mine ~= '' and r[10] and #r[10] == #mine and r[10] ~= mine then
   return reply('conflict', {})
 end
 if OVER[status] then
@@ -79,7 +79,7 @@ end
 if ARGV[8] and ARGV[8] ~= '' then
   add('trace', ARGV[8])
 end
-if mine ~= '' and not r[10] then
+if mine ~= '' and r[10] ~= mine then
   add('fingerprint', mine)
   add('fingerprint:' .. mine, 1)  -- once more as the name of a field, for submit.lua
   for n = 10, #ARGV, 2 do

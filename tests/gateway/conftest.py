@@ -1,0 +1,112 @@
+"""A gateway over a worker in this process, and what its callers send."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from berlin_schemas import ErrorCode, PromptJob
+from berlin_worker.errors import JobError
+from berlin_worker.gateway.gateway import Gateway
+from berlin_worker.gateway.keys import new_key
+from berlin_worker.gateway.server import open_gateway, serving
+from berlin_worker.providers.base import Report, Services
+from berlin_worker.settings import Settings
+from berlin_worker.testing import InProcessWorker
+
+
+class Scripted:
+    """A provider whose prompt says what happens: words to repeat, ``FAIL <code>``, ``HANG``."""
+
+    def __init__(self, services: Services) -> None:
+        pass
+
+    def check(self, job: PromptJob) -> None:
+        pass
+
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+        text = str(job.messages[-1].content)
+        if text.startswith("FAIL "):
+            code = ErrorCode(text.split()[1])
+            raise JobError(code, f"the upstream fails with {code}")
+        for word in text.split():
+            if word == "HANG":
+                await asyncio.Event().wait()
+            yield [f"{word} "]
+        report.usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Site:
+    """A gateway that serves, and an HTTP session for it."""
+
+    url: str
+    http: aiohttp.ClientSession
+    gateway: Gateway
+    keys: dict[str, str]
+    """API key by tenant."""
+
+    async def call(
+        self, method: str, path: str, *, tenant: str = "acme", **options: Any
+    ) -> tuple[int, Any, Any]:
+        """Return status, headers and the JSON of the body, or its text."""
+        headers = {"Authorization": f"Bearer {self.keys[tenant]}"} | options.pop("headers", {})
+        async with self.http.request(
+            method, self.url + path, headers=headers, **options
+        ) as response:
+            text = await response.text()
+            if response.content_type == "application/json" and text:
+                return response.status, response.headers, json.loads(text)
+            return response.status, response.headers, text
+
+    async def submit(self, text: str, **fields: Any) -> str:
+        """Submit a job of the scripted provider and return its ID."""
+        status, _, body = await self.call("POST", "/v1/jobs", json=job(text, **fields))
+        assert status == 202, body
+        return str(body["job_id"])
+
+
+def job(text: str, **fields: Any) -> dict[str, Any]:
+    """Return a job object for the scripted provider."""
+    messages = [{"role": "user", "content": text}]
+    return {"messages": messages} | fields
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[InProcessWorker]:
+    with InProcessWorker({"berlin": Scripted}) as worker:
+        yield worker
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    redis_url: str, place: Path, *, port: int = 0, **settings: Any
+) -> AsyncIterator[Site]:
+    """Serve a gateway with keys for two tenants, on a free port."""
+    keys, entries = {}, []
+    for tenant in ("acme", "other"):
+        keys[tenant], entry = new_key(tenant)
+        entries.append(entry.model_dump())
+    file = place / "keys.json"
+    file.write_text(json.dumps({"keys": entries}))
+    values = {
+        "redis_url": redis_url,
+        "gateway_keys": str(file),
+        "gateway_ticket_secret": "a secret of the test",
+        **settings,
+    }
+    gateway = open_gateway(Settings(**values), "127.0.0.1", warn=lambda _: None)
+    async with serving(gateway, "127.0.0.1", port) as bound, aiohttp.ClientSession() as http:
+        yield Site(f"http://127.0.0.1:{bound}", http, gateway, keys)
+
+
+@pytest.fixture
+async def site(worker: InProcessWorker, tmp_path: Path) -> AsyncIterator[Site]:
+    async with serve(worker.redis_url, tmp_path) as site:
+        yield site

@@ -1,0 +1,155 @@
+"""The official OpenAI client, unchanged, and the bytes that it reads."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from berlin_worker.embedded.redis_server import fake_redis
+from berlin_worker.testing import InProcessWorker
+from tests.gateway.conftest import Site, serve
+
+pytestmark = pytest.mark.contract
+
+
+def client(site: Site) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url=site.url + "/v1",
+        api_key=site.keys["acme"],
+    )
+
+
+def user(text: str) -> Any:
+    return [{"role": "user", "content": text}]
+
+
+async def until_status(site: Site, status: str) -> list[dict[str, Any]]:
+    """Return the newest job as soon as it has ``status``."""
+    async with asyncio.timeout(60):
+        while True:
+            _, _, page = await site.call("GET", "/v1/jobs?limit=1")
+            if [job["status"] for job in page["jobs"]] == [status]:
+                return list(page["jobs"])
+            await asyncio.sleep(0.01)
+
+
+async def test_official_client_gets_one_answer(site: Site) -> None:
+    async with client(site) as ai:
+        raw = await ai.chat.completions.with_raw_response.create(
+            model="m1", messages=user("one two")
+        )
+    answer = raw.parse()
+    assert answer.choices[0].message.content == "one two "
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 5
+    assert answer.id == f"chatcmpl-{raw.headers['x-job-id']}"
+
+
+async def test_official_client_streams_with_usage(site: Site) -> None:
+    async with client(site) as ai:
+        stream = await ai.chat.completions.create(
+            model="m1",
+            messages=user("one two"),
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(texts) == "one two "
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 5
+
+
+async def text_of(ai: openai.AsyncOpenAI, text: str, *, stream: bool) -> str:
+    messages = user(text)
+    if not stream:
+        answer = await ai.chat.completions.create(model="m1", messages=messages)
+        return answer.choices[0].message.content or ""
+    chunks = await ai.chat.completions.create(model="m1", messages=messages, stream=True)
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "code"),
+    [
+        ("FAIL rate_limited", openai.RateLimitError, "rate_limited"),
+        ("FAIL upstream_error", openai.InternalServerError, "upstream_error"),
+        ("FAIL auth_failed", openai.InternalServerError, "auth_failed"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_failed_job_is_raised_once_by_the_official_client(
+    site: Site, text: str, error: type[openai.APIStatusError], code: str, stream: bool
+) -> None:
+    async with client(site) as ai:
+        with pytest.raises(openai.APIError) as raised:
+            await text_of(ai, text, stream=stream)
+    assert raised.value.code == code
+    if isinstance(raised.value, openai.APIStatusError):
+        assert isinstance(raised.value, error)
+        assert raised.value.response.headers["x-should-retry"] == "false"
+
+
+async def test_invalid_requests_raise_the_errors_of_the_official_client(site: Site) -> None:
+    async with client(site) as ai:
+        with pytest.raises(openai.BadRequestError) as raised:
+            await ai.chat.completions.create(model="m1", messages=[])
+        assert raised.value.code == "invalid_job"
+        with pytest.raises(openai.BadRequestError) as raised:
+            await ai.chat.completions.create(model="m1", messages=user("x"), n=2)
+        assert raised.value.param == "n"
+        with pytest.raises(openai.AuthenticationError):
+            await ai.with_options(api_key="wrong").models.list()
+
+
+async def test_stream_has_comments_and_data_alone(site: Site) -> None:
+    headers = {"Authorization": f"Bearer {site.keys['acme']}"}
+    body = {"model": "m1", "messages": user("one HANG"), "stream": True}
+    async with site.http.post(
+        f"{site.url}/v1/chat/completions", json=body, headers=headers
+    ) as response:
+        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert "Content-Encoding" not in response.headers
+        job_id = response.headers["x-job-id"]
+        text = b""
+        while b": waiting\n" not in text:
+            text += await response.content.readany()
+        await site.gateway.client.cancel(job_id)
+        text += await response.read()
+    lines = text.decode().splitlines()
+    assert {line.partition(":")[0] for line in lines if line} <= {"", "data"}
+    # A comment never stands alone between two empty lines: some clients take that for an event.
+    assert ": waiting\n\n" not in text.decode()
+    last = json.loads([line for line in lines if line][-1].removeprefix("data: "))
+    assert last["error"]["code"] == "cancelled"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_job_of_a_client_that_goes_away_is_cancelled(
+    worker: InProcessWorker, tmp_path: Path, stream: bool
+) -> None:
+    async with serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01) as site:
+        headers = {"Authorization": f"Bearer {site.keys['acme']}", "Idempotency-Key": f"{stream}"}
+        body = {"model": "m1", "messages": user("one HANG"), "stream": stream}
+        request = asyncio.create_task(
+            site.call("POST", "/v1/chat/completions", json=body, headers=headers)
+        )
+        [running] = await until_status(site, "running")
+        request.cancel()
+        [cancelled] = await until_status(site, "cancelled")
+        assert cancelled["job_id"] == running["job_id"]
+
+
+async def test_job_that_no_worker_takes_is_cancelled_in_time(tmp_path: Path) -> None:
+    with fake_redis() as redis_url:
+        async with serve(redis_url, tmp_path, gateway_wait_s=0.01) as site:
+            status, _, body = await site.call(
+                "POST", "/v1/chat/completions", json={"messages": user("x")}
+            )
+            assert (status, body["error"]["code"]) == (504, "no_worker")
+            _, _, page = await site.call("GET", "/v1/jobs")
+            assert [job["cancel_requested"] for job in page["jobs"]] == [True]

@@ -1,0 +1,64 @@
+"""The OpenAPI document, and the gateway tried against it by schemathesis."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import negative_data_rejection
+
+from berlin_worker.gateway.openapi import document
+from berlin_worker.testing import InProcessWorker
+from tests.gateway.conftest import Site, serve
+
+pytestmark = [
+    pytest.mark.integration,
+    # schemathesis does so; the examples still vary as Hypothesis has it.
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
+]
+
+EXAMPLES = 20
+"""A few: each is a request. 500 of them found nothing more."""
+
+schema = schemathesis.openapi.from_dict(document())
+
+
+@pytest.fixture(scope="module")
+def site(worker: InProcessWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A gateway in a thread of its own, for requests that block."""
+    place, ready = tmp_path_factory.mktemp("gateway"), queue.SimpleQueue[Site]()
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+
+    async def run() -> None:
+        async with serve(worker.redis_url, place) as site:
+            ready.put(site)
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    try:
+        yield ready.get(timeout=60)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(60)
+        loop.close()
+
+
+@schema.parametrize()
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
+def test_gateway_answers_as_its_document_says(case: schemathesis.Case, site: Site) -> None:
+    if case.query is not None and "wait_s" in case.query:
+        case.query["wait_s"] = 0
+    headers = {"Authorization": f"Bearer {site.keys['acme']}"}
+    response = case.call(base_url=site.url, headers=headers)
+    if response.status_code == 422:  # a job ID or a key that another example has used
+        assert response.json()["error"]["code"] == "idempotency_key_reused"
+    else:
+        # HTTP takes the spaces off a header, so a wrong one may arrive as a right one.
+        stripped = "Idempotency-Key" in case.headers
+        case.validate_response(
+            response, excluded_checks=[negative_data_rejection] if stripped else None
+        )

@@ -1,0 +1,94 @@
+"""The bodies of the gateway's own responses."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from berlin_schemas import ErrorInfo
+from berlin_worker.client.values import Status
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(_Body):
+    """Why a request failed, in OpenAI's shape."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(_Body):
+    """The body of every error."""
+
+    error: Problem
+
+
+class Accepted(_Body):
+    """A job that is on the queue. ``events`` is the path of its events."""
+
+    job_id: str
+    events: str
+    ticket: str
+
+
+class CancelRequested(_Body):
+    """A job that was asked to end."""
+
+    job_id: str
+    cancel_requested: Literal[True]
+
+
+class Ticket(_Body):
+    """A ticket for one job; it ends after ``expires_in_s`` seconds."""
+
+    ticket: str
+    expires_in_s: int
+
+
+class JobResult(_Body):
+    """The text of a completed job."""
+
+    text: str
+    finish_reason: str
+
+
+class ListedJob(_Body):
+    """What the record of a job says. Times are Unix seconds by the clock of Redis."""
+
+    job_id: str
+    status: Status
+    attempt: int
+    seq: int
+    cancel_requested: bool
+    created_ts: float | None
+    started_ts: float | None
+    tenant: str | None
+    metadata: dict[str, JsonValue]
+    error: ErrorInfo | None
+    reason: str | None
+
+
+class Job(ListedJob):
+    """A job with its result, which is ``None`` before the end, and once the log has expired."""
+
+    result: JobResult | None = None
+    usage: dict[str, Any] | None = None
+
+
+class JobPage(_Body):
+    """One page of jobs; ``next`` is passed as ``before`` for the next one."""
+
+    jobs: list[ListedJob]
+    next: str | None
+
+
+class PolledEvents(_Body):
+    """Events after the cursor, and the new cursor."""
+
+    events: list[dict[str, Any]]
+    after: int
+    ended: bool

@@ -1,0 +1,124 @@
+"""What all requests of one gateway share."""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+
+from berlin_schemas import Event
+from berlin_schemas.events import TERMINAL_TYPES
+from berlin_worker.client import AsyncClient
+from berlin_worker.errors import ClientError, JobFailed
+from berlin_worker.gateway.event_stream import OpenStreams
+from berlin_worker.gateway.keys import Caller, Keys, Scope
+from berlin_worker.gateway.problems import Problem
+from berlin_worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_LOOKUP_S: Final = 5.0
+_AT_ONCE_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The client, the keys and the open streams of a gateway."""
+
+    client: AsyncClient
+    settings: Settings
+    keys: Keys
+    ticket_secret: bytes
+    followers: OpenStreams = field(default_factory=OpenStreams)
+    """Readers that come back with a cursor, at another replica if need be."""
+    chats: OpenStreams = field(default_factory=OpenStreams)
+    """Requests that cannot be continued: at the end of the gateway they may finish."""
+    lookup_s: float = _LOOKUP_S
+    """How long a request waits for a log that should be there."""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _leaving: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins whose pages may call the gateway."""
+        listed = self.settings.gateway_origins.split(",")
+        return frozenset(origin.strip() for origin in listed if origin.strip())
+
+    def check_model(self, caller: Caller, provider: Any, model: Any) -> None:
+        """Raise a 403 if the key does not allow the model of a job."""
+        served = provider if isinstance(provider, str) else self.settings.default_provider
+        if not caller.may_use(served, self.model_of(model)):
+            raise Problem(
+                403, "model_not_allowed", "model: the API key does not allow it", param="model"
+            )
+
+    async def poll(
+        self, job_id: str, after: int, wait_s: float
+    ) -> tuple[list[tuple[Event, bytes]], bool]:
+        """Wait ``wait_s`` for events after ``after``; return them, and whether the job is over."""
+        async with self.client.stream(job_id, after, raw=True) as stream:
+            try:
+                async with asyncio.timeout(wait_s or _AT_ONCE_S):
+                    events = await stream.raw_batch()
+            except TimeoutError:
+                return [], False
+            except StopAsyncIteration:
+                return [], True
+        return events, events[-1][0].type in TERMINAL_TYPES
+
+    def model_of(self, model: Any) -> str:
+        """Return the model that a job names, or the default one."""
+        return model if isinstance(model, str) else self.settings.default_model
+
+    async def models(self) -> list[tuple[str, str]]:
+        """Return provider and model of what can be asked for, as far as it is known."""
+        default = self.settings.default_provider, self.settings.default_model
+        return [default] if default[1] else []
+
+    async def ended(self, job_id: str) -> None:
+        """Wait for the end of a job. Raises ``TimeoutError`` after ``lookup_s``."""
+        with contextlib.suppress(JobFailed):
+            await self.client.result(job_id, timeout_s=self.lookup_s)
+
+    def cancel_later(self, job_id: str) -> None:
+        """Cancel a job whose caller has gone, after WORKER_GATEWAY_ABANDON_S."""
+        task = asyncio.create_task(self._cancel_later(job_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_later(self, job_id: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.gateway_abandon_s):
+                await self._leaving.wait()
+        try:
+            await self.client.cancel(job_id, "the caller has gone")
+        except ClientError as error:
+            logger.warning("job %s goes on, although its caller has gone: %s", job_id, error)
+
+    async def aclose(self) -> None:
+        """Cancel at once what would be cancelled later, and close the client."""
+        self._leaving.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.client.aclose()
+
+
+GATEWAY: Final = web.AppKey("gateway", Gateway)
+CALLER: Final = web.RequestKey("caller", Caller)
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Return who sends the request, as the middleware has found."""
+    return request[CALLER]
+
+
+def need(request: web.Request, scope: Scope) -> Caller:
+    """Return the caller. Raises a 403 if its key lacks ``scope``, or a ticket names no job here."""
+    caller = caller_of(request)
+    if caller.job_id is not None and "job_id" not in request.match_info:
+        raise Problem(403, "forbidden", "a ticket reads one job: use the API key")
+    if not caller.may(scope):
+        raise Problem(403, "forbidden", f"the API key lacks the scope {scope!r}")
+    return caller

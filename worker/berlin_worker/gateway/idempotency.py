@@ -1,0 +1,29 @@
+"""The job ID of a request with an ``Idempotency-Key`` (pure)."""
+
+import hashlib
+import json
+import re
+from typing import Any, Final
+
+from aiohttp import web
+
+from berlin_schemas.errors import ErrorCode
+from berlin_worker.gateway.problems import Problem
+
+KEY_PATTERN: Final = "[!-~]([ -~]{0,253}[!-~])?"
+_key: Final = re.compile(KEY_PATTERN)
+
+
+def job_id_of(request: web.Request, job: dict[str, Any], tenant: str | None) -> str | None:
+    """Return the ID that the key of a request gives its job within ``tenant``, or ``None``.
+
+    A job that carries an ID is safe to repeat by that. Raises a 400 for a key that is too long.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None or job.get("job_id") is not None:
+        return None
+    if not _key.fullmatch(key):
+        message = "Idempotency-Key: it has 1 to 255 printable ASCII characters"
+        raise Problem(400, ErrorCode.INVALID_JOB, message, param="Idempotency-Key")
+    scope = json.dumps([tenant, key]).encode()
+    return f"idem-{hashlib.sha256(scope).hexdigest()[:40]}"

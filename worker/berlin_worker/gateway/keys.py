@@ -1,0 +1,122 @@
+"""API keys: a file of their hashes, and what each key allows (pure, but for reading the file).
+
+The file is JSON: ``{"keys": [{"hash": "sha256:...", "tenant": "acme", "scopes": ["submit"],
+"models": ["gpt-4*"]}]}``. A key is random and long, so that one round of SHA-256 hides it well.
+"""
+
+import fnmatch
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from berlin_schemas.jobs import Name
+from berlin_worker.errors import SettingsError
+
+Scope = Literal["submit", "read", "cancel", "fleet"]
+SCOPES: Final[frozenset[Scope]] = frozenset({"submit", "read", "cancel", "fleet"})
+DEFAULT_SCOPES: Final[tuple[Scope, ...]] = ("submit", "read", "cancel")
+_PREFIX: Final = "bk_"
+_BYTES: Final = 32
+
+
+class Key(BaseModel):
+    """One key: whose it is and what it allows. ``models`` are patterns as of a shell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    hash: Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$")]
+    tenant: Name
+    scopes: list[Scope] = Field(default_factory=lambda: list(DEFAULT_SCOPES))
+    models: list[str] = Field(default_factory=lambda: ["*"])
+
+
+class KeyFile(BaseModel):
+    """The file of the keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    keys: list[Key]
+
+
+class Caller(BaseModel):
+    """Who sends a request. ``tenant`` is ``None`` for a gateway without keys: it sees all jobs.
+
+    ``job_id`` is set for a ticket, which reads that job and nothing else.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tenant: str | None = None
+    scopes: frozenset[Scope] = SCOPES
+    models: tuple[str, ...] = ("*",)
+    job_id: str | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Return whether the caller has ``scope``."""
+        return scope in self.scopes
+
+    def may_use(self, provider: str, model: str) -> bool:
+        """Return whether a pattern of the key fits ``model`` or ``provider/model``."""
+        names = (model, f"{provider}/{model}")
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.models)
+
+    def owns(self, job_id: str, tenant: str | None) -> bool:
+        """Return whether the caller may see a job of ``tenant``."""
+        if self.job_id is not None:
+            return self.job_id == job_id
+        return self.tenant is None or self.tenant == tenant
+
+
+class Keys:
+    """The keys of one file. An empty set admits everybody, for a gateway on loopback."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = [(bytes.fromhex(key.hash.removeprefix("sha256:")), key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def caller(self, text: str) -> Caller | None:
+        """Return who has the key ``text``; the time taken does not depend on the answer."""
+        digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+        found: Key | None = None
+        for known, key in self._keys:
+            if hmac.compare_digest(known, digest):
+                found = key
+        if found is None:
+            return None
+        return Caller(
+            tenant=found.tenant, scopes=frozenset(found.scopes), models=tuple(found.models)
+        )
+
+
+def read_keys(path: str) -> Keys:
+    """Read the key file at ``path``. Raises ``SettingsError``, whose text shows no hash."""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(f"WORKER_GATEWAY_KEYS: cannot read {path}: {reason}") from None
+    try:
+        keys = KeyFile.model_validate_json(text).keys
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, problem["loc"])) or "the file"
+        raise SettingsError(f"WORKER_GATEWAY_KEYS: {path}: {place}: {problem['msg']}") from None
+    if not keys:
+        raise SettingsError(
+            f"WORKER_GATEWAY_KEYS: {path} has no keys, so that nobody could use the gateway"
+        )
+    return Keys(keys)
+
+
+def new_key(tenant: str) -> tuple[str, Key]:
+    """Return a new key for ``tenant``, and its entry for the file."""
+    text = _PREFIX + secrets.token_urlsafe(_BYTES)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return text, Key(hash=f"sha256:{digest}", tenant=tenant)

@@ -1,0 +1,60 @@
+"""What requests carry: JSON bodies and numbers in the query, each with one clear error."""
+
+import json
+import re
+from typing import Any, Final
+
+from aiohttp import web
+
+from berlin_schemas import names
+from berlin_worker.client.values import JobStatus
+from berlin_worker.gateway.gateway import GATEWAY, need
+from berlin_worker.gateway.keys import Scope
+from berlin_worker.gateway.problems import Problem
+
+_NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """Return the JSON object in the body. Raises a 400, 413 or 415."""
+    if request.content_type not in {"application/json", "application/octet-stream"}:
+        raise Problem(415, "invalid_request", "send the body as application/json")
+    try:
+        found = json.loads(await request.read(), parse_constant=_refused)
+    except web.HTTPRequestEntityTooLarge:
+        raise
+    except (ValueError, RecursionError):
+        raise Problem(400, "invalid_json", "the body is no valid JSON in UTF-8") from None
+    if not isinstance(found, dict):
+        raise Problem(400, "invalid_json", "the body is no JSON object")
+    return found
+
+
+def _refused(name: str) -> None:
+    raise ValueError(name)
+
+
+def whole_number(
+    request: web.Request, name: str, default: int, *, least: int = 1, most: int
+) -> int:
+    """Return a whole number of the query. Raises a 400 if it is none or out of bounds."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        raise Problem(
+            400, "invalid_request", f"{name}: a whole number from {least} to {most}", param=name
+        )
+    return int(text)
+
+
+async def owned_job(request: web.Request, scope: Scope, job_id: str) -> JobStatus:
+    """Return the status of a job. Raises a 404 if it is none that the caller may see."""
+    caller = need(request, scope)
+    missing = Problem(404, "job_not_found", "no such job: it was never submitted, or has expired")
+    if not names.is_job_id(job_id):
+        raise missing
+    job = await request.app[GATEWAY].client.status(job_id)
+    if job.status == "unknown" or not caller.owns(job_id, job.tenant):
+        raise missing
+    return job

@@ -1,0 +1,92 @@
+"""Runs a gateway until a signal, and lets its streams end well."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from aiohttp import web
+
+from berlin_worker.client import AsyncClient
+from berlin_worker.errors import SettingsError
+from berlin_worker.gateway.app import make_app
+from berlin_worker.gateway.gateway import Gateway
+from berlin_worker.gateway.keys import Keys, read_keys
+from berlin_worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_S: Final = 5.0
+_SECRET_BYTES: Final = 32
+
+
+def open_gateway(settings: Settings, host: str, *, warn: Callable[[str], object]) -> Gateway:
+    """Return a gateway that may listen on ``host``. Raises ``SettingsError`` if it may not."""
+    keys = read_keys(settings.gateway_keys) if settings.gateway_keys else Keys([])
+    if not keys:
+        if not is_loopback(host):
+            raise SettingsError(
+                f"without API keys the gateway listens on loopback only, not on {host}: set "
+                "WORKER_GATEWAY_KEYS (`berlin gateway --new-key TENANT` prints one)"
+            )
+        warn("no WORKER_GATEWAY_KEYS: everybody on this machine may use the gateway")
+    secret = settings.gateway_ticket_secret
+    if keys and secret is None:
+        warn("no WORKER_GATEWAY_TICKET_SECRET: a ticket is valid at this process alone")
+    return Gateway(
+        client=AsyncClient(settings=settings),
+        settings=settings,
+        keys=keys,
+        ticket_secret=secret.get_secret_value().encode()
+        if secret
+        else secrets.token_bytes(_SECRET_BYTES),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
+    """Serve ``gateway``; yields the port. At the end chats may finish, within
+    WORKER_DRAIN_TIMEOUT_S. Raises ``SettingsError`` if it cannot listen.
+    """
+    runner = web.AppRunner(
+        make_app(gateway),
+        handler_cancellation=True,  # a caller that goes away must be noticed
+        access_log=None,  # it would show tickets
+        shutdown_timeout=_CLOSE_S,
+    )
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    try:
+        try:
+            await site.start()
+        except OSError as error:
+            message = f"cannot listen on {host} port {port}: {error.strerror or error}"
+            raise SettingsError(message) from None
+        yield runner.addresses[0][1]
+        await site.stop()
+        gateway.followers.stop()
+        await _chats_end(gateway)
+    finally:
+        gateway.followers.stop()
+        gateway.chats.stop()
+        await runner.cleanup()
+        await gateway.aclose()
+
+
+async def _chats_end(gateway: Gateway) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(gateway.settings.drain_timeout_s):
+            await gateway.chats.all_ended()
