@@ -15,7 +15,8 @@ from berlin_worker.storage.redis_errors import PrimaryNotFound, describe
 from berlin_worker.storage.script_connection import SharedScriptConnection
 from berlin_worker.storage.sentinel import newest, not_found
 from tests.support.needed import needed
-from tests.support.sentinel import bring_back, fail_over, kill_primary
+from tests.support.sentinel import bring_back, fail_over, has_caught_up, kill_primary
+from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +58,7 @@ def test_the_error_says_what_to_correct() -> None:
 
 
 def killed_and_back(sentinels: SentinelSet) -> None:
+    wait_until(lambda: has_caught_up(sentinels), "the replica has it all")
     bring_back(sentinels, kill_primary(sentinels))
 
 
