@@ -11,11 +11,13 @@ import redis.asyncio
 from hypothesis import HealthCheck, settings
 
 from berlin_worker.embedded.redis_server import RedisProcess, fake_redis, find_server, find_servers
+from berlin_worker.embedded.topology import Cluster, SentinelSet
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
 from tests.support.store_helpers import CLUSTERED
+from tests.support.topologies import TOPOLOGIES, Topology, empty
 from tests.support.workers import wait_until
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
@@ -28,7 +30,7 @@ settings.register_profile(
 )
 settings.load_profile("worker")
 
-_SERVERS = {"redis_server", "second_redis_server"}
+_SERVERS = {"redis_server", "second_redis_server", "sentinel_set", "cluster", "topology"}
 _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
 """A limit is repeated: an event loop may take the first time for an error of a
@@ -145,6 +147,32 @@ async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     """An asyncio client of :func:`redis_url`; replies are bytes."""
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def sentinel_set() -> Iterator[SentinelSet]:
+    """A primary, its replica and three Sentinels for each test process."""
+    with SentinelSet(needed(find_server(), "redis-server or valkey-server")) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Three primaries and three replicas for each test process."""
+    with Cluster(needed(find_server(), "redis-server or valkey-server")) as servers:
+        yield servers
+
+
+@pytest.fixture(params=TOPOLOGIES)
+def topology(request: pytest.FixtureRequest) -> Topology:
+    """The same test over one Redis, and over Sentinels."""
+    real: str = request.getfixturevalue("real_redis_url")
+    if request.param == "single":
+        return Topology("single", real)
+    name = {"sentinel": "sentinel_set"}.get(request.param, request.param)
+    url: str = request.getfixturevalue(name).url
+    empty(url)
+    return Topology(request.param, url, real if request.param == "cluster" else "")
 
 
 @pytest.fixture

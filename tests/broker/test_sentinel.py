@@ -9,47 +9,52 @@ import pytest
 from celery import Celery
 
 from berlin_worker.client import Client
-from berlin_worker.embedded.redis_server import find_server
+from berlin_worker.embedded.redis_server import find_server, free_port
+from berlin_worker.embedded.topology import SentinelSet
 from tests.support.checker import text_of
 from tests.support.cli import BERLIN
 from tests.support.fleet import Fleet, prompt
 from tests.support.needed import needed
-from tests.support.sentinel import SentinelPair
+from tests.support.sentinel import has_caught_up, kill_primary
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def pair() -> Iterator[SentinelPair]:
-    with SentinelPair(needed(find_server(), "redis-server or valkey-server")) as running:
+def sentinels() -> Iterator[SentinelSet]:
+    with SentinelSet(needed(find_server(), "redis-server or valkey-server")) as running:
         yield running
 
 
 @pytest.fixture
-def fleet(fleet: Fleet, pair: SentinelPair) -> Iterator[Fleet]:
-    """The fleet of the other tests; its producer knows Sentinels as any user of Celery does."""
-    fleet.env["CELERY_BROKER_URL"] = pair.url
-    with Celery(broker=f"sentinel://127.0.0.1:{pair.port}/0") as fleet.app:
-        fleet.app.conf.broker_transport_options = {"master_name": pair.name}
+def fleet(fleet: Fleet, sentinels: SentinelSet) -> Iterator[Fleet]:
+    """The fleet of the other tests; its producer knows Sentinels as any user of Celery does. The
+    first Sentinel in the URL of workers and clients is dead."""
+    ports = [free_port(), *(sentinel.port for sentinel in sentinels.sentinels)]
+    listed = ";".join(f"sentinel://127.0.0.1:{port}/0" for port in ports)
+    fleet.env["CELERY_BROKER_URL"] = f"{listed}?master_name={sentinels.name}"
+    with Celery(broker=f"sentinel://127.0.0.1:{ports[1]}/0") as fleet.app:
+        fleet.app.conf.broker_transport_options = {"master_name": sentinels.name}
         yield fleet
 
 
-def test_jobs_of_a_bare_producer_and_of_the_client_stream(fleet, pair):
-    with fleet.worker(), Client(fleet.env["REDIS_URL"], pair.url) as client:
+def test_jobs_of_a_bare_producer_and_of_the_client_stream(fleet):
+    broker_url = fleet.env["CELERY_BROKER_URL"]
+    with fleet.worker(), Client(fleet.env["REDIS_URL"], broker_url) as client:
         assert text_of(fleet.ended(fleet.send(prompt("bare")))) == "echo of bare"
         assert client.result(client.submit("client")).text == "echo of client"
 
 
-def test_a_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, pair):
-    client = Client(fleet.env["REDIS_URL"], pair.url)
+def test_a_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, sentinels):
+    client = Client(fleet.env["REDIS_URL"], fleet.env["CELERY_BROKER_URL"])
     with client, fleet.worker("-c", "2") as worker:
         running = [fleet.send(prompt(f"[[delay:1]] run {n} a b c d")) for n in range(2)]
         for job_id in running:
             fleet.running(job_id)
         waiting = [fleet.send(prompt(f"wait {n}")) for n in range(4)] + [client.submit("wait")]
-        wait_until(pair.caught_up, "the replica has it all")
-        pair.kill_primary()
+        wait_until(lambda: has_caught_up(sentinels), "the replica has it all")
+        kill_primary(sentinels)
         after = [fleet.send(prompt("after it")), client.submit("after it")]
         for job_id in [*running, *waiting, *after]:
             events = fleet.ended(job_id)
@@ -58,7 +63,7 @@ def test_a_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, pair):
         assert worker.stop() == 0
 
 
-def test_doctor_and_top_ask_the_primary_that_the_sentinels_name(fleet, pair):
+def test_doctor_and_top_ask_the_primary_that_the_sentinels_name(fleet, sentinels):
     def berlin(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*BERLIN, *arguments],
@@ -70,8 +75,9 @@ def test_doctor_and_top_ask_the_primary_that_the_sentinels_name(fleet, pair):
 
     fleet.send(prompt("waits"))
     assert json.loads(berlin("top", "--once", "--json").stdout)["waiting"] == 1
-    assert f"sentinel://127.0.0.1:{pair.port}/0" in berlin("doctor", "--no-login").stdout
-    other = pair.url.replace(pair.name, "nobody")
+    shown = f",127.0.0.1:{sentinels.sentinels[2].port}/mymaster/0"
+    assert shown in berlin("doctor", "--no-login").stdout
+    other = fleet.env["CELERY_BROKER_URL"].replace("mymaster", "nobody")
     doctor = berlin("doctor", "--no-login", CELERY_BROKER_URL=other)
     assert doctor.returncode == 1
-    assert "No master found for 'nobody'" in doctor.stdout
+    assert "none of 4 Sentinels names a primary 'nobody'" in doctor.stdout

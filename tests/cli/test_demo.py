@@ -121,6 +121,12 @@ def test_interrupted_demo_leaves_no_process_behind(
     assert "Traceback" not in err
 
 
+def test_the_demo_runs_on_sentinels(demo: Demo) -> None:
+    code, out, err = demo.run("--topology", "sentinel", "Hello")
+    assert (code, "You asked" in out) == (0, True)
+    assert "three Sentinels" in err
+
+
 def test_the_demo_takes_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
     url = f"{redis_server.url.removesuffix('0')}9"
     code, _, err = demo.run(REDIS_URL=url)

@@ -99,3 +99,40 @@ def test_a_client_refuses_at_once(files: dict[str, str]) -> None:
 def test_a_path_with_a_null_byte_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"ssl_ca_certs '.*' cannot be read: it is no path"):
         Settings.from_env({"REDIS_URL": "rediss://h?ssl_ca_certs=%00"})
+
+
+def test_the_certificates_of_the_settings_reach_every_url_with_tls(files: dict[str, str]) -> None:
+    given = {
+        "WORKER_REDIS_CA": files["ca"],
+        "WORKER_REDIS_CERT": files["cert"],
+        "WORKER_REDIS_KEY": files["key"],
+    }
+    urls = {"REDIS_URL": "rediss+sentinel://a/m", "CELERY_BROKER_URL": "rediss://b"}
+    found = Settings.from_env({**urls, **given})
+    for url in (found.redis_url, found.broker_url):
+        for path in given.values():
+            assert path in url
+    own = f"rediss://b?ssl_ca_certs={files['ca']}&ssl_certfile={files['locked']}"
+    own += f"&ssl_keyfile={files['locked_key']}&ssl_password={SECRET}"
+    assert Settings.from_env({"REDIS_URL": own, **given}).redis_url == own
+    plain = Settings.from_env(
+        {"REDIS_URL": "rediss://a", "CELERY_BROKER_URL": "redis://b", **given}
+    )
+    assert plain.broker_url == "redis://b"
+
+
+@pytest.mark.parametrize(
+    ("url", "setting", "file", "message"),
+    [
+        ("redis://b", "WORKER_REDIS_CA", "ca", "is set, but no URL asks for TLS"),
+        ("rediss://b", "WORKER_REDIS_KEY", "key", ".*: set WORKER_REDIS_CERT"),
+        ("rediss://b", "WORKER_REDIS_CA", "missing", ".* cannot be read"),
+        ("rediss://b", "WORKER_REDIS_CA", "garbage", ".* holds no certificate"),
+        ("rediss://b", "WORKER_REDIS_CERT", "garbage", ".* cannot be used"),
+    ],
+)
+def test_a_setting_of_a_certificate_that_cannot_be_used_is_named(
+    files: dict[str, str], url: str, setting: str, file: str, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{setting} {message}"):
+        Settings.from_env({"REDIS_URL": url, setting: files[file]})

@@ -11,7 +11,7 @@ from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, 
 
 from berlin_worker.config import redis_options, urls
 from berlin_worker.config.addresses import address
-from berlin_worker.config.broker_url import parted
+from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
 
@@ -78,7 +78,7 @@ def shown_by(environ: dict[str, str]) -> str:
         message = str(error)
         shown = words_in(error)
     else:
-        parted(settings.broker_url)
+        for_kombu(settings.broker_url)
         every = (settings.redis_url, settings.broker_url)
         return repr(settings) + "".join(map(address, every))
     assert "\n" not in message
@@ -114,7 +114,7 @@ def test_a_login_that_is_percent_encoded_reaches_both_clients(user: str, passwor
         "port": 6380,
         "db": 2,
     }
-    with Connection(parted(url)[0]) as connection:
+    with Connection(for_kombu(url).url) as connection:
         assert (connection.userid or "", connection.password) == (user, password)
 
 
@@ -133,7 +133,7 @@ def test_a_login_that_is_percent_encoded_reaches_both_clients(user: str, passwor
 def test_a_password_that_is_readable_all_the_same_is_read_alike(url: str) -> None:
     password = url.partition("://:")[2].rpartition("@")[0]
     assert parse_url(urls.redis(url))["password"] == password
-    kombu_url, _ = parted(url)
+    kombu_url = for_kombu(url).url
     with Connection(kombu_url) as connection:
         assert (connection.password, connection.hostname, connection.alt) == (password, "host", [])
 
@@ -162,7 +162,7 @@ def test_store_and_queue_are_one_database(url: str, db: int) -> None:
     found = urls.redis(url)
     assert urls.redis(found) == found
     assert parse_url(found).get("db", 0) == db
-    with Connection(parted(url)[0]) as connection:
+    with Connection(for_kombu(url).url) as connection:
         params = connection.transport.Channel._connparams(_Unconnected(connection))
     assert params["db"] == db
     store = parse_url(found)
@@ -200,7 +200,7 @@ def test_the_spellings_of_ssl_cert_reqs_mean_the_same_to_store_and_queue(text: s
         "ssl_check_hostname": False,
         "ssl_ca_certs": "/a,b;c",
     }
-    with Connection(parted(url)[0]) as connection:
+    with Connection(for_kombu(url).url) as connection:
         assert connection.ssl["ssl_cert_reqs"].name == f"CERT_{expected.upper()}"
         assert connection.ssl["ssl_check_hostname"] is False
         assert connection.ssl["ssl_ca_certs"] == "/a,b;c"
@@ -208,7 +208,7 @@ def test_the_spellings_of_ssl_cert_reqs_mean_the_same_to_store_and_queue(text: s
 
 def test_the_queue_is_never_reached_in_plain_text_if_the_url_asks_for_tls() -> None:
     for url in ("rediss://h", "rediss://h?ssl_check_hostname=no", "rediss://h?client_name=me"):
-        with Connection(parted(url)[0]) as connection:
+        with Connection(for_kombu(url).url) as connection:
             assert connection.ssl["ssl_cert_reqs"].name == "CERT_REQUIRED"
 
 
@@ -220,7 +220,7 @@ def test_an_option_that_we_choose_ourselves_is_ignored(query: str) -> None:
 def test_the_name_of_a_client_reaches_both() -> None:
     url = "redis://h/1?client_name=me"
     assert parse_url(urls.redis(url))["client_name"] == "me"
-    assert parted(url) == ("redis://h/1", {"client_name": "me"})
+    assert for_kombu(url)[:2] == ("redis://h/1", {"client_name": "me"})
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,11 @@ def test_the_name_of_a_client_reaches_both() -> None:
         ("unix://run/redis.sock", "must be absolute.*, not 'run/redis.sock'"),
         ("unix://", "must be absolute"),
         ("unix:///" + "d" * 120, "at most 107 bytes"),
-        ("redis+cluster://a:1,b:2", "Cluster is not supported yet"),
-        ("rediss+cluster://a:1", "Cluster is not supported yet"),
-        ("redis+sentinel://a:1,b:2/mymaster", "not supported yet.*sentinel://host"),
+        ("redis+sentinel://a/mymaster/one", "the path must be the number of a database"),
+        ("redis+sentinel://a/m?sentinel_username=me", "sentinel_username needs sentinel_password"),
+        ("redis+sentinel://a/m?ssl_cert_reqs=none", "ssl_cert_reqs needs TLS"),
+        ("redis+sentinel://a/m?master_name=m", "master_name=m cannot be used.*redis.sentinel://"),
+        ("redis://a?sentinel_password=pw", "sentinel_password needs Sentinels"),
         ("http://h", "it must be of the form"),
         ("valkey://h", "it must be of the form"),
         ("h:6379", "it must be of the form"),
@@ -271,8 +273,31 @@ def test_what_cannot_be_used_is_named_in_one_line(variable: str, url: str, messa
     assert "\n" not in str(refused.value)
 
 
-def test_sentinels_are_for_the_queue_alone() -> None:
-    with pytest.raises(SettingsError, match=r"REDIS_URL: sentinel:// is not supported yet"):
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis+sentinel://a:1,b:2", "the name of the primary is missing"),
+        ("redis+sentinel://a:1,b:2/", "the name of the primary is missing"),
+        ("redis+sentinel:///mymaster", "cannot be read"),
+        ("redis+sentinel://a:1,/mymaster", "cannot be read"),
+        ("redis+sentinel://a,:1/mymaster", "cannot be read"),
+        ("redis+sentinel://a:0,b/mymaster", "cannot be read"),
+        ("redis+sentinel://a,b:65536/mymaster", "cannot be read"),
+        ("redis+sentinel://[::1,b/mymaster", "cannot be read"),
+        ("redis+sentinel://:a@b:1,:c@d:1/mymaster", "one login for all hosts"),
+        ("redis://a,b", "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
+def test_a_list_of_hosts_that_cannot_be_used_is_named_in_one_line(
+    variable: str, url: str, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}: .*{message}"):
+        Settings.from_env({variable: url})
+
+
+def test_kombus_list_of_sentinels_is_for_the_queue_alone() -> None:
+    with pytest.raises(SettingsError, match=r"REDIS_URL: .*Sentinels are named as redis\+sentinel"):
         Settings.from_env({"REDIS_URL": "sentinel://a:1/0"})
 
 
@@ -284,6 +309,9 @@ def test_sentinels_are_for_the_queue_alone() -> None:
         ("amqp://a//;redis://b/0", "each URL of a list must begin with amqp://"),
         ("sentinel://a:1;redis://b:1", "each URL of a list must begin with sentinel://"),
         ("sentinel://a:1/x", "the path must be the number"),
+        ("sentinel://:a@a:1;sentinel://:b@b:1", "one login and one database"),
+        ("sentinel://a:1/0;sentinel://b:1/1", "one login and one database"),
+        ("redis+cluster://a:1", "a Redis Cluster cannot hold the queue: name another Redis"),
         ("sqs://", "it must be of the form"),
     ],
 )

@@ -8,7 +8,13 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 
 from berlin_worker.cli.errors import as_problem
-from berlin_worker.storage.redis_errors import describe, is_temporary, refusal, reply_of
+from berlin_worker.storage.redis_errors import (
+    PrimaryNotFound,
+    describe,
+    is_temporary,
+    refusal,
+    reply_of,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +42,6 @@ def no_tls() -> ssl.SSLError:
     ("error", "message"),
     [
         (exceptions.MovedError("866 127.0.0.1:7001"), "is a Redis Cluster"),
-        (exceptions.ClusterDownError("Hash slot not served"), "is a Redis Cluster"),
         (exceptions.ClusterCrossSlotError("Keys in request don't hash"), "is a Redis Cluster"),
         (exceptions.ResponseError("CROSSSLOT Keys in request"), "is a Redis Cluster"),
         (exceptions.ResponseError("DB index is out of range"), "does not have this database"),
@@ -61,6 +66,10 @@ def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
         exceptions.TimeoutError("no reply"),
         exceptions.BusyLoadingError("loading"),
         exceptions.ReadOnlyError("replica"),
+        exceptions.ClusterDownError("Hash slot not served"),
+        exceptions.MasterDownError("Link with MASTER is down"),
+        exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."),
+        PrimaryNotFound("none of 3 Sentinels names a primary 'mymaster'"),
         ConnectionResetError(),
         ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
     ],

@@ -65,8 +65,8 @@ def test_a_server_that_has_what_is_needed_is_taken(text: str) -> None:
     [
         (REDIS_6_2, "is Redis 6.2.14, which is too old: use Redis 7.0 or later, or Valkey 7.2"),
         (KEYDB, "is Redis 6.3.4, which is too old"),
-        (REDIS_CLUSTER, "is a Redis Cluster, which is not supported yet"),
-        (VALKEY_CLUSTER, "is a Redis Cluster, which is not supported yet"),
+        (REDIS_CLUSTER, "is a Redis Cluster: name it as redis"),
+        (VALKEY_CLUSTER, "is a Redis Cluster: name it as redis"),
         (REDIS_7_0.replace("enabled:0", "enabled:1"), "is a Redis Cluster"),
         (SENTINEL, "is a Sentinel, which holds no data"),
     ],
@@ -113,3 +113,9 @@ def test_valkey_is_judged_by_its_own_version() -> None:
     )
     assert supported_servers.name({"redis_version": "7.0.15"}) == "Redis 7.0.15"
     assert supported_servers.name({}) is None
+
+
+def test_a_node_of_a_cluster_is_one_if_the_url_says_so() -> None:
+    assert supported_servers.problem({"cluster_enabled": 1}, cluster=True) is None
+    assert supported_servers.problem({"cluster_enabled": 0}, cluster=True) is not None
+    assert supported_servers.problem({}, cluster=True) is None

@@ -13,11 +13,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import redis
 from celery import Celery
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from berlin_schemas import names
 from berlin_worker.client import Client
+from berlin_worker.config.broker_url import for_kombu
+from berlin_worker.storage import connections
 from tests.support.history import History
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import WorkerProcess
@@ -49,7 +52,7 @@ class Environment(AbstractContextManager["Environment"]):
 
     ``redis_url`` is the way that no fault touches: the history looks at it. Workers and
     producers take ``worker_url`` and ``client_url`` where they are given (by way of a proxy).
-    The queue is there too, or on ``broker_url``.
+    The queue is there too, or on ``broker_url``. ``reread``: see ``History``.
     ``upstream`` is given by its settings, so that it too may stand behind a proxy.
     """
 
@@ -61,6 +64,7 @@ class Environment(AbstractContextManager["Environment"]):
         worker_url: str | None = None,
         client_url: str | None = None,
         broker_url: str | None = None,
+        reread: bool = False,
         **env: str,
     ) -> None:
         self.redis_url = redis_url
@@ -68,6 +72,7 @@ class Environment(AbstractContextManager["Environment"]):
         self.env = {"REDIS_URL": worker_url or redis_url, **upstream.environ, **env}
         if broker_url is not None:
             self.env["CELERY_BROKER_URL"] = broker_url
+        self._reread = reread
         self._client_url = client_url or redis_url
         self._broker_url = broker_url or self._client_url
         self._stack = ExitStack()
@@ -75,13 +80,22 @@ class Environment(AbstractContextManager["Environment"]):
 
     def __enter__(self) -> Self:
         close = self._stack.callback
-        self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=30)
+        retry = Retry(ExponentialBackoff(), 10)
+        self.redis = connections.blocking(self.redis_url, timeout_s=30, retry=retry)
         close(self.redis.close)
-        self.history = self._stack.enter_context(History(self.redis, self._client_url))
+        self.history = self._stack.enter_context(
+            History(self.redis, self._client_url, reread=self._reread)
+        )
         self.client = self._stack.enter_context(Client(self._client_url, self._broker_url))
-        self._app = Celery(broker=self._broker_url, set_as_current=False)
+        broker = for_kombu(self._broker_url)
+        self._app = Celery(broker=broker.url, set_as_current=False)
         # Or nobody knows whether RabbitMQ has a message; other brokers do not know the option.
-        self._app.conf.broker_transport_options = {"confirm_publish": True}
+        self._app.conf.broker_transport_options = {
+            "confirm_publish": True,
+            **broker.transport_options,
+        }
+        self._app.conf.broker_use_ssl = broker.use_ssl
+        self._app.conf.broker_transport = broker.transport
         close(self._app.close)
         return self
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import redis
 from celery import Celery
 
+from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.embedded.upstream import Upstream
+from berlin_worker.storage import connections
 from tests.support.workers import WorkerProcess, wait_until
 
 QUICK_LEASES = {
@@ -23,11 +24,19 @@ TERMINAL = {"completed", "failed", "cancelled"}
 class Fleet:
     """A producer and a reader that know nothing but the contract, and the parts they talk to."""
 
-    def __init__(self, redis_url: str, upstream: Upstream) -> None:
-        self.env = {"REDIS_URL": redis_url, **upstream.environ}
+    def __init__(self, redis_url: str, upstream: Upstream, broker_url: str = "") -> None:
+        self.env = {
+            "REDIS_URL": redis_url,
+            "CELERY_BROKER_URL": broker_url,
+            **upstream.environ,
+        }
         self.upstream = upstream
-        self.app = Celery(broker=redis_url)
-        self.redis = redis.Redis.from_url(redis_url)
+        broker = for_kombu(broker_url or redis_url)
+        self.app = Celery(broker=broker.url)
+        self.app.conf.broker_transport_options = broker.transport_options
+        self.app.conf.broker_use_ssl = broker.use_ssl
+        self.app.conf.broker_transport = broker.transport
+        self.redis = connections.blocking(redis_url, timeout_s=5)
 
     def worker(
         self, *arguments: str, alone: bool = True, fork: bool = True, **env: str

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import redis
 
 from berlin_schemas import encode, names
-from berlin_worker.client import AsyncClient
+from berlin_worker.client import AsyncClient, CursorExpired
 from tests.support.checker import TERMINAL, Accepted, Figures, Log, figures_of
 from tests.support.waiting import stopped
 from tests.support.workers import wait_until
@@ -24,16 +24,19 @@ _AT_ONCE = 500
 class History:
     """``client`` reads the truth: give it a connection that no fault touches.
 
-    ``reader_url`` is where live readers connect, by way of a proxy if the fault is theirs.
+    ``reader_url`` is where live readers connect, by way of a proxy if the fault is theirs. With
+    ``reread`` a reader that gets ``CursorExpired`` reads again from the start, and is counted.
     Close it, or use it as a context manager.
     """
 
-    def __init__(self, client: redis.Redis, reader_url: str | None = None) -> None:
+    def __init__(
+        self, client: redis.Redis, reader_url: str | None = None, *, reread: bool = False
+    ) -> None:
         self._redis = client
         self._jobs: dict[str, Accepted] = {}
         self._over: set[str] = set()
         self._faults: list[float] = []
-        self._readers = _Readers(reader_url or _url_of(client))
+        self._readers = _Readers(reader_url or _url_of(client), reread=reread)
 
     def accept(
         self,
@@ -102,6 +105,11 @@ class History:
             self._faults,
         )
 
+    @property
+    def expired(self) -> int:
+        """How often a reader got ``CursorExpired``, and read its job again from the start."""
+        return self._readers.expired
+
     def following(self, job_id: str) -> None:
         """Return when the live reader of a job has seen an event."""
         wait_until(lambda: self._readers.seen(job_id), f"a reader of {job_id}")
@@ -145,8 +153,10 @@ class History:
 class _Readers:
     """Live readers, as the client library makes them: one event loop in a thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, reread: bool) -> None:
         self._url = url
+        self._reread = reread
+        self.expired = 0
         self._seen: dict[str, list[bytes]] = {}
         self._reading: dict[str, Future[None]] = {}
         self._loop = asyncio.new_event_loop()
@@ -182,9 +192,18 @@ class _Readers:
         if self._client is None:
             self._client = AsyncClient(self._url)
         seen = self._seen.setdefault(job_id, [])
-        async with self._client.stream(job_id, wait_for_start_s=600) as events:
-            async for event in events:
-                seen.append(encode(event))
+        while True:
+            try:
+                async with self._client.stream(job_id, wait_for_start_s=600) as events:
+                    async for event in events:
+                        seen.append(encode(event))
+            except CursorExpired:
+                if not self._reread:
+                    raise
+                self.expired += 1
+                seen.clear()
+            else:
+                return
 
     async def _close(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

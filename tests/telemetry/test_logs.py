@@ -115,8 +115,8 @@ def test_the_secrets_of_the_settings_are_known():
     settings = Settings.from_env(
         {
             "BERLIN_PASSWORD": "berlin-pass",
-            "REDIS_URL": "redis://u:redis%40pass@host/0",
-            "CELERY_BROKER_URL": "sentinel://:first-pass@a:1;sentinel://:second-pass@b:2",
+            "REDIS_URL": "redis+sentinel://u:redis%40pass@[::1],b/m?sentinel_password=watch-pass",
+            "CELERY_BROKER_URL": "amqp://u:first-pass@a:1;amqp://u:second-pass@b:2",
             "WORKER_TOKEN_KEYS": "key-one,key-two",
             "BERLIN_PROXY": "http://u:proxy-pass@host",
             "WORKER_PROXY_ALLOWLIST": "http://u:job-pass@host,http://u:abc@host",
@@ -124,7 +124,7 @@ def test_the_secrets_of_the_settings_are_known():
     )
     assert logs.secrets_of(settings) >= {
         "berlin-pass", "redis@pass", "first-pass", "second-pass", "key-one",
-        "key-two", "proxy-pass", "job-pass",
+        "watch-pass", "key-two", "proxy-pass", "job-pass",
     }  # fmt: skip
     assert "abc" not in logs.secrets_of(settings)
     assert "" not in logs.secrets_of(settings)

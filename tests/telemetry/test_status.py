@@ -20,6 +20,7 @@ from berlin_schemas import names
 from berlin_worker.client import queue_depth
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.errors import SettingsError
+from berlin_worker.storage import connections
 from berlin_worker.telemetry.http_server import serving
 from berlin_worker.telemetry.liveness import Liveness
 from berlin_worker.telemetry.metrics import registry
@@ -68,7 +69,7 @@ class Site:
             inside,
             loop=asyncio.get_running_loop(),
             queue=self.queue,
-            redis_url=self.redis_url,
+            open_redis=lambda: connections.blocking(self.redis_url, timeout_s=2.0),
             broker_url="rediss://elsewhere",
             lease_s=1.0,
         )

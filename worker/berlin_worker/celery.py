@@ -17,7 +17,7 @@ from berlin_worker.broker.broker_info import BrokerInfo
 from berlin_worker.broker.consumer_heartbeat import ConsumerHeartbeat
 from berlin_worker.broker.visibility import ExtendVisibility
 from berlin_worker.config import celery_variables
-from berlin_worker.config.broker_url import parted
+from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.config.celery_loader import SettingsLoader
 from berlin_worker.config.recovery_times import VISIBILITY_TIMEOUT_S
 from berlin_worker.errors import SettingsError
@@ -36,7 +36,7 @@ for _variable in celery_variables.BROKERS:
     os.environ.pop(_variable, None)
 transport.install()
 celery_cli.install()
-_broker_url, _sentinel_options = parted(_settings.broker_url)
+_broker = for_kombu(_settings.broker_url)
 
 app = Celery(
     "worker",
@@ -47,10 +47,11 @@ app = Celery(
     include=["berlin_worker.tasks"],
 )
 app.conf.update(
-    broker_url=_broker_url,
+    broker_url=_broker.url,
     # These too, or Celery would read the untranslated CELERY_BROKER_URL for them.
-    broker_read_url=_broker_url,
-    broker_write_url=_broker_url,
+    broker_read_url=_broker.url,
+    broker_write_url=_broker.url,
+    broker_use_ssl=_broker.use_ssl,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     # A broker that refuses commands for a while, for instance a full one, must end no worker.
@@ -70,7 +71,7 @@ app.conf.update(
         "unacked_index_key": "unacked_index:prompts",
         "dead_letters_max": _settings.dead_letters_max,
         "max_job_bytes": _settings.max_job_bytes,
-        **_sentinel_options,
+        **_broker.transport_options,
     },
     task_default_queue=names.QUEUE,
     task_default_queue_type=_settings.queue_type,

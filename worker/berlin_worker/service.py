@@ -33,7 +33,7 @@ from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
-from berlin_worker.storage.connections import connect
+from berlin_worker.storage.connections import blocking, connect
 from berlin_worker.storage.cooldowns import RedisCooldowns
 from berlin_worker.storage.databases import database_of
 from berlin_worker.storage.heartbeat import Load, WorkerHeartbeat, this_process
@@ -91,7 +91,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             no_token=tokens.problem,
         )
         depth = functools.partial(queue_depth.count, app)
-        stack.enter_context(observed(settings, stats, inside, depth))
+        stack.enter_context(observed(settings, stats, inside, depth, _opener(settings)))
         stack.enter_context(relaxed_gc())
         try:
             dispatcher = Dispatcher(parts.runner, parts.leases, parts.journal)
@@ -112,6 +112,11 @@ class _JobParts:
     journal: Journal
     leases: Leases
     runner: Runner
+
+
+def _opener(settings: Settings) -> Callable[[], redis.Redis]:
+    """Return what opens a client for the thread of the metrics."""
+    return functools.partial(blocking, settings.redis_url, timeout_s=2.0)
 
 
 def _background(

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_schemas.jobs import LARGEST_JOB_BYTES, MAX_JOB_BYTES
-from berlin_worker.config import celery_variables, endpoints, misspelling, urls
+from berlin_worker.config import celery_variables, certificates, endpoints, misspelling, urls
 from berlin_worker.config.checked_urls import broker_address, redis_address
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
@@ -23,6 +23,11 @@ _NO_SHARDS: Final = (
     "WORKER_EVENT_SHARDS is not supported any more: unset it; to spread jobs over several servers "
     "run a Redis Cluster and set REDIS_URL=redis+cluster://host:port,host:port"
 )
+_TLS_SETTINGS: Final = {
+    "ssl_ca_certs": "WORKER_REDIS_CA",
+    "ssl_certfile": "WORKER_REDIS_CERT",
+    "ssl_keyfile": "WORKER_REDIS_KEY",
+}
 
 
 class Settings(GatewaySettings):
@@ -33,14 +38,27 @@ class Settings(GatewaySettings):
     redis_url: str = _env(
         "REDIS_URL",
         "redis://127.0.0.1:6379/0",
-        "events, log, token, limits: `redis://`, `rediss://` or `unix://`",
+        "events, log, token, limits: `redis(s)://`, `unix://`, `redis(s)+sentinel://` or "
+        "`redis(s)+cluster://`",
         private=True,
     )
     broker_url: str = _env(
         "CELERY_BROKER_URL",
         "",
-        "job queue: Redis, Sentinels or RabbitMQ; if not set, `REDIS_URL`",
+        "job queue: Redis, Sentinels or RabbitMQ; if not set, `REDIS_URL`, unless that is a "
+        "cluster",
         private=True,
+    )
+    redis_ca: str | None = _env(
+        "WORKER_REDIS_CA",
+        None,
+        "TLS to Redis, Sentinels and clusters: file of the authorities to trust (PEM)",
+    )
+    redis_cert: str | None = _env(
+        "WORKER_REDIS_CERT", None, "file of the client's own certificate (PEM)"
+    )
+    redis_key: str | None = _env(
+        "WORKER_REDIS_KEY", None, "file of its key, if the file of the certificate lacks it"
     )
     queue_type: Literal["classic", "quorum"] = _env(
         "WORKER_QUEUE_TYPE",
@@ -191,8 +209,9 @@ class Settings(GatewaySettings):
         if settings.lease_s <= settings.renew_interval_s:
             raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
         settings = settings.model_copy(update=_addresses(settings))
+        tls = settings.redis_tls
         for name in celery_variables.BROKERS:
-            if name in given and broker_address(given[name], name) != settings.broker_url:
+            if name in given and broker_address(given[name], name, tls) != settings.broker_url:
                 raise SettingsError(celery_variables.another_broker(name))
         return settings
 
@@ -202,6 +221,12 @@ class Settings(GatewaySettings):
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
         known |= endpoints.key_variables(environ.get(endpoints.SETTING, ""))
         return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]
+
+    @property
+    def redis_tls(self) -> dict[str, str]:
+        """The options of TLS, by redis-py's names, for each Redis URL that lacks them."""
+        paths = (self.redis_ca, self.redis_cert, self.redis_key)
+        return {option: path for option, path in zip(_TLS_SETTINGS, paths, strict=True) if path}
 
     @property
     def proxies(self) -> frozenset[str]:
@@ -225,19 +250,26 @@ def _names(listed: str) -> frozenset[str]:
 
 def _addresses(settings: Settings) -> dict[str, str]:
     """Return every Redis and the broker as :mod:`berlin_worker.config.urls` spells them."""
-    redis_url = redis_address(settings.redis_url, "REDIS_URL")
+    tls = settings.redis_tls
+    certificates.check(tls, "", labels=_TLS_SETTINGS)
+    redis_url = redis_address(settings.redis_url, "REDIS_URL", tls)
     urls.http(settings.berlin_url, "BERLIN_URL", login=False)
     if settings.berlin_proxy:
         urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
     for proxy in settings.proxies:
         urls.http(proxy, "WORKER_PROXY_ALLOWLIST", login=True)
     endpoints.parse(settings.endpoints)
-    broker_url = settings.broker_url
-    return {
+    found = {
         "openai_url": urls.api(settings.openai_url, "OPENAI_BASE_URL"),
         "redis_url": redis_url,
-        "broker_url": broker_address(broker_url, "CELERY_BROKER_URL") if broker_url else redis_url,
+        "broker_url": broker_address(settings.broker_url, "CELERY_BROKER_URL", tls)
+        if settings.broker_url
+        else urls.broker_of(redis_url),
     }
+    if tls and not any(url.startswith("rediss") for url in found.values()):
+        name = _TLS_SETTINGS[next(iter(tls))]
+        raise SettingsError(f"{name} is set, but no URL asks for TLS: begin REDIS_URL with rediss")
+    return found
 
 
 def table() -> str:

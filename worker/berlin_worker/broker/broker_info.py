@@ -8,13 +8,15 @@ from celery.worker.consumer.connection import Connection
 
 from berlin_worker.config.addresses import address
 
-_SECRET: Final = ("password", "ssl", "credential_provider")
+_SECRET: Final = ("password", "ssl", "credential_provider", "primary_url")
 """``ssl`` may hold the password of a key."""
 
 
 def shown(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of kombu's ``Connection.info()`` that hold no secret."""
     found = {name: value for name, value in info.items() if name not in _SECRET}
+    if isinstance(options := found.get("transport_options"), Mapping):
+        found["transport_options"] = {k: v for k, v in options.items() if k not in _SECRET}
     # For a Unix socket kombu puts the whole URL into the name of the host.
     if isinstance(host := found.get("hostname"), str):
         found["hostname"] = address(host)

@@ -7,6 +7,7 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 from berlin_schemas.jobs import MAX_JOB_BYTES
 from berlin_worker.broker.purge import PurgeMixin
 from berlin_worker.broker.reserve import AtomicReserveMixin
+from berlin_worker.storage import kombu_sentinel
 
 _OPTIONS: Final = ("dead_letters_max", "max_job_bytes")
 """Transport options of the channels of this module, beside kombu's."""
@@ -20,10 +21,10 @@ class RedisChannel(AtomicReserveMixin, PurgeMixin, redis.Channel):  # type: igno
     max_job_bytes = MAX_JOB_BYTES
 
 
-class SentinelChannel(AtomicReserveMixin, PurgeMixin, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no type information
+class SentinelChannel(AtomicReserveMixin, PurgeMixin, kombu_sentinel.SentinelChannel):  # type: ignore[misc]  # kombu has no type information
     """The channel for ``sentinel://``."""
 
-    from_transport_options = (*redis.SentinelChannel.from_transport_options, *_OPTIONS)  # type: ignore[assignment]  # kombu's own subclass adds some too
+    from_transport_options = (*kombu_sentinel.SentinelChannel.from_transport_options, *_OPTIONS)  # type: ignore[assignment]  # kombu's own subclass adds some too
     dead_letters_max = 10_000
     max_job_bytes = MAX_JOB_BYTES
 
@@ -34,7 +35,7 @@ class RedisTransport(redis.Transport):
     Channel = RedisChannel
 
 
-class SentinelTransport(redis.SentinelTransport):
+class SentinelTransport(kombu_sentinel.SentinelTransport):
     """kombu's transport with :class:`SentinelChannel`."""
 
     Channel = SentinelChannel

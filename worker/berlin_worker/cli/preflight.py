@@ -6,17 +6,15 @@ from typing import Any, Final
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
-from redis.retry import Retry
 
 from berlin_worker.client import AsyncClient
 from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
-from berlin_worker.config.broker_url import parted
+from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.config.checked_urls import redis_address
 from berlin_worker.settings import Settings
-from berlin_worker.storage import supported_servers
+from berlin_worker.storage import connections, supported_servers
 from berlin_worker.storage.redis_errors import refusal, reply_of
 
 TIMEOUT_S: Final = 3.0
@@ -34,11 +32,9 @@ def open_client() -> AsyncClient:
 
 def open_redis(url: str) -> Redis:
     """Return a client with short timeouts. Raises ``SettingsError`` for an invalid URL."""
-    return Redis.from_url(
-        redis_address(url, "REDIS_URL"),
-        socket_connect_timeout=TIMEOUT_S,
-        socket_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
+    return connections.blocking(
+        redis_address(url, "REDIS_URL", {}),
+        timeout_s=TIMEOUT_S,
         decode_responses=True,
         encoding_errors="replace",  # a dead letter may hold any bytes
     )
@@ -50,7 +46,10 @@ def redis_problem(url: str) -> str | None:
     try:
         with open_redis(url) as client:
             client.ping()
-            message = supported_servers.problem(server_info(client))
+            cluster = urls.is_cluster(url)
+            # A cluster is asked node by node (cli/doctor/topology.py).
+            info = {} if cluster else server_info(client)
+            message = supported_servers.problem(info, cluster=cluster)
     except AuthenticationError as error:
         return f"Redis at {at} answers, but refuses the login: {reason(error)}"
     except (RedisError, OSError, ValueError) as error:
@@ -80,12 +79,9 @@ def broker_problem(settings: Settings) -> str | None:
     if urls.is_redis(url):
         message = redis_problem(url)
         return message and f"the broker: {message}"
-    kombu_url, options = parted(url)
-    if url.startswith("sentinel:"):
-        options |= {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
     try:
         with Connection(  # type: ignore[no-untyped-call]  # kombu
-            kombu_url, connect_timeout=TIMEOUT_S, transport_options=options
+            for_kombu(url).url, connect_timeout=TIMEOUT_S
         ) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_S)
     except (KombuError, OSError, KeyError, ImportError, ValueError) as error:

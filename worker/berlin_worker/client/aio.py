@@ -21,6 +21,7 @@ from berlin_worker.client.submission import Submission
 from berlin_worker.client.surface import AsyncSurface
 from berlin_worker.client.values import ANOTHER_LOOP, CLOSED, NO_LOOP, JobStatus, Options
 from berlin_worker.config.checked_urls import broker_address, redis_address
+from berlin_worker.config.urls import broker_of
 from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.settings import Settings
 from berlin_worker.storage import redis_errors
@@ -48,9 +49,14 @@ class AsyncClient(AsyncSurface):
     ) -> None:
         self._settings = settings or Settings.from_env()
         self.max_job_bytes = self._settings.max_job_bytes
-        self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url")
+        tls = self._settings.redis_tls
+        self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url", tls)
         other = broker_url or _other_broker(self._settings)
-        self._broker_url = broker_address(other, "broker_url") if other else self._redis_url
+        self._broker_url = (
+            broker_address(other, "broker_url", tls)
+            if other
+            else broker_of(self._redis_url, "redis_url")
+        )
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None

@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 from berlin_schemas import names
 from berlin_worker.client.values import closed
 from berlin_worker.config.addresses import address
-from berlin_worker.config.broker_url import parted
+from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.config.celery_loader import SettingsLoader
 from berlin_worker.errors import Unavailable
 from berlin_worker.storage.batcher import Batcher
@@ -70,7 +70,8 @@ class Enqueuer:
     """Sends job messages over one broker connection, which belongs to one thread."""
 
     def __init__(self, broker_url: str, queue_type: str = "classic") -> None:
-        self._url, sentinel_options = parted(broker_url)
+        broker = for_kombu(broker_url)
+        self._url = broker.url
         self._where = address(broker_url)
         # Loader and backend are named so that CELERY_CONFIG_MODULE, CELERY_LOADER and
         # CELERY_RESULT_BACKEND, which are meant for the caller's own app, do not become ours.
@@ -82,7 +83,9 @@ class Enqueuer:
             backend="disabled://",
         )
         self._app.conf.update(
-            broker_transport_options=_TRANSPORT_OPTIONS | sentinel_options,
+            broker_transport_options=_TRANSPORT_OPTIONS | broker.transport_options,
+            broker_use_ssl=broker.use_ssl,
+            broker_transport=broker.transport,
             broker_connection_timeout=_SOCKET_TIMEOUT_S,
             task_create_missing_queue_type=queue_type,
         )

@@ -1,32 +1,61 @@
-"""Split the URL of the broker into a URL and transport options for kombu."""
+"""Translate the URL of the broker for kombu."""
 
-from typing import Any, Final
+import ssl
+from typing import Any, Final, NamedTuple
 
 from berlin_worker.config import urls
+from berlin_worker.config.redis_url import RedisURL
 
-_SENTINEL: Final[dict[str, Any]] = {
-    # The first Sentinel may have died with the primary: ask each one once and briefly.
-    # By default redis-py asks each eleven times, up to 5 s a time.
-    "socket_timeout": 1.0,
-    "socket_connect_timeout": 1.0,
-    "retry": None,
-}
+_SENTINELS: Final = "berlin_worker.storage.kombu_sentinel:SentinelTransport"
+_BOOLEANS: Final = frozenset({"ssl_check_hostname"})
 
 
-def parted(broker_url: str) -> tuple[str, dict[str, Any]]:
-    """Return the URL as kombu takes it, and the transport options that belong to it.
+class KombuBroker(NamedTuple):
+    """Arguments of a kombu connection."""
 
-    ``sentinel://a:26379/0;sentinel://b:26379/0?master_name=queue`` lists Sentinels; the query of
-    any of them names the primary (by default ``mymaster``). The login before the ``@`` is that of
-    the primary. A Redis URL is translated from redis-py's spelling to kombu's. Raises
-    ``SettingsError``, without secrets, for a URL that cannot be used.
+    url: str
+    transport_options: dict[str, Any]
+    use_ssl: dict[str, Any] | None = None
+    """Celery's ``broker_use_ssl``, where the URL cannot say it."""
+    transport: str | None = None
+    """Celery's ``broker_transport``: a module and a class, or ``None`` for kombu's own."""
+
+
+def for_kombu(broker_url: str) -> KombuBroker:
+    """Return the URL as kombu takes it, and what else belongs to it.
+
+    Raises ``SettingsError``, without secrets, for a URL that cannot be used.
     """
     url = urls.broker(broker_url)
-    if url.startswith("sentinel:"):
-        bare, primary = urls.sentinels(url)
-        return bare, {"master_name": primary, "sentinel_kwargs": dict(_SENTINEL)}
     if not urls.is_redis(url):
-        return url, {}
+        return KombuBroker(url, {})
     redis = urls.parse_redis(url, "CELERY_BROKER_URL")
-    options = {} if redis.client_name is None else {"client_name": redis.client_name}
-    return redis.kombu_url, options
+    options: dict[str, Any] = {}
+    if redis.client_name is not None:
+        options["client_name"] = redis.client_name
+    if redis.topology == "single":
+        return KombuBroker(redis.kombu_url, options)
+    return _sentinels(redis, options)
+
+
+def _sentinels(redis: RedisURL, options: dict[str, Any]) -> KombuBroker:
+    # One of them: the transport asks all, and kombu would go on to the next with its own.
+    first = redis.place.partition(",")[0]
+    path = "" if redis.db is None else f"/{redis.db}"
+    return KombuBroker(
+        f"sentinel://{redis.userinfo}{first}{path}",
+        options | {"primary_url": redis.url},
+        tls_options(redis) or None,
+        _SENTINELS,
+    )
+
+
+def tls_options(redis: RedisURL) -> dict[str, Any]:
+    """Return the options of TLS with the types that redis-py takes; none without TLS."""
+    if not redis.uses_tls:
+        return {}
+    found: dict[str, Any] = {
+        name: value == "true" if name in _BOOLEANS else value for name, value in redis.tls
+    }
+    words = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+    return found | {"ssl_cert_reqs": words[found.get("ssl_cert_reqs", "required")]}

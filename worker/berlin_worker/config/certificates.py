@@ -7,14 +7,23 @@ from pathlib import Path
 from berlin_worker.errors import SettingsError
 
 
-def check(options: Mapping[str, str], setting: str) -> None:
+def check(
+    options: Mapping[str, str], setting: str, *, labels: Mapping[str, str] | None = None
+) -> None:
     """Read the files that the ``ssl_`` options of a URL name, as a connection will.
 
-    Raises ``SettingsError`` with one line that names ``setting``, the option and the file.
+    Raises ``SettingsError`` with one line that names ``setting``, the option and the file;
+    ``labels`` are the settings of options that stand in no URL.
     """
+    names = labels or {name: f"{setting}: {name}" for name in options}
     for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         if path := options.get(option):
-            _check_readable(path, f"{setting}: {option} {path!r}")
+            _check_readable(path, f"{names[option]} {path!r}")
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise SettingsError(
+            f"{names['ssl_keyfile']} needs the certificate of that key: set "
+            f"{names.get('ssl_certfile', 'ssl_certfile')}"
+        )
     if path := options.get("ssl_ca_path"):
         try:
             next(Path(path).iterdir(), None)
@@ -25,9 +34,9 @@ def check(options: Mapping[str, str], setting: str) -> None:
         if message:
             raise SettingsError(message)
     if path := options.get("ssl_ca_certs"):
-        _check_authorities(path, f"{setting}: ssl_ca_certs {path!r}")
+        _check_authorities(path, f"{names['ssl_ca_certs']} {path!r}")
     if path := options.get("ssl_certfile"):
-        _check_own(path, options, setting)
+        _check_own(path, options, names)
 
 
 def _check_readable(path: str, what: str) -> None:
@@ -51,21 +60,23 @@ def _check_authorities(path: str, what: str) -> None:
     raise SettingsError(message)
 
 
-def _check_own(path: str, options: Mapping[str, str], setting: str) -> None:
+def _check_own(path: str, options: Mapping[str, str], names: Mapping[str, str]) -> None:
+    what = f"{names['ssl_certfile']} {path!r} cannot be used"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         # Without a password OpenSSL would ask for one at the terminal.
         context.load_cert_chain(path, options.get("ssl_keyfile"), options.get("ssl_password", ""))
     except ssl.SSLError as error:
-        message = f"{setting}: ssl_certfile {path!r} cannot be used"
+        message = what
         if error.reason == "KEY_VALUES_MISMATCH":
-            message += ": ssl_keyfile is the key of another certificate"
+            key = names["ssl_keyfile"].rpartition(" ")[2]
+            message += f": {key} is the key of another certificate"
         else:
             message += (
                 " with its key: both must be PEM, and ssl_password that of the key if it has one"
             )
     except (OSError, ValueError) as error:
-        message = f"{setting}: ssl_certfile {path!r} cannot be used ({type(error).__name__})"
+        message = f"{what} ({type(error).__name__})"
     else:
         return
     raise SettingsError(message)

@@ -25,6 +25,7 @@ class _Option(NamedTuple):
     expected: str
     tls: bool = False
     secret: bool = False
+    sentinel: bool = False
 
 
 def _number(value: str) -> str | None:
@@ -62,6 +63,8 @@ _USED: Final = {
     # kombu's name for the database.
     "virtual_host": _Option(_number, "the number of a database"),
     "client_name": _Option(_word, "a word of ASCII characters"),
+    "sentinel_username": _Option(_text, "a user of the Sentinels", sentinel=True, secret=True),
+    "sentinel_password": _Option(_text, "its password", sentinel=True, secret=True),
     "ssl_cert_reqs": _Option(_verification, "none, optional or required", tls=True),
     "ssl_check_hostname": _Option(_boolean, _BOOLEAN, tls=True),
     "ssl_ca_certs": _Option(_text, _FILE, tls=True),
@@ -82,10 +85,7 @@ _OURS: Final = "Berlin Worker sets it itself: remove it"
 _LOGIN: Final = "the login stands before the host: redis://user:password@host:6379/0"
 _ADDRESS: Final = "the address stands in the URL itself: redis://host:6379/0"
 _TLS: Final = "it is not supported: remove it, and configure it in OpenSSL or at the server"
-_SENTINEL: Final = (
-    "Sentinels are supported for the queue alone: "
-    "CELERY_BROKER_URL=sentinel://host:26379/0?master_name=mymaster"
-)
+_SENTINEL: Final = "Sentinels are named as redis+sentinel://host1:26379,host2:26379/mymaster"
 _CODE: Final = "it names code, which a URL cannot: remove it"
 
 _CODE_NAMES: Final = (
@@ -152,10 +152,13 @@ SECRETS: Final = frozenset(
 _UNSHOWN: Final = SECRETS | {"username", "user", *_CODE_NAMES}
 
 
-def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str, str]:
+def read(
+    pairs: Sequence[tuple[str, str]], *, tls: bool, sentinel: bool, show: bool
+) -> dict[str, str]:
     """Return the options that are used, by name, with values that redis-py and kombu read alike.
 
-    ``tls``: the URL asks for TLS. Raises :class:`InvalidOption`. Its text repeats an unknown
+    ``tls``: the URL asks for TLS; ``sentinel``: it names Sentinels. Raises
+    :class:`InvalidOption`. Its text repeats an unknown
     name, or a value, only if ``show`` is set: both may be a part of a password that was not
     percent-encoded.
     """
@@ -170,6 +173,8 @@ def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str
         show = show and not option.secret
         if option.tls and not tls:
             raise InvalidOption(f"the option {name} needs TLS: write rediss:// instead of redis://")
+        if option.sentinel and not sentinel:
+            raise InvalidOption(f"the option {name} needs Sentinels: {_SENTINEL}")
         usable = option.read(value)
         if usable is None:
             message = _shown(value) if show else ""
@@ -180,6 +185,8 @@ def read(pairs: Sequence[tuple[str, str]], *, tls: bool, show: bool) -> dict[str
         raise InvalidOption(
             "the option ssl_keyfile needs ssl_certfile, the certificate of that key"
         )
+    if "sentinel_username" in found and "sentinel_password" not in found:
+        raise InvalidOption("the option sentinel_username needs sentinel_password")
     if "ssl_password" in found and "ssl_certfile" not in found:
         raise InvalidOption("the option ssl_password needs ssl_certfile and ssl_keyfile")
     return found

@@ -97,18 +97,20 @@ class RedisProcess:
         """Process ID while the server runs."""
         return self._process.pid if self._process else None
 
+    def directive(self, name: str) -> str:
+        """Return the value of a directive of ``config`` that has one word."""
+        value = self._config[name]
+        return value if isinstance(value, str) else " ".join(value)
+
     def start(self) -> Self:
         """Start the server; wait until it replies; raises ``Unavailable`` with its last line."""
-        settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": self._data.name}
-        arguments = [
-            part
-            for key, value in (settings | self._config).items()
-            for part in (f"--{key}", *([value] if isinstance(value, str) else value))
-        ]
         log = Path(self._data.name, "server.log")
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [self._binary, *arguments], stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                [self._binary, *self._arguments()],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
             )
         give_up = time.monotonic() + _START_TIMEOUT_S
         while not _answers(self.port):
@@ -118,6 +120,14 @@ class RedisProcess:
                 raise Unavailable(f"{self._binary.name} did not start: {' '.join(last_line)}")
             time.sleep(0.01)
         return self
+
+    def _arguments(self) -> list[str]:
+        settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": self._data.name}
+        return [
+            part
+            for key, value in (settings | self._config).items()
+            for part in (f"--{key}", *([value] if isinstance(value, str) else value))
+        ]
 
     def kill(self) -> None:
         """Send SIGKILL; the data stays, so that :meth:`start` finds what was persisted."""

@@ -9,13 +9,21 @@ Two kinds of clients differ in retries:
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+import redis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from berlin_worker.config import urls
+from berlin_worker.config.broker_url import tls_options
+from berlin_worker.config.redis_url import RedisURL
+from berlin_worker.storage.cluster import open_blocking_cluster, open_cluster
+from berlin_worker.storage.primary_pool import BlockingPrimaryPool, PrimaryPool
+from berlin_worker.storage.sentinel import watch_of
 
 TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 3
@@ -46,7 +54,7 @@ def _reporting_closed(base: type[AbstractConnection]) -> type[AbstractConnection
     return Connection
 
 
-class _ReaderPool(ConnectionPool):
+class _ReaderPool(PrimaryPool):
     """A pool whose connections report a closed transport."""
 
     def __init__(self, **options: Any) -> None:
@@ -54,7 +62,7 @@ class _ReaderPool(ConnectionPool):
         self.connection_class = _reporting_closed(self.connection_class)
 
 
-class _Pool(BlockingConnectionPool):
+class _Pool(PrimaryPool, BlockingConnectionPool):
     """A pool with a limit whose connections report a closed transport."""
 
     def __init__(self, **options: Any) -> None:
@@ -95,28 +103,35 @@ class _FreshPool(_Pool):
 
 def commands(url: str) -> Redis:
     """Return a client for commands of a service; its few connections serve all callers."""
-    pool = _ClosablePool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=_POOL_TIMEOUT_S,
-        socket_timeout=TIMEOUT_S,
-        **_common(url),
-    )
-    return Redis.from_pool(pool)
+    return _client(url, _ClosablePool, _CONNECTIONS, {"timeout": _POOL_TIMEOUT_S}, {})
 
 
 def connect(url: str) -> Redis:
     """Return a client for a worker; a lost connection shows within seconds."""
     retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3)
-    pool = _FreshPool.from_url(
-        url,
-        max_connections=_WORKER_CONNECTIONS,
-        timeout=None,
-        socket_timeout=TIMEOUT_S,
-        health_check_interval=_IDLE_S,
-        **_common(url) | {"retry": retry},
-    )
-    return Redis.from_pool(pool)
+    options = {"retry": retry, "health_check_interval": _IDLE_S}
+    return _client(url, _FreshPool, _WORKER_CONNECTIONS, {"timeout": None}, options)
+
+
+def blocking(url: str, *, timeout_s: float, **options: Any) -> redis.Redis:
+    """Return a client without an event loop, and without retries.
+
+    Raises redis-py's errors for a cluster that cannot be reached.
+    """
+    parsed = urls.parse_redis(url, "REDIS_URL")
+    options = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": redis.retry.Retry(NoBackoff(), 0),
+        **options,
+    }
+    if parsed.topology == "cluster":
+        # It has the same commands as a client of one server.
+        return cast("redis.Redis", open_blocking_cluster(parsed, options | _of_nodes(parsed)))
+    if parsed.topology == "single":
+        return redis.Redis.from_url(parsed.url, **options)
+    found: dict[str, Any] = {**redis.connection.parse_url(parsed.at(""))}  # type: ignore[no-untyped-call]  # redis-py
+    return redis.Redis.from_pool(BlockingPrimaryPool(watch_of(parsed), **options, **found))
 
 
 def readers(url: str) -> Callable[[], AbstractConnection]:
@@ -124,7 +139,7 @@ def readers(url: str) -> Callable[[], AbstractConnection]:
 
     Raises ``ValueError`` or ``TypeError`` for a URL of which no connection can be made.
     """
-    pool = _ReaderPool.from_url(url, socket_timeout=None, **_common(url))
+    pool = _pool(_ReaderPool, urls.parse_redis(url, "REDIS_URL"), socket_timeout=None)
     make: Callable[[], AbstractConnection] = pool.make_connection
     make()
     return make
@@ -149,15 +164,44 @@ async def ask(redis: Redis, commands: Sequence[Command]) -> list[Any]:
         return list(await pipeline.execute(raise_on_error=False))
 
 
-def keepalive(url: str) -> dict[str, Any]:
-    """Return the option that detects half-open connections; a Unix socket needs and has none."""
-    return {} if url.startswith("unix:") else {"socket_keepalive": True}
+def _client(
+    url: str,
+    pool: type[PrimaryPool],
+    connections: int,
+    pool_options: dict[str, Any],
+    options: dict[str, Any],
+) -> Redis:
+    parsed = urls.parse_redis(url, "REDIS_URL")
+    options = {"max_connections": connections, "socket_timeout": TIMEOUT_S, **options}
+    if parsed.topology == "cluster":
+        common = _common(parsed) | options | _of_nodes(parsed)
+        # It has the same commands as a client of one server.
+        return cast("Redis", open_cluster(parsed, common))
+    return Redis.from_pool(_pool(pool, parsed, **pool_options, **options))
 
 
-def _common(url: str) -> dict[str, Any]:
+def _pool(kind: type[PrimaryPool], url: RedisURL, **options: Any) -> PrimaryPool:
+    """Return a pool of connections to a server, or to the primary of Sentinels."""
+    single = url.topology == "single"
+    found: dict[str, Any] = {**parse_url(url.url if single else url.at(""))}
+    watch = None if single else watch_of(url)
+    return kind(watch=watch, **_common(url) | options | found)
+
+
+def _of_nodes(url: RedisURL) -> dict[str, Any]:
+    """Return the options that each connection to a node of a cluster has."""
+    user, password = url.login
+    given = {"username": user, "password": password, "client_name": url.client_name}
+    tls = {"ssl": True, **tls_options(url)} if url.uses_tls else {}
+    return {name: value for name, value in given.items() if value} | tls
+
+
+def _common(url: RedisURL) -> dict[str, Any]:
+    # A Unix socket needs no keepalive, and has none.
+    keepalive = {} if url.scheme == "unix" else {"socket_keepalive": True}
     return {
         "socket_connect_timeout": TIMEOUT_S,
-        **keepalive(url),
+        **keepalive,
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": False,
         # A connection that needs RESP3 requests it (berlin_worker.client.resp3).

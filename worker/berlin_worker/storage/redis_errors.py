@@ -10,7 +10,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterCrossSlotError,
-    ClusterError,
+    ClusterDownError,
     MovedError,
     NoPermissionError,
     ReadOnlyError,
@@ -18,12 +18,13 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.storage import supported_servers
 
 _LONGEST_CHAIN: Final = 10
-_OF_CLUSTERS: Final = (ClusterError, ClusterCrossSlotError, MovedError)
+_OF_CLUSTERS: Final = (ClusterCrossSlotError, MovedError)
 _IN_PIPELINE: Final = re.compile(
     r"Command # \d+ \(.*\) of pipeline caused error: (\(.*\))", re.DOTALL
 )
@@ -33,12 +34,19 @@ _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 E = TypeVar("E", bound=BaseException)
 
 
+class PrimaryNotFound(RedisConnectionError):
+    """No Sentinel names a primary that lives: it is down and none is promoted yet, or the name
+    in the URL is wrong."""
+
+
 def is_temporary(error: Exception) -> bool:
     """Return whether a retry may succeed: Redis is unreachable, starts up, or fails over."""
     if isinstance(error, AuthenticationError | AuthorizationError) or refusal(error):
         return False
-    if isinstance(error, BusyLoadingError | ReadOnlyError | TryAgainError):
+    if isinstance(error, BusyLoadingError | ClusterDownError | ReadOnlyError | TryAgainError):
         return True
+    if isinstance(error, ResponseError) and "NOREPLICAS" in str(error):
+        return True  # min-replicas-to-write: it may be a former primary
     return not isinstance(error, ResponseError) and isinstance(error, RedisError | OSError)
 
 
@@ -52,6 +60,8 @@ def describe(where: str, error: BaseException) -> str:
         return f"Redis at {where} answers, but refuses the login ({error})"
     if isinstance(error, ResponseError) and not is_temporary(error):
         return f"Redis at {where} refuses a command ({reply_of(error)})"
+    if isinstance(error, PrimaryNotFound):
+        return f"Redis at {where} has no primary ({error})"
     detail = type(error).__name__
     if where.startswith("rediss:") and isinstance(error, TimeoutError | RedisTimeoutError):
         detail += "; a server that speaks no TLS at this port would not either"

@@ -14,7 +14,7 @@ from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
-from berlin_worker.storage import connections, redis_errors, supported_servers
+from berlin_worker.storage import connections, nodes, redis_errors, supported_servers
 from berlin_worker.storage.connections import Command
 
 logger = logging.getLogger(__name__)
@@ -74,11 +74,26 @@ def _uses(settings: Settings) -> dict[str, _Use]:
 
 
 async def _problem(url: str, use: _Use) -> str | None:
+    """Return the first problem of the servers behind ``url``, or ``None``."""
+    at, cluster = address(url), urls.is_cluster(url)
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            found = await nodes.nodes_of(url)
+    except AuthenticationError as error:
+        return f"{redis_errors.describe(at, error)}; correct {use.settings[0]}"
+    except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        message = redis_errors.refusal(error)
+        return message and f"Redis at {at} {message}"
+    problems = await asyncio.gather(*(_problem_of(node.url, use, cluster) for node in found))
+    return next(filter(None, problems), None)
+
+
+async def _problem_of(url: str, use: _Use, cluster: bool) -> str | None:
     at = address(url)
     try:
         async with asyncio.timeout(_PATIENCE_S), connections.commands(url) as client:
             await client.ping()
-            message = supported_servers.problem(await _info(client))
+            message = supported_servers.problem(await _info(client), cluster=cluster)
             if not message:
                 await _try(client, use.commands)
     except (AuthenticationError, NoPermissionError) as error:

@@ -7,10 +7,8 @@ from typing import Any, Final
 OLDEST_REDIS: Final = (7, 0)
 OLDEST_VALKEY: Final = (7, 2)
 SUPPORTED: Final = "Redis 7.0 or later, or Valkey 7.2 or later"
-CLUSTER: Final = (
-    "is a Redis Cluster, which is not supported yet: name a Redis, or an endpoint of it, without "
-    "cluster mode"
-)
+CLUSTER: Final = "is a Redis Cluster: name it as redis+cluster://host:6379"
+NO_CLUSTER: Final = "is no Redis Cluster: name it as redis://host:6379/0"
 
 
 def name(info: Mapping[str, Any]) -> str | None:
@@ -26,18 +24,23 @@ def name(info: Mapping[str, Any]) -> str | None:
     return f"Redis {version}" if version else None
 
 
-def problem(info: Mapping[str, Any]) -> str | None:
+def problem(info: Mapping[str, Any], *, cluster: bool = False) -> str | None:
     """Return why a server cannot be used, to follow "Redis at <address>"; ``None`` if it can.
+
+    ``cluster``: the URL says that it is a node of a cluster.
 
     A server or proxy whose INFO lacks these fields is not refused.
     """
     mode = {str(info.get(field)) for field in ("redis_mode", "server_mode")}
-    if "cluster" in mode or str(info.get("cluster_enabled")) == "1":
+    is_cluster = "cluster" in mode or str(info.get("cluster_enabled")) == "1"
+    if is_cluster and not cluster:
         return CLUSTER
+    if cluster and not is_cluster and "cluster_enabled" in info:
+        return NO_CLUSTER
     if "sentinel" in mode:
         return (
-            "is a Sentinel, which holds no data: Sentinels are named in CELERY_BROKER_URL, as "
-            "sentinel://host:26379/0?master_name=mymaster"
+            "is a Sentinel, which holds no data: Sentinels are named as "
+            "redis+sentinel://host1:26379,host2:26379/mymaster"
         )
     if "valkey_version" in info:
         version, oldest = _numbers(info["valkey_version"]), OLDEST_VALKEY

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from berlin_worker.telemetry.liveness import LIVENESS
 
 if TYPE_CHECKING:
+    import redis
+
     from berlin_worker.settings import Settings
     from berlin_worker.telemetry.stats import Stats
     from berlin_worker.telemetry.status import ProcessGauges
@@ -22,10 +24,12 @@ def observed(
     stats: "Stats",
     inside: "ProcessGauges",
     queue_depth: "Callable[[], dict[str, int]]",
+    open_redis: "Callable[[], redis.Redis]",
 ) -> Iterator[None]:
     """Serve metrics and probes while the block runs, if ``WORKER_HTTP_PORT`` is set.
 
-    ``queue_depth`` returns the number of messages by state, and blocks.
+    ``queue_depth`` returns the number of messages by state, and blocks; ``open_redis`` opens a
+    client, and may block too.
 
     In the event loop of the jobs. Raises ``SettingsError`` where it cannot listen.
     """
@@ -44,7 +48,7 @@ def observed(
         inside,
         loop=asyncio.get_running_loop(),
         queue=queue_depth,
-        redis_url=settings.redis_url,
+        open_redis=open_redis,
         broker_url=settings.broker_url,
         lease_s=settings.lease_s,
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import structlog
 from pydantic import SecretStr
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Style = Literal["json", "console"]
 
+_URL: Final = re.compile(r"[^:/?#]+://(?:([^/?#]*)@)?[^?#]*(?:\?([^#]*))?")
 _LIST: Final = re.compile(r"[;,]\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _STDERR: Final = 2
 
@@ -120,10 +121,11 @@ def secrets_in(address: str) -> set[str]:
     """Return the passwords in a URL, or in a list of URLs with semicolons or commas between."""
     found: set[str] = set()
     for part in _LIST.split(address):
-        with contextlib.suppress(ValueError):  # it is no URL
-            url = urlsplit(part)
-            found.add(unquote(url.password or ""))
-            options = parse_qsl(url.query)
+        # Not by urlsplit, which reads no list of hosts.
+        if url := _URL.match(part):
+            login, query = url.groups(default="")
+            found.add(unquote(login.partition(":")[2]))
+            options = parse_qsl(query)
             found |= {value for name, value in options if name in redis_options.SECRETS}
     return known_secrets.long_enough(found)
 

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import redis
-from redis.exceptions import ResponseError
+from redis.exceptions import ClusterDownError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.telemetry import readiness
 from berlin_worker.telemetry.cached_probe import NoAnswer, Probe, ask_all
 from berlin_worker.telemetry.gauges import Gauges
 from berlin_worker.telemetry.liveness import Liveness
+
+if TYPE_CHECKING:
+    import redis
 
 _PATIENCE_S: Final = 0.8
 """Seconds that an answer waits for the servers behind it: probes give up after one second."""
@@ -36,7 +38,8 @@ class ProcessGauges:
 
 
 class StatusReporter:
-    """Answers from any thread. ``queue`` counts the messages at the broker, and blocks.
+    """Answers from any thread. ``queue`` counts the messages at the broker, and blocks;
+    ``open_redis`` opens a client, and may block too.
 
     Use it as a context manager: it holds threads and a connection.
     """
@@ -48,7 +51,7 @@ class StatusReporter:
         *,
         loop: asyncio.AbstractEventLoop,
         queue: Callable[[], Mapping[str, int]],
-        redis_url: str,
+        open_redis: "Callable[[], redis.Redis]",
         broker_url: str,
         lease_s: float,
     ) -> None:
@@ -59,9 +62,8 @@ class StatusReporter:
         scheme = broker_url.partition(":")[0]
         self._system = "rabbitmq" if scheme.startswith(("amqp", "pyamqp")) else "redis"
         self._build = (version("berlin-worker"), platform.python_version(), _name_of(loop))
-        self._redis = redis.Redis.from_url(
-            redis_url, socket_timeout=2.0, socket_connect_timeout=2.0, max_connections=1
-        )
+        self._open_redis = open_redis
+        self._redis: redis.Redis | None = None
         self._broker_probe = Probe("broker", queue)
         self._redis_probe = Probe("redis", self._dead_letters)
         self._token_probe = Probe("token", self._no_token)
@@ -128,9 +130,12 @@ class StatusReporter:
         return readiness.ready(self._alive(), outside, draining=draining), queue, dead_letters
 
     def _dead_letters(self) -> int | None:
-        self._redis.ping()
+        if self._redis is None:
+            self._redis = self._open_redis()
         try:
             counted: Any = self._redis.xlen(names.DEAD_LETTERS)
+        except ClusterDownError:
+            raise
         except ResponseError:  # an ACL that forbids the command
             return None
         return int(counted)
@@ -148,7 +153,8 @@ class StatusReporter:
     def __exit__(self, *_: object) -> None:
         for probe in (self._broker_probe, self._redis_probe, self._token_probe):
             probe.close()
-        self._redis.close()
+        if self._redis is not None:
+            self._redis.close()
 
 
 def _name_of(loop: asyncio.AbstractEventLoop) -> str:

@@ -15,7 +15,14 @@ _PROMPT = "Why is the sky blue?"
     help="The protocol of the stand-in.",
 )
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
-def demo(prompt: str, provider: str, keep: bool) -> None:
+@click.option(
+    "--topology",
+    type=click.Choice(["single", "sentinel", "cluster"]),
+    default="single",
+    show_default=True,
+    help="The servers to start; all but single ignore REDIS_URL.",
+)
+def demo(prompt: str, provider: str, keep: bool, topology: str) -> None:
     """Stream a prompt through a whole setup, nothing to install.
 
     Starts a Redis (or uses an idle one at REDIS_URL), a stand-in for the upstream and a real
@@ -26,8 +33,9 @@ def demo(prompt: str, provider: str, keep: bool) -> None:
       berlin demo "Tell me a story"
       berlin demo "Hello [[cut:20*1]]"     the upstream breaks off once
       berlin demo --provider openai "Hello [[reasoning:5]][[tool_calls:1]]"
+      berlin demo --topology sentinel      a primary, a replica, Sentinels
       berlin demo --keep                   prints what to export in a second terminal
     """
     from berlin_worker.cli.demo import run as work
 
-    raise SystemExit(work.run(prompt, provider=provider, keep=keep))
+    raise SystemExit(work.run(prompt, provider=provider, keep=keep, topology=topology))

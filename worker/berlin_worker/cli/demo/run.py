@@ -15,7 +15,7 @@ from rich.console import Console
 from berlin_schemas import Chunk, Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_schemas.names import new_job_id
-from berlin_worker.cli.demo.stack import Setup, demo_redis, demo_setup
+from berlin_worker.cli.demo.stack import Setup, demo_redis, demo_setup, demo_topology
 from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.interrupts import interruptible
 from berlin_worker.cli.job_options import from_prompt
@@ -47,7 +47,7 @@ class DemoStats:
     end: Event | None = None
 
 
-def run(prompt: str, *, provider: str, keep: bool) -> int:
+def run(prompt: str, *, provider: str, keep: bool, topology: str = "single") -> int:
     """Run the demo, keep its servers until a signal if ``keep``, and return the exit code."""
     job = from_prompt(prompt)
     if provider == "openai":
@@ -57,8 +57,12 @@ def run(prompt: str, *, provider: str, keep: bool) -> int:
         console = Console(stderr=True)
         spinner = "dots" if console.encoding.startswith("utf") else "line"
         with console.status("starting Redis, an upstream and a worker ...", spinner=spinner):
-            url, label = stack.enter_context(demo_redis(os.environ))
-            setup = stack.enter_context(demo_setup(url, label, os.environ, provider))
+            broker_url = ""
+            if topology == "single":
+                url, label = stack.enter_context(demo_redis(os.environ))
+            else:
+                url, label, broker_url = stack.enter_context(demo_topology(topology))
+            setup = stack.enter_context(demo_setup(url, label, os.environ, provider, broker_url))
         _introduce(setup, time.monotonic() - started)
         stats = asyncio.run(_stream(setup.settings, job))
         _sum_up(setup, stats, keep=keep)

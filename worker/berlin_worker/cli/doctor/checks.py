@@ -14,6 +14,8 @@ Level = Literal["ok", "warn", "fail"]
 _CLOCK_TOLERANCE_S: Final = 1.0
 _MEMORY_WARN: Final = 0.75
 _MEMORY_FAIL: Final = 0.95
+_SLOTS: Final = 16384
+_FEWEST_SENTINELS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,10 @@ class CheckResult:
     hint: str = ""
 
 
-def server(info: Mapping[str, Any]) -> CheckResult:
+def server(info: Mapping[str, Any], *, cluster: bool = False) -> CheckResult:
     """Check kind and version of the server by ``INFO server`` and ``INFO cluster``."""
     name = supported_servers.name(info)
-    if problem := supported_servers.problem(info):
+    if problem := supported_servers.problem(info, cluster=cluster):
         return CheckResult("server", "fail", f"it {problem}")
     if name is None:
         return _not_available("server", "INFO server")
@@ -38,6 +40,70 @@ def server(info: Mapping[str, Any]) -> CheckResult:
             "server", "warn", name, f"this server is not tested: use {supported_servers.SUPPORTED}"
         )
     return CheckResult("server", "ok", name)
+
+
+def sentinels(primary: str, *, replicas: int, named: int) -> CheckResult:
+    """Check the servers behind Sentinels: the primary, its replicas, and how many are named."""
+    message = f"Sentinels name {primary}, with {_count(replicas, 'replica')}"
+    if not replicas:
+        hint = "start a replica: without one nothing can be promoted"
+        return CheckResult("topology", "warn", message, hint)
+    if named < _FEWEST_SENTINELS:
+        hint = f"name all Sentinels in the URL, {_FEWEST_SENTINELS} or more: one may be down"
+        return CheckResult("topology", "warn", message, hint)
+    return CheckResult("topology", "ok", message)
+
+
+def cluster(info: Mapping[str, Any], *, primaries: int, replicas: int) -> CheckResult:
+    """Check ``CLUSTER INFO``: all slots must be served."""
+    served = int(info.get("cluster_slots_ok") or 0)
+    message = (
+        f"cluster of {_count(primaries, 'primary', 'primaries')} and "
+        f"{_count(replicas, 'replica')}, {served} of {_SLOTS} slots served"
+    )
+    if served < _SLOTS or info.get("cluster_state") != "ok":
+        return CheckResult("topology", "fail", message, "see CLUSTER NODES: jobs of the rest wait")
+    if replicas < primaries:
+        hint = "give each primary a replica: the jobs of one without are lost with it"
+        return CheckResult("topology", "warn", message, hint)
+    return CheckResult("topology", "ok", message)
+
+
+def full_coverage(value: str) -> CheckResult:
+    """Report ``cluster-require-full-coverage``."""
+    message = f"cluster-require-full-coverage is {value or 'unknown'}"
+    hint = "with no, a lost primary stops its own jobs alone" if value == "yes" else ""
+    return CheckResult("coverage", "ok", message, hint)
+
+
+def node(
+    at: str, infos: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], *, cluster: bool
+) -> list[CheckResult]:
+    """Check one of several servers by INFO of server, memory and persistence."""
+    info, of_memory, of_persistence = infos
+    if problem := supported_servers.problem(info, cluster=cluster):
+        return [CheckResult("node", "fail", f"{at} {problem}")]
+    found = [eviction(of_memory), memory(of_memory), persistence(of_persistence)]
+    wrong = [
+        CheckResult(each.name, each.level, f"{at}: {each.message}", each.hint)
+        for each in found
+        if each.level != "ok"
+    ]
+    facts = ", ".join(each.message for each in found[:2])
+    name = supported_servers.name(info) or "unknown server"
+    return [CheckResult("node", "ok", f"{at}: {name}, {facts}"), *wrong]
+
+
+def node_away(at: str, *, primary: bool) -> CheckResult:
+    """Return the result for a server that does not answer."""
+    role = "a primary" if primary else "a replica"
+    return CheckResult("node", "fail" if primary else "warn", f"{at}, {role}, does not answer")
+
+
+def mixed_versions(versions: Collection[str | None]) -> CheckResult:
+    """Return a warning for servers of several versions."""
+    names = ", ".join(sorted(name or "unknown" for name in versions))
+    return CheckResult("node", "warn", f"several versions: {names}", "finish the update")
 
 
 def misspelt(warning: str) -> CheckResult:
@@ -153,5 +219,5 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def _count(number: int, thing: str, things: str = "") -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {things or thing + 's'}"

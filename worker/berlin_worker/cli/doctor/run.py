@@ -12,7 +12,7 @@ import click
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
-from berlin_worker.cli.doctor import checks, provider_checks, shared_server
+from berlin_worker.cli.doctor import checks, provider_checks, shared_server, topology
 from berlin_worker.cli.doctor.checks import CheckResult
 from berlin_worker.cli.errors import FAILED
 from berlin_worker.cli.output import print_out, printable
@@ -38,17 +38,26 @@ _TRIAL_TTL_S: Final = 60
 
 # The commands that the scripts of a worker call, on keys that are deleted at once. An ACL is
 # applied to every command, key and channel in a script.
-_TRIAL: Final = """
+# Each script has keys of one slot, as on a cluster it must.
+_TRIAL_JOB: Final = """
 redis.call('HSET', KEYS[1], 'status', 'doctor')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('XADD', KEYS[2], '1-0', 'event', '{}')
 redis.call('EXPIRE', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], 1, 'doctor')
-redis.call('EXPIRE', KEYS[3], ARGV[1])
-redis.call('SET', KEYS[4], 'doctor', 'EX', ARGV[1])
 redis.call('PUBLISH', ARGV[2], 'doctor')
 redis.call('TIME')
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+"""
+_TRIAL_INDEX: Final = """
+redis.call('ZADD', KEYS[1], 1, 'doctor')
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('DEL', KEYS[1])
+return 1
+"""
+_TRIAL_STRING: Final = """
+redis.call('SET', KEYS[1], 'doctor', 'EX', ARGV[1])
+redis.call('DEL', KEYS[1])
 return 1
 """
 
@@ -79,8 +88,12 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
         yield CheckResult("redis", "fail", message, "start Redis, or correct REDIS_URL")
     else:
         yield CheckResult("redis", "ok", address(settings.redis_url))
+        yield from topology.examine(settings.redis_url)
         with open_redis(settings.redis_url) as redis:
-            yield from examine_redis(redis)
+            if urls.is_cluster(settings.redis_url):
+                yield from _examine_use(redis)
+            else:
+                yield from examine_redis(redis)
             yield from _attempted("workers", lambda: _workers(redis, settings))
             yield from shared_server.examine(redis)
     if settings.broker_url != settings.redis_url:
@@ -103,6 +116,11 @@ def examine_redis(redis: "Redis") -> Iterator[CheckResult]:
     yield checks.server(server_info(redis))
     yield from _examine_memory(redis)
     yield from _attempted("clock", lambda: _clock(redis))
+    yield from _examine_use(redis)
+
+
+def _examine_use(redis: "Redis") -> Iterator[CheckResult]:
+    """Yield whether scripts and channels work, by keys of a trial."""
     yield from _attempted("rights", lambda: _rights(redis))
     yield from _attempted("pub/sub", lambda: _round_trip(redis))
 
@@ -140,8 +158,10 @@ def _clock(redis: "Redis") -> CheckResult:
 def _rights(redis: "Redis") -> CheckResult:
     trial = f"doctor-{secrets.token_hex(8)}"
     state, log = names.state_key(trial), names.log_key(trial)
-    keys = [state, log, f"worker:{trial}", f"token:doctor:{trial}"]
-    redis.eval(_TRIAL, len(keys), *keys, str(_TRIAL_TTL_S), names.channel(trial))
+    ttl_s = str(_TRIAL_TTL_S)
+    redis.eval(_TRIAL_JOB, 2, state, log, ttl_s, names.channel(trial))
+    redis.eval(_TRIAL_INDEX, 1, f"worker:{trial}", ttl_s)
+    redis.eval(_TRIAL_STRING, 1, f"token:doctor:{trial}", ttl_s)
     redis.script_load("return 1")
     redis.hmget(state, ["status"])
     redis.xrange(log)

@@ -19,7 +19,7 @@ from berlin_worker.cli.output import print_out
 from berlin_worker.cli.preflight import TIMEOUT_S, load_settings, open_redis, reason
 from berlin_worker.cli.top.fleet import Fleet, FleetReading
 from berlin_worker.config.addresses import address
-from berlin_worker.config.broker_url import parted
+from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,11 +98,13 @@ def _app(broker_url: str) -> Any:
         loader=SettingsLoader,
         backend="disabled://",
     )
-    url, options = parted(broker_url)
+    broker = for_kombu(broker_url)
     app.conf.update(
-        broker_url=url,
-        broker_write_url=url,  # Celery would take CELERY_BROKER_URL as it stands
-        broker_transport_options=options,
+        broker_url=broker.url,
+        broker_write_url=broker.url,  # Celery would take CELERY_BROKER_URL as it stands
+        broker_transport_options=broker.transport_options,
+        broker_use_ssl=broker.use_ssl,
+        broker_transport=broker.transport,
         broker_connection_timeout=TIMEOUT_S,
     )
     return app

@@ -1,0 +1,93 @@
+"""Failovers by Sentinels, under streams and readers; queue and events are on the same servers.
+
+Replication is asynchronous: what the replica lacks when it is promoted is lost. Then streams go
+back to where it stands, by a reset, and a reader that has seen more gets ``CursorExpired``.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from berlin_worker.client import Unavailable
+from berlin_worker.embedded.redis_server import find_server
+from berlin_worker.embedded.topology import SentinelSet
+from tests.support.chaos import Environment, in_background, size
+from tests.support.needed import needed
+from tests.support.sentinel import bring_back, fail_over, has_caught_up, kill_primary
+from tests.support.workers import wait_until
+
+SLOW = "[[delay:0.1]]"
+
+
+@pytest.fixture
+def sentinels() -> Iterator[SentinelSet]:
+    with SentinelSet(needed(find_server(), "redis-server or valkey-server")) as running:
+        yield running
+
+
+@pytest.fixture
+def site(make_site, sentinels) -> Environment:
+    return make_site(sentinels.url, reread=True)
+
+
+def begun(site: Environment, sentinels: SentinelSet, streams: int) -> None:
+    """Jobs that stream, half of them with a reader, and as many that wait; all replicated."""
+    job_ids = [
+        site.submit(None, SLOW, chunks=120, follow=n % 2 == 0, how=("client", "bare")[n % 2])
+        for n in range(streams)
+    ]
+    wait_until(lambda: site.streaming(job_ids), "all stream")
+    for n in range(streams):
+        site.submit(None, how=("client", "bare")[n % 2])
+    wait_until(lambda: has_caught_up(sentinels), "the replica has it all")
+
+
+def probe(site: Environment) -> float:
+    """Seconds until a new job is accepted and done."""
+    began = time.monotonic()
+    job_id = ""
+    while not job_id:
+        with contextlib.suppress(Unavailable):  # no server is the primary yet
+            job_id = site.submit(chunks=1)
+    wait_until(lambda: job_id not in site.history.unfinished, "a worker that takes jobs")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("change", [kill_primary, fail_over])
+def test_streams_readers_and_queue_go_on_after_a_failover(site, sentinels, report, change):
+    streams = size(20, 200)
+    slots = str(streams // 2 + 4)
+    with site.worker("-c", slots), site.worker("-c", slots):
+        begun(site, sentinels, streams)
+        site.history.fault()
+        former = change(sentinels)
+        back_s = probe(site)
+        if change is kill_primary:
+            with in_background(lambda: bring_back(sentinels, former)):
+                figures = site.history.check()
+        else:
+            figures = site.history.check()
+    name = {kill_primary: "primary killed, replica promoted", fail_over: "SENTINEL FAILOVER"}
+    note = (
+        f"{streams} streams; a job after it in {back_s:.1f} s; {figures.resets} streams went back "
+        f"to what was replicated; {site.history.expired} of {streams // 2} readers got an error"
+    )
+    report(f"Sentinel: {name[change]}", figures, note=note)
+    assert site.history.expired <= figures.resets
+
+
+def test_a_dead_sentinel_stops_nobody(site, sentinels, report):
+    streams = size(10, 100)
+    with site.worker("-c", str(streams)):
+        begun(site, sentinels, streams)
+        site.history.fault()
+        sentinels.sentinels[0].kill()
+        with site.worker("-c", str(streams)) as late:
+            assert late.process.poll() is None
+            fail_over(sentinels)
+            back_s = probe(site)
+            figures = site.history.check()
+    note = f"{streams} streams; then SENTINEL FAILOVER by the two others: {back_s:.1f} s"
+    report("Sentinel: one of three dead", figures, note=note)

@@ -1,0 +1,61 @@
+"""What `berlin doctor` says of Sentinels and of a cluster."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from berlin_worker.cli.doctor import checks, topology
+from berlin_worker.embedded.redis_server import find_server
+from berlin_worker.embedded.topology import Cluster, SentinelSet
+from tests.support.needed import needed
+
+pytestmark = pytest.mark.integration
+
+SERVED = {"cluster_state": "ok", "cluster_slots_ok": "16384"}
+MEMORY = {"maxmemory_policy": "noeviction", "maxmemory": 0, "used_memory": 1048576}
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    with Cluster(needed(find_server(), "redis-server or valkey-server")) as running:
+        yield running
+
+
+def test_a_cluster_is_shown_with_each_of_its_nodes(own_cluster: Cluster) -> None:
+    found = list(topology.examine(own_cluster.url))
+    assert (found[0].name, found[0].level) == ("topology", "ok")
+    assert "3 primaries and 3 replicas, 16384 of 16384 slots served" in found[0].message
+    assert found[1].message == "cluster-require-full-coverage is yes"
+    assert sum(each.name == "node" and each.level == "ok" for each in found) == 6
+    with own_cluster.servers[1].client() as client:
+        client.config_set("maxmemory", 10**9)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    evicting = [each for each in topology.examine(own_cluster.url) if each.name == "eviction"]
+    assert [each.level for each in evicting] == ["fail"]
+    assert f":{own_cluster.servers[1].port}: maxmemory-policy is allkeys-lru" in evicting[0].message
+    own_cluster.servers[5].kill()
+    away = [each for each in topology.examine(own_cluster.url) if "does not answer" in each.message]
+    assert [each.level for each in away] == ["warn"]
+
+
+def test_sentinels_are_shown_with_primary_and_replica(sentinel_set: SentinelSet) -> None:
+    found = list(topology.examine(sentinel_set.url))
+    primary = sentinel_set.primary().public_port
+    assert found[0].message == f"Sentinels name redis://127.0.0.1:{primary}/0, with 1 replica"
+    assert sum(each.name == "node" and each.level == "ok" for each in found) == 2
+
+
+def test_what_is_missing_is_named() -> None:
+    assert checks.cluster(SERVED, primaries=3, replicas=3).level == "ok"
+    assert checks.cluster(SERVED, primaries=3, replicas=2).level == "warn"
+    assert (
+        checks.cluster(SERVED | {"cluster_slots_ok": "9"}, primaries=3, replicas=3).level == "fail"
+    )
+    assert checks.cluster({}, primaries=3, replicas=3).level == "fail"
+    assert checks.sentinels("a", replicas=0, named=3).level == "warn"
+    assert checks.sentinels("a", replicas=1, named=1).level == "warn"
+    assert checks.node_away("a", primary=True).level == "fail"
+    assert checks.mixed_versions(["Valkey 9", None]).level == "warn"
+    persisted = {"aof_enabled": 1}
+    [single] = checks.node("a", ({"cluster_enabled": 0}, MEMORY, persisted), cluster=True)
+    assert single.level == "fail"

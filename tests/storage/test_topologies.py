@@ -1,0 +1,74 @@
+"""The main job, and all around it, on each topology: one worker and each command."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from berlin_worker.client import Client
+from berlin_worker.embedded.upstream import upstream_in_thread
+from tests.support.checker import text_of
+from tests.support.cli import BERLIN
+from tests.support.fleet import QUICK_LEASES, Fleet, prompt
+from tests.support.topologies import Topology
+from tests.support.workers import wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def fleet(topology: Topology) -> Iterator[Fleet]:
+    with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
+        yield Fleet(topology.redis_url, upstream, topology.broker_url)
+
+
+def berlin(fleet: Fleet, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*BERLIN, *arguments],
+        env=os.environ | fleet.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_jobs_run_and_are_read_cancelled_listed_and_shown(fleet: Fleet) -> None:
+    url, broker_url = fleet.env["REDIS_URL"], fleet.env["CELERY_BROKER_URL"] or None
+    with fleet.worker(WORKER_HTTP_PORT="0") as worker, Client(url, broker_url) as client:
+        bare = fleet.send(prompt("bare"))
+        assert client.result(client.submit("client"), timeout_s=30).text == "echo of client"
+        assert text_of(fleet.ended(bare)) == "echo of bare"
+        assert fleet.upstream.logins == 1  # its token is in Redis
+
+        stopped = client.submit("[[delay:1]] a b c d e f g h i j k l m n o p q r s t")
+        fleet.running(stopped)
+        client.cancel(stopped, "no more of it")
+        assert fleet.ended(stopped)[-1]["type"] == "cancelled"
+        assert {status.job_id for status in client.list()} == {stopped, bare, *_others(client)}
+
+        assert berlin(fleet, "submit", "by hand").stdout.strip() == "echo of by hand"
+        assert berlin(fleet, "tail", bare).stdout.strip() == "echo of bare"
+        top = json.loads(berlin(fleet, "top", "--once", "--json").stdout)
+        assert len(top["workers"]) == 1
+        doctor = berlin(fleet, "doctor", "--no-login")
+        assert doctor.returncode == 0, doctor.stdout
+        assert worker.stop() == 0
+
+
+def _others(client: Client) -> set[str]:
+    return {status.job_id for status in client.list() if status.status == "completed"}
+
+
+def test_a_killed_worker_s_stream_goes_on_elsewhere_and_a_drain_hands_on(fleet: Fleet) -> None:
+    with fleet.worker(**QUICK_LEASES) as doomed:
+        job_id = fleet.send(prompt("[[delay:0.3]] a b c d e f"))
+        fleet.running(job_id)
+        doomed.kill()
+    with fleet.worker(**QUICK_LEASES, WORKER_DRAIN_TIMEOUT_S="0.1") as drained:
+        wait_until(lambda: fleet.attempt(job_id) == 2, "a second attempt")
+        drained.stop()
+    with fleet.worker(**QUICK_LEASES):
+        assert fleet.ended(job_id)[-1]["type"] == "completed"

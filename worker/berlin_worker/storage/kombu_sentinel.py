@@ -1,0 +1,35 @@
+"""kombu's transport for Sentinels, whose connections follow the primary as all others do."""
+
+from typing import Any, Final
+
+from kombu.transport import redis
+
+from berlin_worker.config import urls
+from berlin_worker.storage.primary_pool import (
+    BlockingPrimaryConnection,
+    BlockingPrimaryPool,
+    SecureBlockingPrimaryConnection,
+)
+from berlin_worker.storage.sentinel import watch_of
+
+_ADDRESS: Final = ("host", "port")
+
+
+class SentinelChannel(redis.SentinelChannel):
+    """A channel for the transport option ``primary_url``, a ``redis+sentinel://`` URL."""
+
+    connection_class = BlockingPrimaryConnection
+    connection_class_ssl = SecureBlockingPrimaryConnection  # type: ignore[assignment]  # kombu's own class is a subclass of redis-py's, as ours is
+    from_transport_options = (*redis.SentinelChannel.from_transport_options, "primary_url")  # type: ignore[assignment]  # kombu's own subclass adds some too
+    primary_url = ""
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> BlockingPrimaryPool:
+        found: dict[str, Any] = self._connparams(asynchronous)  # type: ignore[no-untyped-call]  # kombu
+        options = {name: value for name, value in found.items() if name not in _ADDRESS}
+        return BlockingPrimaryPool(watch_of(urls.parse_redis(self.primary_url, "")), **options)
+
+
+class SentinelTransport(redis.SentinelTransport):
+    """kombu's transport with :class:`SentinelChannel`."""
+
+    Channel = SentinelChannel

@@ -1,0 +1,194 @@
+"""Follow the primary that Sentinels watch: one thread asks them, and all connections obey.
+
+Sentinels demote a former primary only seconds after they have promoted another server. A client
+that stays connected to it meanwhile writes what will be lost. So a thread of each process asks all
+Sentinels twice a second, and ends every connection that leads elsewhere. The newest answer counts
+(``config-epoch``): a Sentinel that is cut off, or has just started, may name a former primary.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from berlin_worker.config.broker_url import tls_options
+from berlin_worker.config.redis_url import RedisURL
+from berlin_worker.storage.redis_errors import PrimaryNotFound
+
+Address = tuple[str, int]
+"""Host and port."""
+
+_TIMEOUT_S: Final = 1.0
+_ASK_EVERY_S: Final = 0.5
+_SKIP_S: Final = 10.0
+"""A Sentinel that has not answered is asked last, and again after this time."""
+_IDLE_ROUNDS: Final = 10
+"""The thread ends after as many rounds without a connection."""
+
+
+class Follower(Protocol):
+    """A connection to the primary."""
+
+    host: str
+    port: int
+
+    def leave(self) -> None:
+        """End the connection; any thread may call it."""
+
+
+def newest(replies: Iterable[Mapping[str, Mapping[str, Any]]], primary: str) -> Address | None:
+    """Return where ``primary`` is by replies to SENTINEL MASTERS; ``None`` while it is down."""
+    states = [state for masters in replies if (state := masters.get(primary))]
+    latest = max((int(state.get("config-epoch", 0)) for state in states), default=0)
+    for state in states:
+        down = not state["is_master"] or state["is_sdown"] or state["is_odown"]
+        if int(state.get("config-epoch", 0)) == latest and not down:
+            return str(state["ip"]), int(state["port"])
+    return None
+
+
+def not_found(primary: str, asked: int, errors: Sequence[Exception]) -> RedisError:
+    """Return the error to raise if none of the Sentinels has named ``primary``."""
+    refused = [e for e in errors if isinstance(e, AuthenticationError | NoPermissionError)]
+    if refused and len(errors) == asked:
+        return AuthenticationError(
+            f"of the Sentinels: {refused[0]}; correct sentinel_username and sentinel_password"
+        )
+    silent = f"; {len(errors)} of them do not answer" if errors else ""
+    found = PrimaryNotFound(f"none of {asked} Sentinels names a primary {primary!r}{silent}")
+    # The cause may say that waiting does not help.
+    found.__cause__ = errors[-1] if errors else None
+    return found
+
+
+class PrimaryWatch:
+    """Where the primary of one URL is, for all connections of this process."""
+
+    def __init__(self, url: RedisURL) -> None:
+        self._name = url.primary
+        self._nodes = url.nodes
+        self._options: dict[str, Any] = {
+            "socket_timeout": _TIMEOUT_S,
+            "socket_connect_timeout": _TIMEOUT_S,
+            "protocol": 2,
+            **dict(url.sentinel_login),
+            **({"ssl": True} if url.uses_tls else {}),
+            **tls_options(url),
+        }
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._waiting: list[Future[Address]] = []
+        self._followers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._running = False
+
+    def find_blocking(self) -> Address:
+        """Return where the primary is now.
+
+        Raises :class:`PrimaryNotFound`, or ``AuthenticationError`` if the Sentinels refuse us.
+        """
+        return self._ask().result()
+
+    async def find(self) -> Address:
+        """:meth:`find_blocking` for an event loop."""
+        return await asyncio.wrap_future(self._ask())
+
+    def follow(self, connection: Follower) -> None:
+        """End ``connection`` once another server is the primary."""
+        with self._lock:
+            self._followers.add(connection)
+
+    def _ask(self) -> Future[Address]:
+        asked: Future[Address] = Future()
+        with self._lock:
+            self._waiting.append(asked)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="sentinel-watch", daemon=True).start()
+        self._asked.set()
+        return asked
+
+    def _run(self) -> None:
+        idle = 0
+        with contextlib.ExitStack() as stack:
+            sentinels = [
+                _Sentinel(stack.enter_context(self._client(host, port)))
+                for host, port in self._nodes
+            ]
+            while True:
+                self._round(sentinels)
+                with self._lock:
+                    idle = 0 if self._waiting or self._followers else idle + 1
+                    if idle > _IDLE_ROUNDS:
+                        self._running = False
+                        return
+                self._asked.wait(_ASK_EVERY_S)
+                self._asked.clear()
+
+    def _client(self, host: str, port: int) -> redis.Redis:
+        return redis.Redis(host=host, port=port, retry=Retry(NoBackoff(), 0), **self._options)
+
+    def _round(self, sentinels: Sequence["_Sentinel"]) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        now = time.monotonic()
+        skipped = [sentinel for sentinel in sentinels if sentinel.skip_until > now]
+        replies, errors = _replies(s for s in sentinels if s not in skipped)
+        found = newest(replies, self._name)
+        if found is None and waiting:
+            more, others = _replies(skipped)
+            found, errors = newest([*replies, *more], self._name), [*errors, *others]
+        for asked in waiting:
+            if not asked.set_running_or_notify_cancel():
+                continue
+            if found is None:
+                asked.set_exception(not_found(self._name, len(sentinels), errors))
+            else:
+                asked.set_result(found)
+        if found is not None:
+            with self._lock:
+                elsewhere = [c for c in self._followers if (c.host, c.port) != found]
+            for connection in elsewhere:
+                connection.leave()
+
+
+class _Sentinel:
+    """One Sentinel and its connection; used by one thread."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.skip_until = 0.0
+
+
+def _replies(
+    sentinels: Iterable[_Sentinel],
+) -> tuple[list[Mapping[str, Mapping[str, Any]]], list[Exception]]:
+    replies: list[Mapping[str, Mapping[str, Any]]] = []
+    errors: list[Exception] = []
+    for sentinel in sentinels:
+        try:
+            masters: Any = sentinel.client.sentinel_masters()
+        except Exception as error:  # noqa: BLE001  # whatever a broken Sentinel causes
+            sentinel.skip_until = time.monotonic() + _SKIP_S
+            errors.append(error)
+        else:
+            sentinel.skip_until = 0.0
+            replies.append(masters)
+    return replies, errors
+
+
+_watches: dict[tuple[int, RedisURL], PrimaryWatch] = {}
+
+
+def watch_of(url: RedisURL) -> PrimaryWatch:
+    """Return the watch of a URL in this process; a fork has its own."""
+    return _watches.setdefault((os.getpid(), url), PrimaryWatch(url))
