@@ -4,7 +4,6 @@ Every method raises the builtin ``ConnectionError`` if Redis cannot be reached o
 each may then be called again with the same arguments.
 """
 
-import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import redis.asyncio
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
@@ -20,6 +19,7 @@ from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
 from berlin_worker.storage import job_index, stored_values
 from berlin_worker.storage.dead_letters import DeadLetters
+from berlin_worker.storage.redis_errors import unreachable
 from berlin_worker.storage.script_connection import (
     Call,
     ScriptConnection,
@@ -127,7 +127,7 @@ class RedisStore:
         args += (int(only_queued), trace, *facts.script_args())
         calls = self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s)
         calls.append(Call(_CLAIM, keys, args))
-        with _unreachable():
+        with unreachable():
             *_, reply = await self._records.run(calls)
         status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, progress = (
             reply
@@ -168,7 +168,7 @@ class RedisStore:
             if self._one_slot:
                 calls.append(Call(_APPEND_SHARDED, keys, args))
                 keys, args = [], []
-        with _unreachable():
+        with unreachable():
             if self._one_slot:
                 replies: list[int] = [taken for (taken,) in await self._append.replies(calls)]
             else:
@@ -190,20 +190,20 @@ class RedisStore:
         for part in parts:
             keys = [names.state_key(job_id) for job_id, _ in part]
             calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in part)]))
-        with _unreachable():
+        with unreachable():
             replies: list[list[int]] = (await self._records.run(calls))[ahead:]
         return [_RENEWALS[code] for reply in replies for code in reply]
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Release a running job, so that it can be claimed at once (``release.lua``)."""
-        with _unreachable():
+        with unreachable():
             args = [attempt, self._lease_ms]
             if await self._records.call(_RELEASE, [names.state_key(job_id)], args):
                 self._index.look_again(job_id, self._lease_ms)
 
     async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
         """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
-        with _unreachable():
+        with unreachable():
             await self._records.call(
                 _CLEAR_FAILURE, [names.state_key(job_id)], [attempt, failed_attempts]
             )
@@ -211,7 +211,7 @@ class RedisStore:
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep in the record what the next claim returns of earlier attempts."""
         key = names.state_key(job_id)
-        with _unreachable():
+        with unreachable():
             async with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.hset(key, "progress", json.dumps(asdict(progress)))
                 pipeline.expire(key, self._queue_ttl_s, nx=True)  # unless the record is there
@@ -223,36 +223,36 @@ class RedisStore:
         Returns whether the job waits by its record (``revoke.lua``).
         """
         args = [self._queue_ttl_s, int(running)]
-        with _unreachable():
+        with unreachable():
             reply: int = await self._records.call(_REVOKE, [names.state_key(job_id)], args)
         return reply == _WAITS
 
     async def due(self, limit: int) -> list[str]:
         """Return the IDs of up to ``limit`` jobs that are due by the index."""
-        with _unreachable():
+        with unreachable():
             await self._index.update()
             return await self._index.find(limit)
 
     async def take_turn(self, for_s: float) -> bool:
         """Return whether this worker alone looks for due jobs for the next ``for_s``."""
-        with _unreachable():
+        with unreachable():
             return await self._index.take_turn(for_s)
 
     async def update_index(self) -> None:
         """Write the index entries that have changed; ended jobs leave it."""
-        with _unreachable():
+        with unreachable():
             await self._index.update()
 
     async def heal_index(self) -> None:
         """Restore lost index entries of some records, of others at each call."""
-        with _unreachable():
+        with unreachable():
             await self._index.heal(self._lease_ms)
 
     async def up_s(self) -> float:
         """Return the uptime of the server in whole seconds; infinite if it has no INFO."""
         if not self._has_info:
             return math.inf
-        with _unreachable():
+        with unreachable():
             try:
                 info: dict[str, Any] = await self._redis.info("server")
             except ResponseError:  # not every Redis service has INFO
@@ -270,7 +270,7 @@ class RedisStore:
     ) -> Overdue | None:
         """Take a due job, for this caller alone (``reap.lua``)."""
         args = [round(again_running_s * 1000), round(again_queued_s * 1000), watermark_ms]
-        with _unreachable():
+        with unreachable():
             reply: list[Any] = await self._records.call(_REAP, [names.state_key(job_id)], args)
         taken, again_ms, job, trace = reply
         self._index.look_again(job_id, again_ms if again_ms >= 0 else None)
@@ -278,7 +278,7 @@ class RedisStore:
 
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Set a TTL on a record that holds only the ``cancel`` flag of a client."""
-        with _unreachable():
+        with unreachable():
             await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
     async def dead_letter(
@@ -291,23 +291,5 @@ class RedisStore:
         message: bytes = b"",
     ) -> None:
         """Add a dead letter; see :meth:`DeadLetters.add`."""
-        with _unreachable():
+        with unreachable():
             await self._dead_letters.add(job_id, reason, call=call, job=job, message=message)
-
-
-class _Unreachable(contextlib.AbstractContextManager[None]):
-    """Raise ``ConnectionError`` for any error of redis-py, error replies included."""
-
-    # A class costs less than a generator, and each claim needs one.
-    __slots__ = ()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RedisError | OSError):
-            raise ConnectionError(f"Redis: {error}") from error
-
-
-_UNREACHABLE: Final = _Unreachable()
-
-
-def _unreachable() -> _Unreachable:
-    return _UNREACHABLE

@@ -1,6 +1,7 @@
 """What an error of redis-py means to a caller: retry it, or report what to correct."""
 
 import ast
+import contextlib
 import re
 import ssl
 from typing import Final, TypeVar
@@ -110,3 +111,22 @@ def _cause(error: BaseException | None, kind: type[E]) -> E | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+class _Unreachable(contextlib.AbstractContextManager[None]):
+    """Raise ``ConnectionError`` for any error of redis-py, error replies included."""
+
+    # A class costs less than a generator, and each claim needs one.
+    __slots__ = ()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RedisError | OSError):
+            raise ConnectionError(f"Redis: {error}") from error
+
+
+_UNREACHABLE: Final = _Unreachable()
+
+
+def unreachable() -> _Unreachable:
+    """Return the context in which any error of redis-py is a ``ConnectionError``."""
+    return _UNREACHABLE
