@@ -95,7 +95,7 @@ def test_options_that_are_obeyed(fleet: Fleet, tmp_path: Path):
     )
     with worker, fleet.redis.pubsub() as events:
         events.psubscribe("*celeryev*")
-        wait_until(pidfile.exists, "the pid file")
+        wait_until(lambda: pidfile.exists() and pidfile.read_text(), "the pid file")
         assert int(pidfile.read_text()) == worker.process.pid
         jobs = [fleet.send(prompt(f"number {n}")) for n in range(5)]
         for n, job in enumerate(jobs):

@@ -67,7 +67,7 @@ def test_hanging_and_crashing_tests_fail_and_the_others_run(tmp_path: Path):
         server,
         Path(sys.executable),
         files=tmp_path,
-        step_limit_s=5,
+        step_limit_s=15,
     )
     result = ended(run)
     assert result.by_test == {

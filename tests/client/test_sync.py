@@ -162,9 +162,9 @@ def test_a_later_versions_types_codes_and_reasons_end_no_reader(client, redis_ur
             timings = dict.fromkeys(
                 ("queue_ms", "login_ms", "first_chunk_ms", "stream_ms", "total_ms"), 0
             )
-            error = {"code": "quota_exceeded", "message": "no more", "retryable": False}
+            error = {"code": "tired", "message": "no more", "retryable": False}
             for job_id, end in (
-                (JOB, {"type": "completed", "finish_reason": "tool_calls", "timings": timings}),
+                (JOB, {"type": "completed", "finish_reason": "bored", "timings": timings}),
                 ("job-2", {"type": "failed", "error": error}),
             ):
                 writer = JobWriter(server, job_id)

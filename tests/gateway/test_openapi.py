@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from schemathesis.core import NOT_SET
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from berlin_worker.gateway.openapi import document
@@ -54,8 +55,11 @@ def test_gateway_answers_as_its_document_says(case: schemathesis.Case, site: Sit
         case.query["wait_s"] = 0
     headers = {"Authorization": f"Bearer {site.keys['acme']}"}
     response = case.call(base_url=site.url, headers=headers)
-    if response.status_code == 422:  # a job ID or a key that another example has used
-        assert response.json()["error"]["code"] == "idempotency_key_reused"
+    code = response.json()["error"]["code"] if response.status_code in {400, 422} else ""
+    if code == "idempotency_key_reused" or (code == "invalid_job" and case.body is not NOT_SET):
+        # Another example has used this job ID or key; or the job breaks a rule that JSON Schema
+        # does not know, such as that content may be missing beside tool calls alone.
+        assert case.method == "POST"
     else:
         # HTTP takes the spaces off a header, so a wrong one may arrive as a right one.
         stripped = "Idempotency-Key" in case.headers

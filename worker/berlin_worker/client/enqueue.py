@@ -21,6 +21,7 @@ from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.config.celery_loader import SettingsLoader
 from berlin_worker.errors import Unavailable
 from berlin_worker.storage.batcher import Batcher
+from berlin_worker.storage.redis_errors import refusal
 from berlin_worker.telemetry import tracing
 
 _AT_ONCE: Final = 64
@@ -160,7 +161,7 @@ class Enqueuer:
             )
         except (OperationalError, OSError) as error:
             self._disconnect()
-            message = f"the broker at {self._where} does not take the job ({_cause(error)})"
+            message = f"the broker at {self._where} {_problem(error)}"
             raise (MaybeSent if connected else NotSent)(message) from error
 
     def _connected(self) -> Any:
@@ -180,5 +181,6 @@ class Enqueuer:
                 connection.release()
 
 
-def _cause(error: BaseException) -> str:
-    return type(error.__cause__ or error).__name__
+def _problem(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return refusal(cause) or f"does not take the job ({type(cause).__name__})"

@@ -79,7 +79,12 @@ def parse_entry(job_id: str, seq: int, data: bytes) -> Event | None:
 
 
 def is_terminal(job_id: str, entry: Entry) -> bool:
-    """Return whether ``entry`` holds a terminal event of this job, at its place in the log."""
+    """Return whether ``entry`` holds a terminal event of this job, at its place in the log.
+
+    The ID of such an entry is ``<seq>-0``: a second entry ``<seq>-1`` was added by a stranger.
+    """
+    if not entry[0].endswith(b"-0"):
+        return False
     found = parse_message(job_id, data_of(entry))
     if found is None or found[0] != seq_of(entry) or found[1] is None:
         return False
