@@ -64,7 +64,10 @@ CASES = {
     "400": Case("[[status:400]]", "failed:upstream_error", attempts=1),
     "429 with Retry-After": Case(f"[[status:429:{WAIT_S}*1]]", DONE),
     "429 beyond the deadline": Case(
-        "[[status:429:60*1]]", "failed:rate_limited", attempts=1, fields={"deadline_s": 20}
+        "[[status:429:60*1]]",
+        "failed:rate_limited",
+        attempts=1,
+        fields={"deadline_s": 20, "model": "cools-down"},  # no other job waits for this model
     ),
     "garbage": Case("[[garbage:5]]", "failed:bad_chunk", attempts=1, chunks=5),
     "an error as reply": Case("[[error_body]]", "failed:bad_chunk", attempts=1),
