@@ -4,7 +4,6 @@ import functools
 import json
 import signal
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,10 @@ import pytest
 import redis
 
 from berlin_worker.embedded.redis_server import RedisProcess
-from tests.support.cli import Stack, cli_stack, end
+from tests.support.cli import Stack, end
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """One worker for all tests of this file."""
-    with cli_stack() as stack:
-        yield stack
 
 
 class Files:
