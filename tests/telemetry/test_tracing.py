@@ -2,70 +2,30 @@
 
 import asyncio
 import contextlib
-import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from berlin_schemas import ErrorCode, PromptJob
+from berlin_schemas import ErrorCode
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.providers.base import Report
 from berlin_worker.telemetry import tracing
-from berlin_worker.telemetry.otel import OtelTracer, captures
 from berlin_worker.telemetry.tracer import open_tracer
+from tests.support.traces import (
+    PRODUCER,
+    SECRET,
+    TRACE_ID,
+    Recorder,
+    deltas,
+    job,
+    text_of,
+    trace_id,
+)
 
 pytestmark = pytest.mark.unit
-
-TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
-PRODUCER = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
-SECRET = "the text of a prompt"
-
-
-class Recorder:
-    """A tracer, and the spans that have ended."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(shutdown_on_exit=False)
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.otel = self.provider.get_tracer("test")
-
-    def tracer(self, **changes: object) -> OtelTracer:
-        return OtelTracer(self.otel, **changes)  # type: ignore[arg-type]  # as the test says
-
-    @property
-    def spans(self) -> dict[str, ReadableSpan]:
-        """Those that have ended, by name; the last of each."""
-        return {span.name: span for span in self.exporter.get_finished_spans()}
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.provider.shutdown()
-
-
-def job(**fields: object) -> PromptJob:
-    return PromptJob.model_validate(
-        {"messages": [{"role": "user", "content": SECRET}], "model": "m-1", **fields}
-    )
-
-
-def trace_id(span: ReadableSpan) -> str:
-    assert span.context is not None
-    return trace.format_trace_id(span.context.trace_id)
-
-
-def text_of(spans: dict[str, ReadableSpan]) -> str:
-    return "".join(span.to_json() for span in spans.values())
 
 
 def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Recorder) -> None:
@@ -239,52 +199,6 @@ async def test_a_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Rec
         assert (span.attributes or {})["berlin.job.id"] == f"job-{int(trace_id(span), 16)}"
 
 
-async def read(stream: AsyncGenerator[list[str], None]) -> list[list[str]]:
-    return [deltas async for deltas in stream]
-
-
-async def deltas(*said: list[str]) -> AsyncGenerator[list[str], None]:
-    for each in said:
-        yield each
-
-
-async def test_prompt_and_reply_are_in_the_span_by_opt_in_alone(recorder: Recorder) -> None:
-    for captured in (False, True):
-        recorder.exporter.clear()
-        tracer = recorder.tracer(captures=captured)
-        with tracer.delivery("job-1", {}) as job_trace, job_trace.chat(job(), 1, Report()) as chat:
-            stream = deltas(["Hel", "lo"], ["\ud800!"])
-            reading = chat.reading(stream)
-            assert (reading is stream) is not captured  # nothing stands in the way of a chunk
-            assert await read(reading) == [["Hel", "lo"], ["\ud800!"]]
-            chat.finished()
-        attributes = recorder.spans["chat m-1"].attributes or {}
-        assert (SECRET in text_of(recorder.spans)) is captured
-        assert ("gen_ai.output.messages" in attributes) is captured
-    assert json.loads(str(attributes["gen_ai.input.messages"])) == [
-        {"role": "user", "parts": [{"type": "text", "content": SECRET}]}
-    ]
-    assert json.loads(str(attributes["gen_ai.output.messages"])) == [
-        {
-            "role": "assistant",
-            "parts": [{"type": "text", "content": "Hello?!"}],
-            "finish_reason": "stop",
-        }
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "wanted"),
-    [
-        ("true", True), ("SPAN_ONLY", True), ("span_and_event", True),
-        ("", False), ("false", False), ("NO_CONTENT", False), ("EVENT_ONLY", False), ("?", False),
-    ],
-)  # fmt: skip
-def test_the_opt_in_takes_the_values_of_the_convention(value: str, wanted: bool) -> None:
-    assert captures({"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": value}) is wanted
-    assert captures({}) is False
-
-
 async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "opentelemetry.sdk.trace")
     async with open_tracer({}) as tracer:
@@ -312,37 +226,3 @@ def test_what_runs_a_job_imports_no_opentelemetry() -> None:
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True
     ).stdout
     assert "loaded: []" in output
-
-
-def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) -> None:
-    assert tracing.inject() == {}
-    with recorder.otel.start_as_current_span("request") as span:
-        traceparent = tracing.inject()["traceparent"]
-    assert trace.format_trace_id(span.get_span_context().trace_id) in traceparent
-
-
-@pytest.mark.parametrize(
-    ("carrier", "headers"),
-    [
-        ("", {}),
-        ("{", {}),
-        ("[]", {}),
-        ('"x"', {}),
-        (b"\xff", {}),
-        (b"", {}),
-        ('{"traceparent":1,"tracestate":"a=b"}', {"tracestate": "a=b"}),
-        ("[" * 1025, {}),
-        ('{"traceparent":"' + "x" * 2000 + '"}', {}),
-    ],
-)
-def test_a_record_may_hold_anything_where_the_trace_belongs(
-    carrier: str | bytes, headers: dict[str, str]
-) -> None:
-    assert tracing.from_carrier(carrier) == headers
-
-
-def test_what_is_kept_of_the_headers_is_bounded_and_holds_no_baggage() -> None:
-    kept = tracing.to_carrier({**PRODUCER, "baggage": "user=somebody"})
-    assert tracing.from_carrier(kept) == PRODUCER
-    assert tracing.to_carrier({**PRODUCER, "tracestate": "x" * 2000}) == ""
-    assert tracing.to_carrier({"baggage": "x"}) == ""
