@@ -172,6 +172,24 @@ def test_silent_pipe_beside_a_prompt_is_skipped_with_a_notice(
     os.close(pipe)
 
 
+@contextlib.contextmanager
+def writes_once_awaited(pipe: int, data: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write ``data`` and close ``pipe`` when the command prints that it waits for stdin."""
+    waits = threading.Event()
+    monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
+
+    def write() -> None:
+        waits.wait()
+        os.write(pipe, data)
+        os.close(pipe)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield
+    writer.join()
+
+
 @pytest.mark.parametrize(("prompt", "use_stdin"), [("Hello", True), ("-", None), (None, None)])
 def test_slow_pipe_is_awaited_with_stdin_option(
     pipe: int,
@@ -180,38 +198,16 @@ def test_slow_pipe_is_awaited_with_stdin_option(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
-    waits = threading.Event()
-    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
-
-    def write() -> None:
-        waits.wait()
-        os.write(pipe, b"late")
-        os.close(pipe)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert prompt_text(prompt, use_stdin=use_stdin).endswith("late")
-    writer.join()
+    with writes_once_awaited(pipe, b"late", monkeypatch):
+        assert prompt_text(prompt, use_stdin=use_stdin).endswith("late")
 
 
 def test_stdin_is_read_to_its_end_after_the_first_byte(
     pipe: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
     os.write(pipe, b"first, ")
-    waits = threading.Event()
-    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
-
-    def write() -> None:
-        waits.wait()
-        os.write(pipe, b"last")
-        os.close(pipe)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert prompt_text("Hello", use_stdin=None) == "Hello\n\nfirst, last"
-    writer.join()
+    with writes_once_awaited(pipe, b"last", monkeypatch):
+        assert prompt_text("Hello", use_stdin=None) == "Hello\n\nfirst, last"
 
 
 def test_endless_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

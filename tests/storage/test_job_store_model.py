@@ -22,8 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from berlin_schemas import Completed, Reset, Started, Timings, decode, names
+from berlin_schemas import Completed, Reset, Started, decode, names
 from berlin_worker.jobs.lifecycle import Phase
+from tests.support.job_store_calls import TIMINGS
 from tests.support.job_store_model import Model
 from tests.support.store_helpers import (
     JOB,
@@ -46,7 +47,6 @@ pytestmark = pytest.mark.contract
 
 JOBS = ("one", "two")
 WORKERS = range(3)
-TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
 
 
 class StoreMachine(RuleBasedStateMachine):
