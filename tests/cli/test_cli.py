@@ -42,14 +42,14 @@ def test_every_command_has_an_example(name: str) -> None:
     assert f"  berlin {name}" in out
 
 
-def test_an_unknown_command_is_wrong_usage() -> None:
+def test_unknown_command_is_wrong_usage() -> None:
     code, out, err = run("tial", "x")
     assert code == 2
     assert "No such command 'tial'" in err
     assert out == ""
 
 
-def test_the_version_is_printed() -> None:
+def test_version_is_printed() -> None:
     code, out, _ = run("--version")
     assert code == 0
     assert out.startswith("berlin ")
@@ -138,7 +138,7 @@ def test_invalid_setting_is_named_without_its_value(
     assert "hunter2" not in err
 
 
-def test_a_worker_without_credentials_says_which_are_missing() -> None:
+def test_worker_without_credentials_names_the_missing_variables() -> None:
     code, _, err = run("worker", BERLIN_ACCOUNT="", BERLIN_PASSWORD="", WORKER_PROVIDERS="")
     assert code == 2
     assert err.startswith("berlin: set BERLIN_ACCOUNT and BERLIN_PASSWORD")

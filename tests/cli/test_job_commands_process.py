@@ -12,9 +12,7 @@ from tests.support.workers import wait_until
 pytestmark = pytest.mark.integration
 
 
-def test_leaving_tail_of_an_unknown_job_does_not_claim_that_it_goes_on(
-    stack: Stack, job_id: str
-) -> None:
+def test_farewell_of_tail_for_an_unknown_job_promises_nothing(stack: Stack, job_id: str) -> None:
     process = stack.start("tail", job_id, "--wait-for-start", "60")
     wait_until(
         lambda: stack.redis.pubsub_numsub(f"job:{job_id}")[0][1] == 1, "the subscription of tail"
@@ -63,9 +61,7 @@ def test_tail_at_the_terminal_event_ends_as_the_job_has(stack: Stack, job_id: st
     assert len(err.splitlines()) == 1
 
 
-def test_an_id_that_is_used_again_for_another_prompt_is_wrong_usage(
-    stack: Stack, job_id: str
-) -> None:
+def test_id_that_is_used_again_for_another_prompt_is_wrong_usage(stack: Stack, job_id: str) -> None:
     stack.run("submit", "Hello", "--job-id", job_id)
     for options in ([], ["--no-wait"]):
         code, out, err = stack.run("submit", "Another", "--job-id", job_id, *options)
@@ -106,7 +102,7 @@ def test_unknown_job_is_one_line(stack: Stack, job_id: str, command: str) -> Non
     assert len(err.splitlines()) == 1
 
 
-def test_a_log_that_has_expired_is_one_line(stack: Stack, job_id: str) -> None:
+def test_log_that_has_expired_is_one_line(stack: Stack, job_id: str) -> None:
     stack.run("submit", "Hello", "--job-id", job_id)
     stack.redis.delete(f"job:{{{job_id}}}:log")
     code, out, err = stack.run("tail", job_id)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
         ("empty=", ("empty", "")),
     ],
 )
-def test_a_value_is_json_or_else_a_string(text: str, expected: tuple[str, object]) -> None:
+def test_value_is_json_or_else_a_string(text: str, expected: tuple[str, object]) -> None:
     assert key_value(text) == expected
 
 

@@ -40,7 +40,7 @@ def test_ctrl_c_cancels_the_job(
     wait_until(lambda: stack.upstream.disconnects > disconnects, "the upstream to be left")
 
 
-def test_a_second_ctrl_c_leaves_at_once(stack: Stack, redis_server: RedisProcess) -> None:
+def test_second_ctrl_c_leaves_at_once(stack: Stack, redis_server: RedisProcess) -> None:
     # No worker: nobody ends the cancelled job.
     env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}7"}
     with redis.Redis.from_url(env["REDIS_URL"]) as idle:
@@ -76,9 +76,7 @@ def test_full_disk_cancels_the_job(stack: Stack, job_id: str) -> None:
     assert stack.ended(job_id) == "cancelled"
 
 
-def test_a_job_that_no_worker_takes_leads_to_a_hint(
-    stack: Stack, redis_server: RedisProcess
-) -> None:
+def test_job_that_no_worker_takes_leads_to_a_hint(stack: Stack, redis_server: RedisProcess) -> None:
     env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}6"}
     process = stack.start("submit", "Hello", env=env)
     assert process.stderr is not None

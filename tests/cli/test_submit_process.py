@@ -31,7 +31,7 @@ def test_json_is_the_log_byte_for_byte(stack: Stack, job_id: str) -> None:
     assert out.encode() == b"".join(event + b"\n" for event in stack.events(job_id))
 
 
-def test_a_prompt_comes_from_stdin_and_options_reach_the_upstream(stack: Stack) -> None:
+def test_prompt_is_read_from_stdin_and_options_reach_the_upstream(stack: Stack) -> None:
     text = f"prompt {uuid.uuid4().hex}"
     options = ["--system", "Be brief.", "-o", "max_tokens=7", "--model", "gpt-4"]
     code, _, _ = stack.run("submit", "-", *options, stdin=f"{text}\n".encode())
@@ -171,7 +171,7 @@ def test_pipe_receives_the_text_unchanged_with_a_last_newline(stack: Stack, tmp_
     assert (tmp_path / "out").read_bytes() == HOSTILE.encode() + b"\n"
 
 
-def test_a_terminal_gets_no_control_characters(stack: Stack) -> None:
+def test_terminal_gets_no_control_characters(stack: Stack) -> None:
     controller, terminal = pty.openpty()
     process = stack.start("submit", HOSTILE, "--provider", "echo", stdout=terminal)
     os.close(terminal)

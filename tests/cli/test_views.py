@@ -80,7 +80,7 @@ def test_json_view_leaves_text_that_names_python_numbers_as_it_stands() -> None:
         ),
     ],
 )
-def test_leaving_a_job_says_that_it_goes_on_only_if_it_does(
+def test_farewell_promises_that_a_job_continues_only_if_true(
     status: str, seq: int, expected: str
 ) -> None:
     assert farewell("j", status, seq, "berlin tail j --after 3") == expected
@@ -106,7 +106,7 @@ def test_piped_text_is_exactly_the_text_and_ends_its_line() -> None:
     assert view.end() == Rendered()
 
 
-def test_a_terminal_gets_a_last_newline_and_only_one() -> None:
+def test_terminal_gets_a_last_newline_and_only_one() -> None:
     assert show(TextView(is_terminal=True), chunk("a"), COMPLETED)[0] == "a\n"
     assert show(TextView(is_terminal=True), chunk("a\n"), COMPLETED)[0] == "a\n"
     assert show(TextView(is_terminal=True), COMPLETED)[0] == ""
@@ -144,7 +144,7 @@ def test_json_is_the_event_as_it_is_in_the_log() -> None:
     assert notices == []
 
 
-def test_a_failure_is_a_notice_on_stderr_in_every_view() -> None:
+def test_failure_is_a_notice_on_stderr_in_every_view() -> None:
     for view in (JsonView(), TextView(is_terminal=True), FinalView(is_terminal=False)):
         _, [notice] = show(view, FAILED)
         assert notice == (
@@ -225,7 +225,7 @@ def test_reasoning_is_dim_before_the_text_at_a_terminal_and_left_out_in_a_pipe()
     assert out == "\x1b[2m␛[2J\x1b[0m"
 
 
-def test_a_tool_call_is_a_line_when_it_is_complete() -> None:
+def test_tool_call_is_a_line_when_it_is_complete() -> None:
     told: list[Event] = [
         chunk("Wait"),
         call(0, "", id="a", name="f"),
@@ -243,7 +243,7 @@ def test_a_tool_call_is_a_line_when_it_is_complete() -> None:
     assert out == 'Wait\nf({"x":1})\nh({})\n'
 
 
-def test_calls_that_come_in_turns_are_each_printed_once_and_whole() -> None:
+def test_interleaved_tool_calls_are_each_printed_once_and_whole() -> None:
     told = [call(0, '{"a"', name="f"), call(1, '{"b"', name="g"), call(0, ":1}"), call(1, ":2}")]
     out, _ = show(TextView(is_terminal=False), *told, COMPLETED)
     assert out == 'f({"a":1})\ng({"b":2})\n'

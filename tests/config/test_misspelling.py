@@ -27,12 +27,12 @@ SECRET = "hunter2"
         ("redis_url", "REDIS_URL"),
     ],
 )
-def test_a_misspelt_variable_is_named_with_the_nearest_setting(name: str, nearest: str) -> None:
+def test_misspelt_variable_is_named_with_the_nearest_setting(name: str, nearest: str) -> None:
     [warning] = Settings.misspelt({name: SECRET, "HOME": "/"})
     assert warning == f"{name} is no setting and has no effect: did you mean {nearest}?"
 
 
-def test_a_variable_of_ours_without_a_near_setting_is_named_all_the_same() -> None:
+def test_unknown_worker_variable_without_a_similar_setting_is_named() -> None:
     [warning] = Settings.misspelt({"WORKER_ZZZ": SECRET})
     assert warning.startswith("WORKER_ZZZ is no setting")
 
@@ -57,6 +57,6 @@ def test_other_variables_are_left_alone(names: list[str]) -> None:
     assert Settings.misspelt(dict.fromkeys(names, SECRET)) == []
 
 
-def test_a_name_with_control_characters_stays_one_line() -> None:
+def test_name_with_control_characters_stays_one_line() -> None:
     [warning] = Settings.misspelt({"WORKER_\n\x1b[2J": SECRET})
     assert warning.isprintable()

@@ -88,14 +88,14 @@ def test_kombus_list_of_sentinels_means_the_same_as_one_url() -> None:
 
 
 @pytest.mark.parametrize("db", ["", "/", "/0", "?db=0"])
-def test_a_cluster_has_one_database(db: str) -> None:
+def test_cluster_has_one_database(db: str) -> None:
     assert urls.redis(f"redis+cluster://a{db}") == "redis+cluster://a"
     with pytest.raises(SettingsError, match="no other database than 0"):
         urls.redis("redis+cluster://a/1")
 
 
 @pytest.mark.parametrize("given", ["", "redis+cluster://b", "rediss+cluster://b"])
-def test_a_cluster_needs_another_broker(given: str) -> None:
+def test_cluster_needs_another_broker(given: str) -> None:
     with pytest.raises(
         SettingsError, match=r"^(REDIS|CELERY_BROKER)_URL: .*cannot hold the queue: (name|set) "
     ):
@@ -104,7 +104,7 @@ def test_a_cluster_needs_another_broker(given: str) -> None:
     assert ours.broker_url == "amqp://b//"
 
 
-def test_a_client_of_a_cluster_needs_another_broker() -> None:
+def test_client_of_a_cluster_needs_another_broker() -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(SettingsError, match="cannot hold the queue"):
             kind("redis+cluster://a:1", settings=Settings())
@@ -112,6 +112,6 @@ def test_a_client_of_a_cluster_needs_another_broker() -> None:
 
 
 @pytest.mark.parametrize("option", ["ssl_password=pw&ssl_certfile=/c", "ssl_ca_path=/c"])
-def test_what_a_client_of_a_cluster_cannot_take_is_refused(option: str) -> None:
+def test_option_that_no_cluster_client_takes_is_refused(option: str) -> None:
     with pytest.raises(SettingsError, match="cannot be used with a cluster"):
         urls.redis(f"rediss+cluster://a?{option}")

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 @pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
-def test_what_cannot_be_used_is_named_in_one_line(variable: str, url: str, message: str) -> None:
+def test_unusable_url_is_named_in_one_line(variable: str, url: str, message: str) -> None:
     with pytest.raises(SettingsError, match=f"^{variable}( .*)?: .*{message}") as refused:
         Settings.from_env({variable: url})
     assert "\n" not in str(refused.value)
@@ -75,9 +75,7 @@ def test_what_cannot_be_used_is_named_in_one_line(variable: str, url: str, messa
     ],
 )
 @pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
-def test_a_list_of_hosts_that_cannot_be_used_is_named_in_one_line(
-    variable: str, url: str, message: str
-) -> None:
+def test_unusable_list_of_hosts_is_named_in_one_line(variable: str, url: str, message: str) -> None:
     with pytest.raises(SettingsError, match=f"^{variable}: .*{message}"):
         Settings.from_env({variable: url})
 
@@ -101,7 +99,7 @@ def test_kombus_list_of_sentinels_is_for_the_queue_alone() -> None:
         ("sqs://", "it must be of the form"),
     ],
 )
-def test_a_queue_that_cannot_be_used_is_named_in_one_line(url: str, message: str) -> None:
+def test_unusable_broker_url_is_named_in_one_line(url: str, message: str) -> None:
     with pytest.raises(SettingsError, match=f"^CELERY_BROKER_URL: .*{message}"):
         Settings.from_env({"CELERY_BROKER_URL": url})
 

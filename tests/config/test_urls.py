@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 
 @given(user=st.text(min_size=0, max_size=6), password=st.text(min_size=1, max_size=12))
-def test_a_login_that_is_percent_encoded_reaches_both_clients(user: str, password: str) -> None:
+def test_login_that_is_percent_encoded_reaches_both_clients(user: str, password: str) -> None:
     try:
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     except UnicodeEncodeError:
@@ -44,7 +44,7 @@ def test_a_login_that_is_percent_encoded_reaches_both_clients(user: str, passwor
         "redis://:a]b@host/1\n",
     ],
 )
-def test_a_password_that_is_readable_all_the_same_is_read_alike(url: str) -> None:
+def test_readable_unescaped_password_means_the_same_to_both(url: str) -> None:
     password = url.partition("://:")[2].rpartition("@")[0]
     assert parse_url(urls.redis(url))["password"] == password
     kombu_url = for_kombu(url).url
@@ -103,7 +103,7 @@ class _Unconnected:
 @pytest.mark.parametrize(
     "text", ["CERT_NONE", "none", "NONE", "ssl.CERT_NONE", "cert_optional", "required", "Required"]
 )
-def test_the_spellings_of_ssl_cert_reqs_mean_the_same_to_store_and_queue(text: str) -> None:
+def test_spellings_of_ssl_cert_reqs_mean_the_same_to_store_and_queue(text: str) -> None:
     expected = text.lower().rpartition("_")[2]
     url = urls.redis(f"rediss://h?ssl_cert_reqs={text}&ssl_check_hostname=0&ssl_ca_certs=/a,b;c")
     options = parse_url(url)
@@ -120,18 +120,18 @@ def test_the_spellings_of_ssl_cert_reqs_mean_the_same_to_store_and_queue(text: s
         assert connection.ssl["ssl_ca_certs"] == "/a,b;c"
 
 
-def test_the_queue_is_never_reached_in_plain_text_if_the_url_asks_for_tls() -> None:
+def test_queue_is_never_reached_in_plain_text_if_the_url_asks_for_tls() -> None:
     for url in ("rediss://h", "rediss://h?ssl_check_hostname=no", "rediss://h?client_name=me"):
         with Connection(for_kombu(url).url) as connection:
             assert connection.ssl["ssl_cert_reqs"].name == "CERT_REQUIRED"
 
 
 @pytest.mark.parametrize("query", ["protocol=3", "decode_responses=true", "encoding=UTF-8"])
-def test_an_option_that_we_choose_ourselves_is_ignored(query: str) -> None:
+def test_option_that_the_worker_chooses_is_ignored(query: str) -> None:
     assert urls.redis(f"redis://h/1?{query}") == "redis://h/1"
 
 
-def test_the_name_of_a_client_reaches_both() -> None:
+def test_name_of_a_client_reaches_both() -> None:
     url = "redis://h/1?client_name=me"
     assert parse_url(urls.redis(url))["client_name"] == "me"
     assert for_kombu(url)[:2] == ("redis://h/1", {"client_name": "me"})
@@ -142,7 +142,7 @@ def test_brokers_of_a_list_stay_a_list() -> None:
     assert urls.broker(listed) == listed
 
 
-def test_a_socket_is_reached_as_one() -> None:
+def test_socket_is_reached_as_one() -> None:
     assert parse_url(urls.redis("redis+socket:///a%20b/s"))["connection_class"] is (
         UnixDomainSocketConnection
     )

@@ -21,16 +21,16 @@ pytestmark = pytest.mark.unit
 UNIT = DEPLOY / "systemd" / "berlin-worker.service"
 
 
-def test_the_dockerfile_follows_the_rules_for_dockerfiles():
+def test_dockerfile_follows_the_rules_for_dockerfiles():
     run(tool("hadolint"), DEPLOY / "Dockerfile")
 
 
-def test_the_compose_file_fits_its_schema():
+def test_compose_file_fits_its_schema():
     schema = "vendor.compose-spec"
     run(tool("check-jsonschema"), "--builtin-schema", schema, DEPLOY / "compose.yaml")
 
 
-def test_the_example_names_each_variable_of_the_compose_file():
+def test_example_names_each_variable_of_the_compose_file():
     used = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
     assert used == set(example_environ())
 

@@ -140,7 +140,7 @@ def installed(folder: Path) -> set[str]:
 
 
 @pytest.mark.timeout(300)
-def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder, real_redis_url):
+def test_steps_of_the_dockerfile_make_a_worker_and_flower(folder, real_redis_url):
     carry_out(instructions("build-worker"), folder)
     image = dict(instructions("worker"))
     command = json.loads(image["CMD"])

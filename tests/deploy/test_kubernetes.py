@@ -28,7 +28,7 @@ FOLDERS = ["base", "overlays/keda", "overlays/hpa", "overlays/prometheus-operato
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_rendered_manifests_fit_the_api_of_kubernetes(tmp_path, folder):
+def test_rendered_manifests_fit_the_api_of_kubernetes(tmp_path, folder):
     manifests = rendered(KUBERNETES / folder)
     assert any(each["kind"] == "Deployment" for each in manifests)
     path = tmp_path / "rendered.yaml"
@@ -90,7 +90,7 @@ def test_example_secret_has_the_keys_that_the_deployment_reads(tmp_path):
     assert all("CHANGE-ME" in value for value in whole["stringData"].values())
 
 
-def test_the_settings_of_the_manifests_are_settings_of_the_worker():
+def test_settings_of_the_manifests_are_settings_of_the_worker():
     known = {field.validation_alias for field in Settings.model_fields.values()}
     data = one(rendered(KUBERNETES / "base"), "ConfigMap")["data"]
     (container,) = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"][
@@ -133,7 +133,7 @@ def test_manifests_hold_no_secret():
     assert all("secretKeyRef" in each["valueFrom"] for each in given.values())
 
 
-def test_the_pods_keep_the_restricted_security_standard():
+def test_pods_keep_the_restricted_security_standard():
     pod = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

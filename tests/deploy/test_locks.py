@@ -51,7 +51,7 @@ def test_both_locks_agree_so_that_one_environment_serves_both():
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_a_lock_names_no_registry_and_has_a_hash_for_every_file(lock):
+def test_lock_names_no_registry_and_has_a_hash_for_every_file(lock):
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert "://" not in text
     assert "--index-url" not in text

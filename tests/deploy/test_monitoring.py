@@ -88,7 +88,7 @@ def test_every_command_of_the_runbook_exists():
         assert all(word in done.output for word in command.split() if word.startswith("--"))
 
 
-def test_the_dashboard_shows_every_panel_in_a_place_of_its_own():
+def test_dashboard_shows_every_panel_in_a_place_of_its_own():
     board = json.loads((DEPLOY / "grafana" / "dashboards" / "berlin.json").read_text())
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)
@@ -102,7 +102,7 @@ def test_the_dashboard_shows_every_panel_in_a_place_of_its_own():
     assert max(x for x, _ in places) < 24
 
 
-def test_grafana_finds_dashboard_and_data_source_where_compose_puts_them():
+def test_grafana_finds_dashboard_and_data_source_at_the_paths_of_compose():
     services = compose(dict.fromkeys(example_environ(), "x"))["services"]
     mounts = dict(each.split(":")[:2] for each in services["grafana"]["volumes"])
     (provider,) = yaml.safe_load(

@@ -129,7 +129,7 @@ async def test_stream_has_comments_and_data_alone(site: Site) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_job_of_a_client_that_goes_away_is_cancelled(
+async def test_job_of_a_disconnected_client_is_cancelled(
     worker: InProcessWorker, tmp_path: Path, stream: bool
 ) -> None:
     async with serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01) as site:

@@ -154,7 +154,7 @@ async def test_list_pages_the_jobs_of_the_tenant_newest_first(site: Site) -> Non
     ("method", "path"),
     [("GET", ""), ("GET", "/events"), ("POST", "/cancel"), ("POST", "/tickets")],
 )
-async def test_job_of_another_tenant_looks_like_none(site: Site, method: str, path: str) -> None:
+async def test_job_of_another_tenant_looks_missing(site: Site, method: str, path: str) -> None:
     job_id = await site.submit("one")
     refused = await site.call(method, f"/v1/jobs/{job_id}{path}", tenant="other")
     missing = await site.call(method, f"/v1/jobs/never-seen{path}", tenant="other")

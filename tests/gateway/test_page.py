@@ -50,7 +50,7 @@ async def test_prompt_streams_survives_a_reload_and_is_cancelled(page: Page, sit
     await page.until("document.getElementById('problem').textContent.startsWith('rate_limited')")
 
 
-async def test_page_asks_for_a_key_and_loads_nothing_from_elsewhere(page: Page, site: Site) -> None:
+async def test_page_asks_for_a_key_and_loads_only_its_own_files(page: Page, site: Site) -> None:
     await page.open(site.url + "/")
     await page.until("!document.getElementById('key-field').hidden")
     loaded = await page.run("performance.getEntriesByType('resource').map((entry) => entry.name)")
@@ -63,7 +63,7 @@ async def test_page_asks_for_a_key_and_loads_nothing_from_elsewhere(page: Page, 
     assert "unsafe" not in policy
 
 
-async def test_stream_goes_on_at_a_restarted_gateway(
+async def test_stream_continues_at_a_restarted_gateway(
     page: Page, worker: InProcessWorker, tmp_path: Path
 ) -> None:
     async with serve(worker.redis_url, tmp_path) as site:

@@ -119,7 +119,7 @@ def test_body_cut_at_any_byte_is_a_retryable_upstream_error(name: str, encode: E
 
 
 @given(some_coding, st.binary(), st.lists(st.integers(min_value=0)))
-def test_any_data_in_any_pieces_comes_out_whole(
+def test_any_data_in_any_pieces_is_decoded_whole(
     coding: tuple[str, Encode], data: bytes, places: list[int]
 ) -> None:
     name, encode = coding
@@ -128,7 +128,7 @@ def test_any_data_in_any_pieces_comes_out_whole(
 
 @every_coding
 @pytest.mark.parametrize("size", [PIECE_BYTES, 2 * PIECE_BYTES, 3_000_001])
-def test_large_bodies_come_out_whole_in_bounded_pieces(
+def test_large_bodies_are_decoded_whole_in_bounded_pieces(
     name: str, encode: Encode, size: int
 ) -> None:
     data = encode(b"0" * size)

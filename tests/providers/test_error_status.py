@@ -173,7 +173,7 @@ def test_head_is_read_as_far_as_it_was_received(cut: int) -> None:
         assert found == ReceivedHead(429, "120" if complete else None)
 
 
-def test_head_that_is_none_has_no_status() -> None:
+def test_invalid_head_has_no_status() -> None:
     chosen = random.Random(7)
     for _ in range(2000):
         data = bytes(chosen.choices(b"HTP/1. 0249\r\n:x", k=chosen.randrange(40)))

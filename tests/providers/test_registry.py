@@ -46,7 +46,7 @@ def install(site: Path, package: str, entry_points: str) -> None:
     providers.refresh()
 
 
-async def test_an_installed_package_brings_a_provider(site: Path) -> None:
+async def test_installed_package_brings_a_provider(site: Path) -> None:
     install(site, "shouting", "shout = shouting:Shout")
     assert "shout" in providers.names()
     assert "shouting" not in sys.modules
@@ -61,12 +61,12 @@ def test_our_providers_are_there(name: str) -> None:
     assert callable(providers.load(name).stream)
 
 
-def test_no_package_takes_a_name_of_ours(site: Path) -> None:
+def test_no_package_replaces_a_built_in_name(site: Path) -> None:
     install(site, "shouting", "berlin = shouting:Shout")
     assert providers.load("berlin").__module__ == "berlin_worker.providers.berlin.provider"
 
 
-def test_an_unknown_name_is_an_invalid_job() -> None:
+def test_unknown_name_is_an_invalid_job() -> None:
     with pytest.raises(JobError, match="echo") as caught:
         providers.load("no\nsuch" + "x" * 1000)
     assert caught.value.code is ErrorCode.INVALID_JOB
@@ -78,7 +78,7 @@ def test_an_unknown_name_is_an_invalid_job() -> None:
     "value",
     ["missing_module:Shout", "shouting:Missing", "shouting:nothing", "shouting:Shout.check"],
 )
-def test_a_package_that_cannot_be_used_is_named(site: Path, value: str) -> None:
+def test_package_that_cannot_be_used_is_named(site: Path, value: str) -> None:
     install(site, "shouting", f"shout = {value}")
     with pytest.raises(SettingsError, match=value):
         providers.load("shout")
@@ -97,7 +97,7 @@ def test_built_in_providers_are_the_entry_points_of_the_distribution() -> None:
     assert providers.built_in() == ["berlin", "echo", "openai"]
 
 
-def test_a_package_of_another_name_brings_no_built_in_provider(site: Path) -> None:
+def test_package_of_another_name_brings_no_built_in_provider(site: Path) -> None:
     install(site, "shouting", "shout = berlin_worker.providers.echo:EchoProvider")
     install(site, "berlin-worker", "yell = shouting:Shout")
     assert {"shout", "yell"} <= {*providers.names()}

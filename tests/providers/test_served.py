@@ -160,7 +160,7 @@ def test_secrets_of_any_provider_are_hidden_in_the_log(
         ("nobody", None),
     ],
 )
-def test_server_url_is_the_providers_or_none(name: str, url: str | None) -> None:
+def test_server_url_is_from_the_provider_or_absent(name: str, url: str | None) -> None:
     assert served.server_url(name, Settings.from_env({}), {}) == url
 
 

@@ -30,7 +30,7 @@ async def test_accounts_and_providers_have_tokens_of_their_own() -> None:
     assert len({token.value for token in tokens}) == 3
 
 
-async def test_a_late_invalidation_of_an_old_token_leaves_the_newer_one() -> None:
+async def test_late_invalidation_of_an_old_token_leaves_the_newer_one() -> None:
     upstream = Upstream()
     source = LocalTokens().source("berlin", "someone", upstream.login)
     old = await source.get()
@@ -95,7 +95,7 @@ def test_one_event_loop_after_another_uses_the_same_token() -> None:
     assert len(logins) == 1
 
 
-def test_a_loop_that_ended_in_the_middle_of_a_login_blocks_no_later_one() -> None:
+def test_loop_that_ended_in_the_middle_of_a_login_blocks_no_later_one() -> None:
     store = LocalTokens()
 
     async def hang() -> str:

@@ -56,7 +56,7 @@ async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_clien
 
 
 @pytest.mark.parametrize("fingerprint", ["", "x", "0" * 31, "0" * 33, "\xff"])
-async def test_fingerprint_that_is_none_keeps_no_job_from_its_end(
+async def test_invalid_fingerprint_does_not_keep_a_job_from_its_end(
     worker, redis_client, fingerprint
 ):
     fields = {"status": "queued", "job": "{}", "fingerprint": fingerprint}
@@ -128,7 +128,7 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
     await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0)
 
 
-async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_client):
+async def test_due_job_that_cannot_run_ends_for_its_reader(worker, redis_client):
     """Every kind of record that is due: the reaper ends it, and goes on to the next."""
     records = {
         "no-job": {"status": "queued"},
@@ -165,7 +165,7 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
 
 
 @pytest.mark.parametrize("redis_url", ["real"], indirect=True)  # fakeredis closes at an error
-async def test_watch_of_another_type_is_removed_and_jobs_are_watched_again(worker, redis_client):
+async def test_index_of_another_type_is_removed_and_rebuilt(worker, redis_client):
     await other_type(redis_client, names.due_key(JOB_ID))
     assert await worker.store.due(10) == []
     await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)

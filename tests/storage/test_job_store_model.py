@@ -279,7 +279,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kind", ["real", "cluster"])
-def test_the_scripts_keep_what_the_model_promises(request, kind):
+def test_scripts_behave_as_the_model(request, kind):
     url = request.getfixturevalue(f"{kind}_redis_url")
     machine = type("Machine", (StoreMachine,), {"url": url})
     run_state_machine_as_test(

@@ -168,7 +168,7 @@ async def test_two_hundred_callers_in_four_processes_log_in_once(
     assert server.logins == 1
 
 
-async def test_a_401_for_two_hundred_jobs_is_one_login_more(
+async def test_401_for_two_hundred_jobs_is_one_login_more(
     fleet: list[Worker], server: LoginServer
 ) -> None:
     await ask_all(fleet, "get")
@@ -177,9 +177,7 @@ async def test_a_401_for_two_hundred_jobs_is_one_login_more(
         assert server.logins == turn
 
 
-async def test_a_process_that_comes_late_uses_the_token_of_the_others(
-    fleet: list[Worker], server: LoginServer
-) -> None:
+async def test_late_process_uses_the_shared_token(fleet: list[Worker], server: LoginServer) -> None:
     *early, late = fleet
     await ask_all(fleet, "get")
     await ask_all(early, "refused")
@@ -206,7 +204,7 @@ async def test_wrong_credentials_reach_the_upstream_no_faster_than_the_back_off(
     assert sum(told["errors"]["auth_failed"] for told in heard) > 10 * server.logins
 
 
-async def test_the_others_go_on_when_the_one_that_logs_in_is_killed(
+async def test_processes_continue_when_the_one_that_logs_in_is_killed(
     fleet: list[Worker], server: LoginServer, keys_expire: Callable[[], None]
 ) -> None:
     server.hold_first = True
@@ -222,7 +220,7 @@ async def test_the_others_go_on_when_the_one_that_logs_in_is_killed(
     assert server.logins == 2
 
 
-async def test_a_process_that_slept_through_its_lock_takes_the_newer_token(
+async def test_process_that_slept_through_its_lock_takes_the_newer_token(
     fleet: list[Worker], server: LoginServer, real_redis_url: str
 ) -> None:
     server.hold_first = True
@@ -245,7 +243,7 @@ async def test_a_process_that_slept_through_its_lock_takes_the_newer_token(
     assert server.logins == 3
 
 
-async def test_without_redis_a_good_token_is_used_on_and_nobody_logs_in(
+async def test_valid_token_is_used_without_redis_and_no_process_logs_in(
     redis_server: RedisProcess,  # skips where there is no server to start
 ) -> None:
     binary = find_server()

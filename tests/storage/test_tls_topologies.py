@@ -70,7 +70,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("kind", ["single", "sentinel"])
-def test_a_job_runs_and_is_read_with_certificates_of_the_settings(site: Site, kind: str) -> None:
+def test_job_runs_and_is_read_with_certificates_of_the_settings(site: Site, kind: str) -> None:
     env = site.environ(site.url(kind))
     settings = Settings.from_env(env)
     with WorkerProcess("berlin_worker", env=env) as worker:
@@ -90,7 +90,7 @@ def test_a_job_runs_and_is_read_with_certificates_of_the_settings(site: Site, ki
         assert SECRET not in worker.log
 
 
-async def test_a_cluster_is_reached_with_certificates_of_the_settings(site: Site) -> None:
+async def test_cluster_is_reached_with_certificates_of_the_settings(site: Site) -> None:
     with Cluster(site.binary, password=SECRET, tls=site.tls) as servers:
         env = site.environ(servers.url) | {"CELERY_BROKER_URL": site.url("single")}
         url = Settings.from_env(env).redis_url

@@ -93,14 +93,14 @@ def site(redis_url: str, broker: Celery) -> Site:
     return Site(redis_url, broker)
 
 
-async def test_the_queue_is_counted_and_what_is_held_beside_it(broker, redis_client):
+async def test_queue_and_unacknowledged_messages_are_counted(broker, redis_client):
     assert queue_depth.count(broker) == {"waiting": 0, "unacknowledged": 0}
     await redis_client.lpush(names.QUEUE, *map(str, range(3)))
     await redis_client.zadd("unacked_index", {"a": 1, "b": 2})
     assert queue_depth.count(broker) == {"waiting": 3, "unacknowledged": 2}
 
 
-async def test_a_broker_that_is_away_is_an_error_and_no_zero():
+async def test_broker_that_is_away_is_an_error_and_no_zero():
     url = f"redis://127.0.0.1:{free_port()}/0"
     app = Celery("test", broker=url, set_as_current=False)
     away = (OperationalError, redis.exceptions.ConnectionError, OSError)
@@ -108,13 +108,13 @@ async def test_a_broker_that_is_away_is_an_error_and_no_zero():
         queue_depth.count(app)
 
 
-async def test_a_worker_that_has_all_it_needs_is_alive_and_ready(site):
+async def test_worker_that_has_all_it_needs_is_alive_and_ready(site):
     async with site.open():
         assert await site.failing("/livez") == (200, set())
         assert await site.failing("/readyz") == (200, set())
 
 
-async def test_a_scrape_shows_queue_dead_letters_and_the_process(site, redis_client):
+async def test_scrape_has_queue_dead_letters_and_process(site, redis_client):
     await redis_client.lpush(names.QUEUE, "1", "2")
     await redis_client.xadd(names.DEAD_LETTERS, {"reason": "a"})
     site.life.slots = 1000
@@ -130,7 +130,7 @@ async def test_a_scrape_shows_queue_dead_letters_and_the_process(site, redis_cli
     assert value(found, "worker_build_info", event_loop="asyncio") == 1
 
 
-async def test_without_a_broker_it_is_alive_not_ready_and_tells_no_queue(site):
+async def test_worker_without_a_broker_is_alive_not_ready_and_has_no_queue_gauge(site):
     def away() -> None:
         raise ConnectionError("redis://secret@host")
 
@@ -145,7 +145,7 @@ async def test_without_a_broker_it_is_alive_not_ready_and_tells_no_queue(site):
     assert value(found, "worker_dead_letters") == 0
 
 
-async def test_without_redis_it_is_alive_and_not_ready(site):
+async def test_worker_without_redis_is_alive_and_not_ready(site):
     site.redis_url = f"redis://127.0.0.1:{free_port()}/0"
     async with site.open():
         assert await site.failing("/livez") == (200, set())
@@ -154,13 +154,13 @@ async def test_without_redis_it_is_alive_and_not_ready(site):
     assert "worker_dead_letters" not in found
 
 
-async def test_a_store_that_has_not_answered_for_long_is_redis_not_ready(site):
+async def test_store_that_has_been_silent_for_long_is_not_ready(site):
     site.silent_s = 5.0
     async with site.open():
         assert await site.failing("/readyz") == (503, {"redis"})
 
 
-async def test_a_login_that_has_failed_is_no_token(site):
+async def test_failed_login_fails_the_token_check(site):
     site.token = lambda: "berlin: auth_failed"
     async with site.open():
         status, kind, body = await asyncio.to_thread(get, f"{site.url}/readyz")
@@ -168,14 +168,14 @@ async def test_a_login_that_has_failed_is_no_token(site):
     assert json.loads(body)["checks"]["token"] == {"ok": False, "detail": "berlin: auth_failed"}
 
 
-async def test_one_that_drains_is_alive_and_not_ready(site):
+async def test_draining_status_is_alive_and_not_ready(site):
     site.life.draining = True
     async with site.open():
         assert await site.failing("/livez") == (200, set())
         assert await site.failing("/readyz") == (503, {"accepting"})
 
 
-async def test_a_blocked_event_loop_is_told_of_while_it_is_blocked_and_recovers(site):
+async def test_blocked_event_loop_fails_livez_while_blocked_and_recovers(site):
     async with site.open():
         with ThreadPoolExecutor(1) as probe:
             # Waiting for it blocks the loop, which is what is tested.
@@ -230,7 +230,7 @@ def test_prometheus_gets_the_format_that_it_asks_for():
         assert get(url, Accept=asked)[1].startswith("application/openmetrics-text")
 
 
-def test_a_port_that_is_taken_is_an_error_that_names_the_setting():
+def test_port_that_is_taken_is_an_error_that_names_the_setting():
     with (
         serving("127.0.0.1", 0, CollectorRegistry(), {}) as port,
         pytest.raises(SettingsError, match=f"WORKER_HTTP_PORT.*{port}"),

@@ -9,7 +9,7 @@ from tests.support.traces import PRODUCER, Recorder
 pytestmark = pytest.mark.unit
 
 
-def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) -> None:
+def test_headers_of_a_message_carry_the_current_trace(recorder: Recorder) -> None:
     assert tracing.inject() == {}
     with recorder.otel.start_as_current_span("request") as span:
         traceparent = tracing.inject()["traceparent"]
@@ -30,13 +30,13 @@ def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) ->
         ('{"traceparent":"' + "x" * 2000 + '"}', {}),
     ],
 )
-def test_a_record_may_hold_anything_where_the_trace_belongs(
+def test_trace_field_of_a_record_may_hold_anything(
     carrier: str | bytes, headers: dict[str, str]
 ) -> None:
     assert tracing.from_carrier(carrier) == headers
 
 
-def test_what_is_kept_of_the_headers_is_bounded_and_holds_no_baggage() -> None:
+def test_carrier_is_bounded_and_has_no_baggage() -> None:
     kept = tracing.to_carrier({**PRODUCER, "baggage": "user=somebody"})
     assert tracing.from_carrier(kept) == PRODUCER
     assert tracing.to_carrier({**PRODUCER, "tracestate": "x" * 2000}) == ""

@@ -76,7 +76,7 @@ def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Record
     assert {span.status.status_code for span in recorder.spans.values()} == {StatusCode.UNSET}
 
 
-def test_a_failure_is_told_by_its_code_and_never_by_its_message(recorder: Recorder) -> None:
+def test_span_has_the_code_of_a_failure_and_never_its_message(recorder: Recorder) -> None:
     error = JobError(ErrorCode.BAD_CHUNK, f"no chunk: {SECRET}", upstream_status=502)
     with recorder.tracer().delivery("job-1", {}) as job_trace:
         with pytest.raises(JobError), job_trace.chat(job(), 1, Report()):
@@ -105,7 +105,7 @@ def test_a_failure_is_told_by_its_code_and_never_by_its_message(recorder: Record
 @pytest.mark.parametrize(
     ("error", "event"), [(Fenced("job-1"), "fenced"), (asyncio.CancelledError(), "cancelled")]
 )
-def test_a_call_that_was_stopped_is_no_error(
+def test_call_that_was_stopped_is_no_error(
     recorder: Recorder, error: BaseException, event: str
 ) -> None:
     tracer = recorder.tracer()
@@ -120,13 +120,13 @@ def test_a_call_that_was_stopped_is_no_error(
     assert span.status.status_code is StatusCode.UNSET
 
 
-def test_a_delivery_that_is_handed_back_says_so(recorder: Recorder) -> None:
+def test_requeued_delivery_is_marked_in_its_span(recorder: Recorder) -> None:
     with pytest.raises(asyncio.CancelledError), recorder.tracer().delivery("job-1", {}):
         raise asyncio.CancelledError
     assert (recorder.spans["worker.generate"].attributes or {})["berlin.job.outcome"] == "stopped"
 
 
-def test_a_job_that_ended_before_its_task_was_cancelled_keeps_its_end(recorder: Recorder) -> None:
+def test_job_that_ended_before_its_task_was_cancelled_keeps_its_end(recorder: Recorder) -> None:
     with contextlib.suppress(asyncio.CancelledError), recorder.tracer().delivery("job-1", {}) as it:
         it.ended("cancelled")
         raise asyncio.CancelledError
@@ -147,7 +147,7 @@ def test_without_a_usable_parent_a_trace_begins_here(
     assert trace_id(recorder.spans["worker.generate"]) == trace_id(span)
 
 
-def test_a_delivery_after_a_restart_stands_beside_the_first(recorder: Recorder) -> None:
+def test_delivery_after_a_restart_is_a_sibling_span_of_the_first(recorder: Recorder) -> None:
     with recorder.tracer().delivery("job-1", PRODUCER) as job_trace:
         carrier = job_trace.carrier
     with recorder.tracer().delivery("job-1", tracing.from_carrier(carrier)):
@@ -159,7 +159,9 @@ def test_a_delivery_after_a_restart_stands_beside_the_first(recorder: Recorder) 
     assert {trace_id(first), trace_id(second)} == {TRACE_ID}
 
 
-def test_where_the_whole_process_is_instrumented_ours_is_below_theirs(recorder: Recorder) -> None:
+def test_span_of_a_job_is_a_child_of_the_span_of_an_instrumented_process(
+    recorder: Recorder,
+) -> None:
     with (
         recorder.otel.start_as_current_span("run/worker.generate") as theirs,
         recorder.tracer().delivery("job-1", PRODUCER),
@@ -168,7 +170,7 @@ def test_where_the_whole_process_is_instrumented_ours_is_below_theirs(recorder: 
     assert recorder.spans["worker.generate"].parent == theirs.get_span_context()
 
 
-async def test_a_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Recorder) -> None:
+async def test_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Recorder) -> None:
     tracer = recorder.tracer()
     gate = asyncio.Event()
 
@@ -199,7 +201,7 @@ async def test_a_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Rec
         assert (span.attributes or {})["berlin.job.id"] == f"job-{int(trace_id(span), 16)}"
 
 
-async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tracing_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "opentelemetry.sdk.trace")
     async with open_tracer({}) as tracer:
         assert tracer is tracing.OFF
@@ -215,7 +217,7 @@ async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch
     await stream.aclose()
 
 
-def test_what_runs_a_job_imports_no_opentelemetry() -> None:
+def test_running_a_job_imports_no_opentelemetry() -> None:
     # redis-py does where it is installed, so not a whole worker.
     probe = (
         "import sys, berlin_worker.jobs.runner, berlin_worker.telemetry.tracing as tracing\n"

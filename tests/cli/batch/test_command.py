@@ -48,7 +48,7 @@ def test_nothing_is_sent_while_a_line_is_bad(tmp_path: Path, fake_client: FakeCl
     assert len(fake_client.sent) == 1
 
 
-def test_a_batch_that_is_done_sends_nothing(tmp_path: Path, fake_client: FakeClient) -> None:
+def test_batch_that_is_done_sends_nothing(tmp_path: Path, fake_client: FakeClient) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('"a"\n"b"\n')
     assert invoke(source, "-o", out)[0] == 0
@@ -69,7 +69,7 @@ def test_a_batch_that_is_done_sends_nothing(tmp_path: Path, fake_client: FakeCli
     assert f"1 results of lines that are no longer in the input are in {out}.kept" in err
 
 
-def test_the_input_is_never_taken_for_the_output(tmp_path: Path, fake_client: FakeClient) -> None:
+def test_input_is_never_taken_for_the_output(tmp_path: Path, fake_client: FakeClient) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('"a"\n')
     assert invoke(source, "-o", source)[0] == 2

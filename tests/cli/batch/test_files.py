@@ -11,7 +11,7 @@ from berlin_worker.cli.batch.preflight import WrongOutput
 pytestmark = pytest.mark.unit
 
 
-def test_a_torn_last_result_is_cut_off(tmp_path: Path) -> None:
+def test_torn_last_result_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
         files.add({"line": 1, "text": "ü\n"})
@@ -55,7 +55,7 @@ def test_file_of_another_program_is_not_changed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_empty_file_may_be_used(tmp_path: Path) -> None:
+def test_empty_file_may_be_used(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.touch()
     with BatchFiles(path) as files:

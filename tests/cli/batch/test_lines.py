@@ -10,7 +10,7 @@ from tests.support.batch import parse, problem_of
 pytestmark = pytest.mark.unit
 
 
-def test_a_line_is_a_string_a_prompt_or_a_job() -> None:
+def test_line_is_a_string_a_prompt_or_a_job() -> None:
     for text in (
         '"Hello"',
         '{"prompt": "Hello"}',
@@ -70,7 +70,7 @@ def test_bad_line_has_a_reason(text: str, expected: str) -> None:
     assert expected in problem_of(text)
 
 
-def test_a_line_has_the_same_id_in_the_same_run_only() -> None:
+def test_line_has_the_same_id_in_the_same_run_only() -> None:
     [a, twin] = parse('"x"', '"x"')
     assert parse('"x"') == [a]
     assert parse('  {"prompt" : "x"} ')[0].job_id == a.job_id

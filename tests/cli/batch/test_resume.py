@@ -69,7 +69,7 @@ def test_corrected_line_runs_alone(batch: BatchRun) -> None:
     assert not batch.out.with_name("out.jsonl.kept").exists()
 
 
-def test_corrected_line_with_its_own_id_gets_another(batch: BatchRun) -> None:
+def test_corrected_line_with_its_own_id_gets_another_id(batch: BatchRun) -> None:
     batch.write("a", {"job_id": "mine", "prompt": "b"}, "c")
     assert batch.run()[0] == 0
     batch.write("a", {"job_id": "mine", "prompt": "B"}, "c")

@@ -45,7 +45,7 @@ async def test_results_are_in_the_order_of_the_lines(files: BatchFiles) -> None:
     }
 
 
-async def test_a_bounded_number_is_in_flight_and_in_memory(files: BatchFiles) -> None:
+async def test_bounded_number_is_in_flight_and_in_memory(files: BatchFiles) -> None:
     client = FakeClient(at_once=False)
     read = 0
 
@@ -71,7 +71,7 @@ async def test_a_bounded_number_is_in_flight_and_in_memory(files: BatchFiles) ->
     assert client.most_in_flight <= 4
 
 
-async def test_a_job_without_a_text_has_a_result(files: BatchFiles) -> None:
+async def test_job_without_a_text_has_a_result(files: BatchFiles) -> None:
     head: dict[str, Any] = {"job_id": "j", "seq": 1, "attempt": 1, "ts": 0.0}
     error = ErrorInfo(code=ErrorCode.RATE_LIMITED, message="wait", retryable=True)
     client = FakeClient()
@@ -119,7 +119,7 @@ async def test_progress_is_written_before_a_job_is_sent(files: BatchFiles) -> No
     assert all(sent >= int(job_id.removeprefix("job-")) for job_id, sent in noted)
 
 
-async def test_a_resumed_batch_remembers_how_old_its_jobs_are(tmp_path: Path) -> None:
+async def test_resumed_batch_remembers_how_old_its_jobs_are(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     long_ago = time.time() - 3000
     with BatchFiles(path) as files:

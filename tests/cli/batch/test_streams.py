@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_an_input_may_have_a_mark_crlf_and_blank_lines(batch: BatchRun, encoding: str) -> None:
+def test_input_may_have_a_mark_crlf_and_blank_lines(batch: BatchRun, encoding: str) -> None:
     batch.source.write_bytes('"ä"\r\n\r\n   \r\n{"prompt": "😀"}\r\n'.encode(encoding))
     assert batch.run()[0] == 0
     assert batch.texts() == ["answer to ä", "answer to 😀"]

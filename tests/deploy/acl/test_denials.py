@@ -96,7 +96,7 @@ FORBIDDEN = {
 @pytest.mark.parametrize(
     ("user", "command"), [(user, each) for user, some in FORBIDDEN.items() for each in some]
 )
-def test_a_user_has_no_right_beyond_its_work(guarded, admin, user, command):
+def test_user_has_no_right_beyond_its_work(guarded, admin, user, command):
     with guarded.client(user) as client, pytest.raises(RedisError, match=NOPERM):
         client.execute_command(*command.split())
 
@@ -143,7 +143,7 @@ async def test_submit_of_a_producer_names_the_job_that_it_may_not_read(guarded, 
     assert b"unread" in admin.lindex(names.QUEUE, 0)
 
 
-def test_the_file_is_not_made_without_all_passwords():
+def test_file_is_not_made_without_all_passwords():
     made = make_acl(dict.fromkeys(USERS, "x") | {"worker": ""})
     assert made.returncode != 0
     assert made.stdout == ""

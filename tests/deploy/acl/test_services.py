@@ -52,7 +52,7 @@ def test_worker_takes_jobs_again_when_a_full_redis_has_room(guarded, admin, flee
     assert guarded.denials() == []
 
 
-async def test_a_reader_without_a_right_to_records_waits_for_a_job_that_is_queued(guarded, fleet):
+async def test_reader_without_a_right_to_records_waits_for_a_job_that_is_queued(guarded, fleet):
     async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
         job_id = await producer.submit("late")
         async with subscriber.stream(job_id) as stream:
@@ -66,7 +66,7 @@ async def test_a_reader_without_a_right_to_records_waits_for_a_job_that_is_queue
     assert "hmget" in refused
 
 
-def test_a_worker_counts_queue_and_dead_letters_by_its_own_rights(guarded, fleet):
+def test_worker_counts_queue_and_dead_letters_by_its_own_rights(guarded, fleet):
     with fleet.worker(**PORT) as worker:
         found = scrape(url_of(worker))
     assert value(found, "worker_check_up") == 6
@@ -111,7 +111,7 @@ def test_worker_has_the_right_to_dead_letter_garbage(guarded, fleet):
     assert guarded.denials() == []
 
 
-def test_an_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
+def test_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
     with fleet.worker("-c", "2"):
         fleet.redis.xadd(
             "worker:dead", {"job_id": "", "reason": "x", "job": json.dumps(prompt("again"))}
@@ -167,7 +167,7 @@ async def test_subscriber_reads_the_status_of_a_job_from_its_log(guarded, fleet)
         assert (status.status, status.seq, status.cancel_requested) == ("cancelled", seq, True)
 
 
-def test_a_subscriber_follows_jobs_from_a_terminal(guarded, fleet):
+def test_subscriber_follows_jobs_from_a_terminal(guarded, fleet):
     with fleet.worker():
         job_id = fleet.send(prompt("hello"))
         fleet.ended(job_id)

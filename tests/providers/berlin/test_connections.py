@@ -50,7 +50,7 @@ def self_signed(tmp_path: Path) -> ssl.SSLContext:
     return context
 
 
-async def test_a_slow_reader_loses_nothing_when_the_connection_breaks(
+async def test_slow_reader_loses_nothing_when_the_connection_breaks(
     upstream: Upstream, berlin: BerlinProvider
 ) -> None:
     async with aclosing(berlin.stream(job("[[chunks:50]] [[cut:50]]"), Report())) as stream:
@@ -86,7 +86,7 @@ async def test_cancelling_the_reader_closes_the_connection(
     await until(lambda: upstream.disconnects == 1)
 
 
-async def test_an_upstream_that_is_down_is_an_upstream_error(
+async def test_upstream_that_is_down_is_an_upstream_error(
     upstream: Upstream, berlin: BerlinProvider
 ) -> None:
     await upstream.stop()
@@ -96,7 +96,7 @@ async def test_an_upstream_that_is_down_is_an_upstream_error(
     assert "ECONNREFUSED" in error.message
 
 
-async def test_a_server_that_does_not_finish_the_handshake_is_a_timeout(make: Make) -> None:
+async def test_server_that_does_not_finish_the_handshake_is_a_timeout(make: Make) -> None:
     left = asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,7 +113,7 @@ async def test_a_server_that_does_not_finish_the_handshake_is_a_timeout(make: Ma
     assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_TIMEOUT, True)
 
 
-async def test_a_certificate_that_nobody_signed_is_refused_for_good(
+async def test_self_signed_certificate_is_refused_without_retry(
     make: Make, self_signed: ssl.SSLContext
 ) -> None:
     async def never(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,7 +127,7 @@ async def test_a_certificate_that_nobody_signed_is_refused_for_good(
     assert "certificate" in error.message
 
 
-async def test_a_plain_server_at_a_tls_address_is_an_upstream_error(
+async def test_plain_server_at_a_tls_address_is_an_upstream_error(
     upstream: Upstream, make: Make
 ) -> None:
     _, error = await read(make(BERLIN_URL=upstream.url.replace("http:", "https:")))

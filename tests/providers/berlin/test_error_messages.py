@@ -91,9 +91,7 @@ async def test_error_body_of_any_shape_is_shown(body: str, said: str) -> None:
     assert said in error.message
 
 
-async def test_chunks_before_the_error_are_delivered_and_it_waits_for_its_words_only_shortly() -> (
-    None
-):
+async def test_chunks_before_an_error_are_delivered_and_its_body_is_awaited_shortly() -> None:
     first = b'{"content": "one "}\n{\n'
     async with raw_upstream(answers(first, b'"error": "busy"\n', end=False)) as read:
         async with asyncio.timeout(10):
@@ -154,7 +152,7 @@ async def test_error_that_is_a_bomb_is_never_held_in_memory() -> None:
 
 
 @pytest.mark.parametrize("quiet", [b"\n", b"\r\n", b'{"content": ""}\n', b" "])
-async def test_what_brings_no_text_is_a_sign_of_life(quiet: bytes) -> None:
+async def test_line_without_text_is_a_sign_of_life(quiet: bytes) -> None:
     signs = 0
 
     def alive() -> None:
@@ -194,7 +192,7 @@ ENCODE: list[tuple[str, Callable[[bytes], bytes]]] = [
 
 
 @pytest.mark.parametrize(("coding", "encode"), ENCODE, ids=[name for name, _ in ENCODE])
-async def test_login_is_decoded_as_replies_are_and_a_cut_one_is_no_login(
+async def test_login_is_decoded_like_a_reply_and_a_cut_one_fails(
     coding: str, encode: Callable[[bytes], bytes]
 ) -> None:
     body = encode(TOKEN)

@@ -35,7 +35,7 @@ async def test_characters_may_be_cut_anywhere() -> None:
             assert await read(provider, "[[drip:0]]") == (text, None)
 
 
-async def test_a_line_of_300_kb_and_one_without_newline_are_taken() -> None:
+async def test_line_of_300_kb_and_one_without_newline_are_taken() -> None:
     long = "x" * 300_000
     raw = line(long) + line("end").rstrip(b"\n")
     async with Upstream(reply=raw) as upstream:
@@ -53,7 +53,7 @@ async def test_a_line_of_300_kb_and_one_without_newline_are_taken() -> None:
         ("[[drip:0]]", {"WORKER_MAX_LINE_BYTES": "10"}),
     ],
 )
-async def test_a_reply_over_the_limits_is_closed(
+async def test_reply_over_the_limits_is_closed(
     upstream: Upstream, make: Make, prompt: str, environ: dict[str, str]
 ) -> None:
     _, error = await read(make(**environ), prompt)
@@ -63,7 +63,7 @@ async def test_a_reply_over_the_limits_is_closed(
     await until(lambda: upstream.open_streams == 0)
 
 
-async def test_a_compressed_bomb_is_never_held_in_memory(berlin: BerlinProvider) -> None:
+async def test_compressed_bomb_is_never_held_in_memory(berlin: BerlinProvider) -> None:
     tracemalloc.start()
     try:
         _, error = await read(berlin, "[[bomb:200]]")
@@ -76,7 +76,9 @@ async def test_a_compressed_bomb_is_never_held_in_memory(berlin: BerlinProvider)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
-async def test_a_body_that_is_not_encoded_as_it_says_is_an_upstream_error(encoding: str) -> None:
+async def test_body_that_contradicts_its_content_encoding_is_an_upstream_error(
+    encoding: str,
+) -> None:
     async def lie(_: web.Request) -> web.Response:
         return web.Response(body=line("a"), headers={"Content-Encoding": encoding})
 
@@ -87,7 +89,7 @@ async def test_a_body_that_is_not_encoded_as_it_says_is_an_upstream_error(encodi
 
 @pytest.mark.parametrize("broken", [b"ZZ\r\nxx\r\n", b"F" * 40 + b"\r\n"])
 @pytest.mark.parametrize("pause_s", [0, 0.1])
-async def test_a_reply_whose_framing_breaks_ends_at_once(broken: bytes, pause_s: float) -> None:
+async def test_reply_whose_framing_breaks_ends_at_once(broken: bytes, pause_s: float) -> None:
     async def breaks(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         response.enable_chunked_encoding()
@@ -106,9 +108,7 @@ async def test_a_reply_whose_framing_breaks_ends_at_once(broken: bytes, pause_s:
     assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
 
 
-async def test_a_connection_that_serves_many_replies_remembers_none(
-    upstream: Upstream, make: Make
-) -> None:
+async def test_connection_keeps_nothing_of_earlier_replies(upstream: Upstream, make: Make) -> None:
     provider = make()
     for _ in range(5):
         assert await read(provider) == (REPLY, None)
@@ -130,7 +130,7 @@ async def test_bytes_that_are_no_http_are_an_upstream_error() -> None:
     assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
 
 
-async def test_an_empty_reply_is_an_end_without_chunks() -> None:
+async def test_empty_reply_is_an_end_without_chunks() -> None:
     async def nothing(_: web.Request) -> web.Response:
         return web.Response(status=204)
 

@@ -41,14 +41,14 @@ def test_headers_are_those_of_the_protocol() -> None:
     }
 
 
-def test_a_port_and_a_path_of_the_address_are_kept_where_they_belong() -> None:
+def test_port_and_path_of_the_address_are_kept() -> None:
     headers = request_headers(URL("http://127.0.0.1:8080/berlin"), "gzip")
     assert headers["Referer"] == "http://127.0.0.1:8080/berlin/"
     assert headers["Origin"] == "http://127.0.0.1:8080"
     assert headers["Alt-Used"] == "127.0.0.1:8080"
 
 
-def test_a_single_message_gives_its_raw_content() -> None:
+def test_single_message_gives_its_raw_content() -> None:
     assert format_prompt([{"role": "system", "content": "  as it is\n"}]) == "  as it is\n"
 
 
@@ -69,7 +69,7 @@ def test_messages_of_another_shape_are_an_invalid_job(messages: list[Any]) -> No
     assert caught.value.code is ErrorCode.INVALID_JOB
 
 
-def test_the_bodies_are_those_of_the_protocol() -> None:
+def test_bodies_are_those_of_the_protocol() -> None:
     assert json.loads(login_body("me", 'pä"ss')) == {"account": "me", "password": 'pä"ss'}
     assert json.loads(completion_body("Hi", "", {}, "an-id")) == {
         "prompt": "Hi",
@@ -134,14 +134,14 @@ def test_other_options_are_an_invalid_job_that_names_them(name: str, value: Any)
     assert not caught.value.retryable
 
 
-def test_the_name_of_an_option_cannot_forge_a_line_of_a_log() -> None:
+def test_name_of_an_option_cannot_forge_a_line_of_a_log() -> None:
     with pytest.raises(JobError) as caught:
         check_options({"a\nb\x1b" + "x" * 1000: 1})
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 200
 
 
-def test_the_token_is_read_from_the_answer() -> None:
+def test_token_is_read_from_the_answer() -> None:
     assert read_token(b'{"data": {"token": "abc", "more": 1}}') == "abc"
 
 
@@ -162,7 +162,7 @@ def test_the_token_is_read_from_the_answer() -> None:
     ],
     ids=lambda value: value[:30] if isinstance(value, bytes) else None,
 )
-def test_an_answer_without_a_usable_token_is_an_error(
+def test_answer_without_a_usable_token_is_an_error(
     body: bytes, code: ErrorCode, retryable: bool
 ) -> None:
     with pytest.raises(JobError) as caught:
@@ -200,7 +200,7 @@ def test_text_parts_are_joined() -> None:
         ),
     ],
 )
-def test_what_is_no_text_is_refused_by_name(message: dict[str, Any], refusal: str) -> None:
+def test_content_without_text_is_refused_by_name(message: dict[str, Any], refusal: str) -> None:
     with pytest.raises(JobError) as refused:
         format_prompt([Message(role="user", content="Hi"), Message.model_validate(message)])
     assert refused.value.code is ErrorCode.INVALID_JOB

@@ -28,9 +28,7 @@ async def test_one_login_serves_many_completions(
     assert (upstream.logins, upstream.completions) == (1, 21)
 
 
-async def test_the_calls_are_those_of_the_protocol(
-    upstream: Upstream, berlin: BerlinProvider
-) -> None:
+async def test_calls_are_those_of_the_protocol(upstream: Upstream, berlin: BerlinProvider) -> None:
     await read(berlin, model="gpt-4", options={"temperature": 0.5})
     await read(berlin)
     login, first, second = upstream.calls
@@ -56,7 +54,7 @@ async def test_the_calls_are_those_of_the_protocol(
     assert first.body["parentMessageId"] != second.body["parentMessageId"]
 
 
-async def test_an_expired_token_costs_one_login_and_one_replay(
+async def test_expired_token_costs_one_login_and_one_replay(
     upstream: Upstream, berlin: BerlinProvider
 ) -> None:
     await read(berlin)
@@ -67,7 +65,7 @@ async def test_an_expired_token_costs_one_login_and_one_replay(
     assert len(set(ids)) == 3
 
 
-async def test_a_second_401_ends_the_job(upstream: Upstream, berlin: BerlinProvider) -> None:
+async def test_second_401_ends_the_job(upstream: Upstream, berlin: BerlinProvider) -> None:
     upstream.inject("expire", times=None)
     text, error = await read(berlin)
     assert text == ""
@@ -80,9 +78,7 @@ async def test_a_second_401_ends_the_job(upstream: Upstream, berlin: BerlinProvi
     assert (upstream.logins, upstream.completion_calls) == (2, 2)
 
 
-async def test_a_403_is_no_reason_to_log_in_again(
-    upstream: Upstream, berlin: BerlinProvider
-) -> None:
+async def test_403_causes_no_second_login(upstream: Upstream, berlin: BerlinProvider) -> None:
     _, error = await read(berlin, "[[status:403]]")
     assert error is not None
     assert (error.code, error.retryable) == (ErrorCode.AUTH_FAILED, False)
@@ -122,7 +118,7 @@ async def test_refused_completion_has_the_code_of_its_status(
         ("garbage:2", ErrorCode.BAD_CHUNK, False),
     ],
 )
-async def test_what_came_before_the_fault_is_delivered(
+async def test_text_before_a_fault_is_delivered(
     berlin: BerlinProvider, fault: str, code: ErrorCode, retryable: bool
 ) -> None:
     text, error = await read(berlin, f"[[{fault}]]")
@@ -145,7 +141,7 @@ async def test_secrets_that_the_upstream_repeats_are_hidden(
     assert error.message.isprintable()
 
 
-async def test_a_bad_line_is_shown_short_clean_and_without_secrets(upstream: Upstream) -> None:
+async def test_bad_line_is_shown_short_clean_and_without_secrets(upstream: Upstream) -> None:
     bad = f"<html>\x1b[31m {SECRET_PASSWORD} {'x' * 10_000}"
     async with Upstream(reply=lambda _: bad.encode(), password=SECRET_PASSWORD) as other:
         settings = Settings.from_env(other.environ)

@@ -38,7 +38,7 @@ async def test_it_yields_the_deltas_as_text(upstream: Upstream) -> None:
     assert deltas == ["one ", "two ", "three"]
 
 
-def test_a_second_call_uses_the_token_also_from_another_event_loop(upstream: Upstream) -> None:
+def test_second_call_uses_the_token_also_from_another_event_loop(upstream: Upstream) -> None:
     assert asyncio.run(read()) == REPLY
     assert asyncio.run(read()) == REPLY
     assert (upstream.logins, upstream.completions) == (1, 2)
@@ -49,14 +49,14 @@ async def test_calls_at_once_share_one_login(upstream: Upstream) -> None:
     assert upstream.logins == 1
 
 
-async def test_an_expired_token_is_replaced(upstream: Upstream) -> None:
+async def test_expired_token_is_replaced(upstream: Upstream) -> None:
     await read()
     upstream.expire_tokens()
     assert await read() == REPLY
     assert upstream.logins == 2
 
 
-async def test_another_upstream_has_a_token_of_its_own(
+async def test_each_upstream_has_a_token_of_its_own(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await read()
@@ -91,7 +91,7 @@ async def test_closing_early_raises_nothing_and_closes_the_connection(upstream: 
     assert upstream.disconnects == 1
 
 
-def test_a_loop_that_is_left_early_leaves_nothing_open(upstream: Upstream) -> None:
+def test_loop_that_is_left_early_leaves_nothing_open(upstream: Upstream) -> None:
     async def first() -> str:
         async for delta in Berlin.create_async_generator(
             "gpt-4", [{"role": "user", "content": "[[endless]]"}]
@@ -103,7 +103,7 @@ def test_a_loop_that_is_left_early_leaves_nothing_open(upstream: Upstream) -> No
     asyncio.run(until(lambda: not upstream.open_streams))
 
 
-async def test_an_error_of_the_reader_passes_through_unchanged(upstream: Upstream) -> None:
+async def test_error_of_the_reader_passes_through_unchanged(upstream: Upstream) -> None:
     async def stumble() -> None:
         async with aclosing(Berlin.create_async_generator("gpt-4", HELLO)) as stream:
             async for _ in stream:
@@ -113,7 +113,7 @@ async def test_an_error_of_the_reader_passes_through_unchanged(upstream: Upstrea
         await stumble()
 
 
-async def test_a_bad_chunk_is_a_runtime_error_with_the_line_as_it_came() -> None:
+async def test_bad_chunk_is_a_runtime_error_with_the_received_line() -> None:
     bad = '{"error": "\ttab and ' + "x" * 2000 + '"}'
     with upstream_in_thread(reply=bad.encode()) as upstream, pytest.MonkeyPatch.context() as patch:
         for name, value in upstream.environ.items():
@@ -143,7 +143,7 @@ async def test_every_failure_of_the_upstream_is_a_runtime_error(
 
 
 @pytest.mark.parametrize("silence", ["mute", "stall:1"])
-async def test_a_silent_upstream_is_given_up(
+async def test_silent_upstream_is_given_up(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch, silence: str
 ) -> None:
     monkeypatch.setattr("berlin_worker.providers.berlin.provider._STANDALONE_READ_TIMEOUT_S", 0.3)
@@ -152,7 +152,7 @@ async def test_a_silent_upstream_is_given_up(
     assert caught.value.code is ErrorCode.UPSTREAM_TIMEOUT
 
 
-async def test_without_credentials_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_credentials_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BERLIN_ACCOUNT", raising=False)
     with pytest.raises(SettingsError, match="BERLIN_ACCOUNT"):
         await read()
@@ -165,7 +165,7 @@ async def test_without_credentials_it_says_what_to_set(monkeypatch: pytest.Monke
         ("socks5://user:hunter2@127.0.0.1:1", ErrorCode.INVALID_JOB),
     ],
 )
-async def test_a_proxy_that_cannot_be_used_is_not_repeated(
+async def test_proxy_that_cannot_be_used_is_not_repeated(
     upstream: Upstream, proxy: str, code: ErrorCode
 ) -> None:
     with pytest.raises(JobError) as caught:
@@ -174,7 +174,7 @@ async def test_a_proxy_that_cannot_be_used_is_not_repeated(
     assert "hunter2" not in str(caught.value)
 
 
-async def test_the_proxy_of_the_environment_is_used(
+async def test_proxy_of_the_environment_is_used(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BERLIN_PROXY", "http://127.0.0.1:1")

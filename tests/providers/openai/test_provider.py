@@ -57,7 +57,9 @@ async def test_request_is_that_of_the_protocol(
     assert call.headers["content-type"] == "application/json"
 
 
-async def test_server_without_a_key_gets_none(make: Make, upstream: OpenAIUpstream) -> None:
+async def test_server_without_a_key_gets_no_authorization(
+    make: Make, upstream: OpenAIUpstream
+) -> None:
     upstream.key = ""
     provider = make(OPENAI_API_KEY="")
     assert (await read(provider))[1] is None
@@ -109,7 +111,7 @@ async def test_keep_alives_are_no_deltas(provider: OpenAIProvider) -> None:
     assert beats
 
 
-async def test_answer_is_complete_though_the_server_says_nothing_after_the_reason(
+async def test_answer_is_complete_if_the_server_sends_nothing_after_the_finish_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("berlin_worker.providers.openai.provider._AFTER_REASON_S", 0.05)

@@ -118,7 +118,7 @@ def test_reasoning_comes_before_text_of_one_delta() -> None:
     assert deltas_of(chunk({"content": parts}), DONE) == [ReasoningDelta("Hm"), "Yes"]
 
 
-def test_chunks_without_deltas_are_none() -> None:
+def test_chunks_without_deltas_yield_nothing() -> None:
     empty = [
         chunk({"role": "assistant", "content": "", "refusal": None}),
         chunk({"content": None, "tool_calls": None, "reasoning_content": None}),
@@ -171,7 +171,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
         [chunk(finish="stop", x_groq={"usage": USAGE})],
     ],
 )
-def test_usage_comes_with_choices_or_without(chunks: list[bytes]) -> None:
+def test_usage_is_read_with_choices_or_without(chunks: list[bytes]) -> None:
     _, error, decoder = decode(chunk({"content": "x"}), *chunks, DONE)
     assert error is None
     assert decoder.mapper.usage == USAGE

@@ -20,7 +20,7 @@ from tests.support.store_helpers import (
 pytestmark = pytest.mark.contract
 
 
-async def test_the_same_bytes_are_published_and_logged_under_their_seq(store, redis_client):
+async def test_same_bytes_are_published_and_logged_under_their_seq(store, redis_client):
     async with subscribed(redis_client, ID) as channel:
         log = open_log(await claim(store))
         log.chunk(["Hello", ' \u2028\x00"world"', "\U0001f600"])
@@ -31,7 +31,7 @@ async def test_the_same_bytes_are_published_and_logged_under_their_seq(store, re
     assert (kept["seq"], kept["chunks"]) == ("4", "3")
 
 
-async def test_a_batch_whose_reply_was_lost_is_taken_once(lossy, redis_client):
+async def test_batch_whose_reply_was_lost_is_accepted_once(lossy, redis_client):
     store = make_store(lossy)
     log = open_log(await claim(store))
     log.chunk(["a", "b"])
@@ -48,7 +48,7 @@ async def test_a_batch_whose_reply_was_lost_is_taken_once(lossy, redis_client):
     assert [each.type for each in await read_log(redis_client, ID)] == ["started"] + 3 * ["chunk"]
 
 
-async def test_a_last_batch_whose_reply_was_lost_is_taken_once(lossy, redis_client):
+async def test_last_batch_whose_reply_was_lost_is_accepted_once(lossy, redis_client):
     store = make_store(lossy)
     batch = ended(open_log(await claim(store))).take()
     lossy.lose = 1
@@ -58,7 +58,7 @@ async def test_a_last_batch_whose_reply_was_lost_is_taken_once(lossy, redis_clie
     assert len(await read_log(redis_client, ID)) == 2
 
 
-async def test_of_a_batch_that_was_taken_in_part_the_rest_is_taken(store, redis_client):
+async def test_rest_of_a_partly_accepted_batch_is_accepted(store, redis_client):
     log = open_log(await claim(store))
     part = log.take()
     assert await store.append([part]) == [True]
@@ -82,9 +82,7 @@ async def test_events_of_an_older_attempt_are_refused(store, redis_client):
     assert [each.attempt for each in await read_log(redis_client, ID)] == [1, 2, 2]
 
 
-async def test_a_job_that_was_reaped_refuses_its_stale_worker_before_anyone_claims_it(
-    store, redis_client
-):
+async def test_reaped_job_refuses_its_stale_worker_before_the_next_claim(store, redis_client):
     log = open_log(await claim(store))
     await append(store, log)
     await expire_lease(redis_client, ID)
@@ -94,7 +92,7 @@ async def test_a_job_that_was_reaped_refuses_its_stale_worker_before_anyone_clai
     assert len(await read_log(redis_client, ID)) == 1
 
 
-async def test_after_the_end_everything_is_refused(store, redis_client):
+async def test_events_after_the_end_are_refused(store, redis_client):
     log = ended(open_log(await claim(store)))
     await append(store, log)
     late = open_log(await _same_attempt(store, redis_client, seq=2, chunks=1), opened=False)
@@ -114,7 +112,7 @@ async def _same_attempt(store, redis_client, *, seq, chunks):
     )
 
 
-async def test_a_server_that_was_emptied_refuses_what_comes(store, redis_client):
+async def test_emptied_server_refuses_events(store, redis_client):
     log = open_log(await claim(store))
     await append(store, log)
     await redis_client.flushall()
@@ -123,7 +121,7 @@ async def test_a_server_that_was_emptied_refuses_what_comes(store, redis_client)
     assert await redis_client.dbsize() == 0
 
 
-async def test_a_server_that_came_back_older_refuses_what_would_leave_a_gap(store, redis_client):
+async def test_server_restored_to_an_older_state_refuses_a_gap(store, redis_client):
     log = open_log(await claim(store))
     await append(store, log)
     log.chunk(["lost with the server"])
@@ -133,7 +131,7 @@ async def test_a_server_that_came_back_older_refuses_what_would_leave_a_gap(stor
     assert len(await read_log(redis_client, ID)) == 1
 
 
-async def test_the_end_sets_status_and_ttl_and_removes_watch_and_prompt(store, redis_client):
+async def test_end_sets_status_and_ttl_and_removes_index_entry_and_prompt(store, redis_client):
     await submit(redis_client)
     await append(store, ended(open_log(await claim(store))))
     kept = await record(redis_client, ID)
@@ -145,7 +143,7 @@ async def test_the_end_sets_status_and_ttl_and_removes_watch_and_prompt(store, r
     assert await redis_client.ttl(names.log_key(ID)) <= LOG_TTL_S
 
 
-async def test_a_reset_is_counted_in_the_record(store, redis_client):
+async def test_reset_is_counted_in_the_record(store, redis_client):
     log = open_log(await claim(store))
     log.chunk(["a", "b"])
     await append(store, log)
@@ -170,7 +168,7 @@ async def test_one_call_answers_for_each_of_many_jobs(store, redis_client):
         assert len(await read_log(redis_client, f"job-{n}")) == fine
 
 
-async def test_a_log_that_was_evicted_gets_a_ttl_again(store, redis_client):
+async def test_log_that_was_evicted_gets_a_ttl_again(store, redis_client):
     log = open_log(await claim(store))
     await append(store, log)
     await redis_client.delete(names.log_key(ID))
@@ -179,7 +177,7 @@ async def test_a_log_that_was_evicted_gets_a_ttl_again(store, redis_client):
     assert await redis_client.ttl(names.log_key(ID)) > 0
 
 
-async def test_a_read_of_very_many_chunks_is_one_call(store, redis_client):
+async def test_read_of_very_many_chunks_is_one_call(store, redis_client):
     log = open_log(await claim(store))
     log.chunk(["x"] * 3000)
     assert await append(store, log)

@@ -20,7 +20,7 @@ from tests.support.store_helpers import (
 pytestmark = pytest.mark.contract
 
 
-async def test_a_claim_whose_reply_was_lost_is_found_by_the_same_call_and_by_no_other(lossy):
+async def test_claim_whose_reply_was_lost_is_found_by_the_same_call_alone(lossy):
     store = make_store(lossy)
     lossy.lose = 1
     with pytest.raises(ConnectionError):
@@ -31,7 +31,7 @@ async def test_a_claim_whose_reply_was_lost_is_found_by_the_same_call_and_by_no_
     assert (await claim(make_store(lossy, owner="worker-2"), call="mine")).status == "leased"
 
 
-async def test_the_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(lossy):
+async def test_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(lossy):
     store = make_store(lossy)
     await claim(store)
     lossy.lose = 1
@@ -41,7 +41,7 @@ async def test_the_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(l
     assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 2, 1)
 
 
-async def test_a_fresh_job_is_claimed_and_recorded(store, redis_client):
+async def test_fresh_job_is_claimed_and_recorded(store, redis_client):
     got = await claim(store)
     assert (got.status, got.attempt, got.seq, got.chunks, got.failed_attempts) == (
         "claimed",
@@ -61,7 +61,7 @@ async def test_a_fresh_job_is_claimed_and_recorded(store, redis_client):
     assert 0 < await redis_client.ttl(names.state_key(ID)) <= 50 + QUEUE_TTL_S
 
 
-async def test_a_submitted_job_is_counted_from_its_submission(store, redis_client):
+async def test_submitted_job_is_counted_from_its_submission(store, redis_client):
     assert await submit(redis_client) == 1
     created = int((await record(redis_client, ID))["created_ms"])
     await asyncio.sleep(0.005)
@@ -81,13 +81,13 @@ async def test_repeated_submission_marks_the_job_co_submitted_and_returns_whethe
     assert await submit(redis_client) == 0
 
 
-async def test_a_job_under_a_live_lease_is_leased_to_nobody_else(store):
+async def test_job_under_a_live_lease_is_not_claimed_again(store):
     await claim(store)
     got = await claim(store)
     assert (got.status, got.attempt) == ("leased", 1)
 
 
-async def test_a_job_that_is_over_stays_over(store):
+async def test_finished_job_stays_finished(store):
     log = ended(open_log(await claim(store)))
     assert await append(store, log)
     assert (await claim(store)).status == "finished"
@@ -95,7 +95,7 @@ async def test_a_job_that_is_over_stays_over(store):
     assert (await claim(store, only_queued=True)).status == "finished"
 
 
-async def test_an_expired_lease_is_a_strike_and_the_log_goes_on(store, redis_client):
+async def test_expired_lease_counts_a_failed_attempt_and_the_log_continues(store, redis_client):
     log = open_log(await claim(store))
     log.chunk(["a", "b"])
     await append(store, log)
@@ -105,7 +105,7 @@ async def test_an_expired_lease_is_a_strike_and_the_log_goes_on(store, redis_cli
     assert (got.seq, got.chunks) == (3, 2)
 
 
-async def test_a_job_handed_back_is_claimed_at_once_without_a_strike(store):
+async def test_requeued_job_is_claimed_at_once_without_a_failed_attempt(store):
     first = await claim(store)
     await store.release(ID, 1)
     got = await claim(store)
@@ -113,14 +113,14 @@ async def test_a_job_handed_back_is_claimed_at_once_without_a_strike(store):
     assert got.started_ms == first.started_ms
 
 
-async def test_an_attempt_gives_way_to_its_next_with_a_strike(store):
+async def test_next_attempt_replaces_its_predecessor_and_counts_a_failed_attempt(store):
     await claim(store)
     got = await claim(store, b"", held_attempt=1)
     assert (got.status, got.attempt, got.failed_attempts) == ("claimed", 2, 1)
     assert (await claim(store, b"", held_attempt=1)).status == "leased"
 
 
-async def test_an_attempt_whose_job_was_taken_away_cannot_give_way(store, redis_client):
+async def test_attempt_that_lost_its_job_cannot_claim_the_next_attempt(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)
     await store.reap(ID, again_running_s=6, again_queued_s=30)
@@ -129,9 +129,7 @@ async def test_an_attempt_whose_job_was_taken_away_cannot_give_way(store, redis_
 
 
 @pytest.mark.parametrize("state", ["unknown", "flagged", "running", "queued"])
-async def test_only_queued_claims_what_waits_with_a_record_and_nothing_else(
-    store, redis_client, state
-):
+async def test_only_queued_claims_queued_records_alone(store, redis_client, state):
     match state:
         case "flagged":
             await redis_client.hset(names.state_key(ID), "cancel", 1)
@@ -149,12 +147,12 @@ async def test_only_queued_claims_what_waits_with_a_record_and_nothing_else(
         assert await record(redis_client, ID) == before
 
 
-async def test_a_flag_set_before_the_record_is_seen_by_the_claim(store, redis_client):
+async def test_flag_set_before_the_record_is_seen_by_the_claim(store, redis_client):
     await redis_client.hset(names.state_key(ID), "cancel", 1)
     assert (await claim(store)).cancel_reason == "requested"
 
 
-async def test_a_flag_keeps_the_ttl_that_its_record_has(store, redis_client):
+async def test_flag_keeps_the_ttl_that_its_record_has(store, redis_client):
     await redis_client.hset(names.state_key(ID), "cancel", 1)
     await redis_client.expire(names.state_key(ID), 50)
     await store.keep_cancel_flag(ID)
@@ -163,7 +161,7 @@ async def test_a_flag_keeps_the_ttl_that_its_record_has(store, redis_client):
     assert not await redis_client.exists(names.state_key("another"))
 
 
-async def test_a_log_whose_record_was_lost_does_not_stand_in_the_way(store, redis_client):
+async def test_log_without_its_record_does_not_block_a_claim(store, redis_client):
     log = open_log(await claim(store))
     log.chunk(["of the first life"] * 5)
     await append(store, log)
@@ -173,7 +171,7 @@ async def test_a_log_whose_record_was_lost_does_not_stand_in_the_way(store, redi
     assert [each.type for each in await read_log(redis_client, ID)] == ["started", "completed"]
 
 
-async def test_of_many_claims_at_once_one_gets_the_job(store, redis_client):
+async def test_one_of_many_concurrent_claims_gets_the_job(store, redis_client):
     got = await asyncio.gather(*(claim(store) for _ in range(20)))
     assert sorted(each.status for each in got) == ["claimed"] + ["leased"] * 19
 
@@ -181,7 +179,7 @@ async def test_of_many_claims_at_once_one_gets_the_job(store, redis_client):
 @pytest.mark.parametrize(
     "job_id", ["", "a b", "job:{x}:state", "x" * 129, "é", "a\n", "*"], ids=repr
 )
-async def test_what_is_no_job_id_never_reaches_a_key(store, redis_client, job_id):
+async def test_invalid_job_id_never_reaches_a_key(store, redis_client, job_id):
     for call in (
         lambda: claim(store, job_id=job_id),
         lambda: store.renew([(job_id, 1)]),
@@ -194,7 +192,7 @@ async def test_what_is_no_job_id_never_reaches_a_key(store, redis_client, job_id
     assert await redis_client.dbsize() == 0
 
 
-async def test_a_server_that_cannot_be_reached_is_the_builtin_connection_error(lossy):
+async def test_server_that_cannot_be_reached_is_the_builtin_connection_error(lossy):
     store = make_store(lossy)
     log = open_log(await claim(store))
     calls = (

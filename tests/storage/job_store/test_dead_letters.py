@@ -20,9 +20,7 @@ async def test_dead_letters_are_bounded_in_number_and_need_no_ttl(store, redis_c
     assert entries[-2][1][b"job"] == JOB
 
 
-async def test_a_burial_whose_reply_was_lost_leaves_one_letter_however_often_it_is_sent(
-    store, lossy, redis_client
-):
+async def test_dead_letter_whose_reply_was_lost_is_added_once(store, lossy, redis_client):
     elsewhere = make_store(lossy, owner="elsewhere")
     lossy.lose = 1
     with pytest.raises(ConnectionError):

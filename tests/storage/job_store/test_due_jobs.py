@@ -13,7 +13,7 @@ from tests.support.store_helpers import JOB, expire_lease, indexed, make_due, ma
 pytestmark = pytest.mark.contract
 
 
-async def test_a_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store, redis_client):
+async def test_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store, redis_client):
     await claim(store)
     assert await store.due(10) == []
     await expire_lease(redis_client, ID)
@@ -34,7 +34,7 @@ async def test_a_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store,
     assert (await claim(store)).failed_attempts == 1
 
 
-async def test_how_long_the_server_is_up_is_known_or_taken_for_long_enough(request, redis_url):
+async def test_uptime_of_the_server_defaults_to_long_enough(request, redis_url):
     # fakeredis has no INFO, as some services; it hangs up on who asks, so it is asked once.
     knows = "fake" not in request.node.callspec.id
     async with redis.asyncio.Redis.from_url(redis_url) as client:
@@ -43,7 +43,7 @@ async def test_how_long_the_server_is_up_is_known_or_taken_for_long_enough(reque
             assert (await store.up_s() < math.inf) is knows
 
 
-async def test_a_queued_job_comes_due_and_keeps_waiting(store, redis_client):
+async def test_queued_job_becomes_due_and_keeps_waiting(store, redis_client):
     await submit(redis_client, again_ms=0)
     assert await store.due(10) == [ID]
     overdue = await store.reap(ID, again_running_s=6, again_queued_s=30)
@@ -52,7 +52,7 @@ async def test_a_queued_job_comes_due_and_keeps_waiting(store, redis_client):
     assert await store.due(10) == []
 
 
-async def test_a_queued_job_is_taken_once_the_queue_has_passed_it_by(store, redis_client):
+async def test_queued_job_is_reaped_once_the_watermark_has_passed_it(store, redis_client):
     await submit(redis_client, again_ms=0)
     created_ms = int((await record(redis_client, ID))["created_ms"])
     times = {"again_running_s": 6, "again_queued_s": 0}
@@ -66,13 +66,13 @@ async def test_a_queued_job_is_taken_once_the_queue_has_passed_it_by(store, redi
     assert await store.reap(ID, **times, watermark_ms=created_ms + 1) is None
 
 
-async def test_a_lost_job_is_taken_however_far_the_queue_is(store, redis_client):
+async def test_lost_job_is_reaped_at_any_watermark(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)
     assert await store.reap(ID, again_running_s=6, again_queued_s=30, watermark_ms=0)
 
 
-async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_client):
+async def test_finished_jobs_are_removed_from_the_index(store, redis_client):
     await claim(store, job_id="over")
     await redis_client.hset(names.state_key("over"), "status", "completed")
     await claim(store, job_id="expired")
@@ -84,9 +84,7 @@ async def test_what_needs_no_watching_is_removed_from_the_watch(store, redis_cli
     assert await indexed(redis_client) == set()
 
 
-async def test_a_lost_job_is_told_with_the_trace_that_its_first_claim_was_part_of(
-    store, redis_client
-):
+async def test_lost_job_is_reported_with_the_trace_of_its_first_claim(store, redis_client):
     await claim(store, trace="the trace")
     await expire_lease(redis_client, ID)
     overdue = await store.reap(ID, again_running_s=6, again_queued_s=30)
@@ -97,7 +95,7 @@ async def test_a_lost_job_is_told_with_the_trace_that_its_first_claim_was_part_o
     assert overdue.trace == b"the trace"
 
 
-async def test_a_renewal_between_due_and_reap_saves_the_job(store, redis_client):
+async def test_renewal_between_due_and_reap_saves_the_job(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)
     assert await store.due(10) == [ID]

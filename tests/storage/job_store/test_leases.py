@@ -9,7 +9,7 @@ from tests.support.store_helpers import check_keys, due_at, expire_lease, open_l
 pytestmark = pytest.mark.contract
 
 
-async def test_renewing_tells_for_each_job_how_it_stands(store, redis_client):
+async def test_renewal_returns_the_state_of_each_job(store, redis_client):
     for name in ("fine", "flagged", "revoked", "taken", "over", "reaped", "released"):
         await claim(store, job_id=name)
     await redis_client.hset(names.state_key("flagged"), "cancel", 1)
@@ -37,14 +37,14 @@ async def _reclaimed(store, job_id):
     return await claim(store, b"", job_id=job_id, held_attempt=1)
 
 
-async def test_a_lease_that_ran_out_unnoticed_is_renewed(store, redis_client):
+async def test_lease_that_ran_out_unnoticed_is_renewed(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)
     assert await store.renew([(ID, 1)]) == ["renewed"]
     assert (await claim(store)).status == "leased"
 
 
-async def test_a_watch_that_was_evicted_comes_back_with_a_ttl(store, redis_client):
+async def test_evicted_index_is_rebuilt_with_a_ttl(store, redis_client):
     await claim(store)
     await redis_client.delete(names.due_key(ID))
     assert await store.renew([(ID, 1)]) == ["renewed"]
@@ -60,14 +60,14 @@ async def test_renewing_nothing_is_no_error(store):
     assert await store.renew([]) == []
 
 
-async def test_a_release_by_an_older_attempt_changes_nothing(store, redis_client):
+async def test_release_by_an_older_attempt_changes_nothing(store, redis_client):
     await claim(store)
     await claim(store, b"", held_attempt=1)
     await store.release(ID, 1)
     assert (await record(redis_client, ID))["status"] == "running"
 
 
-async def test_a_release_after_the_end_changes_nothing(store, redis_client):
+async def test_release_after_the_end_changes_nothing(store, redis_client):
     await append(store, ended(open_log(await claim(store))))
     await store.release(ID, 1)
     assert (await record(redis_client, ID))["status"] == "completed"

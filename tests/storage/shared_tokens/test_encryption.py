@@ -18,7 +18,7 @@ def with_keys(*keys: bytes) -> Settings:
     return SETTINGS.model_copy(update={"token_keys": SecretStr(b",".join(keys).decode())})
 
 
-async def test_an_encrypted_token_is_shared_and_not_readable_in_redis(
+async def test_encrypted_token_is_shared_and_not_readable_in_redis(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream, settings = Upstream(), with_keys(Fernet.generate_key())
@@ -41,7 +41,7 @@ async def test_keys_rotate_without_a_login(process: MakeSource) -> None:
 
 
 @pytest.mark.parametrize("before", ["plain", "other key", "tampered"])
-async def test_a_token_that_cannot_be_read_counts_as_none(
+async def test_unreadable_token_counts_as_missing(
     process: MakeSource, redis_client: redis.asyncio.Redis, before: str
 ) -> None:
     upstream, settings = Upstream(), with_keys(Fernet.generate_key())
@@ -64,7 +64,7 @@ async def test_without_keys_an_encrypted_token_is_not_taken_for_a_plain_one(
     assert (await process(upstream.login).get()).value == "secret-2"
 
 
-async def test_a_bad_key_is_named_by_its_place_and_never_repeated(process: MakeSource) -> None:
+async def test_bad_key_is_named_by_its_place_and_never_repeated(process: MakeSource) -> None:
     with pytest.raises(SettingsError, match="key 2 of 2") as caught:
         process(Upstream().login, with_keys(Fernet.generate_key(), b"not-a-fernet-key"))
     assert "not-a-fernet-key" not in f"{caught.value!r} {caught.value.__cause__!r}"

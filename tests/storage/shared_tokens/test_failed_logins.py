@@ -18,7 +18,7 @@ pytestmark = pytest.mark.contract
     ("code", "retryable", "status"),
     [(ErrorCode.AUTH_FAILED, False, 401), (ErrorCode.UPSTREAM_ERROR, True, 503)],
 )
-async def test_a_failed_login_is_told_to_all_and_tried_again_by_none(
+async def test_failed_login_reaches_all_callers_and_no_caller_retries(
     process: MakeSource, code: ErrorCode, retryable: bool, status: int
 ) -> None:
     upstream = Upstream()
@@ -65,7 +65,7 @@ async def end_back_off(client: redis.asyncio.Redis) -> None:
     await client.hset(key, "retry_at_ms", 1)
 
 
-async def test_a_retry_after_of_the_upstream_counts_up_to_the_longest_back_off(
+async def test_retry_after_of_the_upstream_counts_up_to_the_longest_back_off(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
@@ -76,7 +76,7 @@ async def test_a_retry_after_of_the_upstream_counts_up_to_the_longest_back_off(
     assert (await failure(process(upstream.login))).retry_after_s == 60
 
 
-async def test_a_new_password_does_not_wait_for_the_failures_of_the_old_one(
+async def test_new_password_does_not_wait_for_the_failures_of_the_old_one(
     process: MakeSource,
 ) -> None:
     refusing, accepting = Upstream(), Upstream()
@@ -87,7 +87,7 @@ async def test_a_new_password_does_not_wait_for_the_failures_of_the_old_one(
     assert await old.get() == token
 
 
-async def test_a_bug_in_a_login_backs_off_too_and_its_text_is_kept_back(
+async def test_bug_in_a_login_backs_off_too_and_its_text_is_not_shared(
     process: MakeSource,
 ) -> None:
     upstream = Upstream()
@@ -98,7 +98,7 @@ async def test_a_bug_in_a_login_backs_off_too_and_its_text_is_kept_back(
     assert error.retry_after_s
 
 
-async def test_a_failure_written_by_another_version_is_told_in_general_terms(
+async def test_failure_of_another_version_is_reported_in_general_terms(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
@@ -112,7 +112,7 @@ async def test_a_failure_written_by_another_version_is_told_in_general_terms(
     assert upstream.logins == 1
 
 
-async def test_an_empty_token_is_a_failure(process: MakeSource) -> None:
+async def test_empty_token_is_a_failure(process: MakeSource) -> None:
     async def login() -> str:
         return ""
 

@@ -14,7 +14,7 @@ from tests.support.shared_tokens import KEY, LOCK, SETTINGS, WRONG_PASSWORD, Mak
 pytestmark = pytest.mark.contract
 
 
-async def test_the_others_go_on_when_the_holder_of_the_lock_is_dead(
+async def test_processes_continue_when_the_holder_of_the_lock_is_dead(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     await redis_client.set(LOCK, "a worker that was killed", px=300)
@@ -25,7 +25,7 @@ async def test_the_others_go_on_when_the_holder_of_the_lock_is_dead(
     assert upstream.logins == 1
 
 
-async def test_a_login_that_lost_its_lock_does_not_replace_a_newer_token(
+async def test_login_that_lost_its_lock_does_not_replace_a_newer_token(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     slow, quick = Upstream(), Upstream()
@@ -40,7 +40,7 @@ async def test_a_login_that_lost_its_lock_does_not_replace_a_newer_token(
     assert await redis_client.hget(KEY, "gen") == token.gen.encode()
 
 
-async def test_a_failure_that_lost_its_lock_does_not_hold_up_the_others(
+async def test_failure_that_lost_its_lock_does_not_delay_other_processes(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     slow, quick = Upstream(), Upstream()
@@ -56,7 +56,7 @@ async def test_a_failure_that_lost_its_lock_does_not_hold_up_the_others(
     assert await redis_client.keys() == [KEY.encode()]
 
 
-async def test_a_login_that_takes_too_long_fails_before_its_lock_expires(
+async def test_login_that_takes_too_long_fails_before_its_lock_expires(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
@@ -67,7 +67,7 @@ async def test_a_login_that_takes_too_long_fails_before_its_lock_expires(
     assert not await redis_client.exists(LOCK)
 
 
-async def test_a_cancelled_caller_leaves_the_login_to_the_others(process: MakeSource) -> None:
+async def test_cancelled_caller_leaves_the_login_to_the_others(process: MakeSource) -> None:
     upstream = Upstream()
     upstream.gate.clear()
     source = process(upstream.login)
@@ -81,7 +81,7 @@ async def test_a_cancelled_caller_leaves_the_login_to_the_others(process: MakeSo
     assert upstream.logins == 1
 
 
-async def test_a_login_that_nobody_waits_for_is_cancelled_and_frees_the_lock(
+async def test_abandoned_login_is_cancelled_and_frees_the_lock(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
@@ -116,7 +116,7 @@ async def test_cancelling_at_any_moment_harms_neither_connection_nor_lock(
     assert not await redis_client.exists(LOCK)
 
 
-async def test_a_login_that_is_cancelled_from_within_is_a_failure_and_not_a_cancelled_job(
+async def test_login_that_is_cancelled_from_within_is_a_failure_and_not_a_cancelled_job(
     process: MakeSource,
 ) -> None:
     upstream = Upstream()

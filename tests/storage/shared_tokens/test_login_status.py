@@ -13,7 +13,7 @@ from tests.support.shared_tokens import ACCOUNT, BUSY, SETTINGS, WRONG_PASSWORD,
 pytestmark = pytest.mark.contract
 
 
-async def test_a_look_at_the_token_never_logs_in_and_never_takes_the_lock(
+async def test_status_check_never_logs_in_and_never_takes_the_lock(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
@@ -22,7 +22,7 @@ async def test_a_look_at_the_token_never_logs_in_and_never_takes_the_lock(
     assert await redis_client.keys() == []
 
 
-async def test_a_token_that_is_there_is_no_problem_whoever_got_it(process: MakeSource) -> None:
+async def test_shared_token_is_no_problem_for_any_process(process: MakeSource) -> None:
     upstream = Upstream()
     one, other = process(upstream.login), process(upstream.login)
     await one.get()
@@ -31,7 +31,7 @@ async def test_a_token_that_is_there_is_no_problem_whoever_got_it(process: MakeS
 
 
 @pytest.mark.parametrize(("error", "after_backoff"), [(WRONG_PASSWORD, True), (BUSY, False)])
-async def test_a_failed_login_is_a_problem_for_all_and_one_that_was_refused_stays_one(
+async def test_failed_login_is_a_problem_for_all_and_a_refused_one_outlasts_the_back_off(
     process: MakeSource,
     redis_client: redis.asyncio.Redis,
     error: JobError,

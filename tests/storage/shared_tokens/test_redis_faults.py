@@ -29,7 +29,7 @@ from tests.support.shared_tokens import (
 pytestmark = pytest.mark.contract
 
 
-async def test_without_redis_the_error_is_clear_and_nobody_logs_in() -> None:
+async def test_outage_of_redis_is_a_clear_error_and_no_process_logs_in() -> None:
     upstream = Upstream()
     url = f"redis://:{PASSWORD.replace(' ', '-')}@127.0.0.1:{free_port()}/0"
     retry = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
@@ -45,7 +45,7 @@ async def test_without_redis_the_error_is_clear_and_nobody_logs_in() -> None:
     assert upstream.logins == 0
 
 
-async def test_a_401_that_redis_could_not_be_told_is_told_once_for_all_and_told_again(
+async def test_refusal_that_redis_missed_is_sent_once_for_all_callers_and_again_later(
     process: MakeSource, redis_client: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upstream, calls = Upstream(), []
@@ -68,7 +68,7 @@ async def test_a_401_that_redis_could_not_be_told_is_told_once_for_all_and_told_
     assert not await redis_client.exists(KEY)
 
 
-async def test_a_refused_token_that_redis_still_holds_is_not_used_again(
+async def test_refused_token_that_redis_still_holds_is_not_used_again(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
@@ -82,7 +82,7 @@ async def test_a_refused_token_that_redis_still_holds_is_not_used_again(
 
 
 @pytest.mark.parametrize("kind", ["string", "hash without a TTL", "empty hash"])
-async def test_what_nobody_of_ours_wrote_counts_as_no_token(
+async def test_foreign_value_counts_as_no_token(
     process: MakeSource, redis_client: redis.asyncio.Redis, kind: str
 ) -> None:
     if kind == "string":
@@ -143,7 +143,7 @@ async def test_key_that_holds_garbage_prevents_no_login(
             await redis_client.delete(REFUSALS)
 
 
-async def test_token_that_no_header_can_carry_is_none(
+async def test_token_that_no_header_can_carry_counts_as_missing(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     fields = {"gen": "1", "at_ms": "1", "token": "a\r\nEvil: header"}

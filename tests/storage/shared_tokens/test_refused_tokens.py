@@ -36,7 +36,7 @@ async def test_two_hundred_jobs_with_the_same_401_log_in_again_once(process: Mak
     assert upstream.logins == 2
 
 
-async def test_a_late_401_on_an_old_token_leaves_the_newer_one(process: MakeSource) -> None:
+async def test_late_401_on_an_old_token_leaves_the_newer_one(process: MakeSource) -> None:
     upstream = Upstream()
     quick, late = process(upstream.login), process(upstream.login)
     old = await quick.get()
@@ -48,7 +48,7 @@ async def test_a_late_401_on_an_old_token_leaves_the_newer_one(process: MakeSour
     assert upstream.logins == 2
 
 
-async def test_a_search_that_began_before_the_401_does_not_bring_the_refused_token(
+async def test_search_that_began_before_a_401_does_not_return_the_refused_token(
     process: MakeSource,
 ) -> None:
     upstream = Upstream()
@@ -64,7 +64,7 @@ async def test_a_search_that_began_before_the_401_does_not_bring_the_refused_tok
     assert (await source.get()).value == "secret-2"
 
 
-async def test_tokens_that_are_refused_at_once_time_after_time_do_not_hammer_the_login(
+async def test_tokens_that_are_refused_at_once_do_not_flood_the_login(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
@@ -80,7 +80,7 @@ async def test_tokens_that_are_refused_at_once_time_after_time_do_not_hammer_the
     assert upstream.logins == FREE_REFUSALS + 1
 
 
-async def test_tokens_that_were_good_for_a_while_may_be_refused_any_number_of_times(
+async def test_tokens_that_worked_for_a_while_may_be_refused_any_number_of_times(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()

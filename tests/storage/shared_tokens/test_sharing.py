@@ -21,7 +21,7 @@ async def test_all_callers_of_two_processes_share_one_login(process: MakeSource)
     assert upstream.logins == 1
 
 
-async def test_a_token_in_use_costs_no_round_trip(
+async def test_token_in_use_costs_no_round_trip(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     source = process(Upstream().login)
@@ -30,7 +30,7 @@ async def test_a_token_in_use_costs_no_round_trip(
     assert await source.get() is token
 
 
-async def test_a_token_is_not_used_beyond_the_ttl_that_it_has_in_redis(
+async def test_token_is_not_used_beyond_the_ttl_that_it_has_in_redis(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
