@@ -127,7 +127,7 @@ def test_demo_runs_on_sentinels(demo: Demo) -> None:
     assert "three Sentinels" in err
 
 
-def test_demo_takes_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
+def test_demo_uses_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
     url = f"{redis_server.url.removesuffix('0')}9"
     code, _, err = demo.run(REDIS_URL=url)
     assert code == 0, err

@@ -229,7 +229,7 @@ def test_job_file_may_have_a_mark(tmp_path: Path, encoding: str) -> None:
     assert job_file(path) == {"messages": []}
 
 
-def test_job_may_come_from_stdin(pipe: int) -> None:
+def test_job_is_read_from_stdin(pipe: int) -> None:
     os.write(pipe, b'{"messages": []}')
     os.close(pipe)
     assert job_file(Path("-")) == {"messages": []}

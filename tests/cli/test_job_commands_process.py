@@ -23,7 +23,7 @@ def test_farewell_of_tail_for_an_unknown_job_promises_nothing(stack: Stack, job_
     assert err == f"job {job_id} is not known so far: submit it, or check its ID\n"
 
 
-def test_job_goes_on_after_tail_is_interrupted(stack: Stack, job_id: str) -> None:
+def test_job_continues_after_tail_is_interrupted(stack: Stack, job_id: str) -> None:
     stack.run("submit", "[[stall:2]]", "--no-wait", "--job-id", job_id)
     process = stack.start("tail", job_id)
     assert process.stdout is not None

@@ -34,7 +34,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def test_newest_jobs_come_first_and_at_most_fifty(client: redis.Redis, redis_url: str) -> None:
+def test_at_most_fifty_jobs_are_listed_newest_first(client: redis.Redis, redis_url: str) -> None:
     client.zadd(names.JOBS, {f"job-{number}": number for number in range(120)})
     found = recent_jobs({"REDIS_URL": redis_url})
     assert found == [f"job-{number}" for number in range(119, 69, -1)]

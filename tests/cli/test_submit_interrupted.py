@@ -76,7 +76,7 @@ def test_full_disk_cancels_the_job(stack: Stack, job_id: str) -> None:
     assert stack.ended(job_id) == "cancelled"
 
 
-def test_job_that_no_worker_takes_leads_to_a_hint(stack: Stack, redis_server: RedisProcess) -> None:
+def test_job_without_a_worker_causes_a_hint(stack: Stack, redis_server: RedisProcess) -> None:
     env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}6"}
     process = stack.start("submit", "Hello", env=env)
     assert process.stderr is not None

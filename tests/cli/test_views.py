@@ -61,7 +61,7 @@ def test_json_view_writes_json_if_the_log_holds_python_numbers(number: str) -> N
     assert json.loads(shown.out, parse_constant=pytest.fail)["usage"] == {"a": None}
 
 
-def test_json_view_leaves_text_that_names_python_numbers_as_it_stands() -> None:
+def test_json_view_keeps_text_that_names_python_numbers() -> None:
     written = encode(chunk("NaN")).replace(b"}", b',"later":1}')
     assert JsonView().render(decode(written), written).out == written + b"\n"
 
@@ -136,7 +136,7 @@ def test_final_view_never_shows_void_text() -> None:
     assert show(FinalView(is_terminal=False), chunk("half"), FAILED)[0] == ""
 
 
-def test_json_is_the_event_as_it_is_in_the_log() -> None:
+def test_json_is_the_event_of_the_log() -> None:
     events: list[Event] = [Started(**head()), chunk("a\nb"), RESET, COMPLETED]
     out, notices = show(JsonView(), *events)
     assert [decode(line) for line in out.splitlines()] == events

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     "url", ["redis://user:pw@a:6379/0", "rediss://a/1?ssl_cert_reqs=none", "amqp://a//?heartbeat=5"]
 )
-def test_other_urls_stay_as_they_are(url):
+def test_other_urls_are_unchanged(url):
     assert for_kombu(url) == (url, {}, None, None)
 
 

@@ -35,7 +35,7 @@ def found(nodes: list[tuple[str, int | None]], default: int) -> tuple[tuple[str,
 
 @given(nodes=NODES, texts=st.tuples(st.just("") | TEXT, TEXT, TEXT, TEXT), tls=st.booleans(),
        db=st.none() | st.integers(0, 99))  # fmt: skip
-def test_sentinels_are_read_as_they_were_written(
+def test_sentinel_urls_survive_writing_and_reading(
     nodes: list[tuple[str, int | None]],
     texts: tuple[str, str, str, str],
     tls: bool,
@@ -69,7 +69,7 @@ def test_sentinels_are_read_as_they_were_written(
 
 
 @given(nodes=NODES, password=TEXT, tls=st.booleans())
-def test_clusters_are_read_as_they_were_written(
+def test_cluster_urls_survive_writing_and_reading(
     nodes: list[tuple[str, int | None]], password: str, tls: bool
 ) -> None:
     begin = "rediss" if tls else "redis"

@@ -47,7 +47,7 @@ def test_one_port_serves_metrics_everywhere():
     assert "WORKER_HTTP_PORT" not in stack["environment"], "the image sets it"
 
 
-def test_systemd_takes_the_unit(tmp_path):
+def test_systemd_accepts_the_unit(tmp_path):
     analyze = tool("systemd-analyze")
     unit = tmp_path / UNIT.name
     # It looks whether the program is there.

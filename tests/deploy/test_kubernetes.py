@@ -39,7 +39,7 @@ def test_rendered_manifests_fit_the_api_of_kubernetes(tmp_path, folder):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_our_rendering_is_that_of_kustomize(folder):
+def test_rendering_matches_kustomize(folder):
     """Where somebody has it; Debian 12's is too old, and the test above goes by our rendering."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:

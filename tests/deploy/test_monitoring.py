@@ -41,13 +41,13 @@ def test_prometheus_rule_has_the_alerts_that_prometheus_has():
     assert rule["spec"] == yaml.safe_load(ALERTS.read_text()), "run `make manifests`"
 
 
-def test_prometheus_takes_its_configuration_and_the_rules():
+def test_prometheus_accepts_its_configuration_and_the_rules():
     promtool = tool("promtool")
     run(promtool, "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
     run(promtool, "check", "rules", "--lint=all", "--lint-fatal", ALERTS)
 
 
-def test_every_alert_fires_when_it_should_and_not_before(tmp_path):
+def test_every_alert_fires_at_its_time_and_not_before(tmp_path):
     cases = yaml.safe_load((DEPLOY.parent / "tests" / "deploy" / "alerts.yml").read_text())
     rules = {
         each["alertname"]
@@ -88,7 +88,7 @@ def test_every_command_of_the_runbook_exists():
         assert all(word in done.output for word in command.split() if word.startswith("--"))
 
 
-def test_dashboard_shows_every_panel_in_a_place_of_its_own():
+def test_panels_of_the_dashboard_do_not_overlap():
     board = json.loads((DEPLOY / "grafana" / "dashboards" / "berlin.json").read_text())
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)

@@ -80,7 +80,7 @@ def submit(site: Environment, jobs: int) -> None:
         site.submit(None, "[[delay:0.1]]", chunks=50, how=how, follow=n % 10 == 0)
 
 
-def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
+def test_every_job_ends_once_while_replicas_start_and_stop(site, replicas):
     *running, added = replicas
     leaving, *staying = running
     submit(site, 5)

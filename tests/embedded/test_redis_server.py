@@ -32,7 +32,7 @@ def test_killed_server_restarts_with_its_persisted_data():
             assert client.get("kept") == b"yes"
 
 
-def test_server_starts_where_the_temporary_directory_has_a_space(tmp_path, monkeypatch):
+def test_server_starts_if_the_temporary_directory_has_a_space(tmp_path, monkeypatch):
     place = tmp_path / "my files"
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -50,7 +50,7 @@ def test_free_port_is_outside_the_ephemeral_range():
     assert all(free_port() < first for _ in range(100))
 
 
-def test_ports_differ_where_processes_have_seeded_their_generator_alike():
+def test_ports_differ_between_processes_with_one_seed():
     def ports() -> list[int]:
         random.seed(1)
         return [free_port() for _ in range(3)]

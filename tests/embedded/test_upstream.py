@@ -53,7 +53,7 @@ async def test_reply_is_one_line_of_json_a_word(http_session: aiohttp.ClientSess
     assert deltas == ["You ", "said ", "Hello"]
 
 
-async def test_wrong_credentials_give_no_token(http_session: aiohttp.ClientSession) -> None:
+async def test_wrong_credentials_get_no_token(http_session: aiohttp.ClientSession) -> None:
     async with Upstream() as upstream:
         body = {"account": upstream.account, "password": "wrong"}
         async with http_session.post(f"{upstream.url}/api/login", json=body) as answer:
@@ -127,7 +127,7 @@ async def test_prompt_brings_its_own_faults_and_counts_them_alone(
         assert (await complete(http_session, upstream, token, "[[statsu:500]]"))[0] == 400
 
 
-async def test_it_can_be_stopped_and_started_again(http_session: aiohttp.ClientSession) -> None:
+async def test_upstream_can_be_stopped_and_started_again(http_session: aiohttp.ClientSession) -> None:
     upstream = Upstream()
     await upstream.start()
     url = upstream.url
@@ -157,7 +157,7 @@ def test_upstream_in_a_thread_serves_and_counts() -> None:
         assert (upstream.login_calls, upstream.logins, len(upstream.calls)) == (20, 20, 20)
 
 
-def test_port_that_is_taken_is_an_error_of_the_caller() -> None:
+def test_used_port_is_an_error_of_the_caller() -> None:
     with upstream_in_thread() as upstream, pytest.raises(OSError, match="address already in use"):
         upstream_in_thread(port=upstream.port).__enter__()
 
@@ -179,7 +179,7 @@ def test_pleasant_reply_quotes_the_prompt_without_its_faults() -> None:
     assert len(pleasant_reply("x " * 10_000)) < 1000
 
 
-def test_faults_are_read_as_they_are_written() -> None:
+def test_faults_survive_writing_and_reading() -> None:
     assert parse("cut:3") == Fault("cut", (3.0,))
     assert parse("status:503:0.5*2") == Fault("status", (503.0, 0.5), 2)
     assert in_prompt("a [[cut:3]] b [[drip:0.01*1]] [x] [[X]]") == [

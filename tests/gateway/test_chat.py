@@ -144,7 +144,7 @@ async def test_job_of_a_disconnected_client_is_cancelled(
         assert cancelled["job_id"] == running["job_id"]
 
 
-async def test_job_that_no_worker_takes_is_cancelled_in_time(tmp_path: Path) -> None:
+async def test_job_without_a_worker_is_cancelled_in_time(tmp_path: Path) -> None:
     with fake_redis() as redis_url:
         async with serve(redis_url, tmp_path, gateway_wait_s=0.01) as site:
             status, _, body = await site.call(

@@ -75,7 +75,7 @@ async def test_reader_at_the_end_gets_204_so_that_eventsource_stops(
     assert (status, text) == (204, "")
 
 
-async def test_header_of_a_reconnect_wins_over_the_query(site: Site) -> None:
+async def test_header_of_a_reconnect_overrides_the_query(site: Site) -> None:
     job_id = await site.submit("one two")
     await site.call("GET", f"/v1/jobs/{job_id}/events")
     _, _, text = await site.call(
@@ -182,7 +182,7 @@ async def test_invalid_job_is_a_400_that_names_the_field(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000])
-async def test_body_that_is_no_json_object_is_a_400(site: Site, body: bytes) -> None:
+async def test_body_other_than_a_json_object_is_a_400(site: Site, body: bytes) -> None:
     status, _, answer = await site.call(
         "POST", "/v1/jobs", data=body, headers={"Content-Type": "application/json"}
     )

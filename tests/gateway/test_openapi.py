@@ -49,7 +49,7 @@ def site(worker: InProcessWorker, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
-def test_gateway_answers_as_its_document_says(case: schemathesis.Case, site: Site) -> None:
+def test_gateway_answers_as_documented(case: schemathesis.Case, site: Site) -> None:
     if case.query is not None and "wait_s" in case.query:
         case.query["wait_s"] = 0
     headers = {"Authorization": f"Bearer {site.keys['acme']}"}

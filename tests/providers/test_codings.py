@@ -171,7 +171,7 @@ def test_garbage_after_the_end_is_an_upstream_error(
 
 
 @every_coding
-def test_no_flipped_bit_is_taken_for_text(name: str, encode: Encode) -> None:
+def test_flipped_bits_never_become_text(name: str, encode: Encode) -> None:
     data = bytearray(encode(TEXT))
     has_checksum = "raw" not in next(key for key, row in ENCODERS.items() if row[1] is encode)
     for place in range(0, len(data), 3):
@@ -236,7 +236,7 @@ def test_coded_bytes_that_bring_no_text_are_bounded() -> None:
     assert "WORKER_MAX_TEXT_BYTES" in error.message
 
 
-def test_only_what_can_be_decoded_is_offered() -> None:
+def test_accept_encoding_has_only_decodable_codings() -> None:
     offered = ACCEPT_ENCODING.split(", ")
     assert set(offered) <= set(CODINGS)
     assert offered == ["gzip", "deflate", *(["br"] if "br" in CODINGS else [])]

@@ -26,7 +26,7 @@ async def read(job: PromptJob, report: Report | None = None) -> list[list[str]]:
     return [deltas async for deltas in EchoProvider(SERVICES).stream(job, report or Report())]
 
 
-async def test_words_come_one_by_one_with_their_whitespace() -> None:
+async def test_words_are_sent_one_by_one_with_their_whitespace() -> None:
     report = Report()
     assert await read(job("  one two\n\nthree "), report) == [
         ["  "],
@@ -80,7 +80,7 @@ def test_known_options_pass(options: dict[str, Any]) -> None:
         ("repeat", None),
     ],
 )
-def test_other_options_are_an_invalid_job_that_names_them(name: str, value: Any) -> None:
+def test_unknown_options_are_an_invalid_job_that_names_them(name: str, value: Any) -> None:
     with pytest.raises(JobError, match=name) as caught:
         EchoProvider(SERVICES).check(job(**{name: value}))
     assert caught.value.code is ErrorCode.INVALID_JOB

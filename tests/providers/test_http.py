@@ -77,7 +77,7 @@ def test_every_exception_of_aiohttp_is_mapped_without_its_text(kind: type[Except
     assert kind.__name__ in error.message
 
 
-def test_walk_over_aiohttp_finds_its_exceptions() -> None:
+def test_exceptions_of_aiohttp_are_found() -> None:
     assert len(aiohttp_exceptions()) > 40
 
 
@@ -198,7 +198,7 @@ def test_other_proxies_are_refused_without_repeating_them(proxy: str) -> None:
     assert SECRET not in problem
 
 
-async def test_session_takes_nothing_from_the_environment_and_has_no_stream_timeout() -> None:
+async def test_session_ignores_the_environment_and_has_no_stream_timeout() -> None:
     async with open_session(Settings.from_env({"WORKER_CONNECT_TIMEOUT_S": "3"})) as session:
         assert not session.trust_env
         assert session.timeout == aiohttp.ClientTimeout(total=None, connect=3.0, sock_read=None)

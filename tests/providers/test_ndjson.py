@@ -75,7 +75,7 @@ def test_any_cutting_of_any_deltas_gives_the_same_text(
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.lists(st.integers(0)))
-def test_deltas_of_sound_text_come_out_one_for_one(contents: list[str], places: list[int]) -> None:
+def test_deltas_of_valid_text_are_unchanged(contents: list[str], places: list[int]) -> None:
     data = b"".join(line(text, ascii_only=False) for text in contents)
     assert texts(*cut(data, places)) == [text for text in contents if text]
 
@@ -93,7 +93,7 @@ def test_limits_and_bad_lines_do_not_depend_on_cuts(lines: list[bytes], places: 
     assert (same and same.code) == (error and error.code)
 
 
-def test_every_single_byte_may_come_alone() -> None:
+def test_reply_may_arrive_byte_by_byte() -> None:
     data = line("Grüße 😀", ascii_only=False) + line("\u2028x\x85y", ascii_only=False) + line("!")
     assert texts(*(bytes([byte]) for byte in data)) == ["Grüße 😀", "\u2028x\x85y", "!"]
 
@@ -102,7 +102,7 @@ def test_surrogate_pair_split_over_two_deltas_is_joined() -> None:
     assert texts(line("a\ud83d"), line("\ude00b")) == ["a", "😀b"]
 
 
-def test_empty_delta_between_two_halves_does_not_part_them() -> None:
+def test_halves_of_a_pair_are_joined_across_an_empty_delta() -> None:
     assert texts(line("\ud83d"), line(""), b"\n", line("\ude00")) == ["😀"]
 
 
@@ -130,7 +130,7 @@ def test_blank_lines_and_carriage_returns_are_skipped() -> None:
     assert texts(b"\n\r\n  \t\n", line("a", end=b"\r\n"), b"\r\n\n") == ["a"]
 
 
-def test_line_of_300_kb_is_taken() -> None:
+def test_line_of_300_kb_is_accepted() -> None:
     long = "x" * 300_000
     assert texts(*cut(line(long), list(range(0, 300_000, 1000)))) == [long]
 
@@ -139,7 +139,7 @@ def test_empty_deltas_are_not_published() -> None:
     assert texts(line(""), line("a"), line("")) == ["a"]
 
 
-def test_byte_order_mark_does_no_harm() -> None:
+def test_byte_order_mark_is_ignored() -> None:
     assert texts(b"\xef\xbb\xbf" + line("a")) == ["a"]
 
 

@@ -56,7 +56,7 @@ async def test_installed_package_brings_a_provider(site: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["berlin", "echo", "openai"])
-def test_our_providers_are_there(name: str) -> None:
+def test_built_in_providers_are_registered(name: str) -> None:
     assert name in providers.names()
     assert callable(providers.load(name).stream)
 

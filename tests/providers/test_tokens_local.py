@@ -62,7 +62,7 @@ async def test_callers_that_waited_share_the_failure_and_later_ones_log_in_again
     assert (await source.get()).value == "secret-2"
 
 
-async def test_when_the_caller_that_logs_in_is_cancelled_the_next_one_takes_over() -> None:
+async def test_next_caller_logs_in_when_the_first_is_cancelled() -> None:
     upstream = Upstream()
     upstream.gate.clear()
     source = LocalTokens().source("berlin", "someone", upstream.login)

@@ -57,7 +57,7 @@ def test_lock_decides_which_process_logs_in(lock: Lock, step: Step) -> None:
     assert decide(Snapshot(lock, TOKEN, 10.0), refused={"1"}) is step
 
 
-def test_failure_makes_an_error_of_its_own_for_each_caller() -> None:
+def test_failure_raises_a_separate_error_for_each_caller() -> None:
     first, second = PAUSED.error(), PAUSED.error()
     assert first is not second
     assert first.info() == INFO

@@ -15,7 +15,7 @@ def test_message_names_a_job():
     assert parse(b'{"cancel": "job-1"}') == Message("job-1", "requested", None)
 
 
-def test_reason_is_taken_over_and_bounded():
+def test_reason_is_copied_and_bounded():
     assert parse(b'{"cancel": "job-1", "reason": "enough"}') == Message("job-1", "enough", None)
     told = parse(json.dumps({"cancel": "job-1", "reason": "x" * 10_000}).encode())
     assert told == Message("job-1", "x" * 200, None)

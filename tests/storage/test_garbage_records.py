@@ -40,7 +40,7 @@ async def other_type(client, key):
 
 @pytest.mark.parametrize("status", ["queued", "running", "x", ""])
 @pytest.mark.parametrize("field", FIELDS)
-async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_client, field, status):
+async def test_invalid_number_does_not_keep_a_job_from_its_end(worker, redis_client, field, status):
     for number in NUMBERS:
         await redis_client.flushdb()
         await redis_client.hset(STATE, mapping={"status": status, "job": "{}", field: number})

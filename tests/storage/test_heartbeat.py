@@ -97,7 +97,7 @@ def test_heartbeat_of_a_later_version_is_read_as_far_as_known() -> None:
         {"recent": {"loop_lag_s": "@NaN"}},
     ],
 )
-def test_announcement_with_a_number_that_no_sum_can_take_is_refused(fields) -> None:
+def test_heartbeat_with_an_unsummable_number_is_refused(fields) -> None:
     whole = {"v": 1, "worker": "w", "host": "h", "pid": 1, "version": "9", "started_ts": 1.0}
     text = json.dumps(whole | fields).replace('"@inf"', "1e400").replace('"@NaN"', "NaN")
     with pytest.raises(ValidationError):

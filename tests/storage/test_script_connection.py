@@ -27,7 +27,7 @@ async def real(real_redis_url):
         yield client
 
 
-async def test_many_callers_at_once_get_each_its_own_reply(shared):
+async def test_concurrent_callers_each_get_their_reply(shared):
     replies = await asyncio.gather(*(shared.call(ECHO, [], [number]) for number in range(250)))
     assert replies == [b"%d" % number for number in range(250)]
 

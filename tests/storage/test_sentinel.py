@@ -48,7 +48,7 @@ def test_sentinel_that_is_behind_is_not_believed() -> None:
     assert newest([{"m": behind}, {"m": down}], "m") is None
 
 
-def test_error_says_what_to_correct() -> None:
+def test_error_names_the_correction() -> None:
     denied, away = NoPermissionError("NOPERM"), RedisConnectionError("refused")
     assert isinstance(not_found("m", 2, [denied, away]), AuthenticationError)
     for errors in ([], [away], [denied], [away, away]):
@@ -92,7 +92,7 @@ async def test_every_client_continues_at_the_new_primary(sentinels: SentinelSet)
             await reader.disconnect()
 
 
-async def test_dead_sentinels_are_passed_over(sentinels: SentinelSet) -> None:
+async def test_dead_sentinels_are_skipped(sentinels: SentinelSet) -> None:
     dead = f"127.0.0.1:{free_port()}"
     login, at, rest = sentinels.url.rpartition("@")
     url = f"{login}{at}{dead},{rest}"

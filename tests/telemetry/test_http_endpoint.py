@@ -196,7 +196,7 @@ def test_console_format_has_lines_and_the_banner(fleet):
     assert line.count(job_id) == 1
 
 
-def test_port_that_is_taken_ends_the_worker_with_one_line(fleet):
+def test_used_port_ends_the_worker_with_one_line(fleet):
     with fleet.worker(**PORT) as first:
         port = url_of(first).rpartition(":")[2]
         second = fleet.worker(**(PORT | {"WORKER_HTTP_PORT": port}))

@@ -88,7 +88,7 @@ def test_busy_worker_has_a_sample_of_each():
         assert {row.name, f"{row.name}_count"} & named, row.name
 
 
-def test_it_is_openmetrics_too():
+def test_output_is_valid_openmetrics():
     text = openmetrics.generate_latest(registry(busy(), lambda: READING)).decode()
     assert len(list(parse_openmetrics(text))) == len(TABLE) + len(PROCESS)
 

@@ -64,7 +64,7 @@ PAGE = """<!DOCTYPE html>\r\n<html><head><title>502 Bad Gateway</title>
 <h1>Bad&nbsp;&amp; broken</h1><hr>nginx</body></html>"""
 
 
-def test_words_of_a_page_are_what_a_person_would_read() -> None:
+def test_words_of_a_page_are_its_visible_text() -> None:
     assert words(PAGE, [], "", 200) == '502 Bad Gateway b"> Bad & broken nginx'
     assert words("a < b and c > d, 1<2", [], "", 200) == "a < b and c > d, 1<2"
     assert words("\x1b[31mred\x1b[0m\x00\u202e", [], "", 200) == "red"

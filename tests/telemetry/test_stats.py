@@ -40,7 +40,7 @@ def test_histogram_counts_every_value_once_and_in_its_interval(values):
 
 
 @given(VALUES, st.floats(min_value=0.01, max_value=1))
-def test_quantile_lies_in_the_interval_of_the_value_that_it_stands_for(values, q):
+def test_quantile_lies_in_the_interval_of_its_value(values, q):
     histogram = Histogram((0.5, 1.0, 10.0, 1000.0))
     for value in values:
         histogram.observe(value)

@@ -108,7 +108,7 @@ async def test_broker_that_is_away_is_an_error_and_no_zero():
         queue_depth.count(app)
 
 
-async def test_worker_that_has_all_it_needs_is_alive_and_ready(site):
+async def test_worker_with_all_dependencies_is_alive_and_ready(site):
     async with site.open():
         assert await site.failing("/livez") == (200, set())
         assert await site.failing("/readyz") == (200, set())
@@ -230,7 +230,7 @@ def test_prometheus_gets_the_format_that_it_asks_for():
         assert get(url, Accept=asked)[1].startswith("application/openmetrics-text")
 
 
-def test_port_that_is_taken_is_an_error_that_names_the_setting():
+def test_used_port_is_an_error_that_names_the_setting():
     with (
         serving("127.0.0.1", 0, CollectorRegistry(), {}) as port,
         pytest.raises(SettingsError, match=f"WORKER_HTTP_PORT.*{port}"),
@@ -239,7 +239,7 @@ def test_port_that_is_taken_is_an_error_that_names_the_setting():
         pass
 
 
-def test_it_listens_on_an_address_of_the_other_family_too():
+def test_endpoint_listens_on_ipv6_too():
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:

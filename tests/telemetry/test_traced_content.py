@@ -43,6 +43,6 @@ async def test_prompt_and_reply_are_in_the_span_by_opt_in_alone(recorder: Record
         ("", False), ("false", False), ("NO_CONTENT", False), ("EVENT_ONLY", False), ("?", False),
     ],
 )  # fmt: skip
-def test_opt_in_takes_the_values_of_the_convention(value: str, wanted: bool) -> None:
+def test_opt_in_accepts_the_values_of_the_convention(value: str, wanted: bool) -> None:
     assert captures({"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": value}) is wanted
     assert captures({}) is False

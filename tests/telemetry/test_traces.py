@@ -88,7 +88,7 @@ async def test_client_continues_the_trace_of_its_caller_for_each_job(fleet, trac
     assert {chat.attributes["berlin.job.id"]: chat.trace_id for chat in chats} == expected
 
 
-def test_job_whose_worker_dies_goes_on_in_its_trace_elsewhere(fleet, traces, tracer):
+def test_job_of_a_dead_worker_continues_in_its_trace(fleet, traces, tracer):
     env = QUICK_LEASES | traces.environ
     with fleet.worker(**env) as first:
         with tracer.start_as_current_span("request") as span, instrumented():

@@ -53,7 +53,7 @@ def test_fake_has_every_method_of_the_real_one_with_its_parameters(real, fake):
         assert same is inspect.iscoroutinefunction(getattr(real, name)), name
 
 
-async def test_scripted_answers_and_failures_come_in_order_to_an_async_client():
+async def test_scripted_answers_and_failures_reach_an_async_client_in_order():
     async with FakeAsyncClient() as client:
         client.reply("Hello, world", Failure("rate_limited", "slow down"), Unavailable("away"))
         stream = client.submit_and_stream("one", model="m")

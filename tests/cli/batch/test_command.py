@@ -69,7 +69,7 @@ def test_batch_that_is_done_sends_nothing(tmp_path: Path, fake_client: FakeClien
     assert f"1 results of lines that are no longer in the input are in {out}.kept" in err
 
 
-def test_input_is_never_taken_for_the_output(tmp_path: Path, fake_client: FakeClient) -> None:
+def test_input_is_never_used_as_output(tmp_path: Path, fake_client: FakeClient) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('"a"\n')
     assert invoke(source, "-o", source)[0] == 2

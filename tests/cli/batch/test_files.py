@@ -36,7 +36,7 @@ def test_progress_survives_a_restart(tmp_path: Path) -> None:
         assert files.progress.sent == 12_345_678
 
 
-def test_removed_results_start_the_batch_over(tmp_path: Path) -> None:
+def test_removed_results_restart_the_batch(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
         run = files.progress.run

@@ -59,7 +59,7 @@ def test_every_line_has_its_result_in_order(stack: Stack, tmp_path: Path) -> Non
 # A batch that dies between the record of a job and its message leaves the job to the workers,
 # who look for such jobs after half a minute.
 @pytest.mark.timeout(300)
-def test_batch_that_was_killed_goes_on_without_paying_twice(stack: Stack, tmp_path: Path) -> None:
+def test_killed_batch_resumes_without_paying_twice(stack: Stack, tmp_path: Path) -> None:
     files = Files(tmp_path, 60, "[[delay:0.02]]")
     for count in (5, 25):
         with stack.start(*files.arguments, "-c", "8") as process:
@@ -75,7 +75,7 @@ def test_batch_that_was_killed_goes_on_without_paying_twice(stack: Stack, tmp_pa
     assert files.paid(stack) == [1] * 60
 
 
-def test_ctrl_c_leaves_the_jobs_alone_and_the_next_run_finds_them(
+def test_jobs_continue_after_ctrl_c_and_the_next_run_finds_them(
     stack: Stack, tmp_path: Path
 ) -> None:
     files = Files(tmp_path, 6, "[[delay:0.3]]")

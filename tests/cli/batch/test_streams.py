@@ -29,7 +29,7 @@ def test_binary_line_is_a_bad_line(batch: BatchRun) -> None:
     assert ":2: not UTF-8 text (byte 2 of the line)" in err
 
 
-def test_lines_may_come_from_stdin_and_the_next_run_finds_its_results(
+def test_lines_are_read_from_stdin_and_the_next_run_finds_the_results(
     batch: BatchRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.source = Path("-")

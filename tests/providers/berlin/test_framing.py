@@ -35,7 +35,7 @@ async def test_characters_may_be_cut_anywhere() -> None:
             assert await read(provider, "[[drip:0]]") == (text, None)
 
 
-async def test_line_of_300_kb_and_one_without_newline_are_taken() -> None:
+async def test_line_of_300_kb_and_one_without_newline_are_accepted() -> None:
     long = "x" * 300_000
     raw = line(long) + line("end").rstrip(b"\n")
     async with Upstream(reply=raw) as upstream:

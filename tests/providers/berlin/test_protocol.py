@@ -127,7 +127,7 @@ def test_known_options_of_the_right_type_pass(options: dict[str, Any]) -> None:
         ("model", 3),
     ],
 )
-def test_other_options_are_an_invalid_job_that_names_them(name: str, value: Any) -> None:
+def test_unknown_options_are_an_invalid_job_that_names_them(name: str, value: Any) -> None:
     with pytest.raises(JobError, match=name) as caught:
         check_options({name: value})
     assert caught.value.code is ErrorCode.INVALID_JOB

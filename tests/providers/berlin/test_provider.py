@@ -155,7 +155,7 @@ async def test_bad_line_is_shown_short_clean_and_without_secrets(upstream: Upstr
     assert len(error.message) < 300
 
 
-async def test_check_refuses_what_the_upstream_would_not_take(make: Make) -> None:
+async def test_check_refuses_jobs_that_the_upstream_would_refuse(make: Make) -> None:
     provider = make()
     provider.check(job(options={"temperature": 1}, proxy="http://proxy.example:3128"))
     for bad in (job(options={"stop": "x"}), job(proxy="socks5://proxy.example")):

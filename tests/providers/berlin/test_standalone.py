@@ -33,7 +33,7 @@ async def read(messages: Any = HELLO, model: str = "gpt-4", **kwargs: Any) -> st
     return "".join([delta async for delta in stream])
 
 
-async def test_it_yields_the_deltas_as_text(upstream: Upstream) -> None:
+async def test_standalone_stream_yields_the_deltas_as_text(upstream: Upstream) -> None:
     deltas = [delta async for delta in Berlin.create_async_generator("gpt-4", HELLO)]
     assert deltas == ["one ", "two ", "three"]
 

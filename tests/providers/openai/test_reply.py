@@ -108,7 +108,7 @@ def whole(pieces: Any) -> str:
     return "".join(pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def test_reasoning_comes_before_text_of_one_delta() -> None:
+def test_reasoning_precedes_text_of_one_delta() -> None:
     both = {"content": "Yes", "reasoning_content": "Hm", "reasoning": "Hm"}
     assert deltas_of(chunk(both), DONE) == [ReasoningDelta("Hm"), "Yes"]
     parts = [
@@ -216,7 +216,7 @@ def test_other_choices_are_left_out() -> None:
         b"[" * 100_000,
     ],
 )  # fmt: skip
-def test_event_that_is_no_chunk_is_a_bad_chunk(data: bytes) -> None:
+def test_invalid_event_is_a_bad_chunk(data: bytes) -> None:
     error = failure(chunk({"content": "x"}), b"data: " + data + b"\n\n", DONE)
     assert (error.code, error.retryable) == (ErrorCode.BAD_CHUNK, False)
 

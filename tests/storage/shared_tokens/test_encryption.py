@@ -56,7 +56,7 @@ async def test_unreadable_token_counts_as_missing(
     assert (await process(upstream.login, settings).get()).value == "secret-2"
 
 
-async def test_without_keys_an_encrypted_token_is_not_taken_for_a_plain_one(
+async def test_encrypted_token_without_keys_counts_as_missing(
     process: MakeSource,
 ) -> None:
     upstream = Upstream()

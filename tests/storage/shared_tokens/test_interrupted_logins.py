@@ -97,7 +97,7 @@ async def test_abandoned_login_is_cancelled_and_frees_the_lock(
     assert (await source.get()).value == "secret-2"
 
 
-async def test_cancelling_at_any_moment_harms_neither_connection_nor_lock(
+async def test_cancelling_at_any_moment_breaks_neither_connection_nor_lock(
     process: MakeSource, redis_client: redis.asyncio.Redis
 ) -> None:
     upstream = Upstream()
