@@ -14,13 +14,18 @@ pytestmark = pytest.mark.integration
 
 def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
     job = {"messages": [{"role": "user", "content": "Hello"}], "job_id": "died"}
-    letter = {"job_id": "died", "reason": "too_many_attempts", "job": json.dumps(job), "ts": "1"}
-    entry = stack.redis.xadd("worker:dead", letter).decode()
+    entry_fields = {
+        "job_id": "died",
+        "reason": "too_many_attempts",
+        "job": json.dumps(job),
+        "ts": "1",
+    }
+    entry = stack.redis.xadd("worker:dead", entry_fields).decode()
     garbage = {"job_id": "", "reason": "x", "message": b"\xff\x1b[2J"}
     broken = stack.redis.xadd("worker:dead", garbage).decode()
     assert stack.run("dead", "list")[1] == f"{broken}  -  x\n{entry}  died  too_many_attempts\n"
     found = [json.loads(line) for line in stack.run("dead", "list", "--json")[1].splitlines()]
-    assert found[1] == {"entry": entry, **letter}
+    assert found[1] == {"entry": entry, **entry_fields}
     code, out, err = stack.run("dead", "replay", broken, entry)
     assert code == 1
     assert f"berlin: {broken} is not a job, and stays" in err

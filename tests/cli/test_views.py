@@ -215,18 +215,18 @@ async def test_closed_pipe_is_noticed_without_writing() -> None:
 
 
 def test_reasoning_is_dim_before_the_text_at_a_terminal_and_left_out_in_a_pipe() -> None:
-    told: list[Event] = [thought("Let me"), thought(" see."), chunk("Yes"), COMPLETED]
+    events: list[Event] = [thought("Let me"), thought(" see."), chunk("Yes"), COMPLETED]
     dim = TextView(is_terminal=True, dim_reasoning=True)
-    assert show(dim, *told)[0] == "\x1b[2mLet me\x1b[0m\x1b[2m see.\x1b[0m\nYes\n"
-    assert show(TextView(is_terminal=True, dim_reasoning=False), *told)[0] == "Let me see.\nYes\n"
+    assert show(dim, *events)[0] == "\x1b[2mLet me\x1b[0m\x1b[2m see.\x1b[0m\nYes\n"
+    assert show(TextView(is_terminal=True, dim_reasoning=False), *events)[0] == "Let me see.\nYes\n"
     for view in (TextView(is_terminal=False), FinalView(is_terminal=False)):
-        assert show(view, *told)[0] == "Yes\n"
+        assert show(view, *events)[0] == "Yes\n"
     out, _ = show(dim, thought("\x1b[2J"))
     assert out == "\x1b[2m␛[2J\x1b[0m"
 
 
 def test_tool_call_is_a_line_when_it_is_complete() -> None:
-    told: list[Event] = [
+    events: list[Event] = [
         chunk("Wait"),
         call(0, "", id="a", name="f"),
         call(0, '{"x":'),
@@ -234,16 +234,16 @@ def test_tool_call_is_a_line_when_it_is_complete() -> None:
         call(1, "{", id="b", name="g"),
     ]
     for kind in (TextView, FinalView):
-        out, _ = show(kind(is_terminal=False), *told, call(1, "}"), COMPLETED)
+        out, _ = show(kind(is_terminal=False), *events, call(1, "}"), COMPLETED)
         assert out == 'Wait\nf({"x":1})\ng({})\n'
-    assert show(TextView(is_terminal=False), *told)[0] == 'Wait\nf({"x":1})\n'
-    assert show(TextView(is_terminal=False), *told, COMPLETED)[0].endswith("g({)\n")
-    assert show(TextView(is_terminal=False), *told, FAILED)[0] == 'Wait\nf({"x":1})\n'
-    out, _ = show(TextView(is_terminal=False), *told, RESET, call(0, "{}", name="h"), COMPLETED)
+    assert show(TextView(is_terminal=False), *events)[0] == 'Wait\nf({"x":1})\n'
+    assert show(TextView(is_terminal=False), *events, COMPLETED)[0].endswith("g({)\n")
+    assert show(TextView(is_terminal=False), *events, FAILED)[0] == 'Wait\nf({"x":1})\n'
+    out, _ = show(TextView(is_terminal=False), *events, RESET, call(0, "{}", name="h"), COMPLETED)
     assert out == 'Wait\nf({"x":1})\nh({})\n'
 
 
 def test_interleaved_tool_calls_are_each_printed_once_and_whole() -> None:
-    told = [call(0, '{"a"', name="f"), call(1, '{"b"', name="g"), call(0, ":1}"), call(1, ":2}")]
-    out, _ = show(TextView(is_terminal=False), *told, COMPLETED)
+    events = [call(0, '{"a"', name="f"), call(1, '{"b"', name="g"), call(0, ":1}"), call(1, ":2}")]
+    out, _ = show(TextView(is_terminal=False), *events, COMPLETED)
     assert out == 'f({"a":1})\ng({"b":2})\n'

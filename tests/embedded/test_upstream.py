@@ -127,7 +127,9 @@ async def test_prompt_brings_its_own_faults_and_counts_them_alone(
         assert (await complete(http_session, upstream, token, "[[statsu:500]]"))[0] == 400
 
 
-async def test_upstream_can_be_stopped_and_started_again(http_session: aiohttp.ClientSession) -> None:
+async def test_upstream_can_be_stopped_and_started_again(
+    http_session: aiohttp.ClientSession,
+) -> None:
     upstream = Upstream()
     await upstream.start()
     url = upstream.url

@@ -17,8 +17,8 @@ def test_message_names_a_job():
 
 def test_reason_is_copied_and_bounded():
     assert parse(b'{"cancel": "job-1", "reason": "enough"}') == Message("job-1", "enough", None)
-    told = parse(json.dumps({"cancel": "job-1", "reason": "x" * 10_000}).encode())
-    assert told == Message("job-1", "x" * 200, None)
+    message = parse(json.dumps({"cancel": "job-1", "reason": "x" * 10_000}).encode())
+    assert message == Message("job-1", "x" * 200, None)
 
 
 @pytest.mark.parametrize("reason", [None, 1, ["a"], {}, ""])

@@ -91,9 +91,7 @@ async def test_listener_reconnects_after_its_connection_was_killed(real_redis_ur
                     await asyncio.sleep(0.005)
 
 
-async def test_message_is_for_the_named_fleet_or_the_one_with_the_flag(
-    redis_client, redis_url
-):
+async def test_message_is_for_the_named_fleet_or_the_one_with_the_flag(redis_client, redis_url):
     flagged = cancel_listener.flags(redis_client)
     async with (
         redis.asyncio.Redis.from_url(redis_url) as client,

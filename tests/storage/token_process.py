@@ -54,10 +54,10 @@ class Callers:
             await asyncio.sleep(0)
 
     def heard(self) -> str:
-        told = {"tokens": sorted(self._tokens), "errors": dict(self._errors)}
+        result = {"tokens": sorted(self._tokens), "errors": dict(self._errors)}
         self._tokens.clear()
         self._errors.clear()
-        return json.dumps(told)
+        return json.dumps(result)
 
 
 def say(line: str) -> None:

@@ -158,9 +158,7 @@ async def test_deliveries_that_are_dropped_count_by_their_reason(worker):
     assert jobs(here) == {"cancelled": 1}
 
 
-async def test_overdue_job_counts_as_its_former_state(
-    worker, redis_client, monkeypatch
-):
+async def test_overdue_job_counts_as_its_former_state(worker, redis_client, monkeypatch):
     async def for_long() -> float:
         return 1e6
 

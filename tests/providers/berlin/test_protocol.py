@@ -176,11 +176,11 @@ def parts(*found: dict[str, Any]) -> Message:
 
 
 def test_text_parts_are_joined() -> None:
-    told = parts({"type": "text", "text": "Hel"}, {"type": "text", "text": "lo", "more": 1})
-    assert format_prompt([told]) == "Hello"
-    assert format_prompt([told.model_dump()]) == "Hello"
+    message = parts({"type": "text", "text": "Hel"}, {"type": "text", "text": "lo", "more": 1})
+    assert format_prompt([message]) == "Hello"
+    assert format_prompt([message.model_dump()]) == "Hello"
     developer = Message(role="developer", content="Be brief.")
-    assert format_prompt([developer, told]) == "Developer: Be brief.\nUser: Hello\nAssistant:"
+    assert format_prompt([developer, message]) == "Developer: Be brief.\nUser: Hello\nAssistant:"
 
 
 @pytest.mark.parametrize(
