@@ -1,4 +1,4 @@
-"""`berlin demo` as a process: it shows the text, and it leaves nothing behind."""
+"""`berlin demo` as a process: it shows the text and removes everything that it started."""
 
 import os
 import re

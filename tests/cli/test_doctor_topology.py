@@ -1,4 +1,4 @@
-"""What `berlin doctor` says of Sentinels and of a cluster."""
+"""`berlin doctor` about Sentinels and a cluster."""
 
 from collections.abc import Iterator
 

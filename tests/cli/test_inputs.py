@@ -1,4 +1,4 @@
-"""Prompts from stdin and files: what joins a prompt, what is waited for, what is no text."""
+"""Prompts from stdin and files: how they join, when the command waits, and invalid text."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Help and completion wait for click alone: what is imported on the way, by command."""
+"""Imports of help and completion: click alone, for every command."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What is written fits the encoding and the wishes of the terminal, and raises nothing."""
+"""Output fits the encoding and the settings of the terminal, and raises nothing."""
 
 import io
 import sys

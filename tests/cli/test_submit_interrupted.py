@@ -41,7 +41,7 @@ def test_ctrl_c_cancels_the_job(
 
 
 def test_second_ctrl_c_leaves_at_once(stack: Stack, redis_server: RedisProcess) -> None:
-    # No worker: nobody ends the cancelled job.
+    # Without a worker the cancelled job does not end.
     env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}7"}
     with redis.Redis.from_url(env["REDIS_URL"]) as idle:
         process = stack.start("submit", "Hello", "--job-id", "waits", env=env)

@@ -1,4 +1,4 @@
-"""The fleet from what workers have said, and how it looks; no server, no terminal."""
+"""The view of `berlin top` from status messages; no server, no terminal."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is shown of the events of a job, and what a terminal is kept from."""
+"""Views of a job's events, and the control characters that they remove."""
 
 import asyncio
 import io

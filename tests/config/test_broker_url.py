@@ -1,4 +1,4 @@
-"""Transport options for kombu, split from the URL of the broker."""
+"""Transport options for kombu, split from the broker's URL."""
 
 import pytest
 from kombu import Connection

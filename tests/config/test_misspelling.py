@@ -46,7 +46,7 @@ def test_unknown_worker_variable_without_a_similar_setting_is_named() -> None:
         # If the right one is set, the other is meant for another program.
         ["REDIS_URL", "REDIS_URL2", "CELERY_BROKER_URL", "CELERY_BROKER_URLS"],
         ["CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"],
-        # Kubernetes tells each pod of a service "worker", and of one "berlin-worker".
+        # Kubernetes sets these in each pod, for services "worker" and "berlin-worker".
         ["WORKER_SERVICE_HOST", "WORKER_SERVICE_PORT", "WORKER_PORT", "WORKER_PORT_80_TCP_ADDR"],
         ["BERLIN_WORKER_SERVICE_HOST", "BERLIN_WORKER_PORT", "BERLIN_WORKER_SERVICE_PORT_HTTP"],
         # For deploy/redis/acl.

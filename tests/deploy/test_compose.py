@@ -1,4 +1,4 @@
-"""The compose stack without containers: each command as it stands, with its flags and variables."""
+"""The compose stack without containers: each command with its flags and variables."""
 
 import json
 import re

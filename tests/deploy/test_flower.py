@@ -1,4 +1,4 @@
-"""Flower, on Celery's events: it finds our workers and tasks, and no prompt."""
+"""Flower on Celery's events: it shows workers and tasks, and no prompt."""
 
 import contextlib
 import os

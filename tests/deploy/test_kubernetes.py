@@ -40,7 +40,7 @@ def test_rendered_manifests_fit_the_api_of_kubernetes(tmp_path, folder):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_rendering_matches_kustomize(folder):
-    """Where somebody has it; Debian 12's is too old, and the test above goes by our rendering."""
+    """Needs kubectl: Debian 12's kustomize is too old. Other tests use the project's rendering."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("no kubectl")

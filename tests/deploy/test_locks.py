@@ -1,4 +1,4 @@
-"""The lock files: complete, in step with pyproject.toml, and silent about where they came from."""
+"""The lock files: complete, equal to pyproject.toml, without the address of an index."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""The README's relay for FastAPI, run as it stands, with a stand-in for FastAPI over plain ASGI."""
+"""The README's relay for FastAPI, run unchanged, with a stand-in for FastAPI over plain ASGI."""
 
 import re
 import sys

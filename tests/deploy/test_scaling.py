@@ -1,4 +1,4 @@
-"""Replicas come and go under load, and what an autoscaler counts is what there is to do."""
+"""Replicas that start and stop under load, and the queue as an autoscaler counts it."""
 
 import os
 import subprocess
@@ -111,7 +111,7 @@ def test_every_job_ends_once_while_replicas_start_and_stop(environment, replicas
     figures = environment.history.check()
     assert figures.problems == ()
     assert figures.jobs == 69
-    assert figures.resets > 0, "the one that left handed its jobs on"
+    assert figures.resets > 0, "the replica that stopped requeued its jobs"
     ended = [each.value_of("worker_jobs_total", outcome="completed") for each in (*staying, added)]
     assert all(ended)
     assert sum(ended) <= 69

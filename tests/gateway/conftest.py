@@ -1,4 +1,4 @@
-"""A gateway over a worker in this process, and what its callers send."""
+"""A gateway over a worker in this process, and the requests of its callers."""
 
 import asyncio
 import contextlib

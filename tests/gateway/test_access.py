@@ -1,4 +1,4 @@
-"""Who may call: keys, tickets, scopes and pages of other origins; and what the log shows."""
+"""Access to the gateway: keys, tickets, scopes, pages of other origins, and its log."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""API keys and tickets: who may do what, and for how long."""
+"""API keys and tickets: their rights and their lifetime."""
 
 import json
 from pathlib import Path

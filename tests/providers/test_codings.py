@@ -1,4 +1,4 @@
-"""A coded body, cut anywhere, is read whole or known to be cut."""
+"""A coded body, cut anywhere, is decoded whole or reported as incomplete."""
 
 import gzip
 import itertools

@@ -1,4 +1,4 @@
-"""The provider that says what the user said."""
+"""The provider that repeats the last message of the user."""
 
 from types import SimpleNamespace
 from typing import Any

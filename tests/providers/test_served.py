@@ -1,4 +1,4 @@
-"""Which providers a worker builds at its start, and what it refuses."""
+"""The providers that a worker builds at its start, and those that it refuses."""
 
 import logging
 from collections.abc import Mapping

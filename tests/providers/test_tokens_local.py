@@ -1,4 +1,4 @@
-"""The token of one process: one login for all who wait, its failure shared as well."""
+"""The token of one process: all callers share one login and its failure."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""One run for all who ask while it runs."""
+"""Single-flight: callers that arrive during a run share it."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What is a control message and what is not."""
+"""Control messages: valid ones, and those that the listener ignores."""
 
 import json
 

@@ -83,7 +83,7 @@ async def test_listener_reconnects_after_its_connection_was_killed(real_redis_ur
         await _subscribed(other)
         for n in range(3):
             assert await other.client_kill_filter(_type="pubsub") == 1
-            # The server may count the killed connection for a while yet: ask until it is heard.
+            # The server may count the killed connection for a while: publish until one receives.
             asked = (f"job-{n}", "requested")
             async with asyncio.timeout(30):
                 while asked not in listener.asked:

@@ -159,8 +159,8 @@ async def test_due_job_that_cannot_run_ends_for_its_reader(worker, redis_client)
             assert (await record(redis_client, job_id))["status"] == "failed"
     finally:
         await stopped(task)
-    letters = await redis_client.xrange(names.DEAD_LETTERS)
-    assert {entry_fields[b"job_id"].decode() for _, entry_fields in letters} <= {
+    entries = await redis_client.xrange(names.DEAD_LETTERS)
+    assert {fields[b"job_id"].decode() for _, fields in entries} <= {
         *records,
         "no-hash",
     }
@@ -185,8 +185,8 @@ async def test_dead_letters_of_another_type_take_the_next_one(worker, redis_clie
     else:
         await other_type(redis_client, names.DEAD_LETTERS)
     await worker.store.dead_letter(JOB_ID, "reason", call="earlier", message=b"x")
-    (entry_fields,) = [each for _, each in await redis_client.xrange(names.DEAD_LETTERS)]
-    assert entry_fields[b"reason"] == b"reason"
+    (fields,) = [each for _, each in await redis_client.xrange(names.DEAD_LETTERS)]
+    assert fields[b"reason"] == b"reason"
 
 
 async def test_seq_that_is_ahead_of_the_log_swallows_no_event(worker, redis_client):

@@ -1,4 +1,4 @@
-"""What a worker says of itself, from two snapshots of its numbers."""
+"""The status of a worker, computed from two snapshots of its numbers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The fleet as it stands in Redis: who announces is there, who does not disappears."""
+"""Heartbeats in Redis: a worker appears with its first one and expires without the next."""
 
 import asyncio
 

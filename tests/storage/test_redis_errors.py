@@ -1,4 +1,4 @@
-"""What an error of Redis comes down to: waited for, or refused for good."""
+"""Errors of Redis: temporary ones, and those that no retry repairs."""
 
 import ssl
 

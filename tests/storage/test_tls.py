@@ -24,7 +24,7 @@ SECRET = "QZXhunter"
 
 
 class Secured:
-    """A server with TLS and a password, and the URL of whoever has a certificate."""
+    """A server with TLS and a password, and its URL for a client with a certificate."""
 
     def __init__(self, folder: Path, server: tuple[Path, Path], ca: Path) -> None:
         # The wheel's server is built without TLS.

@@ -34,6 +34,6 @@ def completed(log):
 
 
 def ended(log):
-    """``log`` with a terminal event added (nobody waits for it)."""
+    """``log`` with a terminal event added (no caller waits for it)."""
     log.event(completed(log))
     return log

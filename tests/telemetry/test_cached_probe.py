@@ -1,4 +1,4 @@
-"""Asking what may not answer: nobody waits for long, and nobody asks too often."""
+"""A cached probe of a silent dependency: callers wait shortly, and calls are rare."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The log in a process of Celery's: which lines it has, and where."""
+"""The log of a Celery process: its lines and where they are written."""
 
 import subprocess
 import sys
@@ -15,9 +15,9 @@ from berlin_worker.celery import app
 app.log.setup(logging.INFO, redirect_stdouts=True)
 seen = []
 logging.getLogger().handlers[0].addFilter(lambda record: seen.append(record) or True)
-def tell(what):
-    print(what, file=sys.__stdout__, flush=True)  # nobody else flushes it, once it is replaced
-tell("set up")
+def show(value):
+    print(value, file=sys.__stdout__, flush=True)  # Python does not flush it, once it is replaced
+show("set up")
 input()
 """
 """A log as a worker's: what is printed to stderr goes there too. It counts its lines."""
@@ -43,7 +43,7 @@ def python(code: str) -> "subprocess.Popen[str]":
 
 
 def test_undelivered_line_causes_no_further_lines():
-    said = "print('by print'); logging.error('by logging'); tell(len(seen))"
+    said = "print('by print'); logging.error('by logging'); show(len(seen))"
     with python(LOG + said) as process:
         assert process.stderr
         assert process.stdout

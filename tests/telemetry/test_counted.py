@@ -1,4 +1,4 @@
-"""What is counted is what the logs say: jobs by their end, chunks, bytes, retries, takeovers."""
+"""Counters equal the logs: jobs by their end, chunks, bytes, retries, takeovers."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""What a real worker tells those who run it: its metrics, its probes and its log."""
+"""The metrics, probes and log of a real worker."""
 
 import json
 import signal

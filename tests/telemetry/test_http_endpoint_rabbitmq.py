@@ -1,4 +1,4 @@
-"""Probes and metrics where RabbitMQ is the broker: no sample of what it does not report."""
+"""Probes and metrics with RabbitMQ as the broker: no sample of an unreported value."""
 
 import pytest
 from celery import Celery

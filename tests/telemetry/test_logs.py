@@ -1,4 +1,4 @@
-"""A line of the log: JSON or for people, which job it is about, and what it never shows."""
+"""A line of the log: JSON or console format, the job that it names, and removed secrets."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Where traces go: what the environment asks for, and what it cannot have."""
+"""The destination of traces: variables of the environment, and unavailable exporters."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Alive, ready, or neither: what follows from what was looked at."""
+"""Alive, ready, or neither: the conclusions from each state."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The numbers of a worker: what is added, what a label may be, what a snapshot says."""
+"""The numbers of a worker: counters, labels, histograms and snapshots."""
 
 import bisect
 import json
@@ -138,7 +138,7 @@ def test_with_a_list_of_models_no_other_is_named():
 def test_delivery_is_a_wait_or_a_reclaim():
     stats = Stats()
     stats.claimed(1, 2.5)
-    stats.claimed(1, 0.0)  # a bare message: nobody knows when it was sent
+    stats.claimed(1, 0.0)  # a bare message has no time of submission
     stats.claimed(2, 100.0)
     assert stats.queue_wait.count == 1
     assert stats.queue_wait.sum == 2.5

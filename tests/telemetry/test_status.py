@@ -1,4 +1,4 @@
-"""The HTTP port over a broker and a Redis: what it tells of them, there, away, or silent."""
+"""The HTTP port with a broker and a Redis that are present, away or silent."""
 
 import asyncio
 import contextlib
@@ -84,7 +84,7 @@ class Harness:
             await stopped(beating)
 
     async def failing(self, path: str) -> tuple[int, set[str]]:
-        """What a probe hears."""
+        """Return status and failed checks of a probe."""
         return await asyncio.to_thread(failing, self.url + path)
 
 
@@ -179,8 +179,8 @@ async def test_blocked_event_loop_fails_livez_while_blocked_and_recovers(harness
     async with harness.open():
         with ThreadPoolExecutor(1) as probe:
             # Waiting for it blocks the loop, which is what is tested.
-            heard = probe.submit(failures_until, f"{harness.url}/livez", 503).result()
-        assert heard == {"event_loop"}
+            failed = probe.submit(failures_until, f"{harness.url}/livez", 503).result()
+        assert failed == {"event_loop"}
         assert await asyncio.to_thread(failures_until, f"{harness.url}/livez", 200) == set()
 
 

@@ -1,4 +1,4 @@
-"""Traces: what is in which span, under which parent, and that nothing is without the extra."""
+"""Traces: the spans, their parents, and no spans without the extra."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The fake clients: the surface of the real ones, and what a test may script."""
+"""The fake clients: methods equal to the real ones, and scripted answers."""
 
 import asyncio
 import inspect

@@ -49,7 +49,7 @@ def test_real_clients_and_bare_producers_work_on_the_worker(berlin_worker, berli
 
 
 class Shouting(EchoProvider):
-    """A provider of somebody else's."""
+    """A provider of another package."""
 
     def check(self, job: PromptJob) -> None:
         if job.options.get("loud") is False:

@@ -1,4 +1,4 @@
-"""What a batch counts and refuses before anything is sent."""
+"""Checks and counts of a batch before anything is sent."""
 
 import pytest
 

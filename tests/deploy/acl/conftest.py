@@ -32,7 +32,7 @@ def guarded(tmp_path_factory) -> Iterator[Guarded]:
 
 @pytest.fixture
 def admin(guarded) -> Iterator[redis.Redis]:
-    """Somebody who may do all; with a job and a token of others in the database."""
+    """An administrator's client; a job and a token of others are in the database."""
     with guarded.client("admin") as client:
         client.flushall()
         client.acl_log_reset()
@@ -47,7 +47,7 @@ def admin(guarded) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def fleet(guarded, admin) -> Iterator[Fleet]:
-    """A worker's environment as its user; a bare producer as his; the test looks as admin."""
+    """A worker's environment as its user, a bare producer as its user; the test reads as admin."""
     admin.flushall()
     with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
         fleet = Fleet(guarded.url("worker"), upstream)

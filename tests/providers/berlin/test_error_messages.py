@@ -1,4 +1,4 @@
-"""What an upstream says in place of a reply stands in the error, however it says it."""
+"""Errors contain the message of the upstream in all formats that it uses."""
 
 import asyncio
 import gzip

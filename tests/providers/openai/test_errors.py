@@ -1,4 +1,4 @@
-"""Errors as servers really send them, and what of them a user may see."""
+"""Errors as servers really send them, without prompts and keys."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Server-sent events, cut anywhere, are what a slow and obvious reader finds in them."""
+"""Server-sent events, cut anywhere, equal those of a slow and obvious reader."""
 
 import itertools
 

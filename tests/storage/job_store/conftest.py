@@ -1,4 +1,4 @@
-"""Fixtures of the job store's tests: a store on four servers, and one whose replies get lost."""
+"""Fixtures of the job store's tests: a store on four servers, and one that loses replies."""
 
 import pytest
 

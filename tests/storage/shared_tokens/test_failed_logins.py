@@ -24,7 +24,11 @@ async def test_failed_login_reaches_all_callers_and_no_caller_retries(
     upstream = Upstream()
     # At the longest back-off, so that it cannot be over before the test is.
     upstream.error = raised = JobError(
-        code, "told by the upstream", retryable=retryable, upstream_status=status, retry_after_s=60
+        code,
+        "refused by the upstream",
+        retryable=retryable,
+        upstream_status=status,
+        retry_after_s=60,
     )
     sources = [process(upstream.login), process(upstream.login)]
     errors = await asyncio.gather(*(failure(source) for source in sources for _ in range(20)))
