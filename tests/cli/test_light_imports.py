@@ -104,7 +104,7 @@ def test_completion_offers_commands_options_and_values() -> None:
     assert completed("") == list(COMMANDS)
     assert completed("st") == ["status"]
     assert "--retry-failed" in completed("batch", "--")
-    assert completed("submit", "--provider", "") == ["berlin", "echo"]
+    assert completed("submit", "--provider", "") == ["berlin", "echo", "openai"]
     assert completed("completion", "") == ["bash", "zsh", "fish"]
     assert completed("dead", "") == ["list", "replay"]
     assert (
