@@ -13,10 +13,10 @@ from berlin_schemas import Cancelled, Failed, InvalidJob
 from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli import COMMANDS, main
 from berlin_worker.cli.errors import Problem, as_problem
-from berlin_worker.cli.job_options import build_job, key_value
 from berlin_worker.errors import CursorExpired, JobFailed, SettingsError, Unavailable
 
 pytestmark = pytest.mark.unit
+
 
 NOWHERE = "redis://somebody:secret@127.0.0.1:1/0"
 
@@ -42,14 +42,14 @@ def test_every_command_has_an_example(name: str) -> None:
     assert f"  berlin {name}" in out
 
 
-def test_an_unknown_command_is_wrong_usage() -> None:
+def test_unknown_command_is_wrong_usage() -> None:
     code, out, err = run("tial", "x")
     assert code == 2
     assert "No such command 'tial'" in err
     assert out == ""
 
 
-def test_the_version_is_printed() -> None:
+def test_version_is_printed() -> None:
     code, out, _ = run("--version")
     assert code == 0
     assert out.startswith("berlin ")
@@ -138,7 +138,7 @@ def test_invalid_setting_is_named_without_its_value(
     assert "hunter2" not in err
 
 
-def test_a_worker_without_credentials_says_which_are_missing() -> None:
+def test_worker_without_credentials_names_the_missing_variables() -> None:
     code, _, err = run("worker", BERLIN_ACCOUNT="", BERLIN_PASSWORD="", WORKER_PROVIDERS="")
     assert code == 2
     assert err.startswith("berlin: set BERLIN_ACCOUNT and BERLIN_PASSWORD")
@@ -205,33 +205,6 @@ def test_traceback_is_shown_with_berlin_debug(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("BERLIN_DEBUG", "1")
     result = CliRunner().invoke(main, ["status", "x"], env={"REDIS_URL": NOWHERE})
     assert isinstance(result.exception, Unavailable)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("temperature=0.2", ("temperature", 0.2)),
-        ("stop=null", ("stop", None)),
-        ('list=["a"]', ("list", ["a"])),
-        ("name=text with = in it", ("name", "text with = in it")),
-        ("empty=", ("empty", "")),
-    ],
-)
-def test_a_value_is_json_or_else_a_string(text: str, expected: tuple[str, object]) -> None:
-    assert key_value(text) == expected
-
-
-def test_job_has_only_the_options_that_are_given() -> None:
-    base = {"messages": [{"role": "user", "content": "x"}], "options": {"a": 1, "b": 1}}
-    given = {"system": "Be brief.", "options": {"b": 2}, "model": None, "deadline_s": 5.0}
-    assert build_job(base, given) == {
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "x"},
-        ],
-        "options": {"a": 1, "b": 2},
-        "deadline_s": 5.0,
-    }
 
 
 @pytest.mark.parametrize("stdin", [b"", b"\n", b"\xff\xfe"])

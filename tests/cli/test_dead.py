@@ -1,4 +1,4 @@
-"""What a dead letter holds may be anything: it is a job object, or no job."""
+"""Dead letters with any content: job objects, and garbage."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`berlin demo` as a process: it shows the text, and it leaves nothing behind."""
+"""`berlin demo` as a process: it shows the text and removes everything that it started."""
 
 import os
 import re
@@ -83,7 +83,7 @@ def test_demo_shows_the_text_and_the_next_steps(demo: Demo) -> None:
     assert "Traceback" not in err
 
 
-def test_the_demo_shows_a_retry(demo: Demo) -> None:
+def test_demo_shows_a_retry(demo: Demo) -> None:
     code, out, err = demo.run("Hello [[cut:5*1]]")
     assert code == 0, err
     assert out.count("You asked: “Hello”") == 2
@@ -121,13 +121,13 @@ def test_interrupted_demo_leaves_no_process_behind(
     assert "Traceback" not in err
 
 
-def test_the_demo_runs_on_sentinels(demo: Demo) -> None:
+def test_demo_runs_on_sentinels(demo: Demo) -> None:
     code, out, err = demo.run("--topology", "sentinel", "Hello")
     assert (code, "You asked" in out) == (0, True)
     assert "three Sentinels" in err
 
 
-def test_the_demo_takes_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
+def test_demo_uses_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
     url = f"{redis_server.url.removesuffix('0')}9"
     code, _, err = demo.run(REDIS_URL=url)
     assert code == 0, err
@@ -136,7 +136,7 @@ def test_the_demo_takes_an_idle_redis(demo: Demo, redis_server: RedisProcess) ->
         client.flushdb()
 
 
-def test_the_demo_does_not_mix_with_jobs_of_others(demo: Demo, redis_server: RedisProcess) -> None:
+def test_demo_does_not_mix_with_jobs_of_others(demo: Demo, redis_server: RedisProcess) -> None:
     url = f"{redis_server.url.removesuffix('0')}10"
     with redis.Redis.from_url(url) as client:
         client.lpush("prompts", "somebody's job")
@@ -147,7 +147,7 @@ def test_the_demo_does_not_mix_with_jobs_of_others(demo: Demo, redis_server: Red
         client.flushdb()
 
 
-def test_the_demo_runs_on_fakeredis(demo: Demo, fake_redis_url: str) -> None:
+def test_demo_runs_on_fakeredis(demo: Demo, fake_redis_url: str) -> None:
     code, out, err = demo.run("Hello", REDIS_URL=fake_redis_url)
     assert code == 0, err
     assert out.startswith("You asked: “Hello”")

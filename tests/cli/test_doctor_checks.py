@@ -1,4 +1,4 @@
-"""What the doctor makes of what it is message."""
+"""The doctor's checks: which answers pass, warn or fail."""
 
 from typing import Any
 

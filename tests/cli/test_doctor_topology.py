@@ -1,4 +1,4 @@
-"""What `berlin doctor` says of Sentinels and of a cluster."""
+"""`berlin doctor` about Sentinels and a cluster."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def own_cluster() -> Iterator[Cluster]:
         yield running
 
 
-def test_a_cluster_is_shown_with_each_of_its_nodes(own_cluster: Cluster) -> None:
+def test_cluster_is_shown_with_each_of_its_nodes(own_cluster: Cluster) -> None:
     found = list(topology.examine(own_cluster.url))
     assert (found[0].name, found[0].level) == ("topology", "ok")
     assert "3 primaries and 3 replicas, 16384 of 16384 slots served" in found[0].message
@@ -45,7 +45,7 @@ def test_sentinels_are_shown_with_primary_and_replica(sentinel_set: SentinelSet)
     assert sum(each.name == "node" and each.level == "ok" for each in found) == 2
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_nodes_lower_the_level_of_a_check() -> None:
     assert checks.cluster(SERVED, primaries=3, replicas=3).level == "ok"
     assert checks.cluster(SERVED, primaries=3, replicas=2).level == "warn"
     assert (

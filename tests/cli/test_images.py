@@ -54,11 +54,11 @@ def test_images_become_parts_of_the_last_message_of_the_user(tmp_path: Path) -> 
         (b"", None),
     ],
 )
-def test_the_first_bytes_say_what_an_image_is(data: bytes, kind: str | None) -> None:
+def test_first_bytes_decide_the_type_of_an_image(data: bytes, kind: str | None) -> None:
     assert media_type(data) == kind
 
 
-def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_invalid_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with pytest.raises(click.ClickException, match="No such file"):
         with_images(JOB, [str(path)])

@@ -1,4 +1,4 @@
-"""Prompts from stdin and files: what joins a prompt, what is waited for, what is no text."""
+"""Prompts from stdin and files: how they join, when the command waits, and invalid text."""
 
 import contextlib
 import io
@@ -99,7 +99,7 @@ def test_stdin_follows_the_prompt_after_a_blank_line(prompt: str, text: str, who
         (None, True, "the text"),
     ],
 )
-def test_a_pipe_joins_the_prompt(
+def test_pipe_joins_the_prompt(
     pipe: int, prompt: str | None, use_stdin: bool | None, whole: str
 ) -> None:
     os.write(pipe, b"\xef\xbb\xbfthe text\n")
@@ -107,18 +107,18 @@ def test_a_pipe_joins_the_prompt(
     assert prompt_text(prompt, use_stdin=use_stdin) == whole
 
 
-def test_a_file_joins_the_prompt(tmp_path: Path) -> None:
+def test_file_joins_the_prompt(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("the text")
     with stdin_is(tmp_path / "f"):
         assert prompt_text("Summarise", use_stdin=None) == "Summarise\n\nthe text"
 
 
-def test_an_empty_stdin_adds_nothing() -> None:
+def test_empty_stdin_adds_nothing() -> None:
     with stdin_is(os.devnull):
         assert prompt_text("Hello", use_stdin=None) == "Hello"
 
 
-def test_a_closed_stdin_adds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_stdin_adds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert prompt_text("Hello", use_stdin=None) == "Hello"
     for prompt in (None, "-"):
@@ -126,7 +126,7 @@ def test_a_closed_stdin_adds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             prompt_text(prompt, use_stdin=None)
 
 
-def test_a_stdin_that_cannot_be_read_adds_nothing(
+def test_stdin_that_cannot_be_read_adds_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)  # a directory
@@ -149,7 +149,7 @@ def test_a_stdin_that_cannot_be_read_adds_nothing(
     os.close(fd)
 
 
-def test_a_terminal_is_read_only_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_is_read_only_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.openpty()
     os.write(ours, b"typed\n\x04")
     with open(theirs, "rb", buffering=0) as raw:  # noqa: PTH123  # a file descriptor
@@ -172,6 +172,24 @@ def test_silent_pipe_beside_a_prompt_is_skipped_with_a_notice(
     os.close(pipe)
 
 
+@contextlib.contextmanager
+def writes_once_awaited(pipe: int, data: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write ``data`` and close ``pipe`` when the command prints that it waits for stdin."""
+    waits = threading.Event()
+    monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
+
+    def write() -> None:
+        waits.wait()
+        os.write(pipe, data)
+        os.close(pipe)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield
+    writer.join()
+
+
 @pytest.mark.parametrize(("prompt", "use_stdin"), [("Hello", True), ("-", None), (None, None)])
 def test_slow_pipe_is_awaited_with_stdin_option(
     pipe: int,
@@ -180,38 +198,16 @@ def test_slow_pipe_is_awaited_with_stdin_option(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
-    waits = threading.Event()
-    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
-
-    def write() -> None:
-        waits.wait()
-        os.write(pipe, b"late")
-        os.close(pipe)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert prompt_text(prompt, use_stdin=use_stdin).endswith("late")
-    writer.join()
+    with writes_once_awaited(pipe, b"late", monkeypatch):
+        assert prompt_text(prompt, use_stdin=use_stdin).endswith("late")
 
 
 def test_stdin_is_read_to_its_end_after_the_first_byte(
     pipe: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "PATIENCE_S", 0.01)
     os.write(pipe, b"first, ")
-    waits = threading.Event()
-    monkeypatch.setattr(inputs, "print_err", lambda expected, **_: waits.set())
-
-    def write() -> None:
-        waits.wait()
-        os.write(pipe, b"last")
-        os.close(pipe)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert prompt_text("Hello", use_stdin=None) == "Hello\n\nfirst, last"
-    writer.join()
+    with writes_once_awaited(pipe, b"last", monkeypatch):
+        assert prompt_text("Hello", use_stdin=None) == "Hello\n\nfirst, last"
 
 
 def test_endless_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,13 +223,13 @@ def test_no_stdin_needs_a_prompt() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_job_file_may_have_a_mark(tmp_path: Path, encoding: str) -> None:
+def test_job_file_may_have_a_mark(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "job.json"
     path.write_text('{"messages": []}', encoding)
     assert job_file(path) == {"messages": []}
 
 
-def test_a_job_may_come_from_stdin(pipe: int) -> None:
+def test_job_is_read_from_stdin(pipe: int) -> None:
     os.write(pipe, b'{"messages": []}')
     os.close(pipe)
     assert job_file(Path("-")) == {"messages": []}

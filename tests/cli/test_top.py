@@ -1,4 +1,4 @@
-"""What `berlin top` reads from Redis and from a broker that is another one."""
+"""`berlin top`: what it reads from Redis and from a broker on another server."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""`berlin top` beside real workers: who is there, who is gone, and whether the sums are right."""
+"""`berlin top` beside real workers: running and stopped workers, and the sums."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ def read_fleet(fleet: Fleet) -> dict[str, Any]:
 
 
 def until(fleet: Fleet, fits: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """What is shown, once it fits: workers tell of themselves now and then."""
+    """Return the output once it fits: workers send heartbeats at intervals."""
     last: dict[str, Any] = {}
 
     def fitting() -> bool:

@@ -1,4 +1,4 @@
-"""The fleet from what workers have said, and how it looks; no server, no terminal."""
+"""The view of `berlin top` from status messages; no server, no terminal."""
 
 import io
 import json
@@ -70,7 +70,7 @@ TWO = (
 )  # fmt: skip
 
 
-def test_the_fleet_is_the_sum_of_its_workers() -> None:
+def test_fleet_is_the_sum_of_its_workers() -> None:
     of = fleet(*TWO, waiting=7, dead_letters=2)
     assert [row.worker for row in of.workers] == ["w1", "w2"]
     assert (of.in_flight, of.capacity, of.draining) == (4, 20, 1)
@@ -155,7 +155,7 @@ def test_columns_that_do_not_fit_are_left_out_whole() -> None:
     assert "lag" in header
 
 
-def test_a_screen_shows_as_many_workers_as_it_has_room_for() -> None:
+def test_screen_shows_only_as_many_workers_as_fit() -> None:
     many = fleet(*(said(f"w{n}", pid=n) for n in range(100)))
     console = Console(file=io.StringIO(), width=100, height=30, color_system=None)
     lines = console.render_lines(FleetView(many), console.options.update(height=30))

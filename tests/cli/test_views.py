@@ -1,4 +1,4 @@
-"""What is shown of the events of a job, and what a terminal is kept from."""
+"""Views of a job's events, and the control characters that they remove."""
 
 import asyncio
 import io
@@ -61,7 +61,7 @@ def test_json_view_writes_json_if_the_log_holds_python_numbers(number: str) -> N
     assert json.loads(shown.out, parse_constant=pytest.fail)["usage"] == {"a": None}
 
 
-def test_json_view_leaves_text_that_names_python_numbers_as_it_stands() -> None:
+def test_json_view_keeps_text_that_names_python_numbers() -> None:
     written = encode(chunk("NaN")).replace(b"}", b',"later":1}')
     assert JsonView().render(decode(written), written).out == written + b"\n"
 
@@ -80,7 +80,7 @@ def test_json_view_leaves_text_that_names_python_numbers_as_it_stands() -> None:
         ),
     ],
 )
-def test_leaving_a_job_says_that_it_goes_on_only_if_it_does(
+def test_farewell_promises_that_a_job_continues_only_if_true(
     status: str, seq: int, expected: str
 ) -> None:
     assert farewell("j", status, seq, "berlin tail j --after 3") == expected
@@ -106,7 +106,7 @@ def test_piped_text_is_exactly_the_text_and_ends_its_line() -> None:
     assert view.end() == Rendered()
 
 
-def test_a_terminal_gets_a_last_newline_and_only_one() -> None:
+def test_terminal_gets_a_last_newline_and_only_one() -> None:
     assert show(TextView(is_terminal=True), chunk("a"), COMPLETED)[0] == "a\n"
     assert show(TextView(is_terminal=True), chunk("a\n"), COMPLETED)[0] == "a\n"
     assert show(TextView(is_terminal=True), COMPLETED)[0] == ""
@@ -136,7 +136,7 @@ def test_final_view_never_shows_void_text() -> None:
     assert show(FinalView(is_terminal=False), chunk("half"), FAILED)[0] == ""
 
 
-def test_json_is_the_event_as_it_is_in_the_log() -> None:
+def test_json_is_the_event_of_the_log() -> None:
     events: list[Event] = [Started(**head()), chunk("a\nb"), RESET, COMPLETED]
     out, notices = show(JsonView(), *events)
     assert [decode(line) for line in out.splitlines()] == events
@@ -144,7 +144,7 @@ def test_json_is_the_event_as_it_is_in_the_log() -> None:
     assert notices == []
 
 
-def test_a_failure_is_a_notice_on_stderr_in_every_view() -> None:
+def test_failure_is_a_notice_on_stderr_in_every_view() -> None:
     for view in (JsonView(), TextView(is_terminal=True), FinalView(is_terminal=False)):
         _, [notice] = show(view, FAILED)
         assert notice == (
@@ -215,18 +215,18 @@ async def test_closed_pipe_is_noticed_without_writing() -> None:
 
 
 def test_reasoning_is_dim_before_the_text_at_a_terminal_and_left_out_in_a_pipe() -> None:
-    told: list[Event] = [thought("Let me"), thought(" see."), chunk("Yes"), COMPLETED]
+    events: list[Event] = [thought("Let me"), thought(" see."), chunk("Yes"), COMPLETED]
     dim = TextView(is_terminal=True, dim_reasoning=True)
-    assert show(dim, *told)[0] == "\x1b[2mLet me\x1b[0m\x1b[2m see.\x1b[0m\nYes\n"
-    assert show(TextView(is_terminal=True, dim_reasoning=False), *told)[0] == "Let me see.\nYes\n"
+    assert show(dim, *events)[0] == "\x1b[2mLet me\x1b[0m\x1b[2m see.\x1b[0m\nYes\n"
+    assert show(TextView(is_terminal=True, dim_reasoning=False), *events)[0] == "Let me see.\nYes\n"
     for view in (TextView(is_terminal=False), FinalView(is_terminal=False)):
-        assert show(view, *told)[0] == "Yes\n"
+        assert show(view, *events)[0] == "Yes\n"
     out, _ = show(dim, thought("\x1b[2J"))
     assert out == "\x1b[2m␛[2J\x1b[0m"
 
 
-def test_a_tool_call_is_a_line_when_it_is_complete() -> None:
-    told: list[Event] = [
+def test_tool_call_is_a_line_when_it_is_complete() -> None:
+    events: list[Event] = [
         chunk("Wait"),
         call(0, "", id="a", name="f"),
         call(0, '{"x":'),
@@ -234,16 +234,16 @@ def test_a_tool_call_is_a_line_when_it_is_complete() -> None:
         call(1, "{", id="b", name="g"),
     ]
     for kind in (TextView, FinalView):
-        out, _ = show(kind(is_terminal=False), *told, call(1, "}"), COMPLETED)
+        out, _ = show(kind(is_terminal=False), *events, call(1, "}"), COMPLETED)
         assert out == 'Wait\nf({"x":1})\ng({})\n'
-    assert show(TextView(is_terminal=False), *told)[0] == 'Wait\nf({"x":1})\n'
-    assert show(TextView(is_terminal=False), *told, COMPLETED)[0].endswith("g({)\n")
-    assert show(TextView(is_terminal=False), *told, FAILED)[0] == 'Wait\nf({"x":1})\n'
-    out, _ = show(TextView(is_terminal=False), *told, RESET, call(0, "{}", name="h"), COMPLETED)
+    assert show(TextView(is_terminal=False), *events)[0] == 'Wait\nf({"x":1})\n'
+    assert show(TextView(is_terminal=False), *events, COMPLETED)[0].endswith("g({)\n")
+    assert show(TextView(is_terminal=False), *events, FAILED)[0] == 'Wait\nf({"x":1})\n'
+    out, _ = show(TextView(is_terminal=False), *events, RESET, call(0, "{}", name="h"), COMPLETED)
     assert out == 'Wait\nf({"x":1})\nh({})\n'
 
 
-def test_calls_that_come_in_turns_are_each_printed_once_and_whole() -> None:
-    told = [call(0, '{"a"', name="f"), call(1, '{"b"', name="g"), call(0, ":1}"), call(1, ":2}")]
-    out, _ = show(TextView(is_terminal=False), *told, COMPLETED)
+def test_interleaved_tool_calls_are_each_printed_once_and_whole() -> None:
+    events = [call(0, '{"a"', name="f"), call(1, '{"b"', name="g"), call(0, ":1}"), call(1, ":2}")]
+    out, _ = show(TextView(is_terminal=False), *events, COMPLETED)
     assert out == 'f({"a":1})\ng({"b":2})\n'

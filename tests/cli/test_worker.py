@@ -35,7 +35,7 @@ def test_pool_that_celery_would_import_first_is_refused_in_one_line():
     assert done.output.count("\n") == 1
 
 
-def test_a_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
+def test_worker_that_does_not_serve_berlin_needs_no_credentials() -> None:
     check_providers(Settings.from_env({"WORKER_PROVIDERS": "echo"}))
     with pytest.raises(SettingsError):
         check_providers(Settings.from_env({"WORKER_PROVIDERS": "echo, berlin"}))

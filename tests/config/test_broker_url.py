@@ -1,4 +1,4 @@
-"""Transport options for kombu, split from the URL of the broker."""
+"""Transport options for kombu, split from the broker's URL."""
 
 import pytest
 from kombu import Connection
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     "url", ["redis://user:pw@a:6379/0", "rediss://a/1?ssl_cert_reqs=none", "amqp://a//?heartbeat=5"]
 )
-def test_other_urls_stay_as_they_are(url):
+def test_other_urls_are_unchanged(url):
     assert for_kombu(url) == (url, {}, None, None)
 
 
@@ -40,7 +40,7 @@ def test_sentinels_name_the_primary_in_the_query(url, bare, whole):
 
 
 @pytest.mark.parametrize("query", ["mastername=queue", "master_name=queue&sentinel_password=pw"])
-def test_what_else_a_query_of_sentinels_says_is_refused_and_not_repeated(query):
+def test_unknown_query_of_a_sentinel_url_is_refused_and_not_repeated(query):
     with pytest.raises(SettingsError, match="master_name alone") as caught:
         for_kombu(f"sentinel://a:1/0?{query}")
     assert "pw" not in str(caught.value)

@@ -45,7 +45,7 @@ def test_another_broker_in_a_variable_of_celery_is_refused(name, broker, other):
         ({"CELERY_BROKER_URL": "redis://here/1"}, ""),
     ],
 )
-def test_the_same_broker_in_a_variable_of_celery_is_accepted(name, environ, same):
+def test_same_broker_in_a_variable_of_celery_is_accepted(name, environ, same):
     found = Settings.from_env({**environ, name: same})
     assert found.broker_url == Settings.from_env(environ).broker_url
 

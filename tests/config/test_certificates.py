@@ -50,7 +50,7 @@ def url_of(files: dict[str, str], **options: str) -> str:
         {"ssl_certfile": "locked", "ssl_keyfile": "locked_key", "ssl_password": SECRET},
     ],
 )
-def test_what_can_be_used_is_taken(files: dict[str, str], options: dict[str, str]) -> None:
+def test_usable_urls_are_accepted(files: dict[str, str], options: dict[str, str]) -> None:
     url = url_of(files, **options)
     assert Settings.from_env({"REDIS_URL": url}).redis_url == url
 
@@ -77,7 +77,7 @@ def test_what_can_be_used_is_taken(files: dict[str, str], options: dict[str, str
     ],
 )
 @pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
-def test_what_cannot_be_used_is_named_with_its_file(
+def test_unusable_certificate_is_named_with_its_file(
     files: dict[str, str], variable: str, options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(SettingsError, match=rf"^{variable}( .*)?: .*{message}") as refused:
@@ -86,7 +86,7 @@ def test_what_cannot_be_used_is_named_with_its_file(
     assert SECRET not in str(refused.value)
 
 
-def test_a_client_refuses_at_once(files: dict[str, str]) -> None:
+def test_client_refuses_at_once(files: dict[str, str]) -> None:
     url = url_of(files, ssl_ca_certs="missing")
     with pytest.raises(SettingsError, match=r"^redis_url: ssl_ca_certs"):
         AsyncClient(url)
@@ -96,12 +96,12 @@ def test_a_client_refuses_at_once(files: dict[str, str]) -> None:
         Client(url)
 
 
-def test_a_path_with_a_null_byte_is_refused() -> None:
+def test_path_with_a_null_byte_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"ssl_ca_certs '.*' cannot be read: it is no path"):
         Settings.from_env({"REDIS_URL": "rediss://h?ssl_ca_certs=%00"})
 
 
-def test_the_certificates_of_the_settings_reach_every_url_with_tls(files: dict[str, str]) -> None:
+def test_certificates_of_the_settings_reach_every_url_with_tls(files: dict[str, str]) -> None:
     given = {
         "WORKER_REDIS_CA": files["ca"],
         "WORKER_REDIS_CERT": files["cert"],
@@ -131,7 +131,7 @@ def test_the_certificates_of_the_settings_reach_every_url_with_tls(files: dict[s
         ("rediss://b", "WORKER_REDIS_CERT", "garbage", ".* cannot be used"),
     ],
 )
-def test_a_setting_of_a_certificate_that_cannot_be_used_is_named(
+def test_setting_of_a_certificate_that_cannot_be_used_is_named(
     files: dict[str, str], url: str, setting: str, file: str, message: str
 ) -> None:
     with pytest.raises(SettingsError, match=f"^{setting} {message}"):

@@ -27,12 +27,12 @@ SECRET = "hunter2"
         ("redis_url", "REDIS_URL"),
     ],
 )
-def test_a_misspelt_variable_is_named_with_the_nearest_setting(name: str, nearest: str) -> None:
+def test_misspelt_variable_is_named_with_the_nearest_setting(name: str, nearest: str) -> None:
     [warning] = Settings.misspelt({name: SECRET, "HOME": "/"})
     assert warning == f"{name} is no setting and has no effect: did you mean {nearest}?"
 
 
-def test_a_variable_of_ours_without_a_near_setting_is_named_all_the_same() -> None:
+def test_unknown_worker_variable_without_a_similar_setting_is_named() -> None:
     [warning] = Settings.misspelt({"WORKER_ZZZ": SECRET})
     assert warning.startswith("WORKER_ZZZ is no setting")
 
@@ -46,7 +46,7 @@ def test_a_variable_of_ours_without_a_near_setting_is_named_all_the_same() -> No
         # If the right one is set, the other is meant for another program.
         ["REDIS_URL", "REDIS_URL2", "CELERY_BROKER_URL", "CELERY_BROKER_URLS"],
         ["CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"],
-        # Kubernetes tells each pod of a service "worker", and of one "berlin-worker".
+        # Kubernetes sets these in each pod, for services "worker" and "berlin-worker".
         ["WORKER_SERVICE_HOST", "WORKER_SERVICE_PORT", "WORKER_PORT", "WORKER_PORT_80_TCP_ADDR"],
         ["BERLIN_WORKER_SERVICE_HOST", "BERLIN_WORKER_PORT", "BERLIN_WORKER_SERVICE_PORT_HTTP"],
         # For deploy/redis/acl.
@@ -57,6 +57,6 @@ def test_other_variables_are_left_alone(names: list[str]) -> None:
     assert Settings.misspelt(dict.fromkeys(names, SECRET)) == []
 
 
-def test_a_name_with_control_characters_stays_one_line() -> None:
+def test_name_with_control_characters_stays_one_line() -> None:
     [warning] = Settings.misspelt({"WORKER_\n\x1b[2J": SECRET})
     assert warning.isprintable()

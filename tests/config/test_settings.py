@@ -25,7 +25,7 @@ def test_defaults_are_those_of_the_contract():
     assert settings.berlin_proxy is None
 
 
-def test_the_broker_is_redis_url_unless_it_is_set():
+def test_broker_url_defaults_to_redis_url():
     redis = {"REDIS_URL": "redis://here/1"}
     assert Settings.from_env(redis).broker_url == "redis://here/1"
     amqp = redis | {"CELERY_BROKER_URL": "amqp://there"}
@@ -35,7 +35,7 @@ def test_the_broker_is_redis_url_unless_it_is_set():
 @pytest.mark.parametrize(
     "variable", [str(field.validation_alias) for field in Settings.model_fields.values()]
 )
-def test_an_empty_variable_counts_as_not_set(variable):
+def test_empty_variable_counts_as_not_set(variable):
     assert Settings.from_env({variable: ""}) == Settings.from_env({})
 
 
@@ -70,7 +70,7 @@ def test_only_the_documented_variables_are_read():
         ("WORKER_MAX_JOB_BYTES", "16777217"),
     ],
 )
-def test_an_error_names_the_variable_and_never_the_value(variable, value):
+def test_error_names_the_variable_and_never_the_value(variable, value):
     with pytest.raises(SettingsError, match=rf"^{variable}: ") as refused:
         Settings.from_env({variable: value})
     assert SECRET not in str(refused.value)
@@ -82,7 +82,7 @@ def test_every_variable_at_fault_is_named_at_once():
         Settings.from_env({"WORKER_LEASE_S": "x", "WORKER_MAX_ATTEMPTS": "x"})
 
 
-def test_a_lease_that_ends_before_it_is_renewed_makes_no_sense():
+def test_lease_shorter_than_its_renewal_is_refused():
     with pytest.raises(SettingsError, match="WORKER_LEASE_S must be longer than"):
         Settings.from_env({"WORKER_LEASE_S": "1", "WORKER_RENEW_INTERVAL_S": "1"})
 
@@ -104,12 +104,12 @@ def test_secrets_are_in_no_repr():
     assert settings.berlin_password.get_secret_value() == SECRET
 
 
-def test_the_proxy_allow_list_is_split_at_commas():
+def test_proxy_allow_list_is_split_at_commas():
     settings = Settings.from_env({"WORKER_PROXY_ALLOWLIST": " http://a:1, ,http://b:2 "})
     assert settings.proxies == {"http://a:1", "http://b:2"}
 
 
-def test_the_list_of_providers_is_split_at_commas():
+def test_list_of_providers_is_split_at_commas():
     settings = Settings.from_env({"WORKER_PROVIDERS": "berlin, echo,"})
     assert settings.served_providers == {"berlin", "echo"}
     assert Settings.from_env({}).served_providers == frozenset()
@@ -120,14 +120,14 @@ def test_settings_do_not_change():
         Settings.from_env({}).lease_s = 1.0
 
 
-def test_every_duration_says_its_unit():
+def test_every_duration_has_a_unit():
     timed = {"timeout", "ttl", "interval", "backoff", "lease", "base"}
     for name in Settings.model_fields:
         if timed & set(name.split("_")):
             assert name.endswith("_s"), name
 
 
-def test_the_table_in_the_readme_is_that_of_the_code():
+def test_table_in_the_readme_is_that_of_the_code():
     _, found, rest = README.read_text(encoding="utf-8").partition("<!-- settings -->\n")
     inside, closed, _ = rest.partition("\n<!-- /settings -->")
     assert found
@@ -135,7 +135,7 @@ def test_the_table_in_the_readme_is_that_of_the_code():
     assert inside == table(), "run `make readme`"
 
 
-def test_the_table_prints_from_the_command_line():
+def test_table_prints_from_the_command_line():
     printed = subprocess.run(
         [sys.executable, "-m", "berlin_worker.settings"],
         capture_output=True,

@@ -35,7 +35,7 @@ def found(nodes: list[tuple[str, int | None]], default: int) -> tuple[tuple[str,
 
 @given(nodes=NODES, texts=st.tuples(st.just("") | TEXT, TEXT, TEXT, TEXT), tls=st.booleans(),
        db=st.none() | st.integers(0, 99))  # fmt: skip
-def test_sentinels_are_read_as_they_were_written(
+def test_sentinel_urls_survive_writing_and_reading(
     nodes: list[tuple[str, int | None]],
     texts: tuple[str, str, str, str],
     tls: bool,
@@ -69,7 +69,7 @@ def test_sentinels_are_read_as_they_were_written(
 
 
 @given(nodes=NODES, password=TEXT, tls=st.booleans())
-def test_clusters_are_read_as_they_were_written(
+def test_cluster_urls_survive_writing_and_reading(
     nodes: list[tuple[str, int | None]], password: str, tls: bool
 ) -> None:
     begin = "rediss" if tls else "redis"
@@ -88,14 +88,14 @@ def test_kombus_list_of_sentinels_means_the_same_as_one_url() -> None:
 
 
 @pytest.mark.parametrize("db", ["", "/", "/0", "?db=0"])
-def test_a_cluster_has_one_database(db: str) -> None:
+def test_cluster_has_one_database(db: str) -> None:
     assert urls.redis(f"redis+cluster://a{db}") == "redis+cluster://a"
     with pytest.raises(SettingsError, match="no other database than 0"):
         urls.redis("redis+cluster://a/1")
 
 
 @pytest.mark.parametrize("given", ["", "redis+cluster://b", "rediss+cluster://b"])
-def test_a_cluster_needs_another_broker(given: str) -> None:
+def test_cluster_needs_another_broker(given: str) -> None:
     with pytest.raises(
         SettingsError, match=r"^(REDIS|CELERY_BROKER)_URL: .*cannot hold the queue: (name|set) "
     ):
@@ -104,7 +104,7 @@ def test_a_cluster_needs_another_broker(given: str) -> None:
     assert ours.broker_url == "amqp://b//"
 
 
-def test_a_client_of_a_cluster_needs_another_broker() -> None:
+def test_client_of_a_cluster_needs_another_broker() -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(SettingsError, match="cannot hold the queue"):
             kind("redis+cluster://a:1", settings=Settings())
@@ -112,6 +112,6 @@ def test_a_client_of_a_cluster_needs_another_broker() -> None:
 
 
 @pytest.mark.parametrize("option", ["ssl_password=pw&ssl_certfile=/c", "ssl_ca_path=/c"])
-def test_what_a_client_of_a_cluster_cannot_take_is_refused(option: str) -> None:
+def test_option_that_no_cluster_client_takes_is_refused(option: str) -> None:
     with pytest.raises(SettingsError, match="cannot be used with a cluster"):
         urls.redis(f"rediss+cluster://a?{option}")

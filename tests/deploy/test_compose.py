@@ -1,4 +1,4 @@
-"""The compose stack without containers: each command as it stands, with its flags and variables."""
+"""The compose stack without containers: each command with its flags and variables."""
 
 import json
 import re
@@ -139,7 +139,7 @@ def stack(tmp_path) -> Iterator[Stack]:
         yield Stack(tmp_path, upstream.environ, stack)
 
 
-def test_the_stack_works_by_its_own_commands(stack, tmp_path):
+def test_stack_works_by_its_own_commands(stack, tmp_path):
     server = stack.start_redis()
     check = stack.services["redis"]["healthcheck"]["test"]
     wait_until(

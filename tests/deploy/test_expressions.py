@@ -61,7 +61,7 @@ def test_every_metric_and_label_of_an_expression_is_exposed_by_a_real_worker(sam
     assert not {where: what for where, what in missing.items() if what}
 
 
-def test_the_series_of_the_alerts_tests_are_those_that_a_worker_exposes(samples):
+def test_series_of_the_alerts_tests_are_those_that_a_worker_exposes(samples):
     cases = yaml.safe_load((ROOT / "tests" / "deploy" / "alerts.yml").read_text())
     series = {each["series"] for case in cases["tests"] for each in case["input_series"]}
     # The bounds of buckets are the tests' own, and so are the model's name and what went wrong.
@@ -99,7 +99,7 @@ def test_prometheus_accepts_the_metrics_of_a_worker(output):
         ("time() - max by (x) (a)", ["a"]),
     ],
 )
-def test_the_names_of_an_expression_are_found(text, names):
+def test_names_of_an_expression_are_found(text, names):
     assert [name for name, _ in selectors_of(text)] == names
 
 

@@ -1,4 +1,4 @@
-"""Flower, on Celery's events: it finds our workers and tasks, and no prompt."""
+"""Flower on Celery's events: it shows workers and tasks, and no prompt."""
 
 import contextlib
 import os
@@ -91,7 +91,7 @@ def flower(url: str, port: int) -> Iterator[None]:
             process.kill()
 
 
-def test_its_page_in_a_browser_shows_our_tasks_and_no_prompt(page, tmp_path):
+def test_flower_page_shows_tasks_and_no_prompt(page, tmp_path):
     done = subprocess.run(
         [tool("chromium"), *BROWSER, f"--user-data-dir={tmp_path}", page.url("/tasks")],
         env=os.environ | {"HOME": str(tmp_path)},

@@ -1,4 +1,4 @@
-"""The Dockerfile without Docker: its own steps build an environment that has all it needs."""
+"""The Dockerfile without Docker: its steps build a complete environment."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def installed(folder: Path) -> set[str]:
 
 
 @pytest.mark.timeout(300)
-def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder, real_redis_url):
+def test_steps_of_the_dockerfile_make_a_worker_and_flower(folder, real_redis_url):
     carry_out(instructions("build-worker"), folder)
     image = dict(instructions("worker"))
     command = json.loads(image["CMD"])
@@ -148,7 +148,7 @@ def test_the_steps_of_the_dockerfile_make_a_worker_and_flower(folder, real_redis
     assert started.returncode == 2
     assert "set BERLIN_ACCOUNT and BERLIN_PASSWORD" in started.stderr
     healthcheck = json.loads(image["HEALTHCHECK"].partition("CMD ")[2])
-    assert run(folder, *healthcheck, "1").returncode == 1  # nobody is there
+    assert run(folder, *healthcheck, "1").returncode == 1  # no worker runs
     port = free_port()
     own = {"REDIS_URL": real_redis_url, "WORKER_PROVIDERS": "echo", "WORKER_HTTP_PORT": str(port)}
     serves(folder, "worker", port, *command, **own)

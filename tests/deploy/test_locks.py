@@ -1,4 +1,4 @@
-"""The lock files: complete, in step with pyproject.toml, and silent about where they came from."""
+"""The lock files: complete, equal to pyproject.toml, without the address of an index."""
 
 import re
 import tomllib
@@ -51,7 +51,7 @@ def test_both_locks_agree_so_that_one_environment_serves_both():
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_a_lock_names_no_registry_and_has_a_hash_for_every_file(lock):
+def test_lock_names_no_registry_and_has_a_hash_for_every_file(lock):
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert "://" not in text
     assert "--index-url" not in text

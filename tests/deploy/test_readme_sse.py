@@ -1,4 +1,4 @@
-"""The README's relay for FastAPI, run as it stands, with a stand-in for FastAPI over plain ASGI."""
+"""The README's relay for FastAPI, run unchanged, with a stand-in for FastAPI over plain ASGI."""
 
 import re
 import sys
@@ -61,7 +61,7 @@ def app(monkeypatch, redis_url):
     return found
 
 
-async def test_the_relay_of_the_readme_sends_a_job_to_a_browser(app, redis_client):
+async def test_relay_of_the_readme_sends_a_job_to_a_browser(app, redis_client):
     await JobWriter(redis_client, "job-1").whole("a", "b")
     assert app["app"].path == "/jobs/{job_id}/events"
     sent: list[dict[str, Any]] = []

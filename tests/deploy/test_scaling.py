@@ -1,4 +1,4 @@
-"""Replicas come and go under load, and what an autoscaler counts is what there is to do."""
+"""Replicas that start and stop under load, and the queue as an autoscaler counts it."""
 
 import os
 import subprocess
@@ -29,9 +29,9 @@ return redis.call(count[redis.call('type', KEYS[1]).ok], KEYS[1])
 class Replica:
     """A worker in a process of its own and its metrics."""
 
-    def __init__(self, site: Environment) -> None:
+    def __init__(self, environment: Environment) -> None:
         self._port = free_port()
-        self.process: WorkerProcess = site.worker(
+        self.process: WorkerProcess = environment.worker(
             "-c", f"{SLOTS}", WORKER_HTTP_PORT=f"{self._port}", WORKER_DRAIN_TIMEOUT_S="1"
         )
 
@@ -49,15 +49,15 @@ class Replica:
 
 
 @pytest.fixture
-def site(real_redis_url: str) -> Iterator[Environment]:
-    with UpstreamProcess() as upstream, Environment(real_redis_url, upstream) as site:
-        yield site
+def environment(real_redis_url: str) -> Iterator[Environment]:
+    with UpstreamProcess() as upstream, Environment(real_redis_url, upstream) as environment:
+        yield environment
 
 
 @pytest.fixture
-def replicas(site) -> Iterator[list[Replica]]:
+def replicas(environment) -> Iterator[list[Replica]]:
     """Four of them, not yet started."""
-    made = [Replica(site) for _ in range(4)]
+    made = [Replica(environment) for _ in range(4)]
     try:
         yield made
     finally:
@@ -74,45 +74,51 @@ def counted(client: redis.Redis) -> int:
     return sum(int(client.eval(COUNT, 1, key)) for key in keys)
 
 
-def submit(site: Environment, jobs: int) -> None:
+def submit(environment: Environment, jobs: int) -> None:
     for n in range(jobs):
         how = "client" if n % 2 else "bare"
-        site.submit(None, "[[delay:0.1]]", chunks=50, how=how, follow=n % 10 == 0)
+        environment.submit(None, "[[delay:0.1]]", chunks=50, how=how, follow=n % 10 == 0)
 
 
-def test_replicas_come_and_go_and_every_job_ends_once(site, replicas):
+def test_every_job_ends_once_while_replicas_start_and_stop(environment, replicas):
     *running, added = replicas
     leaving, *staying = running
-    submit(site, 5)
-    assert counted(site.redis) == 5, "what has no worker yet is counted"
+    submit(environment, 5)
+    assert counted(environment.redis) == 5, "what has no worker yet is counted"
     for replica in running:
         replica.process.start(wait=False)
     for replica in running:
         replica.process.wait_for_log(" ready.")
-    submit(site, 3 * SLOTS + 2)
+    submit(environment, 3 * SLOTS + 2)
     wait_until(
         lambda: [each.value_of("worker_jobs_in_flight") for each in running] == [SLOTS] * 3,
         "the jobs are spread over all",
     )
-    wait_until(lambda: counted(site.redis) == len(site.history.unfinished) > 0, "all are counted")
+    wait_until(
+        lambda: counted(environment.redis) == len(environment.history.unfinished) > 0,
+        "all are counted",
+    )
 
     assert leaving.process.stop() == 0
     added.process.start()
-    submit(site, 3 * SLOTS + 2)  # more than the others could take
-    wait_until(lambda: counted(site.redis) == len(site.history.unfinished) > 0, "all are counted")
+    submit(environment, 3 * SLOTS + 2)  # more than the others could take
+    wait_until(
+        lambda: counted(environment.redis) == len(environment.history.unfinished) > 0,
+        "all are counted",
+    )
     wait_until(lambda: added.value_of("worker_jobs_in_flight") > 0, "the new one has work")
 
-    figures = site.history.check()
+    figures = environment.history.check()
     assert figures.problems == ()
     assert figures.jobs == 69
-    assert figures.resets > 0, "the one that left handed its jobs on"
+    assert figures.resets > 0, "the replica that stopped requeued its jobs"
     ended = [each.value_of("worker_jobs_total", outcome="completed") for each in (*staying, added)]
     assert all(ended)
     assert sum(ended) <= 69
-    wait_until(lambda: counted(site.redis) == 0, "there is nothing to do")
+    wait_until(lambda: counted(environment.redis) == 0, "there is nothing to do")
     asked = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "berlin_worker", "inspect", "ping"],
-        env=os.environ | site.env, cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | environment.env, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "pong" in asked.stdout
-    assert counted(site.redis) == 0, "replies of workers are no jobs"
+    assert counted(environment.redis) == 0, "replies of workers are no jobs"

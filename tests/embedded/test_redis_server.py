@@ -20,7 +20,7 @@ async def test_answers_and_runs_lua(redis_client):
     assert await redis_client.eval("return redis.call('GET', KEYS[1])", 1, "k") == b"v"
 
 
-def test_killed_server_comes_back_with_what_was_persisted():
+def test_killed_server_restarts_with_its_persisted_data():
     binary = find_server()
     assert binary is not None
     with RedisProcess(binary, {"appendonly": "yes", "appendfsync": "always"}) as server:
@@ -32,7 +32,7 @@ def test_killed_server_comes_back_with_what_was_persisted():
             assert client.get("kept") == b"yes"
 
 
-def test_a_server_starts_where_the_temporary_directory_has_a_space(tmp_path, monkeypatch):
+def test_server_starts_if_the_temporary_directory_has_a_space(tmp_path, monkeypatch):
     place = tmp_path / "my files"
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -42,7 +42,7 @@ def test_a_server_starts_where_the_temporary_directory_has_a_space(tmp_path, mon
         assert client.config_get("dir")["dir"].startswith(str(place))
 
 
-def test_a_free_port_is_none_that_the_system_gives_out():
+def test_free_port_is_outside_the_ephemeral_range():
     place = Path("/proc/sys/net/ipv4/ip_local_port_range")
     first = int(place.read_text().split()[0]) if place.exists() else 49_152
     if first < 32_768:
@@ -50,7 +50,7 @@ def test_a_free_port_is_none_that_the_system_gives_out():
     assert all(free_port() < first for _ in range(100))
 
 
-def test_ports_differ_where_processes_have_seeded_their_generator_alike():
+def test_ports_differ_between_processes_with_one_seed():
     def ports() -> list[int]:
         random.seed(1)
         return [free_port() for _ in range(3)]
@@ -58,7 +58,7 @@ def test_ports_differ_where_processes_have_seeded_their_generator_alike():
     assert ports() != ports()
 
 
-def test_no_port_is_free_that_somebody_has(monkeypatch):
+def test_port_in_use_is_not_free(monkeypatch):
     class AlwaysTheSame:
         def sample(self, ports: range, count: int) -> list[int]:
             return [taken] * (count - 1) + [last]

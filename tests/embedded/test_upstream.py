@@ -45,7 +45,7 @@ async def complete(
         return answer.status, await answer.read()
 
 
-async def test_a_reply_is_one_line_of_json_a_word(http_session: aiohttp.ClientSession) -> None:
+async def test_reply_is_one_line_of_json_a_word(http_session: aiohttp.ClientSession) -> None:
     async with Upstream(reply=lambda prompt: f"You said {prompt}") as upstream:
         status, body = await complete(http_session, upstream, await login(http_session, upstream))
     assert status == 200
@@ -53,7 +53,7 @@ async def test_a_reply_is_one_line_of_json_a_word(http_session: aiohttp.ClientSe
     assert deltas == ["You ", "said ", "Hello"]
 
 
-async def test_wrong_credentials_give_no_token(http_session: aiohttp.ClientSession) -> None:
+async def test_wrong_credentials_get_no_token(http_session: aiohttp.ClientSession) -> None:
     async with Upstream() as upstream:
         body = {"account": upstream.account, "password": "wrong"}
         async with http_session.post(f"{upstream.url}/api/login", json=body) as answer:
@@ -62,7 +62,7 @@ async def test_wrong_credentials_give_no_token(http_session: aiohttp.ClientSessi
 
 
 @pytest.mark.parametrize("token", ["", "made up"])
-async def test_an_unknown_token_is_refused(http_session: aiohttp.ClientSession, token: str) -> None:
+async def test_unknown_token_is_refused(http_session: aiohttp.ClientSession, token: str) -> None:
     async with Upstream() as upstream:
         assert (await complete(http_session, upstream, token))[0] == 401
         assert upstream.refused == 1
@@ -92,7 +92,7 @@ async def test_tokens_expire_by_age_and_by_call(http_session: aiohttp.ClientSess
 @pytest.mark.parametrize(
     "body", [[], {}, {"prompt": "x"}, {"prompt": "x", "parentMessageId": "1", "options": {}}]
 )
-async def test_what_is_no_completion_is_refused(
+async def test_invalid_completion_request_is_refused(
     http_session: aiohttp.ClientSession, body: Any
 ) -> None:
     async with Upstream() as upstream:
@@ -102,7 +102,7 @@ async def test_what_is_no_completion_is_refused(
             assert answer.status == 400
 
 
-async def test_an_ordered_fault_strikes_as_often_as_it_should(
+async def test_ordered_fault_occurs_as_often_as_ordered(
     http_session: aiohttp.ClientSession,
 ) -> None:
     async with Upstream() as upstream:
@@ -116,7 +116,7 @@ async def test_an_ordered_fault_strikes_as_often_as_it_should(
         assert (await complete(http_session, upstream, token))[0] == 200
 
 
-async def test_a_prompt_brings_its_own_faults_and_counts_them_alone(
+async def test_prompt_brings_its_own_faults_and_counts_them_alone(
     http_session: aiohttp.ClientSession,
 ) -> None:
     async with Upstream() as upstream:
@@ -127,7 +127,9 @@ async def test_a_prompt_brings_its_own_faults_and_counts_them_alone(
         assert (await complete(http_session, upstream, token, "[[statsu:500]]"))[0] == 400
 
 
-async def test_it_can_be_stopped_and_started_again(http_session: aiohttp.ClientSession) -> None:
+async def test_upstream_can_be_stopped_and_started_again(
+    http_session: aiohttp.ClientSession,
+) -> None:
     upstream = Upstream()
     await upstream.start()
     url = upstream.url
@@ -139,7 +141,7 @@ async def test_it_can_be_stopped_and_started_again(http_session: aiohttp.ClientS
         await login(http_session, upstream)
 
 
-def test_in_a_thread_it_serves_and_counts_for_others() -> None:
+def test_upstream_in_a_thread_serves_and_counts() -> None:
     with upstream_in_thread(reply="word") as upstream:
 
         def log_in() -> None:
@@ -157,12 +159,12 @@ def test_in_a_thread_it_serves_and_counts_for_others() -> None:
         assert (upstream.login_calls, upstream.logins, len(upstream.calls)) == (20, 20, 20)
 
 
-def test_a_port_that_is_taken_is_an_error_of_the_caller() -> None:
+def test_used_port_is_an_error_of_the_caller() -> None:
     with upstream_in_thread() as upstream, pytest.raises(OSError, match="address already in use"):
         upstream_in_thread(port=upstream.port).__enter__()
 
 
-async def test_stopping_ends_what_is_still_streaming(http_session: aiohttp.ClientSession) -> None:
+async def test_stopping_ends_open_streams(http_session: aiohttp.ClientSession) -> None:
     async with Upstream() as upstream:
         token = await login(http_session, upstream)
         reading = asyncio.create_task(complete(http_session, upstream, token, "[[stall:1]]"))
@@ -172,14 +174,14 @@ async def test_stopping_ends_what_is_still_streaming(http_session: aiohttp.Clien
     assert upstream.disconnects == 0
 
 
-def test_the_pleasant_reply_quotes_the_prompt_without_its_faults() -> None:
+def test_pleasant_reply_quotes_the_prompt_without_its_faults() -> None:
     several = "System: Be kind.\nUser: Who are you? [[delay:0.01]]\nAssistant:"
     assert pleasant_reply(several).startswith("You asked: “Who are you?”")
     assert pleasant_reply(several) == pleasant_reply(several)
     assert len(pleasant_reply("x " * 10_000)) < 1000
 
 
-def test_faults_are_read_as_they_are_written() -> None:
+def test_faults_survive_writing_and_reading() -> None:
     assert parse("cut:3") == Fault("cut", (3.0,))
     assert parse("status:503:0.5*2") == Fault("status", (503.0, 0.5), 2)
     assert in_prompt("a [[cut:3]] b [[drip:0.01*1]] [x] [[X]]") == [
@@ -190,7 +192,7 @@ def test_faults_are_read_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("bad", ["nothing", "cut", "cut:1:2", "cut:x", "mute:1", ""])
-def test_a_fault_that_is_none_is_refused(bad: str) -> None:
+def test_unknown_fault_is_refused(bad: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # two places raise it, each with its text
         parse(bad)
 

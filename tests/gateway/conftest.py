@@ -1,4 +1,4 @@
-"""A gateway over a worker in this process, and what its callers send."""
+"""A gateway over a worker in this process, and the requests of its callers."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class Scripted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Site:
+class Harness:
     """A gateway that serves, and an HTTP session for it."""
 
     url: str
@@ -87,7 +87,7 @@ def worker() -> Iterator[InProcessWorker]:
 @contextlib.asynccontextmanager
 async def serve(
     redis_url: str, place: Path, *, port: int = 0, **settings: Any
-) -> AsyncIterator[Site]:
+) -> AsyncIterator[Harness]:
     """Serve a gateway with keys for two tenants, on a free port."""
     keys, entries = {}, []
     for tenant in ("acme", "other"):
@@ -103,10 +103,10 @@ async def serve(
     }
     gateway = open_gateway(Settings(**values), "127.0.0.1", warn=lambda _: None)
     async with serving(gateway, "127.0.0.1", port) as bound, aiohttp.ClientSession() as http:
-        yield Site(f"http://127.0.0.1:{bound}", http, gateway, keys)
+        yield Harness(f"http://127.0.0.1:{bound}", http, gateway, keys)
 
 
 @pytest.fixture
-async def site(worker: InProcessWorker, tmp_path: Path) -> AsyncIterator[Site]:
-    async with serve(worker.redis_url, tmp_path) as site:
-        yield site
+async def harness(worker: InProcessWorker, tmp_path: Path) -> AsyncIterator[Harness]:
+    async with serve(worker.redis_url, tmp_path) as harness:
+        yield harness

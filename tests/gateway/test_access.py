@@ -1,4 +1,4 @@
-"""Who may call: keys, tickets, scopes and pages of other origins; and what the log shows."""
+"""Access to the gateway: keys, tickets, scopes, pages of other origins, and its log."""
 
 import logging
 from pathlib import Path
@@ -6,29 +6,31 @@ from pathlib import Path
 import pytest
 
 from berlin_worker.testing import InProcessWorker
-from tests.gateway.conftest import Site, job, serve
+from tests.gateway.conftest import Harness, job, serve
 
 pytestmark = pytest.mark.contract
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", "Basic YTpi", "wrong"])
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models", "/v1/nothing", "/page/x"])
-async def test_request_without_a_key_is_a_401(site: Site, header: str | None, path: str) -> None:
+async def test_request_without_a_key_is_a_401(
+    harness: Harness, header: str | None, path: str
+) -> None:
     headers = {} if header is None else {"Authorization": header}
-    async with site.http.get(site.url + path, headers=headers) as response:
+    async with harness.http.get(harness.url + path, headers=headers) as response:
         assert response.status == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
         body = await response.json()
     assert body["error"]["code"] == "invalid_api_key"
 
 
-async def test_ticket_reads_its_own_job_and_does_nothing_else(site: Site) -> None:
-    _, _, body = await site.call("POST", "/v1/jobs", json=job("one"))
+async def test_ticket_reads_its_own_job_and_does_nothing_else(harness: Harness) -> None:
+    _, _, body = await harness.call("POST", "/v1/jobs", json=job("one"))
     job_id, ticket = body["job_id"], body["ticket"]
-    other = await site.submit("two")
+    other = await harness.submit("two")
 
     async def status(method: str, path: str) -> int:
-        async with site.http.request(method, f"{site.url}{path}ticket={ticket}") as response:
+        async with harness.http.request(method, f"{harness.url}{path}ticket={ticket}") as response:
             await response.read()
             return response.status
 
@@ -45,17 +47,17 @@ async def test_ticket_reads_its_own_job_and_does_nothing_else(site: Site) -> Non
 
 
 async def test_log_shows_no_key_ticket_or_prompt(
-    site: Site, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        _, _, body = await site.call("POST", "/v1/jobs", json=job("a-secret-prompt"))
+        _, _, body = await harness.call("POST", "/v1/jobs", json=job("a-secret-prompt"))
         ticket = body["ticket"]
-        async with site.http.get(f"{site.url}{body['events']}?ticket={ticket}") as response:
+        async with harness.http.get(f"{harness.url}{body['events']}?ticket={ticket}") as response:
             await response.read()
-        await site.call("POST", "/v1/jobs", json={"messages": "a-secret-prompt"})
+        await harness.call("POST", "/v1/jobs", json={"messages": "a-secret-prompt"})
     text = "\n".join(record.getMessage() for record in caplog.records if "berlin" in record.name)
     assert "/v1/jobs/{job_id}/events 200" in text
-    for secret in (site.keys["acme"], ticket, "a-secret-prompt"):
+    for secret in (harness.keys["acme"], ticket, "a-secret-prompt"):
         assert secret not in text
 
 
@@ -63,37 +65,37 @@ async def test_pages_of_listed_origins_may_call(worker: InProcessWorker, tmp_pat
     ours, theirs = "https://app.example.org", "https://evil.example.org"
     async with serve(
         worker.redis_url, tmp_path, gateway_origins=f"{ours}, http://localhost:3000"
-    ) as site:
+    ) as harness:
         for origin, allowed in ((ours, ours), (theirs, None)):
             headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-            async with site.http.options(site.url + "/v1/jobs", headers=headers) as response:
+            async with harness.http.options(harness.url + "/v1/jobs", headers=headers) as response:
                 assert response.status == 204
                 assert response.headers.get("Access-Control-Allow-Origin") == allowed
                 assert response.headers["Vary"] == "Origin"
-            _, headers, _ = await site.call("GET", "/v1/models", headers={"Origin": origin})
+            _, headers, _ = await harness.call("GET", "/v1/models", headers={"Origin": origin})
             assert headers.get("Access-Control-Allow-Origin") == allowed
 
 
-async def test_no_page_may_call_by_default(site: Site) -> None:
-    _, headers, _ = await site.call("GET", "/v1/models", headers={"Origin": "https://a.example"})
+async def test_no_page_may_call_by_default(harness: Harness) -> None:
+    _, headers, _ = await harness.call("GET", "/v1/models", headers={"Origin": "https://a.example"})
     assert "Access-Control-Allow-Origin" not in headers
 
 
-async def test_probes_and_metrics_need_no_key(site: Site) -> None:
-    await site.call("GET", "/v1/models")
+async def test_probes_and_metrics_need_no_key(harness: Harness) -> None:
+    await harness.call("GET", "/v1/models")
     for path, part in (
         ("/livez", "alive"),
         ("/readyz", "ready"),
         ("/metrics", 'berlin_gateway_requests_total{method="GET",route="/v1/models",status="200"}'),
     ):
-        async with site.http.get(site.url + path) as response:
+        async with harness.http.get(harness.url + path) as response:
             assert response.status == 200
             assert part in await response.text()
 
 
-async def test_readiness_ends_when_the_gateway_leaves(site: Site) -> None:
-    site.gateway.followers.stop()
-    async with site.http.get(site.url + "/readyz") as response:
+async def test_readiness_ends_when_the_gateway_leaves(harness: Harness) -> None:
+    harness.gateway.followers.stop()
+    async with harness.http.get(harness.url + "/readyz") as response:
         assert response.status == 503
 
 
@@ -101,8 +103,8 @@ async def test_readiness_ends_when_the_gateway_leaves(site: Site) -> None:
     ("method", "path", "status"), [("GET", "/v1/nothing", 404), ("PUT", "/v1/jobs", 405)]
 )
 async def test_unknown_route_is_an_error_in_json(
-    site: Site, method: str, path: str, status: int
+    harness: Harness, method: str, path: str, status: int
 ) -> None:
-    got, _, body = await site.call(method, path)
+    got, _, body = await harness.call(method, path)
     assert got == status
     assert set(body["error"]) == {"message", "type", "param", "code"}

@@ -10,15 +10,15 @@ import pytest
 
 from berlin_worker.embedded.redis_server import fake_redis
 from berlin_worker.testing import InProcessWorker
-from tests.gateway.conftest import Site, serve
+from tests.gateway.conftest import Harness, serve
 
 pytestmark = pytest.mark.contract
 
 
-def client(site: Site) -> openai.AsyncOpenAI:
+def client(harness: Harness) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
-        base_url=site.url + "/v1",
-        api_key=site.keys["acme"],
+        base_url=harness.url + "/v1",
+        api_key=harness.keys["acme"],
     )
 
 
@@ -26,18 +26,18 @@ def user(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
-async def until_status(site: Site, status: str) -> list[dict[str, Any]]:
+async def until_status(harness: Harness, status: str) -> list[dict[str, Any]]:
     """Return the newest job as soon as it has ``status``."""
     async with asyncio.timeout(60):
         while True:
-            _, _, page = await site.call("GET", "/v1/jobs?limit=1")
+            _, _, page = await harness.call("GET", "/v1/jobs?limit=1")
             if [job["status"] for job in page["jobs"]] == [status]:
                 return list(page["jobs"])
             await asyncio.sleep(0.01)
 
 
-async def test_official_client_gets_one_answer(site: Site) -> None:
-    async with client(site) as ai:
+async def test_official_client_gets_one_answer(harness: Harness) -> None:
+    async with client(harness) as ai:
         raw = await ai.chat.completions.with_raw_response.create(
             model="m1", messages=user("one two")
         )
@@ -49,8 +49,8 @@ async def test_official_client_gets_one_answer(site: Site) -> None:
     assert answer.id == f"chatcmpl-{raw.headers['x-job-id']}"
 
 
-async def test_official_client_streams_with_usage(site: Site) -> None:
-    async with client(site) as ai:
+async def test_official_client_streams_with_usage(harness: Harness) -> None:
+    async with client(harness) as ai:
         stream = await ai.chat.completions.create(
             model="m1",
             messages=user("one two"),
@@ -83,9 +83,9 @@ async def text_of(ai: openai.AsyncOpenAI, text: str, *, stream: bool) -> str:
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_failed_job_is_raised_once_by_the_official_client(
-    site: Site, text: str, error: type[openai.APIStatusError], code: str, stream: bool
+    harness: Harness, text: str, error: type[openai.APIStatusError], code: str, stream: bool
 ) -> None:
-    async with client(site) as ai:
+    async with client(harness) as ai:
         with pytest.raises(openai.APIError) as raised:
             await text_of(ai, text, stream=stream)
     assert raised.value.code == code
@@ -94,8 +94,8 @@ async def test_failed_job_is_raised_once_by_the_official_client(
         assert raised.value.response.headers["x-should-retry"] == "false"
 
 
-async def test_invalid_requests_raise_the_errors_of_the_official_client(site: Site) -> None:
-    async with client(site) as ai:
+async def test_invalid_requests_raise_the_errors_of_the_official_client(harness: Harness) -> None:
+    async with client(harness) as ai:
         with pytest.raises(openai.BadRequestError) as raised:
             await ai.chat.completions.create(model="m1", messages=[])
         assert raised.value.code == "invalid_job"
@@ -106,11 +106,11 @@ async def test_invalid_requests_raise_the_errors_of_the_official_client(site: Si
             await ai.with_options(api_key="wrong").models.list()
 
 
-async def test_stream_has_comments_and_data_alone(site: Site) -> None:
-    headers = {"Authorization": f"Bearer {site.keys['acme']}"}
+async def test_stream_has_comments_and_data_alone(harness: Harness) -> None:
+    headers = {"Authorization": f"Bearer {harness.keys['acme']}"}
     body = {"model": "m1", "messages": user("one HANG"), "stream": True}
-    async with site.http.post(
-        f"{site.url}/v1/chat/completions", json=body, headers=headers
+    async with harness.http.post(
+        f"{harness.url}/v1/chat/completions", json=body, headers=headers
     ) as response:
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert "Content-Encoding" not in response.headers
@@ -118,7 +118,7 @@ async def test_stream_has_comments_and_data_alone(site: Site) -> None:
         text = b""
         while b": waiting\n" not in text:
             text += await response.content.readany()
-        await site.gateway.client.cancel(job_id)
+        await harness.gateway.client.cancel(job_id)
         text += await response.read()
     lines = text.decode().splitlines()
     assert {line.partition(":")[0] for line in lines if line} <= {"", "data"}
@@ -129,27 +129,30 @@ async def test_stream_has_comments_and_data_alone(site: Site) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_job_of_a_client_that_goes_away_is_cancelled(
+async def test_job_of_a_disconnected_client_is_cancelled(
     worker: InProcessWorker, tmp_path: Path, stream: bool
 ) -> None:
-    async with serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01) as site:
-        headers = {"Authorization": f"Bearer {site.keys['acme']}", "Idempotency-Key": f"{stream}"}
+    async with serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01) as harness:
+        headers = {
+            "Authorization": f"Bearer {harness.keys['acme']}",
+            "Idempotency-Key": f"{stream}",
+        }
         body = {"model": "m1", "messages": user("one HANG"), "stream": stream}
         request = asyncio.create_task(
-            site.call("POST", "/v1/chat/completions", json=body, headers=headers)
+            harness.call("POST", "/v1/chat/completions", json=body, headers=headers)
         )
-        [running] = await until_status(site, "running")
+        [running] = await until_status(harness, "running")
         request.cancel()
-        [cancelled] = await until_status(site, "cancelled")
+        [cancelled] = await until_status(harness, "cancelled")
         assert cancelled["job_id"] == running["job_id"]
 
 
-async def test_job_that_no_worker_takes_is_cancelled_in_time(tmp_path: Path) -> None:
+async def test_job_without_a_worker_is_cancelled_in_time(tmp_path: Path) -> None:
     with fake_redis() as redis_url:
-        async with serve(redis_url, tmp_path, gateway_wait_s=0.01) as site:
-            status, _, body = await site.call(
+        async with serve(redis_url, tmp_path, gateway_wait_s=0.01) as harness:
+            status, _, body = await harness.call(
                 "POST", "/v1/chat/completions", json={"messages": user("x")}
             )
             assert (status, body["error"]["code"]) == (504, "no_worker")
-            _, _, page = await site.call("GET", "/v1/jobs")
+            _, _, page = await harness.call("GET", "/v1/jobs")
             assert [job["cancel_requested"] for job in page["jobs"]] == [True]

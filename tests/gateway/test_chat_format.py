@@ -110,7 +110,7 @@ def test_usage_is_left_out_unless_it_is_asked_for() -> None:
     assert not any("usage" in each for each in chunks)
 
 
-def test_job_that_begins_again_after_text_is_an_error_and_before_it_is_none() -> None:
+def test_restart_of_a_reply_is_an_error_after_text_only() -> None:
     writer = ChunkWriter(head(), include_usage=False)
     assert writer.chunks({"type": "reset"}) == []
     writer.chunks(chunk("x"))
@@ -187,5 +187,5 @@ def test_failed_job_has_status_and_code(code: str, status: int, shown: str) -> N
     assert problem.message == "why"
 
 
-def test_cancelled_job_is_no_reason_to_try_again() -> None:
+def test_cancelled_job_is_not_retried() -> None:
     assert of_terminal({"type": "cancelled", "reason": "requested"}).status == 400

@@ -1,4 +1,4 @@
-"""API keys and tickets: who may do what, and for how long."""
+"""API keys and tickets: their rights and their lifetime."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 SECRET = b"a secret of the test"
 
 
-def test_key_names_its_tenant_and_another_text_names_nobody() -> None:
+def test_key_names_its_tenant_and_other_text_names_no_tenant() -> None:
     text, entry = new_key("acme")
     keys = Keys([new_key("other")[1], entry])
     caller = keys.caller(text)
@@ -100,7 +100,7 @@ def test_changed_ticket_is_refused(data: st.DataObject) -> None:
 
 
 @given(st.text())
-def test_text_that_is_no_ticket_is_refused(text: str) -> None:
+def test_invalid_ticket_is_refused(text: str) -> None:
     assert tickets.redeem(SECRET, text, 0) is None
 
 

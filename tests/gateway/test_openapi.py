@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from berlin_worker.gateway.openapi import document
 from berlin_worker.testing import InProcessWorker
-from tests.gateway.conftest import Site, serve
+from tests.gateway.conftest import Harness, serve
 
 pytestmark = [
     pytest.mark.integration,
@@ -28,14 +28,14 @@ schema = schemathesis.openapi.from_dict(document())
 
 
 @pytest.fixture(scope="module")
-def site(worker: InProcessWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def harness(worker: InProcessWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """A gateway in a thread of its own, for requests that block."""
-    place, ready = tmp_path_factory.mktemp("gateway"), queue.SimpleQueue[Site]()
+    place, ready = tmp_path_factory.mktemp("gateway"), queue.SimpleQueue[Harness]()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 
     async def run() -> None:
-        async with serve(worker.redis_url, place) as site:
-            ready.put(site)
+        async with serve(worker.redis_url, place) as harness:
+            ready.put(harness)
             await stop.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
@@ -50,11 +50,11 @@ def site(worker: InProcessWorker, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
-def test_gateway_answers_as_its_document_says(case: schemathesis.Case, site: Site) -> None:
+def test_gateway_answers_as_documented(case: schemathesis.Case, harness: Harness) -> None:
     if case.query is not None and "wait_s" in case.query:
         case.query["wait_s"] = 0
-    headers = {"Authorization": f"Bearer {site.keys['acme']}"}
-    response = case.call(base_url=site.url, headers=headers)
+    headers = {"Authorization": f"Bearer {harness.keys['acme']}"}
+    response = case.call(base_url=harness.url, headers=headers)
     code = response.json()["error"]["code"] if response.status_code in {400, 422} else ""
     if code == "idempotency_key_reused" or (code == "invalid_job" and case.body is not NOT_SET):
         # Another example has used this job ID or key; or the job breaks a rule that JSON Schema

@@ -6,17 +6,17 @@ from typing import Any
 import openai
 import pytest
 
-from tests.gateway.conftest import Site
+from tests.gateway.conftest import Harness
 
 pytestmark = pytest.mark.contract
 
 
-def client(site: Site) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=site.url + "/v1", api_key=site.keys["acme"])
+def client(harness: Harness) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=harness.url + "/v1", api_key=harness.keys["acme"])
 
 
-async def test_response_runs_in_the_background_until_it_is_retrieved(site: Site) -> None:
-    async with client(site) as ai:
+async def test_response_runs_in_the_background_until_it_is_retrieved(harness: Harness) -> None:
+    async with client(harness) as ai:
         made = await ai.responses.create(model="m1", input="one two", background=True)
         assert made.status in {"queued", "in_progress", "completed"}
         async with asyncio.timeout(60):
@@ -27,8 +27,8 @@ async def test_response_runs_in_the_background_until_it_is_retrieved(site: Site)
     assert (made.usage.input_tokens, made.usage.output_tokens) == (3, 2)
 
 
-async def test_stream_resumes_after_every_sequence_number(site: Site) -> None:
-    async with client(site) as ai:
+async def test_stream_resumes_after_every_sequence_number(harness: Harness) -> None:
+    async with client(harness) as ai:
         stream = await ai.responses.create(
             model="m1", input="one two", background=True, stream=True
         )
@@ -52,26 +52,26 @@ async def test_stream_resumes_after_every_sequence_number(site: Site) -> None:
             assert [event async for event in again] == events[number + 1 :]
 
 
-async def test_response_is_cancelled(site: Site) -> None:
-    async with client(site) as ai:
+async def test_response_is_cancelled(harness: Harness) -> None:
+    async with client(harness) as ai:
         made = await ai.responses.create(model="m1", input="one HANG", background=True)
         cancelled = await ai.responses.cancel(made.id)
         assert cancelled.status == "cancelled"
         assert (await ai.responses.retrieve(made.id)).status == "cancelled"
 
 
-async def test_failed_response_carries_its_error(site: Site) -> None:
-    async with client(site) as ai:
+async def test_failed_response_carries_its_error(harness: Harness) -> None:
+    async with client(harness) as ai:
         made = await ai.responses.create(model="m1", input="FAIL upstream_timeout")
     assert made.status == "failed"
     assert made.error is not None
     assert made.error.code == "upstream_timeout"
 
 
-async def test_response_of_another_tenant_is_not_found(site: Site) -> None:
-    async with client(site) as ai:
+async def test_response_of_another_tenant_is_not_found(harness: Harness) -> None:
+    async with client(harness) as ai:
         made = await ai.responses.create(model="m1", input="one", background=True)
-        other = ai.with_options(api_key=site.keys["other"])
+        other = ai.with_options(api_key=harness.keys["other"])
         for call in (other.responses.retrieve, other.responses.cancel):
             with pytest.raises(openai.NotFoundError):
                 await call(made.id)
@@ -87,7 +87,7 @@ async def test_response_of_another_tenant_is_not_found(site: Site) -> None:
     ],
 )
 async def test_unsupported_request_names_the_parameter(
-    site: Site, fields: dict[str, Any], param: str
+    harness: Harness, fields: dict[str, Any], param: str
 ) -> None:
-    status, _, body = await site.call("POST", "/v1/responses", json={"model": "m1"} | fields)
+    status, _, body = await harness.call("POST", "/v1/responses", json={"model": "m1"} | fields)
     assert (status, body["error"]["param"]) == (400, param)

@@ -1,4 +1,4 @@
-"""A coded body, cut anywhere, is read whole or known to be cut."""
+"""A coded body, cut anywhere, is decoded whole or reported as incomplete."""
 
 import gzip
 import itertools
@@ -119,7 +119,7 @@ def test_body_cut_at_any_byte_is_a_retryable_upstream_error(name: str, encode: E
 
 
 @given(some_coding, st.binary(), st.lists(st.integers(min_value=0)))
-def test_any_data_in_any_pieces_comes_out_whole(
+def test_any_data_in_any_pieces_is_decoded_whole(
     coding: tuple[str, Encode], data: bytes, places: list[int]
 ) -> None:
     name, encode = coding
@@ -128,7 +128,7 @@ def test_any_data_in_any_pieces_comes_out_whole(
 
 @every_coding
 @pytest.mark.parametrize("size", [PIECE_BYTES, 2 * PIECE_BYTES, 3_000_001])
-def test_large_bodies_come_out_whole_in_bounded_pieces(
+def test_large_bodies_are_decoded_whole_in_bounded_pieces(
     name: str, encode: Encode, size: int
 ) -> None:
     data = encode(b"0" * size)
@@ -171,7 +171,7 @@ def test_garbage_after_the_end_is_an_upstream_error(
 
 
 @every_coding
-def test_no_flipped_bit_is_taken_for_text(name: str, encode: Encode) -> None:
+def test_flipped_bits_never_become_text(name: str, encode: Encode) -> None:
     data = bytearray(encode(TEXT))
     has_checksum = "raw" not in next(key for key, row in ENCODERS.items() if row[1] is encode)
     for place in range(0, len(data), 3):
@@ -236,7 +236,7 @@ def test_coded_bytes_that_bring_no_text_are_bounded() -> None:
     assert "WORKER_MAX_TEXT_BYTES" in error.message
 
 
-def test_only_what_can_be_decoded_is_offered() -> None:
+def test_accept_encoding_has_only_decodable_codings() -> None:
     offered = ACCEPT_ENCODING.split(", ")
     assert set(offered) <= set(CODINGS)
     assert offered == ["gzip", "deflate", *(["br"] if "br" in CODINGS else [])]

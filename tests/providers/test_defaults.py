@@ -68,7 +68,7 @@ def test_named_provider_and_model_count_before_defaults(
         (JobDefaults(model="m"), {"model": "x"}, None, "x"),
     ],
 )
-def test_logged_model_is_one_that_somebody_named(
+def test_logged_model_is_a_configured_name(
     defaults: JobDefaults, named: dict[str, str], provider: Any, expected: str | None
 ) -> None:
     job = PromptJob.model_validate({"messages": [{"role": "user", "content": "x"}], **named})

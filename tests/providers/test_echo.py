@@ -1,4 +1,4 @@
-"""The provider that says what the user said."""
+"""The provider that repeats the last message of the user."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,7 @@ async def read(job: PromptJob, report: Report | None = None) -> list[list[str]]:
     return [deltas async for deltas in EchoProvider(SERVICES).stream(job, report or Report())]
 
 
-async def test_words_come_one_by_one_with_their_whitespace() -> None:
+async def test_words_are_sent_one_by_one_with_their_whitespace() -> None:
     report = Report()
     assert await read(job("  one two\n\nthree "), report) == [
         ["  "],
@@ -39,23 +39,23 @@ async def test_words_come_one_by_one_with_their_whitespace() -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])), repeat=st.integers(1, 3))
-async def test_the_joined_deltas_are_the_message(text: str, repeat: int) -> None:
+async def test_joined_deltas_are_the_message(text: str, repeat: int) -> None:
     found = await read(job(text, repeat=repeat))
     assert "".join(delta for deltas in found for delta in deltas) == text * repeat
     assert all(delta for deltas in found for delta in deltas)
 
 
-async def test_the_last_message_of_the_user_is_said() -> None:
+async def test_last_user_message_is_echoed() -> None:
     roles = [("user", "first"), ("user", "second"), ("assistant", "third")]
     messages = [{"role": role, "content": content} for role, content in roles]
     assert await read(PromptJob(messages=messages)) == [["second"]]
 
 
-async def test_without_a_user_the_last_message_is_said() -> None:
+async def test_last_message_is_echoed_if_no_user_message_exists() -> None:
     assert await read(PromptJob(messages=[{"role": "system", "content": "rules"}])) == [["rules"]]
 
 
-async def test_a_delay_changes_nothing_of_the_text() -> None:
+async def test_delay_changes_nothing_of_the_text() -> None:
     assert await read(job("a b", delay_s=0.001)) == [["a "], ["b"]]
 
 
@@ -80,12 +80,12 @@ def test_known_options_pass(options: dict[str, Any]) -> None:
         ("repeat", None),
     ],
 )
-def test_other_options_are_an_invalid_job_that_names_them(name: str, value: Any) -> None:
+def test_unknown_options_are_an_invalid_job_that_names_them(name: str, value: Any) -> None:
     with pytest.raises(JobError, match=name) as caught:
         EchoProvider(SERVICES).check(job(**{name: value}))
     assert caught.value.code is ErrorCode.INVALID_JOB
 
 
-def test_an_echo_without_end_is_refused() -> None:
+def test_echo_without_end_is_refused() -> None:
     with pytest.raises(JobError, match="WORKER_MAX_CHUNKS"):
         EchoProvider(SERVICES).check(job("one two", repeat=501))

@@ -149,7 +149,7 @@ async def test_interim_replies_do_not_hide_the_status() -> None:
     assert described(error) == (ErrorCode.RATE_LIMITED, True, 429, 7.0)
 
 
-async def test_status_of_a_login_outlives_a_body_that_never_comes() -> None:
+async def test_status_of_a_login_outlives_a_missing_body() -> None:
     async def answer(writer: asyncio.StreamWriter, body: bytes) -> None:
         writer.write(b"HTTP/1.1 403 No\r\nContent-Length: 40\r\n\r\n" + PAGE[:30])
         await asyncio.sleep(60)
@@ -173,7 +173,7 @@ def test_head_is_read_as_far_as_it_was_received(cut: int) -> None:
         assert found == ReceivedHead(429, "120" if complete else None)
 
 
-def test_head_that_is_none_has_no_status() -> None:
+def test_invalid_head_has_no_status() -> None:
     chosen = random.Random(7)
     for _ in range(2000):
         data = bytes(chosen.choices(b"HTP/1. 0249\r\n:x", k=chosen.randrange(40)))

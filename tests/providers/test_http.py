@@ -77,7 +77,7 @@ def test_every_exception_of_aiohttp_is_mapped_without_its_text(kind: type[Except
     assert kind.__name__ in error.message
 
 
-def test_the_walk_over_aiohttp_finds_its_exceptions() -> None:
+def test_exceptions_of_aiohttp_are_found() -> None:
     assert len(aiohttp_exceptions()) > 40
 
 
@@ -115,12 +115,12 @@ def test_timeouts_are_upstream_timeouts(kind: type[Exception]) -> None:
     "error",
     [aiohttp.InvalidURL("x"), aiohttp.NonHttpUrlClientError("x"), ssl.SSLCertVerificationError()],
 )
-def test_what_no_repetition_heals_is_not_retryable(error: Exception) -> None:
+def test_permanent_error_is_not_retryable(error: Exception) -> None:
     assert not transport_error(error).retryable
 
 
 @pytest.mark.parametrize(("status", "retryable"), [(407, False), (403, False), (502, True)])
-def test_what_a_proxy_answers_is_told_as_its_own(status: int, retryable: bool) -> None:
+def test_answer_of_a_proxy_is_reported_as_the_proxys(status: int, retryable: bool) -> None:
     request: Any = SimpleNamespace(real_url="")
     mapped = transport_error(aiohttp.ClientHttpProxyError(request, (), status=status))
     assert mapped.retryable is retryable
@@ -192,13 +192,13 @@ def test_http_proxies_can_be_used(proxy: str) -> None:
 
 
 @pytest.mark.parametrize("proxy", ["socks5://h:1", "proxy.example:80", "http://", "http://[", "x"])
-def test_other_proxies_are_told_without_repeating_them(proxy: str) -> None:
+def test_other_proxies_are_refused_without_repeating_them(proxy: str) -> None:
     problem = proxy_problem(f"{proxy}#{SECRET}")
     assert problem is not None
     assert SECRET not in problem
 
 
-async def test_the_session_takes_nothing_from_the_environment_and_has_no_stream_timeout() -> None:
+async def test_session_ignores_the_environment_and_has_no_stream_timeout() -> None:
     async with open_session(Settings.from_env({"WORKER_CONNECT_TIMEOUT_S": "3"})) as session:
         assert not session.trust_env
         assert session.timeout == aiohttp.ClientTimeout(total=None, connect=3.0, sock_read=None)

@@ -75,7 +75,7 @@ def test_any_cutting_of_any_deltas_gives_the_same_text(
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.lists(st.integers(0)))
-def test_deltas_of_sound_text_come_out_one_for_one(contents: list[str], places: list[int]) -> None:
+def test_deltas_of_valid_text_are_unchanged(contents: list[str], places: list[int]) -> None:
     data = b"".join(line(text, ascii_only=False) for text in contents)
     assert texts(*cut(data, places)) == [text for text in contents if text]
 
@@ -84,9 +84,7 @@ def test_deltas_of_sound_text_come_out_one_for_one(contents: list[str], places: 
     st.lists(st.sampled_from([line("ab"), b"\n", b"junk\n", line("x" * 30), b"{}\n"])),
     st.lists(st.integers(min_value=0)),
 )
-def test_limits_and_bad_lines_strike_at_the_same_place_however_the_bytes_are_cut(
-    lines: list[bytes], places: list[int]
-) -> None:
+def test_limits_and_bad_lines_do_not_depend_on_cuts(lines: list[bytes], places: list[int]) -> None:
     limits = Limits(max_line_bytes=40, max_chunks=6, max_text_bytes=100)
     data = b"".join(lines)
     at_once, error = decode([data], limits)
@@ -95,16 +93,16 @@ def test_limits_and_bad_lines_strike_at_the_same_place_however_the_bytes_are_cut
     assert (same and same.code) == (error and error.code)
 
 
-def test_every_single_byte_may_come_alone() -> None:
+def test_reply_may_arrive_byte_by_byte() -> None:
     data = line("Grüße 😀", ascii_only=False) + line("\u2028x\x85y", ascii_only=False) + line("!")
     assert texts(*(bytes([byte]) for byte in data)) == ["Grüße 😀", "\u2028x\x85y", "!"]
 
 
-def test_a_surrogate_pair_split_over_two_deltas_is_joined() -> None:
+def test_surrogate_pair_split_over_two_deltas_is_joined() -> None:
     assert texts(line("a\ud83d"), line("\ude00b")) == ["a", "😀b"]
 
 
-def test_an_empty_delta_between_two_halves_does_not_part_them() -> None:
+def test_halves_of_a_pair_are_joined_across_an_empty_delta() -> None:
     assert texts(line("\ud83d"), line(""), b"\n", line("\ude00")) == ["😀"]
 
 
@@ -124,7 +122,7 @@ def test_half_a_pair_alone_becomes_the_replacement_character(
     assert texts(*map(line, contents)) == expected
 
 
-def test_a_last_line_needs_no_newline() -> None:
+def test_last_line_needs_no_newline() -> None:
     assert texts(line("a"), line("b", end=b"")) == ["a", "b"]
 
 
@@ -132,7 +130,7 @@ def test_blank_lines_and_carriage_returns_are_skipped() -> None:
     assert texts(b"\n\r\n  \t\n", line("a", end=b"\r\n"), b"\r\n\n") == ["a"]
 
 
-def test_a_line_of_300_kb_is_taken() -> None:
+def test_line_of_300_kb_is_accepted() -> None:
     long = "x" * 300_000
     assert texts(*cut(line(long), list(range(0, 300_000, 1000)))) == [long]
 
@@ -141,11 +139,11 @@ def test_empty_deltas_are_not_published() -> None:
     assert texts(line(""), line("a"), line("")) == ["a"]
 
 
-def test_a_byte_order_mark_does_no_harm() -> None:
+def test_byte_order_mark_is_ignored() -> None:
     assert texts(b"\xef\xbb\xbf" + line("a")) == ["a"]
 
 
-def test_of_a_key_that_stands_twice_the_last_counts() -> None:
+def test_last_of_two_equal_keys_counts() -> None:
     assert texts(b'{"content": "a", "content": "b", "more": [1, {}]}') == ["b"]
 
 
@@ -168,7 +166,7 @@ BAD = [
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad[:30])
 @pytest.mark.parametrize("end", [b"\n", b""], ids=["line", "end of body"])
-def test_a_line_without_content_is_a_bad_chunk_after_the_good_ones(bad: bytes, end: bytes) -> None:
+def test_line_without_content_is_a_bad_chunk_after_the_good_ones(bad: bytes, end: bytes) -> None:
     found, error = decode([line("a") + line("b") + bad + end])
     assert found == ["a", "b"]
     assert isinstance(error, JobError)
@@ -177,7 +175,7 @@ def test_a_line_without_content_is_a_bad_chunk_after_the_good_ones(bad: bytes, e
     assert bad.decode(errors="replace") in error.message
 
 
-def test_a_line_over_the_limit_is_refused_before_it_ends() -> None:
+def test_line_over_the_limit_is_refused_before_it_ends() -> None:
     limits = Limits(max_line_bytes=100, max_chunks=10, max_text_bytes=10_000)
     found, error = ReplyDecoder(limits, bytes.decode).feed(line("a") + b'{"content": "' + b"x" * 99)
     assert found == ["a"]
@@ -203,7 +201,7 @@ def test_half_a_pair_at_the_end_counts_as_a_chunk_too() -> None:
     assert error is not None
 
 
-def test_what_lies_within_the_limit_of_bytes_is_delivered_however_it_came() -> None:
+def test_bytes_within_the_limit_are_delivered_in_any_framing() -> None:
     limits = Limits(max_line_bytes=100, max_chunks=10, max_text_bytes=3 * len(line("a")) + 1)
     found, error = decode([line("a") * 9], limits)
     assert found == ["a", "a", "a"]
@@ -277,14 +275,14 @@ def test_half_a_line_is_a_cut_only_at_the_end_of_the_body(beginning: bytes) -> N
         b'{"code": 500}', b"[]", b"12", b"event: message",
     ],
 )  # fmt: skip
-def test_what_no_byte_could_mend_is_a_bad_chunk_at_the_end_of_the_body_too(never: bytes) -> None:
+def test_invalid_last_line_is_a_bad_chunk(never: bytes) -> None:
     found, error = decode([line("a") + never])
     assert found == ["a"]
     assert error is not None
     assert (error.code, error.retryable) == (ErrorCode.BAD_CHUNK, False)
 
 
-def test_bad_line_is_kept_with_what_came_after_it() -> None:
+def test_bad_line_is_kept_with_the_following_text() -> None:
     decoder = ReplyDecoder(LIMITS, lambda line: line.decode(errors="replace"))
     _, error = decoder.feed(line("a") + b'{\n  "error": "busy"\n' + b"}")
     assert error is not None

@@ -29,7 +29,7 @@ nothing = 3
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of packages that is searched like ``site-packages``."""
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -37,17 +37,17 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     providers.refresh()
 
 
-def install(site: Path, package: str, entry_points: str) -> None:
-    (site / "shouting.py").write_text(MODULE)
-    metadata = site / f"{package}-1.0.dist-info"
+def install(site_packages: Path, package: str, entry_points: str) -> None:
+    (site_packages / "shouting.py").write_text(MODULE)
+    metadata = site_packages / f"{package}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[{providers.GROUP}]\n{entry_points}\n")
     providers.refresh()
 
 
-async def test_an_installed_package_brings_a_provider(site: Path) -> None:
-    install(site, "shouting", "shout = shouting:Shout")
+async def test_installed_package_brings_a_provider(site_packages: Path) -> None:
+    install(site_packages, "shouting", "shout = shouting:Shout")
     assert "shout" in providers.names()
     assert "shouting" not in sys.modules
     provider = providers.load("shout")(None)  # type: ignore[arg-type]  # needs no services
@@ -56,17 +56,17 @@ async def test_an_installed_package_brings_a_provider(site: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["berlin", "echo", "openai"])
-def test_our_providers_are_there(name: str) -> None:
+def test_built_in_providers_are_registered(name: str) -> None:
     assert name in providers.names()
     assert callable(providers.load(name).stream)
 
 
-def test_no_package_takes_a_name_of_ours(site: Path) -> None:
-    install(site, "shouting", "berlin = shouting:Shout")
+def test_no_package_replaces_a_built_in_name(site_packages: Path) -> None:
+    install(site_packages, "shouting", "berlin = shouting:Shout")
     assert providers.load("berlin").__module__ == "berlin_worker.providers.berlin.provider"
 
 
-def test_an_unknown_name_is_an_invalid_job() -> None:
+def test_unknown_name_is_an_invalid_job() -> None:
     with pytest.raises(JobError, match="echo") as caught:
         providers.load("no\nsuch" + "x" * 1000)
     assert caught.value.code is ErrorCode.INVALID_JOB
@@ -78,15 +78,15 @@ def test_an_unknown_name_is_an_invalid_job() -> None:
     "value",
     ["missing_module:Shout", "shouting:Missing", "shouting:nothing", "shouting:Shout.check"],
 )
-def test_a_package_that_cannot_be_used_is_named(site: Path, value: str) -> None:
-    install(site, "shouting", f"shout = {value}")
+def test_package_that_cannot_be_used_is_named(site_packages: Path, value: str) -> None:
+    install(site_packages, "shouting", f"shout = {value}")
     with pytest.raises(SettingsError, match=value):
         providers.load("shout")
 
 
-def test_two_packages_with_one_name_are_refused(site: Path) -> None:
-    install(site, "shouting", "shout = shouting:Shout")
-    install(site, "whispering", "shout = whispering:Whisper")
+def test_two_packages_with_one_name_are_refused(site_packages: Path) -> None:
+    install(site_packages, "shouting", "shout = shouting:Shout")
+    install(site_packages, "whispering", "shout = whispering:Whisper")
     with pytest.raises(
         SettingsError, match=r"shouting:Shout and whispering|whispering.* and shout"
     ):
@@ -97,8 +97,8 @@ def test_built_in_providers_are_the_entry_points_of_the_distribution() -> None:
     assert providers.built_in() == ["berlin", "echo", "openai"]
 
 
-def test_a_package_of_another_name_brings_no_built_in_provider(site: Path) -> None:
-    install(site, "shouting", "shout = berlin_worker.providers.echo:EchoProvider")
-    install(site, "berlin-worker", "yell = shouting:Shout")
+def test_package_of_another_name_brings_no_built_in_provider(site_packages: Path) -> None:
+    install(site_packages, "shouting", "shout = berlin_worker.providers.echo:EchoProvider")
+    install(site_packages, "berlin-worker", "yell = shouting:Shout")
     assert {"shout", "yell"} <= {*providers.names()}
     assert not {"shout", "yell"} & {*providers.built_in()}

@@ -1,4 +1,4 @@
-"""Which providers a worker builds at its start, and what it refuses."""
+"""The providers that a worker builds at its start, and those that it refuses."""
 
 import logging
 from collections.abc import Mapping
@@ -160,7 +160,7 @@ def test_secrets_of_any_provider_are_hidden_in_the_log(
         ("nobody", None),
     ],
 )
-def test_server_url_is_the_providers_or_none(name: str, url: str | None) -> None:
+def test_server_url_is_from_the_provider_or_absent(name: str, url: str | None) -> None:
     assert served.server_url(name, Settings.from_env({}), {}) == url
 
 

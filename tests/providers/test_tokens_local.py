@@ -1,4 +1,4 @@
-"""The token of one process: one login for all who wait, its failure shared as well."""
+"""The token of one process: all callers share one login and its failure."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ async def test_accounts_and_providers_have_tokens_of_their_own() -> None:
     assert len({token.value for token in tokens}) == 3
 
 
-async def test_a_late_invalidation_of_an_old_token_leaves_the_newer_one() -> None:
+async def test_late_invalidation_of_an_old_token_leaves_the_newer_one() -> None:
     upstream = Upstream()
     source = LocalTokens().source("berlin", "someone", upstream.login)
     old = await source.get()
@@ -62,7 +62,7 @@ async def test_callers_that_waited_share_the_failure_and_later_ones_log_in_again
     assert (await source.get()).value == "secret-2"
 
 
-async def test_when_the_caller_that_logs_in_is_cancelled_the_next_one_takes_over() -> None:
+async def test_next_caller_logs_in_when_the_first_is_cancelled() -> None:
     upstream = Upstream()
     upstream.gate.clear()
     source = LocalTokens().source("berlin", "someone", upstream.login)
@@ -95,7 +95,7 @@ def test_one_event_loop_after_another_uses_the_same_token() -> None:
     assert len(logins) == 1
 
 
-def test_a_loop_that_ended_in_the_middle_of_a_login_blocks_no_later_one() -> None:
+def test_loop_that_ended_in_the_middle_of_a_login_blocks_no_later_one() -> None:
     store = LocalTokens()
 
     async def hang() -> str:

@@ -37,12 +37,12 @@ locks = pytest.mark.parametrize("lock", Lock)
 
 
 @locks
-def test_a_good_token_is_used_whatever_else_is_known(lock: Lock) -> None:
+def test_valid_token_is_used_in_every_state(lock: Lock) -> None:
     assert decide(Snapshot(lock, TOKEN, 10.0, PAUSED)) is TOKEN
 
 
 @locks
-def test_during_a_back_off_nobody_logs_in_not_even_with_the_lock(lock: Lock) -> None:
+def test_no_process_logs_in_during_a_back_off_even_with_the_lock(lock: Lock) -> None:
     assert decide(Snapshot(lock, failure=PAUSED)) is PAUSED
     assert decide(Snapshot(lock, TOKEN, 10.0, PAUSED), refused={"1"}) is PAUSED
 
@@ -51,13 +51,13 @@ def test_during_a_back_off_nobody_logs_in_not_even_with_the_lock(lock: Lock) -> 
     ("lock", "step"),
     [(Lock.FREE, Step.TAKE_LOCK), (Lock.OURS, Step.LOG_IN), (Lock.OTHERS, Step.WAIT)],
 )
-def test_without_a_token_the_lock_says_who_logs_in(lock: Lock, step: Step) -> None:
+def test_lock_decides_which_process_logs_in(lock: Lock, step: Step) -> None:
     assert decide(Snapshot(lock)) is step
     assert decide(Snapshot(lock, failure=OVER)) is step
     assert decide(Snapshot(lock, TOKEN, 10.0), refused={"1"}) is step
 
 
-def test_a_failure_makes_an_error_of_its_own_for_each_caller() -> None:
+def test_failure_raises_a_separate_error_for_each_caller() -> None:
     first, second = PAUSED.error(), PAUSED.error()
     assert first is not second
     assert first.info() == INFO
@@ -78,7 +78,7 @@ def test_back_offs_double_up_to_the_longest() -> None:
     jitter=st.floats(0, 1),
     retry_after_s=st.none() | st.floats(0, 10**6),
 )
-def test_a_back_off_is_never_nothing_and_never_longer_than_allowed(
+def test_back_off_is_never_nothing_and_never_longer_than_allowed(
     count: int, max_s: float, jitter: float, retry_after_s: float | None
 ) -> None:
     pause_s = backoff_s(count, max_s=max_s, jitter=jitter, retry_after_s=retry_after_s)
@@ -87,25 +87,25 @@ def test_a_back_off_is_never_nothing_and_never_longer_than_allowed(
 
 
 @pytest.mark.parametrize(("max_s", "pauses"), [(60, [0.5, 1, 2, 4, 5]), (0.1, [0.1])])
-def test_the_first_few_fresh_tokens_may_be_refused_and_then_logins_slow_down(
+def test_first_few_fresh_tokens_may_be_refused_and_then_logins_slow_down(
     max_s: float, pauses: list[float]
 ) -> None:
     assert refusal_pauses_s(max_s=max_s) == [0.0] * FREE_REFUSALS + pauses
 
 
-def test_those_who_wait_look_less_and_less_often() -> None:
+def test_waiting_processes_poll_less_and_less_often() -> None:
     pauses = [poll_s(polls) for polls in range(2000)]
     assert pauses == sorted(pauses)
     assert pauses[0] < pauses[-1] == POLL_MAX_S
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"code": "unheard_of"}'])
-def test_an_error_that_cannot_be_read_is_still_an_error(text: str) -> None:
+def test_error_that_cannot_be_read_is_still_an_error(text: str) -> None:
     assert parse_error(text).code is ErrorCode.UPSTREAM_ERROR
     assert parse_error(INFO.model_dump_json()) == INFO
 
 
-def test_fingerprints_tell_passwords_and_accounts_apart_and_are_stable() -> None:
+def test_fingerprints_differ_by_password_and_account_and_are_stable() -> None:
     one = fingerprint("berlin", "a", "p")
     others = [("berlin", "a", "q"), ("berlin", "b", "p"), ("other", "a", "p"), ("berlin", "a", "")]
     assert one == fingerprint("berlin", "a", "p")
@@ -122,7 +122,7 @@ def test_keys_that_are_only_blanks_are_refused() -> None:
         cipher_for(SecretStr(" , "))
 
 
-def test_without_the_package_the_error_says_what_to_install(
+def test_missing_package_is_named_in_the_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)

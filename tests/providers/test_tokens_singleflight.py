@@ -1,4 +1,4 @@
-"""One run for all who ask while it runs."""
+"""Single-flight: callers that arrive during a run share it."""
 
 import asyncio
 
@@ -61,7 +61,7 @@ async def test_callers_share_an_error() -> None:
     assert work.runs == 1
 
 
-async def test_a_cancelled_caller_leaves_the_run_to_the_others() -> None:
+async def test_cancelled_caller_leaves_the_run_to_the_others() -> None:
     work = Work()
     flight = SingleFlight(work)
     first, second, third = await start(flight, work, 3)
@@ -73,7 +73,7 @@ async def test_a_cancelled_caller_leaves_the_run_to_the_others() -> None:
     assert work.ended == ["done"]
 
 
-async def test_the_last_caller_to_be_cancelled_waits_for_the_clean_up() -> None:
+async def test_last_caller_to_be_cancelled_waits_for_the_clean_up() -> None:
     work = Work()
     flight = SingleFlight(work)
     callers = await start(flight, work, 3)
@@ -83,7 +83,7 @@ async def test_the_last_caller_to_be_cancelled_waits_for_the_clean_up() -> None:
     assert work.ended == ["cancelled"]
 
 
-async def test_nobody_joins_a_run_that_is_being_cancelled() -> None:
+async def test_caller_does_not_join_a_run_that_is_being_cancelled() -> None:
     work = Work()
     flight = SingleFlight(work)
     [last] = await start(flight, work, 1)

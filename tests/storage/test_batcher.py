@@ -46,7 +46,7 @@ async def test_items_that_gather_go_together_and_errors_reach_their_caller_alone
     assert doubler.batches == [[1], [2, 13, 3], [4]]
 
 
-async def test_failed_batch_is_an_error_of_its_callers_and_not_of_the_next():
+async def test_failed_batch_raises_for_its_callers_and_not_for_the_next():
     doubler = Doubler()
     doubler.go.set()
     batcher = Batcher(doubler.work, at_most=2)

@@ -1,4 +1,4 @@
-"""What is a control message and what is not."""
+"""Control messages: valid ones, and those that the listener ignores."""
 
 import json
 
@@ -11,18 +11,18 @@ from berlin_worker.storage.cancel_listener import Message, parse
 pytestmark = pytest.mark.unit
 
 
-def test_a_message_names_a_job():
+def test_message_names_a_job():
     assert parse(b'{"cancel": "job-1"}') == Message("job-1", "requested", None)
 
 
-def test_a_reason_is_taken_over_and_bounded():
+def test_reason_is_copied_and_bounded():
     assert parse(b'{"cancel": "job-1", "reason": "enough"}') == Message("job-1", "enough", None)
-    told = parse(json.dumps({"cancel": "job-1", "reason": "x" * 10_000}).encode())
-    assert told == Message("job-1", "x" * 200, None)
+    message = parse(json.dumps({"cancel": "job-1", "reason": "x" * 10_000}).encode())
+    assert message == Message("job-1", "x" * 200, None)
 
 
 @pytest.mark.parametrize("reason", [None, 1, ["a"], {}, ""])
-def test_a_reason_that_says_nothing_is_replaced(reason):
+def test_empty_reason_is_replaced(reason):
     message = json.dumps({"cancel": "job-1", "reason": reason}).encode()
     assert parse(message) == Message("job-1", "requested", None)
 
@@ -53,7 +53,7 @@ def test_unknown_fields_are_ignored():
     ],
     ids=lambda data: repr(data[:30]),
 )
-def test_what_is_no_such_message_is_none(data):
+def test_invalid_message_is_ignored(data):
     assert parse(data) is None
 
 

@@ -53,7 +53,7 @@ async def publish(client, message):
     await client.publish(names.CONTROL_CHANNEL, data)
 
 
-async def test_each_message_cancels_its_job_and_garbage_harms_nothing(listener, redis_client):
+async def test_each_message_cancels_its_job_and_garbage_is_ignored(listener, redis_client):
     for message in (
         b"\xff",
         b"",
@@ -74,7 +74,7 @@ async def test_each_message_cancels_its_job_and_garbage_harms_nothing(listener, 
     assert listener.asked == [("one", "enough"), ("two", "requested")]
 
 
-async def test_a_listener_whose_connection_was_killed_listens_again(real_redis_url):
+async def test_listener_reconnects_after_its_connection_was_killed(real_redis_url):
     async with (
         redis.asyncio.Redis.from_url(real_redis_url) as client,
         redis.asyncio.Redis.from_url(real_redis_url) as other,
@@ -83,7 +83,7 @@ async def test_a_listener_whose_connection_was_killed_listens_again(real_redis_u
         await _subscribed(other)
         for n in range(3):
             assert await other.client_kill_filter(_type="pubsub") == 1
-            # The server may count the killed connection for a while yet: ask until it is heard.
+            # The server may count the killed connection for a while: publish until one receives.
             asked = (f"job-{n}", "requested")
             async with asyncio.timeout(30):
                 while asked not in listener.asked:
@@ -91,9 +91,7 @@ async def test_a_listener_whose_connection_was_killed_listens_again(real_redis_u
                     await asyncio.sleep(0.005)
 
 
-async def test_a_message_concerns_the_fleet_that_it_names_or_that_has_the_flag(
-    redis_client, redis_url
-):
+async def test_message_is_for_the_named_fleet_or_the_one_with_the_flag(redis_client, redis_url):
     flagged = cancel_listener.flags(redis_client)
     async with (
         redis.asyncio.Redis.from_url(redis_url) as client,
@@ -116,6 +114,6 @@ async def test_a_message_concerns_the_fleet_that_it_names_or_that_has_the_flag(
     assert [job_id for job_id, _ in listener.asked] == ["mine", "theirs"]
 
 
-async def test_a_flag_that_cannot_be_read_counts_as_none(redis_url):
+async def test_unreadable_flag_counts_as_missing(redis_url):
     async with redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0") as away:
         assert not await cancel_listener.flags(away)("mine")

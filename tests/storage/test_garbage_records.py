@@ -40,7 +40,7 @@ async def other_type(client, key):
 
 @pytest.mark.parametrize("status", ["queued", "running", "x", ""])
 @pytest.mark.parametrize("field", FIELDS)
-async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_client, field, status):
+async def test_invalid_number_does_not_keep_a_job_from_its_end(worker, redis_client, field, status):
     for number in NUMBERS:
         await redis_client.flushdb()
         await redis_client.hset(STATE, mapping={"status": status, "job": "{}", field: number})
@@ -56,7 +56,7 @@ async def test_number_that_is_none_keeps_no_job_from_its_end(worker, redis_clien
 
 
 @pytest.mark.parametrize("fingerprint", ["", "x", "0" * 31, "0" * 33, "\xff"])
-async def test_fingerprint_that_is_none_keeps_no_job_from_its_end(
+async def test_invalid_fingerprint_does_not_keep_a_job_from_its_end(
     worker, redis_client, fingerprint
 ):
     fields = {"status": "queued", "job": "{}", "fingerprint": fingerprint}
@@ -128,7 +128,7 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
     await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0)
 
 
-async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_client):
+async def test_due_job_that_cannot_run_ends_for_its_reader(worker, redis_client):
     """Every kind of record that is due: the reaper ends it, and goes on to the next."""
     records = {
         "no-job": {"status": "queued"},
@@ -159,13 +159,16 @@ async def test_what_is_due_and_cannot_run_ends_for_its_reader(worker, redis_clie
             assert (await record(redis_client, job_id))["status"] == "failed"
     finally:
         await stopped(task)
-    letters = await redis_client.xrange(names.DEAD_LETTERS)
-    assert {letter[b"job_id"].decode() for _, letter in letters} <= {*records, "no-hash"}
+    entries = await redis_client.xrange(names.DEAD_LETTERS)
+    assert {fields[b"job_id"].decode() for _, fields in entries} <= {
+        *records,
+        "no-hash",
+    }
     assert await indexed(redis_client) == {b"far-ahead"}
 
 
 @pytest.mark.parametrize("redis_url", ["real"], indirect=True)  # fakeredis closes at an error
-async def test_watch_of_another_type_is_removed_and_jobs_are_watched_again(worker, redis_client):
+async def test_index_of_another_type_is_removed_and_rebuilt(worker, redis_client):
     await other_type(redis_client, names.due_key(JOB_ID))
     assert await worker.store.due(10) == []
     await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
@@ -182,8 +185,8 @@ async def test_dead_letters_of_another_type_take_the_next_one(worker, redis_clie
     else:
         await other_type(redis_client, names.DEAD_LETTERS)
     await worker.store.dead_letter(JOB_ID, "reason", call="earlier", message=b"x")
-    (letter,) = [each for _, each in await redis_client.xrange(names.DEAD_LETTERS)]
-    assert letter[b"reason"] == b"reason"
+    (fields,) = [each for _, each in await redis_client.xrange(names.DEAD_LETTERS)]
+    assert fields[b"reason"] == b"reason"
 
 
 async def test_seq_that_is_ahead_of_the_log_swallows_no_event(worker, redis_client):

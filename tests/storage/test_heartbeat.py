@@ -1,4 +1,4 @@
-"""What a worker says of itself, from two snapshots of its numbers."""
+"""The status of a worker, computed from two snapshots of its numbers."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_rates_and_means_are_of_what_happened_in_the_window() -> None:
     assert recent.loop_lag_s == 0.25
 
 
-def test_what_lies_before_the_window_is_forgotten() -> None:
+def test_events_before_the_window_are_dropped() -> None:
     stats, window = Stats(), Window(window_s=10)
     for at_s in range(0, 100, 2):
         stats.chunks += 20 if at_s <= 80 else 2
@@ -58,7 +58,7 @@ def test_after_a_pause_the_rate_is_that_of_the_whole_pause() -> None:
     assert window.add(50.0, stats.snapshot()).chunks_per_s == 2.0
 
 
-def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() -> None:
+def test_worker_status_survives_its_way_through_redis() -> None:
     stats = Stats()
     stats.chunks = 7
     stats.jobs.add("completed", "")
@@ -79,7 +79,7 @@ def test_an_announcement_tells_who_and_how_and_survives_its_way_through_redis() 
     assert (said.in_flight, said.capacity, said.draining) == (3, 10, True)
 
 
-def test_an_announcement_of_a_later_version_can_be_read_for_what_is_known() -> None:
+def test_heartbeat_of_a_later_version_is_read_as_far_as_known() -> None:
     text = '{"v":1,"worker":"w","host":"h","pid":1,"version":"9","started_ts":1.0,"mood":"fine"}'
     assert WorkerStatus.model_validate_json(text).worker == "w"
 
@@ -97,7 +97,7 @@ def test_an_announcement_of_a_later_version_can_be_read_for_what_is_known() -> N
         {"recent": {"loop_lag_s": "@NaN"}},
     ],
 )
-def test_announcement_with_a_number_that_no_sum_can_take_is_refused(fields) -> None:
+def test_heartbeat_with_an_unsummable_number_is_refused(fields) -> None:
     whole = {"v": 1, "worker": "w", "host": "h", "pid": 1, "version": "9", "started_ts": 1.0}
     text = json.dumps(whole | fields).replace('"@inf"', "1e400").replace('"@NaN"', "NaN")
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""The fleet as it stands in Redis: who announces is there, who does not disappears."""
+"""Heartbeats in Redis: a worker appears with its first one and expires without the next."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ async def until_gone(client, key):
             await asyncio.sleep(0.01)
 
 
-async def test_a_worker_that_announces_itself_can_be_found_and_read(redis_client):
+async def test_worker_that_announces_itself_can_be_found_and_read(redis_client):
     await worker_heartbeat(redis_client, "one").heartbeat()
     await worker_heartbeat(redis_client, "two").heartbeat()
     assert await fleet(redis_client) == {"one", "two"}
@@ -50,20 +50,20 @@ async def test_every_key_has_a_ttl(redis_client):
         assert 0 < await redis_client.pttl(key) <= 6000
 
 
-async def test_a_short_lived_worker_does_not_cut_the_fleet_short(redis_client):
+async def test_short_lived_worker_does_not_cut_the_fleet_short(redis_client):
     await worker_heartbeat(redis_client, "one", ttl_s=100).heartbeat()
     await worker_heartbeat(redis_client, "two", ttl_s=1).heartbeat()
     assert await redis_client.ttl(names.FLEET) > 50
 
 
-async def test_who_falls_silent_is_gone_by_its_ttl_and_cleared_away_by_the_next(redis_client):
+async def test_silent_worker_expires_and_the_next_heartbeat_removes_it(redis_client):
     await worker_heartbeat(redis_client, "dead", ttl_s=0.05).heartbeat()
     await until_gone(redis_client, names.alive_key("dead"))
     await worker_heartbeat(redis_client, "alive").heartbeat()
     assert await fleet(redis_client) == {"alive"}
 
 
-async def test_who_withdraws_is_gone_at_once(redis_client):
+async def test_deregistered_worker_disappears_at_once(redis_client):
     one = worker_heartbeat(redis_client, "one")
     await one.heartbeat()
     await worker_heartbeat(redis_client, "two").heartbeat()
@@ -72,7 +72,7 @@ async def test_who_withdraws_is_gone_at_once(redis_client):
     assert not await redis_client.exists(names.alive_key("one"))
 
 
-async def test_it_goes_on_after_redis_was_away_and_leaving_waits_for_nobody(redis_client):
+async def test_heartbeat_continues_after_an_outage_of_redis_and_stops_at_once(redis_client):
     calls = 0
 
     class Flaky(redis.asyncio.Redis):

@@ -22,8 +22,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from berlin_schemas import Completed, Reset, Started, Timings, decode, names
+from berlin_schemas import Completed, Reset, Started, decode, names
 from berlin_worker.jobs.lifecycle import Phase
+from tests.support.job_store_calls import TIMINGS
+from tests.support.job_store_model import Model
 from tests.support.store_helpers import (
     JOB,
     LOG_TTL_S,
@@ -42,44 +44,9 @@ from tests.support.store_helpers import (
 
 pytestmark = pytest.mark.contract
 
+
 JOBS = ("one", "two")
 WORKERS = range(3)
-TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
-
-
-class Model:
-    """What the record of one job should say, in the words of the contract."""
-
-    def __init__(self):
-        self.status = None
-        self.attempt = 0
-        self.failed_attempts = 0
-        self.lease_expired = False
-        self.cancel_reason = ""
-        self.log = []
-        self.log_broken = False
-
-    def claim(self, held, only_queued):
-        """The claim's status; begins the attempt if it is ``claimed``."""
-        if self.status == "over":
-            return "finished"
-        if only_queued and self.status != "queued":
-            return "not_queued"
-        if self.status == "running":
-            if held != self.attempt and not self.lease_expired:
-                return "leased"
-            self.failed_attempts += 1
-        elif held:
-            return "leased"
-        self.status = "running"
-        if self.log_broken:
-            self.log, self.log_broken = [], False
-        self.attempt += 1
-        self.lease_expired = False
-        return "claimed"
-
-    def owned_by(self, attempt):
-        return self.status == "running" and self.attempt == attempt
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -312,7 +279,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kind", ["real", "cluster"])
-def test_the_scripts_keep_what_the_model_promises(request, kind):
+def test_scripts_behave_as_the_model(request, kind):
     url = request.getfixturevalue(f"{kind}_redis_url")
     machine = type("Machine", (StoreMachine,), {"url": url})
     run_state_machine_as_test(

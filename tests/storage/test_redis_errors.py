@@ -1,4 +1,4 @@
-"""What an error of Redis comes down to: waited for, or refused for good."""
+"""Errors of Redis: temporary ones, and those that no retry repairs."""
 
 import ssl
 
@@ -53,7 +53,7 @@ def no_tls() -> ssl.SSLError:
         (no_tls(), "does not speak TLS"),
     ],
 )
-def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
+def test_permanent_fault_is_named(error: Exception, message: str) -> None:
     assert (refusal(error) or "").startswith(message)
     assert describe(AT, error).startswith(f"Redis at {AT} {message}")
     assert not is_temporary(error)
@@ -74,12 +74,12 @@ def test_what_no_waiting_mends_is_named(error: Exception, message: str) -> None:
         ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
     ],
 )
-def test_a_redis_that_is_away_is_waited_for(error: Exception) -> None:
+def test_redis_that_is_away_is_waited_for(error: Exception) -> None:
     assert refusal(error) is None
     assert is_temporary(error)
 
 
-def test_silence_to_tls_is_told_with_its_likely_cause() -> None:
+def test_silence_to_a_tls_handshake_is_reported_with_its_likely_cause() -> None:
     assert "speaks no TLS" in describe(AT, exceptions.TimeoutError("no reply"))
     assert "TLS" not in describe("redis://host", exceptions.TimeoutError("no reply"))
 
@@ -117,7 +117,7 @@ def test_error_of_a_pipeline_is_shown_without_its_command(
     assert "secret" not in str(as_problem(error).format_message())
 
 
-def test_server_that_refuses_a_command_is_not_said_to_be_away() -> None:
+def test_refused_command_is_not_reported_as_an_outage() -> None:
     error = exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
     assert describe(AT, error) == (
         f"Redis at {AT} refuses a command (command not allowed when used memory > 'maxmemory'.)"

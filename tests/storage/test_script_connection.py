@@ -27,7 +27,7 @@ async def real(real_redis_url):
         yield client
 
 
-async def test_many_callers_at_once_get_each_its_own_reply(shared):
+async def test_concurrent_callers_each_get_their_reply(shared):
     replies = await asyncio.gather(*(shared.call(ECHO, [], [number]) for number in range(250)))
     assert replies == [b"%d" % number for number in range(250)]
 
@@ -45,7 +45,7 @@ async def test_callers_of_one_moment_share_a_round_trip(shared, monkeypatch):
     assert rounds == [30]
 
 
-async def test_an_error_is_its_callers_alone(real):
+async def test_error_reaches_only_the_caller_that_caused_the_failure(real):
     shared = SharedScriptConnection(real.connection_pool, ECHO, FAIL)
     good, bad, after = await asyncio.gather(
         *(shared.call(ECHO, [], ["a"]), shared.call(FAIL, [], []), shared.call(ECHO, [], ["b"])),
@@ -55,7 +55,7 @@ async def test_an_error_is_its_callers_alone(real):
     assert isinstance(bad, ResponseError)
 
 
-async def test_a_caller_that_is_cancelled_leaves_no_reply_to_the_next(shared):
+async def test_caller_that_is_cancelled_leaves_no_reply_to_the_next(shared):
     calls = [asyncio.create_task(shared.call(ECHO, [], [number])) for number in range(3)]
     await asyncio.sleep(0)
     calls[1].cancel()
@@ -64,7 +64,7 @@ async def test_a_caller_that_is_cancelled_leaves_no_reply_to_the_next(shared):
     assert await shared.call(ECHO, [], ["next"]) == b"next"
 
 
-async def test_where_all_callers_are_gone_nothing_goes_on_and_the_next_is_served(shared):
+async def test_abandoned_run_stops_and_the_next_caller_is_served(shared):
     for _ in range(20):
         calls = [asyncio.create_task(shared.call(ECHO, [], [number])) for number in range(3)]
         await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_where_all_callers_are_gone_nothing_goes_on_and_the_next_is_served
     assert shared._batcher._task is None
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_made_anew(shared):
+async def test_connection_that_was_closed_meanwhile_is_made_anew(shared):
     assert await shared.call(COUNT, ["count"], []) == 1
     await shared._connection._connection.disconnect(nowait=True)
     assert await shared.call(COUNT, ["count"], []) == 2
@@ -90,7 +90,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(real):
     assert await shared.call(ECHO, [], ["c"]) == b"c"
 
 
-async def test_a_server_that_is_away_is_an_error_of_every_caller():
+async def test_server_that_is_away_is_an_error_of_every_caller():
     pool = redis.asyncio.ConnectionPool.from_url("redis://127.0.0.1:1/0")
     shared = SharedScriptConnection(pool, ECHO)
     errors = await asyncio.gather(

@@ -33,7 +33,7 @@ def sentinels() -> Iterator[SentinelSet]:
 
 
 @pytest.mark.parametrize("flag", ["is_sdown", "is_odown"])
-def test_a_primary_that_is_down_is_not_the_one_to_connect_to(flag: str) -> None:
+def test_primary_that_is_down_is_not_the_one_to_connect_to(flag: str) -> None:
     assert newest([{"m": UP}], "m") == ("10.0.0.1", 6379)
     assert newest([{"m": UP | {flag: True}}], "m") is None
     assert newest([{"m": UP | {flag: True}}, {"m": UP}], "m") == ("10.0.0.1", 6379)
@@ -41,14 +41,14 @@ def test_a_primary_that_is_down_is_not_the_one_to_connect_to(flag: str) -> None:
     assert newest([{"m": UP}], "other") is None
 
 
-def test_a_sentinel_that_is_behind_is_not_believed() -> None:
+def test_sentinel_that_is_behind_is_not_believed() -> None:
     promoted = UP | {"ip": "10.0.0.2", "config-epoch": 8}
     behind, down = UP | {"config-epoch": 7}, promoted | {"is_sdown": True}
     assert newest([{"m": behind}, {"m": promoted}], "m") == ("10.0.0.2", 6379)
     assert newest([{"m": behind}, {"m": down}], "m") is None
 
 
-def test_the_error_says_what_to_correct() -> None:
+def test_error_names_the_correction() -> None:
     denied, away = NoPermissionError("NOPERM"), RedisConnectionError("refused")
     assert isinstance(not_found("m", 2, [denied, away]), AuthenticationError)
     for errors in ([], [away], [denied], [away, away]):
@@ -62,7 +62,7 @@ def killed_and_back(sentinels: SentinelSet) -> None:
     bring_back(sentinels, kill_primary(sentinels))
 
 
-async def test_every_client_goes_on_at_the_new_primary(sentinels: SentinelSet) -> None:
+async def test_every_client_continues_at_the_new_primary(sentinels: SentinelSet) -> None:
     url = sentinels.url
     readers = connections.readers(url)
     async with connections.commands(url) as commands, connections.connect(url) as worker:
@@ -92,7 +92,7 @@ async def test_every_client_goes_on_at_the_new_primary(sentinels: SentinelSet) -
             await reader.disconnect()
 
 
-async def test_dead_sentinels_are_passed_over(sentinels: SentinelSet) -> None:
+async def test_dead_sentinels_are_skipped(sentinels: SentinelSet) -> None:
     dead = f"127.0.0.1:{free_port()}"
     login, at, rest = sentinels.url.rpartition("@")
     url = f"{login}{at}{dead},{rest}"
@@ -111,7 +111,7 @@ async def test_dead_sentinels_are_passed_over(sentinels: SentinelSet) -> None:
         ("mymaster", "other", PrimaryNotFound, "'other'"),
     ],
 )
-async def test_what_the_url_has_wrong_is_named(
+async def test_fault_of_a_url_is_named(
     sentinels: SentinelSet, old: str, new: str, kind: type[Exception], message: str
 ) -> None:
     url = sentinels.url.replace(old, new)
@@ -126,7 +126,7 @@ async def test_what_the_url_has_wrong_is_named(
         blocking.ping()
 
 
-def test_the_servers_behind_sentinels_are_the_primary_and_its_replicas(
+def test_servers_behind_sentinels_are_the_primary_and_its_replicas(
     sentinels: SentinelSet,
 ) -> None:
     found = nodes.nodes_of_blocking(sentinels.url, timeout_s=3)

@@ -30,7 +30,7 @@ CALLERS = 50
 
 
 class LoginServer:
-    """Hands out ``secret-1``, ``secret-2``, ...; can hold back the first login, or refuse all."""
+    """Issues ``secret-1``, ``secret-2``, ...; can delay the first login, or refuse all."""
 
     def __init__(self) -> None:
         self.pids: list[int] = []
@@ -96,12 +96,12 @@ class Worker:
         assert self._process.stdout is not None
         return await self._process.stdout.readline()
 
-    def tell(self, do: str, callers: int = CALLERS) -> None:
+    def send(self, do: str, callers: int = CALLERS) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, "callers": callers}).encode() + b"\n")
 
     async def ask(self, do: str, callers: int = CALLERS) -> dict[str, Any]:
-        self.tell(do, callers)
+        self.send(do, callers)
         return await self.answer()
 
     async def answer(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ async def test_two_hundred_callers_in_four_processes_log_in_once(
     assert server.logins == 1
 
 
-async def test_a_401_for_two_hundred_jobs_is_one_login_more(
+async def test_401_for_two_hundred_jobs_is_one_login_more(
     fleet: list[Worker], server: LoginServer
 ) -> None:
     await ask_all(fleet, "get")
@@ -177,9 +177,7 @@ async def test_a_401_for_two_hundred_jobs_is_one_login_more(
         assert server.logins == turn
 
 
-async def test_a_process_that_comes_late_uses_the_token_of_the_others(
-    fleet: list[Worker], server: LoginServer
-) -> None:
+async def test_late_process_uses_the_shared_token(fleet: list[Worker], server: LoginServer) -> None:
     *early, late = fleet
     await ask_all(fleet, "get")
     await ask_all(early, "refused")
@@ -192,26 +190,26 @@ async def test_wrong_credentials_reach_the_upstream_no_faster_than_the_back_off(
 ) -> None:
     server.refuse = True
     for worker in fleet:
-        worker.tell("hammer")
+        worker.send("hammer")
     await until(lambda: server.logins >= 4)
-    heard = await ask_all(fleet, "stop")
-    for told in heard:
-        assert not told["tokens"]
-        assert set(told["errors"]) == {"auth_failed"}
+    results = await ask_all(fleet, "stop")
+    for result in results:
+        assert not result["tokens"]
+        assert set(result["errors"]) == {"auth_failed"}
     # The n-th pause is at least half of 0.5 s times 2**n; a little is left to rounding.
     # What follows the fourth login may be sooner: it is cut short by the end of the hammering.
     gaps = [after - before for before, after in itertools.pairwise(server.times[:4])]
     for turn, gap in enumerate(gaps):
         assert gap > 0.24 * 2**turn
-    assert sum(told["errors"]["auth_failed"] for told in heard) > 10 * server.logins
+    assert sum(result["errors"]["auth_failed"] for result in results) > 10 * server.logins
 
 
-async def test_the_others_go_on_when_the_one_that_logs_in_is_killed(
+async def test_processes_continue_when_the_one_that_logs_in_is_killed(
     fleet: list[Worker], server: LoginServer, keys_expire: Callable[[], None]
 ) -> None:
     server.hold_first = True
     for worker in fleet:
-        worker.tell("get")
+        worker.send("get")
     await until(lambda: server.logins == 1)
     keys_expire()
     os.kill(server.pids[0], signal.SIGKILL)
@@ -222,12 +220,12 @@ async def test_the_others_go_on_when_the_one_that_logs_in_is_killed(
     assert server.logins == 2
 
 
-async def test_a_process_that_slept_through_its_lock_takes_the_newer_token(
+async def test_process_that_slept_through_its_lock_takes_the_newer_token(
     fleet: list[Worker], server: LoginServer, real_redis_url: str
 ) -> None:
     server.hold_first = True
     for worker in fleet:
-        worker.tell("get")
+        worker.send("get")
     await until(lambda: server.logins == 1)
     [sleeper] = [worker for worker in fleet if worker.pid == server.pids[0]]
     os.kill(sleeper.pid, signal.SIGSTOP)
@@ -245,7 +243,7 @@ async def test_a_process_that_slept_through_its_lock_takes_the_newer_token(
     assert server.logins == 3
 
 
-async def test_without_redis_a_good_token_is_used_on_and_nobody_logs_in(
+async def test_valid_token_is_used_without_redis_and_no_process_logs_in(
     redis_server: RedisProcess,  # skips where there is no server to start
 ) -> None:
     binary = find_server()

@@ -56,7 +56,7 @@ UNSTABLE = "# Server\nredis_version:255.255.255\nredis_mode:standalone\n"
 @pytest.mark.parametrize(
     "text", [REDIS_7_0, REDIS_8, VALKEY_9, DRAGONFLY, UNSTABLE, "", "# Server"]
 )
-def test_a_server_that_has_what_is_needed_is_taken(text: str) -> None:
+def test_server_with_the_needed_commands_is_accepted(text: str) -> None:
     assert supported_servers.problem(parse_info(text)) is None
 
 
@@ -71,7 +71,7 @@ def test_a_server_that_has_what_is_needed_is_taken(text: str) -> None:
         (SENTINEL, "is a Sentinel, which holds no data"),
     ],
 )
-def test_a_server_that_cannot_do_is_refused_in_one_line(text: str, message: str) -> None:
+def test_server_that_cannot_do_is_refused_in_one_line(text: str, message: str) -> None:
     problem = supported_servers.problem(parse_info(text))
     assert problem is not None
     assert problem.startswith(message)
@@ -95,7 +95,7 @@ def test_a_server_that_cannot_do_is_refused_in_one_line(text: str, message: str)
         (None, False),
     ],
 )
-def test_a_version_that_says_nothing_is_not_refused(version: Any, refused: bool) -> None:
+def test_unknown_version_is_not_refused(version: Any, refused: bool) -> None:
     assert (supported_servers.problem({"redis_version": version}) is not None) == refused
 
 
@@ -115,7 +115,7 @@ def test_valkey_is_judged_by_its_own_version() -> None:
     assert supported_servers.name({}) is None
 
 
-def test_a_node_of_a_cluster_is_one_if_the_url_says_so() -> None:
+def test_url_decides_whether_a_server_is_a_cluster_node() -> None:
     assert supported_servers.problem({"cluster_enabled": 1}, cluster=True) is None
     assert supported_servers.problem({"cluster_enabled": 0}, cluster=True) is not None
     assert supported_servers.problem({}, cluster=True) is None

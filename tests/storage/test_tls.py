@@ -24,7 +24,7 @@ SECRET = "QZXhunter"
 
 
 class Secured:
-    """A server with TLS and a password, and the URL of whoever has a certificate."""
+    """A server with TLS and a password, and its URL for a client with a certificate."""
 
     def __init__(self, folder: Path, server: tuple[Path, Path], ca: Path) -> None:
         # The wheel's server is built without TLS.
@@ -81,7 +81,7 @@ def secured(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
         yield found
 
 
-def test_a_job_runs_and_is_read_over_tls_from_end_to_end(
+def test_job_runs_and_is_read_over_tls_from_end_to_end(
     secured: Secured, authority: Authority
 ) -> None:
     cert, key = authority.sign("client")
@@ -103,9 +103,7 @@ def test_a_job_runs_and_is_read_over_tls_from_end_to_end(
 
 
 @pytest.mark.parametrize("reqs", ["none", "CERT_NONE"])
-def test_a_certificate_that_shall_not_be_checked_is_not_checked(
-    secured: Secured, reqs: str
-) -> None:
+def test_certificate_that_shall_not_be_checked_is_not_checked(secured: Secured, reqs: str) -> None:
     url = f"rediss://:{SECRET}@localhost:{secured.port}/1?ssl_cert_reqs={reqs}"
     with Client(url) as client:
         assert client.status("none-such").status == "unknown"
@@ -129,7 +127,7 @@ def distrusted(
         yield server.url(), "has expired" if expired else "mismatch"
 
 
-def test_a_certificate_that_is_not_trusted_is_named_in_one_line(
+def test_certificate_that_is_not_trusted_is_named_in_one_line(
     distrusted: tuple[str, str],
 ) -> None:
     url, message = distrusted

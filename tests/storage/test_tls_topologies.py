@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 SECRET = "QZXhunter"
 
 
-class Site:
+class TlsServers:
     """Certificates, and servers by topology."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -64,21 +64,23 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def tls_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServers]:
     with ExitStack() as stack:
-        yield Site(tmp_path_factory.mktemp("tls"), stack)
+        yield TlsServers(tmp_path_factory.mktemp("tls"), stack)
 
 
 @pytest.mark.parametrize("kind", ["single", "sentinel"])
-def test_a_job_runs_and_is_read_with_certificates_of_the_settings(site: Site, kind: str) -> None:
-    env = site.environ(site.url(kind))
+def test_job_runs_and_is_read_with_certificates_of_the_settings(
+    tls_servers: TlsServers, kind: str
+) -> None:
+    env = tls_servers.environ(tls_servers.url(kind))
     settings = Settings.from_env(env)
     with WorkerProcess("berlin_worker", env=env) as worker:
-        with Client(site.url(kind), settings=settings) as client:
+        with Client(tls_servers.url(kind), settings=settings) as client:
             job_id = client.submit("one two", provider="echo")
             assert client.result(job_id, timeout_s=30).text == "one two"
             if kind == "sentinel":
-                fail_over(site.sentinels)
+                fail_over(tls_servers.sentinels)
                 text = client.result(client.submit("three", provider="echo"), timeout_s=60).text
                 assert text == "three"
         for arguments in (["doctor", "--no-login"], ["top", "--once", "--json"]):
@@ -90,9 +92,11 @@ def test_a_job_runs_and_is_read_with_certificates_of_the_settings(site: Site, ki
         assert SECRET not in worker.log
 
 
-async def test_a_cluster_is_reached_with_certificates_of_the_settings(site: Site) -> None:
-    with Cluster(site.binary, password=SECRET, tls=site.tls) as servers:
-        env = site.environ(servers.url) | {"CELERY_BROKER_URL": site.url("single")}
+async def test_cluster_is_reached_with_certificates_of_the_settings(
+    tls_servers: TlsServers,
+) -> None:
+    with Cluster(tls_servers.binary, password=SECRET, tls=tls_servers.tls) as servers:
+        env = tls_servers.environ(servers.url) | {"CELERY_BROKER_URL": tls_servers.url("single")}
         url = Settings.from_env(env).redis_url
         async with connections.commands(url) as client:
             for n in range(20):
@@ -108,11 +112,11 @@ async def test_a_cluster_is_reached_with_certificates_of_the_settings(site: Site
 
 @pytest.mark.parametrize("kind", ["single", "sentinel"])
 async def test_another_authority_is_named_and_no_certificate_is_refused(
-    site: Site, kind: str, tmp_path: Path
+    tls_servers: TlsServers, kind: str, tmp_path: Path
 ) -> None:
     other = {"WORKER_REDIS_CA": str(Authority(tmp_path, "other").path)}
-    for files in (other, {}, {"WORKER_REDIS_CA": site.files["WORKER_REDIS_CA"]}):
-        url = Settings.from_env({"REDIS_URL": site.url(kind), **files}).redis_url
+    for files in (other, {}, {"WORKER_REDIS_CA": tls_servers.files["WORKER_REDIS_CA"]}):
+        url = Settings.from_env({"REDIS_URL": tls_servers.url(kind), **files}).redis_url
         async with connections.commands(url) as client:
             with pytest.raises((RedisError, OSError)) as caught:
                 await client.ping()

@@ -62,7 +62,7 @@ def _others(client: Client) -> set[str]:
     return {status.job_id for status in client.list() if status.status == "completed"}
 
 
-def test_a_killed_worker_s_stream_goes_on_elsewhere_and_a_drain_hands_on(fleet: Fleet) -> None:
+def test_stream_of_a_killed_or_drained_worker_continues_at_another(fleet: Fleet) -> None:
     with fleet.worker(**QUICK_LEASES) as doomed:
         job_id = fleet.send(prompt("[[delay:0.3]] a b c d e f"))
         fleet.running(job_id)

@@ -5,8 +5,8 @@ for each line of its input (JSON) and answers each with one line:
 
     {"do": "get", "callers": 50}       all callers ask at once
     {"do": "refused", "callers": 50}   all have got a 401 with the token that they hold
-    {"do": "hammer", "callers": 50}    all ask again and again, whatever they hear ...
-    {"do": "stop"}                     ... until now; tells what they heard
+    {"do": "hammer", "callers": 50}    all ask again and again, whatever the result ...
+    {"do": "stop"}                     ... until now; prints their results
 
 The answer is ``{"tokens": [...], "errors": {code: count}}``, without duplicates.
 """
@@ -28,7 +28,7 @@ from berlin_worker.storage.shared_tokens import RedisTokens
 
 
 class Callers:
-    """What the callers hold and have heard."""
+    """The tokens and errors that the callers received."""
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source
@@ -53,11 +53,11 @@ class Callers:
             await self.get()
             await asyncio.sleep(0)
 
-    def heard(self) -> str:
-        told = {"tokens": sorted(self._tokens), "errors": dict(self._errors)}
+    def results(self) -> str:
+        result = {"tokens": sorted(self._tokens), "errors": dict(self._errors)}
         self._tokens.clear()
         self._errors.clear()
-        return json.dumps(told)
+        return json.dumps(result)
 
 
 def say(line: str) -> None:
@@ -94,7 +94,7 @@ async def main(redis_url: str, login_url: str, settings: str) -> None:
                     for task in hammering:
                         task.cancel()
                     await asyncio.gather(*hammering, return_exceptions=True)
-            say(callers.heard())
+            say(callers.results())
 
 
 if __name__ == "__main__":

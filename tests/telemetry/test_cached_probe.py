@@ -1,4 +1,4 @@
-"""Asking what may not answer: nobody waits for long, and nobody asks too often."""
+"""A cached probe of a silent dependency: callers wait shortly, and calls are rare."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ def answer(probe: Probe[Any], within_s: float = LATER) -> Any:
     return probe.answer(time.monotonic() + within_s)
 
 
-def test_a_fresh_answer_is_shared():
+def test_fresh_answer_is_shared():
     asked = []
 
     def ask() -> int:
@@ -56,7 +56,7 @@ def test_one_that_hangs_is_not_waited_for_and_not_asked_twice():
         assert len(asked) == 1
 
 
-def test_a_failure_says_its_kind_and_not_its_text():
+def test_failure_shows_its_kind_and_not_its_text():
     def ask() -> None:
         raise ConnectionError("redis://user:secret@host")
 

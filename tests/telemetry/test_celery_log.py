@@ -1,4 +1,4 @@
-"""The log in a process of Celery's: which lines it has, and where."""
+"""The log of a Celery process: its lines and where they are written."""
 
 import subprocess
 import sys
@@ -15,9 +15,9 @@ from berlin_worker.celery import app
 app.log.setup(logging.INFO, redirect_stdouts=True)
 seen = []
 logging.getLogger().handlers[0].addFilter(lambda record: seen.append(record) or True)
-def tell(what):
-    print(what, file=sys.__stdout__, flush=True)  # nobody else flushes it, once it is replaced
-tell("set up")
+def show(value):
+    print(value, file=sys.__stdout__, flush=True)  # Python does not flush it, once it is replaced
+show("set up")
 input()
 """
 """A log as a worker's: what is printed to stderr goes there too. It counts its lines."""
@@ -42,8 +42,8 @@ def python(code: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def test_a_line_that_nobody_reads_makes_no_others():
-    said = "print('by print'); logging.error('by logging'); tell(len(seen))"
+def test_undelivered_line_causes_no_further_lines():
+    said = "print('by print'); logging.error('by logging'); show(len(seen))"
     with python(LOG + said) as process:
         assert process.stderr
         assert process.stdout
@@ -55,7 +55,7 @@ def test_a_line_that_nobody_reads_makes_no_others():
         assert process.stdout.read() == "2\n"
 
 
-def test_a_line_that_cannot_be_made_is_told_past_the_log_with_its_place():
+def test_line_that_cannot_be_formatted_is_reported_on_stderr_with_its_place():
     with python(LOG + "logging.error('%d', 'no number')\nlogging.error('next')") as process:
         log = process.communicate("\n")[1]
     assert "This could not be logged, of <string>:11" in log
@@ -65,7 +65,7 @@ def test_a_line_that_cannot_be_made_is_told_past_the_log_with_its_place():
 
 
 @pytest.mark.parametrize(("uid", "warned"), [(10001, False), (0, True)])
-def test_only_root_is_told_that_it_is_root(uid, warned):
+def test_only_root_is_warned_about_running_as_root(uid, warned):
     with python(AS_A_NUMBER.format(uid=uid)) as process:
         log = process.communicate()[1]
     assert process.returncode == 0, log

@@ -1,4 +1,4 @@
-"""What is counted is what the logs say: jobs by their end, chunks, bytes, retries, takeovers."""
+"""Counters equal the logs: jobs by their end, chunks, bytes, retries, takeovers."""
 
 import asyncio
 import functools
@@ -85,14 +85,14 @@ async def test_each_end_counts_under_its_code(worker):
         (says("a", hangs=True), {"deadline_s": 0.5}, "deadline_exceeded"),
     ],
 )
-async def test_a_timeout_is_the_error_of_the_call_too(worker, stream, fields, code):
+async def test_timeout_is_the_error_of_the_call_too(worker, stream, fields, code):
     async with worker(stream, max_attempts=1) as here:
         await here.run(**fields)
     assert jobs(here) == {f"failed:{code}": 1}
     assert [labels[2] for labels, _ in stats_of(here).operations.items()] == [code]
 
 
-async def test_a_retry_counts_under_the_code_of_the_attempt_that_failed(worker):
+async def test_retry_counts_under_the_code_of_the_attempt_that_failed(worker):
     async with worker(says("half", then=BUSY), says(then=BUSY), says("whole", "!")) as here:
         await here.run()
     stats = stats_of(here)
@@ -105,7 +105,7 @@ async def test_a_retry_counts_under_the_code_of_the_attempt_that_failed(worker):
     assert stats.chunk_gap.merged().count == 1
 
 
-async def test_a_job_taken_over_is_a_reclaim_there_and_a_lost_lease_here(worker, redis_client):
+async def test_job_taken_over_counts_as_a_reclaim_and_as_a_lost_lease(worker, redis_client):
     hanging = worker(says("a", hangs=True), renew_interval_s=60.0)
     async with hanging as here, worker(says("b"), owner="w2") as there:
         task = here.start()
@@ -121,7 +121,7 @@ async def test_a_job_taken_over_is_a_reclaim_there_and_a_lost_lease_here(worker,
     assert [labels[2] for labels, _ in stats_of(here).operations.items()] == ["cancelled"]
 
 
-async def test_a_stale_write_is_refused_and_counts_as_nothing_else(worker, redis_client):
+async def test_stale_write_is_refused_and_counts_as_nothing_else(worker, redis_client):
     going_on = asyncio.Event()
 
     async def stale(job, report):
@@ -158,9 +158,7 @@ async def test_deliveries_that_are_dropped_count_by_their_reason(worker):
     assert jobs(here) == {"cancelled": 1}
 
 
-async def test_an_overdue_job_that_is_put_back_counts_by_what_it_was(
-    worker, redis_client, monkeypatch
-):
+async def test_overdue_job_counts_as_its_former_state(worker, redis_client, monkeypatch):
     async def for_long() -> float:
         return 1e6
 
@@ -176,14 +174,14 @@ async def test_an_overdue_job_that_is_put_back_counts_by_what_it_was(
     assert stats_of(here).snapshot()["reaped"] == {"running": 1}
 
 
-async def test_a_full_buffer_counts_once_for_each_time_that_it_fills(worker):
+async def test_full_buffer_counts_once_for_each_time_that_it_fills(worker):
     async with worker(says(*["x" * 100] * 5), buffer_bytes=50) as here:
         await here.run()
     # Each read, and what the attempt says of itself, fills so small a buffer anew.
     assert 5 <= stats_of(here).journal_full <= 7
 
 
-async def test_a_repeated_flush_counts_once(worker, monkeypatch):
+async def test_repeated_flush_counts_once(worker, monkeypatch):
     async with worker(says("a")) as here:
         append, tries = here.store.append, []
 

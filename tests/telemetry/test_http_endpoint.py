@@ -1,4 +1,4 @@
-"""What a real worker tells those who run it: its metrics, its probes and its log."""
+"""The metrics, probes and log of a real worker."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def jobs_of(fleet: Fleet) -> dict[str, list[str]]:
     return {end: [fleet.send(job) for job in jobs] for end, jobs in ends.items()}
 
 
-def test_the_totals_are_those_of_the_logs(fleet):
+def test_totals_are_those_of_the_logs(fleet):
     with fleet.worker("-c", "20", WORKER_RETRY_BASE_S="0.01", **PORT) as worker:
         sent = jobs_of(fleet)
         with Client(fleet.env["REDIS_URL"]) as client:
@@ -79,7 +79,7 @@ def test_the_totals_are_those_of_the_logs(fleet):
     assert models == {"gen_ai_request_model=gpt-3.5-turbo", "gen_ai_request_model=other"}
 
 
-def test_a_blocked_event_loop_is_not_alive_and_one_that_goes_on_is(fleet, tmp_path):
+def test_blocked_event_loop_is_not_alive_until_it_runs_again(fleet, tmp_path):
     fleet.env |= installed(tmp_path) | QUICK_LEASES
     deed = {"act": "block", "block_s": 6.0, "once": str(tmp_path / "done")}
     with fleet.worker(**PORT) as worker:
@@ -114,7 +114,7 @@ def test_without_redis_a_worker_is_alive_not_ready_and_ready_again(fleet):
         proxy.heal()
 
 
-def test_a_login_that_fails_is_not_ready(fleet):
+def test_login_that_fails_is_not_ready(fleet):
     with fleet.worker(BERLIN_PASSWORD="another", **PORT) as worker:
         url = url_of(worker)
         assert failing(f"{url}/readyz") == (200, set())
@@ -125,7 +125,7 @@ def test_a_login_that_fails_is_not_ready(fleet):
         assert value(scrape(url), "worker_logins_total", error_type="auth_failed") >= 1
 
 
-def test_while_it_drains_a_worker_is_alive_and_not_ready(fleet):
+def test_draining_worker_is_alive_and_not_ready(fleet):
     with fleet.worker(**PORT) as worker:
         url = url_of(worker)
         job_id = fleet.send(prompt("[[endless]] [[delay:0.05]] x"))
@@ -185,7 +185,7 @@ def test_every_line_is_json_and_each_job_has_one_on_its_end(fleet):
         assert secret not in worker.log
 
 
-def test_people_read_lines_and_the_banner(fleet):
+def test_console_format_has_lines_and_the_banner(fleet):
     with fleet.worker(WORKER_LOG_FORMAT="console") as worker:
         job_id = fleet.send(prompt(PROMPT, no_such_field=1))
         fleet.ended(job_id)
@@ -196,7 +196,7 @@ def test_people_read_lines_and_the_banner(fleet):
     assert line.count(job_id) == 1
 
 
-def test_a_port_that_is_taken_ends_the_worker_with_one_line(fleet):
+def test_used_port_ends_the_worker_with_one_line(fleet):
     with fleet.worker(**PORT) as first:
         port = url_of(first).rpartition(":")[2]
         second = fleet.worker(**(PORT | {"WORKER_HTTP_PORT": port}))

@@ -1,4 +1,4 @@
-"""Probes and metrics where RabbitMQ is the broker: no sample of what it does not report."""
+"""Probes and metrics with RabbitMQ as the broker: no sample of an unreported value."""
 
 import pytest
 from celery import Celery
@@ -12,7 +12,7 @@ from tests.support.workers import wait_until
 pytestmark = pytest.mark.integration
 
 
-def test_the_queue_is_counted_and_a_broker_that_is_gone_is_not_ready(fleet: Fleet) -> None:
+def test_queue_is_counted_and_a_missing_broker_is_not_ready(fleet: Fleet) -> None:
     binary = needed(find_rabbitmq(), "rabbitmq-server")
     with RabbitProcess(binary) as rabbit, Celery(broker=rabbit.url) as fleet.app:
         fleet.env["CELERY_BROKER_URL"] = rabbit.url

@@ -65,7 +65,7 @@ def test_line_of_any_end_is_strict_json_with_the_same_fields(end, about, duratio
 
 
 @given(ends, st.fixed_dictionaries(dict.fromkeys(DURATIONS, numbers)))
-def test_people_read_one_line(end, durations):
+def test_console_format_has_one_line_for_a_warning(end, durations):
     fields = job_end.fields_of(end, about=ABOUT, chunks=1, durations_ms=durations)
     line_fields = line("console", fields)
     assert len(line_fields.splitlines()) == 1

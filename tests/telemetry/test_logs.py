@@ -1,4 +1,4 @@
-"""A line of the log: JSON or for people, which job it is about, and what it never shows."""
+"""A line of the log: JSON or console format, the job that it names, and removed secrets."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def at_work(job_id: str, attempt: int) -> Iterator[None]:
     JOB.reset(token)
 
 
-def test_a_line_of_json_says_when_how_grave_and_who():
+def test_json_line_has_time_level_and_logger():
     [line] = lines("json", record("%d things", 3))
     fields = json.loads(line)
     assert list(fields) == ["timestamp", "level", "event", "logger"]
@@ -50,7 +50,7 @@ def test_a_line_of_json_says_when_how_grave_and_who():
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_a_line_says_the_job_and_the_attempt_at_work(style):
+def test_line_names_the_current_job_and_attempt(style):
     with at_work("job-1", 2):
         [line] = lines(style, record("it happened"))
     assert "job-1" in line
@@ -58,7 +58,7 @@ def test_a_line_says_the_job_and_the_attempt_at_work(style):
     assert lines(style, record("it happened"))[0].count("job") == 0
 
 
-def test_a_line_of_celerys_on_a_task_is_about_its_job_and_shows_nothing_else_of_it():
+def test_celery_line_about_a_task_names_its_job_and_nothing_else():
     about = {"id": "job-9", "args": PROMPT, "kwargs": PROMPT}
     with at_work("job-1", 2):
         [line] = lines("json", record("Task received", data=about))
@@ -67,7 +67,7 @@ def test_a_line_of_celerys_on_a_task_is_about_its_job_and_shows_nothing_else_of_
     assert PROMPT not in line
 
 
-def test_people_read_the_id_of_a_job_once():
+def test_console_line_has_the_job_id_once():
     with at_work("job-1", 1):
         [line] = lines("console", record("job job-1: failed"))
     assert line.count("job-1") == 1
@@ -75,7 +75,7 @@ def test_people_read_the_id_of_a_job_once():
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "a \x1b[31mred\x1b[0m one", 'a "quote"', "\udc80"])
-def test_whatever_is_told_is_one_line_of_json(text):
+def test_every_log_record_is_one_line_of_json(text):
     [line] = lines("json", record("%s", text))
     assert len(line.splitlines()) == 1
     line.encode("utf-8", "backslashreplace")
@@ -83,7 +83,7 @@ def test_whatever_is_told_is_one_line_of_json(text):
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_a_traceback_shows_no_variables(style):
+def test_traceback_shows_no_variables(style):
     def fail(prompt: str) -> None:
         raise ValueError("it broke")
 
@@ -111,7 +111,7 @@ def test_secrets_are_hidden_in_text_arguments_and_tracebacks(style):
     assert PASSWORD not in line
 
 
-def test_the_secrets_of_the_settings_are_known():
+def test_secrets_of_the_settings_are_known():
     settings = Settings.from_env(
         {
             "BERLIN_PASSWORD": "berlin-pass",
@@ -139,7 +139,7 @@ def test_the_secrets_of_the_settings_are_known():
         ("console", False, "console"),
     ],
 )
-def test_the_style_is_what_is_asked_for_or_fits_the_output(asked, terminal, style):
+def test_style_is_what_is_asked_for_or_fits_the_output(asked, terminal, style):
     assert logs.style_of(asked, terminal=terminal) == style
 
 
@@ -177,7 +177,7 @@ def test_structlog_and_logging_write_the_same_lines(log_file):
     assert half["event"] == "half a \udc80 character"
 
 
-def test_what_celery_says_from_a_signal_handler_is_a_line_too(capfd):
+def test_celery_output_of_a_signal_handler_is_a_log_line(capfd):
     logs.say_json("\nworker: Warm shutdown (MainProcess)\n", sys.__stdout__)
     fields = json.loads(capfd.readouterr().err)
     assert fields["event"] == "worker: Warm shutdown (MainProcess)"

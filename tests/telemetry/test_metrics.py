@@ -65,7 +65,7 @@ def samples(stats: Stats, reading: Gauges = READING) -> dict[tuple[str, frozense
 
 
 @pytest.mark.parametrize("stats", [Stats(), busy()], ids=["new", "busy"])
-def test_the_output_parses_and_has_every_name_of_the_table_as_the_type_it_says(stats):
+def test_output_parses_and_has_every_metric_of_the_table_with_its_type(stats):
     families = {
         family.name: family
         for family in parse(generate_latest(registry(stats, lambda: READING)).decode())
@@ -82,18 +82,18 @@ def test_the_output_parses_and_has_every_name_of_the_table_as_the_type_it_says(s
     assert families == {}
 
 
-def test_a_busy_worker_has_a_sample_of_each():
+def test_busy_worker_has_a_sample_of_each():
     named = {name for name, _ in samples(busy())}
     for row in TABLE:
         assert {row.name, f"{row.name}_count"} & named, row.name
 
 
-def test_it_is_openmetrics_too():
+def test_output_is_valid_openmetrics():
     text = openmetrics.generate_latest(registry(busy(), lambda: READING)).decode()
     assert len(list(parse_openmetrics(text))) == len(TABLE) + len(PROCESS)
 
 
-def test_what_is_not_known_has_no_sample():
+def test_unknown_value_has_no_sample():
     named = {name for name, _ in samples(Stats(), Gauges())}
     assert named.isdisjoint(
         {"worker_queue_messages", "worker_dead_letters", "worker_job_slots", "worker_check_up"}
@@ -110,7 +110,7 @@ def test_buckets_are_cumulative_and_end_with_the_count():
     assert dict(found)["5.12"] == "1.0"
 
 
-def test_values_stand_under_the_labels_of_the_conventions():
+def test_values_have_the_labels_of_the_conventions():
     found = samples(busy())
     assert found[
         "gen_ai_client_operation_time_per_output_chunk_seconds_count",
@@ -127,7 +127,7 @@ def test_values_stand_under_the_labels_of_the_conventions():
     assert found["worker_check_up", frozenset({"check=token"})] == 0
 
 
-def test_the_names_are_of_the_form_that_prometheus_asks_for():
+def test_names_are_of_the_form_that_prometheus_asks_for():
     for row in TABLE:
         assert re.fullmatch(r"(gen_ai|messaging|worker)_[a-z_]+", row.name), row.name
         assert row.name.endswith("_total") == (row.kind == "counter"), row.name
@@ -137,7 +137,7 @@ def test_the_names_are_of_the_form_that_prometheus_asks_for():
             assert row.name.endswith(("_seconds", "_bytes", "_token_usage")), row.name
 
 
-def test_the_printed_table_has_a_line_for_each():
+def test_printed_table_has_a_line_for_each():
     lines = table().splitlines()
     assert len(lines) == 2 + len(TABLE) + len(PROCESS)
     for line, row in zip(lines[2:], TABLE, strict=False):

@@ -1,4 +1,4 @@
-"""Where traces go: what the environment asks for, and what it cannot have."""
+"""The destination of traces: variables of the environment, and unavailable exporters."""
 
 import sys
 
@@ -29,13 +29,13 @@ pytestmark = pytest.mark.unit
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_traces_are_sent_where_the_environment_says_where(
+def test_traces_are_sent_only_to_an_endpoint_of_the_environment(
     environ: dict[str, str], wanted: bool
 ) -> None:
     assert tracer.asked_for(environ) is wanted
 
 
-async def test_a_missing_extra_is_said_once_and_changes_nothing(
+async def test_missing_extra_is_logged_once_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delattr("berlin_worker.telemetry.otel_setup")
@@ -45,7 +45,7 @@ async def test_a_missing_extra_is_said_once_and_changes_nothing(
     assert "berlin-worker[otel]" in caplog.text
 
 
-async def test_an_exporter_that_nobody_has_is_said_and_changes_nothing(
+async def test_missing_exporter_is_logged_and_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_tracer({"OTEL_TRACES_EXPORTER": "carrier_pigeon"}) as tracer:
@@ -53,7 +53,7 @@ async def test_an_exporter_that_nobody_has_is_said_and_changes_nothing(
     assert "carrier_pigeon" in caplog.text
 
 
-async def test_the_environment_names_the_service_and_else_we_do() -> None:
+async def test_environment_names_the_service_and_else_we_do() -> None:
     for environ, name in (({}, "berlin-worker"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")):
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)

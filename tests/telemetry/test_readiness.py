@@ -1,4 +1,4 @@
-"""Alive, ready, or neither: what follows from what was looked at."""
+"""Alive, ready, or neither: the conclusions from each state."""
 
 import pytest
 
@@ -15,20 +15,20 @@ def status(**changes: float) -> tuple[int, list[str]]:
     return code, [name for name, check in body["checks"].items() if not check["ok"]]
 
 
-def test_a_worker_is_alive_while_its_loop_and_its_consumer_are():
+def test_worker_is_alive_while_its_loop_and_consumer_are():
     assert status() == (200, [])
 
 
 @pytest.mark.parametrize(("age_s", "expected"), [(6.0, 200), (6.1, 503)])
-def test_a_loop_that_is_silent_for_longer_than_a_lease_is_dead(age_s, expected):
+def test_loop_that_is_silent_for_longer_than_a_lease_is_dead(age_s, expected):
     assert status(loop_age_s=age_s)[0] == expected
 
 
-def test_a_dead_consumer_is_told_by_its_name():
+def test_dead_consumer_is_named_in_the_failure():
     assert status(consumer_age_s=CONSUMER_SILENT_S + 1) == (503, ["consumer"])
 
 
-def test_while_it_drains_the_consumer_may_be_silent_and_the_loop_may_not():
+def test_consumer_may_be_silent_during_a_drain_and_the_loop_may_not():
     assert status(draining=True, consumer_age_s=1000) == (200, [])
     assert status(draining=True, loop_age_s=1000) == (503, ["event_loop"])
 
@@ -42,14 +42,14 @@ def test_while_it_drains_the_consumer_may_be_silent_and_the_loop_may_not():
         (Dependencies(), True, ["accepting"]),
     ],
 )
-def test_ready_is_who_can_take_jobs(outside, draining, failed):
+def test_worker_is_ready_if_it_can_take_jobs(outside, draining, failed):
     code, body = report(ready(live(**QUIET), outside, draining=draining))  # type: ignore[arg-type]  # QUIET has the types of the parameters
     assert code == (503 if failed else 200)
     assert [name for name, check in body["checks"].items() if not check["ok"]] == failed
     assert body["status"] == ("failing" if failed else "ok")
 
 
-def test_who_is_not_alive_is_not_ready():
+def test_worker_that_is_not_alive_is_not_ready():
     dead = live(**(QUIET | {"loop_age_s": 60.0}))  # type: ignore[arg-type]  # QUIET has the types of the parameters
     code, body = report(ready(dead, Dependencies(), draining=False))
     assert code == 503

@@ -29,11 +29,11 @@ SECRET = 'pä"ss/w+rd & <more>'
         html.escape(SECRET),
     ],
 )
-def test_a_secret_is_hidden_in_every_encoding(form: str) -> None:
+def test_secret_is_hidden_in_every_encoding(form: str) -> None:
     assert hide(f"<{form}>", [SECRET]).strip('"<>') == "[hidden]"
 
 
-def test_the_longer_of_two_secrets_is_hidden_whole() -> None:
+def test_longer_of_two_secrets_is_hidden_whole() -> None:
     assert hide("abc abcdef", ["abc", "abcdef"]) == "[hidden] [hidden]"
 
 
@@ -43,7 +43,7 @@ def test_no_secret_hides_nothing() -> None:
 
 
 @given(st.text(), st.integers(min_value=1, max_value=50))
-def test_what_is_shown_is_one_short_printable_line(text: str, limit: int) -> None:
+def test_shown_text_is_one_short_printable_line(text: str, limit: int) -> None:
     shown = clean(text, [], limit)
     assert len(shown) <= limit
     assert shown.isprintable()
@@ -54,7 +54,7 @@ def test_control_characters_do_not_break_a_secret_out_of_its_hiding() -> None:
     assert clean("x\x1b[31m\n\u202eto\tken!", ["to\tken"], 50) == "x [31m [hidden]!"
 
 
-def test_a_secret_at_the_cut_is_hidden_and_not_halved() -> None:
+def test_secret_at_the_cut_is_hidden_and_not_halved() -> None:
     assert "sec" not in clean("x" * 8 + "secret", ["secret"], 12)
 
 
@@ -64,14 +64,14 @@ PAGE = """<!DOCTYPE html>\r\n<html><head><title>502 Bad Gateway</title>
 <h1>Bad&nbsp;&amp; broken</h1><hr>nginx</body></html>"""
 
 
-def test_words_of_a_page_are_what_a_person_would_read() -> None:
+def test_words_of_a_page_are_its_visible_text() -> None:
     assert words(PAGE, [], "", 200) == '502 Bad Gateway b"> Bad & broken nginx'
     assert words("a < b and c > d, 1<2", [], "", 200) == "a < b and c > d, 1<2"
     assert words("\x1b[31mred\x1b[0m\x00\u202e", [], "", 200) == "red"
 
 
 @pytest.mark.parametrize("rest", ["<script>never ended", "<!-- never ended", '<a href="', "<style"])
-def test_markup_that_is_cut_off_is_no_word(rest: str) -> None:
+def test_cut_off_markup_is_not_text(rest: str) -> None:
     assert words(f"busy {rest}", [], "", 200) == "busy"
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a worker: what is added, what a label may be, what a snapshot says."""
+"""The numbers of a worker: counters, labels, histograms and snapshots."""
 
 import bisect
 import json
@@ -29,7 +29,7 @@ def operation(stats: Stats, model: str = "m", **changes: object) -> None:
 
 
 @given(VALUES)
-def test_a_histogram_counts_every_value_once_and_in_its_interval(values):
+def test_histogram_counts_every_value_once_and_in_its_interval(values):
     histogram = Histogram((0.5, 1.0, 10.0))
     for value in values:
         histogram.observe(value)
@@ -40,7 +40,7 @@ def test_a_histogram_counts_every_value_once_and_in_its_interval(values):
 
 
 @given(VALUES, st.floats(min_value=0.01, max_value=1))
-def test_a_quantile_lies_in_the_interval_of_the_value_that_it_stands_for(values, q):
+def test_quantile_lies_in_the_interval_of_its_value(values, q):
     histogram = Histogram((0.5, 1.0, 10.0, 1000.0))
     for value in values:
         histogram.observe(value)
@@ -53,7 +53,7 @@ def test_a_quantile_lies_in_the_interval_of_the_value_that_it_stands_for(values,
     assert low <= found <= histogram.bounds[place] + 1e-9
 
 
-def test_a_histogram_that_has_seen_nothing_has_no_quantile_and_beyond_the_last_bound_says_so():
+def test_quantile_is_none_without_values_and_the_last_bound_beyond_it():
     histogram = Histogram((1.0, 2.0))
     assert histogram.quantile(0.5) is None
     histogram.observe(1000.0)
@@ -69,7 +69,7 @@ def test_several_histograms_are_merged_without_a_loss():
     assert histograms.of("a") is histograms.of("a")
 
 
-def test_known_labels_stand_at_zero_from_the_start():
+def test_known_labels_are_zero_from_the_start():
     counts = Counts(("a",), ("b",))
     counts.add("b")
     counts.add("c", n=2)
@@ -84,14 +84,14 @@ def test_counts_can_be_read_while_they_grow():
     assert counts.total == 1
 
 
-def test_every_end_of_a_job_stands_at_zero_from_the_start():
+def test_every_end_of_a_job_is_zero_from_the_start():
     known = dict(Stats().jobs.items())
     assert {outcome for outcome, _ in known} == set(OUTCOMES)
     assert {error for _, error in known if error} == set(ErrorCode)
     assert not any(known.values())
 
 
-def test_the_gaps_between_chunks_count_each_by_their_mean():
+def test_gaps_between_chunks_count_each_by_their_mean():
     stats = Stats()
     operation(stats, stream_s=1.0, chunks=5)
     gaps = stats.chunk_gap.merged()
@@ -101,7 +101,7 @@ def test_the_gaps_between_chunks_count_each_by_their_mean():
     assert stats.operations.merged().sum == 2.0
 
 
-def test_a_call_without_a_chunk_has_a_duration_alone():
+def test_call_without_a_chunk_has_a_duration_alone():
     stats = Stats()
     operation(stats, first_chunk_s=None, chunks=0, error="upstream_timeout")
     operation(stats, chunks=1)
@@ -125,7 +125,7 @@ def test_models_that_anybody_may_name_make_few_labels(answers):
 
 
 @pytest.mark.parametrize("model", ["", "a prompt in place of a name", 'm"\n', "x" * 65, "ü"])
-def test_a_model_of_an_odd_name_is_another(model):
+def test_model_of_an_odd_name_is_another(model):
     models = Models()
     assert models.answered(model) == models.label(model) == "other"
 
@@ -135,17 +135,17 @@ def test_with_a_list_of_models_no_other_is_named():
     assert [models.answered(each) for each in ("a", "c", "b", "c")] == ["a", "other", "b", "other"]
 
 
-def test_a_delivery_is_a_wait_or_a_reclaim():
+def test_delivery_is_a_wait_or_a_reclaim():
     stats = Stats()
     stats.claimed(1, 2.5)
-    stats.claimed(1, 0.0)  # a bare message: nobody knows when it was sent
+    stats.claimed(1, 0.0)  # a bare message has no time of submission
     stats.claimed(2, 100.0)
     assert stats.queue_wait.count == 1
     assert stats.queue_wait.sum == 2.5
     assert stats.reclaims == 1
 
 
-def test_a_snapshot_is_plain_and_tells_what_has_happened():
+def test_snapshot_is_plain_data_with_all_counts():
     stats = Stats()
     operation(stats)
     stats.jobs.add("failed", "bad_chunk")

@@ -1,4 +1,4 @@
-"""The HTTP port over a broker and a Redis: what it tells of them, there, away, or silent."""
+"""The HTTP port with a broker and a Redis that are present, away or silent."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def broker(redis_url: str) -> Iterator[Celery]:
         yield app
 
 
-class Site:
+class Harness:
     """A status reporter on a port, and the problem that it reports."""
 
     def __init__(self, redis_url: str, broker: Celery) -> None:
@@ -84,23 +84,23 @@ class Site:
             await stopped(beating)
 
     async def failing(self, path: str) -> tuple[int, set[str]]:
-        """What a probe hears."""
+        """Return status and failed checks of a probe."""
         return await asyncio.to_thread(failing, self.url + path)
 
 
 @pytest.fixture
-def site(redis_url: str, broker: Celery) -> Site:
-    return Site(redis_url, broker)
+def harness(redis_url: str, broker: Celery) -> Harness:
+    return Harness(redis_url, broker)
 
 
-async def test_the_queue_is_counted_and_what_is_held_beside_it(broker, redis_client):
+async def test_queue_and_unacknowledged_messages_are_counted(broker, redis_client):
     assert queue_depth.count(broker) == {"waiting": 0, "unacknowledged": 0}
     await redis_client.lpush(names.QUEUE, *map(str, range(3)))
     await redis_client.zadd("unacked_index", {"a": 1, "b": 2})
     assert queue_depth.count(broker) == {"waiting": 3, "unacknowledged": 2}
 
 
-async def test_a_broker_that_is_away_is_an_error_and_no_zero():
+async def test_broker_that_is_away_is_an_error_and_no_zero():
     url = f"redis://127.0.0.1:{free_port()}/0"
     app = Celery("test", broker=url, set_as_current=False)
     away = (OperationalError, redis.exceptions.ConnectionError, OSError)
@@ -108,18 +108,18 @@ async def test_a_broker_that_is_away_is_an_error_and_no_zero():
         queue_depth.count(app)
 
 
-async def test_a_worker_that_has_all_it_needs_is_alive_and_ready(site):
-    async with site.open():
-        assert await site.failing("/livez") == (200, set())
-        assert await site.failing("/readyz") == (200, set())
+async def test_worker_with_all_dependencies_is_alive_and_ready(harness):
+    async with harness.open():
+        assert await harness.failing("/livez") == (200, set())
+        assert await harness.failing("/readyz") == (200, set())
 
 
-async def test_a_scrape_shows_queue_dead_letters_and_the_process(site, redis_client):
+async def test_scrape_has_queue_dead_letters_and_process(harness, redis_client):
     await redis_client.lpush(names.QUEUE, "1", "2")
     await redis_client.xadd(names.DEAD_LETTERS, {"reason": "a"})
-    site.life.slots = 1000
-    async with site.open():
-        found = await asyncio.to_thread(scrape, site.url)
+    harness.life.slots = 1000
+    async with harness.open():
+        found = await asyncio.to_thread(scrape, harness.url)
     assert value(found, "worker_queue_messages", state="waiting", messaging_system="redis") == 2
     assert value(found, "worker_dead_letters") == 1
     assert value(found, "worker_jobs_in_flight") == 7
@@ -130,58 +130,58 @@ async def test_a_scrape_shows_queue_dead_letters_and_the_process(site, redis_cli
     assert value(found, "worker_build_info", event_loop="asyncio") == 1
 
 
-async def test_without_a_broker_it_is_alive_not_ready_and_tells_no_queue(site):
+async def test_worker_without_a_broker_is_alive_not_ready_and_has_no_queue_gauge(harness):
     def away() -> None:
         raise ConnectionError("redis://secret@host")
 
-    site.queue = away
-    async with site.open():
-        assert await site.failing("/livez") == (200, set())
-        assert await site.failing("/readyz") == (503, {"broker"})
-        assert "secret" not in (await asyncio.to_thread(get, f"{site.url}/readyz"))[2]
-        found = await asyncio.to_thread(scrape, site.url)
+    harness.queue = away
+    async with harness.open():
+        assert await harness.failing("/livez") == (200, set())
+        assert await harness.failing("/readyz") == (503, {"broker"})
+        assert "secret" not in (await asyncio.to_thread(get, f"{harness.url}/readyz"))[2]
+        found = await asyncio.to_thread(scrape, harness.url)
     assert "worker_queue_messages" not in found
     assert value(found, "worker_check_up", check="broker") == 0
     assert value(found, "worker_dead_letters") == 0
 
 
-async def test_without_redis_it_is_alive_and_not_ready(site):
-    site.redis_url = f"redis://127.0.0.1:{free_port()}/0"
-    async with site.open():
-        assert await site.failing("/livez") == (200, set())
-        assert await site.failing("/readyz") == (503, {"redis"})
-        found = await asyncio.to_thread(scrape, site.url)
+async def test_worker_without_redis_is_alive_and_not_ready(harness):
+    harness.redis_url = f"redis://127.0.0.1:{free_port()}/0"
+    async with harness.open():
+        assert await harness.failing("/livez") == (200, set())
+        assert await harness.failing("/readyz") == (503, {"redis"})
+        found = await asyncio.to_thread(scrape, harness.url)
     assert "worker_dead_letters" not in found
 
 
-async def test_a_store_that_has_not_answered_for_long_is_redis_not_ready(site):
-    site.silent_s = 5.0
-    async with site.open():
-        assert await site.failing("/readyz") == (503, {"redis"})
+async def test_store_that_has_been_silent_for_long_is_not_ready(harness):
+    harness.silent_s = 5.0
+    async with harness.open():
+        assert await harness.failing("/readyz") == (503, {"redis"})
 
 
-async def test_a_login_that_has_failed_is_no_token(site):
-    site.token = lambda: "berlin: auth_failed"
-    async with site.open():
-        status, kind, body = await asyncio.to_thread(get, f"{site.url}/readyz")
+async def test_failed_login_fails_the_token_check(harness):
+    harness.token = lambda: "berlin: auth_failed"
+    async with harness.open():
+        status, kind, body = await asyncio.to_thread(get, f"{harness.url}/readyz")
     assert (status, kind) == (503, "application/json")
     assert json.loads(body)["checks"]["token"] == {"ok": False, "detail": "berlin: auth_failed"}
 
 
-async def test_one_that_drains_is_alive_and_not_ready(site):
-    site.life.draining = True
-    async with site.open():
-        assert await site.failing("/livez") == (200, set())
-        assert await site.failing("/readyz") == (503, {"accepting"})
+async def test_draining_status_is_alive_and_not_ready(harness):
+    harness.life.draining = True
+    async with harness.open():
+        assert await harness.failing("/livez") == (200, set())
+        assert await harness.failing("/readyz") == (503, {"accepting"})
 
 
-async def test_a_blocked_event_loop_is_told_of_while_it_is_blocked_and_recovers(site):
-    async with site.open():
+async def test_blocked_event_loop_fails_livez_while_blocked_and_recovers(harness):
+    async with harness.open():
         with ThreadPoolExecutor(1) as probe:
             # Waiting for it blocks the loop, which is what is tested.
-            heard = probe.submit(failures_until, f"{site.url}/livez", 503).result()
-        assert heard == {"event_loop"}
-        assert await asyncio.to_thread(failures_until, f"{site.url}/livez", 200) == set()
+            failed = probe.submit(failures_until, f"{harness.url}/livez", 503).result()
+        assert failed == {"event_loop"}
+        assert await asyncio.to_thread(failures_until, f"{harness.url}/livez", 200) == set()
 
 
 def failures_until(url: str, status: int) -> set[str]:
@@ -230,7 +230,7 @@ def test_prometheus_gets_the_format_that_it_asks_for():
         assert get(url, Accept=asked)[1].startswith("application/openmetrics-text")
 
 
-def test_a_port_that_is_taken_is_an_error_that_names_the_setting():
+def test_used_port_is_an_error_that_names_the_setting():
     with (
         serving("127.0.0.1", 0, CollectorRegistry(), {}) as port,
         pytest.raises(SettingsError, match=f"WORKER_HTTP_PORT.*{port}"),
@@ -239,7 +239,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_the_setting():
         pass
 
 
-def test_it_listens_on_an_address_of_the_other_family_too():
+def test_endpoint_listens_on_ipv6_too():
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:

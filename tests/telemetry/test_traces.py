@@ -51,7 +51,7 @@ def trace_id(span: trace.Span) -> str:
     return trace.format_trace_id(span.get_span_context().trace_id)
 
 
-def test_a_bare_send_task_of_an_instrumented_app_leads_to_the_call_upstream(fleet, traces, tracer):
+def test_bare_send_task_of_an_instrumented_app_leads_to_the_call_upstream(fleet, traces, tracer):
     def send() -> tuple[str, str]:
         with tracer.start_as_current_span("request") as span:
             return fleet.send(prompt(SECRET, model="m-1")), trace_id(span)
@@ -74,7 +74,7 @@ def test_a_bare_send_task_of_an_instrumented_app_leads_to_the_call_upstream(flee
     assert b"berlin-worker" in traces.raw
 
 
-async def test_our_client_continues_the_callers_trace_and_each_job_its_own(fleet, traces, tracer):
+async def test_client_continues_the_trace_of_its_caller_for_each_job(fleet, traces, tracer):
     with fleet.worker(**traces.environ):
         expected = {}
         async with AsyncClient(fleet.env["REDIS_URL"], settings=Settings()) as client:
@@ -88,7 +88,7 @@ async def test_our_client_continues_the_callers_trace_and_each_job_its_own(fleet
     assert {chat.attributes["berlin.job.id"]: chat.trace_id for chat in chats} == expected
 
 
-def test_a_job_whose_worker_dies_goes_on_in_its_trace_elsewhere(fleet, traces, tracer):
+def test_job_of_a_dead_worker_continues_in_its_trace(fleet, traces, tracer):
     env = QUICK_LEASES | traces.environ
     with fleet.worker(**env) as first:
         with tracer.start_as_current_span("request") as span, instrumented():
@@ -103,7 +103,7 @@ def test_a_job_whose_worker_dies_goes_on_in_its_trace_elsewhere(fleet, traces, t
     assert {delivery.trace_id, chat.trace_id} == {trace_id(span)}
 
 
-def test_failures_and_retries_are_told_by_code(fleet, traces):
+def test_failures_and_retries_are_counted_by_code(fleet, traces):
     with fleet.worker(WORKER_RETRY_BASE_S="0.01", **traces.environ):
         job_id = fleet.send(prompt(f"[[status:500]] {SECRET}", model="m-1"))
         fleet.ended(job_id)
@@ -117,7 +117,7 @@ def test_failures_and_retries_are_told_by_code(fleet, traces):
     assert SECRET.encode() not in traces.raw
 
 
-def test_headers_that_are_no_trace_do_no_harm(fleet: Fleet, traces):
+def test_headers_without_a_valid_trace_are_ignored(fleet: Fleet, traces):
     with fleet.worker(**traces.environ):
         for traceparent in (7, ["00"], {"a": 1}, "00-0-0-0", ""):
             headers = {"traceparent": traceparent, "tracestate": traceparent}
@@ -128,9 +128,7 @@ def test_headers_that_are_no_trace_do_no_harm(fleet: Fleet, traces):
         traces.named("chat gpt-3.5-turbo", 5)
 
 
-def test_a_worker_that_is_instrumented_as_a_whole_adds_its_spans_to_that(
-    fleet, traces, tracer, tmp_path
-):
+def test_instrumented_worker_adds_its_spans_to_the_instrumentation(fleet, traces, tracer, tmp_path):
     # What opentelemetry-instrument does: set up before anything else is imported.
     (tmp_path / "sitecustomize.py").write_text(
         "from opentelemetry import trace\n"
@@ -165,7 +163,7 @@ def test_a_worker_that_is_instrumented_as_a_whole_adds_its_spans_to_that(
     assert "different Context" not in worker.log
 
 
-def test_a_collector_that_never_answers_holds_nothing_up(fleet):
+def test_silent_collector_delays_nothing(fleet):
     with socket.socket() as black_hole:
         black_hole.bind(("127.0.0.1", 0))
         black_hole.listen(16)

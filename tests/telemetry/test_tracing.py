@@ -1,71 +1,31 @@
-"""Traces: what is in which span, under which parent, and that nothing is without the extra."""
+"""Traces: the spans, their parents, and no spans without the extra."""
 
 import asyncio
 import contextlib
-import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from berlin_schemas import ErrorCode, PromptJob
+from berlin_schemas import ErrorCode
 from berlin_worker.errors import Fenced, JobError
 from berlin_worker.providers.base import Report
 from berlin_worker.telemetry import tracing
-from berlin_worker.telemetry.otel import OtelTracer, captures
 from berlin_worker.telemetry.tracer import open_tracer
+from tests.support.traces import (
+    PRODUCER,
+    SECRET,
+    TRACE_ID,
+    Recorder,
+    deltas,
+    job,
+    text_of,
+    trace_id,
+)
 
 pytestmark = pytest.mark.unit
-
-TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
-PRODUCER = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
-SECRET = "the text of a prompt"
-
-
-class Recorder:
-    """A tracer, and the spans that have ended."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(shutdown_on_exit=False)
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.otel = self.provider.get_tracer("test")
-
-    def tracer(self, **changes: object) -> OtelTracer:
-        return OtelTracer(self.otel, **changes)  # type: ignore[arg-type]  # as the test says
-
-    @property
-    def spans(self) -> dict[str, ReadableSpan]:
-        """Those that have ended, by name; the last of each."""
-        return {span.name: span for span in self.exporter.get_finished_spans()}
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.provider.shutdown()
-
-
-def job(**fields: object) -> PromptJob:
-    return PromptJob.model_validate(
-        {"messages": [{"role": "user", "content": SECRET}], "model": "m-1", **fields}
-    )
-
-
-def trace_id(span: ReadableSpan) -> str:
-    assert span.context is not None
-    return trace.format_trace_id(span.context.trace_id)
-
-
-def text_of(spans: dict[str, ReadableSpan]) -> str:
-    return "".join(span.to_json() for span in spans.values())
 
 
 def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Recorder) -> None:
@@ -116,7 +76,7 @@ def test_one_trace_leads_from_the_producer_to_the_call_upstream(recorder: Record
     assert {span.status.status_code for span in recorder.spans.values()} == {StatusCode.UNSET}
 
 
-def test_a_failure_is_told_by_its_code_and_never_by_its_message(recorder: Recorder) -> None:
+def test_span_has_the_code_of_a_failure_and_never_its_message(recorder: Recorder) -> None:
     error = JobError(ErrorCode.BAD_CHUNK, f"no chunk: {SECRET}", upstream_status=502)
     with recorder.tracer().delivery("job-1", {}) as job_trace:
         with pytest.raises(JobError), job_trace.chat(job(), 1, Report()):
@@ -145,7 +105,7 @@ def test_a_failure_is_told_by_its_code_and_never_by_its_message(recorder: Record
 @pytest.mark.parametrize(
     ("error", "event"), [(Fenced("job-1"), "fenced"), (asyncio.CancelledError(), "cancelled")]
 )
-def test_a_call_that_was_stopped_is_no_error(
+def test_call_that_was_stopped_is_no_error(
     recorder: Recorder, error: BaseException, event: str
 ) -> None:
     tracer = recorder.tracer()
@@ -160,13 +120,13 @@ def test_a_call_that_was_stopped_is_no_error(
     assert span.status.status_code is StatusCode.UNSET
 
 
-def test_a_delivery_that_is_handed_back_says_so(recorder: Recorder) -> None:
+def test_requeued_delivery_is_marked_in_its_span(recorder: Recorder) -> None:
     with pytest.raises(asyncio.CancelledError), recorder.tracer().delivery("job-1", {}):
         raise asyncio.CancelledError
     assert (recorder.spans["worker.generate"].attributes or {})["berlin.job.outcome"] == "stopped"
 
 
-def test_a_job_that_ended_before_its_task_was_cancelled_keeps_its_end(recorder: Recorder) -> None:
+def test_job_that_ended_before_its_task_was_cancelled_keeps_its_end(recorder: Recorder) -> None:
     with contextlib.suppress(asyncio.CancelledError), recorder.tracer().delivery("job-1", {}) as it:
         it.ended("cancelled")
         raise asyncio.CancelledError
@@ -187,7 +147,7 @@ def test_without_a_usable_parent_a_trace_begins_here(
     assert trace_id(recorder.spans["worker.generate"]) == trace_id(span)
 
 
-def test_a_delivery_after_a_restart_stands_beside_the_first(recorder: Recorder) -> None:
+def test_delivery_after_a_restart_is_a_sibling_span_of_the_first(recorder: Recorder) -> None:
     with recorder.tracer().delivery("job-1", PRODUCER) as job_trace:
         carrier = job_trace.carrier
     with recorder.tracer().delivery("job-1", tracing.from_carrier(carrier)):
@@ -199,7 +159,9 @@ def test_a_delivery_after_a_restart_stands_beside_the_first(recorder: Recorder) 
     assert {trace_id(first), trace_id(second)} == {TRACE_ID}
 
 
-def test_where_the_whole_process_is_instrumented_ours_is_below_theirs(recorder: Recorder) -> None:
+def test_span_of_a_job_is_a_child_of_the_span_of_an_instrumented_process(
+    recorder: Recorder,
+) -> None:
     with (
         recorder.otel.start_as_current_span("run/worker.generate") as theirs,
         recorder.tracer().delivery("job-1", PRODUCER),
@@ -208,7 +170,7 @@ def test_where_the_whole_process_is_instrumented_ours_is_below_theirs(recorder: 
     assert recorder.spans["worker.generate"].parent == theirs.get_span_context()
 
 
-async def test_a_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Recorder) -> None:
+async def test_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Recorder) -> None:
     tracer = recorder.tracer()
     gate = asyncio.Event()
 
@@ -239,53 +201,7 @@ async def test_a_thousand_jobs_on_one_loop_do_not_mix_their_traces(recorder: Rec
         assert (span.attributes or {})["berlin.job.id"] == f"job-{int(trace_id(span), 16)}"
 
 
-async def read(stream: AsyncGenerator[list[str], None]) -> list[list[str]]:
-    return [deltas async for deltas in stream]
-
-
-async def deltas(*said: list[str]) -> AsyncGenerator[list[str], None]:
-    for each in said:
-        yield each
-
-
-async def test_prompt_and_reply_are_in_the_span_by_opt_in_alone(recorder: Recorder) -> None:
-    for captured in (False, True):
-        recorder.exporter.clear()
-        tracer = recorder.tracer(captures=captured)
-        with tracer.delivery("job-1", {}) as job_trace, job_trace.chat(job(), 1, Report()) as chat:
-            stream = deltas(["Hel", "lo"], ["\ud800!"])
-            reading = chat.reading(stream)
-            assert (reading is stream) is not captured  # nothing stands in the way of a chunk
-            assert await read(reading) == [["Hel", "lo"], ["\ud800!"]]
-            chat.finished()
-        attributes = recorder.spans["chat m-1"].attributes or {}
-        assert (SECRET in text_of(recorder.spans)) is captured
-        assert ("gen_ai.output.messages" in attributes) is captured
-    assert json.loads(str(attributes["gen_ai.input.messages"])) == [
-        {"role": "user", "parts": [{"type": "text", "content": SECRET}]}
-    ]
-    assert json.loads(str(attributes["gen_ai.output.messages"])) == [
-        {
-            "role": "assistant",
-            "parts": [{"type": "text", "content": "Hello?!"}],
-            "finish_reason": "stop",
-        }
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "wanted"),
-    [
-        ("true", True), ("SPAN_ONLY", True), ("span_and_event", True),
-        ("", False), ("false", False), ("NO_CONTENT", False), ("EVENT_ONLY", False), ("?", False),
-    ],
-)  # fmt: skip
-def test_the_opt_in_takes_the_values_of_the_convention(value: str, wanted: bool) -> None:
-    assert captures({"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": value}) is wanted
-    assert captures({}) is False
-
-
-async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tracing_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "opentelemetry.sdk.trace")
     async with open_tracer({}) as tracer:
         assert tracer is tracing.OFF
@@ -301,7 +217,7 @@ async def test_nothing_asked_for_is_nothing_done(monkeypatch: pytest.MonkeyPatch
     await stream.aclose()
 
 
-def test_what_runs_a_job_imports_no_opentelemetry() -> None:
+def test_running_a_job_imports_no_opentelemetry() -> None:
     # redis-py does where it is installed, so not a whole worker.
     probe = (
         "import sys, berlin_worker.jobs.runner, berlin_worker.telemetry.tracing as tracing\n"
@@ -312,37 +228,3 @@ def test_what_runs_a_job_imports_no_opentelemetry() -> None:
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True
     ).stdout
     assert "loaded: []" in output
-
-
-def test_the_headers_of_a_message_carry_the_current_trace(recorder: Recorder) -> None:
-    assert tracing.inject() == {}
-    with recorder.otel.start_as_current_span("request") as span:
-        traceparent = tracing.inject()["traceparent"]
-    assert trace.format_trace_id(span.get_span_context().trace_id) in traceparent
-
-
-@pytest.mark.parametrize(
-    ("carrier", "headers"),
-    [
-        ("", {}),
-        ("{", {}),
-        ("[]", {}),
-        ('"x"', {}),
-        (b"\xff", {}),
-        (b"", {}),
-        ('{"traceparent":1,"tracestate":"a=b"}', {"tracestate": "a=b"}),
-        ("[" * 1025, {}),
-        ('{"traceparent":"' + "x" * 2000 + '"}', {}),
-    ],
-)
-def test_a_record_may_hold_anything_where_the_trace_belongs(
-    carrier: str | bytes, headers: dict[str, str]
-) -> None:
-    assert tracing.from_carrier(carrier) == headers
-
-
-def test_what_is_kept_of_the_headers_is_bounded_and_holds_no_baggage() -> None:
-    kept = tracing.to_carrier({**PRODUCER, "baggage": "user=somebody"})
-    assert tracing.from_carrier(kept) == PRODUCER
-    assert tracing.to_carrier({**PRODUCER, "tracestate": "x" * 2000}) == ""
-    assert tracing.to_carrier({"baggage": "x"}) == ""

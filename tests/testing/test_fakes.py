@@ -1,4 +1,4 @@
-"""The fake clients: the surface of the real ones, and what a test may script."""
+"""The fake clients: methods equal to the real ones, and scripted answers."""
 
 import asyncio
 import inspect
@@ -44,7 +44,7 @@ def surface(kind: type) -> dict[str, list[tuple[str, Any, Any]]]:
         (Stream, FakeStream),
     ],
 )
-def test_a_fake_has_every_method_of_the_real_one_with_its_parameters(real, fake):
+def test_fake_has_every_method_of_the_real_one_with_its_parameters(real, fake):
     wanted = {name: how for name, how in surface(real).items() if name != "forked"}
     found = surface(fake)
     assert {name: found.get(name) for name in wanted} == wanted
@@ -53,7 +53,7 @@ def test_a_fake_has_every_method_of_the_real_one_with_its_parameters(real, fake)
         assert same is inspect.iscoroutinefunction(getattr(real, name)), name
 
 
-async def test_scripted_answers_and_failures_come_in_order_to_an_async_client():
+async def test_scripted_answers_and_failures_reach_an_async_client_in_order():
     async with FakeAsyncClient() as client:
         client.reply("Hello, world", Failure("rate_limited", "slow down"), Unavailable("away"))
         stream = client.submit_and_stream("one", model="m")
@@ -78,7 +78,7 @@ async def test_scripted_answers_and_failures_come_in_order_to_an_async_client():
         assert (await client.status("nobody")).status == "unknown"
 
 
-def test_the_sync_fake_does_the_same():
+def test_sync_fake_does_the_same():
     with FakeClient() as client:
         client.reply("a b", Failure())
         stream = client.submit_and_stream("one")
@@ -106,7 +106,7 @@ def test_jobs_and_ids_are_checked_as_the_real_clients_check_them():
     client.close()
 
 
-async def test_a_pending_job_is_finished_or_cancelled():
+async def test_pending_job_is_finished_or_cancelled():
     client = FakeAsyncClient()
     client.reply(Pending("so "), Pending())
     first, second = await client.submit("one"), await client.submit("two")
@@ -123,7 +123,7 @@ async def test_a_pending_job_is_finished_or_cancelled():
     check_log(client.events_of(first), first)
 
 
-def test_a_pending_job_is_waited_for_in_a_thread_until_the_client_is_closed():
+def test_pending_job_is_waited_for_in_a_thread_until_the_client_is_closed():
     client = FakeClient(answer=lambda job: Pending("x "))
     job_id = client.submit("one")
     with pytest.raises(TimeoutError, match="was not over"):

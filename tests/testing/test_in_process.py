@@ -49,7 +49,7 @@ def test_real_clients_and_bare_producers_work_on_the_worker(berlin_worker, berli
 
 
 class Shouting(EchoProvider):
-    """A provider of somebody else's."""
+    """A provider of another package."""
 
     def check(self, job: PromptJob) -> None:
         if job.options.get("loud") is False:
@@ -63,7 +63,7 @@ class Shouting(EchoProvider):
             yield [word.upper()]
 
 
-def test_a_provider_plays_reasoning_and_tool_calls_of_the_test():
+def test_provider_plays_reasoning_and_tool_calls_of_the_test():
     plays = scripted(
         ReasoningDelta("Hm. "),
         "Wait",
@@ -83,7 +83,7 @@ def test_a_provider_plays_reasoning_and_tool_calls_of_the_test():
     assert (result.provider, result.model) == ("mine", "m")
 
 
-def test_a_worker_serves_a_provider_of_the_tests_own():
+def test_worker_serves_a_provider_of_the_tests_own():
     with InProcessWorker({"shout": Shouting}) as worker, worker.client() as client:
         assert client.result(client.submit("hey", provider="shout"), 30).text == "HEY"
 
@@ -137,7 +137,7 @@ class _WrongCode(_Bad):
 
 
 @pytest.mark.parametrize("bad", [_Empty, _Silent, _Bare, _Raises, _Lenient, _WrongCode])
-def test_a_provider_that_breaks_a_rule_fails_a_conformance_test(bad):
+def test_provider_that_breaks_a_rule_fails_a_conformance_test(bad):
     class Tested(ProviderConformance):
         provider_class = bad
         invalid_jobs = ({"options": {"loud": False}},)
@@ -152,7 +152,7 @@ def test_a_provider_that_breaks_a_rule_fails_a_conformance_test(bad):
     assert failures
 
 
-def test_a_provider_gets_the_environment_of_its_tests():
+def test_provider_gets_the_environment_of_its_tests():
     seen = []
 
     def made(services: Services) -> Shouting:

@@ -12,7 +12,7 @@ from tests.support.workers import ROOT
 pytestmark = pytest.mark.integration
 
 
-def test_the_example_of_the_readme_passes(tmp_path):
+def test_example_of_the_readme_passes(tmp_path):
     text = (ROOT / "tests/README.md").read_text()
     block = re.search(r"<!-- testing -->\n```python\n(.*?)```\n<!-- /testing -->", text, re.DOTALL)
     assert block is not None
