@@ -7,27 +7,16 @@ import pytest
 
 from berlin_schemas import ErrorCode
 from berlin_worker.jobs.abandon import abandoned_tasks
-from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled
-from tests.support.store_helpers import check_keys, make_store
+from tests.support.harness import JOB_ID, cancelled
+from tests.support.store_helpers import make_store
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
 
 
 @pytest.fixture(autouse=True)
-async def keys(redis_client):
-    yield
-    await check_keys(redis_client)
-
-
-@pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr("berlin_worker.jobs.abandon.CANCEL_GRACE_S", 0.05)
-
-
-@pytest.fixture
-def worker(redis_client):
-    return lambda *scripts, **changes: Worker(redis_client, ScriptedProvider(*scripts), **changes)
 
 
 class Clinging:

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import redis.asyncio
 
-from berlin_schemas import Event, PromptJob
+from berlin_schemas import ErrorCode, Event, PromptJob
+from berlin_worker.errors import JobError
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.retry import RetryPolicy
@@ -21,6 +22,8 @@ from tests.support.store_helpers import job_object, load_scripts, make_store, re
 from tests.support.waiting import stopped
 
 JOB_ID = "job-1"
+BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
+"""A failure of the upstream that a worker retries."""
 Stream = Callable[[PromptJob, Report], AsyncGenerator[list[str], None]]
 
 
