@@ -67,11 +67,11 @@ def says(*deltas: str, then: BaseException | None = None, hangs: bool = False) -
     return stream
 
 
-class Bell:
+class FakeJobQueue:
     """A job queue that notes requeued jobs; ``broken`` as if the broker were away."""
 
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.requeued: list[str] = []
         self.queue_length = 0
         self.broken = False
 
@@ -79,7 +79,7 @@ class Bell:
         """Note it."""
         if self.broken:
             raise ConnectionError("broker: away")
-        self.rung.append(job_id)
+        self.requeued.append(job_id)
 
     async def depth(self) -> int:
         """``queue_length``."""
@@ -99,7 +99,7 @@ class Worker:
     ) -> None:
         self.client = client
         self.provider = provider
-        self.bell = Bell()
+        self.job_queue = FakeJobQueue()
         self.cause: Any = None
         self.store = make_store(client, owner=owner, lease_s=changes.pop("lease_s", 60.0))
         self.journal = Journal(
@@ -112,7 +112,7 @@ class Worker:
             lease_s=60.0,
             renew_interval_s=changes.pop("renew_interval_s", 0.01),
             reap_interval_s=0.01,
-            job_queue=self.bell,
+            job_queue=self.job_queue,
             discard=self._discard,
             stats=self.journal.stats,
         )

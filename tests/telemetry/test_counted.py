@@ -170,7 +170,7 @@ async def test_an_overdue_job_that_is_put_back_counts_by_what_it_was(
         await expire_lease(redis_client, JOB_ID)
         monkeypatch.setattr(here.store, "up_s", for_long)
         await here.leases._reap_all()
-        assert here.bell.rung == [JOB_ID]
+        assert here.job_queue.requeued == [JOB_ID]
         await here.runner.cancel(JOB_ID, "requested")
         await task
     assert stats_of(here).snapshot()["reaped"] == {"running": 1}
