@@ -12,19 +12,19 @@ import redis
 import redis.asyncio
 
 from berlin_schemas import InvalidJob, names
-from berlin_worker.client import Client, ClientError, CursorExpired, JobFailed, Options
+from berlin_worker.client import Client, ClientError, CursorExpired, JobFailed
 from berlin_worker.settings import Settings
+from tests.support.client_helpers import QUICK
 from tests.support.job_writer import JobWriter
 
 pytestmark = pytest.mark.contract
 
 JOB = "job-1"
-OPTIONS = Options(reread_after_s=0.2, wait_for_start_s=0.4)
 
 
 @pytest.fixture
 def client(redis_url) -> Iterator[Client]:
-    with Client(redis_url, settings=Settings(), options=OPTIONS) as client:
+    with Client(redis_url, settings=Settings(), options=QUICK) as client:
         yield client
 
 
@@ -162,9 +162,9 @@ def test_a_later_versions_types_codes_and_reasons_end_no_reader(client, redis_ur
             timings = dict.fromkeys(
                 ("queue_ms", "login_ms", "first_chunk_ms", "stream_ms", "total_ms"), 0
             )
-            error = {"code": "quota_exceeded", "message": "no more", "retryable": False}
+            error = {"code": "code_of_a_later_version", "message": "no more", "retryable": False}
             for job_id, end in (
-                (JOB, {"type": "completed", "finish_reason": "tool_calls", "timings": timings}),
+                (JOB, {"type": "completed", "finish_reason": "budget_spent", "timings": timings}),
                 ("job-2", {"type": "failed", "error": error}),
             ):
                 writer = JobWriter(server, job_id)
