@@ -16,10 +16,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
 
-
 JOBS = 200
-
-
 CHUNKS = 20
 
 

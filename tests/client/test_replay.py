@@ -11,7 +11,6 @@ from tests.support.replay_logs import JOB, base, entry, later, life, reader_at
 
 pytestmark = pytest.mark.unit
 
-
 GARBAGE = [
     b"",
     b"\xff",

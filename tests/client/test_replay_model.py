@@ -14,7 +14,6 @@ from tests.support.replay_logs import JOB, base, entry, life, of_database
 
 pytestmark = pytest.mark.unit
 
-
 FOREIGN = [
     *(of_database(event, 7) for event in life(40)),
     of_database(Cancelled(**base(3), reason="theirs"), 7),

@@ -7,7 +7,6 @@ from berlin_worker.jobs.candidates import candidates
 
 pytestmark = pytest.mark.unit
 
-
 OTHERS = [{"provider": "second", "model": "m-2"}, {"provider": "third", "model": "m-3"}]
 
 

@@ -11,10 +11,7 @@ from tests.support.store_helpers import expire_lease, make_store
 
 pytestmark = pytest.mark.contract
 
-
 GONE = JobError(ErrorCode.UPSTREAM_ERROR, "no such model", upstream_status=404)
-
-
 FALLBACKS = [
     {"provider": "second", "model": "m-2", "options": {"n": 2}},
     {"provider": "third", "model": "m-3"},

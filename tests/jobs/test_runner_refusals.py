@@ -11,7 +11,6 @@ from tests.support.store_helpers import job_object, raw_log
 
 pytestmark = pytest.mark.contract
 
-
 SECRET = "the prompt that nobody else may read"
 
 

@@ -6,8 +6,6 @@ from berlin_schemas import Completed, ErrorCode, ErrorInfo, Failed, Started, Tim
 from berlin_worker.jobs.journal import Journal
 
 JOB = "job-1"
-
-
 TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
 
 

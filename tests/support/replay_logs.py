@@ -7,8 +7,6 @@ from berlin_worker.client.entries import Entry
 from berlin_worker.client.replay import Need, Replay
 
 JOB = "job-1"
-
-
 ZERO = Timings(queue_ms=0, login_ms=0, first_chunk_ms=0, stream_ms=0, total_ms=0)
 
 
