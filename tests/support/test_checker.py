@@ -170,7 +170,7 @@ def test_recovery_runs_from_the_fault_to_the_next_attempt_s_first_event():
     assert recovery_s(WHOLE, [2.5]) is None
 
 
-def test_the_figures_count_what_was_lost_and_doubled():
+def test_figures_count_lost_and_duplicated_jobs():
     twice = written((1, "started"), (1, "completed"), (1, "completed"), job_id="twice")
     jobs = [JOB, Accepted("gone", "x"), Accepted("twice", "")]
     figures = figures_of(jobs, {"j": RESTARTED, "twice": twice}, {"gone": []}, {"odd": 1}, [2.5])
