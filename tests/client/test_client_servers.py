@@ -93,7 +93,7 @@ async def test_a_server_that_stays_away_is_given_up():
                 await asyncio.wait_for(seqs(stream), 60)
 
 
-async def test_a_wrong_password_is_told_at_once():
+async def test_wrong_password_is_an_immediate_error():
     with own_server() as process:
         async with redis.asyncio.Redis.from_url(process.url) as server:
             await server.config_set("requirepass", "right")

@@ -59,7 +59,7 @@ async def asked(connection: Resp3Connection, *commands: tuple[Any, ...]) -> asyn
 
 
 @given(st.lists(st.integers(0, 400), max_size=8))
-def test_replies_and_messages_are_told_apart_however_the_bytes_arrive(cuts):
+def test_replies_and_messages_are_distinguished_for_any_split_of_the_bytes(cuts):
     whole = (
         SUBSCRIBED % b"a"
         + MESSAGE % 1
@@ -116,7 +116,7 @@ async def test_a_subscription_that_fails_otherwise_ends_the_connection():
         ends.connection.feed(b"-NOAUTH Authentication required\r\n")
 
 
-async def test_whoever_asked_no_longer_wants_the_reply_and_the_next_one_gets_his_own():
+async def test_reply_of_a_cancelled_request_is_dropped_and_the_next_request_gets_its_reply():
     ends = Ends()
     ends.connection.subscribe([b"a"])
     ends.connection.feed(SUBSCRIBED % b"a")
@@ -167,7 +167,7 @@ async def test_pushes_of_another_kind_are_nobody_s_business():
     assert ends.messages == []
 
 
-async def test_whoever_waits_is_told_when_the_connection_ends_and_so_is_the_next():
+async def test_end_of_the_connection_fails_waiting_and_later_requests():
     ends = Ends()
     waiting = await asked(ends.connection, ("GET", "k"))
     await ends.connection.close()

@@ -195,7 +195,7 @@ async def test_a_server_without_memory_refuses_the_job_and_keeps_nothing_of_it()
             assert await keys_left(inspector) == set()
 
 
-async def test_a_wrong_password_is_told_at_once_and_nothing_may_run():
+async def test_wrong_password_is_an_immediate_error_and_no_job_may_run():
     with own_server() as server:
         async with redis.asyncio.Redis.from_url(server.url) as inspector:
             await inspector.config_set("requirepass", "right")

@@ -112,7 +112,7 @@ async def test_a_refused_log_stops_its_work_once_refuses_all_that_follows_and_ho
         await harness.journal.drained()
 
 
-async def test_whoever_waits_for_a_refused_log_is_told_by_fenced_and_not_stopped_as_well(
+async def test_waiter_for_a_refused_log_gets_fenced_and_is_not_stopped_too(
     unretrieved,
 ):
     async with Harness() as harness:

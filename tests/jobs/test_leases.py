@@ -11,7 +11,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.unit
 
 
-async def test_whoever_has_given_way_while_the_renewal_was_under_way_is_not_told(leases, store):
+async def test_holder_replaced_during_the_renewal_receives_no_loss(leases, store):
     old, new = FakeHolder(1), FakeHolder(2)
 
     async def renew(held, *, index):
@@ -26,7 +26,7 @@ async def test_whoever_has_given_way_while_the_renewal_was_under_way_is_not_told
     assert old.received == new.received == []
 
 
-async def test_holders_learn_that_their_job_is_lost_or_cancelled(leases, store, renewing):
+async def test_holders_receive_the_loss_or_cancellation_of_their_job(leases, store, renewing):
     fine, lost, unwanted = FakeHolder(), FakeHolder(), FakeHolder(3)
     store.replies = {"lost": "lost", "unwanted": "requested"}
     with (
@@ -41,12 +41,12 @@ async def test_holders_learn_that_their_job_is_lost_or_cancelled(leases, store, 
     assert [("fine", 1), ("lost", 1), ("unwanted", 3)] in store.renewals
 
 
-async def test_nothing_held_is_nothing_sent(leases, store):
+async def test_renewal_without_leases_calls_no_store(leases, store):
     await leases._renew_all()
     assert store.renewals == []
 
 
-async def test_very_many_leases_are_renewed_in_calls_of_bounded_size(leases, store):
+async def test_many_leases_are_renewed_in_calls_of_bounded_size(leases, store):
     with contextlib.ExitStack() as stack:
         for n in range(1201):
             stack.enter_context(leases.holding(f"job-{n}", FakeHolder()))
@@ -54,7 +54,7 @@ async def test_very_many_leases_are_renewed_in_calls_of_bounded_size(leases, sto
     assert [len(each) for each in store.renewals] == 12 * [100] + [1]
 
 
-async def test_a_store_that_is_away_is_tried_again(leases, store, renewing):
+async def test_renewal_is_retried_while_the_store_is_unavailable(leases, store, renewing):
     holder = FakeHolder()
     store.away = True
     with leases.holding("job-1", holder):
@@ -63,7 +63,7 @@ async def test_a_store_that_is_away_is_tried_again(leases, store, renewing):
         await until(lambda: store.renewals)
 
 
-async def test_only_the_last_holder_of_a_job_lets_it_go(leases):
+async def test_only_the_last_holder_of_a_job_removes_its_lease(leases):
     first, second = FakeHolder(1), FakeHolder(2)
     with leases.holding("job-1", first):
         later = leases.holding("job-1", second)

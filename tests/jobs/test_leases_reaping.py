@@ -18,7 +18,7 @@ def claim(created_ms, *, attempt=1, now_ms=9000):
     return Claim(job_id="job-0", status="claimed", attempt=attempt, **counts, **times)
 
 
-async def test_a_lost_job_that_could_not_be_rung_is_rung_when_the_broker_is_back(
+async def test_lost_job_is_requeued_once_the_broker_is_available_again(
     leases, store, job_queue, reaping
 ):
     job_queue.broken = True
@@ -32,14 +32,14 @@ async def test_a_lost_job_that_could_not_be_rung_is_rung_when_the_broker_is_back
     assert job_queue.requeued == ["job-1"]
 
 
-async def test_a_lost_job_is_rung_however_long_the_queue(leases, store, job_queue, reaping):
+async def test_lost_job_is_requeued_whatever_the_queue_depth(leases, store, job_queue, reaping):
     job_queue.queue_length = 1000
     store.overdue = {"job-1": "running"}
     await until(lambda: job_queue.requeued)
     assert job_queue.requeued == ["job-1"]
 
 
-async def test_a_waiting_job_is_rung_only_where_the_queue_is_empty(leases, store, job_queue):
+async def test_waiting_job_is_requeued_only_if_the_queue_is_empty(leases, store, job_queue):
     job_queue.queue_length = 1
     store.overdue = {"job-1": "queued"}
     await leases._reap_all()
@@ -51,9 +51,7 @@ async def test_a_waiting_job_is_rung_only_where_the_queue_is_empty(leases, store
     assert job_queue.requeued == ["job-1", "job-2"]
 
 
-async def test_a_waiting_job_is_rung_where_a_later_one_was_taken_from_the_queue(
-    leases, store, job_queue
-):
+async def test_waiting_job_is_requeued_if_a_later_one_was_consumed(leases, store, job_queue):
     job_queue.queue_length = 1
     for earlier in (claim(QUEUED_MS), claim(9000, now_ms=9000), claim(8000, attempt=2)):
         # Not later, of unknown age, and not from its place in the queue.
@@ -68,9 +66,7 @@ async def test_a_waiting_job_is_rung_where_a_later_one_was_taken_from_the_queue(
     assert job_queue.requeued == ["job-1"]
 
 
-async def test_a_worker_that_started_after_an_outage_gives_the_living_that_time_too(
-    leases, store, job_queue
-):
+async def test_worker_started_after_an_outage_waits_before_it_reaps(leases, store, job_queue):
     store.overdue = {"job-1": "running"}
     store.up_for_s = 0
     await leases._reap_all()
@@ -80,14 +76,14 @@ async def test_a_worker_that_started_after_an_outage_gives_the_living_that_time_
     assert job_queue.requeued == ["job-1"]
 
 
-async def test_a_job_that_another_worker_has_taken_is_not_rung(leases, store, job_queue):
+async def test_job_that_another_worker_has_claimed_is_not_requeued(leases, store, job_queue):
     store.overdue = {"job-1": "taken", "job-2": "running"}
     await leases._reap_all()
     assert job_queue.requeued == ["job-2"]
 
 
 @pytest.mark.parametrize("noticed_by", ["renewing", "reaping"])
-async def test_after_an_outage_the_living_get_the_time_of_a_lease_to_renew(
+async def test_after_an_outage_holders_have_one_lease_duration_to_renew(
     leases, store, job_queue, noticed_by, caplog
 ):
     caplog.set_level(logging.WARNING)
@@ -128,7 +124,7 @@ async def test_after_an_outage_the_living_get_the_time_of_a_lease_to_renew(
     ],
     ids=lambda job: repr(job[:12]),
 )
-async def test_record_that_cannot_run_is_discarded_and_the_next_job_is_rung(
+async def test_record_that_cannot_run_is_discarded_and_the_next_job_is_requeued(
     leases, store, job_queue, job
 ):
     store.job, store.overdue = job, {"odd": "running"}
@@ -139,7 +135,7 @@ async def test_record_that_cannot_run_is_discarded_and_the_next_job_is_rung(
     assert job_queue.requeued == ["next"]
 
 
-async def test_error_of_one_job_keeps_no_other_from_the_queue(
+async def test_error_of_one_job_does_not_stop_the_requeuing_of_others(
     leases, store, job_queue, monkeypatch
 ):
     async def requeue(job_id, job, trace=b""):

@@ -15,7 +15,7 @@ from tests.support.store_helpers import JOB, raw_log, subscribed, text_of
 pytestmark = pytest.mark.contract
 
 
-async def test_a_job_starts_streams_and_completes(worker, redis_client):
+async def test_job_starts_streams_and_completes(worker, redis_client):
     async def stream(job, report):
         assert job.messages[0].content == "Hello"
         report.login_s = 0.25
@@ -41,7 +41,7 @@ async def test_a_job_starts_streams_and_completes(worker, redis_client):
     assert here.leases.holder(JOB_ID) is None
 
 
-async def test_a_job_without_text_completes(worker):
+async def test_job_without_text_completes(worker):
     async with worker(says()) as here:
         await here.run()
         events = await here.log()
@@ -50,7 +50,7 @@ async def test_a_job_without_text_completes(worker):
     assert events[-1].usage is None
 
 
-async def test_the_wait_in_the_queue_counts_from_the_submission(worker, redis_client):
+async def test_queue_time_counts_from_the_submission(worker, redis_client):
     async with worker(says("a")) as here:
         ago = 5_000
         now_s, micros = await redis_client.time()
@@ -65,7 +65,7 @@ async def test_the_wait_in_the_queue_counts_from_the_submission(worker, redis_cl
     assert timings.total_ms >= timings.queue_ms
 
 
-async def test_many_jobs_at_once_do_not_mix(worker):
+async def test_concurrent_jobs_do_not_mix_their_text(worker):
     async def stream(job, report):
         for n in range(20):
             yield [f"{job.metadata['name']}:{n} "]
@@ -78,7 +78,7 @@ async def test_many_jobs_at_once_do_not_mix(worker):
             assert text_of(await here.log(each)) == "".join(f"{each}:{n} " for n in range(20))
 
 
-async def test_a_full_buffer_stops_the_reading_and_not_the_clock_of_the_stream(worker):
+async def test_full_buffer_pauses_reading_without_an_idle_timeout(worker):
     async with worker(says(*["x" * 500] * 40), buffer_bytes=600) as here:
         await here.run(idle_timeout_s=5.0)
         assert len(await here.log()) == 42

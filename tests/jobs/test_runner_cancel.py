@@ -13,7 +13,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.contract
 
 
-async def test_a_running_job_ends_as_cancelled_and_its_stream_is_closed(worker):
+async def test_cancelled_running_job_closes_its_stream(worker):
     async with worker(says("a", hangs=True)) as here:
         task = here.start()
         await here.logged(2)
@@ -26,7 +26,7 @@ async def test_a_running_job_ends_as_cancelled_and_its_stream_is_closed(worker):
     assert events[-1].reason == "enough"
 
 
-async def test_a_running_job_sees_the_flag_in_its_record_when_the_message_was_missed(
+async def test_running_job_reads_the_cancel_flag_of_its_record_after_a_missed_message(
     worker, redis_client
 ):
     async with worker(says("a", hangs=True)) as here:
@@ -38,7 +38,7 @@ async def test_a_running_job_sees_the_flag_in_its_record_when_the_message_was_mi
 
 
 @pytest.mark.parametrize("answer", ["error", "end"])
-async def test_a_provider_that_swallows_a_cancellation_does_not_keep_the_job(worker, answer):
+async def test_provider_that_swallows_a_cancellation_does_not_keep_the_job(worker, answer):
     async def stream(job, report):
         yield ["a"]
         try:
@@ -55,7 +55,9 @@ async def test_a_provider_that_swallows_a_cancellation_does_not_keep_the_job(wor
         assert await here.kinds() == ["started", "chunk", "cancelled"]
 
 
-async def test_cancelling_while_the_last_event_is_on_its_way_changes_nothing(worker, monkeypatch):
+async def test_cancellation_during_the_append_of_the_last_event_changes_nothing(
+    worker, monkeypatch
+):
     held, go = asyncio.Event(), asyncio.Event()
     append = RedisStore.append
 
@@ -85,7 +87,7 @@ async def test_cancelling_while_the_last_event_is_on_its_way_changes_nothing(wor
             assert await here.kinds(job_id) == ["started", "chunk", "completed"]
 
 
-async def test_a_job_in_its_back_off_ends_as_cancelled_at_once(worker):
+async def test_job_in_back_off_is_cancelled_at_once(worker):
     async with worker(says("half", then=BUSY), retry_base_s=100.0) as here:
         task = here.start()
         await here.logged(2)
@@ -95,7 +97,7 @@ async def test_a_job_in_its_back_off_ends_as_cancelled_at_once(worker):
         assert await here.kinds() == ["started", "chunk", "cancelled"]
 
 
-async def test_a_queued_job_with_a_record_is_cancelled_by_one_of_all_workers(worker, redis_client):
+async def test_queued_job_with_a_record_is_cancelled_by_one_worker_alone(worker, redis_client):
     state = names.state_key(JOB_ID)
     await redis_client.hset(state, mapping={"status": "queued", "job": JOB, "created_ms": 1})
     await redis_client.expire(state, 100)
@@ -109,7 +111,7 @@ async def test_a_queued_job_with_a_record_is_cancelled_by_one_of_all_workers(wor
         assert here.provider.calls == 0
 
 
-async def test_a_bare_job_whose_flag_was_set_first_is_cancelled_when_it_comes(worker, redis_client):
+async def test_bare_job_with_an_earlier_cancel_flag_is_cancelled_on_arrival(worker, redis_client):
     async with worker(says("never")) as here:
         await redis_client.hset(names.state_key(JOB_ID), "cancel", 1)
         await here.runner.cancel(JOB_ID, "requested")
@@ -120,14 +122,14 @@ async def test_a_bare_job_whose_flag_was_set_first_is_cancelled_when_it_comes(wo
         assert here.provider.calls == 0
 
 
-async def test_a_revoked_job_without_a_record_ends_as_cancelled(worker):
+async def test_revoked_job_without_a_record_ends_as_cancelled(worker):
     async with worker(says("never")) as here:
         await here.runner.cancel(JOB_ID, "revoked", only_queued=False)
         [event] = await here.log()
         assert (event.type, event.reason) == ("cancelled", "revoked")
 
 
-async def test_a_reason_that_is_no_utf_8_cancels_all_the_same(worker):
+async def test_reason_with_invalid_characters_cancels_the_job(worker):
     async with worker(says("a", hangs=True)) as here:
         task = here.start()
         await here.logged(2)
@@ -136,7 +138,7 @@ async def test_a_reason_that_is_no_utf_8_cancels_all_the_same(worker):
         assert (await here.log())[-1].reason == "half ?"
 
 
-async def test_losing_a_job_while_cancelling_it_in_the_queue_does_not_stop_the_canceller(
+async def test_loss_of_a_queued_job_during_its_cancellation_does_not_stop_the_canceller(
     worker, redis_client, monkeypatch
 ):
     append = RedisStore.append

@@ -12,7 +12,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.contract
 
 
-async def test_a_second_delivery_of_a_running_job_is_dropped(worker):
+async def test_second_delivery_of_a_running_job_is_dropped(worker):
     async with worker(says("a", hangs=True)) as here, worker(says("b"), owner="w2") as there:
         task = here.start()
         before = await here.logged(2)
@@ -24,7 +24,7 @@ async def test_a_second_delivery_of_a_running_job_is_dropped(worker):
         await task
 
 
-async def test_a_delivery_that_came_back_is_dropped_where_the_lease_is_renewed(worker):
+async def test_redelivery_is_dropped_while_the_lease_is_renewed(worker):
     async with worker(says("a", hangs=True)) as here, worker(says("b"), owner="w2") as there:
         task = here.start()
         before = await here.logged(2)
@@ -36,7 +36,7 @@ async def test_a_delivery_that_came_back_is_dropped_where_the_lease_is_renewed(w
         await task
 
 
-async def test_a_delivery_that_came_back_outwaits_the_lease_of_a_dead_worker(
+async def test_redelivery_waits_until_the_lease_of_a_dead_worker_expires(
     worker, redis_client, monkeypatch
 ):
     monkeypatch.setattr("berlin_worker.jobs.claiming._CHECK_INTERVAL_S", 0.001)
@@ -58,7 +58,7 @@ async def test_a_delivery_that_came_back_outwaits_the_lease_of_a_dead_worker(
         await asyncio.wait({lost})
 
 
-async def test_a_delivery_of_a_finished_job_is_dropped(worker):
+async def test_delivery_of_a_finished_job_is_dropped(worker):
     async with worker(says("a")) as here:
         await here.run()
         before = await here.log()

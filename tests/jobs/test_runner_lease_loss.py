@@ -25,7 +25,7 @@ async def take_over(worker, redis_client, job_id=JOB_ID):
 
 
 @pytest.mark.parametrize("stalled", [True, False], ids=["stalled", "streaming"])
-async def test_a_job_taken_over_closes_the_stream_here_and_leaves_the_log_to_the_other(
+async def test_lease_loss_closes_the_stream_and_leaves_the_log_to_the_new_worker(
     worker, redis_client, stalled
 ):
     async def stream(job, report):
@@ -49,9 +49,7 @@ async def test_a_job_taken_over_closes_the_stream_here_and_leaves_the_log_to_the
         assert len(await here.log()) == seq
 
 
-async def test_a_renewal_under_way_while_the_next_attempt_begins_is_not_taken_for_a_loss(
-    worker, monkeypatch
-):
+async def test_renewal_pending_at_the_start_of_an_attempt_is_no_lease_loss(worker, monkeypatch):
     renew, claim = RedisStore.renew, RedisStore.claim
     asked, answered = asyncio.Event(), asyncio.Event()
 
@@ -94,7 +92,7 @@ async def test_a_renewal_under_way_while_the_next_attempt_begins_is_not_taken_fo
         ("fail", ["started", "chunk", "failed"], "half"),
     ],
 )
-async def test_a_job_taken_over_after_chunks_goes_on_as_it_asks(
+async def test_job_taken_over_after_chunks_follows_its_on_interrupt(
     worker, redis_client, on_interrupt, kinds, text
 ):
     async with worker(says("half", hangs=True)) as dead:

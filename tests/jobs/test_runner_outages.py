@@ -13,7 +13,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.contract
 
 
-async def test_a_job_goes_on_where_replies_are_lost(worker, redis_url):
+async def test_job_continues_after_a_lost_reply(worker, redis_url):
     provider = ScriptedProvider(says("a", then=BUSY), says("b"))
     async with loses_replies(redis_url) as lossy, Worker(lossy, provider) as here:
         lossy.lose = 1
@@ -23,9 +23,7 @@ async def test_a_job_goes_on_where_replies_are_lost(worker, redis_url):
     assert {each.attempt for each in events} == {1, 2}
 
 
-async def test_a_server_emptied_while_a_job_streams_stops_it_and_gets_no_half_log(
-    worker, redis_client
-):
+async def test_emptied_server_stops_a_streaming_job_and_gets_no_partial_log(worker, redis_client):
     async def stream(job, report):
         while True:
             yield ["x"]
@@ -42,7 +40,7 @@ async def test_a_server_emptied_while_a_job_streams_stops_it_and_gets_no_half_lo
 
 
 @pytest.mark.server
-async def test_a_job_streams_through_a_restart_of_the_server_and_loses_nothing():
+async def test_job_streams_through_a_server_restart_without_loss():
     binary = find_server()
     if binary is None:
         pytest.skip("no server binary")

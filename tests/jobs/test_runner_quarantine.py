@@ -20,9 +20,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.contract
 
 
-async def test_a_job_that_kills_workers_ends_as_too_many_attempts_and_is_buried(
-    worker, redis_client
-):
+async def test_job_that_kills_workers_fails_and_becomes_a_dead_letter(worker, redis_client):
     store = make_store(redis_client)
     async with worker(says("never")) as here:
         for n in range(3):
@@ -39,7 +37,7 @@ async def test_a_job_that_kills_workers_ends_as_too_many_attempts_and_is_buried(
     assert json.loads(letter[b"job"]) == job_object()
 
 
-async def test_one_that_is_given_up_again_since_its_worker_was_stopped_over_it_is_buried_once(
+async def test_job_that_fails_twice_for_too_many_attempts_becomes_one_dead_letter(
     worker, redis_client, monkeypatch
 ):
     async with worker(says("never")) as here:
@@ -62,9 +60,7 @@ async def test_one_that_is_given_up_again_since_its_worker_was_stopped_over_it_i
     assert await redis_client.xlen(names.DEAD_LETTERS) == 1
 
 
-async def test_a_message_that_is_discarded_again_is_buried_once_and_another_one_too(
-    worker, redis_client
-):
+async def test_each_discarded_message_becomes_one_dead_letter(worker, redis_client):
     async with worker(says("never")) as here:
         for message in (b"x", b"x", b"y"):
             await here.runner.discard(JOB_ID, "undecodable", "no task", message)
@@ -74,7 +70,7 @@ async def test_a_message_that_is_discarded_again_is_buried_once_and_another_one_
     assert [letter[b"message"] for letter in letters] == [b"x", b"y", b"x", b"x"]
 
 
-async def struck_twice(redis_client, job_id):
+async def fail_twice(redis_client, job_id):
     await load_scripts(redis_client)
     store = make_store(redis_client)
     for n in range(2):
@@ -82,11 +78,11 @@ async def struck_twice(redis_client, job_id):
         await expire_lease(redis_client, job_id)
 
 
-async def test_the_last_chance_of_a_job_comes_alone_and_who_waits_for_it_is_not_struck(
+async def test_final_attempt_runs_in_isolation_and_waiting_jobs_count_no_failed_attempt(
     worker, redis_client
 ):
     for job_id in ("killer", "neighbour"):
-        await struck_twice(redis_client, job_id)
+        await fail_twice(redis_client, job_id)
     async with worker(says("x", hangs=True), says("y")) as here:
         killer = here.start("killer")
         await here.logged(2, "killer")
@@ -105,8 +101,8 @@ async def test_the_last_chance_of_a_job_comes_alone_and_who_waits_for_it_is_not_
     assert (await record(redis_client, "neighbour"))["failed_attempts"] == "2"
 
 
-async def test_job_that_survives_its_observation_alone_leaves_the_quarantine(worker, redis_client):
-    await struck_twice(redis_client, "neighbour")
+async def test_job_that_survives_its_observation_leaves_the_quarantine(worker, redis_client):
+    await fail_twice(redis_client, "neighbour")
     async with worker(says("x", hangs=True)) as here:
         here.runner.quarantine.observation_s = 0.01
         neighbour = here.start("neighbour")
@@ -129,13 +125,11 @@ async def test_job_that_survives_its_observation_alone_leaves_the_quarantine(wor
     assert (await record(redis_client, "neighbour"))["failed_attempts"] == "2"
 
 
-async def test_of_many_jobs_in_quarantine_a_group_begins_together_and_its_loss_ends_no_job(
-    worker, redis_client
-):
+async def test_quarantined_jobs_start_in_groups_whose_loss_ends_no_job(worker, redis_client):
     # One begins alone; of the 17 others 8 begin together, with one failed attempt cleared.
     jobs = [f"job-{n}" for n in range(18)]
     for job_id in jobs:
-        await struck_twice(redis_client, job_id)
+        await fail_twice(redis_client, job_id)
     async with worker(says("x", hangs=True)) as here:
         tasks = {job_id: here.start(job_id) for job_id in jobs}
         waits = here.runner.quarantine.waits
@@ -160,7 +154,7 @@ async def test_job_released_while_it_waits_in_quarantine_is_free_for_other_worke
     worker, redis_client
 ):
     for job_id in ("killer", "neighbour"):
-        await struck_twice(redis_client, job_id)
+        await fail_twice(redis_client, job_id)
     async with worker(says("x", hangs=True)) as here:
         killer, neighbour = here.start("killer"), here.start("neighbour")
         await until(lambda: here.runner.quarantine.waits("neighbour"))

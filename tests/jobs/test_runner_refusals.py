@@ -40,7 +40,7 @@ SECRET = "the prompt that nobody else may read"
         ([job_object(metadata={"half": "\ud800"})], {}),
     ],
 )
-async def test_what_is_no_job_is_refused_once_and_reaches_no_provider(worker, caplog, args, kwargs):
+async def test_invalid_job_fails_once_and_reaches_no_provider(worker, caplog, args, kwargs):
     caplog.set_level(logging.DEBUG)
     async with worker(says("never")) as here:
         await here.runner.run(JOB_ID, args, kwargs)
@@ -53,7 +53,7 @@ async def test_what_is_no_job_is_refused_once_and_reaches_no_provider(worker, ca
     assert "Hello" not in event.error.message
 
 
-async def test_a_job_that_the_provider_refuses_is_invalid(worker):
+async def test_job_that_the_provider_refuses_is_invalid(worker):
     async with worker(says("never")) as here:
         here.provider.refuses = JobError(ErrorCode.INVALID_JOB, "options: no such name")
         await here.run()
@@ -65,7 +65,7 @@ async def test_a_job_that_the_provider_refuses_is_invalid(worker):
     )
 
 
-async def test_an_unknown_provider_is_invalid(worker):
+async def test_unknown_provider_is_an_invalid_job(worker):
     def provider_of(name):
         raise JobError(ErrorCode.INVALID_JOB, f"provider: no {name}")
 
@@ -75,16 +75,14 @@ async def test_an_unknown_provider_is_invalid(worker):
     assert event.error.code is ErrorCode.INVALID_JOB
 
 
-async def test_a_proxy_on_the_allow_list_is_taken(worker):
+async def test_proxy_on_the_allow_list_is_accepted(worker):
     async with worker(says("a")) as here:
         await here.run(proxy="http://proxy.test:1")
         assert (await here.kinds())[-1] == "completed"
 
 
 @pytest.mark.parametrize("task_id", ["", "a b", "x" * 129, "job:{x}", "é", None, 7], ids=repr)
-async def test_a_task_id_that_is_no_job_id_goes_to_the_dead_letters_and_into_no_key(
-    worker, redis_client, task_id
-):
+async def test_invalid_task_id_becomes_a_dead_letter_and_no_key(worker, redis_client, task_id):
     async with worker(says("never")) as here:
         await here.runner.run(task_id, [job_object()], {})
         others = [key async for key in redis_client.scan_iter() if b"worker:" not in key]
@@ -94,7 +92,7 @@ async def test_a_task_id_that_is_no_job_id_goes_to_the_dead_letters_and_into_no_
 
 
 @pytest.mark.parametrize("where", ["check", "stream"])
-async def test_a_bug_of_the_provider_ends_as_internal_and_tells_the_prompt_to_nobody(
+async def test_provider_bug_ends_as_internal_and_reveals_no_prompt(
     worker, redis_client, caplog, where
 ):
     caplog.set_level(logging.DEBUG)
@@ -119,7 +117,7 @@ def _written(log_record):
 @pytest.mark.parametrize(
     "report_of", [{"usage": {"n": object()}}, {"login_s": -1.0}, {"login_s": float("nan")}]
 )
-async def test_a_report_that_no_event_can_hold_ends_as_internal(worker, report_of):
+async def test_report_that_no_event_can_hold_ends_as_internal(worker, report_of):
     async def stream(job, report):
         yield ["a"]
         for name, value in report_of.items():
@@ -133,7 +131,7 @@ async def test_a_report_that_no_event_can_hold_ends_as_internal(worker, report_o
 
 
 @pytest.mark.parametrize("delta", [None, 1, b"bytes"])
-async def test_deltas_that_are_no_text_end_as_internal(worker, delta):
+async def test_deltas_of_a_wrong_type_end_as_internal(worker, delta):
     async def stream(job, report):
         yield ["fine"]
         yield ["half", delta]
@@ -144,7 +142,7 @@ async def test_deltas_that_are_no_text_end_as_internal(worker, delta):
     assert [each.type for each in events] == ["started", "chunk", "failed"]
 
 
-async def test_an_error_message_that_is_no_utf_8_is_told_as_far_as_it_goes(worker):
+async def test_error_message_with_invalid_characters_is_published_with_replacements(worker):
     error = JobError(ErrorCode.BAD_CHUNK, "line \ud800 is no JSON")
     async with worker(says(then=error)) as here:
         await here.run()

@@ -12,7 +12,7 @@ from tests.support.store_helpers import text_of
 pytestmark = pytest.mark.contract
 
 
-async def test_before_the_first_chunk_a_retry_opens_with_started(worker):
+async def test_retry_before_the_first_chunk_opens_with_started(worker):
     async with worker(says(then=BUSY), says("ok")) as here:
         await here.run(on_interrupt="fail")
         events = await here.log()
@@ -24,7 +24,7 @@ async def test_before_the_first_chunk_a_retry_opens_with_started(worker):
     ]
 
 
-async def test_after_chunks_a_restart_discards_them(worker):
+async def test_restart_after_chunks_discards_them(worker):
     async with worker(says("half", then=BUSY), says(then=BUSY), says("whole")) as here:
         await here.run()
         events = await here.log()
@@ -40,7 +40,7 @@ async def test_after_chunks_a_restart_discards_them(worker):
     assert text_of(events) == "whole"
 
 
-async def test_after_chunks_fail_fails_with_the_error_itself(worker):
+async def test_on_interrupt_fail_ends_with_the_error_of_the_attempt(worker):
     async with worker(says("half", then=BUSY)) as here:
         await here.run(on_interrupt="fail")
         events = await here.log()
@@ -49,7 +49,7 @@ async def test_after_chunks_fail_fails_with_the_error_itself(worker):
     assert (error.code, error.retryable, error.upstream_status) == ("upstream_error", True, 503)
 
 
-async def test_after_chunks_keep_completes_with_what_is_there(worker):
+async def test_on_interrupt_keep_completes_with_the_chunks_so_far(worker):
     async def stream(job, report):
         report.login_s = 0.25
         yield ["half"]
@@ -69,7 +69,7 @@ async def test_after_chunks_keep_completes_with_what_is_there(worker):
     assert timings.total_ms >= timings.queue_ms + timings.first_chunk_ms + timings.stream_ms - 1
 
 
-async def test_a_provider_that_cancels_itself_fails_and_is_not_restarted(worker):
+async def test_provider_that_cancels_itself_fails_and_is_not_restarted(worker):
     async def stream(job, report):
         yield ["half"]
         raise asyncio.CancelledError
@@ -82,7 +82,7 @@ async def test_a_provider_that_cancels_itself_fails_and_is_not_restarted(worker)
     assert (events[-1].error.code, events[-1].error.retryable) == ("internal", False)
 
 
-async def test_the_last_attempt_ends_with_its_own_error(worker):
+async def test_last_attempt_ends_with_its_own_error(worker):
     limited = JobError(ErrorCode.RATE_LIMITED, "slow down", retryable=True)
     async with worker(says(then=BUSY), says(then=BUSY), says(then=limited)) as here:
         await here.run()

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.contract
 
 
 @pytest.mark.parametrize("deltas", [(), ("half",)])
-async def test_a_shutdown_hands_the_job_back_and_the_next_attempt_is_no_strike(
-    worker, redis_client, deltas
-):
+async def test_shutdown_requeues_the_job_without_a_failed_attempt(worker, redis_client, deltas):
     async with worker(says(*deltas, hangs=True)) as here:
         task = here.start()
         await here.logged(1 + len(deltas))
@@ -39,7 +37,7 @@ async def test_a_shutdown_hands_the_job_back_and_the_next_attempt_is_no_strike(
 
 
 @pytest.mark.parametrize(("cause", "kind"), [("revoked", "cancelled"), ("time_limit", "failed")])
-async def test_a_revoke_and_a_time_limit_end_the_job(worker, cause, kind):
+async def test_revoke_and_time_limit_end_the_job(worker, cause, kind):
     async with worker(says("a", hangs=True)) as here:
         task = here.start()
         await here.logged(2)
@@ -54,7 +52,7 @@ async def test_a_revoke_and_a_time_limit_end_the_job(worker, cause, kind):
 
 @pytest.mark.parametrize("cause", ["revoked", "shutdown"])
 @pytest.mark.parametrize("attempt", [1, 2])
-async def test_a_cancellation_while_the_job_is_being_claimed_is_not_lost(
+async def test_cancellation_during_the_claim_is_not_lost(
     worker, redis_client, monkeypatch, cause, attempt
 ):
     claim = RedisStore.claim

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.contract
         (says("a", hangs=True), {"idle_timeout_s": 0.02}, "idle_timeout_s"),
     ],
 )
-async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields, message):
+async def test_silent_upstream_times_out_and_is_retried(worker, stream, fields, message):
     async with worker(stream, max_attempts=2) as here:
         await here.run(**fields)
         end = (await here.log())[-1]
@@ -30,7 +30,7 @@ async def test_a_silent_upstream_times_out_and_is_retried(worker, stream, fields
     assert message in end.error.message
 
 
-async def test_signs_of_life_without_text_put_off_the_idle_timeout(worker):
+async def test_keep_alives_without_text_postpone_the_idle_timeout(worker):
     async def stream(job, report):
         yield ["a"]
         loop = asyncio.get_running_loop()
@@ -46,7 +46,7 @@ async def test_signs_of_life_without_text_put_off_the_idle_timeout(worker):
         assert (await here.kinds())[-1] == "completed"
 
 
-async def test_the_deadline_ends_the_job_and_is_not_retried(worker):
+async def test_deadline_ends_the_job_without_a_retry(worker):
     async with worker(says("a", hangs=True)) as here:
         await here.run(deadline_s=0.5)
         events = await here.log()
@@ -55,9 +55,7 @@ async def test_the_deadline_ends_the_job_and_is_not_retried(worker):
     assert events[-1].error.code is ErrorCode.DEADLINE_EXCEEDED
 
 
-async def test_the_deadline_runs_over_all_attempts_from_the_start_of_the_first(
-    worker, redis_client
-):
+async def test_deadline_counts_from_the_start_of_the_first_attempt(worker, redis_client):
     async with worker(says("never")) as here:
         claim = await here.store.claim(JOB_ID, JOB, call="first", deadline_s=50.0)
         await redis_client.hset(names.state_key(JOB_ID), "started_ms", claim.started_ms - 10_000)
@@ -69,7 +67,7 @@ async def test_the_deadline_runs_over_all_attempts_from_the_start_of_the_first(
 
 
 @pytest.mark.parametrize("answer", ["error", "end"])
-async def test_a_provider_that_answers_a_timeout_in_its_own_way_has_timed_out(worker, answer):
+async def test_provider_that_ends_differently_at_a_timeout_has_timed_out(worker, answer):
     async def stream(job, report):
         yield ["a"]
         try:
@@ -103,7 +101,7 @@ def limited(coro):
             value, step = SoftLimit(), coro.throw
 
 
-async def test_a_soft_time_limit_ends_the_job_and_is_no_bug_of_the_provider(worker):
+async def test_soft_time_limit_ends_the_job_as_deadline_exceeded(worker):
     async with worker(says("a", hangs=True)) as here:
         here.cause = "time_limit"
 

@@ -11,7 +11,7 @@ from tests.support.fake_clock import run, watchdog
 pytestmark = pytest.mark.unit
 
 
-def test_a_cancellation_from_outside_at_the_very_moment_of_a_timeout_wins():
+def test_outer_cancellation_at_the_moment_of_a_timeout_wins():
     async def main(loop):
         dog = watchdog()
 
@@ -31,7 +31,7 @@ def test_a_cancellation_from_outside_at_the_very_moment_of_a_timeout_wins():
     run(main)
 
 
-def test_a_cancellation_from_outside_stays_one():
+def test_outer_cancellation_stays_a_cancellation():
     async def main(loop):
         dog = watchdog()
 
@@ -50,7 +50,7 @@ def test_a_cancellation_from_outside_stays_one():
 
 
 @pytest.mark.parametrize("answer", ["returns", "raises"])
-def test_a_block_that_swallows_a_cancellation_from_outside_is_cancelled_all_the_same(answer):
+def test_block_that_swallows_an_outer_cancellation_is_cancelled(answer):
     async def main(loop):
         async def guarded():
             async with watchdog():
@@ -70,7 +70,7 @@ def test_a_block_that_swallows_a_cancellation_from_outside_is_cancelled_all_the_
 
 
 @pytest.mark.parametrize("answer", ["returns", "raises"])
-def test_a_block_that_swallows_a_timeout_has_timed_out_all_the_same(answer):
+def test_block_that_swallows_a_timeout_has_timed_out(answer):
     async def main(loop):
         async def block():
             async with watchdog():
@@ -96,7 +96,7 @@ def test_an_error_of_the_block_comes_through_as_it_is():
     run(main)
 
 
-def test_inside_an_outer_timeout_that_passes_first_the_outer_one_is_told():
+def test_outer_timeout_that_passes_first_is_the_one_that_expires():
     async def main(loop):
         dog = watchdog()
 
@@ -114,7 +114,7 @@ def test_inside_an_outer_timeout_that_passes_first_the_outer_one_is_told():
     run(main)
 
 
-def test_inside_an_outer_timeout_that_passes_later_the_watchdog_is_told():
+def test_watchdog_expires_before_a_later_outer_timeout():
     async def main(loop):
         dog = watchdog()
         async with asyncio.timeout(50) as outer:
@@ -127,7 +127,7 @@ def test_inside_an_outer_timeout_that_passes_later_the_watchdog_is_told():
     run(main)
 
 
-def test_an_inner_timeout_of_the_block_is_not_taken_for_the_watchdogs():
+def test_inner_timeout_of_the_block_does_not_expire_the_watchdog():
     async def main(loop):
         dog = watchdog()
         async with dog:

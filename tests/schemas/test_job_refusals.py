@@ -29,7 +29,7 @@ def test_a_misspelt_field_is_named():
 
 
 @pytest.mark.parametrize(
-    ("obj", "told"),
+    ("obj", "message"),
     [
         (None, "a job is a JSON object, not null"),
         (True, "a job is a JSON object, not a boolean"),
@@ -73,8 +73,8 @@ def test_a_misspelt_field_is_named():
         ),
     ],
 )
-def test_a_refusal_says_what_is_wrong_and_where(obj, told):
-    assert refusal(obj) == told
+def test_a_refusal_says_what_is_wrong_and_where(obj, message):
+    assert refusal(obj) == message
 
 
 @pytest.mark.parametrize(
@@ -118,18 +118,18 @@ def test_nan_and_infinity_are_refused_wherever_they_stand(place, number):
 
 @pytest.mark.parametrize("half", ["\ud800", "a\udfffb"])
 def test_half_a_surrogate_pair_is_refused_wherever_it_stands(half):
-    told = "the job object holds half a surrogate pair: no UTF-8"
-    assert refusal(job(messages=[{"role": "user", "content": half}])) == told
-    assert refusal(job(metadata={half: 1})) == told
-    assert refusal(job(**{half: 1})) == told
+    message = "the job object holds half a surrogate pair: no UTF-8"
+    assert refusal(job(messages=[{"role": "user", "content": half}])) == message
+    assert refusal(job(metadata={half: 1})) == message
+    assert refusal(job(**{half: 1})) == message
 
 
 @pytest.mark.parametrize(
     "job_id", ["", "x" * 129, "a\n", "\na", "a b", "a:b", "{a}", "ä", "٣", "a\0", "a/b", "*"]
 )
 def test_a_job_id_outside_the_alphabet_is_refused_and_not_repeated(job_id):
-    told = refusal(job(job_id=job_id), job_id)
-    assert told == "job_id: must be 1 to 128 characters of A-Z a-z 0-9 _ -"
+    message = refusal(job(job_id=job_id), job_id)
+    assert message == "job_id: must be 1 to 128 characters of A-Z a-z 0-9 _ -"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_job_id_outside_the_alphabet_is_refused_and_not_repeated(job_id):
 )
 def test_a_refusal_never_repeats_what_the_job_holds(obj, caplog):
     with caplog.at_level(logging.DEBUG):
-        told = refusal(obj)
-    assert SECRET not in told
-    assert len(told) < 300
+        message = refusal(obj)
+    assert SECRET not in message
+    assert len(message) < 300
     assert not caplog.records
