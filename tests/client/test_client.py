@@ -14,7 +14,7 @@ from tests.support.client_helpers import JOB, wait_for_readers
 pytestmark = pytest.mark.contract
 
 
-async def test_the_result_is_the_text_after_the_last_reset(client, writer):
+async def test_result_is_the_text_after_the_last_reset(client, writer):
     await writer.started()
     await writer.chunk("wrong")
     await writer.reset()
@@ -28,7 +28,7 @@ async def test_the_result_is_the_text_after_the_last_reset(client, writer):
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
-async def test_a_job_without_a_result_raises_its_terminal_event(client, writer, end):
+async def test_result_of_a_failed_or_cancelled_job_raises_its_terminal_event(client, writer, end):
     await writer.started()
     await getattr(writer, end)()
     with pytest.raises(JobFailed) as caught:
@@ -36,14 +36,14 @@ async def test_a_job_without_a_result_raises_its_terminal_event(client, writer, 
     assert caught.value.event.type == end
 
 
-async def test_waiting_for_a_result_is_bounded(client, writer):
+async def test_wait_for_a_result_has_a_timeout(client, writer):
     await writer.queued()
     with pytest.raises(TimeoutError):
         await client.result(JOB, timeout_s=0.1)
     await wait_for_readers(writer.client, 0)
 
 
-async def test_status_tells_what_the_record_says(client, writer):
+async def test_status_returns_the_fields_of_the_record(client, writer):
     assert await client.status(JOB) == JobStatus(JOB, "unknown")
     await writer.queued()
     assert await client.status(JOB) == JobStatus(JOB, "queued", created_ts=1.0)
@@ -53,7 +53,7 @@ async def test_status_tells_what_the_record_says(client, writer):
     assert await client.status(JOB) == running
 
 
-async def test_cancelling_sets_the_flag_and_tells_the_workers(client, redis_client):
+async def test_cancelling_sets_the_flag_and_publishes_to_the_workers(client, redis_client):
     async with redis_client.pubsub() as control:
         await control.subscribe(names.CONTROL_CHANNEL)
         await control.get_message(timeout=5)
@@ -64,7 +64,7 @@ async def test_cancelling_sets_the_flag_and_tells_the_workers(client, redis_clie
     assert await redis_client.ttl(names.state_key(JOB)) > 0
 
 
-async def test_cancelling_leaves_the_ttl_of_a_record_alone(client, writer):
+async def test_cancelling_keeps_the_ttl_of_a_record(client, writer):
     await writer.queued()
     await writer.client.expire(names.state_key(JOB), 50)
     await client.cancel(JOB)
@@ -72,12 +72,12 @@ async def test_cancelling_leaves_the_ttl_of_a_record_alone(client, writer):
 
 
 @pytest.mark.parametrize("call", ["stream", "cancel", "status", "result"])
-async def test_a_name_that_is_no_job_id_reaches_no_key(client, call):
+async def test_invalid_job_id_reaches_no_key(client, call):
     with pytest.raises(ValueError, match="job ID"):
         await getattr(client, call)("a:b*")
 
 
-async def test_a_server_that_is_not_there_is_an_error_without_the_password():
+async def test_unreachable_server_is_an_error_without_the_password():
     options = Options(give_up_after_s=0.3, submit_timeout_s=0.3)
     url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
     async with AsyncClient(url, settings=Settings(), options=options) as client:
@@ -89,6 +89,6 @@ async def test_a_server_that_is_not_there_is_an_error_without_the_password():
 
 
 @pytest.mark.parametrize("wrong", ["redis://h:99999", "redis://h?nonsense=4", "http://h"])
-async def test_a_url_of_which_no_connection_can_be_made_is_an_error_at_once(wrong):
+async def test_invalid_url_is_an_immediate_error(wrong):
     with pytest.raises(SettingsError, match=r"^redis_url: "):
         AsyncClient(wrong, settings=Settings())

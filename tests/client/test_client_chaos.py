@@ -69,9 +69,7 @@ async def test_readers_survive_the_loss_of_their_connection_again_and_again(serv
         assert await asyncio.gather(*reading) == [list(range(1, CHUNKS + 3))] * len(ids)
 
 
-async def test_what_was_said_while_the_connection_was_away_is_read_after_it_is_back(
-    server, real_redis_url
-):
+async def test_events_published_during_a_disconnection_are_read_after_it(server, real_redis_url):
     """Not by looking at the log now and then: that is switched off here."""
     writer = JobWriter(server, "job-1")
     await writer.started()
@@ -83,7 +81,7 @@ async def test_what_was_said_while_the_connection_was_away_is_read_after_it_is_b
         assert await asyncio.wait_for(seqs(stream), 30) == [2]
 
 
-async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(server, real_redis_url):
+async def test_stalled_reader_buffers_little_and_receives_everything(server, real_redis_url):
     writer = JobWriter(server, "job-1")
     await writer.started()
     async with make_client(real_redis_url, buffer_bytes=10_000) as client:
@@ -100,7 +98,7 @@ async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(serve
 
 
 @pytest.mark.parametrize("listening", [True, False])
-async def test_a_half_open_connection_is_made_anew(server, real_redis_url, monkeypatch, listening):
+async def test_half_open_connection_is_replaced(server, real_redis_url, monkeypatch, listening):
     monkeypatch.setattr(subscriptions_module, "_PING_EVERY_S", 0.1)
     writer = JobWriter(server, "job-1")
     await writer.started()
@@ -118,7 +116,7 @@ async def test_a_half_open_connection_is_made_anew(server, real_redis_url, monke
             assert await asyncio.wait_for(rest, 60) == [2, 3]
 
 
-async def test_a_server_that_reads_no_more_is_left_and_what_was_asked_is_asked_again(
+async def test_requests_to_a_stalled_server_are_repeated_over_a_new_connection(
     server, real_redis_url, monkeypatch
 ):
     """Thousands of subscriptions are on the way when it stops."""
@@ -139,7 +137,7 @@ async def test_a_server_that_reads_no_more_is_left_and_what_was_asked_is_asked_a
             await asyncio.gather(*reading, return_exceptions=True)
 
 
-async def test_a_channel_that_may_not_be_read_is_the_trouble_of_its_reader_alone():
+async def test_forbidden_channel_fails_only_its_own_reader():
     with own_server() as process:
         async with redis.asyncio.Redis.from_url(process.url) as server:
             await server.acl_setuser(
@@ -166,7 +164,7 @@ async def test_a_channel_that_may_not_be_read_is_the_trouble_of_its_reader_alone
                 assert await asyncio.wait_for(seqs(good), 30) == [2]
 
 
-async def test_many_readers_of_a_server_that_stays_away_all_give_up_in_time():
+async def test_all_readers_of_an_unavailable_server_give_up_in_time():
     """Not one after the other: together they would wait for minutes."""
     with own_server(appendonly="yes", appendfsync="always") as process:
         async with (

@@ -31,7 +31,7 @@ async def test_closing_unsubscribes_and_ends_the_iterator(client, writer):
     await wait_for_readers(writer.client, 0)
 
 
-async def test_a_reader_that_is_cancelled_unsubscribes(client, writer):
+async def test_cancelled_reader_unsubscribes(client, writer):
     await writer.queued()
     reading = asyncio.create_task(seqs(client.stream(JOB)))
     await wait_for_readers(writer.client, 1)
@@ -41,7 +41,7 @@ async def test_a_reader_that_is_cancelled_unsubscribes(client, writer):
     await wait_for_readers(writer.client, 0)
 
 
-async def test_opened_closed_and_opened_again_at_once_still_hears(client, writer):
+async def test_stream_reopened_at_once_still_receives_events(client, writer):
     await writer.started()
     for _ in range(20):
         async with client.stream(JOB, after=1):
@@ -62,7 +62,7 @@ async def test_closing_the_client_ends_its_readers_with_an_error(redis_url, writ
         await reading
 
 
-async def test_reading_after_the_client_is_closed_is_an_error_at_once(client, writer):
+async def test_reading_with_a_closed_client_is_an_immediate_error(client, writer):
     await writer.long_log(600)
     begun, new = client.stream(JOB), client.stream(JOB)
     assert len(await begun.batch()) == 500
@@ -82,7 +82,7 @@ async def test_reading_after_the_client_is_closed_is_an_error_at_once(client, wr
     ],
     ids=["status", "cancel", "submit", "result"],
 )
-async def test_a_closed_client_connects_no_more(redis_url, writer, use):
+async def test_closed_client_opens_no_connection(redis_url, writer, use):
     with TcpProxy.of(redis_url) as proxy:
         client = AsyncClient(proxy.url_of(redis_url), "memory://", settings=Settings())
         await client.aclose()
@@ -91,7 +91,7 @@ async def test_a_closed_client_connects_no_more(redis_url, writer, use):
         assert proxy.accepted == 0
 
 
-async def test_what_is_being_asked_as_the_client_is_closed_leaves_no_connection(redis_url, writer):
+async def test_requests_pending_at_the_close_leave_no_connection(redis_url, writer):
     await writer.started()
     with TcpProxy.of(redis_url) as proxy:
         for steps in range(40):

@@ -13,7 +13,7 @@ from tests.support.own_server import own_server
 pytestmark = pytest.mark.contract
 
 
-async def test_pages_beyond_what_the_server_keeps_for_a_subscriber_are_read_in_parts():
+async def test_pages_beyond_the_output_buffer_limit_are_read_in_parts():
     """Such a page ends the connection, and would do so again and again."""
     with own_server(**{"client-output-buffer-limit": "pubsub 600kb 0 0"}) as process:
         async with (
@@ -28,7 +28,7 @@ async def test_pages_beyond_what_the_server_keeps_for_a_subscriber_are_read_in_p
             assert await asyncio.wait_for(seqs(client.stream("job-1")), 60) == list(range(1, 43))
 
 
-async def test_a_server_that_pushes_nothing_is_read_over_a_connection_of_its_own():
+async def test_server_without_push_messages_is_read_over_a_separate_connection():
     with own_server(**{"rename-command": ("HELLO", "")}) as process:
         async with (
             redis.asyncio.Redis.from_url(process.url, protocol=2) as server,
@@ -45,7 +45,7 @@ async def test_a_server_that_pushes_nothing_is_read_over_a_connection_of_its_own
             assert await asyncio.wait_for(seqs(stream), 60) == [2, 3]
 
 
-async def test_a_server_that_is_restarted_under_readers_loses_nothing_that_it_kept():
+async def test_readers_survive_a_restart_of_a_persistent_server():
     with own_server(appendonly="yes", appendfsync="always") as server_process:
         async with (
             redis.asyncio.Redis.from_url(server_process.url) as server,
@@ -64,7 +64,7 @@ async def test_a_server_that_is_restarted_under_readers_loses_nothing_that_it_ke
             assert await asyncio.wait_for(reading, 60) == [1, 2, 3, 4]
 
 
-async def test_a_server_that_has_forgotten_everything_is_an_error():
+async def test_server_that_has_lost_its_data_is_an_error():
     with own_server() as process:
         async with (
             redis.asyncio.Redis.from_url(process.url) as server,
@@ -79,7 +79,7 @@ async def test_a_server_that_has_forgotten_everything_is_an_error():
                 await asyncio.wait_for(seqs(stream), 60)
 
 
-async def test_a_server_that_stays_away_is_given_up():
+async def test_reader_of_an_unavailable_server_gives_up():
     with own_server(appendonly="yes", appendfsync="always") as process:
         async with (
             redis.asyncio.Redis.from_url(process.url) as server,

@@ -12,12 +12,12 @@ from tests.support.client_helpers import JOB, seqs, wait_for_readers
 pytestmark = pytest.mark.contract
 
 
-async def test_a_job_that_is_over_is_replayed(client, writer):
+async def test_finished_job_is_replayed(client, writer):
     await writer.whole("a", "b")
     assert await seqs(client.stream(JOB)) == [1, 2, 3, 4]
 
 
-async def test_reading_goes_on_after_the_cursor(client, writer):
+async def test_stream_continues_after_the_cursor(client, writer):
     await writer.whole("a", "b")
     assert await seqs(client.stream(JOB, after=2)) == [3, 4]
 
@@ -28,13 +28,13 @@ async def test_nothing_follows_the_terminal_event(client, writer):
     assert await seqs(client.stream(JOB, after=30)) == []
 
 
-async def test_a_log_longer_than_a_page_is_read_to_its_end(client, writer):
+async def test_log_longer_than_a_page_is_read_to_its_end(client, writer):
     await writer.long_log(1200)
     await writer.completed()
     assert await seqs(client.stream(JOB)) == list(range(1, 1203))
 
 
-async def test_a_reader_from_the_beginning_sees_events_as_they_come(client, writer):
+async def test_early_reader_receives_events_as_they_are_published(client, writer):
     stream = client.stream(JOB)
     await writer.queued()
     reading = asyncio.create_task(seqs(stream))
@@ -43,7 +43,7 @@ async def test_a_reader_from_the_beginning_sees_events_as_they_come(client, writ
     assert await reading == [1, 2, 3, 4, 5]
 
 
-async def test_a_reader_that_joins_in_the_middle_misses_nothing(client, writer):
+async def test_reader_that_joins_in_the_middle_misses_nothing(client, writer):
     await writer.started()
     await writer.chunk("a")
     async with client.stream(JOB) as stream:
@@ -53,7 +53,7 @@ async def test_a_reader_that_joins_in_the_middle_misses_nothing(client, writer):
         assert await seqs(stream) == [3, 4]
 
 
-async def test_a_lost_message_is_fetched_from_the_log_by_the_next_one(client, writer):
+async def test_lost_message_is_read_from_the_log_at_the_next_one(client, writer):
     await writer.started()
     async with client.stream(JOB) as stream:
         await anext(stream)
@@ -63,7 +63,7 @@ async def test_a_lost_message_is_fetched_from_the_log_by_the_next_one(client, wr
         assert await seqs(stream) == [2, 3, 4]
 
 
-async def test_a_lost_terminal_event_does_not_hang_the_reader(client, writer):
+async def test_lost_terminal_event_does_not_hang_the_reader(client, writer):
     await writer.started()
     async with client.stream(JOB) as stream:
         await anext(stream)
@@ -71,7 +71,7 @@ async def test_a_lost_terminal_event_does_not_hang_the_reader(client, writer):
         assert await seqs(stream) == [2]
 
 
-async def test_what_is_no_event_on_the_channel_is_ignored(client, writer):
+async def test_garbage_on_the_channel_is_ignored(client, writer):
     await writer.started()
     async with client.stream(JOB) as stream:
         await anext(stream)
@@ -89,7 +89,7 @@ async def test_event_types_of_a_later_version_are_skipped(client, writer):
     assert await seqs(client.stream(JOB)) == [1, 3]
 
 
-async def test_an_end_of_another_version_is_no_silence(client, writer):
+async def test_terminal_event_of_another_version_is_an_error(client, writer):
     await writer.started()
     async with client.stream(JOB) as stream:
         await anext(stream)
@@ -101,30 +101,30 @@ async def test_an_end_of_another_version_is_no_silence(client, writer):
         await client.result(JOB)
 
 
-async def test_a_job_without_a_trace_is_waited_for_and_then_an_error(client):
+async def test_job_without_record_or_log_is_an_error_after_the_wait(client):
     with pytest.raises(CursorExpired, match="no record"):
         await seqs(client.stream("never-existed"))
 
 
-async def test_how_long_a_job_is_waited_for_is_the_callers_choice(client, writer):
+async def test_caller_chooses_how_long_to_wait_for_the_start(client, writer):
     reading = asyncio.create_task(seqs(client.stream(JOB, wait_for_start_s=3600)))
     await wait_for_readers(writer.client, 1)
     await writer.whole("a")
     assert await reading == [1, 2, 3]
 
 
-async def test_a_job_that_waits_in_the_queue_is_waited_for_without_limit(client, writer):
+async def test_reader_waits_without_limit_for_a_queued_job(client, writer):
     await writer.queued()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(seqs(client.stream(JOB)), 1.5)
 
 
-async def test_a_cursor_whose_log_is_gone_is_an_error_at_once(client):
+async def test_cursor_into_an_expired_log_is_an_immediate_error(client):
     with pytest.raises(CursorExpired):
         await seqs(client.stream(JOB, after=7, wait_for_start_s=3600))
 
 
-async def test_a_log_that_vanishes_while_it_is_read_is_an_error(client, writer):
+async def test_log_deleted_during_the_read_is_an_error(client, writer):
     await writer.started()
     async with client.stream(JOB) as stream:
         await anext(stream)
@@ -133,7 +133,7 @@ async def test_a_log_that_vanishes_while_it_is_read_is_an_error(client, writer):
             await anext(stream)
 
 
-async def test_a_key_of_another_type_is_the_trouble_of_its_own_reader_alone(client, writer):
+async def test_key_of_another_type_fails_only_its_own_reader(client, writer):
     await writer.whole("a")
     await writer.client.set(names.log_key("odd"), "no log", ex=60)
     readings = [seqs(client.stream(job_id)) for job_id in ("odd", JOB, "odd", JOB)]
@@ -142,7 +142,7 @@ async def test_a_key_of_another_type_is_the_trouble_of_its_own_reader_alone(clie
     assert fine == [1, 2, 3]
 
 
-async def test_readers_of_one_job_share_its_subscription_and_see_all_of_it(client, writer):
+async def test_readers_of_one_job_share_a_subscription_and_receive_all_events(client, writer):
     await writer.queued()
     reading = [asyncio.create_task(seqs(client.stream(JOB))) for _ in range(5)]
     await wait_for_readers(writer.client, 1)
@@ -150,7 +150,7 @@ async def test_readers_of_one_job_share_its_subscription_and_see_all_of_it(clien
     assert await asyncio.gather(*reading) == [[1, 2, 3, 4]] * 5
 
 
-async def test_waiting_for_an_event_may_time_out_and_be_taken_up_again(client, writer):
+async def test_wait_for_an_event_may_time_out_and_be_resumed(client, writer):
     await writer.started()
     async with client.stream(JOB) as stream:
         await anext(stream)
@@ -161,6 +161,6 @@ async def test_waiting_for_an_event_may_time_out_and_be_taken_up_again(client, w
         assert await seqs(stream) == [2]
 
 
-async def test_the_last_event_of_a_stream_is_the_terminal_one(client, writer):
+async def test_last_event_of_a_stream_is_the_terminal_one(client, writer):
     await writer.whole("a")
     assert isinstance([event async for event in client.stream(JOB)][-1], Completed)

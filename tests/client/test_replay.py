@@ -25,7 +25,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("data", GARBAGE)
-def test_what_is_no_event_of_the_job_sends_a_reader_to_the_log(data):
+def test_garbage_before_the_next_event_sends_the_reader_to_the_log(data):
     replay = reader_at(2)
     assert replay.messages([data, encode(life(5)[2])]) == []
     assert replay.need is Need.PAGE
@@ -57,7 +57,7 @@ def test_a_message_before_its_turn_sends_the_reader_to_the_log():
     assert replay.need is Need.LISTEN
 
 
-def test_what_was_seen_in_the_log_is_skipped_on_the_channel():
+def test_events_read_from_the_log_are_skipped_on_the_channel():
     replay = reader_at(3)
     events = life(8)
     assert [e.seq for e in replay.messages([encode(e) for e in events[1:5]])] == [4, 5]
@@ -82,14 +82,14 @@ def test_a_message_that_is_no_event_of_the_job_sends_the_reader_to_the_log(data)
     assert (replay.need, replay.cursor) == (Need.PAGE, 3)
 
 
-def test_what_may_have_been_missed_is_read_from_the_log():
+def test_possibly_missed_events_are_read_from_the_log():
     replay = reader_at(3)
     replay.missed()
     assert replay.need is Need.PAGE
 
 
 @pytest.mark.parametrize("status", ["running", "queued", "completed"])
-def test_a_log_that_has_gone_back_behind_what_was_read_is_an_error(status):
+def test_log_shorter_than_the_cursor_is_an_error(status):
     replay = reader_at(3)
     replay.messages([encode(event) for event in life(8)[3:6]])
     replay.missed()
@@ -99,14 +99,14 @@ def test_a_log_that_has_gone_back_behind_what_was_read_is_an_error(status):
         replay.snapshot(JobSnapshot(status, 4, last), may_wait=False)
 
 
-def test_a_cursor_of_the_callers_own_beyond_the_end_waits_for_it():
+def test_callers_cursor_beyond_the_end_waits_for_later_events():
     replay = Replay(JOB, after=9)
     replay.page([])
     replay.snapshot(JobSnapshot("running", 3, entry(life(8)[2])), may_wait=False)
     assert replay.need is Need.LISTEN
 
 
-def test_a_forged_jump_costs_one_look_and_nothing_else():
+def test_forged_sequence_jump_costs_one_page_read():
     replay = reader_at(3)
     replay.messages([encode(Chunk(**base(10**9), content="x"))])
     assert replay.page([]) == []
@@ -114,7 +114,7 @@ def test_a_forged_jump_costs_one_look_and_nothing_else():
     assert (replay.need, replay.cursor) == (Need.LISTEN, 3)
 
 
-def test_a_job_that_is_over_without_a_terminal_event_that_can_be_read_is_an_error():
+def test_finished_job_without_a_readable_terminal_event_is_an_error():
     replay = reader_at(3)
     unknown = (b"4-0", {b"event": later(4)})
     replay.page([unknown])
@@ -123,7 +123,7 @@ def test_a_job_that_is_over_without_a_terminal_event_that_can_be_read_is_an_erro
         replay.snapshot(JobSnapshot("completed", 4, unknown), may_wait=False)
 
 
-def test_an_entry_that_is_no_event_is_skipped_and_does_not_stop_the_reader():
+def test_garbage_entry_is_skipped():
     replay = reader_at(3)
     broken = [(b"4-0", {b"event": b"{"}), (b"5-0", {}), entry(life(8)[5])]
     assert [event.seq for event in replay.page(broken)] == [6]
@@ -138,7 +138,7 @@ def test_a_full_page_is_followed_by_the_next():
     assert replay.need is Need.NOTHING
 
 
-def test_a_terminal_event_ends_it_whatever_follows():
+def test_terminal_event_ends_the_stream_whatever_follows():
     replay = Replay(JOB)
     end = Cancelled(**base(2), reason="requested")
     got = replay.page([entry(Started(**base(1))), entry(end), entry(Reset(**base(3), reason="?"))])
@@ -149,7 +149,7 @@ def test_a_terminal_event_ends_it_whatever_follows():
     assert replay.messages([encode(Chunk(**base(3), content="x"))]) == []
 
 
-def test_a_log_that_was_cut_is_an_error_not_a_gap():
+def test_truncated_log_is_an_error_and_not_a_gap():
     with pytest.raises(CursorExpired, match="events 1 to 4"):
         Replay(JOB).page([entry(event) for event in life(8)[4:]])
 
@@ -201,21 +201,21 @@ def test_an_empty_page_is_explained_by_the_record_and_the_end_of_the_log(
         pytest.param(3, JobSnapshot(None, 0, None), True, id="there was a log once"),
     ],
 )
-def test_a_log_that_is_gone_is_an_explicit_error(after, seen, may_wait):
+def test_missing_log_is_an_error(after, seen, may_wait):
     replay = Replay(JOB, after)
     replay.page([])
     with pytest.raises(CursorExpired):
         replay.snapshot(seen, may_wait=may_wait)
 
 
-def test_a_log_that_goes_while_it_is_read_is_an_error_at_once():
+def test_log_deleted_during_the_replay_is_an_immediate_error():
     replay = reader_at(3)
     replay.idle()
     with pytest.raises(CursorExpired):
         replay.snapshot(JobSnapshot(None, 0, None), may_wait=True)
 
 
-def test_a_record_that_goes_while_it_is_waited_for_is_an_error_at_once():
+def test_record_deleted_during_the_wait_is_an_immediate_error():
     replay = Replay(JOB)
     replay.page([])
     replay.snapshot(JobSnapshot("queued", 0, None), may_wait=True)
@@ -229,7 +229,7 @@ def test_a_cursor_is_not_negative():
         Replay(JOB, -1)
 
 
-def test_a_page_that_is_lost_is_asked_for_in_parts():
+def test_lost_page_is_requested_in_parts():
     replay = Replay(JOB)
     sizes = []
     for _ in range(4):
@@ -239,14 +239,14 @@ def test_a_page_that_is_lost_is_asked_for_in_parts():
     assert replay.page_size == 1
 
 
-def test_a_small_page_that_is_full_is_not_the_last_one():
+def test_full_small_page_is_not_the_last_one():
     replay = Replay(JOB)
     replay.page_lost()
     replay.page([entry(event) for event in life(PAGE_SIZE)[: replay.page_size]])
     assert replay.need is Need.PAGE
 
 
-def test_once_the_log_is_read_to_its_end_the_next_pages_are_whole_again():
+def test_pages_have_full_size_again_after_the_end_of_the_log():
     replay = Replay(JOB)
     replay.page_lost()
     replay.page([entry(event) for event in life(3)[:2]])

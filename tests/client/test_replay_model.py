@@ -24,7 +24,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("database", [0, 1])
 @given(st.lists(st.sampled_from(FOREIGN) | st.integers(3, 8), max_size=30))
-def test_events_of_another_database_are_silence(database, order):
+def test_events_of_another_database_are_ignored(database, order):
     own = {event.seq: event for event in life(6)}
     replay = Replay(JOB, database=database)
     replay.page([entry(own[1]), entry(own[2])])

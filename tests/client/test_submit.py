@@ -16,7 +16,7 @@ from tests.support.queue_messages import keys_left, queue
 pytestmark = pytest.mark.contract
 
 
-async def test_a_job_has_a_record_and_a_message_with_its_id(client, redis_client):
+async def test_submitted_job_has_a_record_and_a_message_with_its_id(client, redis_client):
     job_id = await client.submit("Hello", model="m-1", options={"temperature": 0})
     [message] = await queue(redis_client)
     assert message["headers"]["id"] == message["properties"]["correlation_id"] == job_id
@@ -36,7 +36,7 @@ async def test_a_job_has_a_record_and_a_message_with_its_id(client, redis_client
     assert await redis_client.zscore(names.due_key(job_id), job_id) is not None
 
 
-async def test_the_prompt_is_in_no_header(client, redis_client):
+async def test_prompt_is_in_no_header(client, redis_client):
     await client.submit("a secret prompt")
     [message] = await queue(redis_client)
     assert "secret" not in json.dumps(message["headers"])
@@ -52,7 +52,7 @@ async def test_the_prompt_is_in_no_header(client, redis_client):
         PromptJob.model_validate({"messages": [{"role": "user", "content": "Hi"}]}),
     ],
 )
-async def test_a_prompt_comes_in_several_shapes(client, redis_client, prompt):
+async def test_prompt_is_accepted_in_several_shapes(client, redis_client, prompt):
     await client.submit(prompt)
     [message] = await queue(redis_client)
     assert message["args"] == [{"messages": [{"role": "user", "content": "Hi"}]}]
@@ -73,7 +73,7 @@ async def test_a_prompt_comes_in_several_shapes(client, redis_client, prompt):
     ],
 )
 @pytest.mark.parametrize("call", ["submit", "submit_and_stream"])
-async def test_a_job_that_breaks_the_contract_is_refused_before_anything_is_sent(
+async def test_invalid_job_is_refused_before_anything_is_sent(
     client, redis_client, call, prompt, fields
 ):
     with pytest.raises(InvalidJob):
@@ -81,9 +81,7 @@ async def test_a_job_that_breaks_the_contract_is_refused_before_anything_is_sent
     assert await keys_left(redis_client) == set()
 
 
-async def test_submitting_again_a_job_that_waits_replaces_a_message_that_was_lost(
-    client, redis_client
-):
+async def test_submitting_a_queued_job_again_replaces_a_lost_message(client, redis_client):
     await client.submit("Hello", job_id="mine")
     await redis_client.delete(names.QUEUE)  # or the submitter died before it had sent it
     assert await client.submit("Hello", job_id="mine") == "mine"
@@ -92,7 +90,7 @@ async def test_submitting_again_a_job_that_waits_replaces_a_message_that_was_los
 
 
 @pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled"])
-async def test_submitting_again_a_job_that_has_begun_sends_nothing(client, redis_client, status):
+async def test_submitting_a_started_job_again_sends_nothing(client, redis_client, status):
     state = names.state_key("mine")
     await redis_client.hset(state, mapping={"status": status, "attempt": 1})
     await redis_client.expire(state, 60)
@@ -100,12 +98,12 @@ async def test_submitting_again_a_job_that_has_begun_sends_nothing(client, redis
     assert await queue(redis_client) == []
 
 
-async def test_a_hundred_jobs_at_once_are_all_accepted(client, redis_client):
+async def test_hundred_concurrent_submissions_are_accepted(client, redis_client):
     ids = await asyncio.gather(*(client.submit(f"{n}") for n in range(100)))
     assert {message["headers"]["id"] for message in await queue(redis_client)} == set(ids)
 
 
-async def test_the_broker_is_the_one_that_was_named_whatever_the_environment_says(
+async def test_broker_argument_takes_precedence_over_the_environment(
     redis_url, redis_client, monkeypatch
 ):
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
@@ -117,7 +115,7 @@ async def test_the_broker_is_the_one_that_was_named_whatever_the_environment_say
     assert len(await queue(redis_client)) == 1
 
 
-async def test_submit_and_stream_is_subscribed_before_a_worker_can_speak(client, redis_client):
+async def test_submit_and_stream_subscribes_before_a_worker_can_publish(client, redis_client):
     stream = client.submit_and_stream("Hello")
     writer = JobWriter(redis_client, stream.job_id)
 
@@ -132,7 +130,7 @@ async def test_submit_and_stream_is_subscribed_before_a_worker_can_speak(client,
     await working
 
 
-async def test_submit_and_stream_under_an_id_that_has_run_replays_it(client, redis_client):
+async def test_submit_and_stream_replays_a_job_that_has_run(client, redis_client):
     await client.submit("Hello", job_id="mine")
     await JobWriter(redis_client, "mine").whole("a")
     stream = client.submit_and_stream("Hello", job_id="mine")
@@ -140,7 +138,7 @@ async def test_submit_and_stream_under_an_id_that_has_run_replays_it(client, red
     assert len(await queue(redis_client)) == 1
 
 
-async def test_a_caller_that_is_cancelled_leaves_nothing_half_done(client, redis_client):
+async def test_cancelled_submission_leaves_no_partial_job(client, redis_client):
     submitting = asyncio.create_task(client.submit("Hello", job_id="mine"))
     await asyncio.sleep(0)  # it has begun
     submitting.cancel()

@@ -30,7 +30,7 @@ def black_hole() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-async def test_a_broker_that_refuses_leaves_no_job_behind(redis_url, redis_client):
+async def test_refusal_of_the_broker_leaves_no_job(redis_url, redis_client):
     broker = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
     async with AsyncClient(redis_url, broker, settings=Settings(), options=QUICK) as client:
         with pytest.raises(Unavailable, match="not accepted") as caught:
@@ -42,7 +42,7 @@ async def test_a_broker_that_refuses_leaves_no_job_behind(redis_url, redis_clien
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-async def test_a_broker_that_never_answers_is_no_hang(
+async def test_silent_broker_ends_in_a_timeout(
     redis_url, redis_client, black_hole, monkeypatch, scheme
 ):
     monkeypatch.setattr(enqueue_module, "_SOCKET_TIMEOUT_S", 0.5)
@@ -58,7 +58,7 @@ async def test_a_broker_that_never_answers_is_no_hang(
         assert await client.list() == []
 
 
-async def test_what_was_withdrawn_can_be_submitted_again(redis_url, redis_client):
+async def test_undone_submission_can_be_repeated(redis_url, redis_client):
     broker = f"redis://127.0.0.1:{free_port()}/0"
     async with AsyncClient(redis_url, broker, settings=Settings(), options=QUICK) as client:
         with pytest.raises(Unavailable):
@@ -70,7 +70,7 @@ async def test_what_was_withdrawn_can_be_submitted_again(redis_url, redis_client
     assert len(await queue(redis_client)) == 1
 
 
-async def test_a_job_that_a_worker_has_taken_is_not_withdrawn(client, redis_client, monkeypatch):
+async def test_submission_of_a_claimed_job_is_not_undone(client, redis_client, monkeypatch):
     """The message arrived, only its confirmation did not."""
 
     async def sent_but_not_confirmed(self, job_id, job, *, timeout_s):
@@ -83,7 +83,7 @@ async def test_a_job_that_a_worker_has_taken_is_not_withdrawn(client, redis_clie
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["one fails", "both fail"])
-async def test_a_job_that_two_submit_at_once_is_not_withdrawn_by_the_one_that_fails(
+async def test_failed_submission_does_not_undo_a_concurrent_one(
     redis_url, redis_client, monkeypatch, both
 ):
     async with (
@@ -119,9 +119,7 @@ async def test_a_job_that_two_submit_at_once_is_not_withdrawn_by_the_one_that_fa
     assert await redis_client.zscore(names.due_key("mine"), "mine") is not None
 
 
-async def test_a_record_that_was_lost_meanwhile_is_no_sign_of_a_worker(
-    client, redis_client, monkeypatch
-):
+async def test_lost_record_is_not_taken_for_a_claim(client, redis_client, monkeypatch):
     """A server that keeps nothing was restarted in between."""
 
     async def forgotten(self, job_id, job, *, timeout_s):
@@ -134,9 +132,7 @@ async def test_a_record_that_was_lost_meanwhile_is_no_sign_of_a_worker(
     assert (await client.status("mine")).cancel_requested
 
 
-async def test_where_not_even_the_record_can_be_undone_the_error_says_so(
-    redis_url, redis_client, monkeypatch
-):
+async def test_error_names_a_record_that_could_not_be_undone(redis_url, redis_client, monkeypatch):
     async with AsyncClient(redis_url, settings=Settings(), options=QUICK) as client:
 
         async def gone(self, job_id, job, *, timeout_s):
@@ -151,7 +147,7 @@ async def test_where_not_even_the_record_can_be_undone_the_error_says_so(
             await client.submit("Hello", job_id="mine")
 
 
-async def test_a_lost_reply_to_the_record_does_not_lose_the_message(client, redis_client):
+async def test_lost_reply_to_the_record_does_not_lose_the_message(client, redis_client):
     """The first call wrote the record; its repetition finds a job submitted before."""
     write, calls = client._store.submitter._write_record, []
 
@@ -167,7 +163,7 @@ async def test_a_lost_reply_to_the_record_does_not_lose_the_message(client, redi
     assert len(await queue(redis_client)) == 1
 
 
-async def test_a_broker_that_was_restarted_is_found_again():
+async def test_submission_works_after_a_restart_of_the_broker():
     with own_server() as server:
         async with AsyncClient(server.url, settings=Settings(), options=QUICK) as client:
             await client.submit("Hello")
@@ -183,7 +179,7 @@ async def test_a_broker_that_was_restarted_is_found_again():
             assert len(await queue(inspector)) == 1
 
 
-async def test_a_server_without_memory_refuses_the_job_and_keeps_nothing_of_it():
+async def test_server_without_free_memory_refuses_the_job_and_keeps_no_part():
     with own_server() as server:
         async with (
             AsyncClient(server.url, settings=Settings(), options=QUICK) as client,

@@ -49,7 +49,7 @@ def run(work: Awaitable[None]) -> None:
         runner.run(work)
 
 
-def test_a_job_that_is_over_is_replayed(client, redis_url):
+def test_finished_job_is_replayed(client, redis_url):
     write(redis_url, JOB, "a", "b")
     assert [event.seq for event in client.stream(JOB)] == [1, 2, 3, 4]
     assert [event.seq for event in client.stream(JOB, after=3)] == [4]
@@ -155,7 +155,7 @@ def wait_for_subscribers(inspector: redis.Redis, job_id: str, wanted: int) -> No
     pytest.fail(f"never came to {wanted} subscribers")
 
 
-def test_a_later_versions_types_codes_and_reasons_end_no_reader(client, redis_url):
+def test_types_codes_and_reasons_of_later_versions_end_no_reader(client, redis_url):
     async def work() -> None:
         async with redis.asyncio.Redis.from_url(redis_url) as server:
             head = {"v": 1, "attempt": 1, "ts": 1.0}
