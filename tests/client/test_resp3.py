@@ -148,7 +148,7 @@ async def test_a_server_that_does_not_push_is_known_by_its_first_answer():
     assert ends.messages == [(b"a", b"1")]
 
 
-async def test_what_nobody_has_asked_for_ends_the_connection():
+async def test_reply_without_a_request_ends_the_connection():
     with pytest.raises(RedisConnectionError, match="max number of clients"):
         Ends().connection.feed(b"-ERR max number of clients reached\r\n")
 
@@ -161,7 +161,7 @@ async def test_what_is_no_answer_ends_the_connection(data):
         Ends().connection.feed(data)
 
 
-async def test_pushes_of_another_kind_are_nobody_s_business():
+async def test_pushes_of_another_kind_are_ignored():
     ends = Ends()
     ends.connection.feed(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n")
     assert ends.messages == []

@@ -103,13 +103,13 @@ async def test_the_last_candidate_is_retried_as_a_job_without_fallbacks(worker):
     ],
     ids=str,
 )
-async def test_what_is_the_jobs_own_fault_goes_to_no_fallback(worker, error):
+async def test_error_of_the_job_itself_uses_no_fallback(worker, error):
     async with worker({"first": says(then=error)}) as here:
         events = await run(here)
     assert [each.type for each in events] == ["started", "failed"]
 
 
-async def test_a_cancelled_job_goes_to_no_fallback(worker):
+async def test_cancelled_job_uses_no_fallback(worker):
     async with worker({"first": says(hangs=True)}) as here:
         running = asyncio.create_task(run(here))
         await here.logged(1)
@@ -118,7 +118,7 @@ async def test_a_cancelled_job_goes_to_no_fallback(worker):
     assert [each.type for each in events] == ["started", "cancelled"]
 
 
-async def test_after_a_chunk_the_candidate_itself_begins_again(worker):
+async def test_failure_after_a_chunk_restarts_with_the_same_candidate(worker):
     tries = iter([says("a", then=BUSY), says(then=BUSY)])
 
     async def first(job, report):
@@ -133,7 +133,7 @@ async def test_after_a_chunk_the_candidate_itself_begins_again(worker):
 
 
 @pytest.mark.parametrize("on_interrupt", ["restart", "keep"])
-async def test_another_worker_goes_on_with_the_fallback_of_the_lost_one(
+async def test_next_worker_continues_with_the_fallback_of_a_lost_worker(
     worker, redis_client, on_interrupt
 ):
     scripts = {"first": spends(3, says(then=BUSY)), "second": says("b", hangs=True)}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 async def unretrieved():
-    """Fails a test that leaves an exception or a task behind that nobody looks at."""
+    """Fail a test that leaves an exception or a task that no code retrieves."""
     unhandled = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     yield
@@ -28,7 +28,7 @@ async def unretrieved():
 # Batches and order
 
 
-async def test_what_gathers_while_a_call_is_in_flight_goes_in_the_next_one_for_all_jobs():
+async def test_events_that_gather_during_a_call_of_the_store_go_in_the_next_call():
     async with Harness() as harness:
         harness.store.gate.clear()
         one, two = harness.started("one"), None
@@ -134,7 +134,7 @@ async def test_the_logs_of_other_jobs_in_the_batch_are_not_touched_by_a_fence():
         assert len(harness.store.events["two"]) == 2
 
 
-async def test_a_fence_makes_room_for_the_others():
+async def test_fence_frees_the_buffer_for_other_jobs():
     async with Harness(limit=1000) as harness:
         harness.store.refused = {JOB}
         harness.store.gate.clear()
@@ -168,7 +168,7 @@ async def test_the_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_h
         assert harness.journal.buffered_bytes == 0
 
 
-async def test_a_slow_store_holds_the_readers_and_memory_stays_flat():
+async def test_slow_store_pauses_the_streams_and_bounds_memory():
     limit, streams, reads, size = 10_000, 8, 50, 500
 
     async with Harness(limit=limit) as harness:
@@ -201,7 +201,7 @@ async def test_a_slow_store_holds_the_readers_and_memory_stays_flat():
         assert all(len(events) == reads + 2 for events in harness.store.events.values())
 
 
-async def test_a_flood_goes_to_the_store_in_calls_of_bounded_size():
+async def test_many_events_go_to_the_store_in_calls_of_bounded_size():
     async with Harness(limit=1 << 30) as harness:
         harness.store.gate.clear()
         logs = [harness.started(f"job-{n}") for n in range(40)]
@@ -251,7 +251,7 @@ async def test_a_second_wait_after_a_cancelled_one_gets_its_answer():
         await second
 
 
-async def test_a_log_opened_for_a_later_attempt_goes_on_where_the_record_says():
+async def test_log_of_a_later_attempt_continues_at_the_seq_of_the_record():
     async with Harness() as harness:
         harness.store.events[JOB] = [b"{}"] * 7
         log = harness.open(seq=7, chunks=5, attempt=2)
@@ -261,7 +261,7 @@ async def test_a_log_opened_for_a_later_attempt_goes_on_where_the_record_says():
         assert harness.store.calls[0][0][1] == 8
 
 
-async def test_a_job_id_that_is_none_never_opens_a_log():
+async def test_invalid_job_id_opens_no_log():
     with pytest.raises(ValueError, match="job ID"):
         Harness().open("job:{x}")
 

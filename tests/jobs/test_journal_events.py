@@ -49,7 +49,7 @@ def event_of(delta, **place):
     attempt=st.integers(1, 10**6),
     seq=st.integers(1, 10**9),
 )
-def test_a_chunk_written_by_hand_means_what_the_model_means(deltas, attempt, seq):
+def test_chunk_encoded_by_the_journal_decodes_as_the_model(deltas, attempt, seq):
     async def main():
         harness = Harness()
         log = harness.open(seq=seq, attempt=attempt)
@@ -76,7 +76,7 @@ def test_a_chunk_written_by_hand_means_what_the_model_means(deltas, attempt, seq
 # Hard cases of the provider's making
 
 
-async def test_a_delta_that_is_no_text_appends_nothing_and_harms_no_later_event():
+async def test_delta_of_a_wrong_type_appends_nothing_and_later_events_follow():
     async with Harness() as harness:
         log = harness.started()
         log.chunk(["a"])

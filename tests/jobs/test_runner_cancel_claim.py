@@ -1,4 +1,4 @@
-"""A cancellation in the moments in which nobody holds the job: its claim is on its way."""
+"""Cancellations that arrive while no worker holds the job: its claim is pending."""
 
 import pytest
 
@@ -43,7 +43,7 @@ async def cancel(redis_client, here):
 @pytest.mark.parametrize(
     ("claim", "kinds"), [(1, ["cancelled"]), (2, ["started", "chunk", "cancelled"])]
 )
-async def test_a_cancellation_that_overtakes_the_reply_of_the_claim_is_heard_at_once(
+async def test_cancellation_before_the_reply_of_the_claim_takes_effect_at_once(
     worker, redis_client, monkeypatch, claim, kinds
 ):
     async with worker(says("half", then=BUSY), says("never", hangs=True)) as here:
@@ -57,7 +57,7 @@ async def test_a_cancellation_that_overtakes_the_reply_of_the_claim_is_heard_at_
         assert here.provider.calls == claim - 1
 
 
-async def test_a_job_that_begins_while_its_canceller_looks_for_it_is_cancelled(worker, monkeypatch):
+async def test_job_that_starts_during_the_search_of_its_canceller_is_cancelled(worker, monkeypatch):
     async with worker(says("a", hangs=True)) as here:
         task = None
 
@@ -118,7 +118,7 @@ async def test_renewal_of_a_revoked_job_cancels_it_with_reason_revoked(checked_r
         assert (await here.log())[-1].reason == "revoked"
 
 
-async def test_a_cancellation_of_another_job_does_no_harm(worker, redis_client, monkeypatch):
+async def test_cancellation_of_another_job_has_no_effect(worker, redis_client, monkeypatch):
     async with worker(says("a")) as here:
 
         async def other():

@@ -64,7 +64,7 @@ async def test_each_discarded_message_becomes_one_dead_letter(worker, redis_clie
     async with worker(says("never")) as here:
         for message in (b"x", b"x", b"y"):
             await here.runner.discard(JOB_ID, "undecodable", "no task", message)
-        for _ in range(2):  # nobody knows whether these are one
+        for _ in range(2):  # without a job ID two entries cannot be recognised as one
             await here.runner.discard(None, "undecodable", "no task", b"x")
     letters = [fields for _, fields in await redis_client.xrange(names.DEAD_LETTERS)]
     assert [letter[b"message"] for letter in letters] == [b"x", b"y", b"x", b"x"]
@@ -89,7 +89,7 @@ async def test_final_attempt_runs_in_isolation_and_waiting_jobs_count_no_failed_
         neighbour = here.start("neighbour")
         await until(lambda: here.runner.quarantine.waits("neighbour"))
         assert (await record(redis_client, "neighbour"))["status"] == "queued"
-        # What does not stand on the brink runs beside it.
+        # A job without failed attempts runs beside it.
         await here.run("innocent")
         # A second message for a job that waits here already is dropped.
         await here.run("neighbour")
@@ -115,7 +115,7 @@ async def test_job_that_survives_its_observation_leaves_the_quarantine(worker, r
         assert not here.runner.quarantine.busy
         async with cancelled(neighbour):
             pass
-    # But not for ever: one that kills late would never stop.
+    # The number of observations is limited: a job that always crashes late would run for ever.
     await redis_client.hset(
         names.state_key("neighbour"), mapping={"failed_attempts": 2, "attempt": 9}
     )
@@ -143,7 +143,7 @@ async def test_quarantined_jobs_start_in_groups_whose_loss_ends_no_job(worker, r
         for job_id in tasks:
             failed_attempts = "1" if job_id in group else "2"
             assert (await record(redis_client, job_id))["failed_attempts"] == failed_attempts
-        # Those that wait first, lest they take the turn of another.
+        # Waiting jobs are cancelled first, so that none of them takes a slot that becomes free.
         for job_id in sorted(tasks, key=waits, reverse=True):
             async with cancelled(tasks[job_id]):
                 pass

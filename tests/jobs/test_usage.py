@@ -50,7 +50,7 @@ def test_a_sum_has_every_number_of_both(one, other):
         {"a": {"b": "c"}},
     ],
 )
-def test_what_is_no_number_has_no_part_in_a_sum(strange):
+def test_values_that_are_no_numbers_are_left_out_of_a_sum(strange):
     usage = encodable(strange)
     assert add_usage(usage or {}, {"n": 1}) == {"n": 1}
 

@@ -182,7 +182,7 @@ def test_a_block_that_ends_in_time_leaves_no_timer_behind():
     run(main)
 
 
-def test_signs_of_life_put_off_the_idle_timeout_and_only_that():
+def test_keep_alives_postpone_the_idle_timeout_alone():
     async def main(loop):
         async def read(dog, *, chunk, signs):
             async with dog:

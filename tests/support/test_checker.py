@@ -150,7 +150,7 @@ def test_a_reader_saw_the_log_or_it_did_not():
     assert problem.kind == "duplicated"
 
 
-def test_a_key_without_a_ttl_and_a_key_that_nobody_knows_are_seen():
+def test_keys_without_a_ttl_and_unknown_keys_are_reported():
     assert stray_keys({"job:{j}:log": 5, "worker:dead": -1, "_kombu.binding.prompts": -1}) == []
     for key in ("job:{j}:log", "job:{j}:state", "token:berlin:0", "limit:x"):
         (problem,) = stray_keys({key: -1})
