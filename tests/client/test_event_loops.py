@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from berlin_worker.client import AsyncClient, Client, ClientError, Options
+from berlin_worker.client import AsyncClient, Client, ClientError
 from berlin_worker.settings import Settings
 from tests.client.test_sync import write
+from tests.support.client_helpers import QUICK
 
 pytestmark = pytest.mark.contract
 
-OPTIONS = Options(reread_after_s=0.2, wait_for_start_s=0.4)
 ELSEWHERE = "another event loop or process"
 
 
@@ -47,7 +47,7 @@ async def made(client: AsyncClient, name: str) -> Any:
 def used(fake_redis_url):
     """A client that another event loop has used, which is still there."""
     loop = asyncio.new_event_loop()
-    client = AsyncClient(fake_redis_url, settings=Settings(), options=OPTIONS)
+    client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
     loop.run_until_complete(client.submit("x"))
     yield client
     loop.run_until_complete(client.aclose())
@@ -71,7 +71,7 @@ def test_an_async_client_in_another_thread_is_an_error_at_once(used, name):
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in {"aclose", "aenter"}])
 def test_a_client_that_was_closed_says_so(fake_redis_url, name):
     async def work() -> None:
-        client = AsyncClient(fake_redis_url, settings=Settings(), options=OPTIONS)
+        client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
         await client.submit("x")
         await client.aclose()
         await client.aclose()
@@ -84,14 +84,14 @@ def test_a_client_that_was_closed_says_so(fake_redis_url, name):
 def test_an_async_client_without_an_event_loop_is_an_error_that_names_the_other_client(
     fake_redis_url,
 ):
-    client = AsyncClient(fake_redis_url, settings=Settings(), options=OPTIONS)
+    client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
     for call in (client.stream, client.submit_and_stream, client.sse):
         with pytest.raises(ClientError, match="use Client"):
             call("x")
 
 
 def test_a_client_may_be_made_in_no_loop_and_used_in_one(fake_redis_url):
-    client = AsyncClient(fake_redis_url, settings=Settings(), options=OPTIONS)
+    client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
 
     async def work() -> str:
         async with client:
@@ -106,7 +106,7 @@ def test_a_stream_that_another_loop_has_opened_is_an_error_and_harms_no_other_re
     write(fake_redis_url, "job-1", "a", "b")
 
     async def work() -> list[int]:
-        async with AsyncClient(fake_redis_url, settings=Settings(), options=OPTIONS) as client:
+        async with AsyncClient(fake_redis_url, settings=Settings(), options=QUICK) as client:
             stream = client.stream("job-1")
             await stream.start()
             for call in (stream.batch, stream.start):
@@ -125,7 +125,7 @@ def test_a_stream_that_another_loop_has_opened_is_an_error_and_harms_no_other_re
 
 def test_many_threads_and_loops_share_a_sync_client(fake_redis_url):
     write(fake_redis_url, "job-1", "a", "b")
-    with Client(fake_redis_url, settings=Settings(), options=OPTIONS) as client:
+    with Client(fake_redis_url, settings=Settings(), options=QUICK) as client:
 
         async def in_a_loop() -> str:
             return client.result("job-1").text
@@ -141,7 +141,7 @@ def test_many_threads_and_loops_share_a_sync_client(fake_redis_url):
 
 @pytest.mark.parametrize("used_before", [False, True])
 def test_a_sync_client_that_was_closed_says_so(fake_redis_url, used_before):
-    client = Client(fake_redis_url, settings=Settings(), options=OPTIONS)
+    client = Client(fake_redis_url, settings=Settings(), options=QUICK)
     if used_before:
         client.submit("x")
     client.close()
@@ -176,7 +176,7 @@ def exit_code(work: Callable[[], object], ending: str) -> int | None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it forks with threads, on purpose
 def test_after_a_fork_clients_work_or_say_why_not(real_redis_url):
     write(real_redis_url, "job-1", "a", "b")
-    with Client(real_redis_url, settings=Settings(), options=OPTIONS) as client:
+    with Client(real_redis_url, settings=Settings(), options=QUICK) as client:
         stream = client.stream("job-1")
         next(stream)
         held, release = threading.Event(), threading.Event()
@@ -201,7 +201,7 @@ def test_after_a_fork_clients_work_or_say_why_not(real_redis_url):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it forks with threads, on purpose
 def test_an_async_client_is_not_used_on_after_a_fork(real_redis_url):
-    client = AsyncClient(real_redis_url, settings=Settings(), options=OPTIONS)
+    client = AsyncClient(real_redis_url, settings=Settings(), options=QUICK)
 
     async def work() -> int | None:
         async with client:

@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import Cancelled, Chunk, Completed, Event, Reset, Started, encode, names
-from berlin_worker.client import AsyncClient, Options
 from berlin_worker.client.entries import Entry
 from berlin_worker.client.replay import JobSnapshot, Need, Replay
 from berlin_worker.errors import CursorExpired
-from berlin_worker.settings import Settings
 from tests.support.job_writer import TIMINGS, JobWriter
 
 pytestmark = pytest.mark.contract
@@ -119,13 +117,6 @@ def test_honest_channel_never_raises_whatever_it_loses(script):
             if move == "heard":
                 model.inbox.append(encode(model.log[-1]))
     assert model.delivered == LIFE
-
-
-@pytest.fixture
-async def client(redis_url):
-    options = Options(reread_after_s=0.2)
-    async with AsyncClient(redis_url, settings=Settings(), options=options) as client:
-        yield client
 
 
 @pytest.mark.parametrize("kind", ["cancelled", "completed"])

@@ -1,15 +1,12 @@
 """Readers of garbage in records and indexes: each gets an answer or one of the errors of ours."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import names
-from berlin_worker.client import AsyncClient, Options
+from berlin_worker.client import Options
 from berlin_worker.errors import ClientError
-from berlin_worker.settings import Settings
 from berlin_worker.storage import stored_values
 
 pytestmark = pytest.mark.contract
@@ -23,9 +20,8 @@ QUICK = Options(wait_for_start_s=0.1, give_up_after_s=1, reread_after_s=0.1, sub
 
 
 @pytest.fixture
-async def client(redis_url) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, settings=Settings(), options=QUICK) as client:
-        yield client
+def client_options():
+    return QUICK
 
 
 @pytest.mark.parametrize("field", FIELDS)

@@ -2,29 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import redis.asyncio
 
 from berlin_schemas import names
-from berlin_worker.client import AsyncClient, Client, JobIdReused, Options
+from berlin_worker.client import AsyncClient, Client, JobIdReused
 from berlin_worker.settings import Settings
+from tests.support.client_helpers import QUICK
 from tests.support.harness import ScriptedProvider, Worker, cancelled, says
 from tests.support.store_helpers import record
 
 pytestmark = pytest.mark.contract
 
-QUICK = Options(submit_timeout_s=2, reread_after_s=0.2)
 HELLO = [{"role": "user", "content": "Hello"}]
 OTHER = [{"role": "user", "content": "Other"}]
-
-
-@pytest.fixture
-async def client(redis_url) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, settings=Settings(), options=QUICK) as client:
-        yield client
 
 
 async def letters(client: redis.asyncio.Redis) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Listing jobs: newest first, filtered, page by page, whatever else stands in the index."""
 
 import itertools
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,14 +13,6 @@ from tests.support.job_writer import JobWriter
 from tests.support.store_helpers import check_keys
 
 pytestmark = pytest.mark.contract
-
-QUICK = Options(submit_timeout_s=2, reread_after_s=0.2)
-
-
-@pytest.fixture
-async def client(redis_url) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, settings=Settings(), options=QUICK) as client:
-        yield client
 
 
 def ids(jobs: list[JobStatus]) -> list[str]:

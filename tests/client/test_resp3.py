@@ -59,7 +59,7 @@ async def asked(connection: Resp3Connection, *commands: tuple[Any, ...]) -> asyn
 
 
 @given(st.lists(st.integers(0, 400), max_size=8))
-def test_replies_and_messages_are_told_apart_however_the_bytes_arrive(cuts):
+def test_replies_and_messages_are_distinguished_for_any_split_of_the_bytes(cuts):
     whole = (
         SUBSCRIBED % b"a"
         + MESSAGE % 1
@@ -116,7 +116,7 @@ async def test_a_subscription_that_fails_otherwise_ends_the_connection():
         ends.connection.feed(b"-NOAUTH Authentication required\r\n")
 
 
-async def test_whoever_asked_no_longer_wants_the_reply_and_the_next_one_gets_his_own():
+async def test_reply_of_a_cancelled_request_is_dropped_and_the_next_request_gets_its_reply():
     ends = Ends()
     ends.connection.subscribe([b"a"])
     ends.connection.feed(SUBSCRIBED % b"a")
@@ -148,7 +148,7 @@ async def test_a_server_that_does_not_push_is_known_by_its_first_answer():
     assert ends.messages == [(b"a", b"1")]
 
 
-async def test_what_nobody_has_asked_for_ends_the_connection():
+async def test_reply_without_a_request_ends_the_connection():
     with pytest.raises(RedisConnectionError, match="max number of clients"):
         Ends().connection.feed(b"-ERR max number of clients reached\r\n")
 
@@ -161,13 +161,13 @@ async def test_what_is_no_answer_ends_the_connection(data):
         Ends().connection.feed(data)
 
 
-async def test_pushes_of_another_kind_are_nobody_s_business():
+async def test_pushes_of_another_kind_are_ignored():
     ends = Ends()
     ends.connection.feed(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n")
     assert ends.messages == []
 
 
-async def test_whoever_waits_is_told_when_the_connection_ends_and_so_is_the_next():
+async def test_end_of_the_connection_fails_waiting_and_later_requests():
     ends = Ends()
     waiting = await asked(ends.connection, ("GET", "k"))
     await ends.connection.close()

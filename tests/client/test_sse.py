@@ -3,12 +3,11 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 
 import pytest
 
 from berlin_schemas import Chunk, encode
-from berlin_worker.client import AsyncClient, Client, CursorExpired, Options, sse
+from berlin_worker.client import Client, CursorExpired, Options, sse
 from berlin_worker.settings import Settings
 from tests.support.job_writer import JobWriter
 from tests.support.store_helpers import raw_log
@@ -20,9 +19,8 @@ OPTIONS = Options(reread_after_s=0.2, wait_for_start_s=0.2)
 
 
 @pytest.fixture
-async def client(redis_url) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, settings=Settings(), options=OPTIONS) as client:
-        yield client
+def client_options():
+    return OPTIONS
 
 
 def parsed(body: bytes) -> list[dict[str, str]]:

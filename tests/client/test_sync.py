@@ -12,19 +12,19 @@ import redis
 import redis.asyncio
 
 from berlin_schemas import InvalidJob, names
-from berlin_worker.client import Client, ClientError, CursorExpired, JobFailed, Options
+from berlin_worker.client import Client, ClientError, CursorExpired, JobFailed
 from berlin_worker.settings import Settings
+from tests.support.client_helpers import QUICK
 from tests.support.job_writer import JobWriter
 
 pytestmark = pytest.mark.contract
 
 JOB = "job-1"
-OPTIONS = Options(reread_after_s=0.2, wait_for_start_s=0.4)
 
 
 @pytest.fixture
 def client(redis_url) -> Iterator[Client]:
-    with Client(redis_url, settings=Settings(), options=OPTIONS) as client:
+    with Client(redis_url, settings=Settings(), options=QUICK) as client:
         yield client
 
 
@@ -49,7 +49,7 @@ def run(work: Awaitable[None]) -> None:
         runner.run(work)
 
 
-def test_a_job_that_is_over_is_replayed(client, redis_url):
+def test_finished_job_is_replayed(client, redis_url):
     write(redis_url, JOB, "a", "b")
     assert [event.seq for event in client.stream(JOB)] == [1, 2, 3, 4]
     assert [event.seq for event in client.stream(JOB, after=3)] == [4]
@@ -155,16 +155,16 @@ def wait_for_subscribers(inspector: redis.Redis, job_id: str, wanted: int) -> No
     pytest.fail(f"never came to {wanted} subscribers")
 
 
-def test_a_later_versions_types_codes_and_reasons_end_no_reader(client, redis_url):
+def test_types_codes_and_reasons_of_later_versions_end_no_reader(client, redis_url):
     async def work() -> None:
         async with redis.asyncio.Redis.from_url(redis_url) as server:
             head = {"v": 1, "attempt": 1, "ts": 1.0}
             timings = dict.fromkeys(
                 ("queue_ms", "login_ms", "first_chunk_ms", "stream_ms", "total_ms"), 0
             )
-            error = {"code": "tired", "message": "no more", "retryable": False}
+            error = {"code": "code_of_a_later_version", "message": "no more", "retryable": False}
             for job_id, end in (
-                (JOB, {"type": "completed", "finish_reason": "bored", "timings": timings}),
+                (JOB, {"type": "completed", "finish_reason": "budget_spent", "timings": timings}),
                 ("job-2", {"type": "failed", "error": error}),
             ):
                 writer = JobWriter(server, job_id)

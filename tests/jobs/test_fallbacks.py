@@ -3,19 +3,14 @@
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from berlin_schemas import ErrorCode, PromptJob, names
+from berlin_schemas import ErrorCode, names
 from berlin_worker.errors import JobError
-from berlin_worker.jobs.candidates import candidates
-from berlin_worker.jobs.usage import add_usage, encodable, usage_fields
-from tests.support.harness import JOB_ID, ScriptedProvider, Worker, says
-from tests.support.store_helpers import check_keys, expire_lease, make_store
+from tests.support.harness import BUSY, JOB_ID, ScriptedProvider, Worker, says
+from tests.support.store_helpers import expire_lease, make_store
 
 pytestmark = pytest.mark.contract
 
-BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
 GONE = JobError(ErrorCode.UPSTREAM_ERROR, "no such model", upstream_status=404)
 FALLBACKS = [
     {"provider": "second", "model": "m-2", "options": {"n": 2}},
@@ -23,14 +18,8 @@ FALLBACKS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-async def keys(redis_client):
-    yield
-    await check_keys(redis_client)
-
-
 @pytest.fixture
-def worker(redis_client):
+def worker(checked_redis):
     """Makes workers whose provider plays the script of the name that a job gives it."""
 
     def make(scripts, **changes):
@@ -41,7 +30,7 @@ def worker(redis_client):
             async for deltas in scripts[job.provider](job, report):
                 yield deltas
 
-        here = Worker(redis_client, ScriptedProvider(stream), **changes)
+        here = Worker(checked_redis, ScriptedProvider(stream), **changes)
         here.seen = seen
         return here
 
@@ -114,13 +103,13 @@ async def test_the_last_candidate_is_retried_as_a_job_without_fallbacks(worker):
     ],
     ids=str,
 )
-async def test_what_is_the_jobs_own_fault_goes_to_no_fallback(worker, error):
+async def test_error_of_the_job_itself_uses_no_fallback(worker, error):
     async with worker({"first": says(then=error)}) as here:
         events = await run(here)
     assert [each.type for each in events] == ["started", "failed"]
 
 
-async def test_a_cancelled_job_goes_to_no_fallback(worker):
+async def test_cancelled_job_uses_no_fallback(worker):
     async with worker({"first": says(hangs=True)}) as here:
         running = asyncio.create_task(run(here))
         await here.logged(1)
@@ -129,7 +118,7 @@ async def test_a_cancelled_job_goes_to_no_fallback(worker):
     assert [each.type for each in events] == ["started", "cancelled"]
 
 
-async def test_after_a_chunk_the_candidate_itself_begins_again(worker):
+async def test_failure_after_a_chunk_restarts_with_the_same_candidate(worker):
     tries = iter([says("a", then=BUSY), says(then=BUSY)])
 
     async def first(job, report):
@@ -144,7 +133,7 @@ async def test_after_a_chunk_the_candidate_itself_begins_again(worker):
 
 
 @pytest.mark.parametrize("on_interrupt", ["restart", "keep"])
-async def test_another_worker_goes_on_with_the_fallback_of_the_lost_one(
+async def test_next_worker_continues_with_the_fallback_of_a_lost_worker(
     worker, redis_client, on_interrupt
 ):
     scripts = {"first": spends(3, says(then=BUSY)), "second": says("b", hangs=True)}
@@ -234,68 +223,6 @@ async def test_garbage_in_the_record_counts_as_no_progress(worker, redis_client,
         events = await run(here)
     assert who(events) == [("first", "m-1"), ("first", "m-1")]
     assert events[-1].usage_total is None
-
-
-numbers = st.integers(0, 2**52) | st.floats(0, 1e9, allow_nan=False)
-usages = st.dictionaries(
-    st.sampled_from(["a", "b", "c"]),
-    numbers | st.dictionaries(st.sampled_from(["x", "y"]), numbers, max_size=2),
-    max_size=3,
-)
-
-
-@given(usages, usages)
-def test_a_sum_has_every_number_of_both(one, other):
-    def flat(usage):
-        for name, value in usage.items():
-            if isinstance(value, dict):
-                yield from (((name, nested), number) for nested, number in value.items())
-            else:
-                yield (name, None), value
-
-    total = dict(flat(add_usage(one, other)))
-    for place in {*dict(flat(one)), *dict(flat(other))}:
-        # A name that is a number in one and an object in the other counts as the object.
-        if place[1] is None and any(isinstance(each.get(place[0]), dict) for each in (one, other)):
-            continue
-        assert total.pop(place) == dict(flat(one)).get(place, 0) + dict(flat(other)).get(place, 0)
-    assert total == {}
-
-
-@pytest.mark.parametrize(
-    "strange",
-    [
-        None,
-        [],
-        "x",
-        {"a": float("nan")},
-        {"a": True},
-        {"a": 10**400},
-        {"a": [1]},
-        {"a": {"b": "c"}},
-    ],
-)
-def test_what_is_no_number_has_no_part_in_a_sum(strange):
-    usage = encodable(strange)
-    assert add_usage(usage or {}, {"n": 1}) == {"n": 1}
-
-
-def test_usage_that_no_event_can_hold_is_left_out():
-    deep = value = {}
-    for _ in range(2000):
-        value["a"] = value = {}
-    for strange in ({"a": object()}, {"a": "\ud800"}, deep, "text", [1]):
-        assert encodable(strange) is None
-    assert usage_fields(1, {"a": 1}, {}) == {"usage": {"a": 1}, "usage_total": None}
-    assert usage_fields(2, None, {"a": 1}) == {"usage": None, "usage_total": {"a": 1}}
-
-
-def test_candidates_keep_all_else_of_the_job():
-    job = PromptJob.model_validate(
-        {"messages": [{"role": "user", "content": "Hi"}], "tenant": "t", "fallbacks": FALLBACKS}
-    )
-    assert [each.tenant for each in candidates(job)] == ["t"] * 3
-    assert candidates(job)[0] is job
 
 
 # After a cancellation

@@ -1,118 +1,23 @@
-"""The journal over a store that is a plain list: bytes, order, batches, fences, bounds."""
+"""The journal over a store that is a plain list: batches, fences, bounds, cancellation."""
 
 import asyncio
 import gc
-import json
 import weakref
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from berlin_schemas import (
-    Chunk,
-    Completed,
-    ErrorCode,
-    ErrorInfo,
-    Failed,
-    Reasoning,
-    Started,
-    Timings,
-    ToolCall,
-    decode,
-    encode,
-)
+from berlin_schemas import Started, decode
 from berlin_worker.errors import Fenced
-from berlin_worker.jobs.journal import Journal
-from berlin_worker.jobs.lifecycle import LifecycleError, Phase
-from berlin_worker.providers.deltas import ReasoningDelta, ToolCallDelta
+from berlin_worker.jobs.lifecycle import Phase
+from tests.support.journal_harness import JOB, Harness, completed, failed, head
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.unit
 
-JOB = "job-1"
-TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
-
-
-class MemoryStore:
-    """Takes batches as Redis would; ``gate`` holds calls up, ``answers`` overrides replies."""
-
-    def __init__(self):
-        self.calls = []
-        self.events = {}
-        self.refused = set()
-        self.failures = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.asked = asyncio.Event()
-
-    async def append(self, batch):
-        self.calls.append(
-            [(each.log.job_id, each.first_seq, list(each.events), each.ending) for each in batch]
-        )
-        self.asked.set()
-        await self.gate.wait()
-        if self.failures:
-            raise self.failures.pop(0)
-        taken = []
-        for each in batch:
-            fine = each.log.job_id not in self.refused
-            taken.append(fine)
-            if fine:
-                log = self.events.setdefault(each.log.job_id, [])
-                assert each.first_seq == len(log) + 1
-                log.extend(each.events)
-        return taken
-
-    async def held_up(self):
-        """Wait until a call hangs at the gate."""
-        await self.asked.wait()
-        self.asked.clear()
-
-
-class Harness:
-    """A journal with its writer, and what happened to it."""
-
-    def __init__(self, limit=1 << 20):
-        self.store = MemoryStore()
-        self.journal = Journal(self.store, buffer_bytes=limit)
-        self.fenced = []
-
-    async def __aenter__(self):
-        self.writer = asyncio.create_task(self.journal.run())
-        return self
-
-    async def __aexit__(self, *_):
-        self.writer.cancel()
-        await asyncio.wait({self.writer})
-
-    def open(self, job_id=JOB, *, seq=0, chunks=0, attempt=1):
-        return self.journal.open(
-            job_id, attempt, seq=seq, chunks=chunks, on_fenced=lambda: self.fenced.append(job_id)
-        )
-
-    def started(self, job_id=JOB, **place):
-        log = self.open(job_id, **place)
-        log.event(head(log, Started))
-        return log
-
-
-def head(log, kind, **fields):
-    return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=1.0, **fields)
-
-
-def completed(log, **fields):
-    return head(log, Completed, finish_reason="stop", timings=TIMINGS, **fields)
-
-
-def failed(log, message="it failed"):
-    info = ErrorInfo(code=ErrorCode.INTERNAL, message=message, retryable=False)
-    return head(log, Failed, error=info)
-
 
 @pytest.fixture
 async def unretrieved():
-    """Fails a test that leaves an exception or a task behind that nobody looks at."""
+    """Fail a test that leaves an exception or a task that no code retrieves."""
     unhandled = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     yield
@@ -120,122 +25,10 @@ async def unretrieved():
     assert unhandled == []
 
 
-# Bytes
-
-
-text = st.text(
-    st.characters() | st.sampled_from('"\\/\x00\x1f\x7f\u2028\u2029\ud800\udfff\U0001f600')
-)
-
-
-deltas_of_all_kinds = (
-    text
-    | st.builds(ReasoningDelta, text)
-    | st.builds(ToolCallDelta, st.integers(0, 99), text, st.none() | text, st.none() | text)
-)
-
-
-def clean(value):
-    return None if value is None else value.encode("utf-8", "replace").decode()
-
-
-def event_of(delta, **place):
-    match delta:
-        case ReasoningDelta(content):
-            return Reasoning(**place, content=clean(content))
-        case ToolCallDelta(index, arguments, id_, name):
-            call = {"index": index, "id": clean(id_), "name": clean(name)}
-            return ToolCall(**place, **call, arguments=clean(arguments))
-    return Chunk(**place, content=clean(delta))
-
-
-@given(
-    deltas=st.lists(deltas_of_all_kinds, max_size=5),
-    attempt=st.integers(1, 10**6),
-    seq=st.integers(1, 10**9),
-)
-def test_a_chunk_written_by_hand_means_what_the_model_means(deltas, attempt, seq):
-    async def main():
-        harness = Harness()
-        log = harness.open(seq=seq, attempt=attempt)
-        log.chunk(deltas)
-        events = log.take().events if log.seq > seq else []
-        empty = ("", ReasoningDelta(""))
-        expected = [
-            each
-            for each in deltas
-            if each not in empty and each != ToolCallDelta(getattr(each, "index", 0), "")
-        ]
-        assert len(events) == len(expected)
-        for n, (data, delta) in enumerate(zip(events, expected, strict=True), seq + 1):
-            data.decode()  # valid UTF-8
-            event = decode(data)
-            place = {"job_id": JOB, "seq": n, "attempt": attempt, "ts": event.ts}
-            assert event == event_of(delta, **place)
-            assert json.loads(data) == json.loads(encode(event))
-            assert b"\n" not in data
-
-    asyncio.run(main())
-
-
-# Hard cases of the provider's making
-
-
-async def test_a_delta_that_is_no_text_appends_nothing_and_harms_no_later_event():
-    async with Harness() as harness:
-        log = harness.started()
-        log.chunk(["a"])
-        for strange in (
-            *(["b", None], [1], [b"x"], [ReasoningDelta(1)], [ToolCallDelta(-1, "x")]),
-            *([ToolCallDelta(True, "x")], [ToolCallDelta(0, None)], [ToolCallDelta(0, "", 1)]),
-        ):
-            with pytest.raises(TypeError):
-                log.chunk(strange)
-        await log.end(failed(log))
-        assert [decode(each).seq for each in harness.store.events[JOB]] == [1, 2, 3]
-        assert harness.journal.buffered_bytes == 0
-
-
-async def test_reads_without_text_are_no_events_and_no_chunks():
-    async with Harness() as harness:
-        log = harness.started()
-        for deltas in ([], [""], [], ["", ""]):
-            log.chunk(deltas)
-        assert log.phase is Phase.RUNNING
-        log.chunk(["", "a", ""])
-        await log.end(completed(log))
-        kinds = [decode(each).type for each in harness.store.events[JOB]]
-        assert kinds == ["started", "chunk", "completed"]
-
-
-async def test_an_event_that_json_cannot_hold_appends_nothing_and_the_job_can_still_fail():
-    async with Harness() as harness:
-        log = harness.started()
-        with pytest.raises(ValueError, match="serializ"):
-            await log.end(completed(log, usage={"tokens": object()}))
-        assert log.phase is Phase.RUNNING
-        await log.end(failed(log))
-        assert harness.store.calls[-1][0][3] == "failed"
-        assert decode(harness.store.events[JOB][-1]).type == "failed"
-
-
-async def test_an_event_that_may_not_follow_is_refused_and_changes_nothing():
-    async with Harness() as harness:
-        log = harness.open()
-        with pytest.raises(LifecycleError):
-            log.chunk(["too early"])
-        log.event(head(log, Started))
-        await log.end(completed(log))
-        with pytest.raises(LifecycleError):
-            await log.end(failed(log))
-        await log.flush()
-        assert [decode(each).type for each in harness.store.events[JOB]] == ["started", "completed"]
-
-
 # Batches and order
 
 
-async def test_what_gathers_while_a_call_is_in_flight_goes_in_the_next_one_for_all_jobs():
+async def test_events_that_gather_during_a_call_of_the_store_go_in_the_next_call():
     async with Harness() as harness:
         harness.store.gate.clear()
         one, two = harness.started("one"), None
@@ -319,7 +112,7 @@ async def test_a_refused_log_stops_its_work_once_refuses_all_that_follows_and_ho
         await harness.journal.drained()
 
 
-async def test_whoever_waits_for_a_refused_log_is_told_by_fenced_and_not_stopped_as_well(
+async def test_waiter_for_a_refused_log_gets_fenced_and_is_not_stopped_too(
     unretrieved,
 ):
     async with Harness() as harness:
@@ -341,7 +134,7 @@ async def test_the_logs_of_other_jobs_in_the_batch_are_not_touched_by_a_fence():
         assert len(harness.store.events["two"]) == 2
 
 
-async def test_a_fence_makes_room_for_the_others():
+async def test_fence_frees_the_buffer_for_other_jobs():
     async with Harness(limit=1000) as harness:
         harness.store.refused = {JOB}
         harness.store.gate.clear()
@@ -375,7 +168,7 @@ async def test_the_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_h
         assert harness.journal.buffered_bytes == 0
 
 
-async def test_a_slow_store_holds_the_readers_and_memory_stays_flat():
+async def test_slow_store_pauses_the_streams_and_bounds_memory():
     limit, streams, reads, size = 10_000, 8, 50, 500
 
     async with Harness(limit=limit) as harness:
@@ -408,7 +201,7 @@ async def test_a_slow_store_holds_the_readers_and_memory_stays_flat():
         assert all(len(events) == reads + 2 for events in harness.store.events.values())
 
 
-async def test_a_flood_goes_to_the_store_in_calls_of_bounded_size():
+async def test_many_events_go_to_the_store_in_calls_of_bounded_size():
     async with Harness(limit=1 << 30) as harness:
         harness.store.gate.clear()
         logs = [harness.started(f"job-{n}") for n in range(40)]
@@ -458,7 +251,7 @@ async def test_a_second_wait_after_a_cancelled_one_gets_its_answer():
         await second
 
 
-async def test_a_log_opened_for_a_later_attempt_goes_on_where_the_record_says():
+async def test_log_of_a_later_attempt_continues_at_the_seq_of_the_record():
     async with Harness() as harness:
         harness.store.events[JOB] = [b"{}"] * 7
         log = harness.open(seq=7, chunks=5, attempt=2)
@@ -468,7 +261,7 @@ async def test_a_log_opened_for_a_later_attempt_goes_on_where_the_record_says():
         assert harness.store.calls[0][0][1] == 8
 
 
-async def test_a_job_id_that_is_none_never_opens_a_log():
+async def test_invalid_job_id_opens_no_log():
     with pytest.raises(ValueError, match="job ID"):
         Harness().open("job:{x}")
 

@@ -90,7 +90,7 @@ async def test_a_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
     await until(lambda: not quarantine.busy)
 
 
-async def test_one_that_ends_after_its_time_does_not_cut_that_of_others(jobs):
+async def test_job_that_ends_late_does_not_shorten_the_observation_of_others(jobs):
     quarantine = Quarantine(0.001)
     [early] = await jobs(quarantine, 1)
     await until(lambda: not quarantine.busy)
@@ -124,7 +124,7 @@ async def test_who_waits_is_known_and_may_give_up(jobs):
     await until(lambda: third.alone)
 
 
-async def test_one_that_gives_up_just_as_its_turn_comes_passes_it_on(jobs):
+async def test_waiter_cancelled_as_its_slot_comes_passes_the_slot_on(jobs):
     quarantine = Quarantine(LONG_S)
     first, second, third = await jobs(quarantine, 3)
     second.task.cancel()

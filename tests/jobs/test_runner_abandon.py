@@ -7,27 +7,16 @@ import pytest
 
 from berlin_schemas import ErrorCode
 from berlin_worker.jobs.abandon import abandoned_tasks
-from tests.support.harness import JOB_ID, ScriptedProvider, Worker, cancelled
-from tests.support.store_helpers import check_keys, make_store
+from tests.support.harness import JOB_ID, cancelled
+from tests.support.store_helpers import make_store
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
 
 
 @pytest.fixture(autouse=True)
-async def keys(redis_client):
-    yield
-    await check_keys(redis_client)
-
-
-@pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr("berlin_worker.jobs.abandon.CANCEL_GRACE_S", 0.05)
-
-
-@pytest.fixture
-def worker(redis_client):
-    return lambda *scripts, **changes: Worker(redis_client, ScriptedProvider(*scripts), **changes)
 
 
 class Clinging:
@@ -72,7 +61,9 @@ async def stubborn(request):
     return Clinging(request.param)
 
 
-async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, stubborn, caplog):
+async def test_cancelled_job_ends_although_its_provider_ignores_the_cancellation(
+    worker, stubborn, caplog
+):
     async with worker(stubborn) as here:
         task = here.start()
         await here.logged(2)
@@ -94,7 +85,9 @@ async def test_its_job_ends_as_cancelled_and_the_delivery_is_over(worker, stubbo
         ({"deadline_s": 0.2}, ErrorCode.DEADLINE_EXCEEDED),
     ],
 )
-async def test_its_job_fails_with_the_code_of_the_timeout(worker, stubborn, limit, code):
+async def test_timed_out_job_fails_although_its_provider_ignores_the_cancellation(
+    worker, stubborn, limit, code
+):
     async with worker(stubborn, max_attempts=1) as here:
         await here.run(**limit)
         end = (await here.log())[-1]
@@ -103,7 +96,7 @@ async def test_its_job_fails_with_the_code_of_the_timeout(worker, stubborn, limi
         assert await here.kinds() == ["started", "chunk", "failed"]
 
 
-async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, stubborn):
+async def test_late_chunks_of_an_abandoned_attempt_do_not_reach_the_next_one(worker, stubborn):
     go = asyncio.Event()
 
     async def second(job, report):
@@ -120,7 +113,9 @@ async def test_what_it_says_later_does_not_reach_the_next_attempt(worker, stubbo
         assert await here.kinds() == ["started", "chunk", "reset", "chunk", "chunk", "completed"]
 
 
-async def test_its_job_is_released_at_a_shutdown(worker, redis_client, stubborn):
+async def test_job_is_released_at_a_shutdown_although_its_provider_ignores_it(
+    worker, redis_client, stubborn
+):
     async with worker(stubborn) as here:
         task = here.start()
         await here.logged(2)
@@ -134,7 +129,7 @@ async def test_its_job_is_released_at_a_shutdown(worker, redis_client, stubborn)
         assert await here.kinds() == ["started", "chunk"]
 
 
-async def test_one_that_swallows_the_cancellation_and_streams_on_is_closed_at_its_next_chunk(
+async def test_stream_that_swallows_the_cancellation_is_closed_at_its_next_chunk(
     worker,
 ):
     async def stream(job, report):

@@ -1,140 +1,154 @@
-"""A cancellation in the moments in which nobody holds the job: its claim is on its way."""
+"""Cancellations that a caller requests, at each stage of a job."""
+
+import asyncio
 
 import pytest
 
-from berlin_schemas import ErrorCode, names
-from berlin_worker.errors import JobError
-from tests.support.harness import JOB_ID, ScriptedProvider, Worker, says
-from tests.support.store_helpers import check_keys
+from berlin_schemas import names
+from berlin_worker.storage.job_store import RedisStore
+from tests.support.harness import BUSY, JOB_ID, says
+from tests.support.store_helpers import JOB, check_keys
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
 
-BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
 
-
-@pytest.fixture(autouse=True)
-async def keys(redis_client):
-    yield
-    await check_keys(redis_client)
-
-
-@pytest.fixture
-def worker(redis_client):
-    """Makes workers that learn nothing from renewing leases: that is what would come too late."""
-    return lambda *scripts: Worker(
-        redis_client, ScriptedProvider(*scripts), renew_interval_s=1000.0
-    )
-
-
-def around_claim(monkeypatch, here, *, before=None, after=None, nth=1):
-    """Do something before or after the ``nth`` claim of ``here`` takes place in the store."""
-    claim, calls = here.store.claim, 0
-
-    async def claiming(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        mine = calls == nth
-        if mine and before is not None:
-            await before()
-        reply = await claim(*args, **kwargs)
-        if mine and after is not None:
-            await after()
-        return reply
-
-    monkeypatch.setattr(here.store, "claim", claiming)
-
-
-async def cancel(redis_client, here):
-    """As a client does it, and as this worker hears of it."""
-    await redis_client.hset(names.state_key(JOB_ID), "cancel", 1)
-    await here.runner.cancel(JOB_ID, "requested")
-
-
-@pytest.mark.parametrize(
-    ("claim", "kinds"), [(1, ["cancelled"]), (2, ["started", "chunk", "cancelled"])]
-)
-async def test_a_cancellation_that_overtakes_the_reply_of_the_claim_is_heard_at_once(
-    worker, redis_client, monkeypatch, claim, kinds
-):
-    async with worker(says("half", then=BUSY), says("never", hangs=True)) as here:
-
-        async def overtaken():
-            await cancel(redis_client, here)
-
-        around_claim(monkeypatch, here, after=overtaken, nth=claim)
-        await here.run()
-        assert await here.kinds() == kinds
-        assert here.provider.calls == claim - 1
-
-
-async def test_a_job_that_begins_while_its_canceller_looks_for_it_is_cancelled(worker, monkeypatch):
+async def test_cancelled_running_job_closes_its_stream(worker):
     async with worker(says("a", hangs=True)) as here:
-        task = None
-
-        async def begun():
-            nonlocal task
-            task = here.start()
-            await here.logged(2)
-
-        # Without a flag in the record, as Celery's revoke does it.
-        around_claim(monkeypatch, here, before=begun)
-        await here.runner.cancel(JOB_ID, "revoked", only_queued=False)
-        await task
-        assert (await here.log())[-1].reason == "revoked"
-
-
-@pytest.mark.parametrize("running", [True, False])
-async def test_revoked_bare_job_ends_with_reason_revoked_when_it_arrives(worker, running):
-    async with worker(says("never")) as before:
-        await before.runner.revoke(JOB_ID, running=running)
-    async with worker(says("never")) as after:
-        await after.run()
-        [event] = await after.log()
-        assert (event.type, event.reason) == ("cancelled", "revoked")
-        assert after.provider.calls == 0
-
-
-async def test_revoked_job_that_waits_between_attempts_ends_with_reason_revoked(
-    worker, monkeypatch
-):
-    async with worker(says("half", then=BUSY), says("never", hangs=True)) as here:
-
-        async def revoked():
-            await here.store.revoke(JOB_ID, running=True)
-
-        around_claim(monkeypatch, here, before=revoked, nth=2)
-        await here.run()
-        assert (await here.log())[-1].reason == "revoked"
-
-
-async def test_reason_of_a_cancellation_is_kept_while_the_claim_is_pending(worker, monkeypatch):
-    async with worker(says("never")) as here:
-
-        async def expired():
-            await here.runner.cancel(JOB_ID, "expired", only_queued=False)
-
-        around_claim(monkeypatch, here, after=expired)
-        await here.run()
-        [event] = await here.log()
-        assert (event.type, event.reason) == ("cancelled", "expired")
-
-
-async def test_renewal_of_a_revoked_job_cancels_it_with_reason_revoked(redis_client):
-    async with Worker(redis_client, ScriptedProvider(says("a", hangs=True))) as here:
         task = here.start()
         await here.logged(2)
-        await here.store.revoke(JOB_ID, running=True)
+        await here.runner.cancel(JOB_ID, "enough")
+        await here.runner.cancel(JOB_ID, "again")
         await task
-        assert (await here.log())[-1].reason == "revoked"
+        events = await here.log()
+        assert here.provider.closed == 1
+    assert [each.type for each in events] == ["started", "chunk", "cancelled"]
+    assert events[-1].reason == "enough"
 
 
-async def test_a_cancellation_of_another_job_does_no_harm(worker, redis_client, monkeypatch):
-    async with worker(says("a")) as here:
+async def test_running_job_reads_the_cancel_flag_of_its_record_after_a_missed_message(
+    worker, redis_client
+):
+    async with worker(says("a", hangs=True)) as here:
+        task = here.start()
+        await here.logged(2)
+        await redis_client.hset(names.state_key(JOB_ID), "cancel", 1)
+        await task
+        assert await here.kinds() == ["started", "chunk", "cancelled"]
 
-        async def other():
-            await here.runner.cancel("another", "requested")
 
-        around_claim(monkeypatch, here, after=other)
+@pytest.mark.parametrize("answer", ["error", "end"])
+async def test_provider_that_swallows_a_cancellation_does_not_keep_the_job(worker, answer):
+    async def stream(job, report):
+        yield ["a"]
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if answer == "error":
+                raise BUSY from None
+
+    async with worker(stream) as here:
+        task = here.start()
+        await here.logged(2)
+        await here.runner.cancel(JOB_ID, "requested")
+        await task
+        assert await here.kinds() == ["started", "chunk", "cancelled"]
+
+
+async def test_cancellation_during_the_append_of_the_last_event_changes_nothing(
+    worker, monkeypatch
+):
+    held, go = asyncio.Event(), asyncio.Event()
+    append = RedisStore.append
+
+    async def held_up(self, batch):
+        if any(each.ending for each in batch):
+            held.set()
+            await go.wait()
+        return await append(self, batch)
+
+    monkeypatch.setattr(RedisStore, "append", held_up)
+    for job_id, outside in (("ours", False), ("theirs", True)):
+        held.clear(), go.clear()
+        async with worker(says("a")) as here:
+            task = here.start(job_id)
+            await held.wait()
+            if outside:
+                here.cause = "revoked"
+                task.cancel()
+            else:
+                await here.runner.cancel(job_id, "too late")
+            await asyncio.sleep(0)
+            go.set()
+            await asyncio.wait({task})
+            assert task.cancelled() == outside
+            if not outside:
+                await task
+            assert await here.kinds(job_id) == ["started", "chunk", "completed"]
+
+
+async def test_job_in_back_off_is_cancelled_at_once(worker):
+    async with worker(says("half", then=BUSY), retry_base_s=100.0) as here:
+        task = here.start()
+        await here.logged(2)
+        await until(lambda: here.provider.closed)
+        await here.runner.cancel(JOB_ID, "requested")
+        await task
+        assert await here.kinds() == ["started", "chunk", "cancelled"]
+
+
+async def test_queued_job_with_a_record_is_cancelled_by_one_worker_alone(worker, redis_client):
+    state = names.state_key(JOB_ID)
+    await redis_client.hset(state, mapping={"status": "queued", "job": JOB, "created_ms": 1})
+    await redis_client.expire(state, 100)
+    async with worker(says("never")) as here, worker(says("never"), owner="w2") as there:
+        await asyncio.gather(
+            here.runner.cancel(JOB_ID, "requested"), there.runner.cancel(JOB_ID, "requested")
+        )
+        assert await here.kinds() == ["cancelled"]
         await here.run()
-        assert await here.kinds() == ["started", "chunk", "completed"]
-        await redis_client.delete(names.state_key("another"))
+        assert await here.kinds() == ["cancelled"]
+        assert here.provider.calls == 0
+
+
+async def test_bare_job_with_an_earlier_cancel_flag_is_cancelled_on_arrival(worker, redis_client):
+    async with worker(says("never")) as here:
+        await redis_client.hset(names.state_key(JOB_ID), "cancel", 1)
+        await here.runner.cancel(JOB_ID, "requested")
+        assert await here.log() == []
+        await check_keys(redis_client)
+        await here.run()
+        assert await here.kinds() == ["cancelled"]
+        assert here.provider.calls == 0
+
+
+async def test_revoked_job_without_a_record_ends_as_cancelled(worker):
+    async with worker(says("never")) as here:
+        await here.runner.cancel(JOB_ID, "revoked", only_queued=False)
+        [event] = await here.log()
+        assert (event.type, event.reason) == ("cancelled", "revoked")
+
+
+async def test_reason_with_invalid_characters_cancels_the_job(worker):
+    async with worker(says("a", hangs=True)) as here:
+        task = here.start()
+        await here.logged(2)
+        await here.runner.cancel(JOB_ID, "half \ud800")
+        await task
+        assert (await here.log())[-1].reason == "half ?"
+
+
+async def test_loss_of_a_queued_job_during_its_cancellation_does_not_stop_the_canceller(
+    worker, redis_client, monkeypatch
+):
+    append = RedisStore.append
+
+    async def too_late(self, batch):
+        await redis_client.hset(names.state_key(JOB_ID), "attempt", 9)
+        return await append(self, batch)
+
+    monkeypatch.setattr(RedisStore, "append", too_late)
+    async with worker(says("never")) as here:
+        await here.runner.cancel(JOB_ID, "requested", only_queued=False)
+        assert asyncio.current_task().cancelling() == 0
+        assert await here.log() == []

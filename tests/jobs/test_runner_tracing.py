@@ -94,7 +94,7 @@ async def test_a_job_that_fails(traced, provider):
     assert "the secret text" not in spans
 
 
-async def test_a_job_that_breaks_the_contract_goes_nowhere(traced):
+async def test_invalid_job_starts_no_attempt(traced):
     await traced.run(messages=[])
     assert traced.outcome == ("failed", "invalid_job")
     assert traced.chats == []
@@ -132,7 +132,7 @@ async def test_a_job_that_a_shutdown_stops_is_released(traced, provider):
     assert traced.outcome == ("stopped", None)
 
 
-async def test_an_end_that_was_said_stands_though_the_task_is_stopped_while_it_waits(
+async def test_terminal_event_stands_if_the_task_is_stopped_during_its_append(
     traced,
 ):
     # The record is over before its worker knows: a renewal finds the lease gone.

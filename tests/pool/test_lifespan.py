@@ -94,7 +94,7 @@ def cut_connections(app: SampleApp) -> None:
     app.redis.client_kill_filter(_type="pubsub", skipme=True)
 
 
-def test_a_lost_connection_cancels_tasks_where_celery_is_told_to(app: SampleApp) -> None:
+def test_lost_connection_cancels_tasks_if_celery_is_configured_so(app: SampleApp) -> None:
     conf = {"worker_cancel_long_running_tasks_on_connection_loss": True}
     with app.worker("-c", "1", **conf) as worker:
         sent = app.send("hold", "a")

@@ -160,7 +160,7 @@ async def test_a_coroutine_cancelled_before_its_first_step_never_runs(harness: H
     assert [type(each) for each in harness.failures] == [Requeued]
 
 
-async def test_the_cause_is_told_while_the_coroutine_cleans_up(harness: Harness) -> None:
+async def test_cancel_cause_is_available_while_the_coroutine_cleans_up(harness: Harness) -> None:
     causes: list[CancelCause | None] = []
 
     async def coroutine() -> None:

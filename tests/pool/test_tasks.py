@@ -170,7 +170,7 @@ def test_a_revoked_task_that_runs_is_cancelled_and_does_not_run_again(
     assert app.control(worker, "revoke", task_id=sent.id, terminate=True)["ok"]
 
 
-def test_children_are_told_why_they_are_cancelled(app: SampleApp) -> None:
+def test_children_receive_the_cause_of_their_cancellation(app: SampleApp) -> None:
     sent = app.send("cause_in_child", "kid")
     app.wait_for_note("start kid")
     sent.terminate()

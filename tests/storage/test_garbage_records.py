@@ -152,7 +152,7 @@ async def test_due_job_that_cannot_run_ends_for_its_reader(worker, redis_client)
     worker.store._has_info = False  # the server of the test has just started
     task = asyncio.create_task(worker.leases.reap_forever())
     try:
-        await until(lambda: worker.bell.rung == ["far-ahead"])
+        await until(lambda: worker.job_queue.requeued == ["far-ahead"])
         for job_id in (*records, "no-hash"):
             (event,) = await worker.logged(1, job_id)
             assert (event.type, event.error.code) == ("failed", "invalid_job"), job_id

@@ -99,12 +99,7 @@ class Environment(AbstractContextManager["Environment"]):
         close(self._app.close)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def worker(self, *arguments: str, **env: str) -> WorkerProcess:

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import redis.asyncio
 
-from berlin_schemas import Event, PromptJob
+from berlin_schemas import ErrorCode, Event, PromptJob
+from berlin_worker.errors import JobError
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.retry import RetryPolicy
@@ -21,6 +22,8 @@ from tests.support.store_helpers import job_object, load_scripts, make_store, re
 from tests.support.waiting import stopped
 
 JOB_ID = "job-1"
+BUSY = JobError(ErrorCode.UPSTREAM_ERROR, "busy", retryable=True, upstream_status=503)
+"""A failure of the upstream that a worker retries."""
 Stream = Callable[[PromptJob, Report], AsyncGenerator[list[str], None]]
 
 
@@ -64,11 +67,11 @@ def says(*deltas: str, then: BaseException | None = None, hangs: bool = False) -
     return stream
 
 
-class Bell:
+class FakeJobQueue:
     """A job queue that notes requeued jobs; ``broken`` as if the broker were away."""
 
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.requeued: list[str] = []
         self.queue_length = 0
         self.broken = False
 
@@ -76,7 +79,7 @@ class Bell:
         """Note it."""
         if self.broken:
             raise ConnectionError("broker: away")
-        self.rung.append(job_id)
+        self.requeued.append(job_id)
 
     async def depth(self) -> int:
         """``queue_length``."""
@@ -96,7 +99,7 @@ class Worker:
     ) -> None:
         self.client = client
         self.provider = provider
-        self.bell = Bell()
+        self.job_queue = FakeJobQueue()
         self.cause: Any = None
         self.store = make_store(client, owner=owner, lease_s=changes.pop("lease_s", 60.0))
         self.journal = Journal(
@@ -109,7 +112,7 @@ class Worker:
             lease_s=60.0,
             renew_interval_s=changes.pop("renew_interval_s", 0.01),
             reap_interval_s=0.01,
-            job_queue=self.bell,
+            job_queue=self.job_queue,
             discard=self._discard,
             stats=self.journal.stats,
         )

@@ -15,7 +15,6 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -94,12 +93,7 @@ class TcpProxy:
         self._loop, self._stop = self._opened.result()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 

@@ -150,7 +150,7 @@ def test_a_reader_saw_the_log_or_it_did_not():
     assert problem.kind == "duplicated"
 
 
-def test_a_key_without_a_ttl_and_a_key_that_nobody_knows_are_seen():
+def test_keys_without_a_ttl_and_unknown_keys_are_reported():
     assert stray_keys({"job:{j}:log": 5, "worker:dead": -1, "_kombu.binding.prompts": -1}) == []
     for key in ("job:{j}:log", "job:{j}:state", "token:berlin:0", "limit:x"):
         (problem,) = stray_keys({key: -1})
@@ -170,7 +170,7 @@ def test_recovery_runs_from_the_fault_to_the_next_attempt_s_first_event():
     assert recovery_s(WHOLE, [2.5]) is None
 
 
-def test_the_figures_count_what_was_lost_and_doubled():
+def test_figures_count_lost_and_duplicated_jobs():
     twice = written((1, "started"), (1, "completed"), (1, "completed"), job_id="twice")
     jobs = [JOB, Accepted("gone", "x"), Accepted("twice", "")]
     figures = figures_of(jobs, {"j": RESTARTED, "twice": twice}, {"gone": []}, {"odd": 1}, [2.5])

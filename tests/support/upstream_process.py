@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Self
 
 from berlin_worker.embedded.faults import without_faults
@@ -44,12 +43,7 @@ class UpstreamProcess(AbstractContextManager["UpstreamProcess"]):
         self.environ: dict[str, str] = self.ask("environ")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.stdin.close()  # its sign to end
         self._process.stdout.close()
         self._process.wait()

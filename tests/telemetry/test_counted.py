@@ -168,7 +168,7 @@ async def test_overdue_job_counts_as_its_former_state(worker, redis_client, monk
         await expire_lease(redis_client, JOB_ID)
         monkeypatch.setattr(here.store, "up_s", for_long)
         await here.leases._reap_all()
-        assert here.bell.rung == [JOB_ID]
+        assert here.job_queue.requeued == [JOB_ID]
         await here.runner.cancel(JOB_ID, "requested")
         await task
     assert stats_of(here).snapshot()["reaped"] == {"running": 1}

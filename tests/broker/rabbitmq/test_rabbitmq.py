@@ -1,68 +1,23 @@
-"""RabbitMQ as the broker: it behaves like Redis, also with garbage on the queue."""
+"""RabbitMQ as the broker: delivery, crashes, shutdown and queue types, as on Redis."""
 
 import json
-import pickle
 import signal
 import time
 import uuid
-import zlib
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from amqp.exceptions import NotFound
-from celery import Celery
-from kombu import Connection, pools
 
 from berlin_schemas import names
 from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
-from tests.support.celery_cli import run_command
 from tests.support.checker import text_of
 from tests.support.faulty_provider import installed
-from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded
-from tests.support.needed import needed
-from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
+from tests.support.fleet import QUICK_LEASES, prompt, recorded
+from tests.support.rabbitmq_queue import messages
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
-
-SECRET = "a secret prompt"
-
-
-@pytest.fixture(scope="session")
-def rabbit() -> Iterator[RabbitProcess]:
-    """One for each test process. In CI a missing server is a failure."""
-    binary = needed(find_rabbitmq(), "rabbitmq-server")
-    with RabbitProcess(binary) as server:
-        yield server
-
-
-@pytest.fixture
-def broker(rabbit: RabbitProcess) -> Iterator[Any]:
-    """A connection to a broker without the queue."""
-    pools.reset()  # a pooled connection believes that the queue it once declared is there
-    with Connection(rabbit.url) as connection:
-        connection.default_channel.queue_delete("prompts")
-        yield connection
-
-
-@pytest.fixture
-def fleet(fleet: Fleet, rabbit: RabbitProcess, broker: Any) -> Iterator[Fleet]:
-    """The fleet of the other tests, its queue on RabbitMQ."""
-    fleet.env["CELERY_BROKER_URL"] = rabbit.url
-    with Celery(broker=rabbit.url) as fleet.app:
-        yield fleet
-
-
-def messages(broker: Any) -> int:
-    """How many messages are ready on the queue; with none unacknowledged once it is deleted."""
-    try:
-        declared = broker.channel().queue_declare("prompts", passive=True)
-    except NotFound:
-        return 0
-    return int(declared.message_count)
 
 
 def test_bare_producer_and_bare_subscriber_receive_the_bytes_of_the_log(fleet):
@@ -241,145 +196,3 @@ async def test_quorum_queue_works_if_all_declare_it(fleet, broker, rabbit):
     assert messages(broker) == 0
     arguments = {"x-queue-type": "quorum"}
     broker.channel().queue_declare("prompts", durable=True, auto_delete=False, arguments=arguments)
-
-
-def garbage(body: bytes, headers: Any = None, **properties: Any) -> dict[str, Any]:
-    celery_headers = {"lang": "py", "task": "worker.generate", "id": str(uuid.uuid4())}
-    return {
-        "body": body,
-        "headers": celery_headers | (headers or {}),
-        "content_type": "application/json",
-        "content_encoding": "utf-8",
-        **properties,
-    }
-
-
-BODY = b"[[], {}, {}]"
-GARBAGE = {
-    "not JSON": garbage(b"{" + SECRET.encode()),
-    "not UTF-8": garbage(b"\xff\xfe" + SECRET.encode()),
-    "nested without end": garbage(b"[" * 100_000),
-    "empty": garbage(b""),
-    "another shape": garbage(json.dumps({"a": SECRET}).encode()),
-    "two parts": garbage(json.dumps([[SECRET], {}]).encode()),
-    "no headers at all": {"body": SECRET.encode()},
-    "bytes of no kind": {"body": b"\x00\x01" + SECRET.encode(), "content_type": "application/data"},
-    "pickle": garbage(pickle.dumps([[], {}, {}]), content_type="application/x-python-serialize"),
-    "yaml": garbage(b"- []", content_type="application/x-yaml"),
-    "msgpack": garbage(b"\x93\x90\x80\x80", content_type="application/x-msgpack"),
-    "a compressed bomb": garbage(
-        zlib.compress(b" " * 50_000_000), headers={"compression": "application/x-gzip"}
-    ),
-    "compressed by nothing known": garbage(BODY, headers={"compression": "rot13"}),
-    "an unknown task": garbage(BODY, headers={"task": "worker.unknown"}),
-    "a task of no type": garbage(BODY, headers={"task": ["x"]}),
-    "an ID that is no job ID": garbage(BODY, headers={"id": "../*"}),
-    "an eta that is none": garbage(BODY, headers={"eta": "soon"}),
-    "an expiry that is none": garbage(BODY, headers={"expires": "soon"}),
-}
-
-
-def test_garbage_becomes_a_dead_letter_and_does_not_loop(fleet, broker):
-    publish = broker.default_channel
-    with fleet.worker("-c", "2", "--loglevel", "DEBUG") as worker:
-        for count, (name, item) in enumerate(GARBAGE.items(), 1):
-            publish.basic_publish(publish.prepare_message(**item), routing_key="prompts")
-            wait_until(lambda n=count: fleet.redis.xlen("worker:dead") >= n, f"dead letter: {name}")
-        assert fleet.ended(fleet.send(prompt("after all")))[-1]["type"] == "completed"
-        assert worker.stop() == 0
-    assert SECRET not in worker.log
-    letters = [fields for _, fields in fleet.redis.xrange("worker:dead")]
-    assert len(letters) == len(GARBAGE)
-    # Nobody has decompressed anything: the bomb lies there as it came.
-    assert max(len(letter[b"message"]) for letter in letters) <= 100_000
-    assert messages(broker) == 0
-
-
-BROADCASTS = [
-    b"",
-    b"null",
-    b"[]",
-    b"7",
-    b'"x"',
-    b"\xff",
-    b"[" * 100_000,
-    b'{"method": {}}',
-    b'{"method": "none such"}',
-    b'{"method": "ping", "arguments": [1]}',
-    b'{"method": "ping", "arguments": {"a": 1}}',
-    b'{"method": "ping", "reply_to": {"exchange": "", "routing_key": "prompts"}}',
-    b'{"method": "hello", "arguments": {"from_node": "x", "revoked": {"a": "soon"}}}',
-    b'{"type": "worker-heartbeat", "hostname": "w@h", "timestamp": "now", "clock": {}}',
-    b'{"type": "worker-elect", "hostname": "w@h", "timestamp": 1, "clock": 1e400}',
-]
-
-
-def test_invalid_commands_and_events_are_dropped_and_the_next_command_is_answered(fleet, broker):
-    with fleet.worker("-c", "2", alone=False) as worker:
-        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
-        producer = broker.Producer(auto_declare=False)
-        for exchange, key in (("celery.pidbox", ""), ("celeryev", "worker.heartbeat")):
-            for body in BROADCASTS:
-                for headers in ({"clock": "x"}, {"hostname": ["x"]}, {"compression": "x"}):
-                    for kind in ("application/json", "application/x-python-serialize", "x"):
-                        producer.publish(
-                            body,
-                            exchange=exchange,
-                            routing_key=key,
-                            headers=headers,
-                            content_type=kind,
-                            content_encoding="utf-8",
-                        )
-        assert fleet.ended(fleet.send(prompt("next")))[-1]["type"] == "completed"
-        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
-        assert worker.process.poll() is None
-        assert "Connection to broker lost" not in worker.log
-    assert messages(broker) == 0
-    assert not fleet.redis.exists("worker:dead")
-
-
-def test_revoke_flags_what_waits_ends_what_runs_and_holds_after_a_restart(fleet, broker):
-    endless = "[[endless]] [[delay:0.05]] a"
-    with fleet.worker("-c", "2") as worker:
-        wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
-        running, spared = (fleet.send(prompt(endless)) for _ in range(2))
-        for job_id in (running, spared):
-            fleet.running(job_id)
-        later = [str(uuid.uuid4()) for _ in range(2)]
-        waiting = fleet.send(prompt("waits"))
-        fleet.app.control.revoke([spared, waiting, later[0], "../x"])
-        fleet.app.control.revoke([running, later[1]], terminate=True)
-        assert fleet.ended(running)[-1]["reason"] == "revoked"
-        # Its slot is free, so the broker delivers what was revoked while it waited.
-        assert [each["reason"] for each in fleet.ended(waiting)] == ["revoked"]
-        for job_id in later:
-            key = f"job:{{{job_id}}}:state"
-            wait_until(lambda key=key: fleet.redis.hget(key, "cancel"), "the flag")
-        assert fleet.events(spared)[-1]["type"] == "chunk"
-        worker.kill()
-    for job_id in later:
-        fleet.send(prompt("too late"), task_id=job_id)
-    with fleet.worker("-c", "4", **QUICK_LEASES) as worker:  # it has heard of no revoke
-        for job_id in later:
-            assert [each["reason"] for each in fleet.ended(job_id)] == ["revoked"]
-        wait_until(lambda: fleet.attempt(spared) == 2, "restarted")
-        fleet.app.control.revoke(spared, terminate=True)
-        assert fleet.ended(spared)[-1]["reason"] == "revoked"
-        assert worker.stop() == 0
-    assert messages(broker) == 0
-    assert not any("waits" in each or "too late" in each for each in fleet.upstream.prompts)
-
-
-def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
-    waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
-    record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
-    fleet.redis.hset(f"job:{{{waiting[0]}}}:state", mapping=record)
-    fleet.redis.zadd(names.due_key(waiting[0]), {waiting[0]: 1})
-    channel = broker.default_channel
-    channel.basic_publish(channel.prepare_message(b"no JSON"), routing_key="prompts")
-    _, text = run_command(["purge", "-f"], fleet.env)
-    assert "Ended the jobs of 61 messages" in text
-    assert messages(broker) == 0
-    for job_id in waiting:
-        assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]
-    assert not fleet.redis.exists(*names.DUE_KEYS)

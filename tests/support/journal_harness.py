@@ -1,0 +1,85 @@
+"""A journal over a store that is a plain list."""
+
+import asyncio
+
+from berlin_schemas import Completed, ErrorCode, ErrorInfo, Failed, Started, Timings
+from berlin_worker.jobs.journal import Journal
+
+JOB = "job-1"
+TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
+
+
+class MemoryStore:
+    """Takes batches as Redis would; ``gate`` holds calls up, ``answers`` overrides replies."""
+
+    def __init__(self):
+        self.calls = []
+        self.events = {}
+        self.refused = set()
+        self.failures = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = asyncio.Event()
+
+    async def append(self, batch):
+        self.calls.append(
+            [(each.log.job_id, each.first_seq, list(each.events), each.ending) for each in batch]
+        )
+        self.asked.set()
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        taken = []
+        for each in batch:
+            fine = each.log.job_id not in self.refused
+            taken.append(fine)
+            if fine:
+                log = self.events.setdefault(each.log.job_id, [])
+                assert each.first_seq == len(log) + 1
+                log.extend(each.events)
+        return taken
+
+    async def held_up(self):
+        """Wait until a call hangs at the gate."""
+        await self.asked.wait()
+        self.asked.clear()
+
+
+class Harness:
+    """A journal with its writer, and what happened to it."""
+
+    def __init__(self, limit=1 << 20):
+        self.store = MemoryStore()
+        self.journal = Journal(self.store, buffer_bytes=limit)
+        self.fenced = []
+
+    async def __aenter__(self):
+        self.writer = asyncio.create_task(self.journal.run())
+        return self
+
+    async def __aexit__(self, *_):
+        self.writer.cancel()
+        await asyncio.wait({self.writer})
+
+    def open(self, job_id=JOB, *, seq=0, chunks=0, attempt=1):
+        return self.journal.open(
+            job_id, attempt, seq=seq, chunks=chunks, on_fenced=lambda: self.fenced.append(job_id)
+        )
+
+    def started(self, job_id=JOB, **place):
+        log = self.open(job_id, **place)
+        log.event(head(log, Started))
+        return log
+
+
+def head(log, kind, **fields):
+    return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=1.0, **fields)
+
+
+def completed(log, **fields):
+    return head(log, Completed, finish_reason="stop", timings=TIMINGS, **fields)
+
+
+def failed(log, message="it failed"):
+    info = ErrorInfo(code=ErrorCode.INTERNAL, message=message, retryable=False)
+    return head(log, Failed, error=info)
