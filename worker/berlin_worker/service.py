@@ -19,8 +19,6 @@ from celery.worker import state
 from berlin_worker.broker import running
 from berlin_worker.broker.job_queue import CeleryJobQueue
 from berlin_worker.client import queue_depth
-from berlin_worker.config.urls import is_cluster
-from berlin_worker.errors import SettingsError
 from berlin_worker.jobs.dispatcher import Dispatcher
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Leases
@@ -59,10 +57,6 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
     Raises ``SettingsError`` for settings that are missing or make no sense.
     """
     settings = Settings.from_env()
-    if is_cluster(settings.redis_url):
-        raise SettingsError(
-            "REDIS_URL: workers do not run on a Redis Cluster yet: name one Redis, or Sentinels"
-        )
     await server_check.check(settings, os.environ)
     async with contextlib.AsyncExitStack() as stack:
         server_url = functools.partial(served.server_url, settings=settings, environ=os.environ)
@@ -82,6 +76,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             quarantine=quarantine,
             stats=stats,
         )
+        stack.push_async_callback(parts.store.aclose)
         background = _background(client, parts, stats)
         worker_heartbeat = _worker_heartbeat(client, parts.leases, stats, settings)
         background["heartbeat"] = worker_heartbeat.beat_forever()

@@ -18,13 +18,11 @@ from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
 from berlin_worker.storage import job_index, stored_values
+from berlin_worker.storage.cluster import AsyncCluster
+from berlin_worker.storage.cluster_scripts import script_connection
 from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.redis_errors import unreachable
-from berlin_worker.storage.script_connection import (
-    Call,
-    ScriptConnection,
-    SharedScriptConnection,
-)
+from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 from berlin_worker.storage.scripts import source
 
 if TYPE_CHECKING:
@@ -73,11 +71,10 @@ class RedisStore:
         self._log_ttl_s = log_ttl_s
         self._queue_ttl_s = queue_ttl_s
         self._dead_letters = DeadLetters(client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s)
-        pool = client.connection_pool
         self._one_slot = one_slot
-        self._append_script = _APPEND_SHARDED if one_slot else _APPEND
-        self._append = ScriptConnection(pool, self._append_script)
-        self._records = SharedScriptConnection(pool, *_RECORDS)
+        self._append = script_connection(client, _APPEND_SHARDED if one_slot else _APPEND)
+        self._own_records = script_connection(client, *_RECORDS)
+        self._records = SharedScriptConnection(self._own_records)
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
@@ -98,7 +95,13 @@ class RedisStore:
             log_ttl_s=settings.log_ttl_s,
             queue_ttl_s=settings.queue_ttl_s,
             dead_letters_max=settings.dead_letters_max,
+            one_slot=isinstance(client, AsyncCluster),
         )
+
+    async def aclose(self) -> None:
+        """Close the connections; nothing may be under way."""
+        await self._append.aclose()
+        await self._own_records.aclose()
 
     async def claim(
         self,
@@ -126,8 +129,11 @@ class RedisStore:
         args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
         args += (int(only_queued), trace, *facts.script_args())
         calls = self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s)
-        calls.append(Call(_CLAIM, keys, args))
         with unreachable():
+            if self._one_slot:  # nodes have no order among them, and the entry comes first
+                await self._records.run(calls)
+                calls = []
+            calls.append(Call(_CLAIM, keys, args))
             *_, reply = await self._records.run(calls)
         status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, progress = (
             reply
@@ -249,16 +255,23 @@ class RedisStore:
             await self._index.heal(self._lease_ms)
 
     async def up_s(self) -> float:
-        """Return the uptime of the server in whole seconds; infinite if it has no INFO."""
+        """Return the uptime of the server in whole seconds; infinite if it has no INFO.
+
+        Of a cluster the primary that was started last counts.
+        """
         if not self._has_info:
             return math.inf
         with unreachable():
             try:
-                info: dict[str, Any] = await self._redis.info("server")
+                infos = (
+                    await self._redis.infos("server")
+                    if isinstance(self._redis, AsyncCluster)
+                    else [await self._redis.info("server")]
+                )
             except ResponseError:  # not every Redis service has INFO
                 self._has_info = False
                 return math.inf
-        return float(info.get("uptime_in_seconds", math.inf))
+        return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
 
     async def reap(
         self,
