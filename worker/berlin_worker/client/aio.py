@@ -80,9 +80,12 @@ class AsyncClient(AsyncSurface):
         async with store.redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(state, "cancel", "1")
             pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
-            pipeline.publish(*command)
+            if not store.is_cluster:
+                pipeline.publish(*command)
             with _naming(job_id):
                 await self._asked(pipeline.execute)
+                if store.is_cluster:  # the flag has a slot, and the channel has none
+                    await self._asked(lambda: store.redis.publish(*command))
 
     async def status(self, job_id: str) -> JobStatus:
         self._enter()

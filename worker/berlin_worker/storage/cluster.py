@@ -71,6 +71,14 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             keys += found[1]
         return after, keys
 
+    def node_of(self, key: bytes | str) -> str:
+        """Return the primary of a key's slot as ``host:port``.
+
+        Raises redis-py's ``SlotNotCoveredError`` if no node serves it.
+        """
+        name: str = self.nodes_manager.get_node_from_slot(self.keyslot(key)).name
+        return name
+
     def node_connection(self, host: str, port: int) -> AbstractConnection:
         """Return a new connection, not yet connected, with the options of all others."""
         node = ClusterNode(host, port, **self.nodes_manager.connection_kwargs)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+import hiredis
 import redis.asyncio
 from redis.exceptions import (
     AskError,
@@ -37,6 +38,9 @@ _AGAIN: Final = (
 joins may not know the user yet."""
 
 
+Command = tuple[Any, ...]
+
+
 class Target(NamedTuple):
     """Where a call goes: a node as ``host:port``, after ASKING or not."""
 
@@ -51,6 +55,8 @@ class ClusterScriptConnection:
     redirects or refuses for the moment is repeated; so is one whose connection was lost, which
     may then run twice.
     """
+
+    _node_kind = ScriptConnection
 
     def __init__(self, cluster: AsyncCluster, *scripts: str) -> None:
         self._cluster = cluster
@@ -152,9 +158,8 @@ class ClusterScriptConnection:
         return found
 
     def _target(self, call: Call) -> Target:
-        slot = self._cluster.keyslot(call.keys[0])
         try:
-            return Target(self._cluster.nodes_manager.get_node_from_slot(slot).name)
+            return Target(self._cluster.node_of(call.keys[0]))
         except SlotNotCoveredError as error:
             raise ClusterUnavailable(str(error)) from error
 
@@ -162,7 +167,7 @@ class ClusterScriptConnection:
         node = self._nodes.get(target.node)
         if node is None:
             pool: Any = _NodePool(self._cluster, target.node)
-            node = self._nodes[target.node] = ScriptConnection(pool, *self._scripts)
+            node = self._nodes[target.node] = self._node_kind(pool, *self._scripts)
         try:
             return await node.run(calls, asking=target.asking)
         except (RedisError, OSError) as error:
@@ -177,6 +182,38 @@ class ClusterScriptConnection:
             await self._cluster.refresh()
         except (RedisError, OSError):
             return  # the next round raises it, or finds the nodes again
+
+
+class _CommandConnection(ScriptConnection):
+    """Runs commands: the "script" of a call is empty, and its arguments are the whole command."""
+
+    def _packed(self, calls: Sequence[Call]) -> list[bytes]:
+        return [hiredis.pack_command(tuple(args)) for _, _, args in calls]
+
+
+class ClusterCommands(ClusterScriptConnection):
+    """Runs commands of one slot each, as :class:`ClusterScriptConnection` runs scripts."""
+
+    _node_kind = _CommandConnection
+
+    def __init__(self, cluster: AsyncCluster) -> None:
+        super().__init__(cluster)
+        self._turn = asyncio.Lock()
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to ``commands``; an error reply stands in its place.
+
+        Raises redis-py's errors if a node cannot be reached.
+        """
+        calls = [Call("", (_key_of(command),), command) for command in commands]
+        async with self._turn:
+            return await self.run(calls)
+
+
+def _key_of(command: Command) -> str:
+    """Return the first key of a command (pure)."""
+    name, first, *_ = command
+    return str(command[3] if name == "EVAL" else first)
 
 
 def script_connection(

@@ -145,6 +145,11 @@ def readers(url: str) -> Callable[[], AbstractConnection]:
     return make
 
 
+def node_readers(url: str, node: str) -> Callable[[], AbstractConnection]:
+    """Return :func:`readers` of one node, ``host:port``, of the cluster at ``url``."""
+    return readers(urls.parse_redis(url, "REDIS_URL").at(node))
+
+
 def is_stale(connection: Any) -> bool:
     """Return whether a worker's ``connection`` was idle for too long to be used again."""
     # redis-py sets next_health_check with each reply that it reads.

@@ -81,12 +81,14 @@ def changes(
     return calls
 
 
-def submissions(job_ids: Sequence[str], delay_ms: int, ttl_s: int) -> list[Call]:
+def submissions(
+    job_ids: Sequence[str], delay_ms: int, ttl_s: int, *, one_slot: bool = False
+) -> list[Call]:
     """Return the calls that a client sends ahead of submissions (pure)."""
     due = partition_of((delay_ms, job_id) for job_id in job_ids)
     newest: dict[str, list[Entry]] = {names.JOBS: [(0, job_id) for job_id in job_ids]}
     return [
-        *changes(due, ttl_s=ttl_s, only="LT"),
+        *changes(due, ttl_s=ttl_s, only="LT", one_slot=one_slot),
         *changes(newest, ttl_s=ttl_s, only="NX", at_most=JOBS_MAX),
     ]
 

@@ -68,10 +68,7 @@ class ScriptConnection:
             async with asyncio.timeout(_TIMEOUT_S):
                 connection = self._connection or await self._take()
                 await self._ready(connection)
-                commands = [
-                    hiredis.pack_command(("EVALSHA", self._shas[script], len(keys), *keys, *args))
-                    for script, keys, args in calls
-                ]
+                commands = self._packed(calls)
                 if asking:
                     commands = [_ASKING + command for command in commands]
                 await connection.send_packed_command(commands, check_health=False)
@@ -88,6 +85,12 @@ class ScriptConnection:
         ):
             await self._disconnect()  # the scripts are gone, or the server is a replica now
         return replies
+
+    def _packed(self, calls: Sequence[Call]) -> list[bytes]:
+        return [
+            hiredis.pack_command(("EVALSHA", self._shas[script], len(keys), *keys, *args))
+            for script, keys, args in calls
+        ]
 
     async def _take(self) -> Any:
         # Never released; the pool closes it.
