@@ -14,7 +14,7 @@ from berlin_schemas import names
 from berlin_worker.embedded.redis_server import find_server
 from berlin_worker.embedded.topology import Cluster
 from tests.support.chaos import Environment, size
-from tests.support.cluster import fail_over, kill_primary, move_slots, primaries
+from tests.support.cluster import fail_over, kill_primary, move_slots, slots_of_first
 from tests.support.needed import needed
 from tests.support.workers import wait_until
 
@@ -77,7 +77,7 @@ def test_slots_that_move_under_load_lose_nothing(site, nodes, report):
     with site.worker("-c", slots), site.worker("-c", slots):
         job_ids = begun(site, streams)
         site.history.fault()
-        first = set(range(16384 // len(primaries(nodes))))
+        first = slots_of_first(nodes)
         moving = sorted(first & {key_slot(names.log_key(job_id).encode()) for job_id in job_ids})
         move_slots(nodes, moving)
         back_s = probe(site)

@@ -1,7 +1,7 @@
 """Faults of a :class:`~berlin_worker.embedded.topology.Cluster`."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import redis
@@ -59,20 +59,37 @@ def kill_primary(cluster: Cluster) -> None:
     wait_until(lambda: role(replica) == "master", "the replica is promoted")
 
 
-def move_slots(cluster: Cluster, slots: Iterable[int]) -> None:
-    """Move slots of the first primary to the second one, key by key, as ``redis-cli`` does."""
+def slots_of_first(cluster: Cluster) -> set[int]:
+    """The slots of the first primary."""
+    first = primaries(cluster)[0]
+    with first.client() as client:
+        found: Any = client.execute_command("CLUSTER SLOTS")
+    ranges = [range(low, high + 1) for low, high, (_, port, *_), *_ in found if port == first.port]
+    return {slot for each in ranges for slot in each}
+
+
+@contextlib.contextmanager
+def half_moved(cluster: Cluster, slot: int) -> Iterator[None]:
+    """A slot of the first primary that moves to the second: its keys follow after the block."""
     source, target, *others = primaries(cluster)
     with contextlib.ExitStack() as stack:
         from_, to, *rest = (
             stack.enter_context(server.client()) for server in (source, target, *others)
         )
         source_id, target_id = (client.execute_command("CLUSTER MYID") for client in (from_, to))
-        for slot in slots:
-            to.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
-            from_.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
-            while keys := from_.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
-                from_.execute_command(
-                    *("MIGRATE", "127.0.0.1", target.public_port, "", 0, 5000, "KEYS", *keys)
-                )
-            for client in (to, from_, *rest):
-                client.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
+        to.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
+        from_.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
+        yield
+        while keys := from_.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+            from_.execute_command(
+                *("MIGRATE", "127.0.0.1", target.public_port, "", 0, 5000, "KEYS", *keys)
+            )
+        for client in (to, from_, *rest):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
+
+
+def move_slots(cluster: Cluster, slots: Iterable[int]) -> None:
+    """Move slots of the first primary to the second one, key by key, as ``redis-cli`` does."""
+    for slot in slots:
+        with half_moved(cluster, slot):
+            pass

@@ -14,18 +14,73 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 
 from berlin_worker.config.redis_url import RedisURL
+from berlin_worker.storage.closed_transport import reporting_closed
 
 _REFRESH_S: Final = 0.1
+_CONNECTIONS_MAX: Final = 1000
 
 
 class ClusterUnavailable(RedisConnectionError):
     """No node of the cluster answers, or not all of its slots are served."""
 
 
+class _AskedNode:
+    """A node that a command asks for a slot that it imports; otherwise the node itself."""
+
+    def __init__(self, node: ClusterNode) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run a command, with ASKING right before it."""
+        if args == ("ASKING",):
+            return None
+        options.pop("asking", None)
+        node: Any = self._node
+        connection = node.acquire_connection()
+        try:
+            commands = connection.pack_commands([("ASKING",), args])
+            await connection.send_packed_command(commands, False)
+            await connection.read_response()
+            return await node.parse_response(connection, args[0], **options)
+        except BaseException:
+            await connection.disconnect(nowait=True)  # so that no reply is left in it
+            raise
+        finally:
+            node.release(connection)
+
+
 class AsyncCluster(redis.asyncio.RedisCluster):
     """An asyncio client of a cluster."""
 
-    _refreshed_s = -math.inf
+    def __init__(self, *, at_once: int, **options: Any) -> None:
+        """``at_once``: how many commands run side by side; others wait for their turn."""
+        # A node of redis-py raises an error once it has no connection left. Pipelines, which are
+        # few, do not wait.
+        super().__init__(max_connections=_CONNECTIONS_MAX, **options)
+        self._turn = asyncio.Semaphore(at_once)
+        self._refreshed_s = -math.inf
+        kind = reporting_closed(self.connection_kwargs["connection_class"])
+        self.connection_kwargs["connection_class"] = kind
+        self.nodes_manager.connection_kwargs["connection_class"] = kind
+        for node in self.startup_nodes:
+            node.connection_class = kind  # type: ignore[assignment]  # it takes any kind
+
+    def get_node(self, *args: Any, node_name: str | None = None, **options: Any) -> Any:
+        """Return a node; hook of redis-py, which names one only to follow an ASK.
+
+        redis-py would send ASKING over one connection and the command over another.
+        """
+        if node_name is None:
+            return super().get_node(*args, **options)
+        node = super().get_node(node_name=node_name)
+        if node is None:  # it has joined, and serves no slot yet
+            host, _, port = node_name.rpartition(":")
+            node = ClusterNode(host, int(port), **self.nodes_manager.connection_kwargs)
+            self.nodes_manager.nodes_cache[node.name] = node
+        return _AskedNode(node)
 
     async def initialize(self, *args: Any, **options: Any) -> redis.asyncio.RedisCluster:
         """Ask the nodes for their slots. Raises ``ClusterUnavailable``."""
@@ -88,7 +143,8 @@ class AsyncCluster(redis.asyncio.RedisCluster):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
         try:
-            return await super().execute_command(*args, **options)
+            async with self._turn:
+                return await super().execute_command(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
@@ -110,11 +166,26 @@ class BlockingCluster(redis.RedisCluster):
             raise ClusterUnavailable(str(error)) from error
 
 
+async def uptime_s(client: redis.asyncio.Redis) -> float:
+    """Return the uptime of a server in seconds; infinite if INFO lacks it.
+
+    Of a cluster the primary that was started last counts. Raises redis-py's errors.
+    """
+    if isinstance(client, AsyncCluster):
+        infos = await client.infos("server")
+    else:
+        infos = [await client.info("server")]
+    return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
+
+
 def open_cluster(url: RedisURL, options: dict[str, Any]) -> AsyncCluster:
     """Return an asyncio client; it connects at its first command."""
     nodes = [ClusterNode(host, port) for host, port in url.nodes]
     # Jobs of the slots that are served go on.
-    return AsyncCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+    at_once: int = options.pop("max_connections")
+    return AsyncCluster(
+        startup_nodes=nodes, require_full_coverage=False, at_once=at_once, **options
+    )
 
 
 def open_blocking_cluster(url: RedisURL, options: dict[str, Any]) -> BlockingCluster:

@@ -18,7 +18,7 @@ from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
 from berlin_worker.storage import job_index, stored_values
-from berlin_worker.storage.cluster import AsyncCluster
+from berlin_worker.storage.cluster import AsyncCluster, uptime_s
 from berlin_worker.storage.cluster_scripts import script_connection
 from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.redis_errors import unreachable
@@ -122,8 +122,7 @@ class RedisStore:
         ``only_queued`` claims a job only if its record is ``queued``. A record with another
         fingerprint than that of ``facts`` is a conflict.
         """
-        # A job may return to the queue until its deadline, and wait there again.
-        ttl_s = round(deadline_s) + self._queue_ttl_s
+        ttl_s = round(deadline_s) + self._queue_ttl_s  # it may return to the queue until then
         keys = [names.state_key(job_id), names.log_key(job_id)]
         owner = f"{self._owner}/{call}"
         args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
@@ -191,8 +190,7 @@ class RedisStore:
         """
         parts = [[each] for each in held] if self._one_slot else [held] if held else []
         indexed = (job_id for job_id, _ in held) if index else ()
-        calls = self._index.renewals(indexed, self._lease_ms)
-        ahead = len(calls)
+        ahead = len(calls := self._index.renewals(indexed, self._lease_ms))
         for part in parts:
             keys = [names.state_key(job_id) for job_id, _ in part]
             calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in part)]))
@@ -218,7 +216,8 @@ class RedisStore:
         """Keep in the record what the next claim returns of earlier attempts."""
         key = names.state_key(job_id)
         with unreachable():
-            async with self._redis.pipeline(transaction=True) as pipeline:
+            # No transaction: redis-py cannot send one for a slot that moves.
+            async with self._redis.pipeline(transaction=not self._one_slot) as pipeline:
                 pipeline.hset(key, "progress", json.dumps(asdict(progress)))
                 pipeline.expire(key, self._queue_ttl_s, nx=True)  # unless the record is there
                 await pipeline.execute()
@@ -255,23 +254,15 @@ class RedisStore:
             await self._index.heal(self._lease_ms)
 
     async def up_s(self) -> float:
-        """Return the uptime of the server in whole seconds; infinite if it has no INFO.
-
-        Of a cluster the primary that was started last counts.
-        """
+        """Return the uptime of the server in whole seconds; infinite if it has no INFO."""
         if not self._has_info:
             return math.inf
         with unreachable():
             try:
-                infos = (
-                    await self._redis.infos("server")
-                    if isinstance(self._redis, AsyncCluster)
-                    else [await self._redis.info("server")]
-                )
+                return await uptime_s(self._redis)
             except ResponseError:  # not every Redis service has INFO
                 self._has_info = False
                 return math.inf
-        return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
 
     async def reap(
         self,
