@@ -57,6 +57,15 @@ def kill_primary(cluster: Cluster) -> None:
     replica = replica_of(cluster, former)
     former.kill()
     wait_until(lambda: role(replica) == "master", "the replica is promoted")
+    wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes that live know it")
+
+
+def _serves(server: Member) -> bool:
+    if server.pid is None:
+        return True
+    with server.client() as client:
+        found: Any = client.execute_command("CLUSTER INFO")
+    return bool(found["cluster_state"] == "ok")
 
 
 def slots_of_first(cluster: Cluster) -> set[int]:
