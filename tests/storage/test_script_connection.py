@@ -17,7 +17,7 @@ COUNT = "return redis.call('INCR', KEYS[1])"
 
 @pytest.fixture
 def shared(redis_client):
-    return SharedScriptConnection(redis_client.connection_pool, ECHO, FAIL, COUNT)
+    return SharedScriptConnection(ScriptConnection(redis_client.connection_pool, ECHO, FAIL, COUNT))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def test_callers_of_one_moment_share_a_round_trip(shared, monkeypatch):
 
 
 async def test_error_reaches_only_the_caller_that_caused_the_failure(real):
-    shared = SharedScriptConnection(real.connection_pool, ECHO, FAIL)
+    shared = SharedScriptConnection(ScriptConnection(real.connection_pool, ECHO, FAIL))
     good, bad, after = await asyncio.gather(
         *(shared.call(ECHO, [], ["a"]), shared.call(FAIL, [], []), shared.call(ECHO, [], ["b"])),
         return_exceptions=True,
@@ -82,7 +82,7 @@ async def test_connection_that_was_closed_meanwhile_is_made_anew(shared):
 
 
 async def test_scripts_that_the_server_forgot_are_loaded_again(real):
-    shared = SharedScriptConnection(real.connection_pool, ECHO)
+    shared = SharedScriptConnection(ScriptConnection(real.connection_pool, ECHO))
     assert await shared.call(ECHO, [], ["a"]) == b"a"
     await real.script_flush()
     with pytest.raises(ResponseError):
@@ -92,7 +92,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(real):
 
 async def test_server_that_is_away_is_an_error_of_every_caller():
     pool = redis.asyncio.ConnectionPool.from_url("redis://127.0.0.1:1/0")
-    shared = SharedScriptConnection(pool, ECHO)
+    shared = SharedScriptConnection(ScriptConnection(pool, ECHO))
     errors = await asyncio.gather(
         *(shared.call(ECHO, [], [number]) for number in range(3)), return_exceptions=True
     )

@@ -12,7 +12,7 @@ from berlin_worker.embedded.redis_server import find_server, free_port
 from berlin_worker.embedded.topology import SentinelSet
 from berlin_worker.storage import connections, nodes
 from berlin_worker.storage.redis_errors import PrimaryNotFound, describe
-from berlin_worker.storage.script_connection import SharedScriptConnection
+from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
 from berlin_worker.storage.sentinel import newest, not_found
 from tests.support.needed import needed
 from tests.support.sentinel import bring_back, fail_over, has_caught_up, kill_primary
@@ -66,7 +66,7 @@ async def test_every_client_continues_at_the_new_primary(sentinels: SentinelSet)
     url = sentinels.url
     readers = connections.readers(url)
     async with connections.commands(url) as commands, connections.connect(url) as worker:
-        scripts = SharedScriptConnection(worker.connection_pool, SCRIPT)
+        scripts = SharedScriptConnection(ScriptConnection(worker.connection_pool, SCRIPT))
         for change in (fail_over, killed_and_back):
             await commands.set("key", change.__name__)
             before = await scripts.call(SCRIPT, ["count"], [])

@@ -84,7 +84,7 @@ class Environment(AbstractContextManager["Environment"]):
         self.redis = connections.blocking(self.redis_url, timeout_s=30, retry=retry)
         close(self.redis.close)
         self.history = self._stack.enter_context(
-            History(self.redis, self._client_url, reread=self._reread)
+            History(self.redis, self._client_url, reread=self._reread, broker_url=self._broker_url)
         )
         self.client = self._stack.enter_context(Client(self._client_url, self._broker_url))
         broker = for_kombu(self._broker_url)

@@ -29,13 +29,18 @@ class History:
     """
 
     def __init__(
-        self, client: redis.Redis, reader_url: str | None = None, *, reread: bool = False
+        self,
+        client: redis.Redis,
+        reader_url: str | None = None,
+        *,
+        reread: bool = False,
+        broker_url: str | None = None,
     ) -> None:
         self._redis = client
         self._jobs: dict[str, Accepted] = {}
         self._over: set[str] = set()
         self._faults: list[float] = []
-        self._readers = _Readers(reader_url or _url_of(client), reread=reread)
+        self._readers = _Readers(reader_url or _url_of(client), broker_url, reread=reread)
 
     def accept(
         self,
@@ -147,8 +152,9 @@ class History:
 class _Readers:
     """Live readers, as the client library makes them: one event loop in a thread."""
 
-    def __init__(self, url: str, *, reread: bool) -> None:
+    def __init__(self, url: str, broker_url: str | None, *, reread: bool) -> None:
         self._url = url
+        self._broker_url = broker_url
         self._reread = reread
         self.expired = 0
         self._seen: dict[str, list[bytes]] = {}
@@ -184,7 +190,7 @@ class _Readers:
 
     async def _read(self, job_id: str) -> None:
         if self._client is None:
-            self._client = AsyncClient(self._url)
+            self._client = AsyncClient(self._url, self._broker_url)
         seen = self._seen.setdefault(job_id, [])
         while True:
             try:

@@ -7,7 +7,7 @@ import redis
 
 from berlin_worker.storage import nodes
 
-TOPOLOGIES: Final = ("single", "sentinel")
+TOPOLOGIES: Final = ("single", "sentinel", "cluster")
 """Parameters of the fixture ``topology``."""
 
 

@@ -76,6 +76,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
             quarantine=quarantine,
             stats=stats,
         )
+        stack.push_async_callback(parts.store.aclose)
         background = _background(client, parts, stats)
         worker_heartbeat = _worker_heartbeat(client, parts.leases, stats, settings)
         background["heartbeat"] = worker_heartbeat.beat_forever()

@@ -116,6 +116,7 @@ async def _open_store(stack: AsyncExitStack) -> tuple[Any, Any]:
     settings = Settings.from_env()
     client = await stack.enter_async_context(connect(settings.redis_url))
     store = RedisStore.from_settings(client, settings, owner=f"purge/{secrets.token_hex(4)}")
+    stack.push_async_callback(store.aclose)
     journal = Journal(store, buffer_bytes=settings.journal_buffer_bytes)
     writer = asyncio.create_task(journal.run())
     stack.callback(writer.cancel)

@@ -77,12 +77,24 @@ class AsyncClient(AsyncSurface):
         if store.database:  # else the flag alone says whose job it is
             message["fleet"] = store.database
         command = (names.CONTROL_CHANNEL, json.dumps(message))
+        if store.is_cluster:
+            with _naming(job_id):
+                await self._asked(lambda: self._cancel_on_cluster(state, command))
+            return
         async with store.redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(state, "cancel", "1")
             pipeline.expire(state, self._settings.queue_ttl_s, nx=True)
             pipeline.publish(*command)
             with _naming(job_id):
                 await self._asked(pipeline.execute)
+
+    async def _cancel_on_cluster(self, state: str, command: tuple[str, str]) -> None:
+        # No transaction: redis-py cannot send one for a slot that moves. The flag comes first,
+        # since workers read it when they get the message.
+        redis = self._store.redis
+        await redis.hset(state, "cancel", "1")
+        await redis.expire(state, self._settings.queue_ttl_s, nx=True)
+        await redis.publish(*command)
 
     async def status(self, job_id: str) -> JobStatus:
         self._enter()

@@ -1,18 +1,26 @@
 """A client's connections to the event store, each made when it is first needed."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from berlin_schemas import names
+from berlin_worker.client.cluster_subscriptions import ClusterSubscriptions
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.log_reader import LogReader
 from berlin_worker.client.submit import Submitter
 from berlin_worker.client.subscriptions import SubscriptionManager
 from berlin_worker.client.values import CLOSED, Options
+from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.errors import ClientError
 from berlin_worker.storage import connections
+from berlin_worker.storage.cluster import AsyncCluster
+from berlin_worker.storage.cluster_scripts import ClusterCommands
+from berlin_worker.storage.connections import Command
 from berlin_worker.storage.databases import database_of
 
 
@@ -33,6 +41,8 @@ class EventStore:
         self._options = options
         self._record_ttl_s = record_ttl_s
         self._closed = False
+        self.is_cluster = urls.is_cluster(url)
+        self._log_commands: ClusterCommands | None = None
 
     @cached_property
     def database(self) -> int:
@@ -45,10 +55,36 @@ class EventStore:
         self._stay_closed()
         return connections.commands(self.url)
 
+    def channel(self, job_id: str) -> str:
+        """Return the channel of a job's events."""
+        return (names.sharded_channel if self.is_cluster else names.channel)(job_id)
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to ``commands``, each of one slot, sent together.
+
+        An error reply stands in its place.
+        """
+        if self._commands is not None:
+            return await self._commands.ask(commands)
+        return await connections.ask(self.redis, commands)
+
     @cached_property
-    def subscriptions(self) -> SubscriptionManager:
-        """One connection for all jobs that are followed here."""
+    def _commands(self) -> ClusterCommands | None:
+        client = self.redis
+        return ClusterCommands(client) if isinstance(client, AsyncCluster) else None
+
+    @cached_property
+    def subscriptions(self) -> SubscriptionManager | ClusterSubscriptions:
+        """One connection for all jobs that are followed here; on a cluster one a node."""
         self._stay_closed()
+        client = self.redis if self.is_cluster else None
+        if isinstance(client, AsyncCluster):
+            return ClusterSubscriptions(
+                client,
+                functools.partial(connections.node_readers, self.url),
+                buffer_bytes=self._options.buffer_bytes,
+                reread_after_s=self._options.reread_after_s,
+            )
         return SubscriptionManager(
             connections.readers(self.url),
             lambda commands: connections.ask(self.redis, commands),
@@ -59,14 +95,20 @@ class EventStore:
     @cached_property
     def log_reader(self) -> LogReader:
         """Reads logs and records."""
-        return LogReader(self.subscriptions.ask)
+        subscriptions = self.subscriptions
+        if isinstance(subscriptions, ClusterSubscriptions):
+            # Connections of their own: a read may go to another node than its channel.
+            self._log_commands = ClusterCommands(cast("AsyncCluster", self.redis))
+            return LogReader(self._log_commands.ask)
+        return LogReader(subscriptions.ask)
 
     @cached_property
     def submitter(self) -> Submitter:
         """Accepts jobs."""
         return Submitter(
-            self.redis,
+            self.ask,
             self._enqueuer(),
+            one_slot=self.is_cluster,
             address=self.where,
             record_ttl_s=self._record_ttl_s,
             timeout_s=self._options.submit_timeout_s,
@@ -76,9 +118,10 @@ class EventStore:
         """Close what was opened, for good."""
         self._closed = True
         opened = vars(self)
-        for part in ("log_reader", "subscriptions", "submitter", "redis"):
-            if part in opened:
-                await opened.pop(part).aclose()
+        parts = ("log_reader", "_log_commands", "subscriptions", "submitter", "_commands", "redis")
+        for part in parts:
+            if (found := opened.pop(part, None)) is not None:
+                await found.aclose()
 
     def _stay_closed(self) -> None:
         if self._closed:

@@ -80,7 +80,7 @@ class RedisStream(Stream):
             raise ClientError(ANOTHER_LOOP)
         if self._started_s is None:
             if self._subscription is None:
-                self._subscription = self._subscriptions.open(names.channel(self.job_id))
+                self._subscription = self._subscriptions.open(self._store.channel(self.job_id))
             await self._acknowledged(self._subscription)
             if self._submit is not None:
                 await self._submit()

@@ -12,16 +12,27 @@ from typing import Any, Final
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, DefaultParser
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    InvalidResponse,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, NoPermissionError, RedisError, ResponseError
 
 from berlin_worker.storage.connections import Command
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
 _NO_MORE: Final = object()
-_IN_TURN: Final = {b"subscribe", b"unsubscribe", b"pong"}
+_CONFIRMED: Final = {b"subscribe", b"ssubscribe"}
+_IN_TURN: Final = {*_CONFIRMED, b"unsubscribe", b"sunsubscribe", b"pong"}
 """Replies to commands, though they may come as messages do."""
+_NOT_SERVED: Final = (AskError, TryAgainError, ClusterDownError)
+"""A node's replies for a channel of another node's slot (MOVED is one of ASK's kind)."""
 
 
 class Lost(RedisConnectionError):
@@ -31,22 +42,27 @@ class Lost(RedisConnectionError):
 class _Request:
     """Commands that were sent together, and their replies so far."""
 
-    __slots__ = ("answer", "channel", "left", "replies")
+    __slots__ = ("answer", "channel", "left", "replies", "unsubscribes")
 
-    def __init__(self, count: int, channel: bytes | None = None) -> None:
+    def __init__(
+        self, count: int, channel: bytes | None = None, unsubscribes: bytes | None = None
+    ) -> None:
         self.answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self.left = count
         self.replies: list[Any] = []
         self.channel = channel
         """The channel of a SUBSCRIBE."""
+        self.unsubscribes = unsubscribes
+        """The channel of an UNSUBSCRIBE."""
 
 
 class Resp3Connection:
     """Commands out, replies and messages in; for one life of one connection.
 
     ``on_message`` is called with a channel and the data, ``on_subscribed`` with a channel and
-    ``None``, or the error by which this user may not read it. Both must be quick and raise
-    nothing.
+    ``None``, or the error by which this user may not read it. With ``on_moved`` the channels are
+    sharded ones of a cluster: it is called with each that this node does not serve, or serves no
+    more. All must be quick and raise nothing.
 
     Nothing waits until the server has read what is sent. The silence of a server that reads no
     more shows it, and little is sent meanwhile.
@@ -57,10 +73,15 @@ class Resp3Connection:
         connection: AbstractConnection,
         on_message: Callable[[bytes, bytes], None],
         on_subscribed: Callable[[bytes, NoPermissionError | None], None],
+        on_moved: Callable[[bytes], None] | None = None,
     ) -> None:
         self._connection: Any = connection  # redis-py's own methods are not all typed
         self._on_message = on_message
         self._on_subscribed = on_subscribed
+        self._on_moved = on_moved or _ignore
+        self._commands = ("SUBSCRIBE", "UNSUBSCRIBE")
+        if on_moved is not None:
+            self._commands = ("SSUBSCRIBE", "SUNSUBSCRIBE")
         self._requests: deque[_Request] = deque()
         self._lost = False
         self._parser = hiredis.Reader(
@@ -98,11 +119,13 @@ class Resp3Connection:
             pushed = type(reply) is hiredis.PushNotification
             if not reply or (not pushed and (self.pushes or type(reply) is not list)):
                 self._on_reply(reply)
-            elif reply[0] == b"message":
+            elif reply[0] == b"message" or reply[0] == b"smessage":  # quicker
                 self._on_message(reply[1], reply[2])
+            elif reply[0] == b"sunsubscribe" and not self._has_unsubscribed(reply[1]):
+                self._on_moved(reply[1])
             elif reply[0] in _IN_TURN:
                 self._on_reply(reply)
-                if reply[0] == b"subscribe":
+                if reply[0] in _CONFIRMED:
                     self.pushes = pushed
                     self._on_subscribed(reply[1], None)
 
@@ -117,11 +140,14 @@ class Resp3Connection:
 
     def subscribe(self, channels: Collection[bytes]) -> None:
         """Send a SUBSCRIBE for each, so that one that this user may not read fails alone."""
-        self._send([("SUBSCRIBE", name) for name in channels], *(_Request(1, n) for n in channels))
+        command, _ = self._commands
+        self._send([(command, name) for name in channels], *(_Request(1, n) for n in channels))
 
     def unsubscribe(self, channels: Collection[bytes]) -> None:
         """Send an UNSUBSCRIBE for each."""
-        self._send([("UNSUBSCRIBE", name) for name in channels], *(_Request(1) for _ in channels))
+        _, command = self._commands
+        asked = (_Request(1, unsubscribes=name) for name in channels)
+        self._send([(command, name) for name in channels], *asked)
 
     def ping(self) -> None:
         """Send a PING, so that a living server replies."""
@@ -145,21 +171,31 @@ class Resp3Connection:
             self._requests.extend(asked)
             writer.write(b"".join(map(hiredis.pack_command, commands)))
 
+    def _has_unsubscribed(self, channel: bytes) -> bool:
+        return bool(self._requests) and self._requests[0].unsubscribes == channel
+
     def _on_reply(self, reply: Any) -> None:
         if not self._requests:
             unasked = InvalidResponse("a reply that nobody has asked for")
             raise reply if isinstance(reply, Exception) else unasked
         asked = self._requests[0]
         if asked.channel is not None and isinstance(reply, Exception):
-            if not isinstance(reply, NoPermissionError):
+            if isinstance(reply, NoPermissionError):
+                self._on_subscribed(asked.channel, reply)
+            elif isinstance(reply, _NOT_SERVED):
+                self._on_moved(asked.channel)
+            else:
                 raise reply
-            self._on_subscribed(asked.channel, reply)
         asked.replies.append(reply)
         asked.left -= 1
         if not asked.left:
             self._requests.popleft()
             if not asked.answer.done():
                 asked.answer.set_result(asked.replies)
+
+
+def _ignore(_channel: bytes) -> None:
+    """Take no notice: a server that is no node of a cluster moves no channel."""
 
 
 def fail(future: asyncio.Future[Any], error: Exception) -> None:

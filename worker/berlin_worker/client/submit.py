@@ -7,11 +7,11 @@ lost. A message that fails takes the record with it, so that an error means "not
 import asyncio
 import itertools
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_schemas import names
@@ -22,6 +22,7 @@ from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.errors import JobIdReused, Unavailable
 from berlin_worker.storage import job_index
 from berlin_worker.storage.batcher import Batcher
+from berlin_worker.storage.connections import Command
 from berlin_worker.storage.redis_errors import describe, refusal
 from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
@@ -64,9 +65,10 @@ class Submitter:
 
     def __init__(
         self,
-        redis: Redis,
+        ask: Callable[[Sequence[Command]], Awaitable[list[Any]]],
         enqueuer: Enqueuer,
         *,
+        one_slot: bool,
         address: str,
         record_ttl_s: int,
         timeout_s: float,
@@ -75,7 +77,8 @@ class Submitter:
         self._address = address
         self._record_ttl_s = record_ttl_s
         self._timeout_s = timeout_s
-        self._redis = redis
+        self._ask = ask
+        self._one_slot = one_slot
         self._scripts = {name: source(name) for name in ("submit", "undo_submit")}
         self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE, closed=closed)
         self._turn = asyncio.Semaphore(_AT_ONCE)
@@ -164,16 +167,25 @@ class Submitter:
 
     async def _run(self, calls: list[_Call]) -> list[int | Exception]:
         submitted = [call.job_id for call in calls if call.script == "submit"]
-        ahead = job_index.submissions(submitted, _AGAIN_MS, self._record_ttl_s) if submitted else []
+        ahead = (
+            job_index.submissions(submitted, _AGAIN_MS, self._record_ttl_s, one_slot=self._one_slot)
+            if submitted
+            else []
+        )
         # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error
         # must mean that nobody knows what became of the call.
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for script, keys, args in ahead:
-                pipeline.eval(script, len(keys), *keys, *args)
-            for call in calls:
-                key = names.state_key(call.job_id)
-                pipeline.eval(self._scripts[call.script], 1, key, *call.args)
-            replies: list[int | Exception] = await pipeline.execute(raise_on_error=False)
+        commands: list[Command] = [
+            ("EVAL", script, len(keys), *keys, *args) for script, keys, args in ahead
+        ]
+        records: list[Command] = [
+            ("EVAL", self._scripts[call.script], 1, names.state_key(call.job_id), *call.args)
+            for call in calls
+        ]
+        replies: list[int | Exception] = []
+        if self._one_slot:  # nodes have no order among them, and the index entries come first
+            replies += await self._ask(commands)
+            commands = []
+        replies += await self._ask(commands + records)
         refused = next((reply for reply in replies[: len(ahead)] if reply != 1), None)
         outcomes = replies[len(ahead) :]
         if isinstance(refused, Exception):
@@ -188,11 +200,13 @@ class Submitter:
             call.script == "submit" and outcome == _Record.WRITTEN
             for call, outcome in zip(calls, outcomes, strict=True)
         ]
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for call in itertools.compress(calls, undo):
-                key = names.state_key(call.job_id)
-                pipeline.eval(self._scripts["undo_submit"], 1, key, self._record_ttl_s)
-            await pipeline.execute(raise_on_error=False)
+        script = self._scripts["undo_submit"]
+        await self._ask(
+            [
+                ("EVAL", script, 1, names.state_key(call.job_id), self._record_ttl_s)
+                for call in itertools.compress(calls, undo)
+            ]
+        )
         return [
             refused if undone else outcome for outcome, undone in zip(outcomes, undo, strict=True)
         ]

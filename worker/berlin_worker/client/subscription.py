@@ -92,3 +92,13 @@ class Subscription:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class Channel:
+    """The subscriptions of one channel, and whether the server has acknowledged it."""
+
+    __slots__ = ("acknowledged", "subscriptions")
+
+    def __init__(self) -> None:
+        self.subscriptions: set[Subscription] = set()
+        self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()

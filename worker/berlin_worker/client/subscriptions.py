@@ -23,7 +23,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_worker.client.resp3 import Resp3Connection, fail
-from berlin_worker.client.subscription import Subscription
+from berlin_worker.client.subscription import Channel, Subscription
 from berlin_worker.client.values import CLOSED
 from berlin_worker.errors import ClientError
 from berlin_worker.storage.connections import TIMEOUT_S, Command
@@ -37,14 +37,6 @@ _SILENT_INTERVALS: Final = 4
 made. Counted, not timed, so that a client that was busy itself does not take it for silence."""
 _BACKOFF_S: Final = (0.05, 2.0)
 _TICK_S: Final = 0.5
-
-
-class _Channel:
-    __slots__ = ("acknowledged", "subscriptions")
-
-    def __init__(self) -> None:
-        self.subscriptions: set[Subscription] = set()
-        self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class SubscriptionManager:
@@ -64,7 +56,7 @@ class SubscriptionManager:
         self._reread_after_s = reread_after_s
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        self._channels: dict[bytes, _Channel] = {}
+        self._channels: dict[bytes, Channel] = {}
         self._changed = asyncio.Event()
         self._changes: set[bytes] = set()
         # Of the present connection: what the commands sent so far leave subscribed, and how
@@ -97,12 +89,10 @@ class SubscriptionManager:
             raise ClientError(CLOSED)
         subscription = Subscription(channel.encode(), self._buffer_bytes)
         if subscription.channel not in self._channels:
-            self._channels[subscription.channel] = _Channel()
+            self._channels[subscription.channel] = Channel()
             self._change(subscription.channel)
         self._channels[subscription.channel].subscriptions.add(subscription)
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="berlin-client-pubsub")
-            self._tick()
+        self._start()
         return subscription
 
     async def acknowledged(self, subscription: Subscription) -> None:
@@ -158,6 +148,11 @@ class SubscriptionManager:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="berlin-client-pubsub")
+            self._tick()
+
     def _change(self, name: bytes) -> None:
         self._changes.add(name)
         self._changed.set()
@@ -175,9 +170,7 @@ class SubscriptionManager:
         shortest_s, longest_s = _BACKOFF_S
         pause_s = shortest_s
         while True:
-            connection = self._connection = Resp3Connection(
-                self._connect(), self._deliver, self._on_subscribed
-            )
+            connection = self._connection = self._new_connection()
             try:
                 await connection.connect()
                 pause_s = shortest_s
@@ -197,8 +190,15 @@ class SubscriptionManager:
                 self._fail_usable(RedisConnectionError(str(error)))
             finally:
                 await connection.close()
+            self._on_lost()
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
             pause_s = min(pause_s * 2, longest_s)
+
+    def _new_connection(self) -> Resp3Connection:
+        return Resp3Connection(self._connect(), self._deliver, self._on_subscribed)
+
+    def _on_lost(self) -> None:
+        """Hook: the connection has ended, or could not be made."""
 
     async def _serve(self, connection: Resp3Connection) -> None:
         self._subscribed.clear()

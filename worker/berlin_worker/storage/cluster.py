@@ -1,23 +1,86 @@
 """Clients of a Redis Cluster whose errors are redis-py's ``RedisError`` as everywhere else."""
 
-from typing import Any
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Any, Final
 
 import redis
 import redis.asyncio
-import redis.asyncio.cluster
 import redis.cluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 
 from berlin_worker.config.redis_url import RedisURL
+from berlin_worker.storage.closed_transport import reporting_closed
+
+_REFRESH_S: Final = 0.1
+_CONNECTIONS_MAX: Final = 1000
 
 
 class ClusterUnavailable(RedisConnectionError):
     """No node of the cluster answers, or not all of its slots are served."""
 
 
+class _AskedNode:
+    """A node that a command asks for a slot that it imports; otherwise the node itself."""
+
+    def __init__(self, node: ClusterNode) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run a command, with ASKING right before it."""
+        if args == ("ASKING",):
+            return None
+        options.pop("asking", None)
+        node: Any = self._node
+        connection = node.acquire_connection()
+        try:
+            commands = connection.pack_commands([("ASKING",), args])
+            await connection.send_packed_command(commands, False)
+            await connection.read_response()
+            return await node.parse_response(connection, args[0], **options)
+        except BaseException:
+            await connection.disconnect(nowait=True)  # so that no reply is left in it
+            raise
+        finally:
+            node.release(connection)
+
+
 class AsyncCluster(redis.asyncio.RedisCluster):
     """An asyncio client of a cluster."""
+
+    def __init__(self, *, at_once: int, **options: Any) -> None:
+        """``at_once``: how many commands run side by side; others wait for their turn."""
+        # A node of redis-py raises an error once it has no connection left. Pipelines, which are
+        # few, do not wait.
+        super().__init__(max_connections=_CONNECTIONS_MAX, **options)
+        self._turn = asyncio.Semaphore(at_once)
+        self._refreshed_s = -math.inf
+        kind = reporting_closed(self.connection_kwargs["connection_class"])
+        self.connection_kwargs["connection_class"] = kind
+        self.nodes_manager.connection_kwargs["connection_class"] = kind
+        for node in self.startup_nodes:
+            node.connection_class = kind  # type: ignore[assignment]  # it takes any kind
+
+    def get_node(self, *args: Any, node_name: str | None = None, **options: Any) -> Any:
+        """Return a node; hook of redis-py, which names one only to follow an ASK.
+
+        redis-py would send ASKING over one connection and the command over another.
+        """
+        if node_name is None:
+            return super().get_node(*args, **options)
+        node = super().get_node(node_name=node_name)
+        if node is None:  # it has joined, and serves no slot yet
+            host, _, port = node_name.rpartition(":")
+            node = ClusterNode(host, int(port), **self.nodes_manager.connection_kwargs)
+            self.nodes_manager.nodes_cache[node.name] = node
+        return _AskedNode(node)
 
     async def initialize(self, *args: Any, **options: Any) -> redis.asyncio.RedisCluster:
         """Ask the nodes for their slots. Raises ``ClusterUnavailable``."""
@@ -26,10 +89,62 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
+    async def refresh(self) -> None:
+        """Ask the nodes for their slots anew, but not right after the last time.
+
+        Raises ``ClusterUnavailable``.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._refreshed_s < _REFRESH_S:
+            return
+        self._refreshed_s = now
+        try:
+            await self.nodes_manager.initialize()
+        except RedisClusterException as error:
+            raise ClusterUnavailable(str(error)) from error
+
+    async def infos(self, section: str) -> list[dict[str, Any]]:
+        """Return a section of INFO of each primary; raises redis-py's errors."""
+        await self.initialize()
+        return [await node.execute_command("INFO", section) for node in self.get_primaries()]
+
+    async def scan_all(
+        self, cursors: Mapping[str, int], match: str, count: int
+    ) -> tuple[dict[str, int], list[bytes]]:
+        """Go on with a scan of each primary; return the next cursor of each, and the keys.
+
+        ``cursors`` is what the last call has returned, at first empty. A primary without an
+        entry is scanned from its beginning. Raises redis-py's errors.
+        """
+        await self.initialize()
+        after: dict[str, int] = {}
+        keys: list[bytes] = []
+        for node in self.get_primaries():
+            cursor = cursors.get(node.name, 0)
+            found = await node.execute_command("SCAN", cursor, "MATCH", match, "COUNT", count)
+            after[node.name] = int(found[0])
+            keys += found[1]
+        return after, keys
+
+    def node_of(self, key: bytes | str) -> str:
+        """Return the primary of a key's slot as ``host:port``.
+
+        Raises redis-py's ``SlotNotCoveredError`` if no node serves it.
+        """
+        name: str = self.nodes_manager.get_node_from_slot(self.keyslot(key)).name
+        return name
+
+    def node_connection(self, host: str, port: int) -> AbstractConnection:
+        """Return a new connection, not yet connected, with the options of all others."""
+        node = ClusterNode(host, port, **self.nodes_manager.connection_kwargs)
+        made: AbstractConnection = node.connection_class(**node.connection_kwargs)
+        return made
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
         try:
-            return await super().execute_command(*args, **options)
+            async with self._turn:
+                return await super().execute_command(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
@@ -51,13 +166,29 @@ class BlockingCluster(redis.RedisCluster):
             raise ClusterUnavailable(str(error)) from error
 
 
+async def uptime_s(client: redis.asyncio.Redis) -> float:
+    """Return the uptime of a server in seconds; infinite if INFO lacks it.
+
+    Of a cluster the primary that was started last counts. Raises redis-py's errors.
+    """
+    if isinstance(client, AsyncCluster):
+        infos = await client.infos("server")
+    else:
+        infos = [await client.info("server")]
+    return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
+
+
 def open_cluster(url: RedisURL, options: dict[str, Any]) -> AsyncCluster:
     """Return an asyncio client; it connects at its first command."""
-    nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in url.nodes]
-    return AsyncCluster(startup_nodes=nodes, **options)
+    nodes = [ClusterNode(host, port) for host, port in url.nodes]
+    # Jobs of the slots that are served go on.
+    at_once: int = options.pop("max_connections")
+    return AsyncCluster(
+        startup_nodes=nodes, require_full_coverage=False, at_once=at_once, **options
+    )
 
 
 def open_blocking_cluster(url: RedisURL, options: dict[str, Any]) -> BlockingCluster:
     """Return a blocking client. Raises redis-py's errors: it connects at once."""
     nodes = [redis.cluster.ClusterNode(*node) for node in url.nodes]  # type: ignore[no-untyped-call]  # redis-py
-    return BlockingCluster(startup_nodes=nodes, **options)
+    return BlockingCluster(startup_nodes=nodes, require_full_coverage=False, **options)

@@ -16,11 +16,11 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_worker.config import urls
 from berlin_worker.config.broker_url import tls_options
 from berlin_worker.config.redis_url import RedisURL
+from berlin_worker.storage.closed_transport import reporting_closed
 from berlin_worker.storage.cluster import open_blocking_cluster, open_cluster
 from berlin_worker.storage.primary_pool import BlockingPrimaryPool, PrimaryPool
 from berlin_worker.storage.sentinel import watch_of
@@ -36,30 +36,12 @@ Command = tuple[Any, ...]
 """Name and arguments of a Redis command: ``str``, ``bytes`` or ``int``."""
 
 
-def _reporting_closed(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Return ``base`` with a write to a closed transport raised as redis-py's ``ConnectionError``.
-
-    uvloop raises ``RuntimeError`` for it. redis-py lets that through, and each caller that handles
-    errors of Redis would end by it: a cut during the handshake would end the worker.
-    """
-
-    class Connection(base):  # type: ignore[valid-type,misc]  # the URL decides on the base
-        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-            try:
-                await super().send_packed_command(command, check_health)
-            except RuntimeError as error:
-                await self.disconnect(nowait=True)
-                raise RedisConnectionError(f"the connection is closed: {error}") from error
-
-    return Connection
-
-
 class _ReaderPool(PrimaryPool):
     """A pool whose connections report a closed transport."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.connection_class = _reporting_closed(self.connection_class)
+        self.connection_class = reporting_closed(self.connection_class)
 
 
 class _Pool(PrimaryPool, BlockingConnectionPool):
@@ -67,7 +49,7 @@ class _Pool(PrimaryPool, BlockingConnectionPool):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.connection_class = _reporting_closed(self.connection_class)
+        self.connection_class = reporting_closed(self.connection_class)
 
 
 class _ClosablePool(_Pool):
@@ -143,6 +125,11 @@ def readers(url: str) -> Callable[[], AbstractConnection]:
     make: Callable[[], AbstractConnection] = pool.make_connection
     make()
     return make
+
+
+def node_readers(url: str, node: str) -> Callable[[], AbstractConnection]:
+    """Return :func:`readers` of one node, ``host:port``, of the cluster at ``url``."""
+    return readers(urls.parse_redis(url, "REDIS_URL").at(node))
 
 
 def is_stale(connection: Any) -> bool:

@@ -14,10 +14,13 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_worker.config import urls
+from berlin_worker.storage.cluster import AsyncCluster, BlockingCluster
 
 
 def database_of(client: Any) -> int:
     """Return the database number of ``client``, a sync or async client of redis-py."""
+    if isinstance(client, AsyncCluster | BlockingCluster):
+        return 0  # a cluster has no other
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 

@@ -19,6 +19,7 @@ from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
 from berlin_worker.storage import old_index
+from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 from berlin_worker.storage.scripts import source
 from berlin_worker.storage.stored_values import as_job_id
@@ -80,12 +81,14 @@ def changes(
     return calls
 
 
-def submissions(job_ids: Sequence[str], delay_ms: int, ttl_s: int) -> list[Call]:
+def submissions(
+    job_ids: Sequence[str], delay_ms: int, ttl_s: int, *, one_slot: bool = False
+) -> list[Call]:
     """Return the calls that a client sends ahead of submissions (pure)."""
     due = partition_of((delay_ms, job_id) for job_id in job_ids)
     newest: dict[str, list[Entry]] = {names.JOBS: [(0, job_id) for job_id in job_ids]}
     return [
-        *changes(due, ttl_s=ttl_s, only="LT"),
+        *changes(due, ttl_s=ttl_s, only="LT", one_slot=one_slot),
         *changes(newest, ttl_s=ttl_s, only="NX", at_most=JOBS_MAX),
     ]
 
@@ -106,6 +109,7 @@ class JobIndex:
         self._due: dict[str, int | None] = {}
         self._new: dict[str, float] = {}
         self._cursor = 0
+        self._cursors: dict[str, int] = {}
         self._may_scan = True
 
     def ahead_of_claim(self, job_id: str, delay_ms: int, ttl_s: int) -> list[Call]:
@@ -178,26 +182,37 @@ class JobIndex:
 
         Entries of version 1.0 are moved, see :mod:`berlin_worker.storage.old_index`.
         """
-        left = await old_index.entries(self._redis)
+        # Version 1.0 does not run on a cluster.
+        left = [] if self._one_slot else await old_index.entries(self._redis)
         moved = old_index.moved(left, await self.statuses(job_id for job_id, _ in left), delay_ms)
         await self._write(dict.fromkeys(moved, 0), only="LT")
         await old_index.remove(self._redis, moved)
         if not self._may_scan:
             return
         try:
-            scanned: Any = await self._redis.scan(
-                self._cursor, match=_STATE_KEYS, count=_SCANNED_AT_ONCE
-            )
+            keys = await self._scan()
         except NoPermissionError as error:
             self._may_scan = False
             logger.warning("lost index entries of waiting jobs cannot be restored: %s", error)
             return
-        self._cursor, keys = scanned
         job_ids = [found[1].decode() for key in keys if (found := _STATE_KEY.fullmatch(key))]
         held = {job_id for job_id, _ in left}
         statuses = await self.statuses(job_ids)
         unfinished = [job_id for job_id in job_ids if statuses[job_id] and job_id not in held]
         await self._write(dict.fromkeys(unfinished, delay_ms), only="LT")
+
+    async def _scan(self) -> list[bytes]:
+        """Return some keys of records, others at each call."""
+        if isinstance(self._redis, AsyncCluster):
+            self._cursors, keys = await self._redis.scan_all(
+                self._cursors, _STATE_KEYS, _SCANNED_AT_ONCE
+            )
+            return keys
+        scanned: Any = await self._redis.scan(
+            self._cursor, match=_STATE_KEYS, count=_SCANNED_AT_ONCE
+        )
+        self._cursor, found = scanned
+        return list(found)
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, int]:
         """Return by job ID what ``unfinished.lua`` replies."""

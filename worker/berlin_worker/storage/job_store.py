@@ -18,13 +18,11 @@ from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
 from berlin_worker.storage import job_index, stored_values
+from berlin_worker.storage.cluster import AsyncCluster, uptime_s
+from berlin_worker.storage.cluster_scripts import script_connection
 from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.redis_errors import unreachable
-from berlin_worker.storage.script_connection import (
-    Call,
-    ScriptConnection,
-    SharedScriptConnection,
-)
+from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 from berlin_worker.storage.scripts import source
 
 if TYPE_CHECKING:
@@ -73,11 +71,10 @@ class RedisStore:
         self._log_ttl_s = log_ttl_s
         self._queue_ttl_s = queue_ttl_s
         self._dead_letters = DeadLetters(client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s)
-        pool = client.connection_pool
         self._one_slot = one_slot
-        self._append_script = _APPEND_SHARDED if one_slot else _APPEND
-        self._append = ScriptConnection(pool, self._append_script)
-        self._records = SharedScriptConnection(pool, *_RECORDS)
+        self._append = script_connection(client, _APPEND_SHARDED if one_slot else _APPEND)
+        self._own_records = script_connection(client, *_RECORDS)
+        self._records = SharedScriptConnection(self._own_records)
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
@@ -98,7 +95,13 @@ class RedisStore:
             log_ttl_s=settings.log_ttl_s,
             queue_ttl_s=settings.queue_ttl_s,
             dead_letters_max=settings.dead_letters_max,
+            one_slot=isinstance(client, AsyncCluster),
         )
+
+    async def aclose(self) -> None:
+        """Close the connections; nothing may be under way."""
+        await self._append.aclose()
+        await self._own_records.aclose()
 
     async def claim(
         self,
@@ -119,15 +122,17 @@ class RedisStore:
         ``only_queued`` claims a job only if its record is ``queued``. A record with another
         fingerprint than that of ``facts`` is a conflict.
         """
-        # A job may return to the queue until its deadline, and wait there again.
-        ttl_s = round(deadline_s) + self._queue_ttl_s
+        ttl_s = round(deadline_s) + self._queue_ttl_s  # it may return to the queue until then
         keys = [names.state_key(job_id), names.log_key(job_id)]
         owner = f"{self._owner}/{call}"
         args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
         args += (int(only_queued), trace, *facts.script_args())
         calls = self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s)
-        calls.append(Call(_CLAIM, keys, args))
         with unreachable():
+            if self._one_slot:  # nodes have no order among them, and the entry comes first
+                await self._records.run(calls)
+                calls = []
+            calls.append(Call(_CLAIM, keys, args))
             *_, reply = await self._records.run(calls)
         status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, progress = (
             reply
@@ -185,8 +190,7 @@ class RedisStore:
         """
         parts = [[each] for each in held] if self._one_slot else [held] if held else []
         indexed = (job_id for job_id, _ in held) if index else ()
-        calls = self._index.renewals(indexed, self._lease_ms)
-        ahead = len(calls)
+        ahead = len(calls := self._index.renewals(indexed, self._lease_ms))
         for part in parts:
             keys = [names.state_key(job_id) for job_id, _ in part]
             calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in part)]))
@@ -212,7 +216,8 @@ class RedisStore:
         """Keep in the record what the next claim returns of earlier attempts."""
         key = names.state_key(job_id)
         with unreachable():
-            async with self._redis.pipeline(transaction=True) as pipeline:
+            # No transaction: redis-py cannot send one for a slot that moves.
+            async with self._redis.pipeline(transaction=not self._one_slot) as pipeline:
                 pipeline.hset(key, "progress", json.dumps(asdict(progress)))
                 pipeline.expire(key, self._queue_ttl_s, nx=True)  # unless the record is there
                 await pipeline.execute()
@@ -254,11 +259,10 @@ class RedisStore:
             return math.inf
         with unreachable():
             try:
-                info: dict[str, Any] = await self._redis.info("server")
+                return await uptime_s(self._redis)
             except ResponseError:  # not every Redis service has INFO
                 self._has_info = False
                 return math.inf
-        return float(info.get("uptime_in_seconds", math.inf))
 
     async def reap(
         self,

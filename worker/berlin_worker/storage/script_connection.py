@@ -7,12 +7,12 @@ an event). Connecting, TLS, authentication and parsing stay redis-py's.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
 import redis.asyncio
+from redis.exceptions import AskError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.storage.batcher import Batcher
@@ -22,6 +22,9 @@ from berlin_worker.storage.scripts import sha1
 _TIMEOUT_S: Final = 5.0
 _AT_ONCE: Final = 100
 """Calls sent together: they keep the server busy for about a millisecond."""
+_ASKING: Final = hiredis.pack_command(("ASKING",))
+_OF_SLOTS: Final = (AskError, TryAgainError)
+"""Replies of a cluster's node about a slot (MOVED is one of ASK's kind): the scripts are there."""
 
 
 class Call(NamedTuple):
@@ -53,8 +56,10 @@ class ScriptConnection:
                 raise reply
         return replies
 
-    async def run(self, calls: Sequence[Call]) -> list[Any]:
+    async def run(self, calls: Sequence[Call], *, asking: bool = False) -> list[Any]:
         """Return the replies to ``calls``, sent together; a reply may be a ``ResponseError``.
+
+        ``asking``: the node of a cluster imports the slot of each call, so ASKING precedes it.
 
         Raises redis-py's errors if the connection fails. After any error the next run connects
         anew, so that no reply of a cancelled run reaches the next one.
@@ -63,20 +68,29 @@ class ScriptConnection:
             async with asyncio.timeout(_TIMEOUT_S):
                 connection = self._connection or await self._take()
                 await self._ready(connection)
-                commands = [
-                    hiredis.pack_command(("EVALSHA", self._shas[script], len(keys), *keys, *args))
-                    for script, keys, args in calls
-                ]
+                commands = self._packed(calls)
+                if asking:
+                    commands = [_ASKING + command for command in commands]
                 await connection.send_packed_command(commands, check_health=False)
-                replies = [await _reply(connection) for _ in calls]
+                replies = [await _reply(connection) for _ in range(len(calls) << asking)]
+                if asking:
+                    replies = replies[1::2]
         except BaseException as error:
             await self._disconnect()
             if isinstance(error, TimeoutError):
                 raise RedisTimeoutError(f"no reply within {_TIMEOUT_S} s") from None
             raise
-        if any(isinstance(reply, ResponseError) for reply in replies):
+        if any(isinstance(reply, ResponseError) for reply in replies) and not all(
+            isinstance(reply, _OF_SLOTS) for reply in replies if isinstance(reply, ResponseError)
+        ):
             await self._disconnect()  # the scripts are gone, or the server is a replica now
         return replies
+
+    def _packed(self, calls: Sequence[Call]) -> list[bytes]:
+        return [
+            hiredis.pack_command(("EVALSHA", self._shas[script], len(keys), *keys, *args))
+            for script, keys, args in calls
+        ]
 
     async def _take(self) -> Any:
         # Never released; the pool closes it.
@@ -95,9 +109,21 @@ class ScriptConnection:
                 await connection.send_command("SCRIPT", "LOAD", script)
                 await connection.read_response()
 
+    async def aclose(self) -> None:
+        """Disconnect; a later run would connect again."""
+        await self._disconnect()
+
     async def _disconnect(self) -> None:
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)
+
+
+class Runner(Protocol):
+    """What runs scripts: a connection to one server, or those to the nodes of a cluster."""
+
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the replies to ``calls``; see :meth:`ScriptConnection.run`."""
+        ...
 
 
 class SharedScriptConnection:
@@ -106,8 +132,8 @@ class SharedScriptConnection:
     A call may run twice, if its reply was lost.
     """
 
-    def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
-        self._connection = ScriptConnection(pool, *scripts)
+    def __init__(self, connection: Runner) -> None:
+        self._connection = connection
         # A batch without callers is cancelled: the pool may be closed next.
         self._batcher: Batcher[Sequence[Call], list[Any]] = Batcher(
             self._run, at_most=_AT_ONCE, cancel_unwanted=True

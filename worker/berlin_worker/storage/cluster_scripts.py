@@ -1,0 +1,237 @@
+"""Scripts on a Redis Cluster: one connection a node, and each call goes to the node of its slot."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import hiredis
+import redis.asyncio
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable
+from berlin_worker.storage.script_connection import Call, ScriptConnection
+
+_TIMEOUT_S: Final = 5.0
+_PAUSE_S: Final = (0.02, 0.3)
+_LATER: Final = (TryAgainError, BusyLoadingError, ClusterDownError)
+"""The slot moves, or has no server at the moment: the call has not run."""
+_AGAIN: Final = (
+    *_LATER,
+    *(AskError, ReadOnlyError, NoScriptError),
+    *(RedisConnectionError, RedisTimeoutError, OSError),
+)
+"""The call has not run, or is not known to have run. A refused login is repeated, too: a node that
+joins may not know the user yet."""
+
+
+Command = tuple[Any, ...]
+
+
+class Target(NamedTuple):
+    """Where a call goes: a node as ``host:port``, after ASKING or not."""
+
+    node: str
+    asking: bool = False
+
+
+class ClusterScriptConnection:
+    """Run ``scripts`` on the nodes of ``cluster``; one :meth:`run` at a time.
+
+    The calls of a run for one node are sent together; nodes work side by side. A call that a node
+    redirects or refuses for the moment is repeated; so is one whose connection was lost, which
+    may then run twice.
+    """
+
+    _node_kind = ScriptConnection
+
+    def __init__(self, cluster: AsyncCluster, *scripts: str) -> None:
+        self._cluster = cluster
+        self._scripts = scripts
+        self._nodes: dict[str, ScriptConnection] = {}
+
+    async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
+        """Return the reply to one call; raises redis-py's errors."""
+        (reply,) = await self.replies([Call(script, keys, args)])
+        return reply
+
+    async def replies(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the replies to ``calls``; raises the first error among them."""
+        replies = await self.run(calls)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the replies to ``calls``; a reply may be a ``ResponseError``.
+
+        Raises redis-py's errors if a node cannot be reached for 5 s.
+        """
+        # A repeated call reads its arguments again.
+        calls = [Call(script, keys, tuple(args)) for script, keys, args in calls]
+        replies: list[Any] = [None] * len(calls)
+        asking: dict[int, Target] = {}
+        left: list[int] = list(range(len(calls)))
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + _TIMEOUT_S
+        pause_s, longest_s = _PAUSE_S
+        while left:
+            error, late = await self._round(calls, left, asking, replies)
+            left = [at for at in left if isinstance(replies[at], _AGAIN)]
+            if not left:
+                break
+            if clock() + pause_s > give_up:
+                if error is not None:
+                    raise error
+                break
+            if error is not None:
+                await self._refresh()
+            if error is not None or late:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, longest_s)
+        return replies
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        nodes, self._nodes = self._nodes, {}
+        for node in nodes.values():
+            await node.aclose()
+
+    async def _round(
+        self,
+        calls: Sequence[Call],
+        left: Sequence[int],
+        asking: dict[int, Target],
+        replies: list[Any],
+    ) -> tuple[Exception | None, bool]:
+        """Send the calls ``left`` once; return what a node has failed by, and whether to wait."""
+        try:
+            by_target = await self._by_target(calls, left, asking)
+        except (RedisError, OSError) as error:
+            for at in left:
+                replies[at] = error
+            return error, True
+        work = (self._ask(target, [calls[at] for at in some]) for target, some in by_target.items())
+        failed: Exception | None = None
+        late = False
+        for (target, some), outcome in zip(
+            by_target.items(), await asyncio.gather(*work), strict=True
+        ):
+            if isinstance(outcome, Exception):
+                failed = outcome
+                # It may be gone for good; a node that returns gets a new connection.
+                await self._forget(target.node)
+                outcome = [outcome] * len(some)  # noqa: PLW2901  # one shape for what follows
+            for at, reply in zip(some, outcome, strict=True):
+                replies[at] = reply
+                if isinstance(reply, MovedError):
+                    await self._cluster.nodes_manager.move_slot(reply)
+                elif isinstance(reply, AskError):
+                    asking[at] = Target(f"{reply.host}:{reply.port}", asking=True)
+                elif isinstance(reply, ReadOnlyError):
+                    failed = reply
+                late = late or isinstance(reply, _LATER)
+        return failed, late
+
+    async def _by_target(
+        self, calls: Sequence[Call], left: Sequence[int], asking: dict[int, Target]
+    ) -> dict[Target, list[int]]:
+        found: defaultdict[Target, list[int]] = defaultdict(list)
+        await self._cluster.initialize()
+        for at in left:
+            target = asking.pop(at) if at in asking else self._target(calls[at])
+            found[target].append(at)
+        return found
+
+    def _target(self, call: Call) -> Target:
+        try:
+            return Target(self._cluster.node_of(call.keys[0]))
+        except SlotNotCoveredError as error:
+            raise ClusterUnavailable(str(error)) from error
+
+    async def _ask(self, target: Target, calls: Sequence[Call]) -> list[Any] | RedisError | OSError:
+        node = self._nodes.get(target.node)
+        if node is None:
+            pool: Any = _NodePool(self._cluster, target.node)
+            node = self._nodes[target.node] = self._node_kind(pool, *self._scripts)
+        try:
+            return await node.run(calls, asking=target.asking)
+        except (RedisError, OSError) as error:
+            return error
+
+    async def _forget(self, name: str) -> None:
+        if (node := self._nodes.pop(name, None)) is not None:
+            await node.aclose()
+
+    async def _refresh(self) -> None:
+        try:
+            await self._cluster.refresh()
+        except (RedisError, OSError):
+            return  # the next round raises it, or finds the nodes again
+
+
+class _CommandConnection(ScriptConnection):
+    """Runs commands: the "script" of a call is empty, and its arguments are the whole command."""
+
+    def _packed(self, calls: Sequence[Call]) -> list[bytes]:
+        return [hiredis.pack_command(tuple(args)) for _, _, args in calls]
+
+
+class ClusterCommands(ClusterScriptConnection):
+    """Runs commands of one slot each, as :class:`ClusterScriptConnection` runs scripts."""
+
+    _node_kind = _CommandConnection
+
+    def __init__(self, cluster: AsyncCluster) -> None:
+        super().__init__(cluster)
+        self._turn = asyncio.Lock()
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to ``commands``; an error reply stands in its place.
+
+        Raises redis-py's errors if a node cannot be reached.
+        """
+        calls = [Call("", (_key_of(command),), command) for command in commands]
+        async with self._turn:
+            return await self.run(calls)
+
+
+def _key_of(command: Command) -> str:
+    """Return the first key of a command (pure)."""
+    name, first, *_ = command
+    return str(command[3] if name == "EVAL" else first)
+
+
+def script_connection(
+    client: redis.asyncio.Redis, *scripts: str
+) -> ScriptConnection | ClusterScriptConnection:
+    """Return what runs ``scripts`` for ``client``: a server's, or a cluster's."""
+    if isinstance(client, AsyncCluster):
+        return ClusterScriptConnection(client, *scripts)
+    return ScriptConnection(client.connection_pool, *scripts)
+
+
+class _NodePool:
+    """Makes the connections to one node, in place of a pool of redis-py."""
+
+    def __init__(self, cluster: AsyncCluster, name: str) -> None:
+        self._cluster = cluster
+        self._host, _, self._port = name.rpartition(":")
+
+    async def get_connection(self) -> Any:
+        """Return a connection that is not connected yet."""
+        return self._cluster.node_connection(self._host, int(self._port))
