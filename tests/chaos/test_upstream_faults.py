@@ -62,12 +62,15 @@ CASES = {
     "503 twice": Case("[[status:503*2]]", DONE, attempts=3),
     "500 for ever": Case("[[status:500]]", "failed:upstream_error", attempts=3),
     "400": Case("[[status:400]]", "failed:upstream_error", attempts=1),
-    "429 with Retry-After": Case(f"[[status:429:{WAIT_S}*1]]", DONE),
+    # Models of their own: a refused model cools down for all jobs that name it.
+    "429 with Retry-After": Case(
+        f"[[status:429:{WAIT_S}*1]]", DONE, fields={"model": "cools-down-soon"}
+    ),
     "429 beyond the deadline": Case(
         "[[status:429:60*1]]",
         "failed:rate_limited",
         attempts=1,
-        fields={"deadline_s": 20, "model": "cools-down"},  # no other job waits for this model
+        fields={"deadline_s": 20, "model": "cools-down"},
     ),
     "garbage": Case("[[garbage:5]]", "failed:bad_chunk", attempts=1, chunks=5),
     "an error as reply": Case("[[error_body]]", "failed:bad_chunk", attempts=1),
