@@ -36,7 +36,8 @@ async def test_emptied_server_stops_a_streaming_job_and_gets_no_partial_log(work
         await load_scripts(redis_client)
         await task
         assert here.provider.closed == 1
-        assert await redis_client.dbsize() == 0
+        # The index may have entries again: it is advisory, and renewals heal it.
+        assert await redis_client.keys("job:*") == []
 
 
 @pytest.mark.server
