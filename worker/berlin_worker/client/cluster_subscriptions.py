@@ -5,9 +5,7 @@ it now gets a new one. The readers of a channel that has moved are signalled to 
 """
 
 import asyncio
-import contextlib
 import logging
-import os
 import random
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,11 +13,10 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, RedisError, SlotNotCoveredError
 
+from berlin_worker.client.channel_registry import ChannelRegistry
 from berlin_worker.client.resp3 import Resp3Connection, fail
-from berlin_worker.client.subscription import Channel, Subscription
+from berlin_worker.client.subscription import Channel
 from berlin_worker.client.subscriptions import SubscriptionManager
-from berlin_worker.client.values import CLOSED
-from berlin_worker.errors import ClientError
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.redis_errors import refusal
 
@@ -79,7 +76,7 @@ class _NodeSubscriptions(SubscriptionManager):
             self._moved(name)
 
 
-class ClusterSubscriptions:
+class ClusterSubscriptions(ChannelRegistry):
     """Subscribes at the nodes of a cluster; otherwise as :class:`SubscriptionManager`."""
 
     def __init__(
@@ -90,13 +87,10 @@ class ClusterSubscriptions:
         buffer_bytes: int,
         reread_after_s: float,
     ) -> None:
+        super().__init__(buffer_bytes=buffer_bytes)
         self._cluster = cluster
         self._readers_of = readers_of
-        self._buffer_bytes = buffer_bytes
         self._reread_after_s = reread_after_s
-        self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._channels: dict[bytes, Channel] = {}
         self._homes: dict[bytes, str] = {}
         self._nodes: dict[str, _NodeSubscriptions] = {}
         self._unplaced: set[bytes] = set()
@@ -106,71 +100,26 @@ class ClusterSubscriptions:
         """Whether a node was lost or has lost slots since the nodes were last asked for them."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
-
-    @property
-    def in_own_loop(self) -> bool:
-        """Whether the caller runs in the event loop, and the process, of this manager."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return False
-        return loop is self._loop and os.getpid() == self._pid
-
-    def open(self, channel: str) -> Subscription:
-        """Return a subscription for the sharded ``channel``; close it with :meth:`close`.
-
-        Raises ``ClientError`` once the client is closed.
-        """
-        if self._closed:
-            raise ClientError(CLOSED)
-        subscription = Subscription(channel.encode(), self._buffer_bytes)
-        name = subscription.channel
-        if name not in self._channels:
-            self._channels[name] = Channel()
-            self._place_later(name)
-        self._channels[name].subscriptions.add(subscription)
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="berlin-client-slots")
-        return subscription
-
-    async def acknowledged(self, subscription: Subscription) -> None:
-        """Wait until a node has acknowledged the subscription of ``subscription``.
-
-        Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting does not help.
-        """
-        await asyncio.shield(self._channels[subscription.channel].acknowledged)
-
-    def close(self, subscription: Subscription) -> None:
-        """Deliver nothing more to ``subscription``; the last one of a channel unsubscribes."""
-        name = subscription.channel
-        channel = self._channels.get(name)
-        if channel is None:
-            return
-        channel.subscriptions.discard(subscription)
-        if not channel.subscriptions:
-            channel.acknowledged.cancel()
-            del self._channels[name]
-            if (home := self._homes.pop(name, None)) is not None:
-                self._nodes[home].drop(name)
-
-    def discard(self, subscription: Subscription) -> None:
-        """:meth:`close` from any thread, also after the event loop is gone."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so are the connections
-            self._loop.call_soon_threadsafe(self.close, subscription)
 
     async def aclose(self) -> None:
         """Close the connections; readers that still wait get a ``ClientError``."""
-        self._closed = True
-        for channel in self._channels.values():
-            fail(channel.acknowledged, ClientError(CLOSED))
-            for subscription in channel.subscriptions:
-                subscription.close()
+        self._close_readers()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
         for node in self._nodes.values():
             await node.aclose()
+
+    def _added(self, name: bytes) -> None:
+        self._place_later(name)
+
+    def _removed(self, name: bytes) -> None:
+        if (home := self._homes.pop(name, None)) is not None:
+            self._nodes[home].drop(name)
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="berlin-client-slots")
 
     def _place_later(self, name: bytes) -> None:
         self._unplaced.add(name)

@@ -10,9 +10,7 @@ proxy does not push messages (RESP3), over others.
 """
 
 import asyncio
-import contextlib
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,10 +20,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from berlin_worker.client.channel_registry import ChannelRegistry
 from berlin_worker.client.resp3 import Resp3Connection, fail
-from berlin_worker.client.subscription import Channel, Subscription
-from berlin_worker.client.values import CLOSED
-from berlin_worker.errors import ClientError
 from berlin_worker.storage.connections import TIMEOUT_S, Command
 from berlin_worker.storage.redis_errors import is_temporary, refusal
 
@@ -39,7 +35,7 @@ _BACKOFF_S: Final = (0.05, 2.0)
 _TICK_S: Final = 0.5
 
 
-class SubscriptionManager:
+class SubscriptionManager(ChannelRegistry):
     """Subscribes by reference count and hands messages to subscriptions; reconnects by itself."""
 
     def __init__(
@@ -50,13 +46,10 @@ class SubscriptionManager:
         buffer_bytes: int,
         reread_after_s: float,
     ) -> None:
+        super().__init__(buffer_bytes=buffer_bytes)
         self._connect = connect
         self._ask_beside = ask_beside
-        self._buffer_bytes = buffer_bytes
         self._reread_after_s = reread_after_s
-        self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._channels: dict[bytes, Channel] = {}
         self._changed = asyncio.Event()
         self._changes: set[bytes] = set()
         # Of the present connection: what the commands sent so far leave subscribed, and how
@@ -67,40 +60,8 @@ class SubscriptionManager:
         # whether it pushes; or why there is none.
         self._usable: asyncio.Future[Resp3Connection] = self._loop.create_future()
         self._connection: Resp3Connection | None = None
-        self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def in_own_loop(self) -> bool:
-        """Whether the caller runs in the event loop, and the process, of this manager."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return False
-        return loop is self._loop and os.getpid() == self._pid
-
-    def open(self, channel: str) -> Subscription:
-        """Return a subscription for ``channel``; close it with :meth:`close`.
-
-        Raises ``ClientError`` once the client is closed.
-        """
-        if self._closed:
-            raise ClientError(CLOSED)
-        subscription = Subscription(channel.encode(), self._buffer_bytes)
-        if subscription.channel not in self._channels:
-            self._channels[subscription.channel] = Channel()
-            self._change(subscription.channel)
-        self._channels[subscription.channel].subscriptions.add(subscription)
-        self._start()
-        return subscription
-
-    async def acknowledged(self, subscription: Subscription) -> None:
-        """Wait until the server has acknowledged the subscription of ``subscription``.
-
-        Raises Redis' ``AuthenticationError`` or ``NoPermissionError``: waiting does not help.
-        """
-        await asyncio.shield(self._channels[subscription.channel].acknowledged)
 
     @property
     def usable(self) -> bool:
@@ -119,34 +80,20 @@ class SubscriptionManager:
             connection = await asyncio.shield(self._usable)
         return await (connection.ask(commands) if connection.pushes else self._ask_beside(commands))
 
-    def close(self, subscription: Subscription) -> None:
-        """Deliver nothing more to ``subscription``; the last one of a channel unsubscribes."""
-        channel = self._channels.get(subscription.channel)
-        if channel is None:
-            return
-        channel.subscriptions.discard(subscription)
-        if not channel.subscriptions:
-            channel.acknowledged.cancel()
-            del self._channels[subscription.channel]
-            self._change(subscription.channel)
-
-    def discard(self, subscription: Subscription) -> None:
-        """:meth:`close` from any thread, also after the event loop is gone."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the connection
-            self._loop.call_soon_threadsafe(self.close, subscription)
-
     async def aclose(self) -> None:
         """Close the connection; readers that still wait get a ``ClientError``."""
-        self._closed = True
-        for channel in self._channels.values():
-            fail(channel.acknowledged, ClientError(CLOSED))
-            for subscription in channel.subscriptions:
-                subscription.close()
+        self._close_readers()
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def _added(self, name: bytes) -> None:
+        self._change(name)
+
+    def _removed(self, name: bytes) -> None:
+        self._change(name)
 
     def _start(self) -> None:
         if self._task is None:

@@ -7,7 +7,7 @@ name the deltas of reasoning.
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from berlin_worker.gateway.problems import Problem
+from berlin_worker.gateway.problems import Problem, invalid
 
 Object = dict[str, Any]
 
@@ -35,11 +35,11 @@ def parse_request(body: Object) -> ChatRequest:
     """Return the request in ``body``. Raises a 400; the job itself is checked by the client."""
     stream, options = body.get("stream"), body.get("stream_options")
     if stream not in {None, True, False}:
-        raise _invalid("stream", "must be true or false")
+        raise invalid("stream", "must be true or false")
     if options is not None and not isinstance(options, dict):
-        raise _invalid("stream_options", "must be an object")
+        raise invalid("stream_options", "must be an object")
     if body.get("n") not in {None, 1}:
-        raise _invalid("n", "one answer to a request: send the request several times")
+        raise invalid("n", "one answer to a request: send the request several times")
     job = {name: value for name, value in body.items() if name in _JOB_FIELDS and value is not None}
     job["options"] = {
         name: value
@@ -49,10 +49,6 @@ def parse_request(body: Object) -> ChatRequest:
     # What has been sent to a client cannot be taken back, so a job never begins again after it.
     job["on_interrupt"] = "fail"
     return ChatRequest(job, bool(stream), bool((options or {}).get("include_usage")))
-
-
-def _invalid(param: str, message: str) -> Problem:
-    return Problem(400, "invalid_request", f"{param}: {message}", param=param)
 
 
 @dataclass(slots=True)

@@ -92,3 +92,8 @@ def of_client(error: ClientError | InvalidJob | SettingsError) -> Problem:
         case Unavailable() | SettingsError():
             return Problem(503, "unavailable", "the queue does not answer: try again later")
     return Problem(500, ErrorCode.INTERNAL, str(error))
+
+
+def invalid(param: str, message: str) -> Problem:
+    """Return the problem of a field or query parameter that cannot be used."""
+    return Problem(400, "invalid_request", f"{param}: {message}", param=param)

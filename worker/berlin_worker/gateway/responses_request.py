@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from berlin_worker.gateway.chat_format import Object
-from berlin_worker.gateway.problems import Problem
+from berlin_worker.gateway.problems import invalid
 
 _OURS: Final = frozenset(
     {
@@ -32,10 +32,10 @@ def parse_request(body: Object) -> ResponseRequest:
     """Return the request in ``body``. Raises a 400; the job itself is checked by the client."""
     for name in _UNSUPPORTED:
         if body.get(name) is not None:
-            raise _invalid(name, "is not supported: send the whole conversation as input")
+            raise invalid(name, "is not supported: send the whole conversation as input")
     for name in ("background", "stream", "store"):
         if body.get(name) not in {None, True, False}:
-            raise _invalid(name, "must be true or false")
+            raise invalid(name, "must be true or false")
     messages: list[Object] = []
     if (instructions := body.get("instructions")) is not None:
         messages.append({"role": "system", "content": instructions})
@@ -45,7 +45,7 @@ def parse_request(body: Object) -> ResponseRequest:
     }
     for name in ("temperature", "top_p"):
         if name in options and not isinstance(options[name], int | float):
-            raise _invalid(name, "must be a number")
+            raise invalid(name, "must be a number")
     if (limit := body.get("max_output_tokens")) is not None:
         options["max_tokens"] = limit
     if (tools := body.get("tools")) is not None:
@@ -63,7 +63,7 @@ def _messages(given: Any) -> list[Object]:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
-        raise _invalid("input", "must be a string or an array of items")
+        raise invalid("input", "must be a string or an array of items")
     return [_message(item) for item in given]
 
 
@@ -84,29 +84,25 @@ def _message(item: Object) -> Object:
                 "tool_call_id": item.get("call_id"),
                 "content": item.get("output"),
             }
-    raise _invalid("input", "holds an item of a type that is not supported")
+    raise invalid("input", "holds an item of a type that is not supported")
 
 
 def _part(part: Any) -> Object:
     if not isinstance(part, dict):
-        raise _invalid("input", "holds a content part that is no object")
+        raise invalid("input", "holds a content part that is no object")
     if part.get("type") in _PARTS:
         return {"type": "text", "text": part.get("text")}
     if part.get("type") == "input_image" and isinstance(part.get("image_url"), str):
         return {"type": "image_url", "image_url": {"url": part["image_url"]}}
-    raise _invalid("input", "holds a content part of a type that is not supported")
+    raise invalid("input", "holds a content part of a type that is not supported")
 
 
 def _tools(tools: Any) -> list[Object]:
     if not isinstance(tools, list) or any(
         not isinstance(tool, dict) or tool.get("type") != "function" for tool in tools
     ):
-        raise _invalid("tools", "must be an array of functions: others are not supported")
+        raise invalid("tools", "must be an array of functions: others are not supported")
     return [
         {"type": "function", "function": {n: v for n, v in tool.items() if n != "type"}}
         for tool in tools
     ]
-
-
-def _invalid(param: str, message: str) -> Problem:
-    return Problem(400, "invalid_request", f"{param}: {message}", param=param)

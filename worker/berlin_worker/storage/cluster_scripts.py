@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import hiredis
@@ -15,7 +15,6 @@ from redis.exceptions import (
     NoScriptError,
     ReadOnlyError,
     RedisError,
-    ResponseError,
     SlotNotCoveredError,
     TryAgainError,
 )
@@ -23,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable
-from berlin_worker.storage.script_connection import Call, ScriptConnection
+from berlin_worker.storage.script_connection import Call, ScriptCalls, ScriptConnection
 
 _TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = (0.02, 0.3)
@@ -48,7 +47,7 @@ class Target(NamedTuple):
     asking: bool = False
 
 
-class ClusterScriptConnection:
+class ClusterScriptConnection(ScriptCalls):
     """Run ``scripts`` on the nodes of ``cluster``; one :meth:`run` at a time.
 
     The calls of a run for one node are sent together; nodes work side by side. A call that a node
@@ -62,19 +61,6 @@ class ClusterScriptConnection:
         self._cluster = cluster
         self._scripts = scripts
         self._nodes: dict[str, ScriptConnection] = {}
-
-    async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
-        """Return the reply to one call; raises redis-py's errors."""
-        (reply,) = await self.replies([Call(script, keys, args)])
-        return reply
-
-    async def replies(self, calls: Sequence[Call]) -> list[Any]:
-        """Return the replies to ``calls``; raises the first error among them."""
-        replies = await self.run(calls)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise reply
-        return replies
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """Return the replies to ``calls``; a reply may be a ``ResponseError``.

@@ -5,6 +5,7 @@ sending it and reading its reply does (measured: 4 events in a call, 37 µs agai
 an event). Connecting, TLS, authentication and parsing stay redis-py's.
 """
 
+import abc
 import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -35,13 +36,8 @@ class Call(NamedTuple):
     args: Iterable[Any]
 
 
-class ScriptConnection:
-    """Run ``scripts`` over one connection of ``pool``; one :meth:`run` at a time."""
-
-    def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
-        self._pool: Any = pool  # redis-py's own methods are not all typed
-        self._connection: Any = None
-        self._shas = {script: sha1(script) for script in scripts}
+class ScriptCalls(abc.ABC):
+    """Calls of scripts by their text, over :meth:`run`."""
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """Return the reply to one call; raises redis-py's errors."""
@@ -55,6 +51,19 @@ class ScriptConnection:
             if isinstance(reply, ResponseError):
                 raise reply
         return replies
+
+    @abc.abstractmethod
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the replies to ``calls``; a reply may be a ``ResponseError``."""
+
+
+class ScriptConnection(ScriptCalls):
+    """Run ``scripts`` over one connection of ``pool``; one :meth:`run` at a time."""
+
+    def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
+        self._pool: Any = pool  # redis-py's own methods are not all typed
+        self._connection: Any = None
+        self._shas = {script: sha1(script) for script in scripts}
 
     async def run(self, calls: Sequence[Call], *, asking: bool = False) -> list[Any]:
         """Return the replies to ``calls``, sent together; a reply may be a ``ResponseError``.
