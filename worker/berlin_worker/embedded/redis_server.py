@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ _PORTS = range(20_000, 32_768)
 
 # The operating system's randomness: test runners seed the global generator alike everywhere.
 _random = random.SystemRandom()
+_returned: deque[int] = deque(maxlen=1_000)
 
 
 def find_servers() -> list[Path]:
@@ -57,11 +59,15 @@ def _wheel_binary() -> Path | None:
 def free_port() -> int:
     """Return a free loopback TCP port outside the range that systems assign themselves.
 
-    Raises ``Unavailable`` after 100 ports in use.
+    No port is returned twice within a thousand calls, since the servers of a topology are
+    started after all their ports are chosen. Raises ``Unavailable`` after 100 ports in use.
     """
     for port in _random.sample(_PORTS, 100):
+        if port in _returned:
+            continue
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
+            _returned.append(port)
             return port
     raise Unavailable(f"no free port among a hundred of {_PORTS[0]} to {_PORTS[-1]}")
 
@@ -78,6 +84,9 @@ class RedisProcess:
     ) -> None:
         self._binary = binary
         self._config = {"save": "", "appendonly": "no", **(config or {})}
+        if self._config.get("cluster-enabled") == "yes":
+            # The default, 10,000 above the port, may be in the range that systems assign.
+            self._config.setdefault("cluster-port", str(free_port()))
         self._data = tempfile.TemporaryDirectory(prefix="berlin-redis-", ignore_cleanup_errors=True)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()

@@ -182,7 +182,6 @@ class Cluster(_Topology):
                     **_REPLICATION,
                     "cluster-enabled": "yes",
                     "cluster-node-timeout": str(_NODE_TIMEOUT_MS),
-                    "cluster-port": str(free_port()),
                     **({"tls-cluster": "yes"} if tls else {}),
                     **({"masterauth": password} if password else {}),
                     **(config or {}),
