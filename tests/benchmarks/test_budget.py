@@ -26,11 +26,11 @@ READ = f"{LOOP};Attempt._read (worker/attempt.py:196);Account.stream (worker/pro
         ("thread (9): other;wait (threading.py:1)", "rest"),
     ],
 )
-def test_a_sample_counts_for_the_innermost_frame_that_belongs_anywhere(stack, part):
+def test_sample_counts_for_the_innermost_frame_that_belongs_anywhere(stack, part):
     assert budget.part_of(stack).name == part
 
 
-def test_a_thread_that_waits_has_no_share():
+def test_thread_that_waits_has_no_share():
     waiting = "thread (8): MainThread;main (celery/__main__.py:1);_epoll.poll (kombu/eventio.py:1)"
     assert budget.shares([f"{LOOP} 3", f"{READ} 1", f"{waiting} 96"]) == {
         "event loop": 0.75,
@@ -38,7 +38,7 @@ def test_a_thread_that_waits_has_no_share():
     }
 
 
-def test_the_parts_add_up_to_the_cpu_of_the_worker_and_the_dearest_comes_first():
+def test_parts_add_up_to_the_cpu_of_the_worker_and_the_dearest_comes_first():
     ours = {
         "shares": {"read": 0.25, "append": 0.75},
         "cpu_us_a_chunk": 40.0,
@@ -54,6 +54,6 @@ def test_the_parts_add_up_to_the_cpu_of_the_worker_and_the_dearest_comes_first()
     ]
 
 
-def test_the_readme_has_a_place_for_it():
+def test_readme_has_a_place_for_it():
     readme = (ROOT / "tests/README.md").read_text()
     assert "| row |" in between(readme, "budget", "| row |")

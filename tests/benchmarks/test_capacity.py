@@ -20,7 +20,7 @@ from tests.benchmarks.capacity import (
 pytestmark = pytest.mark.unit
 
 
-def test_a_thousand_streams_by_hand():
+def test_thousand_streams_by_hand():
     load = Load(streams=1000, chunks_a_second=20, chunks_a_job=400, log_ttl_s=3580, busy=0.5)
     costs = Costs(
         chunk_us=40, call_us=100, round_trip_s=1e-3, job_us=1000, stream_bytes=1e4, idle_bytes=1e8,
@@ -50,7 +50,7 @@ def test_a_thousand_streams_by_hand():
         ({"streams": 1000, "readers_a_job": 500.0}, "network"),
     ],
 )
-def test_the_limit_that_is_reached_first_decides(changes, limit):
+def test_limit_that_is_reached_first_decides(changes, limit):
     found = need(Load(**changes), Costs())
     assert found.limit == limit
     assert found.nodes == found.nodes_by[limit] > 1
@@ -64,7 +64,7 @@ def test_more_streams_never_take_less():
         assert two.events_a_call <= one.events_a_call * 1.5
 
 
-def test_a_fleet_has_no_more_stores_than_it_is_allowed_and_one_queue():
+def test_fleet_has_no_more_stores_than_it_is_allowed_and_one_queue():
     for streams in (1000, 30_000, 1_000_000):
         count, each = fleets(Load(streams=streams), Costs(), nodes_at_most=2)
         assert each.nodes <= 2
@@ -95,7 +95,7 @@ def test_measured_costs_take_the_place_of_the_defaults():
     assert costs_of({"runs": []}) == Costs()
 
 
-def test_the_table_in_the_readme_is_that_of_the_model():
+def test_table_in_the_readme_is_that_of_the_model():
     readme = README.read_text(encoding="utf-8")
     assert filled(readme, published()) == readme, "run `make readme`"
     assert table(published()) in readme

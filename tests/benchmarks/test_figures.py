@@ -15,29 +15,29 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     ("percent", "expected"), [(0, 1), (1, 1), (50, 50), (99, 99), (99.1, 100), (100, 100)]
 )
-def test_a_percentile_is_the_nearest_rank(percent, expected):
+def test_percentile_is_the_nearest_rank(percent, expected):
     assert percentile(range(1, 101), percent) == expected
 
 
-def test_the_percentiles_of_one_value_are_that_value():
+def test_percentiles_of_one_value_are_that_value():
     assert percentile([7], 1) == percentile([7], 99) == 7
 
 
-def test_there_is_no_percentile_and_no_summary_of_nothing():
+def test_empty_sample_has_neither_percentile_nor_summary():
     with pytest.raises(ValueError, match="no values"):
         percentile([], 50)
     with pytest.raises(ValueError, match="no values"):
         Summary.of([])
 
 
-def test_a_summary_is_the_median_and_half_the_range_as_a_share_of_it():
+def test_summary_is_the_median_and_half_the_range_as_a_share_of_it():
     assert Summary.of([12, 8, 10]) == Summary(10, 0.2, 3)
     assert Summary.of([0.0]).spread == 0
     assert Summary.of([30]).ratio(Summary.of([20])) == 1.5
     assert Summary.of([30]).ratio(Summary.of([0])) is None
 
 
-def test_the_rate_of_jobs_leaves_out_the_start_of_the_worker():
+def test_rate_of_jobs_leaves_out_the_start_of_the_worker():
     begun_slowly = [0, *(10_000_000_000 + n * 1_000_000 for n in range(1, 20))]
     assert jobs_a_second(begun_slowly) == pytest.approx(1000)
     assert jobs_a_second(reversed(begun_slowly)) == pytest.approx(1000)
@@ -62,7 +62,7 @@ def test_every_size_has_the_same_scenarios_and_none_is_empty(size):
     assert {s.streams for s in scenarios(size) if s.kind == "memory"} == {1}
 
 
-def test_a_worker_of_few_streams_gets_fewer_jobs_but_the_whole_backlog():
+def test_worker_of_few_streams_gets_fewer_jobs_but_the_whole_backlog():
     by_name = {s.name: s for s in scenarios("full")}
     assert (by_name["stream"].held_by(50).jobs, by_name["stream"].held_by(50).streams) == (50, 50)
     assert (by_name["jobs"].held_by(50).jobs, by_name["jobs"].held_by(50).streams) == (5000, 50)
@@ -81,7 +81,7 @@ def test_lost_doubled_and_reordered_chunks_are_counted():
     assert whole.result()["chunks"] == 3
 
 
-def test_the_steady_lag_is_that_of_the_time_in_which_all_streams_were_in_flight():
+def test_steady_lag_is_that_of_the_time_in_which_all_streams_were_in_flight():
     tally = Tally()
     second = 1_000_000_000
     for job, begin in ((b"early", 0), (b"late", 2 * second)):
@@ -97,7 +97,7 @@ def run(contender: str, scenario: str = "stream", **figures: object) -> dict[str
     return {"contender": contender, "scenario": scenario, "jobs": 1000, "sound": True, **figures}
 
 
-def test_the_table_shows_median_spread_and_ratio_to_ours():
+def test_table_shows_median_spread_and_ratio_to_ours():
     rounds = [run("ours", cpu_us_a_chunk=cost) for cost in (40, 50, 60)]
     rounds.append(run("arq", cpu_us_a_chunk=200.0))
     scenario = next(s for s in scenarios("full") if s.name == "stream")
@@ -116,12 +116,12 @@ def test_the_table_shows_median_spread_and_ratio_to_ours():
         ({"jobs": 50}, "(50 streams)"),
     ],
 )
-def test_a_contender_that_loses_fails_or_holds_fewer_streams_is_marked(figures, mark):
+def test_contender_that_loses_fails_or_holds_fewer_streams_is_marked(figures, mark):
     scenario = next(s for s in scenarios("full") if s.name == "stream")
     assert mark in report.table(scenario, [run("arq", cpu_us_a_chunk=1.0) | figures])
 
 
-def test_the_memory_of_a_stream_is_what_it_adds_to_a_waiting_worker():
+def test_memory_of_a_stream_is_what_it_adds_to_a_waiting_worker():
     runs = [
         run("ours", "memory", idle_memory_bytes=50_000_000),
         run("ours", "flight-5000", memory_bytes=250_000_000, jobs=5000),
@@ -132,7 +132,7 @@ def test_the_memory_of_a_stream_is_what_it_adds_to_a_waiting_worker():
     assert "memory_a_stream" not in arq
 
 
-def test_a_verdict_is_given_where_both_figures_are_there():
+def test_verdict_is_given_where_both_figures_are_there():
     runs = [
         run("ours", cpu_us_a_chunk=50.0, steady_lag_ms={"p50": 1.0, "p99": 3.0}),
         run("floor", cpu_us_a_chunk=40.0, steady_lag_ms={"p50": 1.0, "p99": 1.0}),
@@ -152,7 +152,7 @@ def test_a_verdict_is_given_where_both_figures_are_there():
     assert all(v.held is None for v in verdicts([], upstream_ms=0.5))
 
 
-def test_the_readme_is_filled_between_its_marks_alone():
+def test_readme_is_filled_between_its_marks_alone():
     figures = {
         "begun": "today",
         "machine": "2 cores",
@@ -173,5 +173,5 @@ def test_the_readme_is_filled_between_its_marks_alone():
         report.filled("no marks", figures)
 
 
-def test_the_readme_of_this_project_has_its_marks():
+def test_readme_of_this_project_has_its_marks():
     assert "<!-- benchmark -->\n" in (ROOT / "tests/README.md").read_text()

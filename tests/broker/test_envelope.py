@@ -124,7 +124,7 @@ def test_unacked_entry_of_kombu_is_read_as_its_message():
     assert read(json.dumps([message(), "", "prompts"]).encode()) == message()
 
 
-def test_the_job_id_of_protocol_1_is_in_the_body():
+def test_job_id_of_protocol_1_is_in_the_body():
     body = base64.b64encode(json.dumps({"id": JOB_ID, "task": "worker.generate"}).encode()).decode()
     assert job_id_of(message(headers=None, body=body)) == JOB_ID
     assert job_id_of(message(headers={}, body="%%%")) == ""
@@ -193,5 +193,5 @@ def test_invalid_broadcast_is_refused(value):
         read_broadcast(json.dumps(value).encode())
 
 
-def test_a_broadcast_of_kombu_is_read():
+def test_broadcast_of_kombu_is_read():
     assert read_broadcast(json.dumps(BROADCAST).encode()) == BROADCAST

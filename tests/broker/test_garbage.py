@@ -201,7 +201,7 @@ def test_time_limit_passed_before_the_claim_ends_the_job(garbage_fleet):
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bzip2", "lzma"])
-def test_a_compressed_message_runs(garbage_fleet, compression):
+def test_compressed_message_runs(garbage_fleet, compression):
     fleet, _ = garbage_fleet
     sent = fleet.app.send_task(
         "worker.generate", [prompt("é\n" * 100_000)], queue="prompts", compression=compression
@@ -209,7 +209,7 @@ def test_a_compressed_message_runs(garbage_fleet, compression):
     assert fleet.ended(sent.id)[-1]["type"] == "completed"
 
 
-def test_a_message_of_protocol_1_or_of_another_priority_runs(garbage_fleet):
+def test_message_of_protocol_1_or_of_another_priority_runs(garbage_fleet):
     fleet, _ = garbage_fleet
     job_id, bare_id = str(uuid.uuid4()), str(uuid.uuid4())
     job = {"task": "worker.generate", "id": job_id, "args": [prompt("old")], "kwargs": {}}

@@ -59,11 +59,11 @@ def test_command_keeps_the_fields_that_kombu_uses():
 
 
 @pytest.mark.parametrize("clock", [-1, 2**53, 10**400, 1.5, float("inf"), "1", [1], True])
-def test_a_clock_that_would_spread_is_not_adopted(clock):
+def test_clock_that_would_spread_is_not_adopted(clock):
     assert with_clock({"clock": clock, "ticket": "t"}) == {"clock": 0, "ticket": "t"}
 
 
-def test_a_clock_that_is_a_count_is_adopted():
+def test_clock_that_is_a_count_is_adopted():
     assert with_clock({"clock": 7}) == {"clock": 7}
     assert with_clock({}) == with_clock(None) == {}
 

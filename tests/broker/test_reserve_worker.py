@@ -187,7 +187,7 @@ def test_no_more_messages_than_free_slots_are_reserved(server, taker, send):
     assert waiting(server) == list(range(5, 10))
 
 
-def test_a_message_of_another_priority_is_found_when_the_wait_ends(server, taker, send):
+def test_message_of_another_priority_is_found_when_the_wait_ends(server, taker, send):
     one = taker(priority_steps=[0, 5])
     one.asked()
     send("low", priority=5)
@@ -195,7 +195,7 @@ def test_a_message_of_another_priority_is_found_when_the_wait_ends(server, taker
     assert one.got == ["low"]
 
 
-def test_a_message_of_another_priority_ends_the_wait_of_a_worker_at_once(server, connect, send):
+def test_message_of_another_priority_ends_the_wait_of_a_worker_at_once(server, connect, send):
     """The wait would last for ten minutes: what ends it is the message."""
     connection = connect(priority_steps=[0, 5], polling_interval=600)
     before, hub = get_event_loop(), Hub()

@@ -46,7 +46,7 @@ def test_jobs_of_a_bare_producer_and_of_the_client_stream(fleet):
         assert client.result(client.submit("client")).text == "echo of client"
 
 
-def test_a_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, sentinels):
+def test_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, sentinels):
     client = Client(fleet.env["REDIS_URL"], fleet.env["CELERY_BROKER_URL"])
     with client, fleet.worker("-c", "2") as worker:
         running = [fleet.send(prompt(f"[[delay:1]] run {n} a b c d")) for n in range(2)]

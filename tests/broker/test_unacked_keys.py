@@ -135,7 +135,7 @@ def test_message_without_a_redelivered_mark_is_delivered(server, takers):
     assert not one.redelivered[-1]
 
 
-def test_the_server_s_clock_decides_how_long_a_message_is_held(server, takers, monkeypatch):
+def test_server_s_clock_decides_how_long_a_message_is_held(server, takers, monkeypatch):
     server.lpush("prompts", message("a"))
     one = takers(visibility_timeout=8)
     one.until(1)
@@ -158,7 +158,7 @@ GARBAGE = [b"", b"7", b"7:", b"7:prompts", b"999999999999:x", b"0:", b"x", b"\xf
 GARBAGE += [b'["a", "b"]', b'[{"body": 7}, "", "prompts"]', b"-1:x{}", b"[" * 5000]
 
 
-def test_an_entry_that_no_worker_wrote_goes_through_the_queue_to_the_dead_letters(server, takers):
+def test_entry_that_no_worker_wrote_goes_through_the_queue_to_the_dead_letters(server, takers):
     server.lpush("prompts", message("good"))
     one = takers(visibility_timeout=8)
     one.until(1)

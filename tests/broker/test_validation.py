@@ -44,7 +44,7 @@ def test_messages_of_producers_are_valid(headers, payload):
 
 
 @pytest.mark.parametrize("job_id", [None, "", 7, "../x", "a b", "a\n", "x" * 129])
-def test_an_id_must_be_a_job_id(job_id):
+def test_id_must_be_a_job_id(job_id):
     assert reason({"id": job_id}) == "invalid_job_id"
 
 

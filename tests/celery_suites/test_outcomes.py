@@ -97,7 +97,7 @@ NOTHING = Outcomes({}, frozenset())
         (4, NOTHING, Next.BROKEN),  # a wrong argument
     ],
 )
-def test_what_follows_a_process(code: int, outcomes: Outcomes, expected: Next):
+def test_step_after_each_outcome_of_a_process(code: int, outcomes: Outcomes, expected: Next):
     assert after(code, outcomes) is expected
 
 

@@ -85,7 +85,7 @@ def test_all_that_was_replicated_ends_once_and_right_after_a_failover(make_site,
     report("failover to a replica that has it all", figures, note=note)
 
 
-def test_what_was_not_replicated_is_lost_and_nothing_else(make_site, pair, report):
+def test_failover_loses_only_writes_that_were_not_replicated(make_site, pair, report):
     """The replica lags when the primary dies. Streams go back to where it stands, by a reset."""
     streams = size(10, 100)
     site = make_site(pair.address.url_of(pair.primary.url))

@@ -9,7 +9,7 @@ from tests.support.faulty_provider import installed
 from tests.support.workers import wait_until
 
 
-def test_a_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
+def test_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
     streams = size(100, 200)
     with site.worker("-c", "300") as doomed:
         job_ids = [
@@ -56,7 +56,7 @@ def test_random_kills_under_saturation_lose_nothing(site, report, how):
         for n in range(jobs):
             site.submit(None, "[[delay:0.05]]", how=how, follow=n % 50 == 0)
 
-    # A job may be struck more often than a job in earnest is given attempts.
+    # One job may be killed more often here than `WORKER_MAX_ATTEMPTS` allows by default.
     with (
         Replicas(3, lambda: site.worker("-c", "8", WORKER_MAX_ATTEMPTS="50")) as replicas,
         in_background(submit),
@@ -77,7 +77,7 @@ def test_random_kills_under_saturation_lose_nothing(site, report, how):
     assert struck_to_the_end
 
 
-def test_a_job_that_kills_its_worker_is_given_up_and_its_neighbours_are_right(
+def test_job_that_kills_its_worker_is_given_up_and_its_neighbours_are_right(
     make_site, tmp_path, report
 ):
     neighbours = size(20, 100)

@@ -59,7 +59,7 @@ def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit,
 
 
 @pytest.mark.skipif(not FULL, reason="takes a minute")
-def test_a_hung_worker_keeps_no_job(make_site, rabbit, tmp_path, report):
+def test_hung_worker_keeps_no_job(make_site, rabbit, tmp_path, report):
     """RabbitMQ goes on delivering to it, until its main thread, which lives on, notices."""
     site = make_site(broker_url=rabbit.url, **installed(tmp_path))
     block_s = 30

@@ -103,9 +103,7 @@ def test_redis_that_is_killed_and_comes_back_is_found_again(make_redis, make_sit
 
 
 @pytest.mark.parametrize("half_open", ["both", "broker", "events"])
-def test_a_worker_behind_a_half_open_connection_comes_back(
-    make_redis, make_site, report, half_open
-):
+def test_worker_behind_a_half_open_connection_comes_back(make_redis, make_site, report, half_open):
     """The old connections stay dead for ever. Another worker takes the jobs meanwhile."""
     server = make_redis()
     direct = {"REDIS_URL": server.url, "CELERY_BROKER_URL": server.url}

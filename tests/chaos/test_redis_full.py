@@ -15,7 +15,7 @@ SLOW = "[[delay:0.05]]"
 
 
 @pytest.mark.parametrize("full_s", [2, 12], ids=["for a moment", "for longer than a lease"])
-def test_a_full_redis_refuses_jobs_and_loses_none(make_redis, make_site, report, full_s):
+def test_full_redis_refuses_jobs_and_loses_none(make_redis, make_site, report, full_s):
     site = make_site(make_redis(**{"maxmemory-policy": "noeviction"}).url)
     streams = size(40, 200)
     with site.worker("-c", str(streams // 2)) as one, site.worker("-c", str(streams // 2)) as two:
@@ -46,7 +46,7 @@ def test_a_full_redis_refuses_jobs_and_loses_none(make_redis, make_site, report,
     assert "try again" not in result.output
 
 
-def test_a_flushed_redis_ends_what_runs_and_the_worker_goes_on(site, report):
+def test_flushed_redis_ends_what_runs_and_the_worker_goes_on(site, report):
     streams = size(20, 200)
     with site.worker("-c", str(streams)) as worker:
         doomed = [site.client.submit(f"[[endless]] {SLOW} {n}") for n in range(streams)]

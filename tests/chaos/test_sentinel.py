@@ -78,7 +78,7 @@ def test_streams_readers_and_queue_go_on_after_a_failover(site, sentinels, repor
     assert site.history.expired <= figures.resets
 
 
-def test_a_dead_sentinel_stops_nobody(site, sentinels, report):
+def test_dead_sentinel_stops_nobody(site, sentinels, report):
     streams = size(10, 100)
     with site.worker("-c", str(streams)):
         begun(site, sentinels, streams)

@@ -33,7 +33,7 @@ def test_sigterm_lets_short_jobs_end_and_hands_long_ones_on(site, report, remapp
     assert max(gaps) < LEASE_S
 
 
-def test_a_rolling_restart_under_load_fails_nothing(site, report):
+def test_rolling_restart_under_load_fails_nothing(site, report):
     jobs = size(300, 2000)
 
     def submit() -> None:

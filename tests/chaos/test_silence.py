@@ -12,7 +12,7 @@ from tests.support.faulty_provider import installed
 from tests.support.workers import wait_until
 
 
-def test_a_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, report):
+def test_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, report):
     streams = size(30, 200)
     with site.worker("-c", "300") as sleeper:
         job_ids = [
@@ -39,7 +39,7 @@ def test_a_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, r
     assert site.upstream.ask("open_streams") == 0
 
 
-def test_an_idle_worker_that_is_stopped_takes_one_job_and_keeps_it_from_nobody(site, report):
+def test_idle_worker_that_is_stopped_takes_one_job_and_keeps_it_from_nobody(site, report):
     with site.worker("-c", "300") as sleeper:
         first = site.submit(None)
         wait_until(lambda: first not in site.history.unfinished, "a worker that waits")
@@ -59,7 +59,7 @@ def test_an_idle_worker_that_is_stopped_takes_one_job_and_keeps_it_from_nobody(s
     assert last_s < 10
 
 
-def test_a_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, report):
+def test_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, report):
     streams, block_s = size(30, 200), 30
     site = make_site(**installed(tmp_path))
     with ExitStack() as stack:
@@ -114,7 +114,7 @@ def restarted(site, job_ids):
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_job_whose_message_vanished_is_found(site, report, busy):
+def test_job_whose_message_vanished_is_found(site, report, busy):
     lost = site.submit(None, follow=True)
     assert site.redis.lpop("prompts")
     site.history.fault()

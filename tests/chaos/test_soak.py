@@ -55,7 +55,7 @@ def together(parts: list[Figures]) -> Figures:
     )
 
 
-def test_a_worker_that_runs_for_long_grows_in_nothing(make_site, report):
+def test_worker_that_runs_for_long_grows_in_nothing(make_site, report):
     """Batches, each waited for, so that each footprint is that of a worker with nothing to do."""
     jobs = size(1_500, 20_000)
     batch = jobs // BATCHES

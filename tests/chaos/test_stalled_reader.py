@@ -60,7 +60,7 @@ def resident_mib(worker: WorkerProcess) -> float:
     return int(line.split()[1]) / 1024
 
 
-def test_a_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_site, report):
+def test_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_site, report):
     server = make_redis(**{"client-output-buffer-limit": LIMIT})
     jobs, chunks = size(4, 12), 2500
     with TcpProxy.of(server.url) as proxy, ThreadPoolExecutor() as threads:

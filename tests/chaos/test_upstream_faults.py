@@ -124,7 +124,7 @@ def test_each_fault_of_the_upstream_ends_as_the_contract_says(site, report):
     assert site.upstream.ask("logins") == 1
 
 
-def test_a_401_in_mid_fleet_costs_one_login(site, report):
+def test_401_in_mid_fleet_costs_one_login(site, report):
     """All tokens are worthless at once, while three workers have jobs under way."""
     expiries, jobs = size(2, 10), size(90, 600)
     with ExitStack() as stack:

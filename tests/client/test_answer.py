@@ -41,13 +41,13 @@ def of(found):
 
 
 @given(answers(), st.lists(st.sampled_from([events.started(), events.completed()])))
-def test_an_answer_is_its_parts_however_they_are_cut_and_mixed(drawn, others):
+def test_answer_is_its_parts_however_they_are_cut_and_mixed(drawn, others):
     said, thought, asked, mixed = drawn
     assert of([*others, *mixed, *others]) == (said, thought, asked)
 
 
 @given(answers(), answers())
-def test_a_reset_discards_every_kind(void, valid):
+def test_reset_discards_every_kind(void, valid):
     assert of([*void[3], events.reset(), *valid[3]]) == valid[:3]
 
 
@@ -55,11 +55,11 @@ def test_a_reset_discards_every_kind(void, valid):
     ("arguments", "complete"),
     [("{}", True), ('{"a": 1}', True), ('{"a"', False), ("", False), ("[" * 100_000, False)],
 )
-def test_a_call_that_was_cut_is_not_complete(arguments, complete):
+def test_call_that_was_cut_is_not_complete(arguments, complete):
     assert AssembledToolCall("c", "f", arguments).is_complete is complete
 
 
-def test_a_call_goes_into_the_messages_of_the_next_job():
+def test_call_goes_into_the_messages_of_the_next_job():
     call = AssembledToolCall("c", "f", "{}")
     function = {"name": "f", "arguments": "{}"}
     assert call.as_message_part() == {"id": "c", "type": "function", "function": function}

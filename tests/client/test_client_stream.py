@@ -22,7 +22,7 @@ async def test_stream_continues_after_the_cursor(client, writer):
     assert await seqs(client.stream(JOB, after=2)) == [3, 4]
 
 
-async def test_nothing_follows_the_terminal_event(client, writer):
+async def test_no_event_follows_the_terminal_event(client, writer):
     await writer.whole("a")
     assert await seqs(client.stream(JOB, after=3)) == []
     assert await seqs(client.stream(JOB, after=30)) == []

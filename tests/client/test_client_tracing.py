@@ -62,7 +62,7 @@ async def test_outside_of_a_trace_nothing_is_said_of_one(client, redis_client):
     assert await redis_client.hget(names.state_key(job_id), "trace") is None
 
 
-async def test_the_client_for_threads_continues_it_too(redis_url, redis_client, tracer):
+async def test_client_for_threads_continues_it_too(redis_url, redis_client, tracer):
     with Client(redis_url, settings=Settings()) as client:
         with tracer.start_as_current_span("request") as span:
             await asyncio.to_thread(client.submit, "x")

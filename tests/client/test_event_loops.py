@@ -55,13 +55,13 @@ def used(fake_redis_url):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_an_async_client_in_another_event_loop_is_an_error_at_once(used, name):
+def test_async_client_in_another_event_loop_is_an_error_at_once(used, name):
     with asyncio.Runner() as runner, pytest.raises(ClientError, match=ELSEWHERE):
         runner.run(asyncio.wait_for(made(used, name), 10))
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_an_async_client_in_another_thread_is_an_error_at_once(used, name):
+def test_async_client_in_another_thread_is_an_error_at_once(used, name):
     with ThreadPoolExecutor(1) as threads:
         ran = threads.submit(asyncio.run, made(used, name))
         with pytest.raises(ClientError, match=ELSEWHERE):
@@ -69,7 +69,7 @@ def test_an_async_client_in_another_thread_is_an_error_at_once(used, name):
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in {"aclose", "aenter"}])
-def test_a_client_that_was_closed_says_so(fake_redis_url, name):
+def test_client_that_was_closed_says_so(fake_redis_url, name):
     async def work() -> None:
         client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
         await client.submit("x")
@@ -81,7 +81,7 @@ def test_a_client_that_was_closed_says_so(fake_redis_url, name):
     asyncio.run(work())
 
 
-def test_an_async_client_without_an_event_loop_is_an_error_that_names_the_other_client(
+def test_async_client_without_an_event_loop_is_an_error_that_names_the_other_client(
     fake_redis_url,
 ):
     client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
@@ -90,7 +90,7 @@ def test_an_async_client_without_an_event_loop_is_an_error_that_names_the_other_
             call("x")
 
 
-def test_a_client_may_be_made_in_no_loop_and_used_in_one(fake_redis_url):
+def test_client_may_be_made_in_no_loop_and_used_in_one(fake_redis_url):
     client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
 
     async def work() -> str:
@@ -100,7 +100,7 @@ def test_a_client_may_be_made_in_no_loop_and_used_in_one(fake_redis_url):
     assert asyncio.run(work()) == "mine"
 
 
-def test_a_stream_that_another_loop_has_opened_is_an_error_and_harms_no_other_reader(
+def test_stream_that_another_loop_has_opened_is_an_error_and_harms_no_other_reader(
     fake_redis_url,
 ):
     write(fake_redis_url, "job-1", "a", "b")
@@ -140,7 +140,7 @@ def test_many_threads_and_loops_share_a_sync_client(fake_redis_url):
 
 
 @pytest.mark.parametrize("used_before", [False, True])
-def test_a_sync_client_that_was_closed_says_so(fake_redis_url, used_before):
+def test_sync_client_that_was_closed_says_so(fake_redis_url, used_before):
     client = Client(fake_redis_url, settings=Settings(), options=QUICK)
     if used_before:
         client.submit("x")
@@ -200,7 +200,7 @@ def test_after_a_fork_clients_work_or_say_why_not(real_redis_url):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it forks with threads, on purpose
-def test_an_async_client_is_not_used_on_after_a_fork(real_redis_url):
+def test_async_client_is_not_used_on_after_a_fork(real_redis_url):
     client = AsyncClient(real_redis_url, settings=Settings(), options=QUICK)
 
     async def work() -> int | None:

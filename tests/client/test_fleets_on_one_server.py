@@ -76,7 +76,7 @@ async def test_channel_and_log_have_the_same_bytes_which_name_the_database(urls)
             assert [b'"db"' in data for data in log] == [database > 0] * 4
 
 
-async def test_a_reader_takes_no_end_and_no_later_event_of_another_fleet(urls):
+async def test_reader_takes_no_end_and_no_later_event_of_another_fleet(urls):
     head = {"job_id": "mine", "attempt": 1, "ts": 1.0, "db": 1}
     foreign = [
         encode(Cancelled(**head, seq=2, reason="theirs")),
@@ -103,7 +103,7 @@ async def test_a_reader_takes_no_end_and_no_later_event_of_another_fleet(urls):
             pass
 
 
-async def test_a_reader_finds_its_own_events_while_another_fleet_never_pauses(urls):
+async def test_reader_finds_its_own_events_while_another_fleet_never_pauses(urls):
     chunk = Chunk(job_id="mine", attempt=1, ts=1.0, db=1, seq=99, content="theirs")
     async with (
         redis.asyncio.Redis.from_url(urls[0]) as server,
@@ -126,7 +126,7 @@ async def test_a_reader_finds_its_own_events_while_another_fleet_never_pauses(ur
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_a_control_message_names_the_database_if_it_is_not_0(urls, kind):
+async def test_control_message_names_the_database_if_it_is_not_0(urls, kind):
     async with redis.asyncio.Redis.from_url(urls[0]) as server, server.pubsub() as control:
         await control.subscribe(names.CONTROL_CHANNEL)
         await control.get_message(timeout=5)

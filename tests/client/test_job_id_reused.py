@@ -69,7 +69,7 @@ async def test_submit_raises_for_another_payload_and_attaches_for_the_same(
 
 
 @pytest.mark.parametrize("state", ["waits", "runs", "is over"])
-async def test_a_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_job_goes_on(
+async def test_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_job_goes_on(
     client, redis_client, state
 ):
     provider = ScriptedProvider(says("one", hangs=state == "runs"))
@@ -97,7 +97,7 @@ async def test_a_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_jo
     assert provider.calls == 1
 
 
-async def test_the_first_of_two_bare_messages_runs(redis_client):
+async def test_first_of_two_bare_messages_runs(redis_client):
     provider = ScriptedProvider(says("one"))
     async with Worker(redis_client, provider) as worker:
         await worker.run("mine", messages=OTHER)
@@ -106,7 +106,7 @@ async def test_the_first_of_two_bare_messages_runs(redis_client):
     assert [each["reason"] for each in await letters(redis_client)] == ["job_id_reused"]
 
 
-async def test_a_record_of_an_older_version_is_not_compared(client, redis_client):
+async def test_record_of_an_older_version_is_not_compared(client, redis_client):
     await redis_client.hset(names.state_key("mine"), mapping={"status": "queued", "job": "{}"})
     async with Worker(redis_client, ScriptedProvider(says("one"))) as worker:
         assert await client.submit("Hello", job_id="mine") == "mine"
@@ -116,15 +116,13 @@ async def test_a_record_of_an_older_version_is_not_compared(client, redis_client
         await client.submit("Other", job_id="mine")
 
 
-async def test_a_job_that_was_withdrawn_or_only_cancelled_leaves_its_id_free(client, redis_client):
+async def test_job_that_was_withdrawn_or_only_cancelled_leaves_its_id_free(client, redis_client):
     await client.cancel("mine")
     await client.submit("Hello", job_id="mine")
     assert (await kept_record(redis_client))["status"] == "queued"
 
 
-async def test_a_job_that_celery_has_revoked_before_it_is_submitted_never_runs(
-    client, redis_client
-):
+async def test_job_that_celery_has_revoked_before_it_is_submitted_never_runs(client, redis_client):
     provider = ScriptedProvider(says("one"))
     async with Worker(redis_client, provider) as worker:
         await worker.store.revoke("mine", running=False)
@@ -134,7 +132,7 @@ async def test_a_job_that_celery_has_revoked_before_it_is_submitted_never_runs(
         assert await worker.kinds("mine") == ["cancelled"]
 
 
-def test_the_sync_client_raises_the_same(redis_url):
+def test_sync_client_raises_the_same(redis_url):
     with Client(redis_url, settings=Settings(), options=QUICK) as client:
         client.submit("Hello", job_id="mine")
         client.submit("Hello", job_id="mine", deadline_s=600)

@@ -40,7 +40,7 @@ async def test_submitted_jobs_are_listed_newest_first_with_tenant_and_metadata(
     await check_keys(redis_client)
 
 
-async def test_a_bare_job_is_listed_once_a_worker_has_taken_it(client, redis_client):
+async def test_bare_job_is_listed_once_a_worker_has_taken_it(client, redis_client):
     async with Worker(redis_client, ScriptedProvider(says("x"))) as worker:
         await worker.run("bare", tenant="t", metadata={"k": "v"})
         await worker.store.update_index()
@@ -96,7 +96,7 @@ async def test_pages_cover_all_jobs_of_one_millisecond_once(client, redis_client
     assert len(seen) == (12 if size == 1 else 450)
 
 
-async def test_the_index_is_bounded(client, redis_client):
+async def test_index_is_bounded(client, redis_client):
     old = {f"old-{n}": n for n in range(10_050)}
     for some in itertools.batched(old.items(), 2_000) if hasattr(itertools, "batched") else [old]:
         await redis_client.zadd(names.JOBS, dict(some))
@@ -106,7 +106,7 @@ async def test_the_index_is_bounded(client, redis_client):
     assert await redis_client.ttl(names.JOBS) > 0
 
 
-async def test_a_withdrawn_job_is_not_listed(redis_url):
+async def test_withdrawn_job_is_not_listed(redis_url):
     options = Options(submit_timeout_s=0.5)
     broker = "redis://127.0.0.1:1/0"
     async with AsyncClient(redis_url, broker, settings=Settings(), options=options) as client:
@@ -115,7 +115,7 @@ async def test_a_withdrawn_job_is_not_listed(redis_url):
         assert await client.list() == []
 
 
-def test_the_sync_client_lists_too(redis_url):
+def test_sync_client_lists_too(redis_url):
     with Client(redis_url, settings=Settings()) as client:
         client.submit("x", job_id="mine")
         assert ids(client.list(limit=3)) == ["mine"]

@@ -32,7 +32,7 @@ def test_garbage_before_the_next_event_sends_the_reader_to_the_log(data):
     assert replay.cursor == 2
 
 
-def test_an_event_without_a_database_sends_a_reader_of_another_to_the_log():
+def test_event_without_a_database_sends_a_reader_of_another_to_the_log():
     replay = Replay(JOB, database=1)
     replay.page([entry(life(5)[0])])
     assert replay.messages([encode(life(5)[1])]) == []
@@ -40,7 +40,7 @@ def test_an_event_without_a_database_sends_a_reader_of_another_to_the_log():
     assert [event.seq for event in replay.page([entry(life(5)[1])])] == [2]
 
 
-def test_the_bytes_of_events_are_kept_if_they_are_wanted():
+def test_bytes_of_events_are_kept_if_they_are_wanted():
     replay = Replay(JOB)
     replay.raw = []
     replay.page([entry(life(5)[0]), (b"2-0", {b"event": later(2)})])
@@ -48,7 +48,7 @@ def test_the_bytes_of_events_are_kept_if_they_are_wanted():
     assert replay.raw == [encode(life(5)[0]), encode(life(5)[2])]
 
 
-def test_a_message_before_its_turn_sends_the_reader_to_the_log():
+def test_message_before_its_turn_sends_the_reader_to_the_log():
     replay = reader_at(3)
     events = life(8)
     assert replay.messages([encode(events[5])]) == []
@@ -76,7 +76,7 @@ def test_events_read_from_the_log_are_skipped_on_the_channel():
         json.dumps({**base(4), "v": 1, "type": "thought", "seq": True}).encode(),
     ],
 )
-def test_a_message_that_is_no_event_of_the_job_sends_the_reader_to_the_log(data):
+def test_message_that_is_no_event_of_the_job_sends_the_reader_to_the_log(data):
     replay = reader_at(3)
     assert replay.messages([data]) == []
     assert (replay.need, replay.cursor) == (Need.PAGE, 3)
@@ -129,7 +129,7 @@ def test_garbage_entry_is_skipped():
     assert [event.seq for event in replay.page(broken)] == [6]
 
 
-def test_a_full_page_is_followed_by_the_next():
+def test_full_page_is_followed_by_the_next():
     events = life(PAGE_SIZE + 3)
     replay = Replay(JOB)
     replay.page([entry(event) for event in events[:PAGE_SIZE]])
@@ -181,9 +181,7 @@ def test_truncated_log_is_an_error_and_not_a_gap():
         ),
     ],
 )
-def test_an_empty_page_is_explained_by_the_record_and_the_end_of_the_log(
-    after, seen, may_wait, need
-):
+def test_empty_page_is_explained_by_the_record_and_the_end_of_the_log(after, seen, may_wait, need):
     replay = Replay(JOB, after)
     replay.page([])
     assert replay.need is Need.SNAPSHOT
@@ -224,7 +222,7 @@ def test_record_deleted_during_the_wait_is_an_immediate_error():
         replay.snapshot(JobSnapshot(None, 0, None), may_wait=True)
 
 
-def test_a_cursor_is_not_negative():
+def test_cursor_is_not_negative():
     with pytest.raises(ValueError, match="after"):
         Replay(JOB, -1)
 

@@ -33,7 +33,7 @@ def of_version(version: object, event: Event) -> bytes:
 
 @pytest.mark.parametrize("version", [2, 0, "1", None])
 @pytest.mark.parametrize("kind", [*range(3), "unknown"])
-def test_an_event_of_another_version_is_an_error_after_what_comes_before_it(version, kind):
+def test_event_of_another_version_is_an_error_after_what_comes_before_it(version, kind):
     events = life(1)
     if kind == "unknown":
         data = json.dumps({"v": version, **base(2), "type": "thought"}).encode()
@@ -49,7 +49,7 @@ def test_an_event_of_another_version_is_an_error_after_what_comes_before_it(vers
         replay.page(log[at - 1 :])
 
 
-def test_a_message_of_another_version_is_looked_up_in_the_log():
+def test_message_of_another_version_is_looked_up_in_the_log():
     replay = reader_at(3)
     for data in (of_version(2, life(8)[3]), json.dumps({"v": 2, **base(4), "type": "t"}).encode()):
         assert replay.messages([data]) == []

@@ -87,7 +87,7 @@ def test_replies_and_messages_are_distinguished_for_any_split_of_the_bytes(cuts)
     asyncio.run(go())
 
 
-async def test_an_error_is_the_reply_of_its_own_command_alone():
+async def test_error_is_the_reply_of_its_own_command_alone():
     ends = Ends()
     ends.connection.subscribe([b"a"])
     ends.connection.feed(SUBSCRIBED % b"a")
@@ -98,7 +98,7 @@ async def test_an_error_is_the_reply_of_its_own_command_alone():
     assert value == b"v"
 
 
-async def test_a_channel_that_may_not_be_read_is_refused_alone():
+async def test_channel_that_may_not_be_read_is_refused_alone():
     ends = Ends()
     ends.connection.subscribe([b"x", b"a"])
     ends.connection.unsubscribe([b"x", b"y"])
@@ -109,7 +109,7 @@ async def test_a_channel_that_may_not_be_read_is_refused_alone():
     assert await answer == [b"1"]
 
 
-async def test_a_subscription_that_fails_otherwise_ends_the_connection():
+async def test_subscription_that_fails_otherwise_ends_the_connection():
     ends = Ends()
     ends.connection.subscribe([b"a", b"b"])
     with pytest.raises(AuthenticationError):
@@ -128,7 +128,7 @@ async def test_reply_of_a_cancelled_request_is_dropped_and_the_next_request_gets
     assert await second == [b"2"]
 
 
-async def test_a_pong_takes_its_turn_among_replies():
+async def test_pong_takes_its_turn_among_replies():
     ends = Ends()
     ends.connection.subscribe([b"a"])
     ends.connection.ping()
@@ -138,7 +138,7 @@ async def test_a_pong_takes_its_turn_among_replies():
     assert await answer == [b"1"]
 
 
-async def test_a_server_that_does_not_push_is_known_by_its_first_answer():
+async def test_server_that_does_not_push_is_known_by_its_first_answer():
     ends = Ends()
     ends.connection.subscribe([b"a"])
     ends.connection.ping()
@@ -156,7 +156,7 @@ async def test_reply_without_a_request_ends_the_connection():
 @pytest.mark.parametrize(
     "data", [b"HTTP/1.1 400 Bad Request\r\n", b"*0\r\n", b">0\r\n", b"+OK\r\n"]
 )
-async def test_what_is_no_answer_ends_the_connection(data):
+async def test_invalid_reply_ends_the_connection(data):
     with pytest.raises(InvalidResponse):
         Ends().connection.feed(data)
 

@@ -79,13 +79,13 @@ async def test_live_events_have_their_own_bytes_too(client, redis_client):
         ("+1", 1), ("1;DROP", 1), ("\x00", 1),
     ],
 )  # fmt: skip
-async def test_a_browser_goes_on_after_its_last_event(client, redis_client, last, first):
+async def test_browser_goes_on_after_its_last_event(client, redis_client, last, first):
     await JobWriter(redis_client, JOB).whole("a", "b")
     found = parsed(b"".join([frame async for frame in client.sse(JOB, last)]))
     assert [each["id"] for each in found] == ([] if first is None else list("1234")[first - 1 :])
 
 
-async def test_a_comment_comes_while_there_is_no_event_and_none_is_lost(
+async def test_comment_comes_while_there_is_no_event_and_none_is_lost(
     client, redis_client, monkeypatch
 ):
     monkeypatch.setattr(sse, "PING_S", 0.05)
@@ -126,7 +126,7 @@ def test_bytes_of_several_lines_stay_one_event():
     assert json.loads(found["data"]) == json.loads(pretty)
 
 
-async def test_the_sync_client_yields_the_same_frames(redis_url, client, redis_client):
+async def test_sync_client_yields_the_same_frames(redis_url, client, redis_client):
     await JobWriter(redis_client, JOB).whole("a", "b")
     frames = [frame async for frame in client.sse(JOB, "1")]
 

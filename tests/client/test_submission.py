@@ -11,11 +11,11 @@ pytestmark = pytest.mark.unit
 HI = [{"role": "user", "content": "Hi"}]
 
 
-def test_a_new_id_is_given_where_none_is_named():
+def test_new_id_is_given_where_none_is_named():
     assert prepare("Hi", None, {}).job_id != prepare("Hi", None, {}).job_id
 
 
-def test_the_id_that_a_job_carries_is_used():
+def test_id_that_a_job_carries_is_used():
     assert prepare({"messages": HI, "job_id": "mine"}, None, {}).job_id == "mine"
     assert prepare({"messages": HI, "job_id": "mine"}, "mine", {}).job_id == "mine"
 
@@ -37,19 +37,19 @@ def test_messages_may_be_values_of_the_contract():
     ]
 
 
-def test_the_job_of_the_caller_is_left_as_it_is():
+def test_job_of_the_caller_is_left_as_it_is():
     job = {"messages": HI}
     prepare(job, None, {"model": "m-2"})
     assert job == {"messages": HI}
 
 
-def test_an_id_that_contradicts_the_job_is_refused():
+def test_id_that_contradicts_the_job_is_refused():
     with pytest.raises(InvalidJob, match="job_id"):
         prepare({"messages": HI, "job_id": "one"}, "two", {})
 
 
 @pytest.mark.parametrize("job_id", ["", "a:b", "x" * 129, 7, "é"])
-def test_an_id_that_breaks_the_pattern_is_refused(job_id):
+def test_id_that_breaks_the_pattern_is_refused(job_id):
     with pytest.raises(InvalidJob, match="job ID"):
         prepare("Hi", job_id, {})
 
@@ -67,5 +67,5 @@ def test_an_id_that_breaks_the_pattern_is_refused(job_id):
         ("user:pw@host", "host"),
     ],
 )
-def test_an_address_holds_no_secret(url, shown):
+def test_address_holds_no_secret(url, shown):
     assert address(url) == shown

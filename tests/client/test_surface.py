@@ -23,13 +23,13 @@ def test_every_name_of_the_readme_can_be_imported_from_the_client():
         assert getattr(package, name), name
 
 
-def test_the_typed_fields_are_those_of_a_job():
+def test_typed_fields_are_those_of_a_job():
     fields = set(PromptJob.model_fields) - {"job_id", "messages"}
     assert set(JobFields.__annotations__) == fields
 
 
 @pytest.mark.parametrize("code", ["a_later_one", "", "INTERNAL"])
-def test_an_unknown_error_code_counts_as_internal(code):
+def test_unknown_error_code_counts_as_internal(code):
     error = {"code": code, "message": "m", "retryable": False, "upstream_status": 429, "more": 1}
     event = decode(json.dumps({**HEAD, "type": "failed", "error": error}))
     assert isinstance(event, Failed)
@@ -44,7 +44,7 @@ def test_every_known_error_code_stays_itself(code):
 
 
 @pytest.mark.parametrize("reason", ["a_later_one", "", "Stop"])
-def test_an_unknown_finish_reason_counts_as_stop(reason):
+def test_unknown_finish_reason_counts_as_stop(reason):
     timings = {"queue_ms": 0, "login_ms": 0, "first_chunk_ms": None, "stream_ms": 0, "total_ms": 0}
     data = {**HEAD, "type": "completed", "finish_reason": reason, "timings": timings}
     event = decode(json.dumps(data))
@@ -53,7 +53,7 @@ def test_an_unknown_finish_reason_counts_as_stop(reason):
 
 
 @pytest.mark.parametrize("bad", [None, 7, [], {}, True])
-def test_a_code_or_reason_that_is_no_text_is_no_event(bad):
+def test_code_or_reason_that_is_no_text_is_no_event(bad):
     error = {"code": bad, "message": "m", "retryable": False}
     for fields in (
         {"type": "failed", "error": error},
@@ -63,14 +63,14 @@ def test_a_code_or_reason_that_is_no_text_is_no_event(bad):
             decode(json.dumps({**HEAD, **fields}))
 
 
-def test_the_json_schema_leaves_open_sets_open():
+def test_json_schema_leaves_open_sets_open():
     schema = json_schema()["$defs"]
     assert "enum" not in json.dumps(schema["ErrorInfo"])
     assert "enum" not in json.dumps(schema["Completed"]["properties"]["finish_reason"])
 
 
 @pytest.mark.parametrize("seq", [4, 9])
-def test_a_cursor_at_or_beyond_the_terminal_event_is_the_end(seq):
+def test_cursor_at_or_beyond_the_terminal_event_is_the_end(seq):
     end = json.dumps({**HEAD, "seq": 4, "type": "cancelled", "reason": "r"}).encode()
     for last in ((b"4-0", {b"event": end}), None):  # its log may have expired before the record
         replay = Replay("job-1", seq)

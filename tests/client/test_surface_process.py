@@ -21,7 +21,7 @@ for client in (AsyncClient(), Client()):
 """
 
 
-def test_a_misspelt_field_fails_under_mypy(tmp_path, monkeypatch):
+def test_misspelt_field_fails_under_mypy(tmp_path, monkeypatch):
     monkeypatch.setenv("MYPYPATH", MYPYPATH)
     errors = mypy_errors(SNIPPET, tmp_path)
     assert [number for number, _ in errors] == [7, 7, 8, 8, 9, 9], errors

@@ -117,7 +117,7 @@ def test_closing_ends_readers_in_other_threads_with_an_error(redis_url, inspecto
     assert not [thread for thread in left if thread.name.startswith("berlin-client")]
 
 
-def test_a_stream_of_a_closed_client_is_an_error_not_a_hang(redis_url):
+def test_stream_of_a_closed_client_is_an_error_not_a_hang(redis_url):
     client = Client(redis_url, settings=Settings())
     stream = client.stream(JOB)
     client.close()
@@ -125,7 +125,7 @@ def test_a_stream_of_a_closed_client_is_an_error_not_a_hang(redis_url):
         next(stream)
 
 
-def test_a_client_may_be_closed_twice_and_without_use(redis_url):
+def test_client_may_be_closed_twice_and_without_use(redis_url):
     client = Client(redis_url, settings=Settings())
     client.close()
     client.close()
@@ -133,7 +133,7 @@ def test_a_client_may_be_closed_twice_and_without_use(redis_url):
 
 # A process with threads warns when it forks; that is what this test is about.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_client_made_before_a_fork_works_in_parent_and_child(real_redis_url):
+def test_client_made_before_a_fork_works_in_parent_and_child(real_redis_url):
     client = Client(real_redis_url, settings=Settings())
     client.submit("parent")
     child = multiprocessing.get_context("fork").Process(target=client.submit, args=("child",))

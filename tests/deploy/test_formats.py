@@ -35,7 +35,7 @@ def test_example_names_each_variable_of_the_compose_file():
     assert used == set(example_environ())
 
 
-def test_one_port_serves_metrics_everywhere():
+def test_metrics_port_is_the_same_in_every_file():
     said = {
         "image": re.findall(r"WORKER_HTTP_PORT=(\d+)", (DEPLOY / "Dockerfile").read_text()),
         "unit": re.findall(r"WORKER_HTTP_PORT=(\d+) ", UNIT.read_text()),

@@ -113,7 +113,7 @@ COMMANDS = {
 }
 
 
-def test_what_is_no_command_is_dropped_and_the_next_one_is_answered(living):
+def test_invalid_command_is_dropped_and_the_next_is_answered(living):
     fleet, worker = living
     for change in ODD.values():
         item = change
@@ -210,7 +210,7 @@ def test_consumer_of_the_jobs_may_be_cancelled_and_added(living):
     serves(living)
 
 
-def test_a_revoke_after_garbage_is_obeyed(living):
+def test_revoke_after_garbage_is_obeyed(living):
     """What a worker has adopted from a broadcast would show here."""
     fleet, _ = living
     job_id = fleet.send(prompt("[[endless]] [[delay:0.05]] x"))

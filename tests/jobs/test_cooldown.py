@@ -52,7 +52,7 @@ def worker(redis_client, first, second=None, **changes):
     return here
 
 
-async def test_a_job_with_a_fallback_goes_there_without_a_call(redis_client):
+async def test_job_with_a_fallback_goes_there_without_a_call(redis_client):
     async with worker(redis_client, says(then=refused(1000.0)), says("b")) as here:
         await here.run("job-1", **MINE, **FALLBACK)
         assert 0 < await redis_client.pttl(KEY) <= 1_000_000
@@ -64,7 +64,7 @@ async def test_a_job_with_a_fallback_goes_there_without_a_call(redis_client):
     assert (events[0].provider, events[-1].provider) == ("second", "second")
 
 
-async def test_a_job_without_a_fallback_waits_without_a_call(redis_client):
+async def test_job_without_a_fallback_waits_without_a_call(redis_client):
     await redis_client.set(KEY, 1, px=300)
     async with worker(redis_client, says("a")) as here:
         running = here.start("job-1", **MINE)
@@ -75,7 +75,7 @@ async def test_a_job_without_a_fallback_waits_without_a_call(redis_client):
     assert not await redis_client.exists(KEY)
 
 
-async def test_a_job_that_waits_can_be_cancelled(redis_client):
+async def test_job_that_waits_can_be_cancelled(redis_client):
     await redis_client.set(KEY, 1, px=500_000)
     async with worker(redis_client, says("never")) as here:
         running = here.start("job-1", **MINE)
@@ -86,7 +86,7 @@ async def test_a_job_that_waits_can_be_cancelled(redis_client):
     assert here.seen == []
 
 
-async def test_a_job_whose_deadline_comes_first_fails_at_once(redis_client):
+async def test_job_whose_deadline_comes_first_fails_at_once(redis_client):
     await redis_client.set(KEY, 1, px=900_000)
     async with worker(redis_client, says("never")) as here:
         await here.run("job-1", **MINE, deadline_s=600.0)
@@ -104,7 +104,7 @@ async def test_if_all_candidates_cool_down_the_first_to_be_free_is_called(redis_
     assert here.seen == ["second"]
 
 
-async def test_a_cooldown_is_never_shortened_and_other_models_go_on(redis_client):
+async def test_cooldown_is_never_shortened_and_other_models_go_on(redis_client):
     cooldowns, others = RedisCooldowns(redis_client), RedisCooldowns(redis_client)
     await cooldowns.begin("p", "m", 1000.0)
     await others.begin("p", "m", 10.0)
@@ -154,14 +154,14 @@ def test_only_a_429_with_a_time_is_a_cooldown(error, expected):
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=5))
-def test_the_first_free_candidate_is_chosen_else_the_first_to_be(waits_s):
+def test_first_free_candidate_is_chosen_else_the_first_to_be(waits_s):
     place = choose(waits_s)
     assert waits_s[place] == min(waits_s)
     assert place == waits_s.index(min(waits_s))
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_a_limit_key_has_one_slot_whatever_the_names(provider, model):
+def test_limit_key_has_one_slot_whatever_the_names(provider, model):
     key = names.limit_key(provider, model)
     assert key.startswith("limit:{")
     assert key.count("{") == key.count("}") == 1

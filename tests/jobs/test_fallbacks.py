@@ -71,7 +71,7 @@ def who(events):
     ],
     ids=str,
 )
-async def test_the_next_candidate_answers_at_once(worker, error):
+async def test_next_candidate_answers_at_once(worker, error):
     async with worker({"first": says(then=error), "second": says("b")}, retry_base_s=1000) as here:
         events = await run(here)
     assert [each.type for each in events] == ["started", "started", "chunk", "completed"]
@@ -79,7 +79,7 @@ async def test_the_next_candidate_answers_at_once(worker, error):
     assert here.seen == [("first", "m-1", {"n": 1}), ("second", "m-2", {"n": 2})]
 
 
-async def test_a_fallback_without_options_takes_those_of_the_job(worker):
+async def test_fallback_without_options_takes_those_of_the_job(worker):
     scripts = {"first": says(then=BUSY), "second": says(then=GONE), "third": says("c")}
     async with worker(scripts, max_attempts=1) as here:
         events = await run(here)
@@ -87,7 +87,7 @@ async def test_a_fallback_without_options_takes_those_of_the_job(worker):
     assert here.seen[-1] == ("third", "m-3", {"n": 1})
 
 
-async def test_the_last_candidate_is_retried_as_a_job_without_fallbacks(worker):
+async def test_last_candidate_is_retried_as_a_job_without_fallbacks(worker):
     scripts = {"first": says(then=BUSY), "second": says(then=BUSY), "third": says(then=BUSY)}
     async with worker(scripts, max_attempts=2) as here:
         events = await run(here)
@@ -157,7 +157,7 @@ async def test_next_worker_continues_with_the_fallback_of_a_lost_worker(
     assert events[-1].usage_total == {"total_tokens": cost, "details": {"cached": attempts}}
 
 
-async def test_a_refusal_of_a_fallback_names_it_before_the_claim(worker):
+async def test_refusal_of_a_fallback_names_it_before_the_claim(worker):
     async with worker({"first": says("never")}) as here:
         check = here.provider.check
 
@@ -177,7 +177,7 @@ async def test_a_refusal_of_a_fallback_names_it_before_the_claim(worker):
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2])
-async def test_a_failed_job_has_its_last_usage_and_the_sum(worker, max_attempts):
+async def test_failed_job_has_its_last_usage_and_the_sum(worker, max_attempts):
     async with worker({"first": spends(5, says(then=BUSY))}, max_attempts=max_attempts) as here:
         end = (await run(here, fallbacks=[]))[-1]
     assert end.usage == {"total_tokens": 5, "details": {"cached": 1}}
@@ -185,7 +185,7 @@ async def test_a_failed_job_has_its_last_usage_and_the_sum(worker, max_attempts)
     assert end.usage_total == (total if max_attempts > 1 else None)
 
 
-async def test_a_cancelled_job_has_its_usage(worker):
+async def test_cancelled_job_has_its_usage(worker):
     async with worker({"first": spends(5, says("a", hangs=True))}) as here:
         running = asyncio.create_task(run(here, fallbacks=[]))
         await here.logged(2)
@@ -194,9 +194,7 @@ async def test_a_cancelled_job_has_its_usage(worker):
     assert (end.type, end.usage["total_tokens"], end.usage_total) == ("cancelled", 5, None)
 
 
-async def test_a_job_that_is_cancelled_in_the_queue_has_the_sum_of_its_attempts(
-    worker, redis_client
-):
+async def test_job_that_is_cancelled_in_the_queue_has_the_sum_of_its_attempts(worker, redis_client):
     scripts = {"first": spends(3, says(then=BUSY)), "second": says("b", hangs=True)}
     async with worker(scripts) as here:
         running = asyncio.create_task(run(here))
@@ -243,7 +241,7 @@ def reports_late(cancelled, *, then=None, hangs=False):
 
 
 @pytest.mark.parametrize("then", [None, BUSY])
-async def test_a_cancelled_attempt_reads_on_for_its_usage_and_publishes_nothing(worker, then):
+async def test_cancelled_attempt_reads_on_for_its_usage_and_publishes_nothing(worker, then):
     cancelled = asyncio.Event()
     script = reports_late(cancelled, then=then)
     async with worker({"first": script}, read_on_s=60.0) as here:
@@ -257,7 +255,7 @@ async def test_a_cancelled_attempt_reads_on_for_its_usage_and_publishes_nothing(
     assert events[-1].usage == {"total_tokens": 5}
 
 
-async def test_a_cancelled_attempt_reads_on_for_a_limited_time(worker):
+async def test_cancelled_attempt_reads_on_for_a_limited_time(worker):
     cancelled = asyncio.Event()
     async with worker({"first": reports_late(cancelled, hangs=True)}, read_on_s=0.1) as here:
         running = asyncio.create_task(run(here))
@@ -269,7 +267,7 @@ async def test_a_cancelled_attempt_reads_on_for_a_limited_time(worker):
     assert events[-1].usage is None
 
 
-async def test_a_fenced_attempt_does_not_read_on(worker, redis_client):
+async def test_fenced_attempt_does_not_read_on(worker, redis_client):
     async with worker({"first": says("a", hangs=True)}, read_on_s=60.0) as here:
         running = here.start(provider="first", model="m-1")
         await here.logged(2)

@@ -50,7 +50,7 @@ async def test_events_that_gather_during_a_call_of_the_store_go_in_the_next_call
         assert texts == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
-async def test_a_lost_connection_resends_the_same_bytes_until_they_are_taken():
+async def test_lost_connection_resends_the_same_bytes_until_they_are_taken():
     async with Harness() as harness:
         harness.store.failures = [ConnectionError("away"), ConnectionError("away")]
         log = harness.started()
@@ -86,7 +86,7 @@ async def test_flushing_what_has_been_acknowledged_does_not_wait():
 # Fences
 
 
-async def test_a_refused_log_stops_its_work_once_refuses_all_that_follows_and_holds_no_bytes():
+async def test_refused_log_stops_its_work_once_refuses_all_that_follows_and_holds_no_bytes():
     async with Harness() as harness:
         harness.store.refused = {JOB}
         harness.store.gate.clear()
@@ -124,7 +124,7 @@ async def test_waiter_for_a_refused_log_gets_fenced_and_is_not_stopped_too(
         assert harness.journal.buffered_bytes == 0
 
 
-async def test_the_logs_of_other_jobs_in_the_batch_are_not_touched_by_a_fence():
+async def test_logs_of_other_jobs_in_the_batch_are_not_touched_by_a_fence():
     async with Harness() as harness:
         harness.store.refused = {"one"}
         one, two = harness.started("one"), harness.started("two")
@@ -152,7 +152,7 @@ async def test_fence_frees_the_buffer_for_other_jobs():
 # Bounds
 
 
-async def test_the_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_has_answered():
+async def test_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_has_answered():
     async with Harness(limit=1000) as harness:
         harness.store.gate.clear()
         log = harness.started()
@@ -218,7 +218,7 @@ async def test_many_events_go_to_the_store_in_calls_of_bounded_size():
 
 
 @pytest.mark.parametrize("taken", [True, False])
-async def test_a_cancelled_wait_leaves_nothing_behind(taken, unretrieved):
+async def test_cancelled_wait_leaves_nothing_behind(taken, unretrieved):
     async with Harness() as harness:
         harness.store.refused = set() if taken else {JOB}
         harness.store.gate.clear()
@@ -237,7 +237,7 @@ async def test_a_cancelled_wait_leaves_nothing_behind(taken, unretrieved):
         assert harness.journal.buffered_bytes == 0
 
 
-async def test_a_second_wait_after_a_cancelled_one_gets_its_answer():
+async def test_second_wait_after_a_cancelled_one_gets_its_answer():
     async with Harness() as harness:
         harness.store.gate.clear()
         log = harness.started()

@@ -103,7 +103,7 @@ async def test_reads_without_text_are_no_events_and_no_chunks():
         assert kinds == ["started", "chunk", "completed"]
 
 
-async def test_an_event_that_json_cannot_hold_appends_nothing_and_the_job_can_still_fail():
+async def test_event_that_json_cannot_hold_appends_nothing_and_the_job_can_still_fail():
     async with Harness() as harness:
         log = harness.started()
         with pytest.raises(ValueError, match="serializ"):
@@ -114,7 +114,7 @@ async def test_an_event_that_json_cannot_hold_appends_nothing_and_the_job_can_st
         assert decode(harness.store.events[JOB][-1]).type == "failed"
 
 
-async def test_an_event_that_may_not_follow_is_refused_and_changes_nothing():
+async def test_event_that_may_not_follow_is_refused_and_changes_nothing():
     async with Harness() as harness:
         log = harness.open()
         with pytest.raises(LifecycleError):

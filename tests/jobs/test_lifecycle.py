@@ -37,7 +37,7 @@ def test_each_event_in_each_phase_is_allowed_or_refused_as_written(phase, event_
             advance(phase, event_type)
 
 
-def test_an_event_of_no_known_type_is_refused_everywhere():
+def test_event_of_no_known_type_is_refused_everywhere():
     for phase in Phase:
         with pytest.raises(LifecycleError):
             advance(phase, "finished")
@@ -56,7 +56,7 @@ def test_exactly_the_terminal_events_end_a_job_and_nothing_follows_them():
 
 
 @pytest.mark.parametrize("phase", [Phase.NEW, Phase.RUNNING, Phase.STREAMING])
-def test_a_job_can_fail_and_be_cancelled_at_any_time_before_it_is_over(phase):
+def test_job_can_fail_and_be_cancelled_at_any_time_before_it_is_over(phase):
     assert {"failed", "cancelled"} <= TABLE[phase].keys()
 
 
@@ -64,5 +64,5 @@ def test_a_job_can_fail_and_be_cancelled_at_any_time_before_it_is_over(phase):
     ("seq", "chunks", "phase"),
     [(0, 0, Phase.NEW), (1, 0, Phase.RUNNING), (9, 0, Phase.RUNNING), (9, 3, Phase.STREAMING)],
 )
-def test_the_phase_follows_from_what_the_record_tells(seq, chunks, phase):
+def test_phase_follows_from_what_the_record_tells(seq, chunks, phase):
     assert phase_of(seq, chunks) is phase

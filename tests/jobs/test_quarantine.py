@@ -83,7 +83,7 @@ async def test_many_begin_in_halves_and_the_last_alone(jobs):
     assert sizes == [1, 20, 10, *[1] * 10]
 
 
-async def test_a_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
+async def test_group_that_has_run_for_long_enough_lets_the_next_begin(jobs):
     quarantine = Quarantine(0.001)
     started = await jobs(quarantine, 3)
     await until(lambda: len(running(started)) == 3)
@@ -101,7 +101,7 @@ async def test_job_that_ends_late_does_not_shorten_the_observation_of_others(job
     assert quarantine.busy
 
 
-async def test_a_group_lasts_until_the_last_of_it_has_ended(jobs):
+async def test_group_lasts_until_the_last_of_it_has_ended(jobs):
     quarantine = Quarantine(LONG_S)
     first, *others = await jobs(quarantine, 1 + 17)
     await first.end()

@@ -64,7 +64,7 @@ def test_after_chunks_on_interrupt_decides():
     assert decided(error, streaming=True, on_interrupt="keep") == KeepPartial()
 
 
-def test_an_error_that_is_not_retryable_fails_even_where_the_text_might_be_kept():
+def test_error_that_is_not_retryable_fails_even_where_the_text_might_be_kept():
     error = failure(retryable=False)
     assert decided(error, streaming=True, on_interrupt="keep") == Fail(error)
 
@@ -75,18 +75,18 @@ def test_final_codes_are_never_retried_whatever_the_error_says(code):
     assert decided(error) == Fail(error)
 
 
-def test_the_last_attempt_fails_with_its_own_error():
+def test_last_attempt_fails_with_its_own_error():
     error = failure(ErrorCode.RATE_LIMITED)
     assert isinstance(decided(error, tries=2), Retry)
     assert decided(error, tries=3) == Fail(error)
     assert decided(error, tries=9) == Fail(error)
 
 
-def test_a_last_attempt_with_text_to_keep_keeps_it():
+def test_last_attempt_with_text_to_keep_keeps_it():
     assert decided(failure(), tries=3, streaming=True, on_interrupt="keep") == KeepPartial()
 
 
-def test_a_wait_that_ends_exactly_at_the_deadline_is_too_long():
+def test_wait_that_ends_exactly_at_the_deadline_is_too_long():
     assert isinstance(decided(failure(), remaining_s=0.25), Fail)
     assert isinstance(decided(failure(), remaining_s=math.nextafter(0.25, 1)), Retry)
 
@@ -148,7 +148,7 @@ def test_whatever_happens_a_retry_waits_long_enough_and_never_past_the_deadline(
     tries=st.integers(1, 4),
     remaining_s=st.sampled_from([-1.0, 0.0, 5.0]),
 )
-def test_a_fallback_follows_if_there_is_time_for_what_another_could_do_better(
+def test_fallback_follows_if_there_is_time_for_what_another_could_do_better(
     code, retryable, streaming, tries, remaining_s
 ):
     place = {"streaming": streaming, "tries": tries, "remaining_s": remaining_s}

@@ -64,7 +64,7 @@ async def traced(redis_client, provider) -> AsyncIterator[Traced]:
     spans.shutdown()
 
 
-async def test_a_job_that_ends_well(traced):
+async def test_job_that_ends_well(traced):
     await traced.run()
     assert traced.outcome == ("completed", None)
     [chat] = traced.chats
@@ -73,7 +73,7 @@ async def test_a_job_that_ends_well(traced):
     assert chat.attributes["berlin.job.attempt"] == 1
 
 
-async def test_a_job_that_succeeds_when_it_is_tried_again(traced, provider):
+async def test_job_that_succeeds_when_it_is_tried_again(traced, provider):
     provider.scripts = [says("x", then=BROKEN), says("y")]
     await traced.run()
     assert traced.outcome == ("completed", None)
@@ -86,7 +86,7 @@ async def test_a_job_that_succeeds_when_it_is_tried_again(traced, provider):
     assert all(chat.parent == delivery.context for chat in traced.chats)
 
 
-async def test_a_job_that_fails(traced, provider):
+async def test_job_that_fails(traced, provider):
     provider.scripts = [says(then=BROKEN)]
     await traced.run()
     assert traced.outcome == ("failed", "upstream_error")
@@ -100,7 +100,7 @@ async def test_invalid_job_starts_no_attempt(traced):
     assert traced.chats == []
 
 
-async def test_a_timeout_and_a_fault_of_the_provider_have_their_codes(traced, provider):
+async def test_timeout_and_a_fault_of_the_provider_have_their_codes(traced, provider):
     provider.scripts = [says(hangs=True)]
     await traced.run("job-1", first_chunk_timeout_s=0.01, deadline_s=0.05)
     provider.scripts = [says("x", then=ZeroDivisionError("the secret text"))]
@@ -112,7 +112,7 @@ async def test_a_timeout_and_a_fault_of_the_provider_have_their_codes(traced, pr
     assert traced.chats[-1].attributes["error.type"] == "internal"
 
 
-async def test_a_job_that_is_cancelled_while_it_runs(traced, provider):
+async def test_job_that_is_cancelled_while_it_runs(traced, provider):
     provider.scripts = [says("x", hangs=True)]
     task = asyncio.create_task(traced.run())
     await traced.worker.logged(2)
@@ -123,7 +123,7 @@ async def test_a_job_that_is_cancelled_while_it_runs(traced, provider):
     assert [event.name for event in chat.events] == ["cancelled"]
 
 
-async def test_a_job_that_a_shutdown_stops_is_released(traced, provider):
+async def test_job_that_a_shutdown_stops_is_released(traced, provider):
     provider.scripts = [says("x", hangs=True)]
     task = asyncio.create_task(traced.run())
     await traced.worker.logged(2)
@@ -149,7 +149,7 @@ async def test_terminal_event_stands_if_the_task_is_stopped_during_its_append(
     assert {d.attributes["berlin.job.outcome"] for d in traced.deliveries} == {"completed"}
 
 
-async def test_a_second_delivery_is_dropped(traced):
+async def test_second_delivery_is_dropped(traced):
     await traced.run()
     await traced.run()
     assert [d.attributes["berlin.job.outcome"] for d in traced.deliveries] == [
@@ -158,7 +158,7 @@ async def test_a_second_delivery_is_dropped(traced):
     ]
 
 
-async def test_a_job_that_another_worker_has_taken_is_lost(traced, provider, redis_client):
+async def test_job_that_another_worker_has_taken_is_lost(traced, provider, redis_client):
     provider.scripts = [says("x", hangs=True)]
     task = asyncio.create_task(traced.run())
     await traced.worker.logged(2)
@@ -171,9 +171,7 @@ async def test_a_job_that_another_worker_has_taken_is_lost(traced, provider, red
     assert traced.outcome == ("lost", None)
 
 
-async def test_the_record_tells_of_the_trace_and_of_nothing_where_none_is_made(
-    traced, redis_client
-):
+async def test_record_tells_of_the_trace_and_of_nothing_where_none_is_made(traced, redis_client):
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     await traced.run(headers={"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"})
     carrier = (await record(redis_client, JOB_ID))["trace"]

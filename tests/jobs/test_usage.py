@@ -20,7 +20,7 @@ usages = st.dictionaries(
 
 
 @given(usages, usages)
-def test_a_sum_has_every_number_of_both(one, other):
+def test_sum_has_every_number_of_both(one, other):
     def flat(usage):
         for name, value in usage.items():
             if isinstance(value, dict):

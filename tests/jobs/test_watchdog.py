@@ -47,7 +47,7 @@ def test_after_the_first_chunk_only_the_idle_timeout_counts():
     run(main)
 
 
-def test_an_idle_timeout_longer_than_the_first_chunk_timeout_is_kept():
+def test_idle_timeout_longer_than_the_first_chunk_timeout_is_kept():
     async def main(loop):
         dog = watchdog(first_chunk_s=2, idle_s=30)
         async with dog:
@@ -59,7 +59,7 @@ def test_an_idle_timeout_longer_than_the_first_chunk_timeout_is_kept():
     run(main)
 
 
-def test_the_deadline_ends_a_stream_that_never_idles():
+def test_deadline_ends_a_stream_that_never_idles():
     async def main(loop):
         dog = watchdog(deadline=7.2)
 
@@ -77,7 +77,7 @@ def test_the_deadline_ends_a_stream_that_never_idles():
     run(main)
 
 
-def test_a_deadline_that_has_passed_already_ends_the_block_at_its_first_wait():
+def test_deadline_that_has_passed_already_ends_the_block_at_its_first_wait():
     async def main(loop):
         dog = watchdog(deadline=-1.0)
 
@@ -93,7 +93,7 @@ def test_a_deadline_that_has_passed_already_ends_the_block_at_its_first_wait():
     run(main)
 
 
-def test_a_pause_stops_the_idle_timeout_and_resuming_starts_it_anew():
+def test_pause_stops_the_idle_timeout_and_resuming_starts_it_anew():
     async def main(loop):
         dog = watchdog()
 
@@ -115,7 +115,7 @@ def test_a_pause_stops_the_idle_timeout_and_resuming_starts_it_anew():
     run(main)
 
 
-def test_a_pause_does_not_stop_the_deadline():
+def test_pause_does_not_stop_the_deadline():
     async def main(loop):
         dog = watchdog(deadline=20)
 
@@ -150,7 +150,7 @@ def test_chunks_set_no_timers():
     run(main)
 
 
-def test_the_first_chunk_sets_no_timer_either_unless_its_own_is_due_too_late():
+def test_first_chunk_sets_no_timer_either_unless_its_own_is_due_too_late():
     async def main(loop):
         async with watchdog(first_chunk_s=60, idle_s=30) as dog:
             before = loop.timers_set
@@ -171,7 +171,7 @@ def test_the_first_chunk_sets_no_timer_either_unless_its_own_is_due_too_late():
         run(main)
 
 
-def test_a_block_that_ends_in_time_leaves_no_timer_behind():
+def test_block_that_ends_in_time_leaves_no_timer_behind():
     async def main(loop):
         async with watchdog() as dog:
             dog.saw_chunk()

@@ -87,7 +87,7 @@ def test_block_that_swallows_a_timeout_has_timed_out(answer):
     run(main)
 
 
-def test_an_error_of_the_block_comes_through_as_it_is():
+def test_error_of_the_block_comes_through_as_it_is():
     async def main(loop):
         with pytest.raises(KeyError):
             async with watchdog():

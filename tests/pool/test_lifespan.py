@@ -19,7 +19,7 @@ def app(real_redis_url: str) -> Iterator[SampleApp]:
         yield client
 
 
-def test_the_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: SampleApp) -> None:
+def test_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: SampleApp) -> None:
     early = app.send("hold", "a")
     with app.worker("-c", "1", worker_pool_lifespan=f"{APP}:lifespan") as worker:
         app.wait_for_note("start a")
@@ -32,7 +32,7 @@ def test_the_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: SampleApp) ->
 
 
 @pytest.mark.parametrize("name", ["failing_lifespan", "no_such_name"])
-def test_a_lifespan_that_fails_ends_the_worker_with_one_line(app: SampleApp, name: str) -> None:
+def test_lifespan_that_fails_ends_the_worker_with_one_line(app: SampleApp, name: str) -> None:
     worker = app.worker("-c", "1", wait=False, worker_pool_lifespan=f"{APP}:{name}")
     with worker:
         assert worker.wait() != 0
@@ -47,7 +47,7 @@ def test_a_lifespan_that_fails_ends_the_worker_with_one_line(app: SampleApp, nam
     ("name", "line"),
     [("failing_exit", "cannot let go"), ("hanging_exit", "still holds the event loop")],
 )
-def test_a_lifespan_that_fails_on_its_way_out_does_not_keep_the_worker(
+def test_lifespan_that_fails_on_its_way_out_does_not_keep_the_worker(
     app: SampleApp, name: str, line: str
 ) -> None:
     conf = {"worker_pool_lifespan": f"{APP}:{name}", "worker_pool_cleanup_timeout": 0.3}
@@ -56,14 +56,14 @@ def test_a_lifespan_that_fails_on_its_way_out_does_not_keep_the_worker(
         assert line in worker.log
 
 
-def test_a_lifespan_that_hangs_can_be_interrupted(app: SampleApp) -> None:
+def test_lifespan_that_hangs_can_be_interrupted(app: SampleApp) -> None:
     conf = {"worker_pool_lifespan": f"{APP}:hanging_lifespan"}
     with app.worker("-c", "1", wait=False, **conf) as worker:
         app.wait_for_note("lifespan-hangs")
         assert worker.stop(signal.SIGTERM) == 0
 
 
-def test_a_loop_that_dies_takes_the_worker_down_and_requeues(app: SampleApp) -> None:
+def test_loop_that_dies_takes_the_worker_down_and_requeues(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_lifespan=f"{APP}:crashing_lifespan") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -75,7 +75,7 @@ def test_a_loop_that_dies_takes_the_worker_down_and_requeues(app: SampleApp) -> 
     assert (app.unacked(), app.queued()) == (0, [sent.id])
 
 
-def test_the_loop_of_the_standard_library_does_as_well(app: SampleApp, tmp_path: Path) -> None:
+def test_loop_of_the_standard_library_does_as_well(app: SampleApp, tmp_path: Path) -> None:
     (tmp_path / "uvloop.py").write_text("raise ImportError('not installed')")
     worker = app.worker("-c", "2", worker_pool_drain_timeout=0)
     worker.env["PYTHONPATH"] += f":{tmp_path}"
@@ -107,7 +107,7 @@ def test_lost_connection_cancels_tasks_if_celery_is_configured_so(app: SampleApp
         assert "NotImplementedError" not in worker.log
 
 
-def test_a_lost_connection_leaves_tasks_alone_by_default(app: SampleApp) -> None:
+def test_lost_connection_leaves_tasks_alone_by_default(app: SampleApp) -> None:
     with app.worker("-c", "2") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -119,7 +119,7 @@ def test_a_lost_connection_leaves_tasks_alone_by_default(app: SampleApp) -> None
         assert app.run("add", 1, 2) == 3
 
 
-def test_what_waits_for_a_slot_runs_once_after_a_lost_connection(app: SampleApp) -> None:
+def test_task_waiting_for_a_slot_runs_once_after_a_lost_connection(app: SampleApp) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "3") as worker:
         app.send("hold", "a")
         waiting = app.send("hold", "b")
@@ -133,7 +133,7 @@ def test_what_waits_for_a_slot_runs_once_after_a_lost_connection(app: SampleApp)
         assert app.notes().count("start b") == 1
 
 
-def test_a_connection_lost_during_the_drain_does_not_stop_the_drain(app: SampleApp) -> None:
+def test_connection_lost_during_the_drain_does_not_stop_the_drain(app: SampleApp) -> None:
     with app.worker("-c", "1") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -155,9 +155,7 @@ def broker() -> Iterator[RedisProcess]:
         yield server
 
 
-def test_a_worker_ends_although_its_broker_is_gone(
-    real_redis_url: str, broker: RedisProcess
-) -> None:
+def test_worker_ends_although_its_broker_is_gone(real_redis_url: str, broker: RedisProcess) -> None:
     with (
         sample_app(real_redis_url, broker.url, worker_pool_drain_timeout=0.5) as app,
         app.worker("-c", "20") as worker,

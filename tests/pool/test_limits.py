@@ -53,7 +53,7 @@ def test_prefetch_keeps_the_rest_in_the_queue(app: SampleApp) -> None:
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_a_task_revoked_while_it_waits_never_starts(app: SampleApp, terminate: bool) -> None:
+def test_task_revoked_while_it_waits_never_starts(app: SampleApp, terminate: bool) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         sent = [app.send("hold", name) for name in ("a", "b", "c")]
         wait_for_received(worker, [each.id for each in sent])
@@ -67,7 +67,7 @@ def test_a_task_revoked_while_it_waits_never_starts(app: SampleApp, terminate: b
         wait_until(lambda: not app.unacked(), "all acknowledged")
 
 
-def test_a_task_that_expires_while_it_waits_never_starts(app: SampleApp) -> None:
+def test_task_that_expires_while_it_waits_never_starts(app: SampleApp) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         hold(app, "a")
         app.wait_for_note("start a")
@@ -83,7 +83,7 @@ def test_a_task_that_expires_while_it_waits_never_starts(app: SampleApp) -> None
 
 
 @pytest.mark.parametrize("how", ["expires", "revoke"])
-def test_a_task_that_waits_for_a_blocked_loop_is_discarded(app: SampleApp, how: str) -> None:
+def test_task_that_waits_for_a_blocked_loop_is_discarded(app: SampleApp, how: str) -> None:
     # With 20 slots all are accepted at once; one that blocks the loop keeps the others waiting.
     with app.worker("-c", "20") as worker:
         blocker = app.send("block", 3)
@@ -115,7 +115,7 @@ def test_inspect_stats_has_what_the_stats_of_other_pools_have(app: SampleApp) ->
         }
 
 
-def test_the_pool_grows_and_shrinks_by_remote_control(app: SampleApp) -> None:
+def test_pool_grows_and_shrinks_by_remote_control(app: SampleApp) -> None:
     with app.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         hold(app, "a", "b", "c", "d")
         app.wait_for_note("start a")
@@ -135,7 +135,7 @@ def test_the_pool_grows_and_shrinks_by_remote_control(app: SampleApp) -> None:
         app.wait_for_note("start d")
 
 
-def test_the_pool_does_not_shrink_below_zero(app: SampleApp) -> None:
+def test_pool_does_not_shrink_below_zero(app: SampleApp) -> None:
     with app.worker("-c", "1") as worker:
         assert "cannot take 2" in str(app.control(worker, "pool_shrink", n=2))
         assert app.run("add", 1, 2) == 3
@@ -172,7 +172,7 @@ def test_without_a_hub_tasks_run_wait_and_drain_too(
         assert worker.stop() == 0
 
 
-def test_the_same_tasks_run_in_another_pool(app: SampleApp) -> None:
+def test_same_tasks_run_in_another_pool(app: SampleApp) -> None:
     with app.worker("--pool", "solo"):
         assert app.run("add", 1, 2) == 3
         assert app.run("retry_twice") == 2

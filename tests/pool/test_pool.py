@@ -34,20 +34,20 @@ def double(app: Celery) -> Task:
     return double
 
 
-async def test_a_direct_call_is_awaited_like_the_function(double: Task) -> None:
+async def test_direct_call_is_awaited_like_the_function(double: Task) -> None:
     assert await double(2) == 4
 
 
-def test_a_direct_call_without_a_loop_gives_the_coroutine(double: Task) -> None:
+def test_direct_call_without_a_loop_gives_the_coroutine(double: Task) -> None:
     assert asyncio.run(double(2)) == 4
 
 
-def test_an_eager_task_runs_in_a_loop_of_its_own(double: Task) -> None:
+def test_eager_task_runs_in_a_loop_of_its_own(double: Task) -> None:
     assert double.delay(2).get() == 4
     assert double.apply((3,)).get() == 6
 
 
-def test_an_eager_task_fails_with_its_own_exception(app: Celery) -> None:
+def test_eager_task_fails_with_its_own_exception(app: Celery) -> None:
     @app.task(shared=False)
     async def fail() -> None:
         raise ValueError("boom")
@@ -73,7 +73,7 @@ def test_autoretry_sees_the_exception_of_an_eager_coroutine(app: Celery) -> None
     assert attempts == [0, 1, 2]
 
 
-def test_a_class_based_task_may_be_a_coroutine(app: Celery) -> None:
+def test_class_based_task_may_be_a_coroutine(app: Celery) -> None:
     class Triple(app.Task):  # type: ignore[name-defined]  # made by Celery at run time
         name = "triple"
 
@@ -84,12 +84,12 @@ def test_a_class_based_task_may_be_a_coroutine(app: Celery) -> None:
     assert app.register_task(Triple()).delay(2).get() == 6
 
 
-def test_the_signature_of_a_task_is_checked_as_ever(double: Task) -> None:
+def test_signature_of_a_task_is_checked_as_ever(double: Task) -> None:
     with pytest.raises(TypeError):
         double.delay()
 
 
-def test_nothing_is_being_cancelled_outside_of_a_task() -> None:
+def test_no_cancellation_is_pending_outside_of_a_task() -> None:
     assert cancel_cause() is None
 
 
@@ -100,7 +100,7 @@ def test_celery_finds_the_pool_by_its_name() -> None:
     assert found is AsyncioPool
 
 
-def test_a_broker_that_has_failed_is_not_tried_again_and_the_next_one_is() -> None:
+def test_broker_that_has_failed_is_not_tried_again_and_the_next_one_is() -> None:
     def request(channel: Any) -> Any:
         made = AsyncioRequest.__new__(AsyncioRequest)
         made.id, made.acknowledged = "one", False
@@ -116,7 +116,7 @@ def test_a_broker_that_has_failed_is_not_tried_again_and_the_next_one_is() -> No
 
 
 @pytest.mark.parametrize("n", [-1, 0.5, "2", None, float("nan")])
-def test_the_pool_takes_no_odd_number_of_slots(n: Any) -> None:
+def test_pool_takes_no_odd_number_of_slots(n: Any) -> None:
     pool = AsyncioPool.__new__(AsyncioPool)  # without its sockets
     pool.limit = 2
     for change in (pool.grow, pool.shrink):

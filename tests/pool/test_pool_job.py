@@ -71,7 +71,7 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_body_that_awaits_twice_gets_both_results(harness: Harness) -> None:
+async def test_body_that_awaits_twice_gets_both_results(harness: Harness) -> None:
     async def add(a: int, b: int) -> int:
         await asyncio.sleep(0)
         return a + b
@@ -83,7 +83,7 @@ async def test_a_body_that_awaits_twice_gets_both_results(harness: Harness) -> N
     assert job.ended
 
 
-async def test_a_plain_body_ends_before_start_returns(harness: Harness) -> None:
+async def test_plain_body_ends_before_start_returns(harness: Harness) -> None:
     harness.job(lambda h: "done").start(harness.loop)
     assert harness.results == ["done"]
 
@@ -124,7 +124,7 @@ async def test_failed_task_leaves_no_frames_for_the_garbage_collector(harness: H
     assert "second" in harness.results[0][1].traceback
 
 
-async def test_the_job_is_known_in_the_body_the_coroutine_and_its_threads(
+async def test_job_is_known_in_the_body_the_coroutine_and_its_threads(
     harness: Harness,
 ) -> None:
     async def coroutine() -> list[Job | None]:
@@ -138,7 +138,7 @@ async def test_the_job_is_known_in_the_body_the_coroutine_and_its_threads(
 
 
 @pytest.mark.parametrize("cause", CancelCause)
-async def test_a_job_cancelled_before_it_starts_never_runs(
+async def test_job_cancelled_before_it_starts_never_runs(
     harness: Harness, cause: CancelCause
 ) -> None:
     job = harness.job(lambda h: pytest.fail("it ran"))
@@ -150,7 +150,7 @@ async def test_a_job_cancelled_before_it_starts_never_runs(
     )
 
 
-async def test_a_coroutine_cancelled_before_its_first_step_never_runs(harness: Harness) -> None:
+async def test_coroutine_cancelled_before_its_first_step_never_runs(harness: Harness) -> None:
     async def coroutine() -> None:
         pytest.fail("it ran")
 
@@ -198,7 +198,7 @@ async def test_only_at_a_shutdown_a_cancelled_coroutine_may_still_finish(
     assert harness.results == (["finished"] if cause is CancelCause.SHUTDOWN else [])
 
 
-async def test_a_coroutine_that_cancels_itself_has_failed(harness: Harness) -> None:
+async def test_coroutine_that_cancels_itself_has_failed(harness: Harness) -> None:
     async def coroutine() -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -223,7 +223,7 @@ async def test_limits_are_forgotten_when_the_job_ends(harness: Harness) -> None:
     assert job.cause is None
 
 
-async def test_the_hard_limit_ends_a_coroutine_that_ignores_the_soft_one(
+async def test_hard_limit_ends_a_coroutine_that_ignores_the_soft_one(
     harness: Harness,
 ) -> None:
     async def coroutine() -> None:
@@ -241,7 +241,7 @@ async def test_the_hard_limit_ends_a_coroutine_that_ignores_the_soft_one(
     assert harness.silent == 1
 
 
-async def test_a_soft_limit_reached_before_the_first_step_is_raised(harness: Harness) -> None:
+async def test_soft_limit_reached_before_the_first_step_is_raised(harness: Harness) -> None:
     def trace(h: Harness) -> None:
         time.sleep(0.02)  # blocks the loop, as users do
         h.wait_for(never())
@@ -251,13 +251,13 @@ async def test_a_soft_limit_reached_before_the_first_step_is_raised(harness: Har
     assert [type(each) for each in harness.failures] == [SoftTimeLimitExceeded]
 
 
-async def test_a_limit_that_is_no_number_fails_the_task(harness: Harness) -> None:
+async def test_limit_that_is_no_number_fails_the_task(harness: Harness) -> None:
     limits: dict[str, Any] = {"soft_limit_s": "soon"}
     harness.job(lambda h: pytest.fail("it ran"), **limits).start(harness.loop)
     assert [type(each) for each in harness.failures] == [TypeError]
 
 
-async def test_an_exception_that_cannot_be_shown_fails_the_task(harness: Harness) -> None:
+async def test_exception_that_cannot_be_shown_fails_the_task(harness: Harness) -> None:
     class Shy(BaseException):
         def __repr__(self) -> str:
             raise ValueError("no")

@@ -23,7 +23,7 @@ def assert_requeued(app: SampleApp, *ids: str) -> None:
     assert app.queued() == list(ids)
 
 
-def test_a_task_that_finishes_during_a_warm_shutdown_is_acknowledged(app: SampleApp) -> None:
+def test_task_that_finishes_during_a_warm_shutdown_is_acknowledged(app: SampleApp) -> None:
     with app.worker("-c", "2") as worker:
         sent = app.send("hold", "a")
         longer = app.send("hold", "b")
@@ -52,7 +52,7 @@ def test_tasks_beyond_the_drain_timeout_clean_up_and_go_back(app: SampleApp) -> 
         assert f"cancelled {name} shutdown" in app.notes()
 
 
-def test_what_is_requeued_is_the_next_to_be_delivered(app: SampleApp) -> None:
+def test_requeued_message_is_delivered_next(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_drain_timeout=0) as worker:
         running = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -61,7 +61,7 @@ def test_what_is_requeued_is_the_next_to_be_delivered(app: SampleApp) -> None:
     assert_requeued(app, running.id, queued.id)
 
 
-def test_what_was_requeued_runs_to_its_end_on_another_worker(app: SampleApp) -> None:
+def test_requeued_task_completes_on_another_worker(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_drain_timeout=0) as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -91,7 +91,7 @@ def test_messages_not_started_go_back_at_once_and_in_order(app: SampleApp) -> No
     assert_requeued(app, *waiting, later.id)
 
 
-def test_a_task_may_finish_although_it_was_cancelled(app: SampleApp) -> None:
+def test_task_may_finish_although_it_was_cancelled(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_drain_timeout=0) as worker:
         sent = app.send("finish_anyway", "a")
         app.wait_for_note("start a")
@@ -100,7 +100,7 @@ def test_a_task_may_finish_although_it_was_cancelled(app: SampleApp) -> None:
     assert_requeued(app)
 
 
-def test_a_task_whose_clean_up_fails_goes_back_and_is_no_failure(app: SampleApp) -> None:
+def test_task_whose_clean_up_fails_goes_back_and_is_no_failure(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_drain_timeout=0) as worker:
         sent = app.send("fail_in_cleanup", "a")
         app.wait_for_note("start a")
@@ -110,7 +110,7 @@ def test_a_task_whose_clean_up_fails_goes_back_and_is_no_failure(app: SampleApp)
     assert_requeued(app, sent.id)
 
 
-def test_a_task_that_will_not_stop_does_not_keep_the_worker(app: SampleApp) -> None:
+def test_task_that_will_not_stop_does_not_keep_the_worker(app: SampleApp) -> None:
     conf = {"worker_pool_drain_timeout": 0, "worker_pool_cleanup_timeout": 0.3}
     with app.worker("-c", "1", **conf) as worker:
         sent = app.send("never_stop", "a")
@@ -120,7 +120,7 @@ def test_a_task_that_will_not_stop_does_not_keep_the_worker(app: SampleApp) -> N
     assert_requeued(app, sent.id)
 
 
-def test_a_task_that_blocks_the_loop_does_not_keep_the_worker(app: SampleApp) -> None:
+def test_task_that_blocks_the_loop_does_not_keep_the_worker(app: SampleApp) -> None:
     conf = {"worker_pool_drain_timeout": 0, "worker_pool_cleanup_timeout": 0.3}
     with app.worker("-c", "1", **conf) as worker:
         sent = app.send("block", 60)
@@ -129,7 +129,7 @@ def test_a_task_that_blocks_the_loop_does_not_keep_the_worker(app: SampleApp) ->
     assert_requeued(app, sent.id)
 
 
-def test_an_early_acknowledged_task_is_cancelled_and_does_not_go_back(app: SampleApp) -> None:
+def test_early_acknowledged_task_is_cancelled_and_does_not_go_back(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_drain_timeout=0) as worker:
         sent = app.send("hold_early", "a")
         app.wait_for_note("start a")
@@ -162,7 +162,7 @@ def test_further_sigterms_do_not_hurry_a_drain(app: SampleApp, remap: bool) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_a_second_signal_ends_the_drain(app: SampleApp, number: signal.Signals) -> None:
+def test_second_signal_ends_the_drain(app: SampleApp, number: signal.Signals) -> None:
     with app.worker("-c", "1") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -175,7 +175,7 @@ def test_a_second_signal_ends_the_drain(app: SampleApp, number: signal.Signals) 
     assert_requeued(app, sent.id)
 
 
-def test_a_third_signal_does_not_wait_for_the_clean_up(app: SampleApp) -> None:
+def test_third_signal_does_not_wait_for_the_clean_up(app: SampleApp) -> None:
     with app.worker("-c", "1", worker_pool_cleanup_timeout=600) as worker:
         sent = app.send("never_stop", "a")
         app.wait_for_note("start a")
@@ -189,7 +189,7 @@ def test_a_third_signal_does_not_wait_for_the_clean_up(app: SampleApp) -> None:
 
 
 @pytest.mark.parametrize("remap", [False, True])
-def test_a_cold_shutdown_requeues(app: SampleApp, remap: bool) -> None:
+def test_cold_shutdown_requeues(app: SampleApp, remap: bool) -> None:
     worker = app.worker("-c", "1", "--prefetch-multiplier", "3")
     worker.env["REMAP_SIGTERM"] = "SIGQUIT" if remap else ""
     with worker:
@@ -205,7 +205,7 @@ def test_a_cold_shutdown_requeues(app: SampleApp, remap: bool) -> None:
     assert_requeued(app, *app.queued())
 
 
-def test_a_soft_shutdown_lets_tasks_finish_and_requeues_the_rest(app: SampleApp) -> None:
+def test_soft_shutdown_lets_tasks_finish_and_requeues_the_rest(app: SampleApp) -> None:
     with app.worker("-c", "2", worker_soft_shutdown_timeout=1.5) as worker:
         quick = app.send("hold", "a")
         early = app.send("hold_early", "b")
@@ -223,7 +223,7 @@ def test_a_soft_shutdown_lets_tasks_finish_and_requeues_the_rest(app: SampleApp)
     assert_requeued(app)
 
 
-def test_a_soft_shutdown_requeues_what_does_not_finish(app: SampleApp) -> None:
+def test_soft_shutdown_requeues_what_does_not_finish(app: SampleApp) -> None:
     with app.worker("-c", "2", worker_soft_shutdown_timeout=0.3) as worker:
         sent = app.send("hold", "a", 60, 0.2)
         app.wait_for_note("start a")
@@ -233,7 +233,7 @@ def test_a_soft_shutdown_requeues_what_does_not_finish(app: SampleApp) -> None:
     assert_requeued(app, sent.id)
 
 
-def test_a_cold_shutdown_during_a_drain_requeues(app: SampleApp) -> None:
+def test_cold_shutdown_during_a_drain_requeues(app: SampleApp) -> None:
     with app.worker("-c", "1") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
@@ -244,7 +244,7 @@ def test_a_cold_shutdown_during_a_drain_requeues(app: SampleApp) -> None:
     assert_requeued(app, sent.id)
 
 
-def test_what_a_soft_shutdown_requeues_need_not_wait_for_the_visibility_timeout(
+def test_soft_shutdown_requeues_without_the_visibility_timeout(
     app: SampleApp,
 ) -> None:
     with app.worker("-c", "2", worker_soft_shutdown_timeout=0.5) as worker:
@@ -262,7 +262,7 @@ def test_what_a_soft_shutdown_requeues_need_not_wait_for_the_visibility_timeout(
         assert long.get() == "long"
 
 
-def test_an_idle_worker_ends_at_once_with_exit_code_0(app: SampleApp) -> None:
+def test_idle_worker_ends_at_once_with_exit_code_0(app: SampleApp) -> None:
     with app.worker("-c", "1") as worker:
         assert worker.stop() == 0
         assert "Traceback" not in worker.log

@@ -31,28 +31,28 @@ def worker(pair: tuple[SampleApp, WorkerProcess]) -> WorkerProcess:
     return pair[1]
 
 
-def test_a_coroutine_returns_its_result(app: SampleApp) -> None:
+def test_coroutine_returns_its_result(app: SampleApp) -> None:
     assert app.run("add", 1, 2) == 3
 
 
-def test_a_plain_function_runs_on_the_thread_of_the_loop(app: SampleApp) -> None:
+def test_plain_function_runs_on_the_thread_of_the_loop(app: SampleApp) -> None:
     assert app.run("add_in_sync", 1, 2) == "3 in asyncio-pool"
 
 
-def test_a_coroutine_and_its_children_see_their_request(app: SampleApp) -> None:
+def test_coroutine_and_its_children_see_their_request(app: SampleApp) -> None:
     sent = app.send("who_am_i")
     found = sent.get()
     assert found["thread"] == "asyncio-pool"
     assert {found[key] for key in ("request", "current_task", "child", "asyncio_task")} == {sent.id}
 
 
-def test_a_task_that_a_coroutine_sends_knows_its_parent(app: SampleApp) -> None:
+def test_task_that_a_coroutine_sends_knows_its_parent(app: SampleApp) -> None:
     sent = app.send("who_am_i")
     child = Sent(sent.get()["sent"], app)
     assert child.get() == sent.id
 
 
-def test_a_task_can_await_another_task_as_a_function(app: SampleApp) -> None:
+def test_task_can_await_another_task_as_a_function(app: SampleApp) -> None:
     assert app.run("call_another") == 5
 
 
@@ -68,7 +68,7 @@ def test_signals_surround_the_coroutine_and_share_its_context(app: SampleApp) ->
     assert f"prerun {sent.id}" in app.notes()
 
 
-def test_a_traceback_has_two_lines_of_the_bridge_and_then_the_users_code(app: SampleApp) -> None:
+def test_traceback_has_two_lines_of_the_bridge_and_then_the_users_code(app: SampleApp) -> None:
     sent = app.send("fail", "boom")
     with pytest.raises(TaskFailed, match=r"ValueError.*boom"):
         sent.get()
@@ -90,7 +90,7 @@ def test_task_of_a_class_is_retried_by_the_app_of_the_worker(app: SampleApp) -> 
     assert app.run("retry_in_a_class") == "1 in sample"
 
 
-def test_an_ignored_result_is_not_stored(app: SampleApp, worker: WorkerProcess) -> None:
+def test_ignored_result_is_not_stored(app: SampleApp, worker: WorkerProcess) -> None:
     sent = app.send("ignored_result")
     worker.wait_for_log(f"ignored_result[{sent.id}] succeeded")
     assert not app.redis.exists(f"celery-task-meta-{sent.id}")
@@ -116,7 +116,9 @@ ESCAPES = (
 
 @pytest.mark.parametrize("task", ["escape", "escape_in_sync"])
 @pytest.mark.parametrize("name", ESCAPES)
-def test_what_would_end_a_process_ends_the_task_alone(app: SampleApp, task: str, name: str) -> None:
+def test_exception_that_ends_a_process_ends_the_task_alone(
+    app: SampleApp, task: str, name: str
+) -> None:
     with pytest.raises(TaskFailed, match=name):
         app.run(task, name)
     assert app.run("add", 1, 2) == 3
@@ -124,22 +126,22 @@ def test_what_would_end_a_process_ends_the_task_alone(app: SampleApp, task: str,
 
 
 @pytest.mark.parametrize("name", ["KeyboardInterrupt", "SystemExit", "WorkerShutdown"])
-def test_the_loop_survives_what_a_child_of_a_task_raises(app: SampleApp, name: str) -> None:
+def test_loop_survives_what_a_child_of_a_task_raises(app: SampleApp, name: str) -> None:
     assert app.run("escape_in_child", name) == "survived"
 
 
-def test_the_soft_limit_is_raised_in_the_coroutine(app: SampleApp) -> None:
+def test_soft_limit_is_raised_in_the_coroutine(app: SampleApp) -> None:
     assert app.run("soft_limited", True).startswith("caught")
     with pytest.raises(TaskFailed, match="SoftTimeLimitExceeded"):
         app.run("soft_limited", False)
 
 
-def test_the_soft_limit_ends_the_children_of_a_task_group(app: SampleApp) -> None:
+def test_soft_limit_ends_the_children_of_a_task_group(app: SampleApp) -> None:
     assert app.run("soft_limited_group") == "caught"
     app.wait_for_note("child time_limit")
 
 
-def test_the_hard_limit_fails_the_task_and_cancels_the_coroutine(
+def test_hard_limit_fails_the_task_and_cancels_the_coroutine(
     app: SampleApp, worker: WorkerProcess
 ) -> None:
     sent = app.send("hard_limited", "hard")
@@ -155,7 +157,7 @@ def test_limits_can_be_given_with_the_message(app: SampleApp) -> None:
         app.run("hold", "limited", time_limit=0.1)
 
 
-def test_a_revoked_task_that_runs_is_cancelled_and_does_not_run_again(
+def test_revoked_task_that_runs_is_cancelled_and_does_not_run_again(
     app: SampleApp, worker: WorkerProcess
 ) -> None:
     sent = app.send("hold", "revoked")
@@ -177,7 +179,7 @@ def test_children_receive_the_cause_of_their_cancellation(app: SampleApp) -> Non
     app.wait_for_note("child kid revoked")
 
 
-def test_a_failure_while_cleaning_up_is_logged_and_does_not_undo_the_revocation(
+def test_failure_while_cleaning_up_is_logged_and_does_not_undo_the_revocation(
     app: SampleApp, worker: WorkerProcess
 ) -> None:
     sent = app.send("fail_in_cleanup", "messy")

@@ -22,7 +22,7 @@ def test_names_are_those_of_the_contract():
     assert names.state_key("a-1") == "job:{a-1}:state"
 
 
-def test_a_token_key_holds_a_digest_and_never_the_account():
+def test_token_key_holds_a_digest_and_never_the_account():
     key = names.token_key("berlin", "ada@example.org")
     assert re.fullmatch(r"token:berlin:[0-9a-f]{16}", key)
     assert key == names.token_key("berlin", "ada@example.org")
@@ -42,7 +42,7 @@ def test_every_id_of_the_alphabet_makes_names(job_id):
 
 
 @given(st.text())
-def test_a_text_is_an_id_only_if_every_character_is_in_the_alphabet(value):
+def test_text_is_an_id_only_if_every_character_is_in_the_alphabet(value):
     alphabet = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
     assert names.is_job_id(value) == (0 < len(value) <= 128 and set(value) <= alphabet)
 
@@ -55,5 +55,5 @@ def test_no_other_id_reaches_a_name_and_the_error_does_not_repeat_it(namer, job_
 
 
 @pytest.mark.parametrize("value", [None, 5, b"a", ["a"]])
-def test_what_is_no_text_is_no_id(value):
+def test_job_id_must_be_text(value):
     assert not names.is_job_id(value)

@@ -25,7 +25,7 @@ def test_importing_the_contract_loads_nothing_heavy():
     assert "pydantic" in loaded
 
 
-def test_the_json_schema_is_whole_and_prints_from_the_command_line():
+def test_json_schema_is_whole_and_prints_from_the_command_line():
     printed = subprocess.run(
         [sys.executable, "-m", "berlin_schemas"],
         capture_output=True,

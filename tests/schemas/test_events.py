@@ -116,7 +116,7 @@ def test_terminal_events_are_those_three(event):
     assert set(TERMINAL_TYPES) == {"completed", "failed", "cancelled"}
 
 
-def test_a_chunk_has_the_fields_of_the_contract_and_no_more():
+def test_chunk_has_the_fields_of_the_contract_and_no_more():
     event = Chunk(job_id="a", seq=2, attempt=1, ts=1790000000.5, content="Hi")
     assert json.loads(encode(event)) == CHUNK
 
@@ -147,7 +147,7 @@ def test_usage_that_is_not_known_is_left_out():
     assert "usage" not in json.loads(encode(event))
 
 
-def test_the_error_codes_are_those_of_the_contract():
+def test_error_codes_are_those_of_the_contract():
     assert {code.value for code in ErrorCode} == {
         "invalid_job",
         "auth_failed",
@@ -190,7 +190,7 @@ def test_the_error_codes_are_those_of_the_contract():
     ],
     ids=repr,
 )
-def test_what_is_no_event_is_a_value_error(change):
+def test_invalid_event_raises_value_error(change):
     with pytest.raises(ValueError):  # noqa: PT011  # any text: it is pydantic's own
         decode(json.dumps(CHUNK | change))
 
@@ -198,16 +198,16 @@ def test_what_is_no_event_is_a_value_error(change):
 @pytest.mark.parametrize(
     "data", [b"", b"null", b"[]", b"{}", b"\xff", b'{"type":"chunk"', b"[" * 100_000]
 )
-def test_what_is_no_json_object_is_a_value_error(data):
+def test_data_that_is_no_json_object_raises_value_error(data):
     with pytest.raises(ValueError):  # noqa: PT011  # any text: it is pydantic's own
         decode(data)
 
 
 @pytest.mark.parametrize("content", ["", "\ud800"])
-def test_a_chunk_that_could_not_be_read_cannot_be_built(content):
+def test_chunk_that_could_not_be_read_cannot_be_built(content):
     with pytest.raises(ValidationError):
         Chunk(job_id="a", seq=1, attempt=1, ts=1.0, content=content)
 
 
-def test_the_package_exports_what_it_lists():
+def test_package_exports_what_it_lists():
     assert all(hasattr(berlin_schemas, name) for name in berlin_schemas.__all__)

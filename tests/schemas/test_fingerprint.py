@@ -54,11 +54,11 @@ def test_order_of_keys_and_a_way_through_json_change_nothing(options):
         json.loads(PromptJob.model_validate(JOB).model_dump_json()),
     ],
 )
-def test_a_default_that_is_spelt_out_changes_nothing(fields):
+def test_default_that_is_spelt_out_changes_nothing(fields):
     assert fingerprint({**JOB, **fields}) == fingerprint(JOB)
 
 
-def test_the_spelling_of_a_number_changes_nothing():
+def test_spelling_of_a_number_changes_nothing():
     one = {**JOB, "options": {"temperature": 1, "list": [0.0, {"n": -0.0}]}}
     other = {**JOB, "options": {"temperature": 1.0, "list": [0, {"n": 0}]}}
     assert fingerprint(one) == fingerprint(other)
@@ -108,7 +108,7 @@ def test_any_text_has_a_fingerprint(text):
     assert fingerprint({"messages": [{"role": "user", "content": text}]})
 
 
-def test_what_is_nested_too_deeply_or_is_no_json_has_none():
+def test_deep_nesting_or_invalid_json_has_no_fingerprint():
     deep = nested = []
     for _ in range(100_000):
         nested.append([])

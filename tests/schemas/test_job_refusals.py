@@ -24,7 +24,7 @@ def test_any_unknown_top_level_field_is_refused(name):
         parse_job(job(**{name: None}), ID)
 
 
-def test_a_misspelt_field_is_named():
+def test_misspelt_field_is_named():
     assert refusal(job(idle_timeout=3)) == "idle_timeout: no such field"
 
 
@@ -73,7 +73,7 @@ def test_a_misspelt_field_is_named():
         ),
     ],
 )
-def test_a_refusal_says_what_is_wrong_and_where(obj, message):
+def test_refusal_says_what_is_wrong_and_where(obj, message):
     assert refusal(obj) == message
 
 
@@ -104,7 +104,7 @@ def test_types_are_never_coerced_and_lengths_are_bounded(fields):
 
 @pytest.mark.parametrize("field", ["deadline_s", "first_chunk_timeout_s", "idle_timeout_s"])
 @pytest.mark.parametrize("value", [0, -1, -0.0, 604801, 10**400])
-def test_a_duration_is_more_than_zero_and_at_most_a_week(field, value):
+def test_duration_is_more_than_zero_and_at_most_a_week(field, value):
     assert refusal(job(**{field: value})).startswith(f"{field}: must be")
     assert parse_job(job(**{field: 604800}), ID)
 
@@ -127,7 +127,7 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(half):
 @pytest.mark.parametrize(
     "job_id", ["", "x" * 129, "a\n", "\na", "a b", "a:b", "{a}", "ä", "٣", "a\0", "a/b", "*"]
 )
-def test_a_job_id_outside_the_alphabet_is_refused_and_not_repeated(job_id):
+def test_job_id_outside_the_alphabet_is_refused_and_not_repeated(job_id):
     message = refusal(job(job_id=job_id), job_id)
     assert message == "job_id: must be 1 to 128 characters of A-Z a-z 0-9 _ -"
 
@@ -154,7 +154,7 @@ def test_a_job_id_outside_the_alphabet_is_refused_and_not_repeated(job_id):
         job(metadata={"pad": SECRET * 100_000}),
     ],
 )
-def test_a_refusal_never_repeats_what_the_job_holds(obj, caplog):
+def test_refusal_never_repeats_what_the_job_holds(obj, caplog):
     with caplog.at_level(logging.DEBUG):
         message = refusal(obj)
     assert SECRET not in message

@@ -131,7 +131,7 @@ def test_deep_nesting_is_refused_and_never_a_recursion_error(depth):
 
 
 @pytest.mark.parametrize("letter", ["x", "ß", "€", "😀"])
-def test_a_job_of_exactly_one_mebibyte_is_taken_and_one_byte_more_is_not(letter):
+def test_job_of_exactly_one_mebibyte_is_taken_and_one_byte_more_is_not(letter):
     empty = len(dump_job(job(options={"pad": ""})))
     count, rest = divmod(MAX_JOB_BYTES - empty, len(letter.encode()))
     pad = letter * count + "x" * rest
@@ -143,7 +143,7 @@ def test_a_job_of_exactly_one_mebibyte_is_taken_and_one_byte_more_is_not(letter)
 
 
 @pytest.mark.parametrize("limit", [100, 1024, 2 * MAX_JOB_BYTES])
-def test_the_limit_of_a_job_is_the_operators(limit):
+def test_limit_of_a_job_is_the_operators(limit):
     pad = "x" * (limit - len(dump_job(job(options={"pad": ""}))))
     fits = job(options={"pad": pad})
     assert len(parse_job(fits, ID, max_bytes=limit)[1]) == limit
@@ -165,11 +165,11 @@ def test_metadata_has_at_most_16_keys_and_4_kibibytes_of_json(letter):
 
 
 @pytest.mark.parametrize("job_id", ["a", "A-z_0", "-", "x" * 128])
-def test_a_job_may_repeat_its_id(job_id):
+def test_job_may_repeat_its_id(job_id):
     assert parse_job(job(job_id=job_id), job_id)[0].job_id == job_id
 
 
-def test_a_job_does_not_change_once_it_is_read():
+def test_job_does_not_change_once_it_is_read():
     parsed, _ = parse_job(job(), ID)
     with pytest.raises(ValueError, match="frozen"):
         parsed.model = "other"

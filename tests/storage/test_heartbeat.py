@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 ME = Identity("0123456789ab", "host-1", 42, "1.2.3", 1000.0)
 
 
-def test_nothing_is_known_at_the_first_look() -> None:
+def test_first_reading_has_no_rates() -> None:
     recent = Window().add(5.0, Stats().snapshot())
     assert recent.window_s == 0
     assert recent.chunks_per_s == 0

@@ -92,7 +92,7 @@ async def test_every_call_of_a_clustered_store_has_keys_of_one_slot(redis_client
     assert {call.script for call in calls} >= set(job_index.SCRIPTS)
 
 
-async def test_one_worker_at_a_time_has_the_turn(redis_client):
+async def test_one_worker_at_a_time_scans_the_index(redis_client):
     first, second = make_store(redis_client), make_store(redis_client)
     assert await first.take_turn(30.0)
     assert not await second.take_turn(30.0)

@@ -16,7 +16,7 @@ HEAD = ("fault", "runs", "worst recovery", "lost", "duplicated", "note")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One fault: how often it struck, in seconds the slowest recovery, jobs lost and duplicated."""
+    """One fault: number of its runs, slowest recovery in seconds, jobs lost and duplicated."""
 
     fault: str
     runs: int

@@ -52,13 +52,13 @@ class History:
         endings: Iterable[str] = (),
         follow: bool = False,
     ) -> None:
-        """Note a job once its producer knows that it is accepted; see ``Accepted``."""
+        """Record a job once its producer knows that it is accepted; see ``Accepted``."""
         self._jobs[job_id] = Accepted(job_id, text, on_interrupt, how, frozenset(endings))
         if follow:
             self._readers.follow(job_id)
 
     def fault(self) -> None:
-        """Note that a fault strikes now: recovery is measured from here."""
+        """Record a fault that begins now: recovery is measured from this moment."""
         self._faults.append(time.time())
 
     @property

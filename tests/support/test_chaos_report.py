@@ -23,14 +23,14 @@ ROWS = [
 ]
 
 
-def test_the_runs_of_a_fault_become_one_line():
+def test_runs_of_a_fault_become_one_line():
     assert merged(ROWS) == [
         Row("cut", 102, 2.04, 2, 1, "a; b"),
         Row("SIGKILL", 1, 6.5, 0, 0, "a"),
     ]
 
 
-def test_the_table_as_markdown_and_in_columns():
+def test_table_as_markdown_and_in_columns():
     written = markdown(merged(ROWS)).splitlines()
     assert written[0] == "| fault | runs | worst recovery | lost | duplicated | note |"
     assert written[1] == "| --- | --- | --- | --- | --- | --- |"

@@ -84,7 +84,7 @@ RESTARTED = written(
         (Accepted("j", "x", endings=frozenset({"cancelled"})), written((1, "cancelled"))),
     ],
 )
-def test_what_is_right_is_right(job, log):
+def test_valid_history_has_no_violation(job, log):
     assert problems_of(job, log) == []
 
 
@@ -134,13 +134,13 @@ def test_each_thing_that_is_wrong_is_seen(log, kind, detail):
     assert any(p.kind == kind and detail in p.detail for p in problems_of(JOB, log))
 
 
-def test_a_text_that_was_kept_must_be_what_the_reply_begins_with():
+def test_text_that_was_kept_must_be_what_the_reply_begins_with():
     job = Accepted("j", "a b c", "keep")
     log = written((1, "started"), (1, "chunk", "b "), (2, "completed", "interrupted"))
     assert kinds(job, log) == {"wrong"}
 
 
-def test_a_reader_saw_the_log_or_it_did_not():
+def test_reader_saw_the_log_or_it_did_not():
     heard = [data for _, data in WHOLE]
     assert unlike_the_log("j", heard, WHOLE) == []
     for wrong in ([], heard[:-1], heard[1:], [*heard[:2], *heard[1:]], [heard[0]] * len(heard)):

@@ -90,14 +90,14 @@ def hears_nothing(peer: socket.socket) -> bool:
         peer.settimeout(10)
 
 
-def test_it_forwards_both_ways_and_tells_of_the_end(proxy, client, echo):
+def test_proxy_forwards_both_ways_and_passes_on_the_close(proxy, client, echo):
     assert ask(client) == b"hello"
     client.close()
     wait_until(lambda: echo.left == 1, "the server hears of it")
     wait_until(lambda: proxy.connections == 0, "the proxy forgets it")
 
 
-def test_a_cut_connection_is_reset_and_a_new_one_passes(proxy, client):
+def test_cut_connection_is_reset_and_a_new_one_passes(proxy, client):
     ask(client)
     proxy.cut()
     assert is_reset(client)
@@ -105,7 +105,7 @@ def test_a_cut_connection_is_reset_and_a_new_one_passes(proxy, client):
         assert ask(again) == b"hello"
 
 
-def test_what_is_stalled_arrives_when_it_is_healed(proxy, client):
+def test_stalled_bytes_arrive_after_healing(proxy, client):
     ask(client)
     proxy.stall()
     client.sendall(b"late")
@@ -114,7 +114,7 @@ def test_what_is_stalled_arrives_when_it_is_healed(proxy, client):
     assert client.recv(1000) == b"late"
 
 
-def test_a_connection_made_in_a_stall_goes_on_when_it_is_healed(proxy):
+def test_connection_made_in_a_stall_goes_on_when_it_is_healed(proxy):
     proxy.stall()
     with connected(proxy) as peer:
         peer.sendall(b"late")
@@ -123,7 +123,7 @@ def test_a_connection_made_in_a_stall_goes_on_when_it_is_healed(proxy):
         assert peer.recv(1000) == b"late"
 
 
-def test_a_black_hole_swallows_bytes_and_ends_and_never_gives_them_back(proxy, client, echo):
+def test_black_hole_swallows_bytes_and_ends_and_never_gives_them_back(proxy, client, echo):
     ask(client)
     proxy.blackhole()
     client.sendall(b"lost")
@@ -142,7 +142,7 @@ def test_a_black_hole_swallows_bytes_and_ends_and_never_gives_them_back(proxy, c
     wait_until(lambda: echo.left == 1, "the server hears of the end of the last one alone")
 
 
-def test_what_is_refused_is_reset_at_once_until_it_is_healed(proxy, client):
+def test_refused_connections_are_reset_until_healing(proxy, client):
     ask(client)
     proxy.refuse()
     for peer in (client, connected(proxy)):

@@ -39,7 +39,7 @@ def test_fresh_answer_is_shared():
         assert [answer(probe) for _ in range(3)] == [1, 1, 1]
 
 
-def test_one_that_hangs_is_not_waited_for_and_not_asked_twice():
+def test_hanging_probe_is_not_awaited_and_not_started_twice():
     going_on, asked = threading.Event(), []
 
     def ask() -> str:

@@ -17,7 +17,7 @@ def fleet(fleet: Fleet, tmp_path) -> Fleet:
     return fleet
 
 
-def test_the_only_slot_is_free_again_and_the_worker_stops_in_time(fleet):
+def test_only_slot_is_free_again_and_the_worker_stops_in_time(fleet):
     with fleet.worker("-c", "1", WORKER_DRAIN_TIMEOUT_S="0.1") as worker:
         cancelled = fleet.send(prompt("never a third word", **IGNORES_CANCEL))
         timed_out = fleet.send(prompt("never a third word", **IGNORES_CANCEL, deadline_s=1))

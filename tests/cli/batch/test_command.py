@@ -34,7 +34,7 @@ def invoke(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
-def test_nothing_is_sent_while_a_line_is_bad(tmp_path: Path, fake_client: FakeClient) -> None:
+def test_bad_line_prevents_every_submission(tmp_path: Path, fake_client: FakeClient) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('"a"\n{"promt": "b"}\n')
     code, err = invoke(source, "-o", out)

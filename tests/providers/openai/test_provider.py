@@ -163,7 +163,7 @@ async def test_proxy_of_a_job_is_used(provider: OpenAIProvider) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 1.0, None])
-async def test_one_answer_may_be_asked_for(provider: OpenAIProvider, n: Any) -> None:
+async def test_n_of_one_is_accepted(provider: OpenAIProvider, n: Any) -> None:
     provider.check(job(options={"n": n, "logit_bias": {"1": 2}, "anything": [1]}))
 
 

@@ -195,7 +195,7 @@ def test_answer_needs_its_mark_or_its_reason() -> None:
     assert deltas_of(text + chunk(finish="stop")[:-2]) == ["x"]
 
 
-def test_nothing_counts_after_the_mark() -> None:
+def test_data_after_the_end_mark_is_ignored() -> None:
     assert deltas_of(chunk({"content": "x"}), DONE + chunk({"content": "y"}) + b"garbage") == ["x"]
 
 

@@ -51,7 +51,7 @@ class OrderedFaults:
 
     def __init__(self) -> None:
         self._left: list[tuple[Fault, int | None]] = []
-        self._struck: Counter[tuple[str, str]] = Counter()
+        self._applied: Counter[tuple[str, str]] = Counter()
 
     def add(self, fault: Fault) -> None:
         """Apply ``fault`` to the next ``fault.times`` calls."""
@@ -72,10 +72,10 @@ class OrderedFaults:
     def brought(self, plan: Plan, prompt: str, faults: list[Fault]) -> Plan:
         """Return ``plan`` with the faults of its prompt, each as often as the prompt asks for."""
         for fault in faults:
-            strikes = (prompt, str(fault))
+            fault_of_prompt = (prompt, str(fault))
             if fault.times is None:
                 plan = fault.apply(plan)
-            elif self._struck[strikes] < fault.times:
-                self._struck[strikes] += 1
+            elif self._applied[fault_of_prompt] < fault.times:
+                self._applied[fault_of_prompt] += 1
                 plan = fault.apply(plan)
         return plan

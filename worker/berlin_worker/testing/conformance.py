@@ -83,7 +83,7 @@ class ProviderConformance:
 
         self._run(work)
 
-    def test_a_stream_yields_lists_of_text(self) -> None:
+    def test_stream_yields_lists_of_text(self) -> None:
         """Each item is a list of deltas that are not empty; the report fits the contract."""
 
         async def work(provider: Provider) -> None:
@@ -106,7 +106,7 @@ class ProviderConformance:
 
         self._run(work)
 
-    def test_a_stream_that_is_closed_early_ends(self) -> None:
+    def test_stream_closed_early_ends(self) -> None:
         """Closing the generator after its first deltas raises nothing and takes no time."""
 
         async def work(provider: Provider) -> None:
@@ -119,7 +119,7 @@ class ProviderConformance:
 
         self._run(work)
 
-    def test_a_stream_that_is_cancelled_ends(self) -> None:
+    def test_cancelled_stream_ends(self) -> None:
         """A cancellation comes out as ``CancelledError``, at any moment of the stream."""
 
         async def work(provider: Provider) -> None:
@@ -135,7 +135,7 @@ class ProviderConformance:
 
         self._run(work)
 
-    def test_a_failure_is_a_job_error(self) -> None:
+    def test_failure_is_a_job_error(self) -> None:
         """An upstream that fails comes out as ``JobError``, with a message."""
 
         async def work(provider: Provider) -> None:
