@@ -102,10 +102,10 @@ class AsyncSurface(abc.ABC):
 
     @abc.abstractmethod
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
-        """Ask for a job to be cancelled, in one step; a job that is over stays as it is.
+        """Request the cancellation of a job; a finished job stays as it is.
 
-        With several event stores in two: a flag first, which the workers find by themselves,
-        then the message that reaches them at once.
+        On a cluster in two: the flag in the record, which workers find by themselves, then
+        the message that reaches them at once.
         """
 
     @abc.abstractmethod
