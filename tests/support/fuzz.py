@@ -21,9 +21,11 @@ Command = tuple[Any, ...]
 """A Redis command with its arguments."""
 
 JOBS: Final = ["fuzz-1", "fuzz-2", "fuzz-3"]
+LIMITS: Final = [names.limit_key("berlin", "gpt-3.5-turbo"), names.limit_key("echo", "echo")]
 _STATE_FIELDS: Final = [
     *("status", "job", "attempt", "seq", "chunks", "failed_attempts", "cancel", "owner", "trace"),
-    *("created_ms", "started_ms", "queued_ms", "co_submitted"),
+    *("created_ms", "started_ms", "queued_ms", "co_submitted", "lease_ms", "progress"),
+    *("tenant", "metadata", "fingerprint", "revoked"),
 ]
 
 scalars = st.one_of(
@@ -57,6 +59,8 @@ objects = st.fixed_dictionaries(
         "deadline_s": scalars,
         "proxy": scalars,
         "provider": scalars | st.just("echo"),
+        "model": scalars,
+        "fallbacks": jsons | st.just([{"provider": "echo", "model": "echo"}]),
     },
 ).map(lambda job: json.dumps(job).encode())
 keys = st.one_of(
@@ -73,7 +77,7 @@ keys = st.one_of(
                 names.FLEET,
             ),
             *(names.alive_key("fuzz"), f"{names.DEAD_LETTER_DEDUP}fuzz"),
-            *("limit:fuzz", "worker:fuzz"),
+            *("limit:fuzz", "worker:fuzz", *LIMITS),
         ]
     ),
 )
