@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from berlin_schemas import (
     decode,
     encode,
 )
+from berlin_schemas.documents import ADAPTERS, json_schema
 from berlin_schemas.events import TERMINAL_TYPES
 
 pytestmark = pytest.mark.unit
@@ -82,6 +84,8 @@ events = st.one_of(
     st.builds(Cancelled, **common, reason=text, **spent),
 )
 
+VALID = jsonschema.Draft202012Validator(json_schema("event", ADAPTERS["event"]))
+
 CHUNK = {
     "v": 1,
     "job_id": "a",
@@ -98,6 +102,11 @@ def test_every_event_comes_back_as_it_was(event):
     data = encode(event)
     assert decode(data) == decode(data.decode()) == event
     assert b"\n" not in data
+
+
+@given(events)
+def test_every_event_is_valid_by_its_schema(event):
+    VALID.validate(json.loads(encode(event)))
 
 
 @given(events, text, st.none() | text | st.integers())

@@ -47,6 +47,7 @@ COMMANDS: Final = {
         "doctor.command",
         "Check Redis, broker and login, with hints.",
     ),
+    "schema": ("schema_command", "Print the contract: AsyncAPI, JSON Schemas."),
     "completion": (
         "completion_command",
         "Complete commands, options and job IDs by TAB.",
