@@ -1,0 +1,3 @@
+module example.org/berlin
+
+go 1.19
