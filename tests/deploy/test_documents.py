@@ -12,7 +12,7 @@ from tests.support.workers import ROOT
 pytestmark = pytest.mark.unit
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-WITHOUT_BLOCKS = {"CHANGELOG.md", "tests/benchmarks/FIGURES.md"}
+WITHOUT_BLOCKS = {"CHANGELOG.md", "tests/benchmarks/FIGURES.md", "tests/examples/README.md"}
 WORKER = ROOT / "worker/berlin_worker"
 
 

@@ -9,6 +9,7 @@ then serves the blocks in Python.
 """
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from berlin_worker.embedded.redis_server import RedisProcess, find_server
+from berlin_worker.embedded.redis_server import RedisProcess, find_server, free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.documents import BLOCKS, Block
 from tests.support.needed import needed
@@ -31,8 +32,11 @@ pytestmark = pytest.mark.integration
 
 REPLY = "one two three"
 REDIS_URL = "redis://127.0.0.1:6379/0"
-WORKER = re.compile(r"(?m)^(celery -A berlin_worker worker|berlin worker)\b[^#\n]*")
-"""A command that does not return: the walk goes on beside it once the worker is ready."""
+GATEWAY = "localhost:8080"
+SERVER = re.compile(r"(?m)^(?:celery -A berlin_worker (worker)|berlin (worker|gateway))\b[^#\n]*")
+"""A command that does not return: the walk goes on beside it once the server is ready."""
+READY = {"worker": " ready[.]", "gateway": "gateway .*http://"}
+"""What a server logs as soon as it serves."""
 AWAITING = """
 import ast, asyncio, inspect, sys
 code = compile(sys.stdin.read(), "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -48,7 +52,8 @@ class Walk:
 
     def __init__(self, environ: dict[str, str], credentials: tuple[str, str], folder: Path) -> None:
         self._environ, self._credentials = environ, credentials
-        self._log = folder / "worker.log"
+        self._folder = folder
+        self._port = free_port()
         self.env = {
             name: value
             for name, value in os.environ.items()
@@ -65,17 +70,14 @@ class Walk:
         """Return the block with the addresses and credentials of the test."""
         account, password = self._credentials
         text = text.replace(REDIS_URL, self._environ["REDIS_URL"])
+        text = text.replace(GATEWAY, f"127.0.0.1:{self._port}")
         text = text.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
         text = text.replace("BERLIN_ACCOUNT=...", f"BERLIN_ACCOUNT={shlex.quote(account)}")
         return text.replace("BERLIN_PASSWORD=...", f"BERLIN_PASSWORD={shlex.quote(password)}")
 
     def shell(self, text: str) -> tuple[int, str]:
         """Run a block; returns the exit code of the first command that failed, and the output."""
-        ready = (
-            f"for _ in $(seq {int(TIMEOUT_S) * 10}); do grep -q ' ready.' {self._log} && break; "
-            f"kill -0 $!; sleep 0.1; done; grep ' ready.' {self._log}"
-        )
-        text = WORKER.sub(rf"\g<0> >{self._log} 2>&1 &\n{ready}\n", self.here(text))
+        text = SERVER.sub(self._beside, self.here(text))
         assert self._shell.stdin
         assert self._shell.stdout
         # `set -e` in the shell itself, so that what a block exports is there for the next one;
@@ -90,6 +92,17 @@ class Walk:
                 return int(ended[1]), "".join(output) + line[: ended.start()]
             output.append(line)
         raise AssertionError("".join(output))
+
+    def _beside(self, command: re.Match[str]) -> str:
+        """Return the commands that start a server in the background, and wait until it serves."""
+        server = command[1] or command[2]
+        log = self._folder / f"{server}.log"
+        port = f" --port {self._port}" if server == "gateway" else ""
+        return (
+            f"{command[0].rstrip()}{port} >{log} 2>&1 &\n"
+            f"for _ in $(seq {int(TIMEOUT_S) * 10}); do grep -q '{READY[server]}' {log} && break; "
+            f"kill -0 $!; sleep 0.1; done; grep '{READY[server]}' {log}\n"
+        )
 
     def python(self, text: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -136,6 +149,19 @@ def test_commands_run_in_their_order(walked: tuple[Walk, dict[str, str]]) -> Non
     assert submitting
     for block in submitting:
         assert REPLY in walked[1][block.name]
+
+
+def test_answers_come_over_http(walked: tuple[Walk, dict[str, str]]) -> None:
+    asking = [block for block in BLOCKS if re.search(r"curl .*localhost:8080/v1", block.text)]
+    assert len(asking) == 2
+    chat, job = (walked[1][block.name] for block in asking)
+    deltas = [json.loads(found)["choices"] for found in re.findall(r"data: (\{.*)", chat)]
+    assert "".join(each[0]["delta"].get("content", "") for each in deltas) == REPLY
+    assert chat.rstrip().endswith("data: [DONE]")
+    events = [json.loads(found) for found in re.findall(r"data: (\{.*)", job)]
+    last = max(event["seq"] for event in events)
+    assert [event["seq"] for event in events] == [*range(1, last + 1), *range(3, last + 1)]
+    assert f'"text": "{REPLY}"' in job
 
 
 PYTHON = [block for block in BLOCKS if block.language == "python" and not block.needs]

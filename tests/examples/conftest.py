@@ -94,21 +94,32 @@ def environ() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def node_folder() -> Path:
-    """A folder with the programs for Node and their locked packages.
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the programs for Node, and their locked packages."""
+    folder = tmp_path_factory.mktemp("node")
+    for program in (EXAMPLES / "node").glob("*.mjs"):
+        shutil.copy(program, folder)
+    (folder / "node_modules").symlink_to(_installed() / "node_modules")
+    return folder
+
+
+def _installed() -> Path:
+    """Return a folder with the packages of the lock file.
 
     It is kept in the virtual environment for later runs; a new lock file makes a new one.
     """
-    tools = needed(shutil.which("node") and shutil.which("npm"), "node with npm")
-    lock = (EXAMPLES / "node/package-lock.json").read_bytes()
-    folder = Path(sys.prefix) / "examples-node" / hashlib.sha256(lock).hexdigest()[:16]
+    npm = needed(shutil.which("node") and shutil.which("npm"), "node with npm")
+    files = [EXAMPLES / "node" / name for name in ("package.json", "package-lock.json")]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    folder = Path(sys.prefix) / "examples-node" / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
     installed = folder / "installed"
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # tests run in several processes
-        shutil.copytree(EXAMPLES / "node", folder, dirs_exist_ok=True)
         if not installed.exists():
-            command = [tools, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            for each in files:
+                shutil.copy(each, folder)
+            command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             done = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=_NPM_S, check=False
             )
