@@ -20,7 +20,7 @@ from tests.support.fork_server import run_python
 from tests.support.workers import ROOT
 
 MAKE_ACL = ROOT / "deploy" / "redis" / "acl"
-USERS = ("producer", "subscriber", "worker", "operator", "monitor")
+USERS = ("producer", "subscriber", "gateway", "worker", "operator", "monitor")
 OTHERS_JOB = "somebody-elses-job"
 STATE, LOG = names.state_key(OTHERS_JOB), names.log_key(OTHERS_JOB)
 TOKEN = "token:berlin:0123456789abcdef"

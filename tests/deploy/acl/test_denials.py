@@ -79,6 +79,17 @@ FORBIDDEN = {
         *ENQUEUEING,
         "INFO",
     ],
+    "gateway": [
+        *ADMINISTRATION,
+        *READING_TOKENS,
+        *(each for each in WRITING_REPLIES if "job-control" not in each),
+        "RPOP prompts",
+        "LRANGE prompts 0 -1",
+        "XRANGE worker:dead - +",
+        "HGETALL unacked:prompts",
+        "PSUBSCRIBE job:*",
+        "INFO",
+    ],
     "worker": [each for each in ADMINISTRATION if each != "SCAN 0"],
     "operator": [*ADMINISTRATION, *READING_TOKENS, "RPOP prompts"],
     "monitor": [

@@ -3,11 +3,13 @@
 import asyncio
 import json
 
+import aiohttp
 import pytest
 from celery import Celery
 
 from berlin_schemas import names
 from berlin_worker.client import AsyncClient, JobIdReused, Unavailable
+from berlin_worker.gateway.server import open_gateway, serving
 from berlin_worker.settings import Settings
 from tests.support.acl import OTHERS_JOB, as_producer, as_subscriber, celery_cli, cli, top_of
 from tests.support.checker import text_of
@@ -37,6 +39,37 @@ async def test_every_service_works_as_its_own_user(guarded, fleet):
                 admin.acl_log_reset()
             assert worker.stop() == 0
         assert "NOPERM" not in worker.log
+    assert guarded.denials() == []
+
+
+async def test_gateway_works_as_its_own_user(guarded, fleet):
+    settings = Settings(redis_url=guarded.url("gateway"), default_provider="echo")
+    gateway = open_gateway(settings, "127.0.0.1", warn=lambda _: None)
+    messages = {"messages": [{"role": "user", "content": "hello"}]}
+    async with (
+        serving(gateway, "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}/", raise_for_status=True) as http,
+    ):
+        with fleet.worker("-c", "4"):
+            body = {**messages, "provider": "echo", "model": "m", "stream": True}
+            async with http.post("v1/chat/completions", json=body) as reply:
+                assert "data: [DONE]" in await reply.text()
+            body = {**messages, "provider": "echo"}
+            async with http.post("v1/jobs", json=body, headers={"Idempotency-Key": "k"}) as reply:
+                job = (await reply.json())["job_id"]
+            async with http.get(f"v1/jobs/{job}/events") as reply:
+                assert "event: completed" in await reply.text()
+            async with http.get(f"v1/jobs/{job}/events?after=2&wait_s=5") as reply:
+                assert (await reply.json())["ended"] is True
+            async with http.get(f"v1/jobs/{job}") as reply:
+                assert (await reply.json())["result"]["text"] == "hello"
+        async with http.post("v1/jobs", json=messages) as reply:
+            job = (await reply.json())["job_id"]
+        async with http.post(f"v1/jobs/{job}/cancel"):
+            pass
+        for path in ("v1/jobs", "v1/jobs?status=queued", "v1/models", "readyz", "metrics", "/"):
+            async with http.get(path):
+                pass
     assert guarded.denials() == []
 
 
