@@ -20,6 +20,7 @@ from celery import Celery
 from berlin_worker.client import Client
 from berlin_worker.embedded.redis_server import find_server, free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
+from berlin_worker.gateway.keys import new_key
 from berlin_worker.settings import Settings
 from tests.support.cli import BERLIN
 from tests.support.fleet import prompt
@@ -94,6 +95,20 @@ class Stack:
         assert mine != said.split()
         return self.start("flower", *entrypoint("flower"), *mine)
 
+    def start_gateway(self, port: int) -> tuple[subprocess.Popen[bytes], str]:
+        """Start the gateway with one API key; returns the key, too."""
+        key, entry = new_key("acme")
+        (volume,) = self.services["gateway"]["volumes"]
+        said = self.services["gateway"]["environment"]
+        assert volume["target"] == said["WORKER_GATEWAY_KEYS"]
+        keys = self._folder / "keys.json"
+        keys.write_text(json.dumps({"keys": [entry.model_dump()]}))
+        said = " ".join(self.services["gateway"]["command"])
+        mine = said.replace("0.0.0.0", "127.0.0.1").replace("8080", f"{port}").split()
+        assert mine != said.split()
+        command = [*entrypoint("worker"), *mine]
+        return self.start("gateway", *command, WORKER_GATEWAY_KEYS=str(keys)), key
+
     def healthy(self, service: str, test: list[str], **env: str) -> bool:
         command = ["sh", "-c", test[1]] if test[0] == "CMD-SHELL" else test
         done = subprocess.run(
@@ -152,6 +167,8 @@ def test_stack_works_by_its_own_commands(stack, tmp_path):
     workers = [stack.start_worker(port) for port in ports]
     flower_port = free_port()
     flower = stack.start_flower(flower_port)
+    gateway_port = free_port()
+    gateway, key = stack.start_gateway(gateway_port)
     for port in ports:
         wait_until(
             lambda port=port: stack.healthy(
@@ -161,6 +178,11 @@ def test_stack_works_by_its_own_commands(stack, tmp_path):
         )
     asked = [f"{flower_port}" if part == "5555" else part for part in health_check("flower")]
     wait_until(lambda: stack.healthy("flower", asked), "Flower is healthy")
+
+    check = stack.services["gateway"]["healthcheck"]["test"][1:]
+    asked = [f"{gateway_port}" if part == "8080" else part for part in check]
+    wait_until(lambda: stack.healthy("gateway", asked), "the gateway is healthy")
+    assert answer_of(gateway_port, key) == "one two three"
 
     with Celery(broker=stack.url("producer")) as producer:
         sent = producer.send_task("worker.generate", [prompt("hello")], queue="prompts")
@@ -187,20 +209,36 @@ def test_stack_works_by_its_own_commands(stack, tmp_path):
 
     wait_until(lambda: seen() == 3, "Flower sees three workers")
 
-    for process in (*workers, flower, server):
+    processes = (*workers, flower, gateway, server)
+    for process in processes:
         process.terminate()
     grace_s = float(stack.services["worker"]["stop_grace_period"].rstrip("s"))
-    assert [process.wait(grace_s) for process in (*workers, flower, server)] == [0] * 5
-    assert not secrets_of_others(stack)
-    for service in ("redis", "worker", "flower"):
-        assert not [value for value in stack.environ.values() if value in stack.log(service)]
+    assert [process.wait(grace_s) for process in processes] == [0] * 6
+    assert not secrets_of_others(
+        stack, "worker", {"BERLIN_ACCOUNT", "BERLIN_PASSWORD", "WORKER_PASSWORD"}
+    )
+    assert not secrets_of_others(
+        stack, "gateway", {"GATEWAY_PASSWORD", "WORKER_GATEWAY_TICKET_SECRET"}
+    )
+    for service in ("redis", "worker", "flower", "gateway"):
+        log = stack.log(service)
+        assert not [value for value in (*stack.environ.values(), key) if value in log]
 
 
-def secrets_of_others(stack: Stack) -> set[str]:
-    """Passwords of `.env` that the worker has and does not need."""
-    needed_ones = {"BERLIN_ACCOUNT", "BERLIN_PASSWORD", "WORKER_PASSWORD"}
+def answer_of(port: int, key: str) -> str:
+    """The text of a chat completion by the gateway."""
+    body = {"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "hello"}]}
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return str(json.load(reply)["choices"][0]["message"]["content"])
+
+
+def secrets_of_others(stack: Stack, service: str, needed_ones: set[str]) -> set[str]:
+    """Secrets of `.env` that a service has and does not need."""
     others = {value for name, value in stack.environ.items() if name not in needed_ones}
-    text = "\n".join(stack.env("worker").values())
+    text = "\n".join(stack.env(service).values())
     return {value for value in others if value in text}
 
 
@@ -208,7 +246,8 @@ def test_each_setting_of_the_env_file_reaches_the_worker():
     said = {str(field.validation_alias): "set" for field in Settings.model_fields.values()}
     environ = {**dict.fromkeys(example_environ(), "x"), **said, "OTEL_SERVICE_NAME": "set"}
     found = container_environ(compose(environ)["services"]["worker"], environ)
-    own = {"REDIS_URL"}  # the stack has a Redis of its own
+    # The stack has a Redis of its own, and workers sign no tickets.
+    own = {"REDIS_URL", "WORKER_GATEWAY_TICKET_SECRET"}
     assert {name for name in said if found.get(name) != "set"} == own
     assert found["OTEL_SERVICE_NAME"] == "set"
     passwords = {name for name in example_environ() if name.endswith("_PASSWORD")}

@@ -8,6 +8,7 @@ import pytest
 from celery import Celery
 
 from berlin_schemas import names
+from berlin_worker.cli.top.run import read
 from berlin_worker.client import AsyncClient, JobIdReused, Unavailable
 from berlin_worker.gateway.server import open_gateway, serving
 from berlin_worker.settings import Settings
@@ -43,7 +44,8 @@ async def test_every_service_works_as_its_own_user(guarded, fleet):
 
 
 async def test_gateway_works_as_its_own_user(guarded, fleet):
-    settings = Settings(redis_url=guarded.url("gateway"), default_provider="echo")
+    url = guarded.url("gateway")
+    settings = Settings(redis_url=url, broker_url=url, default_provider="echo")
     gateway = open_gateway(settings, "127.0.0.1", warn=lambda _: None)
     messages = {"messages": [{"role": "user", "content": "hello"}]}
     async with (
@@ -70,6 +72,8 @@ async def test_gateway_works_as_its_own_user(guarded, fleet):
         for path in ("v1/jobs", "v1/jobs?status=queued", "v1/models", "readyz", "metrics", "/"):
             async with http.get(path):
                 pass
+    with guarded.client("gateway") as client:
+        assert read(client, settings).waiting is not None  # the fleet, as its page shows it
     assert guarded.denials() == []
 
 
