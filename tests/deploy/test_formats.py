@@ -19,6 +19,7 @@ from tests.support.manifests import (
 pytestmark = pytest.mark.unit
 
 UNIT = DEPLOY / "systemd" / "berlin-worker.service"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 
 
 def test_dockerfile_follows_the_rules_for_dockerfiles():
@@ -47,11 +48,12 @@ def test_metrics_port_is_the_same_in_every_file():
     assert "WORKER_HTTP_PORT" not in stack["environment"], "the image sets it"
 
 
-def test_systemd_accepts_the_unit(tmp_path):
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_systemd_accepts_the_unit(tmp_path, path):
     analyze = tool("systemd-analyze")
-    unit = tmp_path / UNIT.name
+    unit = tmp_path / path.name
     # It looks whether the program is there.
-    unit.write_text(UNIT.read_text().replace("/opt/berlin/bin/berlin", tool("berlin")))
+    unit.write_text(path.read_text().replace("/opt/berlin/bin/berlin", tool("berlin")))
     run(analyze, "verify", unit)
     level = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", unit)
     assert "OK" in level or "SAFE" in level

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 
 FOREIGN_KINDS = {"ScaledObject", "TriggerAuthentication", "PodMonitor", "PrometheusRule"}
 """KEDA's and the Prometheus Operator's: their schemas are in no package."""
-FOLDERS = ["base", "overlays/keda", "overlays/hpa", "overlays/prometheus-operator"]
+FOLDERS = ["base", "gateway", "overlays/keda", "overlays/hpa", "overlays/prometheus-operator"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

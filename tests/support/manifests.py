@@ -149,7 +149,7 @@ def without_hashes(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]
         if isinstance(value, list):
             return [cut(each) for each in value]
         return (
-            re.sub(r"^(berlin-worker)-[a-z0-9]{10}$", r"\1", value)
+            re.sub(r"^(berlin-(?:worker|gateway))-[a-z0-9]{10}$", r"\1", value)
             if isinstance(value, str)
             else value
         )
