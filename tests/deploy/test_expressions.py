@@ -1,14 +1,18 @@
 """Every expression of alerts and dashboard against the metrics of real workers."""
 
+import asyncio
 import subprocess
 import urllib.request
 
+import aiohttp
 import pytest
 import yaml
 
 from berlin_worker.client import Client
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
+from berlin_worker.gateway.server import open_gateway, serving
+from berlin_worker.settings import Settings
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.manifests import tool
 from tests.support.promql import Samples, expressions, selectors_of
@@ -48,7 +52,23 @@ def output(redis_server) -> str:
 def samples(output) -> Samples:
     made = Samples()
     made.add(output)
+    made.add(asyncio.run(metrics_of_gateway()))
     return made
+
+
+async def metrics_of_gateway() -> str:
+    """Metrics of a gateway without a Redis, after some requests."""
+    settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    gateway = open_gateway(settings, "127.0.0.1", warn=lambda _: None)
+    async with (
+        serving(gateway, "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}/") as http,
+    ):
+        for path, status in {"livez": 200, "readyz": 503, "v1/jobs": 503}.items():
+            async with http.get(path) as reply:
+                assert reply.status == status
+        async with http.get("metrics") as reply:
+            return await reply.text()
 
 
 def scrape(port: int) -> str:

@@ -118,9 +118,12 @@ def test_grafana_finds_dashboard_and_data_source_at_the_paths_of_compose():
     assert (variable["name"], variable["type"]) == ("datasource", "datasource")
     assert (variable["query"], variable["current"]["value"]) == (source["type"], source["uid"])
     assert source["url"] == "http://prometheus:9090"
-    (scraped,) = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())[
-        "scrape_configs"
-    ]
-    (found,) = scraped["dns_sd_configs"]
-    assert found["names"] == ["worker"]
-    assert found["port"] == 9464
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    found = {
+        (name, each["port"])
+        for job in scraped["scrape_configs"]
+        for each in job["dns_sd_configs"]
+        for name in each["names"]
+    }
+    assert found == {("worker", 9464), ("gateway", 8080)}
+    assert {name for name, _ in found} <= services.keys()
