@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick test-celery test-servers fuzz chaos chaos-short bench lint format readme manifests lock wheel smoke clean
+.PHONY: help demo test test-quick test-celery test-servers fuzz chaos chaos-short bench lint format readme manifests schema lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -72,6 +72,9 @@ manifests: ## write the alerts into the manifest of the Prometheus Operator
 	@{ printf '%s\n' '# Written by `make manifests` from deploy/prometheus/alerts.yml: change it there.' \
 		'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: berlin-worker' 'spec:'; \
 		sed -n '/^groups:/,$$ { s/^./  &/; p; }' deploy/prometheus/alerts.yml; } > $(RULES)
+
+schema: .venv/.dev ## write the AsyncAPI document and the JSON Schemas into schemas/
+	@$(BIN)/berlin schema --write schemas
 
 wheel: .venv/.dev ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .

@@ -119,7 +119,14 @@ def _installed() -> Path:
         if not installed.exists():
             for each in files:
                 shutil.copy(each, folder)
-            command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            command = [
+                npm,
+                "ci",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--fetch-retries=5",
+            ]
             done = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=_NPM_S, check=False
             )

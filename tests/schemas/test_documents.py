@@ -29,7 +29,7 @@ def resolve(document: object, pointer: str) -> object:
 
 
 def test_committed_documents_are_those_of_the_code() -> None:
-    assert check(FOLDER) == 0, "berlin schema --write schemas"
+    assert check(FOLDER) == 0, "run `make schema`"
 
 
 def test_check_names_each_file_that_differs(

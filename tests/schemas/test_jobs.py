@@ -2,11 +2,13 @@
 
 import json
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from berlin_schemas import InvalidJob
+from berlin_schemas.documents import ADAPTERS, json_schema
 from berlin_schemas.jobs import MAX_JOB_BYTES, dump_job, parse_job
 from tests.support.prompt_jobs import HELLO, ID, job, nested, refusal
 
@@ -39,6 +41,8 @@ parts = st.builds(
     text.filter(bool),
 )
 
+
+VALID = jsonschema.Draft202012Validator(json_schema("job", ADAPTERS["job"]))
 
 jobs = st.fixed_dictionaries(
     {
@@ -103,6 +107,11 @@ def test_every_valid_job_is_taken_and_its_bytes_are_the_job_again(obj):
     assert json.loads(data) == obj
     assert parse_job(json.loads(data), ID) == (parsed, data)
     assert parsed.model_dump(exclude_unset=True) == obj
+
+
+@given(jobs)
+def test_every_valid_job_is_valid_by_its_schema(obj):
+    VALID.validate(obj)
 
 
 def test_content_may_be_missing_or_null_beside_tool_calls():

@@ -1,7 +1,7 @@
 """Relay jobs to browsers with async views of Django: ``uvicorn django_relay:app``.
 
 One file in place of a project. An EventSource that reconnects sends the header Last-Event-ID and
-gets the rest of the events.
+gets the rest of the events. Close it at completed, failed or cancelled.
 """
 
 import json

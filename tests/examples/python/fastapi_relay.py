@@ -1,6 +1,7 @@
 """Relay jobs to browsers with FastAPI: ``uvicorn fastapi_relay:app``.
 
 An EventSource that reconnects sends the header Last-Event-ID and gets the rest of the events.
+Close it at completed, failed or cancelled.
 """
 
 from collections.abc import AsyncIterator
