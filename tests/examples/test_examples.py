@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.examples.conftest import EXAMPLES, REPLY, Server
+from tests.examples.official_client import CHECKS
 from tests.support.needed import needed
 from tests.support.workers import ROOT
 
@@ -76,6 +78,14 @@ def test_node(environ: dict[str, str], node_folder: Path, program: str) -> None:
     lines = printed.splitlines()
     assert lines[0] == REPLY
     assert lines[1:] == [] if program == "celery" else lines[1].endswith(" tokens")
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_official_openai_package_of_python(
+    environ: dict[str, str], check: Callable[[openai.OpenAI], None]
+) -> None:
+    with openai.OpenAI(base_url=f"{environ['BASE_URL']}/v1", api_key="none") as client:
+        check(client)
 
 
 def test_official_openai_package_of_node(environ: dict[str, str], node_folder: Path) -> None:
