@@ -92,48 +92,83 @@ class ChunkTemplate:
 
     def text_of(self, data: bytes) -> str | None:
         """Return the text of a chunk, possibly empty; ``None`` if it does not fit."""
-        texts = self._texts(data, self._prefix, self._end, None)
-        return None if texts is None else "".join(texts)
-
-    def texts_of_read(self, data: bytes) -> list[str] | None:
-        """Return the texts of a read of whole events alone, none of them empty; ``None`` if one
-        does not fit."""
-        return self._texts(data, self._framed_prefix, self._framed_end, self._gap)
-
-    def _texts(self, data: bytes, prefix: bytes, end: bytes, gap: bytes | None) -> list[str] | None:
+        prefix, end = self._prefix, self._end
         if len(data) < len(prefix) + len(end):
             return None
         if not (data.startswith(prefix) and data.endswith(end)):
             return None
-        data = data[len(prefix) : -len(end)]
-        texts: list[str] = []
-        for part in (data,) if gap is None else data.split(gap):
-            inside = part
-            if self._is_padded:
-                inside, suffix, padding = part.partition(self._suffix)
-                if not suffix or _UNPLAIN(padding):
-                    return None
-            text = _text(inside)
-            if text is None:
+        return self._text_of(data[len(prefix) : -len(end)])
+
+    def texts_of_read(self, data: bytes) -> list[str] | None:
+        """Return the texts of a read of whole events alone, none of them empty; ``None`` if one
+        does not fit."""
+        prefix, end = self._framed_prefix, self._framed_end
+        if len(data) < len(prefix) + len(end):
+            return None
+        if not (data.startswith(prefix) and data.endswith(end)):
+            return None
+        parts = data[len(prefix) : -len(end)].split(self._gap)
+        if len(parts) > 1:
+            return self._texts_of(parts)
+        text = self._text_of(parts[0])
+        if text is None:
+            return None
+        return [text] if text else []
+
+    def _text_of(self, part: bytes) -> str | None:
+        if self._is_padded:
+            part, suffix, padding = part.partition(self._suffix)
+            if not (suffix and _is_padding(padding)):
                 return None
-            if text:
-                texts.append(text)
+        text = _inside(part)
+        self.is_used = self.is_used or text is not None
+        return text
+
+    def _texts_of(self, parts: Sequence[bytes]) -> list[str] | None:
+        if self._is_padded:
+            suffix = self._suffix
+            insides, found, paddings = zip(*[part.partition(suffix) for part in parts], strict=True)
+            if b"" in found or not _is_padding(b"".join(paddings)):
+                return None
+            parts = insides
+        # All at once, for what a call costs: none has a line feed, which would end its event.
+        texts = _plain(b"\n".join(parts))
+        if texts is None or len(texts) != len(parts):
+            decoded = [_inside(part) for part in parts]
+            texts = [text for text in decoded if text is not None]
+            if len(texts) < len(decoded):
+                return None
         self.is_used = True
-        return texts
+        return texts if all(texts) else [text for text in texts if text]
 
 
-def _text(inside: bytes) -> str | None:
+def _inside(data: bytes) -> str | None:
     """Return the text of the JSON string with this inside; ``None`` if it is no such inside."""
     try:
-        if b'"' not in inside and b"\\" not in inside:
-            text = inside.decode()
+        if b'"' not in data and b"\\" not in data:
+            text = data.decode()
             # No control character stands in a JSON string; this is a bit stricter.
             if text.isprintable():
                 return text
-        decoded: str = from_json(b'"%b"' % inside)
+        decoded: str = from_json(b'"%b"' % data)
     except ValueError:
         return None
     return decoded
+
+
+def _plain(lines: bytes) -> list[str] | None:
+    """Return the lines as texts of JSON strings; ``None`` if that needs a decoder."""
+    if b'"' in lines or b"\\" in lines:
+        return None
+    try:
+        texts = lines.decode().split("\n")
+    except UnicodeDecodeError:
+        return None
+    return texts if "".join(texts).isprintable() else None
+
+
+def _is_padding(data: bytes) -> bool:
+    return data.isalnum() or not _UNPLAIN(data)
 
 
 def _without_padding(data: bytes) -> bytes | None:
