@@ -34,7 +34,8 @@ from berlin_worker.providers.response import BrokenResponse
 from berlin_worker.settings import Settings
 
 _OURS: Final = ("model", "messages", "stream", "stream_options")
-_dumps: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+# No escapes beyond ASCII: they would make a body of other scripts two or three times as long.
+_dumps: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _AFTER_REASON_S: Final = 5.0
 """Seconds to wait for usage and ``[DONE]`` after a finish reason: some servers send neither."""
 _DRAIN_S: Final = 0.2
