@@ -15,7 +15,7 @@ from berlin_worker.config import celery_variables, certificates, endpoints, miss
 from berlin_worker.config.checked_urls import broker_address, redis_address
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
-from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
+from berlin_worker.config.setting_fields import Count, Name, Seconds, Short, Ttl
 from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
 
@@ -75,6 +75,8 @@ class Settings(GatewaySettings):
         "OPENAI_BASE_URL", "https://api.openai.com/v1", "base URL of the provider `openai`"
     )
     openai_api_key: SecretStr | None = _env("OPENAI_API_KEY", None, "its key", private=True)
+    openai_model: Name = _env("OPENAI_MODEL", "", "its model for jobs that name none")
+    openai_proxy: str | None = _env("OPENAI_PROXY", None, "its proxy", private=True)
     endpoints: str = _env(
         endpoints.SETTING,
         "",
@@ -84,10 +86,10 @@ class Settings(GatewaySettings):
     providers: str = _env(
         "WORKER_PROVIDERS", "", "providers that this worker serves, comma-separated; empty: all"
     )
-    default_provider: Annotated[str, Field(max_length=128)] = _env(
+    default_provider: Name = _env(
         "WORKER_DEFAULT_PROVIDER", "berlin", "provider of jobs that name none"
     )
-    default_model: Annotated[str, Field(max_length=128)] = _env(
+    default_model: Name = _env(
         "WORKER_DEFAULT_MODEL", "", "model of jobs that name none; empty: the provider's own"
     )
     max_attempts: Count = _env(
@@ -256,6 +258,8 @@ def _addresses(settings: Settings) -> dict[str, str]:
     urls.http(settings.berlin_url, "BERLIN_URL", login=False)
     if settings.berlin_proxy:
         urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
+    if settings.openai_proxy:
+        urls.http(settings.openai_proxy, "OPENAI_PROXY", login=True)
     for proxy in settings.proxies:
         urls.http(proxy, "WORKER_PROXY_ALLOWLIST", login=True)
     endpoints.parse(settings.endpoints)

@@ -90,6 +90,17 @@ def test_chunks_are_no_errors() -> None:
         ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
         ({"retry-after-ms": "999999999"}, 86400.0),
         ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "1.5"}, 1.5),
+        ({"Retry-After": "9" * 30}, 86400.0),
+        ({"Retry-After-Ms": "9" * 30}, 86400.0),
+        ({"Retry-After": "-7"}, None),
+        ({"Retry-After": "NaN"}, None),
+        ({"Retry-After": "Infinity"}, None),
+        ({"Retry-After": "1e3"}, None),
+        ({"Retry-After": ""}, None),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 2215 07:28:00 GMT"}, 86400.0),
+        ({"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT"}, None),
     ],
 )
 def test_wait_is_that_of_the_finer_header(headers: dict[str, str], wait_s: float | None) -> None:

@@ -66,7 +66,9 @@ class ChunkTemplate:
         """
         if len(deltas) != 1 or len(chunk["choices"]) != 1 or b"\\" in data:
             return None
-        delta = chunk["choices"][0]["delta"]
+        delta = chunk["choices"][0].get("delta")
+        if not isinstance(delta, dict):  # a whole message
+            return None
         match deltas[0]:
             case str(text):
                 key: Key = "content"
