@@ -68,7 +68,7 @@ class CeleryJobQueue:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-        # RabbitMQ reports what it refuses later, to the message after it, and closes the channel. So
+        # RabbitMQ reports what it refuses to a later message, and closes the channel. So
         # an error of AMQP says nothing about this job: it is sent again, over another channel.
         except (OperationalError, OSError, AMQPError) as error:
             raise ConnectionError(f"broker: {error}") from error
