@@ -34,7 +34,7 @@ def test_sigterm_lets_short_jobs_end_and_hands_long_ones_on(site, report, remapp
 
 
 def test_rolling_restart_under_load_fails_nothing(site, report):
-    jobs = size(200, 2000)
+    jobs = size(300, 2000)
 
     def submit() -> None:
         for n in range(jobs):
