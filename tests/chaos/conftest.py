@@ -18,11 +18,33 @@ from tests.support.upstream_process import UpstreamProcess
 HERE = Path(__file__).parent
 
 
+LONGEST_FIRST = (
+    *(
+        "message_vanished",
+        "kills_its_worker",
+        "lose_two_workers",
+        "runs_for_long",
+        "then_a_killed_broker",
+    ),
+    *("reader_that_redis_cuts_off", "half_open", "killed_and_comes_back"),
+    *("each_fault", "is_blocked", "random_kills", "test_sentinel.py", "test_cluster.py"),
+)
+"""Parts of names of tests: these take half a minute, or most of it. Of several processes none is
+left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A chaos test may take longer than another."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.timeout(3600 if FULL else 240))
+    mine = [item for item in items if HERE in item.path.parents]
+    for item in mine:
+        item.add_marker(pytest.mark.timeout(3600 if FULL else 240))
+    if len(mine) == len(items):
+        items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    parts = enumerate(LONGEST_FIRST)
+    return next((n for n, part in parts if part in item.nodeid), len(LONGEST_FIRST))
 
 
 @pytest.fixture

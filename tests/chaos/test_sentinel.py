@@ -35,7 +35,9 @@ def site(make_site, sentinels) -> Environment:
 def begun(site: Environment, sentinels: SentinelSet, streams: int) -> None:
     """Jobs that stream, half of them with a reader, and as many that wait; all replicated."""
     job_ids = [
-        site.submit(None, SLOW, chunks=120, follow=n % 2 == 0, how=("client", "bare")[n % 2])
+        site.submit(
+            None, SLOW, chunks=size(80, 120), follow=n % 2 == 0, how=("client", "bare")[n % 2]
+        )
         for n in range(streams)
     ]
     wait_until(lambda: site.streaming(job_ids), "all stream")

@@ -10,7 +10,7 @@ import pytest
 from berlin_worker.client import Client
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.checker import text_of
-from tests.support.cli import BERLIN
+from tests.support.cli import run_berlin
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.topologies import Topology
 from tests.support.workers import wait_until
@@ -25,14 +25,7 @@ def fleet(topology: Topology) -> Iterator[Fleet]:
 
 
 def berlin(fleet: Fleet, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BERLIN, *arguments],
-        env=os.environ | fleet.env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return run_berlin(*arguments, env=os.environ | fleet.env)
 
 
 def test_jobs_run_and_are_read_cancelled_listed_and_shown(fleet: Fleet) -> None:

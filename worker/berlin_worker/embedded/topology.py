@@ -19,7 +19,11 @@ from berlin_worker.errors import Unavailable
 _READY_TIMEOUT_S: Final = 60.0
 _SLOTS: Final = 16384
 _NODE_TIMEOUT_MS: Final = 2000
-_REPLICATION: Final = {"repl-diskless-sync-delay": "0"}
+# A node of a cluster names no replica before the first ping of replication: after 10 s by default.
+_REPLICATION: Final = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
+_SENTINEL_PERIODS_MS: Final = {"publish-period": 200, "info-period": 1000, "ask-period": 200}
+"""How often Sentinels exchange what they know. With their own periods, up to 10 s, a failover
+takes 11 s in place of 2, and a former primary becomes a replica after 10 s in place of 1."""
 
 
 class Member(RedisProcess):
@@ -68,6 +72,14 @@ class Sentinel(Member):
         if password:
             lines.append(f"sentinel auth-pass {name} {password}")
         self._file.write_text("\n".join(lines) + "\n")
+
+    def start(self) -> Self:
+        """Start it, with periods that suit one machine."""
+        super().start()
+        with self.client() as client:
+            for name, period_ms in _SENTINEL_PERIODS_MS.items():
+                client.execute_command("SENTINEL DEBUG", name, period_ms)
+        return self
 
     def _arguments(self) -> list[str]:
         return [str(self._file), "--sentinel"]
