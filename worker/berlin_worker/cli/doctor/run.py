@@ -99,6 +99,8 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
     if settings.broker_url != settings.redis_url:
         message = broker_problem(settings)
         hint = "start it, or correct CELERY_BROKER_URL" if message else ""
+        if not settings.broker_url:
+            hint = "readers need none; without it no job is submitted, and no worker starts"
         yield CheckResult(
             "broker", "fail" if message else "ok", message or address(settings.broker_url), hint
         )

@@ -72,6 +72,8 @@ def _waiting(redis: "Redis", settings: Settings) -> int | None:
                 pipeline.llen(key)
             lengths: list[int] = pipeline.execute()
             return sum(lengths)
+    if not settings.broker_url:
+        return None
     return _waiting_elsewhere(settings.broker_url)
 
 
