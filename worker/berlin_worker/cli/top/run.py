@@ -18,6 +18,7 @@ from berlin_worker.cli.keys import single_keys
 from berlin_worker.cli.output import print_out
 from berlin_worker.cli.preflight import TIMEOUT_S, load_settings, open_redis, reason
 from berlin_worker.cli.top.fleet import Fleet, FleetReading
+from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.settings import Settings
@@ -67,18 +68,28 @@ def read(redis: "Redis", settings: Settings) -> FleetReading:
 
 def _waiting(redis: "Redis", settings: Settings) -> int | None:
     if settings.broker_url == settings.redis_url:
-        with redis.pipeline(transaction=False) as pipeline:
-            for key in _LISTS:
-                pipeline.llen(key)
-            lengths: list[int] = pipeline.execute()
-            return sum(lengths)
+        return _listed(redis)
     if not settings.broker_url:
         return None
-    return _waiting_elsewhere(settings.broker_url)
+    if not urls.is_redis(settings.broker_url):
+        return _waiting_elsewhere(settings.broker_url)
+    try:
+        with open_redis(settings.broker_url) as broker:
+            return _listed(broker)
+    except (RedisError, OSError):
+        return None
+
+
+def _listed(broker: "Redis") -> int:
+    with broker.pipeline(transaction=False) as pipeline:
+        for key in _LISTS:
+            pipeline.llen(key)
+        lengths: list[int] = pipeline.execute()
+    return sum(lengths)
 
 
 def _waiting_elsewhere(broker_url: str) -> int | None:
-    # Celery takes 0.25 s to import, and a Redis broker does not need it.
+    # Celery takes 0.25 s to import, and only RabbitMQ needs it.
     from berlin_worker.client import queue_depth  # noqa: PLC0415  # slow to import
 
     try:
