@@ -1,12 +1,15 @@
 """A producer and a reader that know nothing but the contract, and the parts they talk to."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
 
+from berlin_schemas import names
+from berlin_worker.config import urls
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.embedded.upstream import Upstream
 from berlin_worker.storage import connections
@@ -37,6 +40,8 @@ class Fleet:
         self.app.conf.broker_use_ssl = broker.use_ssl
         self.app.conf.broker_transport = broker.transport
         self.redis = connections.blocking(redis_url, timeout_s=5)
+        self.broker = connections.blocking(broker_url, timeout_s=5) if broker_url else self.redis
+        self.is_cluster = urls.is_cluster(redis_url)
 
     def worker(
         self, *arguments: str, alone: bool = True, fork: bool = True, **env: str
@@ -82,17 +87,34 @@ def prompt(text: str, **fields: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def recorded(fleet: Fleet) -> Iterator[dict[str, list[bytes]]]:
-    """Everything that is published on each channel, from the acknowledgement on."""
+def recorded(fleet: Fleet, *job_ids: str) -> Iterator[dict[str, list[bytes]]]:
+    """Everything that is published about each job, by its ID, from the acknowledgement on.
+
+    A reader of a single Redis gets other jobs too: there a pattern can be subscribed.
+    """
     heard: dict[str, list[bytes]] = {}
+    over = threading.Event()
+    with fleet.redis.pubsub() as subscription:
+        reader: Any = subscription
+        if fleet.is_cluster:
+            reader.ssubscribe(*map(names.sharded_channel, job_ids))
+            receive, acknowledged = reader.get_sharded_message, len(job_ids)
+        else:
+            reader.psubscribe("job:*")
+            receive, acknowledged = reader.get_message, 1
+        for _ in range(acknowledged):
+            wait_until(lambda: (receive(timeout=1) or {"type": ""})["type"].endswith("subscribe"))
 
-    def hear(message: dict[str, Any]) -> None:
-        heard.setdefault(message["channel"].decode(), []).append(message["data"])
+        def hear() -> None:
+            while not over.is_set():
+                if message := receive(timeout=0.1):
+                    job_id = message["channel"].decode().removeprefix("job:").strip("{}")
+                    heard.setdefault(job_id, []).append(message["data"])
 
-    with fleet.redis.pubsub() as channel:
-        channel.psubscribe(**{"job:*": hear})
-        assert channel.get_message(timeout=10)["type"] == "psubscribe"
-        thread = channel.run_in_thread(sleep_time=0.1)
-        yield heard
-        thread.stop()
-        thread.join()
+        thread = threading.Thread(target=hear)
+        thread.start()
+        try:
+            yield heard
+        finally:
+            over.set()
+            thread.join()
