@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from celery import Celery
@@ -94,27 +94,51 @@ def recorded(fleet: Fleet, *job_ids: str) -> Iterator[dict[str, list[bytes]]]:
     """
     heard: dict[str, list[bytes]] = {}
     over = threading.Event()
-    with fleet.redis.pubsub() as subscription:
-        reader: Any = subscription
-        if fleet.is_cluster:
-            reader.ssubscribe(*map(names.sharded_channel, job_ids))
-            receive, acknowledged = reader.get_sharded_message, len(job_ids)
-        else:
-            reader.psubscribe("job:*")
-            receive, acknowledged = reader.get_message, 1
-        for _ in range(acknowledged):
-            wait_until(lambda: (receive(timeout=1) or {"type": ""})["type"].endswith("subscribe"))
 
-        def hear() -> None:
-            while not over.is_set():
-                if message := receive(timeout=0.1):
-                    job_id = message["channel"].decode().removeprefix("job:").strip("{}")
-                    heard.setdefault(job_id, []).append(message["data"])
+    def hear(reader: Any) -> None:
+        while not over.is_set():
+            message = reader.get_message(timeout=0.1)
+            if message and message["type"].endswith("message"):
+                job_id = message["channel"].decode().removeprefix("job:").strip("{}")
+                heard.setdefault(job_id, []).append(message["data"])
 
-        thread = threading.Thread(target=hear)
-        thread.start()
-        try:
-            yield heard
-        finally:
-            over.set()
-            thread.join()
+    with ExitStack() as stack:
+        readers = [stack.enter_context(each) for each in _subscribed(fleet, job_ids)]
+        threads = [threading.Thread(target=hear, args=(reader,)) for reader in readers]
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(over.set)
+        yield heard
+
+
+def _subscribed(fleet: Fleet, job_ids: tuple[str, ...]) -> Iterator[Any]:
+    """Subscriptions that are acknowledged; of a cluster one for each node."""
+    if not fleet.is_cluster:
+        reader: Any = fleet.redis.pubsub()
+        reader.psubscribe("job:*")
+        _acknowledged(reader, 1)
+        yield reader
+        return
+    cluster: Any = fleet.redis
+    by_node: dict[Any, list[str]] = {}
+    for channel in map(names.sharded_channel, job_ids):
+        by_node.setdefault(cluster.get_node_from_key(channel), []).append(channel)
+    for node, channels in by_node.items():
+        reader = cluster.get_redis_connection(node).pubsub()
+        for channel in channels:  # a command takes channels of one slot
+            reader.ssubscribe(channel)
+        _acknowledged(reader, len(channels))
+        yield reader
+
+
+def _acknowledged(reader: Any, channels: int) -> None:
+    left = channels
+
+    def done() -> bool:
+        nonlocal left
+        message = reader.get_message(timeout=1)
+        left -= bool(message) and message["type"].endswith("subscribe")
+        return left == 0
+
+    wait_until(done, "the subscriptions")
