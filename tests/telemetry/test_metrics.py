@@ -136,6 +136,7 @@ def test_nodes_are_bounded_and_the_rest_is_counted_together():
     for number in range(NODES_MAX + 10):
         stats.store_nodes.connected(f"redis-{number}:6379")
         stats.store_nodes.failed(f"redis-{number}:6379", TimeoutError())
+        stats.store_nodes.called(f"redis-{number}:6379", 0.1)
     found = samples(stats)
     assert sum(name == "worker_store_connections_total" for name, _ in found) == NODES_MAX + 1
     assert found["worker_store_connections_total", frozenset({"node=other"})] == 10

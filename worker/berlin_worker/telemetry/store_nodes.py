@@ -27,7 +27,11 @@ class StoreNodes:
 
     def connected(self, node: str) -> None:
         """A connection to the node was made."""
-        self.connections.add(self._label(node))
+        label = self._label(node)
+        self.connections.add(label)
+        # At 0 from the start: a rate sees the first increase.
+        self.calls.of(label)
+        self.errors.add(label, "ConnectionError", n=0)
 
     def _label(self, node: str) -> str:
         if node in self._known:
