@@ -19,7 +19,8 @@ def node(
 
 def test_primaries_come_first_and_failed_nodes_are_away() -> None:
     found = servers_of(
-        [shard(node(1), node(2, "replica", "fail")), shard(node(4, "slave"), node(3))], tls=False
+        [shard(node(1), node(2, "replica", "fail")), shard(node(4, "slave", "loading"), node(3))],
+        tls=False,
     )
     assert [(each.place, each.primary, each.away) for each in found] == [
         ("10.0.0.1:1", True, False),

@@ -13,6 +13,8 @@ from berlin_worker.config.redis_url import RedisURL, Topology
 from berlin_worker.storage.sentinel import sentinel_options, watch_of
 
 _SHARDS: Final = ("CLUSTER", "SHARDS")
+_FAILED: Final = frozenset({"fail", "failed"})
+"""A replica that has just begun to follow is ``loading``."""
 _NO_HOST: Final = (None, "", "?")
 _PRIMARY: Final = frozenset({"master", "primary"})
 _AWAY: Final = ("is_sdown", "is_odown", "is_disconnected")
@@ -77,7 +79,7 @@ def _of_shard(
         host = next((each for each in hosts if each not in _NO_HOST), None)
         port = (node.get("tls-port") if tls else None) or node.get("port")
         if host and port:
-            primary, away = node.get("role") in _PRIMARY, node.get("health") != "online"
+            primary, away = node.get("role") in _PRIMARY, node.get("health") in _FAILED
             found.append(ServerState(place(host, port), primary, away, number))
     if any(each.primary and not each.away for each in found):
         # A former primary that is away still has its role.
