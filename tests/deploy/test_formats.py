@@ -33,18 +33,20 @@ def test_compose_file_fits_its_schema(name):
     run(tool("check-jsonschema"), "--builtin-schema", schema, DEPLOY / name)
 
 
-def test_nodes_of_the_cluster_are_confined_and_only_they_and_the_worker_are_added():
+def test_nodes_of_the_cluster_are_confined_and_all_else_has_their_urls():
     text = (DEPLOY / "compose.cluster.yaml").read_text()
     services = yaml.safe_load(re.sub(r"\$\{(\w+):[^}]*\}", r"\1", text))["services"]
-    worker = services.pop("worker")
+    users = {name: services.pop(name)["environment"] for name in ("worker", "gateway")}
     nodes = [name for name in services if name != "create-cluster"]
     for service in services.values():
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["image"] in (DEPLOY / "compose.yaml").read_text()
         assert "ports" not in service
-    settings = Settings.from_env(worker["environment"])
-    assert settings.redis_url.startswith("redis+cluster://worker:WORKER_PASSWORD@node-1:6379,")
-    assert settings.broker_url == "redis://worker:WORKER_PASSWORD@redis:6379/0"
+    for user, environment in users.items():
+        settings = Settings.from_env(environment)
+        login = f"{user}:{user.upper()}_PASSWORD@"
+        assert settings.redis_url.startswith(f"redis+cluster://{login}node-1:6379,")
+        assert settings.broker_url == f"redis://{login}redis:6379/0"
     assert services["create-cluster"]["command"][2:] == [f"{name}:6379" for name in nodes]
 
 
