@@ -17,7 +17,7 @@ from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # 
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
 from tests.support.store_helpers import CLUSTERED
-from tests.support.topologies import TOPOLOGIES, Topology, empty
+from tests.support.topologies import OPTION, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
@@ -163,20 +163,32 @@ def cluster() -> Iterator[Cluster]:
         yield servers
 
 
-@pytest.fixture(params=TOPOLOGIES)
-def topology(request: pytest.FixtureRequest) -> Topology:
-    """The same test over one Redis, and over Sentinels."""
-    real: str = request.getfixturevalue("real_redis_url")
-    if request.param == "single":
-        return Topology("single", real)
-    name = {"sentinel": "sentinel_set"}.get(request.param, request.param)
-    url: str = request.getfixturevalue(name).url
-    empty(url)
-    return Topology(request.param, url, real if request.param == "cluster" else "")
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option by which one topology is chosen."""
+    parser.addoption(
+        OPTION,
+        choices=TOPOLOGIES,
+        help="run on this topology alone: the tests of the fixture `topology`, by default on each, "
+        "and those of the fixture `fleet` and the chaos tests, by default on a single Redis",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of ``topology`` on each of them, or on the one that is chosen."""
+    if "topology" in metafunc.fixturenames:
+        one = metafunc.config.getoption(OPTION)
+        metafunc.parametrize("topology", [one] if one else TOPOLOGIES, indirect=True)
 
 
 @pytest.fixture
-def fleet(real_redis_url: str) -> Iterator[Fleet]:
-    """Real workers and a stand-in upstream that repeats the prompt, over the real server."""
+def topology(request: pytest.FixtureRequest) -> Topology:
+    """Servers without any key: the same test on one Redis, behind Sentinels and on a cluster."""
+    return emptied(request, request.param)
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest, redis_server: RedisProcess) -> Iterator[Fleet]:
+    """Real workers and a stand-in upstream that repeats the prompt, on the chosen topology."""
+    on = emptied(request, chosen(request.config))
     with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
-        yield Fleet(real_redis_url, upstream)
+        yield Fleet(on.redis_url, upstream, on.broker_url)

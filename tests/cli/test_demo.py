@@ -38,6 +38,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,  # so that a test can send what a terminal sends
         )
 
     def run(self, *arguments: str, **env: str) -> tuple[int, str, str]:
@@ -125,6 +126,16 @@ def test_demo_runs_on_sentinels(demo: Demo) -> None:
     code, out, err = demo.run("--topology", "sentinel", "Hello")
     assert (code, "You asked" in out) == (0, True)
     assert "three Sentinels" in err
+
+
+def test_ctrl_c_at_a_terminal_while_servers_start_ends_all_of_them(demo: Demo) -> None:
+    process = demo.start("--topology", "cluster")
+    wait_until(
+        lambda: any("cluster-enabled" in command for command in demo.processes().values()), "a node"
+    )
+    os.killpg(process.pid, signal.SIGINT)  # to each process of the group, as a terminal does
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
 
 
 def test_demo_uses_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:

@@ -161,7 +161,7 @@ def _job_parts(
     stats: Stats,
 ) -> _JobParts:
     owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-    store = RedisStore.from_settings(client, settings, owner=owner)
+    store = RedisStore.from_settings(client, settings, owner, stats.store_nodes)
     buffer_bytes = settings.journal_buffer_bytes
     journal = Journal(store, buffer_bytes=buffer_bytes, stats=stats, database=database_of(client))
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_schemas.jobs import LARGEST_JOB_BYTES, MAX_JOB_BYTES
 from berlin_worker.config import celery_variables, certificates, endpoints, misspelling, urls
-from berlin_worker.config.checked_urls import broker_address, redis_address
+from berlin_worker.config.checked_urls import broker_address, queue_address, redis_address
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.config.setting_fields import Count, Name, Seconds, Short, Ttl
@@ -189,10 +189,13 @@ class Settings(GatewaySettings):
     )
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_env(
+        cls, environ: Mapping[str, str] = os.environ, *, needs_broker: bool = True
+    ) -> Self:
         """Read ``environ``, and the certificates that its URLs name.
 
-        Raises :class:`SettingsError`, which repeats no secret.
+        ``needs_broker=False``, for readers: with a cluster ``broker_url`` may be empty. Raises
+        :class:`SettingsError`, which repeats no secret.
         """
         # An empty variable counts as not set: that is how compose files pass one on.
         given = {name: value for name, value in environ.items() if value != ""}
@@ -210,7 +213,7 @@ class Settings(GatewaySettings):
             raise SettingsError(message) from None
         if settings.lease_s <= settings.renew_interval_s:
             raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
-        settings = settings.model_copy(update=_addresses(settings))
+        settings = settings.model_copy(update=_addresses(settings, needs_broker=needs_broker))
         tls = settings.redis_tls
         for name in celery_variables.BROKERS:
             if name in given and broker_address(given[name], name, tls) != settings.broker_url:
@@ -250,7 +253,7 @@ def _names(listed: str) -> frozenset[str]:
     return frozenset(filter(None, (name.strip() for name in listed.split(","))))
 
 
-def _addresses(settings: Settings) -> dict[str, str]:
+def _addresses(settings: Settings, *, needs_broker: bool) -> dict[str, str]:
     """Return every Redis and the broker as :mod:`berlin_worker.config.urls` spells them."""
     tls = settings.redis_tls
     certificates.check(tls, "", labels=_TLS_SETTINGS)
@@ -266,9 +269,7 @@ def _addresses(settings: Settings) -> dict[str, str]:
     found = {
         "openai_url": urls.api(settings.openai_url, "OPENAI_BASE_URL"),
         "redis_url": redis_url,
-        "broker_url": broker_address(settings.broker_url, "CELERY_BROKER_URL", tls)
-        if settings.broker_url
-        else urls.broker_of(redis_url),
+        "broker_url": queue_address(settings.broker_url, redis_url, tls, needed=needs_broker),
     }
     if tls and not any(url.startswith("rediss") for url in found.values()):
         name = _TLS_SETTINGS[next(iter(tls))]

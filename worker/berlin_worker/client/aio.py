@@ -34,7 +34,8 @@ class AsyncClient(AsyncSurface):
 
     What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
     ``CELERY_BROKER_URL``). However many jobs are followed, they share one connection. Nothing
-    is connected before it is needed; close it by ``async with`` or :meth:`aclose`. Every method
+    is connected before it is needed; close it by ``async with`` or :meth:`aclose`. A reader of a
+    Redis Cluster needs no broker; submitting needs one besides the cluster. Every method
     raises :class:`~berlin_worker.errors.Unavailable` if Redis or the broker does not answer. A
     URL that cannot be used is a :class:`~berlin_worker.errors.SettingsError` at once.
     """
@@ -47,16 +48,12 @@ class AsyncClient(AsyncSurface):
         settings: Settings | None = None,
         options: Options | None = None,
     ) -> None:
-        self._settings = settings or Settings.from_env()
+        self._settings = settings or Settings.from_env(needs_broker=False)
         self.max_job_bytes = self._settings.max_job_bytes
         tls = self._settings.redis_tls
         self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url", tls)
         other = broker_url or _other_broker(self._settings)
-        self._broker_url = (
-            broker_address(other, "broker_url", tls)
-            if other
-            else broker_of(self._redis_url, "redis_url")
-        )
+        self._broker_url = broker_address(other, "broker_url", tls) if other else ""
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
@@ -140,6 +137,8 @@ class AsyncClient(AsyncSurface):
         raw: bool = False,
     ) -> Stream:
         self._enter()
+        if submission is not None:
+            self._queue_url()  # raised before anything is subscribed
         options = self._options
         if wait_for_start_s is not None:
             options = replace(options, wait_for_start_s=wait_for_start_s)
@@ -194,12 +193,16 @@ class AsyncClient(AsyncSurface):
 
     @cached_property
     def _enqueuer(self) -> Enqueuer:
-        return Enqueuer(self._broker_url, self._settings.queue_type)
+        return Enqueuer(self._queue_url(), self._settings.queue_type)
+
+    def _queue_url(self) -> str:
+        # Readers need no queue, so a cluster without a broker is refused only here.
+        return self._broker_url or broker_of(self._redis_url, "redis_url")
 
 
 def _other_broker(settings: Settings) -> str | None:
-    """Return the URL of the broker, or ``None`` if it is the same as that of Redis."""
-    return settings.broker_url if settings.broker_url != settings.redis_url else None
+    """Return the URL of the broker, or ``None`` if it is the same as that of Redis, or not set."""
+    return (settings.broker_url or None) if settings.broker_url != settings.redis_url else None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Scripts on a Redis Cluster: one connection a node, and each call goes to the node of its slot."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable
 from berlin_worker.storage.script_connection import Call, ScriptCalls, ScriptConnection
+from berlin_worker.telemetry.store_nodes import Observer
 
 _TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = (0.02, 0.3)
@@ -57,9 +59,10 @@ class ClusterScriptConnection(ScriptCalls):
 
     _node_kind = ScriptConnection
 
-    def __init__(self, cluster: AsyncCluster, *scripts: str) -> None:
+    def __init__(self, cluster: AsyncCluster, *scripts: str, observer: Observer = None) -> None:
         self._cluster = cluster
         self._scripts = scripts
+        self._observer = observer
         self._nodes: dict[str, ScriptConnection] = {}
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
@@ -125,8 +128,10 @@ class ClusterScriptConnection(ScriptCalls):
             for at, reply in zip(some, outcome, strict=True):
                 replies[at] = reply
                 if isinstance(reply, MovedError):
+                    self._redirected(target, reply)
                     await self._cluster.nodes_manager.move_slot(reply)
                 elif isinstance(reply, AskError):
+                    self._redirected(target, reply)
                     asking[at] = Target(f"{reply.host}:{reply.port}", asking=True)
                 elif isinstance(reply, ReadOnlyError):
                     failed = reply
@@ -153,11 +158,20 @@ class ClusterScriptConnection(ScriptCalls):
         node = self._nodes.get(target.node)
         if node is None:
             pool: Any = _NodePool(self._cluster, target.node)
-            node = self._nodes[target.node] = self._node_kind(pool, *self._scripts)
+            node = self._node_kind(pool, *self._scripts, observer=self._observer)
+            self._nodes[target.node] = node
+        began_s = time.perf_counter()
         try:
-            return await node.run(calls, asking=target.asking)
+            replies = await node.run(calls, asking=target.asking)
         except (RedisError, OSError) as error:
             return error
+        if self._observer is not None:
+            self._observer.called(target.node, time.perf_counter() - began_s)
+        return replies
+
+    def _redirected(self, target: Target, reply: Exception) -> None:
+        if self._observer is not None:
+            self._observer.failed(target.node, reply)
 
     async def _forget(self, name: str) -> None:
         if (node := self._nodes.pop(name, None)) is not None:
@@ -203,12 +217,12 @@ def _key_of(command: Command) -> str:
 
 
 def script_connection(
-    client: redis.asyncio.Redis, *scripts: str
+    client: redis.asyncio.Redis, *scripts: str, observer: Observer = None
 ) -> ScriptConnection | ClusterScriptConnection:
     """Return what runs ``scripts`` for ``client``: a server's, or a cluster's."""
     if isinstance(client, AsyncCluster):
-        return ClusterScriptConnection(client, *scripts)
-    return ScriptConnection(client.connection_pool, *scripts)
+        return ClusterScriptConnection(client, *scripts, observer=observer)
+    return ScriptConnection(client.connection_pool, *scripts, observer=observer)
 
 
 class _NodePool:

@@ -24,6 +24,7 @@ from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.redis_errors import unreachable
 from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 from berlin_worker.storage.scripts import source
+from berlin_worker.telemetry.store_nodes import Observer
 
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
@@ -63,6 +64,7 @@ class RedisStore:
         queue_ttl_s: int,
         dead_letters_max: int,
         one_slot: bool = False,
+        observer: Observer = None,
     ) -> None:
         self._redis = client
         self._has_info = True
@@ -72,8 +74,9 @@ class RedisStore:
         self._queue_ttl_s = queue_ttl_s
         self._dead_letters = DeadLetters(client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s)
         self._one_slot = one_slot
-        self._append = script_connection(client, _APPEND_SHARDED if one_slot else _APPEND)
-        self._own_records = script_connection(client, *_RECORDS)
+        append = _APPEND_SHARDED if one_slot else _APPEND
+        self._append = script_connection(client, append, observer=observer)
+        self._own_records = script_connection(client, *_RECORDS, observer=observer)
         self._records = SharedScriptConnection(self._own_records)
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
@@ -81,11 +84,7 @@ class RedisStore:
 
     @classmethod
     def from_settings(
-        cls,
-        client: redis.asyncio.Redis,
-        settings: "Settings",
-        *,
-        owner: str,
+        cls, client: redis.asyncio.Redis, settings: "Settings", owner: str, nodes: Observer = None
     ) -> Self:
         """Return a store with the lease, lifetimes and limits of ``settings``."""
         return cls(
@@ -96,6 +95,7 @@ class RedisStore:
             queue_ttl_s=settings.queue_ttl_s,
             dead_letters_max=settings.dead_letters_max,
             one_slot=isinstance(client, AsyncCluster),
+            observer=nodes,
         )
 
     async def aclose(self) -> None:

@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.connections import is_stale
 from berlin_worker.storage.scripts import sha1
+from berlin_worker.telemetry.store_nodes import Observer
 
 _TIMEOUT_S: Final = 5.0
 _AT_ONCE: Final = 100
@@ -60,8 +61,11 @@ class ScriptCalls(abc.ABC):
 class ScriptConnection(ScriptCalls):
     """Run ``scripts`` over one connection of ``pool``; one :meth:`run` at a time."""
 
-    def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
+    def __init__(
+        self, pool: redis.asyncio.ConnectionPool, *scripts: str, observer: Observer = None
+    ) -> None:
         self._pool: Any = pool  # redis-py's own methods are not all typed
+        self._observer = observer
         self._connection: Any = None
         self._shas = {script: sha1(script) for script in scripts}
 
@@ -85,6 +89,8 @@ class ScriptConnection(ScriptCalls):
                 if asking:
                     replies = replies[1::2]
         except BaseException as error:
+            if self._observer is not None and isinstance(error, Exception):
+                self._observer.failed(_node_of(self._connection), error)
             await self._disconnect()
             if isinstance(error, TimeoutError):
                 raise RedisTimeoutError(f"no reply within {_TIMEOUT_S} s") from None
@@ -113,6 +119,8 @@ class ScriptConnection(ScriptCalls):
             await connection.disconnect(nowait=True)
         if not connection.is_connected:
             await connection.connect()
+            if self._observer is not None:
+                self._observer.connected(_node_of(connection))
             # A restarted server has no scripts: every new connection loads them.
             for script in self._shas:
                 await connection.send_command("SCRIPT", "LOAD", script)
@@ -176,6 +184,13 @@ class SharedScriptConnection:
             at += len(group)
             outcomes.append(next((r for r in part if isinstance(r, ResponseError)), None) or part)
         return outcomes
+
+
+def _node_of(connection: Any) -> str:
+    """Return ``host:port``, or the path of a socket; nothing for a connection that was not made."""
+    if (host := getattr(connection, "host", None)) is not None:
+        return f"{host}:{connection.port}"
+    return str(getattr(connection, "path", ""))
 
 
 async def _reply(connection: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 from kombu.transport.redis import PRIORITY_STEPS, Channel
@@ -17,10 +17,12 @@ from berlin_worker.cli.interrupts import SignalWait
 from berlin_worker.cli.keys import single_keys
 from berlin_worker.cli.output import print_out
 from berlin_worker.cli.preflight import TIMEOUT_S, load_settings, open_redis, reason
-from berlin_worker.cli.top.fleet import Fleet, FleetReading
+from berlin_worker.cli.top.fleet import Fleet, FleetReading, TopologyRow
+from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.settings import Settings
+from berlin_worker.storage.survey import Survey, survey
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -39,11 +41,16 @@ def run(*, once: bool, as_json: bool, interval_s: float) -> None:
         def read_fleet() -> Fleet:
             return Fleet.of(read(redis, settings))
 
+        def read_away() -> str:
+            found = _survey(redis, settings)
+            return ", ".join(TopologyRow.of(found).away) if found else ""
+
         first = read_fleet()
         if as_json:
             _print_json(first, read_fleet, interval_s, once=once)
         else:
-            _show(first, read_fleet, interval_s, once=once, at=address(settings.redis_url))
+            source = _Source(read_fleet, read_away, address(settings.redis_url))
+            _show(first, source, interval_s, once=once)
 
 
 def read(redis: "Redis", settings: Settings) -> FleetReading:
@@ -62,21 +69,42 @@ def read(redis: "Redis", settings: Settings) -> FleetReading:
         statuses=[text for text in texts if text is not None],
         waiting=_waiting(redis, settings),
         dead_letters=dead_letters,
+        topology=_survey(redis, settings),
     )
+
+
+def _survey(redis: "Redis", settings: Settings) -> Survey | None:
+    """Return the servers of events and records; ``None`` if that is unknown."""
+    try:
+        return survey(urls.parse_redis(settings.redis_url, "REDIS_URL"), redis)
+    except (RedisError, OSError):
+        return None
 
 
 def _waiting(redis: "Redis", settings: Settings) -> int | None:
     if settings.broker_url == settings.redis_url:
-        with redis.pipeline(transaction=False) as pipeline:
-            for key in _LISTS:
-                pipeline.llen(key)
-            lengths: list[int] = pipeline.execute()
-            return sum(lengths)
-    return _waiting_elsewhere(settings.broker_url)
+        return _listed(redis)
+    if not settings.broker_url:
+        return None
+    if not urls.is_redis(settings.broker_url):
+        return _waiting_elsewhere(settings.broker_url)
+    try:
+        with open_redis(settings.broker_url) as broker:
+            return _listed(broker)
+    except (RedisError, OSError):
+        return None
+
+
+def _listed(broker: "Redis") -> int:
+    with broker.pipeline(transaction=False) as pipeline:
+        for key in _LISTS:
+            pipeline.llen(key)
+        lengths: list[int] = pipeline.execute()
+    return sum(lengths)
 
 
 def _waiting_elsewhere(broker_url: str) -> int | None:
-    # Celery takes 0.25 s to import, and a Redis broker does not need it.
+    # Celery takes 0.25 s to import, and only RabbitMQ needs it.
     from berlin_worker.client import queue_depth  # noqa: PLC0415  # slow to import
 
     try:
@@ -128,9 +156,15 @@ def _leave(signals: SignalWait) -> None:
         raise SystemExit(signals.exit_code)
 
 
-def _show(
-    fleet: Fleet, read_fleet: Callable[[], Fleet], interval_s: float, *, once: bool, at: str
-) -> None:
+class _Source(NamedTuple):
+    """Where the figures come from: ``away`` names the servers of ``at`` that are away."""
+
+    fleet: Callable[[], Fleet]
+    away: Callable[[], str]
+    at: str
+
+
+def _show(fleet: Fleet, source: _Source, interval_s: float, *, once: bool) -> None:
     # rich takes 0.1 s to import, and --json does not need it.
     from rich.console import Console  # noqa: PLC0415  # slow to import
     from rich.live import Live  # noqa: PLC0415  # slow to import
@@ -152,10 +186,11 @@ def _show(
         while not keys.quit_within(interval_s):
             problem = None
             try:
-                fleet = read_fleet()
+                fleet = source.fleet()
             except (NoPermissionError, AuthenticationError):
                 raise
             except (RedisError, OSError) as error:
-                problem = f"Redis at {at} does not answer; the figures are old: {reason(error)}"
+                at = source.away() or f"Redis at {source.at}"
+                problem = f"{at} does not answer; the figures are old: {reason(error)}"
             live.update(FleetView(fleet, problem), refresh=True)
     _leave(signals)
