@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -19,6 +20,11 @@ from tests.support.needed import needed
 from tests.support.store_helpers import CLUSTERED
 from tests.support.topologies import TOPOLOGIES, Topology, empty
 from tests.support.workers import wait_until
+
+# The run starts hundreds of Python processes. Each would compile all that it imports, which is
+# most of its CPU time, where the environment (of a container image, say) forbids to keep it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
 # at a desk and are always the same in CI.
