@@ -1,5 +1,6 @@
 """Fixtures for all tests: a Redis server of the run's own, and an empty database for each test."""
 
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,17 @@ _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
 """A limit is repeated: an event loop may take the first time for an error of a
 callback, and a coroutine may swallow it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep thousands of collected tests out of each garbage collection: a tenth of all CPU time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
