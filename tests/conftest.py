@@ -1,7 +1,9 @@
 """Fixtures for all tests: a Redis server of the run's own, and an empty database for each test."""
 
+import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -20,6 +22,11 @@ from tests.support.store_helpers import CLUSTERED
 from tests.support.topologies import OPTION, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
 
+# The run starts hundreds of Python processes. Each would compile all that it imports, which is
+# most of its CPU time, where the environment (of a container image, say) forbids to keep it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
 # at a desk and are always the same in CI.
 settings.register_profile(
@@ -35,6 +42,17 @@ _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
 """A limit is repeated: an event loop may take the first time for an error of a
 callback, and a coroutine may swallow it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep garbage collections from searching thousands of collected tests again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,25 +9,20 @@ import pytest
 
 from berlin_worker.embedded.redis_server import RedisProcess
 from tests.support.cli import BERLIN
+from tests.support.fork_server import PythonProcess, run_python
 from tests.support.workers import ROOT, TIMEOUT_S
 
 pytestmark = pytest.mark.integration
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BERLIN, "gateway", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    environ = os.environ | {"PYTHONPATH": str(ROOT)} | env
+    return run_python([*BERLIN[1:], "gateway", *arguments], env=environ, timeout=TIMEOUT_S)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_gateway_serves_until_a_signal(redis_server: RedisProcess, number: signal.Signals) -> None:
-    with subprocess.Popen(
+    with PythonProcess[str](
         [*BERLIN, "gateway", "--port", "0"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "REDIS_URL": redis_server.url},
         stderr=subprocess.PIPE,
