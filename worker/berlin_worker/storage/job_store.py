@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
-from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
+from berlin_worker.jobs.store import NO_PROGRESS, QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
 from berlin_worker.storage import job_index, stored_values
 from berlin_worker.storage.cluster import AsyncCluster, uptime_s
 from berlin_worker.storage.cluster_scripts import script_connection
@@ -127,16 +127,13 @@ class RedisStore:
         owner = f"{self._owner}/{call}"
         args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
         args += (int(only_queued), trace, *facts.script_args())
-        calls = self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s)
         with unreachable():
             if self._one_slot:  # nodes have no order among them, and the entry comes first
-                await self._records.run(calls)
-                calls = []
-            calls.append(Call(_CLAIM, keys, args))
-            *_, reply = await self._records.run(calls)
-        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, progress = (
-            reply
-        )
+                await self._records.run(self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s))
+            else:
+                keys.append(names.due_key(job_id))
+            reply: list[Any] = await self._records.call(_CLAIM, keys, args)
+        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, saved = reply
         created_ms, started_ms, now_ms, leased_ms = times
         if status == b"finished":
             self._index.look_again(job_id, None)
@@ -155,7 +152,7 @@ class RedisStore:
             now_ms=now_ms,
             leased_ms=leased_ms,
             never_began=before == b"cancelled" and seq <= 1,
-            progress=Progress.from_json(stored_values.json_object(progress)),
+            progress=Progress.from_json(stored_values.json_object(saved)) if saved else NO_PROGRESS,
         )
 
     async def append(self, batch: list[Batch]) -> list[bool]:
@@ -165,9 +162,15 @@ class RedisStore:
         calls: list[Call] = []
         for part in batch:
             log = part.log
-            keys += (names.state_key(log.job_id), names.log_key(log.job_id))
-            channel = f"job:{{{log.job_id}}}" if self._one_slot else f"job:{log.job_id}"
-            args += (channel, log.attempt, part.first_seq, len(part.events))
+            # The journal has checked the ID. This runs for each chunk if each batch holds one.
+            slot = f"job:{{{log.job_id}}}"
+            keys += (f"{slot}:state", f"{slot}:log")
+            args += (
+                slot if self._one_slot else f"job:{log.job_id}",
+                log.attempt,
+                part.first_seq,
+                len(part.events),
+            )
             args += (part.chunks, part.ending, self._log_ttl_s)
             args += part.events
             if self._one_slot:

@@ -89,9 +89,8 @@ class ScriptConnection(ScriptCalls):
             if isinstance(error, TimeoutError):
                 raise RedisTimeoutError(f"no reply within {_TIMEOUT_S} s") from None
             raise
-        if any(isinstance(reply, ResponseError) for reply in replies) and not all(
-            isinstance(reply, _OF_SLOTS) for reply in replies if isinstance(reply, ResponseError)
-        ):
+        errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if errors and not all(isinstance(error, _OF_SLOTS) for error in errors):
             await self._disconnect()  # the scripts are gone, or the server is a replica now
         return replies
 
@@ -169,6 +168,8 @@ class SharedScriptConnection:
         except RedisConnectionError:
             # The connection was closed meanwhile. A script that did run finds its own result.
             replies = await self._connection.run(calls)
+        if len(calls) == len(groups):  # one call each: that of a job
+            return [reply if isinstance(reply, ResponseError) else [reply] for reply in replies]
         outcomes: list[list[Any] | Exception] = []
         at = 0
         for group in groups:
