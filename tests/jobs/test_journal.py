@@ -141,12 +141,12 @@ async def test_fence_frees_the_buffer_for_other_jobs():
         log = harness.started()
         await harness.store.held_up()
         log.chunk(["x" * 2000])
-        waiting = asyncio.create_task(harness.journal.wait_for_room())
+        waiting = asyncio.create_task(log.writer.wait_for_room())
         await asyncio.sleep(0)
         assert not waiting.done()
         harness.store.gate.set()
         await waiting
-        assert not harness.journal.full
+        assert not log.writer.full
 
 
 # Bounds
@@ -156,15 +156,15 @@ async def test_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_has_a
     async with Harness(limit=1000) as harness:
         harness.store.gate.clear()
         log = harness.started()
-        assert not harness.journal.full
+        assert not log.writer.full
         log.chunk(["x" * 1000])
-        assert harness.journal.full
-        waiting = asyncio.create_task(harness.journal.wait_for_room())
+        assert log.writer.full
+        waiting = asyncio.create_task(log.writer.wait_for_room())
         await harness.store.held_up()
         assert not waiting.done()
         harness.store.gate.set()
         await waiting
-        assert not harness.journal.full
+        assert not log.writer.full
         assert harness.journal.buffered_bytes == 0
 
 
@@ -180,8 +180,8 @@ async def test_slow_store_pauses_the_streams_and_bounds_memory():
             for _ in range(reads):
                 log.chunk(["x" * size])
                 most = max(most, harness.journal.buffered_bytes)
-                if harness.journal.full:
-                    await harness.journal.wait_for_room()
+                if log.writer.full:
+                    await log.writer.wait_for_room()
             await log.end(completed(log))
 
         async def slow_store():

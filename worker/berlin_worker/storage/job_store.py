@@ -16,14 +16,16 @@ from redis.exceptions import ResponseError
 from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
-from berlin_worker.jobs.store import NO_PROGRESS, QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
-from berlin_worker.storage import job_index, stored_values
+from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
+from berlin_worker.storage import job_index
+from berlin_worker.storage.claim_reply import claim_of
 from berlin_worker.storage.cluster import AsyncCluster, uptime_s
 from berlin_worker.storage.cluster_scripts import script_connection
 from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.redis_errors import unreachable
-from berlin_worker.storage.script_connection import Call, SharedScriptConnection
+from berlin_worker.storage.script_connection import Call
 from berlin_worker.storage.scripts import source
+from berlin_worker.storage.shared_scripts import shared_scripts
 
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
@@ -74,7 +76,7 @@ class RedisStore:
         self._one_slot = one_slot
         self._append = script_connection(client, _APPEND_SHARDED if one_slot else _APPEND)
         self._own_records = script_connection(client, *_RECORDS)
-        self._records = SharedScriptConnection(self._own_records)
+        self._records = shared_scripts(self._own_records)
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
@@ -128,32 +130,17 @@ class RedisStore:
         args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
         args += (int(only_queued), trace, *facts.script_args())
         with unreachable():
-            if self._one_slot:  # nodes have no order among them, and the entry comes first
-                await self._records.run(self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s))
+            if self._one_slot:
+                await self._index.claimed_soon(job_id, self._lease_ms, ttl_s)
             else:
                 keys.append(names.due_key(job_id))
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, saved = reply
-        created_ms, started_ms, now_ms, leased_ms = times
-        if status == b"finished":
+        claim, is_new = claim_of(job_id, reply)
+        if claim.status == "finished":
             self._index.look_again(job_id, None)
-        elif status == b"claimed" and not before:
+        elif is_new:
             self._index.add_new(job_id)
-        return Claim(
-            job_id=job_id,
-            status=status.decode(),
-            attempt=attempt,
-            seq=seq,
-            chunks=chunks,
-            failed_attempts=failed_attempts,
-            cancel_reason=cancel_reason.decode(),
-            created_ms=created_ms,
-            started_ms=started_ms,
-            now_ms=now_ms,
-            leased_ms=leased_ms,
-            never_began=before == b"cancelled" and seq <= 1,
-            progress=Progress.from_json(stored_values.json_object(saved)) if saved else NO_PROGRESS,
-        )
+        return claim
 
     async def append(self, batch: list[Batch]) -> list[bool]:
         """Append and publish the events of many jobs (``append.lua``)."""
@@ -189,7 +176,8 @@ class RedisStore:
     async def renew(self, held: Sequence[tuple[str, int]], *, index: bool = True) -> list[Renewal]:
         """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``).
 
-        With ``index`` also move the index entries of these jobs, lost ones included.
+        With ``index`` also move the index entries of these jobs, lost ones included; on a cluster
+        at the next :meth:`update_index`, since they are at other nodes.
         """
         parts = [[each] for each in held] if self._one_slot else [held] if held else []
         indexed = (job_id for job_id, _ in held) if index else ()
@@ -200,6 +188,15 @@ class RedisStore:
         with unreachable():
             replies: list[list[int]] = (await self._records.run(calls))[ahead:]
         return [_RENEWALS[code] for reply in replies for code in reply]
+
+    def node_of(self, job_id: str) -> str:
+        """Return the node that has the keys of a job; empty if that is not known."""
+        return self._records.node_of(f"job:{{{job_id}}}:state")
+
+    async def answers(self) -> None:
+        """Return as soon as any node of a cluster answers."""
+        with unreachable():
+            await self._index.any_answer()
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Release a running job, so that it can be claimed at once (``release.lua``)."""

@@ -142,10 +142,7 @@ class SharedScriptConnection:
 
     def __init__(self, connection: Runner) -> None:
         self._connection = connection
-        # A batch without callers is cancelled: the pool may be closed next.
-        self._batcher: Batcher[Sequence[Call], list[Any]] = Batcher(
-            self._run, at_most=_AT_ONCE, cancel_unwanted=True
-        )
+        self._batcher = self._new_batcher()
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
@@ -160,6 +157,14 @@ class SharedScriptConnection:
         if not calls:
             return []
         return await self._batcher.ask(calls)
+
+    def node_of(self, key: str) -> str:  # noqa: ARG002  # that of a cluster needs it
+        """Return the name of the only server, which is empty."""
+        return ""
+
+    def _new_batcher(self) -> Batcher[Sequence[Call], list[Any]]:
+        # A batch without callers is cancelled: the pool may be closed next.
+        return Batcher(self._run, at_most=_AT_ONCE, cancel_unwanted=True)
 
     async def _run(self, groups: Sequence[Sequence[Call]]) -> list[list[Any] | Exception]:
         calls = [call for group in groups for call in group]
