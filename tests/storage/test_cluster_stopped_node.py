@@ -47,7 +47,8 @@ async def store(client: AsyncCluster) -> AsyncIterator[RedisStore]:
 
 @pytest.fixture
 async def journal(store: RedisStore) -> AsyncIterator[Journal]:
-    made = Journal(store, buffer_bytes=30_000, node_of=store.node_of)
+    assert store.nodes is not None
+    made = Journal(store, buffer_bytes=30_000, node_of=store.nodes.node_of)
     running = asyncio.create_task(made.run())
     yield made
     running.cancel()
@@ -97,7 +98,8 @@ async def test_jobs_of_other_nodes_are_claimed_streamed_renewed_cancelled_and_re
                     log.chunk(["a"])
                     assert (await anext(stream)).type == "chunk"
             assert await store.renew([(log.job_id, 1) for log in logs]) == ["renewed", "renewed"]
-            await store.answers()
+            assert store.nodes is not None
+            await store.nodes.answers()
             for log in logs:
                 assert (await reader.status(log.job_id)).status == "running"
                 await reader.cancel(log.job_id)

@@ -33,7 +33,6 @@ from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.http import open_session
 from berlin_worker.settings import Settings
 from berlin_worker.storage import cancel_listener, server_check
-from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.connections import blocking, connect
 from berlin_worker.storage.cooldowns import RedisCooldowns
 from berlin_worker.storage.databases import database_of
@@ -164,13 +163,12 @@ def _job_parts(
     owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     store = RedisStore.from_settings(client, settings, owner=owner)
     buffer_bytes = settings.journal_buffer_bytes
-    nodes = store if isinstance(client, AsyncCluster) else None
     journal = Journal(
         store,
         buffer_bytes=buffer_bytes,
         stats=stats,
         database=database_of(client),
-        node_of=nodes.node_of if nodes else None,
+        node_of=store.nodes.node_of if store.nodes else None,
     )
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
@@ -185,7 +183,7 @@ def _job_parts(
         discard=discard,
         stats=stats,
         max_job_bytes=settings.max_job_bytes,
-        nodes=nodes,
+        nodes=store.nodes,
     )
     runner = Runner(
         store=store,

@@ -176,9 +176,9 @@ class Leases:
         # An entry moves a lease ahead, so it need not move at each renewal. Should it be due too
         # early, a reaper finds the lease in the record.
         self._moves_index = not self._moves_index
+        # Neighbours in the index, so that a renewal of some jobs changes few of its partitions.
+        held = sorted(self._held.items(), key=lambda each: names.due_key(each[0]))
         if self._nodes is None:
-            # Neighbours in the index, so that a renewal of some jobs changes few partitions.
-            held = sorted(self._held.items(), key=lambda each: names.due_key(each[0]))
             await self._renew(held, within_s)
             return
         for node, task in list(self._renewing.items()):
@@ -186,7 +186,7 @@ class Leases:
                 del self._renewing[node]
                 task.result()
         by_node: defaultdict[str, list[tuple[str, Holder]]] = defaultdict(list)
-        for each in self._held.items():
+        for each in held:
             by_node[self._nodes.node_of(each[0])].append(each)
         for node in by_node.keys() - self._renewing.keys():
             renewal = self._renew_logged(self._renew(by_node[node], within_s))

@@ -125,8 +125,24 @@ class JobIndex:
         call = Call(INDEX, [names.due_key(job_id)], [ttl_s, "LT", "", 1, delay_ms, job_id])
         writing = self._start([call])
         await asyncio.wait({writing}, timeout=_PATIENCE_S)
-        if not writing.done() or writing.exception() is not None:
+        if writing.done():
+            writing.result()
+        else:
             self.look_again(job_id, delay_ms)
+
+    async def renewed(self, job_ids: Sequence[str], delay_ms: int) -> None:
+        """Move the entries of jobs whose leases were renewed, on a cluster; restore lost ones.
+
+        If a node does not answer at once, or fails, its entries are written later.
+        """
+        if not job_ids:
+            return
+        entries = partition_of((delay_ms, job_id) for job_id in job_ids)
+        writing = self._start(changes(entries, ttl_s=self._ttl_s, one_slot=True))
+        await asyncio.wait({writing}, timeout=_PATIENCE_S)
+        if not writing.done() or writing.exception() is not None:
+            for job_id in job_ids:
+                self.look_again(job_id, delay_ms)
 
     def _start(self, calls: Sequence[Call]) -> asyncio.Task[list[Any]]:
         """Run ``calls`` by a task that no one has to wait for."""
@@ -140,27 +156,8 @@ class JobIndex:
         if not task.cancelled():
             task.exception()  # looked at: the caller may have gone on
 
-    async def any_answer(self) -> None:
-        """Return as soon as one node of a cluster answers; raises the error of the last one."""
-        keys = {self._scripts.node_of(key): key for key in names.DUE_KEYS}
-        asked = {self._start([Call(UNFINISHED, [key], ())]) for key in keys.values()}
-        while asked:
-            done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-            failed = [error for task in done if (error := task.exception()) is not None]
-            if len(failed) < len(done):
-                return
-            if not asked:
-                raise failed[0]
-
     def renewals(self, job_ids: Iterable[str], delay_ms: int) -> list[Call]:
-        """Return the calls that move entries of running jobs; they also restore lost ones.
-
-        On a cluster collect these changes: the entries are at other nodes than the jobs.
-        """
-        if self._one_slot:
-            for job_id in job_ids:
-                self.look_again(job_id, delay_ms)
-            return []
+        """Return the calls that move entries of running jobs; they also restore lost ones."""
         entries = partition_of((delay_ms, job_id) for job_id in job_ids)
         return changes(entries, ttl_s=self._ttl_s)
 

@@ -22,6 +22,7 @@ from berlin_worker.storage.claim_reply import claim_of
 from berlin_worker.storage.cluster import AsyncCluster, uptime_s
 from berlin_worker.storage.cluster_scripts import script_connection
 from berlin_worker.storage.dead_letters import DeadLetters
+from berlin_worker.storage.job_nodes import JobNodes
 from berlin_worker.storage.redis_errors import unreachable
 from berlin_worker.storage.script_connection import Call
 from berlin_worker.storage.scripts import source
@@ -80,6 +81,7 @@ class RedisStore:
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
+        self.nodes = JobNodes(self._records) if one_slot else None
 
     @classmethod
     def from_settings(
@@ -176,27 +178,34 @@ class RedisStore:
     async def renew(self, held: Sequence[tuple[str, int]], *, index: bool = True) -> list[Renewal]:
         """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``).
 
-        With ``index`` also move the index entries of these jobs, lost ones included; on a cluster
-        at the next :meth:`update_index`, since they are at other nodes.
+        With ``index`` also move the index entries of these jobs, lost ones included.
         """
-        parts = [[each] for each in held] if self._one_slot else [held] if held else []
+        if self._one_slot:
+            return await self._renew_by_slot(held, index=index)
+        if not held:
+            return []
         indexed = (job_id for job_id, _ in held) if index else ()
-        ahead = len(calls := self._index.renewals(indexed, self._lease_ms))
-        for part in parts:
-            keys = [names.state_key(job_id) for job_id, _ in part]
-            calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in part)]))
+        calls = self._index.renewals(indexed, self._lease_ms)
+        keys = [names.state_key(job_id) for job_id, _ in held]
+        calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in held)]))
         with unreachable():
-            replies: list[list[int]] = (await self._records.run(calls))[ahead:]
-        return [_RENEWALS[code] for reply in replies for code in reply]
+            *_, codes = await self._records.run(calls)
+        return [_RENEWALS[code] for code in codes]
 
-    def node_of(self, job_id: str) -> str:
-        """Return the node that has the keys of a job; empty if that is not known."""
-        return self._records.node_of(f"job:{{{job_id}}}:state")
-
-    async def answers(self) -> None:
-        """Return as soon as any node of a cluster answers."""
+    async def _renew_by_slot(
+        self, held: Sequence[tuple[str, int]], *, index: bool
+    ) -> list[Renewal]:
+        calls = [
+            Call(_RENEW, [names.state_key(job_id)], [self._lease_ms, attempt])
+            for job_id, attempt in held
+        ]
         with unreachable():
-            await self._index.any_answer()
+            codes: list[int] = [code for (code,) in await self._records.run(calls)]
+        # Entries are at other nodes: none of these holds up a renewal.
+        if index:
+            renewed = [job_id for (job_id, _), code in zip(held, codes, strict=True) if code != 1]
+            await self._index.renewed(renewed, self._lease_ms)
+        return [_RENEWALS[code] for code in codes]
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Release a running job, so that it can be claimed at once (``release.lua``)."""
