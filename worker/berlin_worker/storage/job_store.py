@@ -17,7 +17,7 @@ from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
-from berlin_worker.storage import job_index
+from berlin_worker.storage import append_calls, job_index
 from berlin_worker.storage.claim_reply import claim_of
 from berlin_worker.storage.cluster import AsyncCluster, uptime_s
 from berlin_worker.storage.cluster_scripts import script_connection
@@ -31,8 +31,6 @@ from berlin_worker.storage.shared_scripts import shared_scripts
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
 
-_APPEND: Final = source("append", "publish")
-_APPEND_SHARDED: Final = source("append", "spublish")
 _CLAIM: Final = source("claim")
 _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
@@ -43,7 +41,7 @@ _RECORDS: Final = (
     *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE),
     *job_index.SCRIPTS,
 )
-SCRIPTS: Final = (_APPEND, *_RECORDS)
+SCRIPTS: Final = (append_calls.APPEND, *_RECORDS)
 """The text of each script that a store on one Redis runs."""
 _WAITS: Final = 2
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "requested", "revoked")
@@ -75,7 +73,7 @@ class RedisStore:
         self._queue_ttl_s = queue_ttl_s
         self._dead_letters = DeadLetters(client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s)
         self._one_slot = one_slot
-        self._append = script_connection(client, _APPEND_SHARDED if one_slot else _APPEND)
+        self._append = script_connection(client, append_calls.script(one_slot=one_slot))
         self._own_records = script_connection(client, *_RECORDS)
         self._records = shared_scripts(self._own_records)
         self._index = job_index.JobIndex(
@@ -146,30 +144,10 @@ class RedisStore:
 
     async def append(self, batch: list[Batch]) -> list[bool]:
         """Append and publish the events of many jobs (``append.lua``)."""
-        keys: list[str] = []
-        args: list[Any] = []
-        calls: list[Call] = []
-        for part in batch:
-            log = part.log
-            # The journal has checked the ID. This runs for each chunk if each batch holds one.
-            slot = f"job:{{{log.job_id}}}"
-            keys += (f"{slot}:state", f"{slot}:log")
-            args += (
-                slot if self._one_slot else f"job:{log.job_id}",
-                log.attempt,
-                part.first_seq,
-                len(part.events),
-            )
-            args += (part.chunks, part.ending, self._log_ttl_s)
-            args += part.events
-            if self._one_slot:
-                calls.append(Call(_APPEND_SHARDED, keys, args))
-                keys, args = [], []
+        calls = append_calls.calls(batch, ttl_s=self._log_ttl_s, one_slot=self._one_slot)
         with unreachable():
-            if self._one_slot:
-                replies: list[int] = [taken for (taken,) in await self._append.replies(calls)]
-            else:
-                replies = await self._append.call(_APPEND, keys, args)
+            parts: list[list[int]] = await self._append.replies(calls)
+        replies = parts[0] if len(parts) == 1 else [taken for (taken,) in parts]
         for part, taken in zip(batch, replies, strict=True):
             if part.ending and taken:
                 self._index.look_again(part.log.job_id, None)
