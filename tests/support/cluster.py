@@ -1,6 +1,8 @@
 """Faults of a :class:`~berlin_worker.embedded.topology.Cluster`."""
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -102,3 +104,29 @@ def move_slots(cluster: Cluster, slots: Iterable[int]) -> None:
     for slot in slots:
         with half_moved(cluster, slot):
             pass
+
+
+@contextlib.contextmanager
+def stopped(cluster: Cluster) -> Iterator[None]:
+    """Stop the first primary by SIGSTOP; none is promoted in its place, and the others serve."""
+    former = primaries(cluster)[0]
+    others = [server for server in cluster.servers if server is not former]
+    assert former.pid is not None
+    configure(others, {"cluster-replica-no-failover": "yes", "cluster-require-full-coverage": "no"})
+    os.kill(former.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(former.pid, signal.SIGCONT)
+        configure(
+            others, {"cluster-replica-no-failover": "no", "cluster-require-full-coverage": "yes"}
+        )
+        wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes serve again")
+
+
+def configure(servers: Iterable[Member], options: dict[str, str]) -> None:
+    """Set options of servers."""
+    for server in servers:
+        with server.client() as client:
+            for name, value in options.items():
+                client.config_set(name, value)

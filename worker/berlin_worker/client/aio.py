@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
@@ -25,6 +25,9 @@ from berlin_worker.config.urls import broker_of
 from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.settings import Settings
 from berlin_worker.storage import redis_errors
+
+if TYPE_CHECKING:
+    from redis.asyncio import RedisCluster
 
 T = TypeVar("T")
 
@@ -91,7 +94,9 @@ class AsyncClient(AsyncSurface):
         redis = self._store.redis
         await redis.hset(state, "cancel", "1")
         await redis.expire(state, self._settings.queue_ttl_s, nx=True)
-        await redis.publish(*command)
+        # Any node passes it to all: that of the job has just answered.
+        node = cast("RedisCluster", redis).get_node_from_key(state)
+        await redis.execute_command("PUBLISH", *command, target_nodes=node)  # type: ignore[no-untyped-call]  # redis-py
 
     async def status(self, job_id: str) -> JobStatus:
         self._enter()

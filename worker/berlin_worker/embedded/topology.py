@@ -174,7 +174,7 @@ class SentinelSet(_Topology):
 
 
 class Cluster(_Topology):
-    """Three primaries with a third of the slots each, and a replica for each of them."""
+    """Three primaries with a third of the slots each, and a replica for each of them, or none."""
 
     def __init__(
         self,
@@ -183,6 +183,7 @@ class Cluster(_Topology):
         password: str = "",
         tls: Mapping[str, str] | None = None,
         config: Mapping[str, str] | None = None,
+        replicas: bool = True,
     ) -> None:
         super().__init__()
         self._login = f":{password}@" if password else ""
@@ -201,7 +202,7 @@ class Cluster(_Topology):
                 tls or {},
                 password,
             )
-            for _ in range(6)
+            for _ in range(6 if replicas else 3)
         ]
 
     @property
@@ -219,7 +220,7 @@ class Cluster(_Topology):
             begin, end = (_SLOTS * part // len(primaries) for part in (place, place + 1))
             with server.client() as client:
                 client.execute_command("CLUSTER ADDSLOTSRANGE", begin, end - 1)
-        for primary, replica in zip(primaries, replicas, strict=True):
+        for primary, replica in zip(primaries, replicas, strict=False):
             with primary.client() as client:
                 node_id = client.execute_command("CLUSTER MYID")
             with replica.client() as client:
@@ -245,7 +246,7 @@ class Cluster(_Topology):
                 ranges: Any = client.execute_command("CLUSTER SLOTS")
             # A node lists a replica once it knows how far that is.
             replicas = sum(len(replicas) for _, _, _, *replicas in ranges)
-            return _info(server)["cluster_state"] == "ok" and replicas == len(self.servers) // 2
+            return _info(server)["cluster_state"] == "ok" and replicas == len(self.servers) - 3
 
         return all(map(sees_all, self.servers))
 

@@ -125,12 +125,10 @@ class AttemptLoop:
             waits_s: list[float] = []
             for candidate in order[place:]:
                 wait_s = await self.cooldowns.remaining_s(candidate.provider, candidate.model)
-                waits_s.append(wait_s)
                 if wait_s <= 0:
-                    break
+                    return place + len(waits_s)
+                waits_s.append(wait_s)
             chosen = choose(waits_s)
-            if waits_s[chosen] <= 0:
-                return place + chosen
             remaining_s = attempt.remaining_s(job)
             if waits_s[chosen] >= remaining_s:
                 raise still_cooling(waits_s[chosen])

@@ -95,9 +95,8 @@ class ScriptConnection(ScriptCalls):
             if isinstance(error, TimeoutError):
                 raise RedisTimeoutError(f"no reply within {_TIMEOUT_S} s") from None
             raise
-        if any(isinstance(reply, ResponseError) for reply in replies) and not all(
-            isinstance(reply, _OF_SLOTS) for reply in replies if isinstance(reply, ResponseError)
-        ):
+        errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if errors and not all(isinstance(error, _OF_SLOTS) for error in errors):
             await self._disconnect()  # the scripts are gone, or the server is a replica now
         return replies
 
@@ -151,10 +150,7 @@ class SharedScriptConnection:
 
     def __init__(self, connection: Runner) -> None:
         self._connection = connection
-        # A batch without callers is cancelled: the pool may be closed next.
-        self._batcher: Batcher[Sequence[Call], list[Any]] = Batcher(
-            self._run, at_most=_AT_ONCE, cancel_unwanted=True
-        )
+        self._batcher = self._new_batcher()
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
@@ -170,6 +166,14 @@ class SharedScriptConnection:
             return []
         return await self._batcher.ask(calls)
 
+    def node_of(self, key: str) -> str:  # noqa: ARG002  # that of a cluster needs it
+        """Return the name of the only server, which is empty."""
+        return ""
+
+    def _new_batcher(self) -> Batcher[Sequence[Call], list[Any]]:
+        # A batch without callers is cancelled: the pool may be closed next.
+        return Batcher(self._run, at_most=_AT_ONCE, cancel_unwanted=True)
+
     async def _run(self, groups: Sequence[Sequence[Call]]) -> list[list[Any] | Exception]:
         calls = [call for group in groups for call in group]
         try:
@@ -177,6 +181,8 @@ class SharedScriptConnection:
         except RedisConnectionError:
             # The connection was closed meanwhile. A script that did run finds its own result.
             replies = await self._connection.run(calls)
+        if len(calls) == len(groups):  # one call each: that of a job
+            return [reply if isinstance(reply, ResponseError) else [reply] for reply in replies]
         outcomes: list[list[Any] | Exception] = []
         at = 0
         for group in groups:
