@@ -78,6 +78,9 @@ class RedisStore:
         self._append = script_connection(client, append, observer=observer)
         self._own_records = script_connection(client, *_RECORDS, observer=observer)
         self._records = SharedScriptConnection(self._own_records)
+        # On a cluster a call waits for its slot. Leases of other slots must not wait with it.
+        self._own_renewals = script_connection(client, _RENEW, *job_index.SCRIPTS)
+        self._renewals = SharedScriptConnection(self._own_renewals) if one_slot else self._records
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
@@ -102,6 +105,7 @@ class RedisStore:
         """Close the connections; nothing may be under way."""
         await self._append.aclose()
         await self._own_records.aclose()
+        await self._own_renewals.aclose()
 
     async def claim(
         self,
@@ -195,7 +199,7 @@ class RedisStore:
             keys = [names.state_key(job_id) for job_id, _ in part]
             calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in part)]))
         with unreachable():
-            replies: list[list[int]] = (await self._records.run(calls))[ahead:]
+            replies: list[list[int]] = (await self._renewals.run(calls))[ahead:]
         return [_RENEWALS[code] for reply in replies for code in reply]
 
     async def release(self, job_id: str, attempt: int) -> None:
