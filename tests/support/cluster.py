@@ -3,15 +3,20 @@
 import contextlib
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import redis
 
+from berlin_worker.embedded.redis_server import RedisProcess
 from berlin_worker.embedded.topology import Cluster, Member
+from tests.support.proxy import TcpProxy
 from tests.support.workers import wait_until
 
 _FAILOVER_S = 8.0
+_SECOND_HOST = "127.0.0.2"
 
 
 def owners(cluster: Cluster) -> dict[int, Member]:
@@ -104,6 +109,36 @@ def stopped(servers: Sequence[Member]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def proxied(cluster: Cluster) -> Iterator[TcpProxy]:
+    """A proxy by which clients reach the first primary; nodes reach each other without it.
+
+    It listens at the same port of another loopback address, which the node announces to clients
+    as its name.
+    """
+    first = primaries(cluster)[0]
+    with TcpProxy("127.0.0.1", first.port, listen=(_SECOND_HOST, first.port)) as proxy:
+        for server in cluster.servers:
+            host = _SECOND_HOST if server is first else "127.0.0.1"
+            with server.client() as client:
+                client.config_set("cluster-announce-hostname", host)
+                client.config_set("cluster-preferred-endpoint-type", "hostname")
+        wait_until(
+            lambda: all(
+                _hosts(server) == {_SECOND_HOST: 1, "127.0.0.1": 5} for server in cluster.servers
+            ),
+            "all nodes know the names",
+        )
+        yield proxy
+
+
+def _hosts(server: Member) -> Counter[str]:
+    """How many nodes have each address, by what a server tells clients."""
+    with server.client() as client:
+        ranges: Any = client.execute_command("CLUSTER SLOTS")
+    return Counter(host for _, _, *nodes in ranges for host, *_ in nodes)
+
+
+@contextlib.contextmanager
 def half_moved(cluster: Cluster, slot: int, *, first: Sequence[str] = ()) -> Iterator[None]:
     """A slot on its way to the next primary: its keys follow after the block, ``first`` before.
 
@@ -157,11 +192,10 @@ def _half_moved(move: _Move, slot: int, first: Sequence[str]) -> Iterator[None]:
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
 
 
-def moves_atomically(cluster: Cluster) -> bool:
-    """Whether the servers can move a slot as a whole (CLUSTER MIGRATESLOTS, valkey 9)."""
-    with cluster.servers[0].client() as client:
-        found: Any = client.execute_command("COMMAND INFO", "CLUSTER|MIGRATESLOTS")
-    return any(found.values() if isinstance(found, dict) else found)
+def moves_atomically(binary: Path) -> bool:
+    """Whether a server can move a slot as a whole (CLUSTER MIGRATESLOTS, valkey 9)."""
+    with RedisProcess(binary) as server, redis.Redis.from_url(server.url) as client:
+        return bool(client.execute_command("COMMAND DOCS", "CLUSTER|MIGRATESLOTS"))
 
 
 def move_slots_atomically(cluster: Cluster, slots: Iterable[int]) -> None:
@@ -188,12 +222,15 @@ def take_out(cluster: Cluster, node: Member) -> None:
     node.kill()
 
 
-def _serves(server: Member) -> bool:
-    if server.pid is None:
-        return True
+def is_down(server: Member) -> bool:
+    """Whether a server refuses commands, since not all slots are served."""
     with server.client() as client:
         found: Any = client.execute_command("CLUSTER INFO")
-    return bool(found["cluster_state"] == "ok")
+    return bool(found["cluster_state"] != "ok")
+
+
+def _serves(server: Member) -> bool:
+    return server.pid is None or not is_down(server)
 
 
 def _agreed(cluster: Cluster) -> dict[int, int]:
