@@ -183,7 +183,9 @@ def test_reader_of_many_jobs_loses_nothing_while_slots_move(site, nodes, report)
     jobs = size(300, 5000)
     with two_workers(site, jobs):
         job_ids = [
-            site.submit(None, "[[delay:0.5]]", chunks=size(10, 60), follow=True, how="bare")
+            site.submit(
+                None, f"[[delay:{size(1, 2)}]]", chunks=size(6, 40), follow=True, how="bare"
+            )
             for _ in range(jobs)
         ]
         wait_until(lambda: site.streaming(job_ids), "all stream")

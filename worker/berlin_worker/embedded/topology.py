@@ -210,6 +210,7 @@ class Cluster(_Topology):
         node = self._stack.enter_context(self._member())
         self.servers.append(node)
         self._meet()
+        wait_for(lambda: _info(node)["cluster_state"] == "ok", "the node that joins serves")
         return node
 
     def _start(self) -> None:
