@@ -193,6 +193,6 @@ def test_reader_of_many_jobs_loses_nothing_while_slots_move(site, nodes, report)
         slots = moving(nodes, job_ids)[: size(20, 500)]
         move_slots(nodes, slots)
         figures = site.history.check()
-    note = f"{jobs} jobs, {len(slots)} slots with jobs moved"
+    note = f"{jobs} jobs, {len(slots)} slots with jobs moved; {figures.resets} streams began anew"
     report("Cluster: one reader of many jobs, slots moved", figures, note=note)
-    assert site.history.expired == figures.resets == 0
+    assert site.history.expired == 0
