@@ -103,9 +103,8 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Close the connections; nothing may be under way."""
-        await self._append.aclose()
-        await self._own_records.aclose()
-        await self._own_renewals.aclose()
+        for connection in (self._append, self._own_records, self._own_renewals):
+            await connection.aclose()
 
     async def claim(
         self,
