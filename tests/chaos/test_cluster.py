@@ -180,15 +180,14 @@ def test_node_that_only_clients_cannot_reach_loses_nothing(make_site, make_redis
 
 
 def test_reader_of_many_jobs_loses_nothing_while_slots_move(site, nodes, report):
-    jobs = size(300, 5000)
+    jobs = size(500, 5000)
+    slow = f"[[delay:{size(1, 4)}]]"  # a start under load is the subject of other tests
     with two_workers(site, jobs):
         job_ids = [
-            site.submit(
-                None, f"[[delay:{size(1, 2)}]]", chunks=size(6, 40), follow=True, how="bare"
-            )
+            site.submit(None, slow, chunks=size(10, 40), follow=True, how="bare")
             for _ in range(jobs)
         ]
-        wait_until(lambda: site.streaming(job_ids), "all stream")
+        wait_until(lambda: site.streaming(job_ids), "all stream", timeout_s=size(60, 300))
         site.history.fault()
         slots = moving(nodes, job_ids)[: size(20, 500)]
         move_slots(nodes, slots)
