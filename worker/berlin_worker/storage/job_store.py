@@ -79,7 +79,7 @@ class RedisStore:
         self._own_records = script_connection(client, *_RECORDS, observer=observer)
         self._records = SharedScriptConnection(self._own_records)
         # On a cluster a call waits for its slot. Leases of other slots must not wait with it.
-        self._own_renewals = script_connection(client, _RENEW, *job_index.SCRIPTS)
+        self._own_renewals = script_connection(client, *_RECORDS, observer=observer)
         self._renewals = SharedScriptConnection(self._own_renewals) if one_slot else self._records
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
@@ -211,9 +211,8 @@ class RedisStore:
     async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
         """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
         with unreachable():
-            await self._records.call(
-                _CLEAR_FAILURE, [names.state_key(job_id)], [attempt, failed_attempts]
-            )
+            args = [attempt, failed_attempts]
+            await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep in the record what the next claim returns of earlier attempts."""
@@ -289,13 +288,7 @@ class RedisStore:
             await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
     async def dead_letter(
-        self,
-        job_id: str | None,
-        reason: str,
-        *,
-        call: str,
-        job: bytes = b"",
-        message: bytes = b"",
+        self, job_id: str | None, reason: str, *, call: str, job: bytes = b"", message: bytes = b""
     ) -> None:
         """Add a dead letter; see :meth:`DeadLetters.add`."""
         with unreachable():
