@@ -87,7 +87,7 @@ async def test_jobs_of_other_nodes_are_claimed_streamed_renewed_cancelled_and_re
         streams = [reader.stream(log.job_id) for log in (waiting, *logs)]
         for stream in streams:
             assert (await anext(stream)).type == "started"
-        with stopped(cluster):
+        with first_primary_stopped(cluster):
             waiting.chunk(["x" * 40_000])  # more than the buffer of a node, and of all of them
             held_up = asyncio.create_task(
                 retry_until_available(lambda: store.renew([(waiting.job_id, 1)]))

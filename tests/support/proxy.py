@@ -25,14 +25,22 @@ Mode = Literal["pass", "stall", "blackhole", "refuse"]
 
 
 class TcpProxy:
-    """Listens on a free loopback port and forwards to ``host:port``.
+    """Listens on a free loopback port, or at ``listen``, and forwards to ``host:port``.
 
     ``buffer_bytes`` is how much of what the server sends the system may hold back for it; by
     default that grows to megabytes.
     """
 
-    def __init__(self, host: str, port: int, *, buffer_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        buffer_bytes: int | None = None,
+    ) -> None:
         self._target = host, port
+        self._listen = listen
         self._buffer_bytes = buffer_bytes
         self._mode: Mode = "pass"
         self._links: set[_Link] = set()
@@ -128,7 +136,7 @@ class TcpProxy:
         stop = asyncio.Event()
         self._flowing = asyncio.Event()
         self._flowing.set()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1024)
+        server = await asyncio.start_server(self._accept, *self._listen, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
         self._opened.set_result((asyncio.get_running_loop(), stop))
         await stop.wait()

@@ -4,6 +4,7 @@ All servers are of one binary, on free loopback ports. With ``tls``, directives 
 as ``tls-cert-file``, each has a second port, which the URL names; the first stays plain.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -188,28 +189,30 @@ class Cluster(_Topology):
         super().__init__()
         self._login = f":{password}@" if password else ""
         self._scheme = "rediss" if tls else "redis"
-        self.servers = [
-            Member(
-                binary,
-                {
-                    **_REPLICATION,
-                    "cluster-enabled": "yes",
-                    "cluster-node-timeout": str(_NODE_TIMEOUT_MS),
-                    **({"tls-cluster": "yes"} if tls else {}),
-                    **({"masterauth": password} if password else {}),
-                    **(config or {}),
-                },
-                tls or {},
-                password,
-            )
-            for _ in range(6 if replicas else 3)
-        ]
+        directives = {
+            **_REPLICATION,
+            "cluster-enabled": "yes",
+            "cluster-node-timeout": str(_NODE_TIMEOUT_MS),
+            **({"tls-cluster": "yes"} if tls else {}),
+            **({"masterauth": password} if password else {}),
+            **(config or {}),
+        }
+        self._member = functools.partial(Member, binary, directives, tls or {}, password)
+        self.servers = [self._member() for _ in range(6 if replicas else 3)]
 
     @property
     def url(self) -> str:
         """``redis+cluster://`` URL that names each node."""
         hosts = ",".join(f"127.0.0.1:{server.public_port}" for server in self.servers)
         return f"{self._scheme}+cluster://{self._login}{hosts}"
+
+    def add(self) -> Member:
+        """Start a further node, which has no slots yet, and return it."""
+        node = self._stack.enter_context(self._member())
+        self.servers.append(node)
+        self._meet()
+        wait_for(lambda: _info(node)["cluster_state"] == "ok", "the node that joins serves")
+        return node
 
     def _start(self) -> None:
         for server in self.servers:
@@ -230,7 +233,7 @@ class Cluster(_Topology):
 
     def _meet(self) -> None:
         with self.servers[0].client() as client:
-            for server in self.servers[1:]:
+            for server in self.servers[1:]:  # a node that is known takes no harm
                 bus = server.directive("cluster-port")
                 client.execute_command("CLUSTER MEET", "127.0.0.1", server.public_port, bus)
         wait_for(

@@ -79,6 +79,9 @@ class RedisStore:
         self._append = script_connection(client, append, observer=observer)
         self._own_records = script_connection(client, *_RECORDS, observer=observer)
         self._records = shared_scripts(self._own_records)
+        # On a cluster a call waits for its slot. Leases of other slots must not wait with it.
+        self._own_renewals = script_connection(client, *_RECORDS, observer=observer)
+        self._renewals = shared_scripts(self._own_renewals) if one_slot else self._records
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
@@ -102,8 +105,8 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Close the connections; nothing may be under way."""
-        await self._append.aclose()
-        await self._own_records.aclose()
+        for connection in (self._append, self._own_records, self._own_renewals):
+            await connection.aclose()
 
     async def claim(
         self,
@@ -178,7 +181,7 @@ class RedisStore:
             for job_id, attempt in held
         ]
         with unreachable():
-            codes: list[int] = [code for (code,) in await self._records.run(calls)]
+            codes: list[int] = [code for (code,) in await self._renewals.run(calls)]
         # Entries are at other nodes: none of these holds up a renewal.
         if index:
             renewed = [job_id for (job_id, _), code in zip(held, codes, strict=True) if code != 1]
@@ -195,9 +198,8 @@ class RedisStore:
     async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
         """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
         with unreachable():
-            await self._records.call(
-                _CLEAR_FAILURE, [names.state_key(job_id)], [attempt, failed_attempts]
-            )
+            args = [attempt, failed_attempts]
+            await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep in the record what the next claim returns of earlier attempts."""
@@ -273,13 +275,7 @@ class RedisStore:
             await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
     async def dead_letter(
-        self,
-        job_id: str | None,
-        reason: str,
-        *,
-        call: str,
-        job: bytes = b"",
-        message: bytes = b"",
+        self, job_id: str | None, reason: str, *, call: str, job: bytes = b"", message: bytes = b""
     ) -> None:
         """Add a dead letter; see :meth:`DeadLetters.add`."""
         with unreachable():
