@@ -15,7 +15,7 @@ from berlin_worker.jobs.store_retry import retry_until_available
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.connections import connect
 from berlin_worker.storage.job_store import RedisStore
-from tests.support.cluster import primaries, stopped
+from tests.support.cluster import first_primary_stopped, primaries
 
 pytestmark = pytest.mark.contract
 
