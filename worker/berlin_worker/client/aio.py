@@ -137,7 +137,6 @@ class AsyncClient(AsyncSurface):
         *,
         wait_for_start_s: float | None = None,
         submission: Submission | None = None,
-        raw: bool = False,
     ) -> Stream:
         self._enter()
         options = self._options
@@ -149,7 +148,6 @@ class AsyncClient(AsyncSurface):
             store=self._store,
             options=options,
             submit=None if submission is None else partial(self._accept, submission),
-            raw=raw,
         )
 
     def _enter(self) -> None:

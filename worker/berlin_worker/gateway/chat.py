@@ -35,7 +35,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
     job = wanted.job | {"tenant": caller.tenant}
     gateway.check_model(caller, job.get("provider"), job.get("model"))
     job_id = job_id_of(request, job, caller.tenant)
-    stream = gateway.client.submit_and_stream(job, job_id=job_id, raw=True)
+    stream = gateway.client.submit_and_stream(job, job_id=job_id)
     head = Head(stream.job_id, gateway.model_of(job.get("model")), int(time.time()))
     async with _cancelled_if_abandoned(gateway, stream):
         if wanted.stream:
@@ -127,7 +127,7 @@ async def _events(
                 yield None
                 continue
             started = True
-            events = [from_json(data) for _, data in batch]
+            events = [from_json(raw.data) for raw in batch]
             for event in events:
                 if event["type"] in _FAILURES:
                     raise of_terminal(event)

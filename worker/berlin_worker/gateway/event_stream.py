@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from berlin_schemas import Event
+from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.client.stream import Stream
 
 PING_S: Final = 10.0
@@ -20,7 +20,7 @@ HEADERS: Final = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would collect the events before it passes them on
 }
-Batch = list[tuple[Event, bytes]]
+Batch = list[RawEvent]
 
 
 class Stalled(ConnectionResetError):

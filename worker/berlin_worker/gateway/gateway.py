@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from berlin_schemas import Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import AsyncClient
+from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.errors import ClientError, JobFailed
 from berlin_worker.gateway.event_stream import OpenStreams
 from berlin_worker.gateway.keys import Caller, Keys, Scope
@@ -54,11 +54,9 @@ class Gateway:
                 403, "model_not_allowed", "model: the API key does not allow it", param="model"
             )
 
-    async def poll(
-        self, job_id: str, after: int, wait_s: float
-    ) -> tuple[list[tuple[Event, bytes]], bool]:
+    async def poll(self, job_id: str, after: int, wait_s: float) -> tuple[list[RawEvent], bool]:
         """Wait ``wait_s`` for events after ``after``; return them, and whether the job is over."""
-        async with self.client.stream(job_id, after, raw=True) as stream:
+        async with self.client.stream(job_id, after) as stream:
             try:
                 async with asyncio.timeout(wait_s or _AT_ONCE_S):
                     events = await stream.raw_batch()
@@ -66,7 +64,7 @@ class Gateway:
                 return [], False
             except StopAsyncIteration:
                 return [], True
-        return events, events[-1][0].type in TERMINAL_TYPES
+        return events, events[-1].type in TERMINAL_TYPES
 
     def model_of(self, model: Any) -> str:
         """Return the model that a job names, or the default one."""
