@@ -1,6 +1,7 @@
 """Writes a job's events to one HTTP response, with pings, and cuts a reader that does not read."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
@@ -18,6 +19,8 @@ STALL_S: Final = 30.0
 PIECE_BYTES: Final = 32 * 1024
 """Written at once at the most. For a reader that does not read, aiohttp keeps up to 128 KiB of the
 response; the client keeps ``Options.buffer_bytes`` of events, and then reads them from the log."""
+SEND_BUFFER_BYTES: Final = 128 * 1024
+"""Asked of the system for each stream. It would keep megabytes for a reader that does not read."""
 _TICK_S: Final = 0.25
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -59,12 +62,14 @@ class EventResponse:
 
     async def write(self, frames: Iterable[bytes]) -> None:
         """Send frames. Raises ``ConnectionResetError`` if the reader has gone or does not read."""
-        if not self._response.prepared:
-            await self._response.prepare(self._request)
-        data = b"".join(frames)
         transport = self._request.transport
         if transport is None:
             raise ClientConnectionResetError("the reader has gone")
+        if not self._response.prepared:
+            await self._response.prepare(self._request)
+            opened = transport.get_extra_info("socket")
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        data = b"".join(frames)
         if len(data) <= PIECE_BYTES and not transport.get_write_buffer_size():
             await self._response.write(data)  # there is room: no need to bound the wait for it
             return
