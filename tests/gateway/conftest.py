@@ -42,6 +42,14 @@ class Scripted:
         report.usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
+_KEYS: dict[str, dict[str, Any]] = {
+    "acme": {},
+    "other": {},
+    "operator": {"scopes": ["submit", "read", "fleet"]},
+    "narrow": {"models": ["gpt-4*", "m-named", "echo/*"]},
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Harness:
     """A gateway that serves, and an HTTP session for it."""
@@ -88,11 +96,11 @@ def worker() -> Iterator[InProcessWorker]:
 async def serve(
     redis_url: str, place: Path, *, port: int = 0, **settings: Any
 ) -> AsyncIterator[Harness]:
-    """Serve a gateway with keys for two tenants, on a free port."""
+    """Serve a gateway with keys for several tenants, on a free port."""
     keys, entries = {}, []
-    for tenant in ("acme", "other"):
+    for tenant, more in _KEYS.items():
         keys[tenant], entry = new_key(tenant)
-        entries.append(entry.model_dump())
+        entries.append(entry.model_dump() | more)
     file = place / "keys.json"
     file.write_text(json.dumps({"keys": entries}))
     values = {

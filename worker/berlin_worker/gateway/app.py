@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from berlin_schemas import InvalidJob
 from berlin_worker.errors import ClientError, SettingsError
-from berlin_worker.gateway import chat, jobs, openapi, page_routes, responses, tickets
+from berlin_worker.gateway import chat, fleet_routes, jobs, openapi, page_routes, responses, tickets
 from berlin_worker.gateway.gateway import CALLER, GATEWAY, Gateway
 from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
@@ -43,6 +43,7 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_routes(jobs.routes)
     app.router.add_routes(chat.routes)
     app.router.add_routes(responses.routes)
+    app.router.add_routes(fleet_routes.routes)
     page_routes.add_routes(app)
     app.on_response_prepare.append(_add_headers)
     return app

@@ -43,18 +43,6 @@ async def complete(request: web.Request) -> web.StreamResponse:
         return await _whole(gateway, stream, head)
 
 
-@routes.get("/v1/models")
-async def models(request: web.Request) -> web.Response:
-    """List the models that the caller may name, as far as the gateway knows them."""
-    gateway, caller = request.app[GATEWAY], need(request, "submit")
-    names = [name for name in await gateway.models() if caller.may_use(*name)]
-    listed = [
-        {"id": model, "object": "model", "created": 0, "owned_by": provider}
-        for provider, model in names
-    ]
-    return web.json_response({"object": "list", "data": listed})
-
-
 @contextlib.asynccontextmanager
 async def _cancelled_if_abandoned(gateway: Gateway, stream: Stream) -> AsyncIterator[None]:
     """Cancel the job after a while if the block ends before the job does."""

@@ -13,6 +13,7 @@ from berlin_worker.client import AsyncClient
 from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.errors import ClientError, JobFailed
 from berlin_worker.gateway.event_stream import OpenStreams
+from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.keys import Caller, Keys, Scope
 from berlin_worker.gateway.problems import Problem
 from berlin_worker.settings import Settings
@@ -31,6 +32,7 @@ class Gateway:
     settings: Settings
     keys: Keys
     ticket_secret: bytes
+    fleet: CachedFleet
     followers: OpenStreams = field(default_factory=OpenStreams)
     """Readers that come back with a cursor, at another replica if need be."""
     chats: OpenStreams = field(default_factory=OpenStreams)
@@ -69,11 +71,6 @@ class Gateway:
     def model_of(self, model: Any) -> str:
         """Return the model that a job names, or the default one."""
         return model if isinstance(model, str) else self.settings.default_model
-
-    async def models(self) -> list[tuple[str, str]]:
-        """Return provider and model of what can be asked for, as far as it is known."""
-        default = self.settings.default_provider, self.settings.default_model
-        return [default] if default[1] else []
 
     async def ended(self, job_id: str) -> None:
         """Wait for the end of a job. Raises ``TimeoutError`` after ``lookup_s``."""

@@ -97,6 +97,8 @@ async def look_up(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     job = await owned_job(request, "read", request.match_info["job_id"])
     shown = _shown(job)
+    if job.status == "queued":
+        shown["queued_jobs"] = await gateway.fleet.waiting()
     if job.status == "completed":
         try:
             result = await gateway.client.result(job.job_id, timeout_s=gateway.lookup_s)

@@ -13,6 +13,7 @@ from aiohttp import web
 from berlin_worker.client import AsyncClient
 from berlin_worker.errors import SettingsError
 from berlin_worker.gateway.app import make_app
+from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.gateway import Gateway
 from berlin_worker.gateway.keys import Keys, read_keys
 from berlin_worker.settings import Settings
@@ -43,6 +44,7 @@ def open_gateway(settings: Settings, host: str, *, warn: Callable[[str], object]
         ticket_secret=secret.get_secret_value().encode()
         if secret
         else secrets.token_bytes(_SECRET_BYTES),
+        fleet=CachedFleet(settings),
     )
 
 

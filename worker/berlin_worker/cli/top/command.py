@@ -42,6 +42,7 @@ def top(*, once: bool, as_json: bool, interval_s: float) -> None:
       retries, logins, logins_failed
       tokens                          by provider: issued_ts, age_s
       tokens_per_min                  by model: input and output tokens a minute
+      models                          by provider: its default, and those that have answered
       unreadable                      workers of a version that this `berlin` cannot read
       workers                         a list: worker, host, pid, version, up_s, loop_lag_s, and
                                       the fields above that describe one worker
