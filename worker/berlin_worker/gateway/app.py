@@ -155,6 +155,14 @@ def _path(request: web.Request) -> str:
     return "(no route)" if resource is None else resource.canonical
 
 
+async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    tracer = request.app[GATEWAY].tracer
+    with tracer.request(request.method, _path(request), request.headers) as trace:
+        response = await handler(request)
+        trace.answered(response.status)
+        return response
+
+
 class _Metrics:
     """Counts requests by route and status, and shows the streams that are open."""
 
@@ -196,7 +204,10 @@ class _Metrics:
     async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         begun, status = time.monotonic(), 499  # nginx's status for a client that went away
         try:
-            response = await handler(request)
+            if request.path in _OPEN:
+                response = await handler(request)
+            else:
+                response = await _traced(request, handler)
             status = response.status
             return response
         finally:

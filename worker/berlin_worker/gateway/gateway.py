@@ -17,6 +17,7 @@ from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.keys import Caller, Keys, Scope
 from berlin_worker.gateway.problems import Problem
 from berlin_worker.settings import Settings
+from berlin_worker.telemetry.tracing import OFF, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Gateway:
     """Readers that come back with a cursor, at another replica if need be."""
     chats: OpenStreams = field(default_factory=OpenStreams)
     """Requests that cannot be continued: at the end of the gateway they may finish."""
+    tracer: Tracer = OFF
     lookup_s: float = _LOOKUP_S
     """How long a request waits for a log that should be there."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -17,6 +18,7 @@ from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.gateway import Gateway
 from berlin_worker.gateway.keys import Keys, read_keys
 from berlin_worker.settings import Settings
+from berlin_worker.telemetry.tracer import open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,13 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
     """Serve ``gateway``; yields the port. At the end chats may finish, within
     WORKER_DRAIN_TIMEOUT_S. Raises ``SettingsError`` if it cannot listen.
     """
+    async with open_tracer(os.environ) as gateway.tracer:
+        async with _serving(gateway, host, port) as bound:
+            yield bound
+
+
+@contextlib.asynccontextmanager
+async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
     runner = web.AppRunner(
         make_app(gateway),
         handler_cancellation=True,  # a caller that goes away must be noticed
