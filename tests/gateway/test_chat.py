@@ -11,6 +11,7 @@ import pytest
 from berlin_worker.embedded.redis_server import fake_redis
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness, serve
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
 
@@ -143,6 +144,31 @@ async def test_job_of_a_disconnected_client_is_cancelled(
         )
         [running] = await until_status(harness, "running")
         request.cancel()
+        [cancelled] = await until_status(harness, "cancelled")
+        assert cancelled["job_id"] == running["job_id"]
+
+
+async def test_job_goes_on_while_a_retry_with_its_key_waits_for_it(
+    worker: InProcessWorker, tmp_path: Path
+) -> None:
+    async with serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01) as harness:
+        body = {"model": "m1", "messages": user("one HANG"), "stream": True}
+        key = {"Idempotency-Key": "retried"}
+
+        def send() -> asyncio.Task[object]:
+            call = harness.call("POST", "/v1/chat/completions", json=body, headers=key)
+            return asyncio.create_task(call)
+
+        first, retry = send(), send()
+        [running] = await until_status(harness, "running")
+        callers = harness.gateway.callers
+        await until(lambda: callers[running["job_id"]] == 2)
+        first.cancel()
+        await until(lambda: callers[running["job_id"]] == 1)
+        await harness.gateway.abandoned()
+        _, _, job = await harness.call("GET", f"/v1/jobs/{running['job_id']}")
+        assert (job["status"], job["cancel_requested"]) == ("running", False)
+        retry.cancel()
         [cancelled] = await until_status(harness, "cancelled")
         assert cancelled["job_id"] == running["job_id"]
 

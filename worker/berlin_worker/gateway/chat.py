@@ -46,6 +46,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
 @contextlib.asynccontextmanager
 async def _cancelled_if_abandoned(gateway: Gateway, stream: Stream) -> AsyncIterator[None]:
     """Cancel the job after a while if the block ends before the job does."""
+    gateway.callers[stream.job_id] += 1
     try:
         async with stream:
             yield
@@ -56,6 +57,10 @@ async def _cancelled_if_abandoned(gateway: Gateway, stream: Stream) -> AsyncIter
     except (asyncio.CancelledError, ConnectionResetError):
         gateway.cancel_later(stream.job_id)
         raise
+    finally:
+        gateway.callers[stream.job_id] -= 1
+        if not gateway.callers[stream.job_id]:
+            del gateway.callers[stream.job_id]
 
 
 async def _streamed(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ class Gateway:
     tracer: Tracer = OFF
     lookup_s: float = _LOOKUP_S
     """How long a request waits for a log that should be there."""
+    callers: Counter[str] = field(default_factory=Counter)
+    """How many requests wait for the answer of a job: a retry may attach to it."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -80,7 +83,7 @@ class Gateway:
             await self.client.result(job_id, timeout_s=self.lookup_s)
 
     def cancel_later(self, job_id: str) -> None:
-        """Cancel a job whose caller has gone, after WORKER_GATEWAY_ABANDON_S."""
+        """Cancel a job whose caller has gone, unless one waits after WORKER_GATEWAY_ABANDON_S."""
         task = asyncio.create_task(self._cancel_later(job_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -89,16 +92,22 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.gateway_abandon_s):
                 await self._leaving.wait()
+        if self.callers[job_id] > 0:
+            return
         try:
             await self.client.cancel(job_id, "the caller has gone")
         except ClientError as error:
             logger.warning("job %s goes on, although its caller has gone: %s", job_id, error)
 
+    async def abandoned(self) -> None:
+        """Wait until each job that was to be cancelled later has been, or goes on."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def aclose(self) -> None:
         """Cancel at once what would be cancelled later, and close the client."""
         self._leaving.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self.abandoned()
         await self.client.aclose()
 
 

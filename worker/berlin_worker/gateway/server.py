@@ -65,7 +65,8 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
     """Serve ``gateway``; yields the port. At the end chats may finish, within
     WORKER_DRAIN_TIMEOUT_S. Raises ``SettingsError`` if it cannot listen.
     """
-    async with open_tracer(os.environ) as gateway.tracer:
+    async with open_tracer(os.environ) as tracer:
+        gateway.tracer = tracer
         async with _serving(gateway, host, port) as bound:
             yield bound
 
