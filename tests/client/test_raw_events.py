@@ -1,46 +1,60 @@
 """Events as bytes: the short way and the decoder accept and refuse the same bytes."""
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berlin_schemas import Chunk, Event, Reasoning, ToolCall, encode
 from berlin_worker.client import entries
 from berlin_worker.client.entries import parse_message
 from berlin_worker.client.raw_events import RawEvent, parse_raw
+from berlin_worker.jobs.job_log import Batch, JobLog
+from berlin_worker.providers.deltas import Delta, ReasoningDelta, ToolCallDelta
 
 pytestmark = pytest.mark.unit
 
 JOB = "job-1"
-text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
-heads: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
-    {
-        "job_id": st.just(JOB),
-        "seq": st.integers(1, 10**16),
-        "attempt": st.integers(1, 99),
-        "ts": st.floats(allow_nan=False, allow_infinity=False) | st.floats(1.6e9, 1.9e9),
-        "db": st.integers(0, 12),
-    }
+text = st.text(
+    st.characters() | st.sampled_from('"\\/\x00\x1f\x7f\u2028\u2029\ud800\udfff\U0001f600'),
+    min_size=1,
+    max_size=30,
+)
+deltas = (
+    text
+    | st.builds(ReasoningDelta, text)
+    | st.builds(ToolCallDelta, st.integers(0, 99), text, st.none() | text, st.none() | text)
 )
 
 
-@st.composite
-def events(draw: st.DrawFn) -> Event:
-    """Draw an event of a type that comes often."""
-    head = draw(heads)
-    if draw(st.booleans()):
-        kind = draw(st.sampled_from([Chunk, Reasoning]))
-        return kind(**head, content=draw(text))
-    return ToolCall(
-        **head,
-        index=draw(st.integers(0, 3)),
-        id=draw(st.none() | text),
-        name=draw(st.none() | text),
-        arguments=draw(st.text(st.characters(codec="utf-8"), max_size=30)),
-    )
+class Queue:
+    """What a log needs of a journal."""
+
+    def __init__(self, database: int) -> None:
+        self.database = database
+
+    def added(self, log: JobLog, size: int, *, first: bool) -> None:
+        """Take no notice."""
+
+    def forget(self, batch: Batch) -> None:
+        """Take no notice."""
+
+
+def written(delta: Delta, *, seq: int = 7, attempt: int = 1, database: int = 0) -> bytes:
+    """Return the bytes that a worker writes for ``delta``."""
+    log = JobLog(Queue(database), JOB, attempt, seq=seq - 1, chunks=seq - 2, on_fenced=lambda: None)
+    log.chunk([delta])
+    [data] = log.take().events
+    return data
+
+
+events = st.builds(
+    written,
+    deltas,
+    seq=st.integers(3, 10**16),
+    attempt=st.integers(1, 10**10),
+    database=st.integers(0, 12),
+)
 
 
 def decoded(data: bytes) -> tuple[int, RawEvent | None, int] | None:
@@ -52,9 +66,9 @@ def decoded(data: bytes) -> tuple[int, RawEvent | None, int] | None:
     return seq, None if event is None else RawEvent(seq, event.type, data), database
 
 
-@given(events())
-def test_event_of_a_worker_is_found_as_the_decoder_finds_it(event: Event) -> None:
-    assert parse_raw(JOB, encode(event)) == decoded(encode(event))
+@given(events)
+def test_event_of_a_worker_is_found_as_the_decoder_finds_it(data: bytes) -> None:
+    assert parse_raw(JOB, data) == decoded(data)
 
 
 MUTATIONS = [
@@ -65,15 +79,14 @@ MUTATIONS = [
 
 
 @given(
-    events(),
+    events,
     st.lists(
         st.tuples(st.integers(0, 300), st.integers(0, 4), st.sampled_from(MUTATIONS)), max_size=3
     ),
 )
 def test_changed_bytes_are_accepted_by_both_ways_or_by_none(
-    event: Event, changes: list[tuple[int, int, bytes]]
+    data: bytes, changes: list[tuple[int, int, bytes]]
 ) -> None:
-    data = encode(event)
     for place, cut, new in changes:
         at = place % (len(data) + 1)
         data = data[:at] + new + data[at + cut :]
@@ -81,19 +94,21 @@ def test_changed_bytes_are_accepted_by_both_ways_or_by_none(
 
 
 @pytest.mark.parametrize(
-    "event",
+    ("delta", "kind"),
     [
-        Chunk(job_id=JOB, seq=7, attempt=1, ts=1764422345.123456, content='a\n"b\\ €'),
-        Reasoning(job_id=JOB, seq=7, attempt=2, ts=1764422345.0, db=3, content="\U0001f600"),
-        ToolCall(job_id=JOB, seq=7, attempt=1, ts=1764422345.5, index=0, id="c", name="f"),
-        ToolCall(job_id=JOB, seq=7, attempt=1, ts=1764422345.5, index=12, arguments='{"a": "'),
+        ('a\n"b\\ \x01 €', "chunk"),
+        (ReasoningDelta("\U0001f600"), "reasoning"),
+        (ToolCallDelta(0, "", id="c", name="f"), "tool_call"),
+        (ToolCallDelta(12, '{"a": "'), "tool_call"),
     ],
 )
-def test_frequent_events_are_not_decoded(event: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("database", [0, 3])
+def test_event_that_comes_often_is_not_decoded(
+    delta: Delta, kind: str, database: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(entries, "parse_message", None)
-    assert parse_raw(JOB, encode(event)) == (
-        7, RawEvent(7, event.type, encode(event)), event.db
-    )  # fmt: skip
+    data = written(delta, database=database)
+    assert parse_raw(JOB, data) == (7, RawEvent(7, kind, data), database)
 
 
 def test_event_of_another_job_version_or_order_is_decoded() -> None:

@@ -8,11 +8,13 @@ The text of a chunk opens with the time of its sending (ns of the monotonic cloc
 import asyncio
 import sys
 import time
+from typing import Any
 
 import redis.asyncio
 import uvloop
 
-from berlin_schemas import Chunk, Completed, Event, Started, Timings, encode, names
+from berlin_schemas import Completed, Started, Timings, names
+from berlin_worker.jobs.job_log import Batch, JobLog
 from tests.benchmarks.subscriber import say
 
 _SLOTS = 20
@@ -21,34 +23,46 @@ _TIMINGS = Timings(queue_ms=1, login_ms=0, first_chunk_ms=2, stream_ms=3, total_
 _TTL_S = 3600
 
 
-async def append(client: redis.asyncio.Redis, events: list[Event], status: str) -> None:
-    """Append one event to each of several jobs."""
+class Queue:
+    """What a log needs of a journal: the bytes are taken at once."""
+
+    database = 0
+
+    def added(self, log: JobLog, size: int, *, first: bool) -> None:
+        """Take no notice."""
+
+    def forget(self, batch: Batch) -> None:
+        """Take no notice."""
+
+
+async def append(client: redis.asyncio.Redis, logs: list[JobLog], status: str) -> None:
+    """Append what the logs of several jobs hold; with a ``status`` their records follow."""
     async with client.pipeline(transaction=False) as pipeline:
-        for event in events:
-            data, job_id = encode(event), event.job_id
-            pipeline.xadd(names.log_key(job_id), {"event": data}, id=f"{event.seq}-0")
-            pipeline.publish(names.channel(job_id), data)
-            if event.type != "chunk":
-                state = names.state_key(job_id)
-                pipeline.hset(state, mapping={"status": status, "seq": event.seq, "attempt": 1})
+        for log in logs:
+            batch, key = log.take(), names.log_key(log.job_id)
+            for seq, data in enumerate(batch.events, batch.first_seq):
+                pipeline.xadd(key, {"event": data}, id=f"{seq}-0")
+                pipeline.publish(names.channel(log.job_id), data)
+            if status:
+                state = names.state_key(log.job_id)
+                pipeline.hset(state, mapping={"status": status, "seq": log.seq, "attempt": 1})
                 pipeline.expire(state, _TTL_S)
-                pipeline.expire(names.log_key(job_id), _TTL_S)
+                pipeline.expire(key, _TTL_S)
         await pipeline.execute()
 
 
 async def main(port: int, jobs: int, chunks: int, every_ms: int) -> None:
     """Write all jobs."""
     async with redis.asyncio.Redis(port=port) as client:
-        ids = [f"j{n}" for n in range(jobs)]
-        slots = [ids[n::_SLOTS] for n in range(min(_SLOTS, jobs))]
-
-        def head(job_id: str, seq: int) -> dict[str, object]:
-            return {"job_id": job_id, "seq": seq, "attempt": 1, "ts": time.time()}
-
+        logs = [
+            JobLog(Queue(), f"j{n}", 1, seq=0, chunks=0, on_fenced=lambda: None)
+            for n in range(jobs)
+        ]
+        slots = [logs[n::_SLOTS] for n in range(min(_SLOTS, jobs))]
         for slot in slots:
-            await append(
-                client, [Started.model_validate(head(each, 1)) for each in slot], "running"
-            )
+            for log in slot:
+                log.event(Started(job_id=log.job_id, seq=log.next_seq, attempt=1, ts=time.time()))
+            await append(client, slot, "running")
         say(ready=True)
         await asyncio.to_thread(sys.stdin.readline)
         loop = asyncio.get_running_loop()
@@ -57,18 +71,15 @@ async def main(port: int, jobs: int, chunks: int, every_ms: int) -> None:
             for number, slot in enumerate(slots):
                 at = begun + (index + number / len(slots)) * every_ms / 1000
                 await asyncio.sleep(max(at - loop.time(), 0))
-                text = f"{time.monotonic_ns()} {index} " + "lorem ipsum " * 2
-                made: list[Event] = [
-                    Chunk.model_validate(head(each, index + 2) | {"content": text}) for each in slot
-                ]
-                await append(client, made, "running")
+                text = f"{time.monotonic_ns()} {index} lorem ipsum lorem ipsum"
+                for log in slot:
+                    log.chunk([text])
+                await append(client, slot, "")
         for slot in slots:
-            end = {"finish_reason": "stop", "timings": _TIMINGS}
-            await append(
-                client,
-                [Completed.model_validate(head(each, chunks + 2) | end) for each in slot],
-                "completed",
-            )
+            for log in slot:
+                head: Any = {"job_id": log.job_id, "seq": log.next_seq, "attempt": 1, "ts": 1.0}
+                log.event(Completed(**head, finish_reason="stop", timings=_TIMINGS))
+            await append(client, slot, "completed")
         say(written=True)
 
 
