@@ -47,6 +47,8 @@ class Scripted:
             if word == "HANG":
                 await asyncio.Event().wait()
             yield [_delta(word)]
+            if word.startswith("CALL"):
+                report.finish_reason = "tool_calls"
         report.usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 

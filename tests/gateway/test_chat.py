@@ -16,6 +16,10 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.contract
 
 
+ARGUMENTS = '{"of": 1}'
+TOOL = {"type": "function", "function": {"name": "CALLME", "parameters": {"type": "object"}}}
+
+
 def client(harness: Harness) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
         base_url=harness.url + "/v1",
@@ -63,6 +67,43 @@ async def test_official_client_streams_with_usage(harness: Harness) -> None:
     assert "".join(texts) == "one two "
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 5
+
+
+async def test_official_client_gets_reasoning_and_tool_calls(harness: Harness) -> None:
+    asked: Any = {"model": "m1", "messages": user("THINK CALLME"), "tools": [TOOL]}
+    async with client(harness) as ai:
+        answer = await ai.chat.completions.create(**asked)
+        stream = await ai.chat.completions.create(**asked, stream=True)
+        chunks = [chunk async for chunk in stream]
+    [choice] = answer.choices
+    assert choice.finish_reason == chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert choice.message.content is None
+    calls = choice.message.tool_calls or []
+    assert [call.to_dict() for call in calls] == [
+        {"id": "call-1", "type": "function", "function": {"name": "CALLME", "arguments": ARGUMENTS}}
+    ]
+    deltas = [chunk.choices[0].delta.to_dict() for chunk in chunks]
+    assert [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta] == [
+        "THINK "
+    ]
+    [streamed] = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert streamed == calls[0].to_dict() | {"index": 0}
+    assert choice.message.to_dict()["reasoning_content"] == "THINK "
+
+
+async def test_idempotency_key_attaches_to_the_same_chat_and_refuses_another(
+    harness: Harness,
+) -> None:
+    headers = {"Idempotency-Key": "order-7"}
+    async with client(harness) as ai:
+        create = ai.chat.completions.with_raw_response.create
+        first = await create(model="m1", messages=user("one"), extra_headers=headers)
+        again = await create(model="m1", messages=user("one"), extra_headers=headers)
+        assert first.headers["x-job-id"] == again.headers["x-job-id"]
+        assert again.parse().choices[0].message.content == "one "
+        with pytest.raises(openai.UnprocessableEntityError) as raised:
+            await create(model="m1", messages=user("two"), extra_headers=headers)
+        assert raised.value.code == "idempotency_key_reused"
 
 
 async def text_of(ai: openai.AsyncOpenAI, text: str, *, stream: bool) -> str:
