@@ -7,10 +7,11 @@ HTTP. Counts CPU, so a busy machine matters little; lags need a quiet one.
 import argparse
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,21 +120,57 @@ def main() -> int:
         print("no redis-server and no valkey-server found", file=sys.stderr)
         return 1
     jobs, chunks, opened, requests = _SIZES[options.size]
-    parts, sound = options.parts.split(","), True
-    for _ in range(options.rounds):
-        for name in (*_SERVERS, "direct") if "streams" in parts else ():
+    parts: list[str] = options.parts.split(",")
+    runs: list[dict[str, Any]] = []
+
+    def note(part: str, figures: dict[str, Any]) -> None:
+        runs.append({"part": part} | figures)
+        print(json.dumps(runs[-1]), flush=True)
+
+    for _ in range(options.rounds if "streams" in parts else 0):
+        for name in (*_SERVERS, "direct"):
             with _server(binary) as server:
-                figures = streams(server, name, jobs, chunks)
-            sound = sound and figures["sound"]
-            print(json.dumps({"part": "streams", "by": name} | figures), flush=True)
+                note("streams", {"by": name} | streams(server, name, jobs, chunks))
     if "open" in parts:
         with _server(binary) as server:
-            print(json.dumps({"part": "open"} | open_streams(server, opened)), flush=True)
+            note("open", open_streams(server, opened))
     if "first" in parts:
         with _server(binary) as server:
-            figures = first_byte.measured(server.url, requests, OUT)
-            print(json.dumps({"part": "first"} | figures), flush=True)
-    return 0 if sound else 1
+            note("first", first_byte.measured(server.url, requests, OUT))
+    for result in results(runs):
+        print(json.dumps(result))
+    return 0 if all(run.get("sound", True) for run in runs) else 1
+
+
+def results(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was found beside its target, for each target that the runs have figures of."""
+    found = {}
+
+    def median(part: str, by: str | None, read: Callable[[dict[str, Any]], float]) -> float | None:
+        values = [read(run) for run in runs if run["part"] == part and run.get("by") == by]
+        return statistics.median(values) if values else None
+
+    def cpu(run: dict[str, Any]) -> float:
+        return float(run["cpu_us_a_chunk"])
+
+    def lag(run: dict[str, Any]) -> float:
+        return float(run["lag_ms"]["p99"])
+
+    ours, bare = median("streams", "gateway", cpu), median("streams", "bare", cpu)
+    if ours is not None and bare:
+        found["CPU a chunk, of the bare handler's"] = ours / bare, 1.5
+    ours, direct = median("streams", "gateway", lag), median("streams", "direct", lag)
+    if ours is not None and direct is not None:
+        found["p99 of the lag, above that of a direct reader (ms)"] = ours - direct, 10
+    if (each := median("open", None, lambda run: float(run["bytes_a_stream"]))) is not None:
+        found["memory of an open stream (KB)"] = each / 1000, 30
+    later = median("first", None, lambda run: float(run["gateway_ms"] - run["direct_ms"]))
+    if later is not None:
+        found["first text, later than by the client (ms)"] = later, 5
+    return [
+        {"what": what, "found": round(value, 2), "target": target, "met": value <= target}
+        for what, (value, target) in found.items()
+    ]
 
 
 @contextlib.contextmanager

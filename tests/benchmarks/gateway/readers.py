@@ -10,6 +10,7 @@ import json
 import re
 import time
 from array import array
+from functools import partial
 from typing import Any, cast
 
 import uvloop
@@ -112,9 +113,7 @@ async def main(port: int, jobs: int, *, direct: bool) -> None:
             await asyncio.gather(*followers)
     else:
         for job_id in ids:
-            await loop.create_connection(
-                lambda job_id=job_id: HttpReader(tally, job_id), "127.0.0.1", port
-            )
+            await loop.create_connection(partial(HttpReader, tally, job_id), "127.0.0.1", port)
         await tally.done.wait()
     print(json.dumps({"read": tally.result()}), flush=True)
 
