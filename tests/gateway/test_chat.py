@@ -1,10 +1,12 @@
 """The official OpenAI client, unchanged, and the bytes that it reads."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
@@ -189,29 +191,38 @@ async def test_job_of_a_disconnected_client_is_cancelled(
         assert cancelled["job_id"] == running["job_id"]
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
 async def test_job_goes_on_while_a_retry_with_its_key_waits_for_it(
-    worker: InProcessWorker, tmp_path: Path
+    worker: InProcessWorker, tmp_path: Path, replicas: int
 ) -> None:
-    async with serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01) as harness:
+    async with contextlib.AsyncExitStack() as stack:
+        gateways = [
+            await stack.enter_async_context(
+                serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01)
+            )
+            for _ in range(replicas)
+        ]
+        one, other = gateways[0], gateways[-1]
         body = {"model": "m1", "messages": user("one HANG"), "stream": True}
-        key = {"Idempotency-Key": "retried"}
+        key = {"Idempotency-Key": f"retried {replicas}"}
 
-        def send() -> asyncio.Task[object]:
-            call = harness.call("POST", "/v1/chat/completions", json=body, headers=key)
-            return asyncio.create_task(call)
+        async def send(harness: Harness) -> aiohttp.ClientResponse:
+            headers = key | {"Authorization": f"Bearer {harness.keys['acme']}"}
+            url = f"{harness.url}/v1/chat/completions"
+            response = await harness.http.post(url, json=body, headers=headers)
+            assert b"one" in await response.content.readline()
+            return response
 
-        first, retry = send(), send()
-        [running] = await until_status(harness, "running")
-        callers = harness.gateway.callers
-        await until(lambda: callers[running["job_id"]] == 2)
-        first.cancel()
-        await until(lambda: callers[running["job_id"]] == 1)
-        await harness.gateway.abandoned()
-        _, _, job = await harness.call("GET", f"/v1/jobs/{running['job_id']}")
+        first, retry = await send(one), await send(other)
+        job_id = first.headers["x-job-id"]
+        first.close()
+        await until(lambda: one.gateway.callers[job_id] == 2 - replicas)
+        await one.gateway.abandoned()
+        _, _, job = await other.call("GET", f"/v1/jobs/{job_id}")
         assert (job["status"], job["cancel_requested"]) == ("running", False)
-        retry.cancel()
-        [cancelled] = await until_status(harness, "cancelled")
-        assert cancelled["job_id"] == running["job_id"]
+        retry.close()
+        [cancelled] = await until_status(other, "cancelled")
+        assert cancelled["job_id"] == job_id
 
 
 async def test_job_without_a_worker_is_cancelled_in_time(tmp_path: Path) -> None:

@@ -96,6 +96,25 @@ class AsyncClient(AsyncSurface):
         await redis.expire(state, self._settings.queue_ttl_s, nx=True)
         await redis.publish(*command)
 
+    async def attach(self, job_id: str, caller: str) -> None:
+        """Write into the record of a job who waits for it now; the last one counts."""
+        self._enter()
+        state = names.state_key(job_id)
+        with _naming(job_id):
+            await self._asked(lambda: self._store.redis.hset(state, "caller", caller))
+            await self._asked(
+                lambda: self._store.redis.expire(state, self._settings.queue_ttl_s, nx=True)
+            )
+
+    async def attached(self, job_id: str) -> str | None:
+        """Return who waits for a job, by the last :meth:`attach`."""
+        self._enter()
+        with _naming(job_id):
+            [found] = await self._asked(
+                lambda: self._store.redis.hmget(names.state_key(job_id), ["caller"])
+            )
+        return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
+
     async def status(self, job_id: str) -> JobStatus:
         self._enter()
         with _naming(job_id):

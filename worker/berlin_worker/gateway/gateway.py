@@ -82,19 +82,24 @@ class Gateway:
         with contextlib.suppress(JobFailed):
             await self.client.result(job_id, timeout_s=self.lookup_s)
 
-    def cancel_later(self, job_id: str) -> None:
-        """Cancel a job whose caller has gone, unless one waits after WORKER_GATEWAY_ABANDON_S."""
-        task = asyncio.create_task(self._cancel_later(job_id))
+    def cancel_later(self, job_id: str, caller: str = "") -> None:
+        """Cancel a job whose caller has gone, unless one waits after WORKER_GATEWAY_ABANDON_S.
+
+        With ``caller`` a retry may reach another gateway: then the record names another one.
+        """
+        task = asyncio.create_task(self._cancel_later(job_id, caller))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _cancel_later(self, job_id: str) -> None:
+    async def _cancel_later(self, job_id: str, caller: str) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.gateway_abandon_s):
                 await self._leaving.wait()
-        if self.callers[job_id] > 0:
+        if self.callers[job_id] > 0 or (caller and self._leaving.is_set()):
             return
         try:
+            if caller and await self.client.attached(job_id) != caller:
+                return
             await self.client.cancel(job_id, "the caller has gone")
         except ClientError as error:
             logger.warning("job %s goes on, although its caller has gone: %s", job_id, error)
