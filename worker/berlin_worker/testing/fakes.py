@@ -86,6 +86,12 @@ class _AsyncFake(AsyncSurface):
     def __init__(self, script: Script) -> None:
         self._script = script
 
+    async def attach(self, job_id: str, caller: str) -> None:
+        self._script.callers[job_id] = caller
+
+    async def attached(self, job_id: str) -> str | None:
+        return self._script.callers.get(job_id)
+
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
         self._script.cancel(job_id, reason or "requested")
 
