@@ -55,17 +55,6 @@ _KEY: Final = {
 }
 
 
-_CONTENT_OR_CALLS: Final = {
-    "anyOf": [
-        {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}},
-        {
-            "required": ["tool_calls"],
-            "properties": {"tool_calls": {"type": "array", "minItems": 1}},
-        },
-    ]
-}
-
-
 def _ref(model: str) -> Object:
     return {"$ref": _REF.format(model=model)}
 
@@ -200,8 +189,6 @@ def document() -> Object:
         "type": "null",
         "description": "It comes from the API key.",
     }
-    # A rule of the model, which its JSON Schema does not have.
-    schemas["$defs"]["Message"] |= _CONTENT_OR_CALLS
     return {
         "openapi": "3.1.0",
         "info": {"title": "Berlin Worker gateway", "version": version("berlin-worker")},
