@@ -1,7 +1,9 @@
 """Fixtures for all tests: a Redis server of the run's own, and an empty database for each test."""
 
+import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -17,8 +19,13 @@ from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # 
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
 from tests.support.store_helpers import CLUSTERED
-from tests.support.topologies import TOPOLOGIES, Topology, empty
+from tests.support.topologies import OPTION, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
+
+# The run starts hundreds of Python processes. Each would compile all that it imports, which is
+# most of its CPU time, where the environment (of a container image, say) forbids to keep it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine is slow: no test fails for the time it took. Examples vary from run to run
 # at a desk and are always the same in CI.
@@ -35,6 +42,17 @@ _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
 """A limit is repeated: an event loop may take the first time for an error of a
 callback, and a coroutine may swallow it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep garbage collections from searching thousands of collected tests again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -163,20 +181,32 @@ def cluster() -> Iterator[Cluster]:
         yield servers
 
 
-@pytest.fixture(params=TOPOLOGIES)
-def topology(request: pytest.FixtureRequest) -> Topology:
-    """The same test over one Redis, and over Sentinels."""
-    real: str = request.getfixturevalue("real_redis_url")
-    if request.param == "single":
-        return Topology("single", real)
-    name = {"sentinel": "sentinel_set"}.get(request.param, request.param)
-    url: str = request.getfixturevalue(name).url
-    empty(url)
-    return Topology(request.param, url, real if request.param == "cluster" else "")
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option by which one topology is chosen."""
+    parser.addoption(
+        OPTION,
+        choices=TOPOLOGIES,
+        help="run on this topology alone: the tests of the fixture `topology`, by default on each, "
+        "and those of the fixture `fleet` and the chaos tests, by default on a single Redis",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of ``topology`` on each of them, or on the one that is chosen."""
+    if "topology" in metafunc.fixturenames:
+        one = metafunc.config.getoption(OPTION)
+        metafunc.parametrize("topology", [one] if one else TOPOLOGIES, indirect=True)
 
 
 @pytest.fixture
-def fleet(real_redis_url: str) -> Iterator[Fleet]:
-    """Real workers and a stand-in upstream that repeats the prompt, over the real server."""
+def topology(request: pytest.FixtureRequest) -> Topology:
+    """Servers without any key: the same test on one Redis, behind Sentinels and on a cluster."""
+    return emptied(request, request.param)
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest, redis_server: RedisProcess) -> Iterator[Fleet]:
+    """Real workers and a stand-in upstream that repeats the prompt, on the chosen topology."""
+    on = emptied(request, chosen(request.config))
     with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
-        yield Fleet(real_redis_url, upstream)
+        yield Fleet(on.redis_url, upstream, on.broker_url)

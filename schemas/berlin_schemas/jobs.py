@@ -76,11 +76,14 @@ class Part(TypedDict):
 
 
 _NO_CONTENT: Final = "no_content"
-_CONTENT_TAGS: Final[Mapping[str, type]] = {"text": str, "parts": list, "null": type(None)}
+_CONTENT_TAGS: Final[Mapping[type, str]] = {str: "text", list: "parts", type(None): "null"}
 
 
 def _content_tag(content: object) -> str | None:
-    return next((tag for tag, kind in _CONTENT_TAGS.items() if isinstance(content, kind)), None)
+    tag = _CONTENT_TAGS.get(type(content))  # that of each job; a caller may pass a subclass
+    return tag or next(
+        (tag for kind, tag in _CONTENT_TAGS.items() if isinstance(content, kind)), None
+    )
 
 
 Content = Annotated[
@@ -122,9 +125,10 @@ class Message(BaseModel):
 
     @model_validator(mode="after")
     def _has_content(self) -> Self:
-        calls = (self.model_extra or {}).get("tool_calls")
-        if self.content is None and not (isinstance(calls, list) and calls):
-            raise PydanticCustomError(_NO_CONTENT, "is missing")
+        if self.content is None:
+            calls = (self.model_extra or {}).get("tool_calls")
+            if not (isinstance(calls, list) and calls):
+                raise PydanticCustomError(_NO_CONTENT, "is missing")
         return self
 
 
@@ -240,7 +244,7 @@ def _place(problem: ErrorDetails) -> str:
     if loc[:1] in {("options",), ("metadata",)}:
         loc = loc[:1]
     if loc[2:3] == ("content",):
-        loc = (*loc[:3], *(part for part in loc[3:] if part not in _CONTENT_TAGS))
+        loc = (*loc[:3], *(part for part in loc[3:] if part not in _CONTENT_TAGS.values()))
     return ".".join(map(_safe, loc)) or "job"
 
 

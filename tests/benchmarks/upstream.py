@@ -25,13 +25,15 @@ _LOGIN = b'{"code": 0, "data": {"token": "a-token"}}'
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 _SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 LINE = b'{"content": "%d %d token "}\n'
-# What OpenAI sends around a word: 290 bytes.
+# What OpenAI sends around a word: 290 bytes, and a padding of random length.
 EVENT = (
     b'data: {"id":"chatcmpl-BxYzAbCdEfGhIjKlMnOpQrStUvWx","object":"chat.completion.chunk",'
     b'"created":1764412345,"model":"gpt-4o-mini-2024-07-18","service_tier":"default",'
     b'"system_fingerprint":"fp_8bda4d3a2c","choices":[{"index":0,"delta":{"content":'
     b'"%d %d token "},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
 )
+PADDED = EVENT.replace(b'"usage":null}', b'"usage":null,"obfuscation":"%b"}')
+PADDINGS = tuple(b"aB3xYzQ9kLm0pR7wT"[:length] for length in (5, 11, 2, 16, 7, 13, 1, 9))
 _DONE = b"data: [DONE]\n\n"
 _BACKLOG = 8192
 _TICK_S = 0.001
@@ -41,6 +43,14 @@ _GOLDEN = 0.6180339887  # its multiples fill an interval evenly, whatever their 
 def prompt(chunks: int, every_ms: int, per_write: int = 1) -> str:
     """The prompt that asks for this reply."""
     return f"chunks={chunks} every_ms={every_ms} per_write={per_write}"
+
+
+def _line(now: int, index: int) -> bytes:
+    return LINE % (now, index)
+
+
+def _event(now: int, index: int) -> bytes:
+    return PADDED % (now, index, PADDINGS[index % len(PADDINGS)])
 
 
 class Pacer:
@@ -105,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._pacer = pacer
         self._buffer = b""
         self._head = self._end = b""
-        self._chunk = LINE
+        self._chunk = _line
         self._index = self._chunks = self._per_write = 0
         self._transport: asyncio.Transport | None = None
         self.writable = False
@@ -141,7 +151,7 @@ class Connection(asyncio.Protocol):
             self._chunks, self.every_ms, self._per_write = map(int, plan.groups())
             self._index = 0
             is_openai = head.startswith(b"POST /v1/")
-            self._chunk, self._end = (EVENT, _DONE) if is_openai else (LINE, b"")
+            self._chunk, self._end = (_event, _DONE) if is_openai else (_line, b"")
             self._head = (_SSE if is_openai else _OK) + b"Transfer-Encoding: chunked\r\n\r\n"
             self._pacer.begin(self)
 
@@ -151,7 +161,7 @@ class Connection(asyncio.Protocol):
             return False
         last = min(self._index + self._per_write, self._chunks)
         now = time.monotonic_ns()
-        lines = b"".join(self._chunk % (now, index) for index in range(self._index, last))
+        lines = b"".join(self._chunk(now, index) for index in range(self._index, last))
         lines += self._end if last == self._chunks else b""
         end = b"0\r\n\r\n" if last == self._chunks else b""
         self._transport.write(b"%b%x\r\n%b\r\n%b" % (self._head, len(lines), lines, end))

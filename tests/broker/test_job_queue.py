@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 
+import amqp.exceptions
 import pytest
 import redis.exceptions
 from celery import Celery
@@ -72,6 +73,17 @@ async def test_unreachable_broker_raises_the_builtin_connection_error():
             await job_queue.requeue("job-1", b"{}")
         with pytest.raises(ConnectionError):
             await job_queue.depth()
+
+
+async def test_refusal_of_an_earlier_message_by_rabbitmq_is_no_fault_of_the_next_job(
+    job_queue, monkeypatch
+):
+    def refuse(*_, **__):
+        raise amqp.exceptions.PreconditionFailed("message size 9 is larger than 8")
+
+    monkeypatch.setattr(Celery, "send_task", refuse)
+    with pytest.raises(ConnectionError, match="message size"):
+        await job_queue.requeue("job-1", b"{}")
 
 
 @pytest.mark.parametrize("error", [redis.exceptions.TimeoutError, redis.exceptions.ResponseError])

@@ -12,7 +12,7 @@ from berlin_worker.client import Client
 from berlin_worker.embedded.redis_server import find_server, free_port
 from berlin_worker.embedded.topology import SentinelSet
 from tests.support.checker import text_of
-from tests.support.cli import BERLIN
+from tests.support.cli import run_berlin
 from tests.support.fleet import Fleet, prompt
 from tests.support.needed import needed
 from tests.support.sentinel import has_caught_up, kill_primary
@@ -65,13 +65,7 @@ def test_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, sentinel
 
 def test_doctor_and_top_ask_the_primary_that_the_sentinels_name(fleet, sentinels):
     def berlin(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*BERLIN, *arguments],
-            env=os.environ | fleet.env | changed,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_berlin(*arguments, env=os.environ | fleet.env | changed)
 
     fleet.send(prompt("waits"))
     assert json.loads(berlin("top", "--once", "--json").stdout)["waiting"] == 1

@@ -8,21 +8,45 @@ from typing import Any
 import pytest
 
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
+from berlin_worker.embedded.topology import Cluster, SentinelSet
 from tests.support.chaos import FULL, Environment
 from tests.support.chaos_report import Row, properties
 from tests.support.checker import Figures
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
+from tests.support.topologies import chosen
 from tests.support.upstream_process import UpstreamProcess
 
 HERE = Path(__file__).parent
 
 
+LONGEST_FIRST = (
+    *(
+        "message_vanished",
+        "kills_its_worker",
+        "lose_two_workers",
+        "runs_for_long",
+        "then_a_killed_broker",
+    ),
+    *("reader_that_redis_cuts_off", "half_open", "killed_and_comes_back"),
+    *("each_fault", "is_blocked", "random_kills", "test_sentinel.py", "test_cluster.py"),
+)
+"""Parts of names of tests: these take half a minute, or most of it. Of several processes none is
+left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A chaos test may take longer than another."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.timeout(3600 if FULL else 240))
+    mine = [item for item in items if HERE in item.path.parents]
+    for item in mine:
+        item.add_marker(pytest.mark.timeout(3600 if FULL else 240))
+    if len(mine) == len(items):
+        items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    parts = enumerate(LONGEST_FIRST)
+    return next((n for n, part in parts if part in item.nodeid), len(LONGEST_FIRST))
 
 
 @pytest.fixture
@@ -50,15 +74,28 @@ def upstream() -> Iterator[UpstreamProcess]:
 
 @pytest.fixture
 def make_site(
-    make_redis: Callable[..., RedisProcess], upstream: UpstreamProcess
+    request: pytest.FixtureRequest,
+    make_redis: Callable[..., RedisProcess],
+    upstream: UpstreamProcess,
 ) -> Iterator[Callable[..., Environment]]:
-    """Build an ``Environment``, by default around its own Redis; it takes further arguments."""
+    """Build an ``Environment``, by default around its own Redis; it takes further arguments.
+
+    With ``--topology`` it is by default around Sentinels, or around a cluster.
+    """
     with ExitStack() as stack:
 
         def make(redis_url: str | None = None, **options: Any) -> Environment:
-            url = redis_url or make_redis().url
+            kind = chosen(request.config)
+            if redis_url is None and kind == "single":
+                redis_url = make_redis().url
+            elif redis_url is None:
+                binary = needed(find_server(), "redis-server or valkey-server")
+                servers = {"sentinel": SentinelSet, "cluster": Cluster}[kind](binary)
+                redis_url = stack.enter_context(servers).url
+                if kind == "cluster":
+                    options.setdefault("broker_url", make_redis().url)
             return stack.enter_context(
-                Environment(url, options.pop("upstream", upstream), **options)
+                Environment(redis_url, options.pop("upstream", upstream), **options)
             )
 
         yield make

@@ -6,15 +6,30 @@ back to where it stands, by a reset, and a reader that has seen more gets ``Curs
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from redis.crc import key_slot
 
 from berlin_schemas import names
-from berlin_worker.embedded.redis_server import find_server
+from berlin_worker.embedded.redis_server import find_server, find_servers
 from berlin_worker.embedded.topology import Cluster
 from tests.support.chaos import Environment, size
-from tests.support.cluster import fail_over, kill_primary, move_slots, slots_of_first
+from tests.support.cluster import (
+    fail_over,
+    is_down,
+    kill_primary,
+    move_slots,
+    move_slots_atomically,
+    moves_atomically,
+    primaries,
+    proxied,
+    replica_of,
+    slots_of_first,
+    stopped,
+    take_out,
+    wait_until_served,
+)
 from tests.support.needed import needed
 from tests.support.workers import wait_until
 
@@ -35,7 +50,9 @@ def site(make_site, make_redis, nodes) -> Environment:
 def begun(site: Environment, streams: int) -> list[str]:
     """Jobs that stream, half of them with a reader, and as many that wait."""
     job_ids = [
-        site.submit(None, SLOW, chunks=120, follow=n % 2 == 0, how=("client", "bare")[n % 2])
+        site.submit(
+            None, SLOW, chunks=size(80, 120), follow=n % 2 == 0, how=("client", "bare")[n % 2]
+        )
         for n in range(streams)
     ]
     wait_until(lambda: site.streaming(job_ids), "all stream")
@@ -55,8 +72,7 @@ def probe(site: Environment) -> float:
 @pytest.mark.parametrize("change", [kill_primary, fail_over])
 def test_streams_and_readers_go_on_after_a_failover(site, nodes, report, change):
     streams = size(20, 200)
-    slots = str(streams // 2 + 4)
-    with site.worker("-c", slots), site.worker("-c", slots):
+    with two_workers(site, streams):
         begun(site, streams)
         site.history.fault()
         change(nodes)
@@ -71,17 +87,111 @@ def test_streams_and_readers_go_on_after_a_failover(site, nodes, report, change)
     assert site.history.expired <= figures.resets
 
 
-def test_slots_that_move_under_load_lose_nothing(site, nodes, report):
+def two_workers(site: Environment, streams: int) -> ExitStack:
+    """Start two workers, each with room for more than half of the streams."""
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(site.worker("-c", str(streams // 2 + 4)))
+        return stack.pop_all()
+
+
+def moving(nodes: Cluster, job_ids: list[str]) -> list[int]:
+    """The slots of the first primary that have jobs."""
+    used = {key_slot(names.log_key(job_id).encode()) for job_id in job_ids}
+    return sorted(slots_of_first(nodes) & used)
+
+
+@pytest.mark.parametrize("how", ["MIGRATE", "CLUSTER MIGRATESLOTS"])
+def test_slots_that_move_under_load_lose_nothing(make_site, make_redis, report, how):
+    atomic = how != "MIGRATE"
+    able = [binary for binary in find_servers() if not atomic or moves_atomically(binary)]
     streams = size(20, 200)
-    slots = str(streams // 2 + 4)
-    with site.worker("-c", slots), site.worker("-c", slots):
-        job_ids = begun(site, streams)
+    with ExitStack() as stack:
+        nodes = stack.enter_context(Cluster(needed(able and able[0], f"a server with {how}")))
+        site = make_site(nodes.url, broker_url=make_redis().url, reread=True)
+        stack.enter_context(two_workers(site, streams))
+        slots = moving(nodes, begun(site, streams))
         site.history.fault()
-        first = slots_of_first(nodes)
-        moving = sorted(first & {key_slot(names.log_key(job_id).encode()) for job_id in job_ids})
-        move_slots(nodes, moving)
+        (move_slots_atomically if atomic else move_slots)(nodes, slots)
         back_s = probe(site)
         figures = site.history.check()
-    note = f"{streams} streams, {len(moving)} slots with jobs moved; then a job in {back_s:.1f} s"
-    report("Cluster: slots moved by MIGRATE", figures, note=note)
+    note = f"{streams} streams, {len(slots)} slots with jobs moved; then a job in {back_s:.1f} s"
+    report(f"Cluster: slots moved by {how}", figures, note=note)
     assert site.history.expired == figures.resets == 0
+
+
+def test_node_that_joins_and_leaves_under_load_loses_nothing(site, nodes, report):
+    streams = size(20, 200)
+    with two_workers(site, streams):
+        slots = moving(nodes, begun(site, streams))
+        site.history.fault()
+        node = nodes.add()
+        move_slots(nodes, slots, node)
+        joined_s = probe(site)
+        move_slots(nodes, slots, primaries(nodes)[0])
+        take_out(nodes, node)
+        back_s = probe(site)
+        figures = site.history.check()
+    note = (
+        f"{streams} streams, {len(slots)} slots with jobs moved to it and back; "
+        f"then a job in {joined_s:.1f} and {back_s:.1f} s"
+    )
+    report("Cluster: a node added, and taken out", figures, note=note)
+    assert site.history.expired == figures.resets == 0
+
+
+def test_cluster_that_is_down_for_5_s_loses_nothing(site, nodes, report):
+    streams = size(20, 200)
+    with two_workers(site, streams):
+        begun(site, streams)
+        down = primaries(nodes)[1:]
+        down += [replica_of(nodes, each) for each in down]
+        site.history.fault()
+        with stopped(down):
+            wait_until(lambda: is_down(nodes.servers[0]), "the last primary knows it")
+            time.sleep(5)
+        wait_until_served(nodes)
+        back_s = probe(site)
+        figures = site.history.check()
+    note = f"{streams} streams; then a job in {back_s:.1f} s; {figures.resets} streams began anew"
+    report("Cluster: CLUSTERDOWN for 5 s", figures, note=note)
+    assert site.history.expired == 0
+
+
+def test_node_that_only_clients_cannot_reach_loses_nothing(make_site, make_redis, nodes, report):
+    streams = size(20, 200)
+    with proxied(nodes) as proxy:
+        site = make_site(nodes.url, broker_url=make_redis().url, reread=True)
+        with two_workers(site, streams):
+            begun(site, streams)
+            site.history.fault()
+            proxy.blackhole()
+            time.sleep(size(8, 20))
+            proxy.heal()
+            site.redis.disconnect_connection_pools()  # its connections are half open, too
+            back_s = probe(site)
+            figures = site.history.check()
+    note = (
+        f"{streams} streams, for {size(8, 20)} s; then a job in {back_s:.1f} s; "
+        f"{figures.resets} streams began anew"
+    )
+    report("Cluster: a node cut off from workers and clients", figures, note=note)
+    assert site.history.expired == 0
+
+
+def test_reader_of_many_jobs_loses_nothing_while_slots_move(site, nodes, report):
+    jobs = size(500, 5000)
+    slow = f"[[delay:{size(1, 4)}]]"  # a start under load is the subject of other tests
+    with two_workers(site, jobs):
+        job_ids = [
+            site.submit(None, slow, chunks=size(10, 40), follow=True, how="bare")
+            for _ in range(jobs)
+        ]
+        wait_until(lambda: site.streaming(job_ids), "all stream", timeout_s=size(60, 300))
+        site.history.fault()
+        slots = moving(nodes, job_ids)[: size(20, 500)]
+        move_slots(nodes, slots)
+        figures = site.history.check()
+    note = f"{jobs} jobs, {len(slots)} slots with jobs moved; {figures.resets} streams began anew"
+    report("Cluster: one reader of many jobs, slots moved", figures, note=note)
+    assert site.history.expired == 0

@@ -82,7 +82,7 @@ def test_redis_that_is_killed_and_comes_back_is_found_again(make_redis, make_sit
     try:
         for worker in workers:
             worker.start()
-        streaming(site, streams)
+        streaming(site, streams, chunks=size(50 + 10 * down_s, 150))
         server.kill()
         site.history.fault()
         time.sleep(down_s)
@@ -111,7 +111,7 @@ def test_worker_behind_a_half_open_connection_comes_back(make_redis, make_site, 
         by_proxy = {"CELERY_BROKER_URL": broker.url_of(server.url)}
         site = make_site(server.url, worker_url=events.url_of(server.url), **by_proxy)
         with site.worker("-c", "50", *VERBOSE) as cut_off:
-            long = streaming(site, 10)
+            long = streaming(site, 10, chunks=size(100, 150))
             # Their ends, where they can be said, are many acknowledgements that cannot be sent.
             short = streaming(site, 20, chunks=30)
             with site.worker("-c", "50", **direct) as other:

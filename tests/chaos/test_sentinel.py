@@ -10,12 +10,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from berlin_schemas import names
 from berlin_worker.client import Unavailable
 from berlin_worker.embedded.redis_server import find_server
-from berlin_worker.embedded.topology import SentinelSet
-from tests.support.chaos import Environment, in_background, size
+from berlin_worker.embedded.topology import Member, SentinelSet
+from tests.support.chaos import FULL, Environment, in_background, size
 from tests.support.needed import needed
-from tests.support.sentinel import bring_back, fail_over, has_caught_up, kill_primary
+from tests.support.sentinel import (
+    bring_back,
+    cut_off_replica,
+    fail_over,
+    has_caught_up,
+    kill_primary,
+)
 from tests.support.workers import wait_until
 
 SLOW = "[[delay:0.1]]"
@@ -32,16 +39,19 @@ def site(make_site, sentinels) -> Environment:
     return make_site(sentinels.url, reread=True)
 
 
-def begun(site: Environment, sentinels: SentinelSet, streams: int) -> None:
+def begun(site: Environment, sentinels: SentinelSet, streams: int) -> list[str]:
     """Jobs that stream, half of them with a reader, and as many that wait; all replicated."""
     job_ids = [
-        site.submit(None, SLOW, chunks=120, follow=n % 2 == 0, how=("client", "bare")[n % 2])
+        site.submit(
+            None, SLOW, chunks=size(80, 120), follow=n % 2 == 0, how=("client", "bare")[n % 2]
+        )
         for n in range(streams)
     ]
     wait_until(lambda: site.streaming(job_ids), "all stream")
     for n in range(streams):
         site.submit(None, how=("client", "bare")[n % 2])
     wait_until(lambda: has_caught_up(sentinels), "the replica has it all")
+    return job_ids
 
 
 def probe(site: Environment) -> float:
@@ -91,3 +101,44 @@ def test_dead_sentinel_stops_nobody(site, sentinels, report):
             figures = site.history.check()
     note = f"{streams} streams; then SENTINEL FAILOVER by the two others: {back_s:.1f} s"
     report("Sentinel: one of three dead", figures, note=note)
+
+
+def published(server: Member, job_ids: list[str]) -> int:
+    """How many events of the jobs a server has."""
+    with server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for job_id in job_ids:
+            pipeline.xlen(names.log_key(job_id))
+        return sum(pipeline.execute())
+
+
+@pytest.mark.parametrize("in_sync", [0, 1] if FULL else [0])
+def test_what_a_promoted_replica_lacks_is_an_error_to_its_readers(site, sentinels, report, in_sync):
+    """The replica lacks 2 s of events. ``min-replicas-to-write`` refuses them at the primary."""
+    streams = size(20, 200)
+    for server in sentinels.servers:
+        with server.client() as client:
+            client.config_set("min-replicas-to-write", in_sync)
+            client.config_set("min-replicas-max-lag", 1)
+    slots = str(streams // 2 + 4)
+    with site.worker("-c", slots), site.worker("-c", slots):
+        job_ids = begun(site, sentinels, streams)
+        with cut_off_replica(sentinels) as replica:
+            former = sentinels.primary()
+            begins = published(former, job_ids)
+            time.sleep(2)
+            more = published(former, job_ids) - begins
+            site.history.fault()
+        with replica.client() as client:  # it has no replica itself until the other is back
+            client.config_set("min-replicas-to-write", 0)
+        back_s = probe(site)
+        figures = site.history.check()
+    note = (
+        f"{streams} streams; a job after it in {back_s:.1f} s; {more} events that the primary had "
+        f"acknowledged are lost; {figures.resets} streams went back to what was replicated; "
+        f"{site.history.expired} of {streams // 2} readers got an error"
+    )
+    name = f"replica behind by 2 s promoted, min-replicas-to-write {in_sync}"
+    report(f"Sentinel: {name}", figures, note=note)
+    assert (more == 0) == bool(in_sync)
+    assert site.history.expired <= figures.resets
+    assert (site.history.expired == 0) == bool(in_sync)

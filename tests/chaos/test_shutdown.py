@@ -13,7 +13,7 @@ LEASE_S = 6
 
 @pytest.mark.parametrize("remapped", [False, True])
 def test_sigterm_lets_short_jobs_end_and_hands_long_ones_on(site, report, remapped):
-    streams, drain_s = size(20, 100), size(4, 10)
+    streams, drain_s = size(10, 100), size(4, 10)
     env = {"REMAP_SIGTERM": "SIGQUIT"} if remapped else {}
     with site.worker("-c", "300", WORKER_DRAIN_TIMEOUT_S=f"{drain_s}", **env) as leaving:
         long = [

@@ -60,12 +60,12 @@ def test_idle_worker_that_is_stopped_takes_one_job_and_keeps_it_from_nobody(site
 
 
 def test_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, report):
-    streams, block_s = size(30, 200), 30
+    streams, block_s = size(30, 200), size(12, 30)
     site = make_site(**installed(tmp_path))
     with ExitStack() as stack:
         blocked = stack.enter_context(site.worker("-c", "300"))
         job_ids = [
-            site.submit(None, "[[delay:0.1]]", chunks=200, follow=n % 5 == 0)
+            site.submit(None, "[[delay:0.1]]", chunks=size(120, 200), follow=n % 5 == 0)
             for n in range(streams)
         ]
         wait_until(lambda: site.streaming(job_ids, 3), "all stream")
@@ -126,5 +126,7 @@ def test_job_whose_message_vanished_is_found(site, report, busy):
                 site.submit(None, "[[delay:0.1]]", chunks=10)
         wait_until(lambda: lost not in site.history.unfinished, "it is found", timeout_s=60)
         assert bool(site.redis.llen("prompts")) == busy
+        if busy:
+            stack.enter_context(site.worker("-c", "50"))  # the rest is not what is waited for
         figures = site.history.check()
     report("a message that vanished", figures, note="found 30 s after its submission")

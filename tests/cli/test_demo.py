@@ -20,6 +20,9 @@ from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.integration
 
+MEASURED = {name: value for name, value in os.environ.items() if name == "COVERAGE_PROCESS_CONFIG"}
+"""For demos that end by themselves, one of a kind: measuring costs as much again."""
+
 
 class Demo:
     """A demo whose descendants are found by a variable that they inherit."""
@@ -28,7 +31,7 @@ class Demo:
         self._mark = f"DEMO_MARK={mark}".encode()
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": mark, "REDIS_URL": ""}
         # The demo's handlers raise. Raised inside of coverage's tracer, which then keeps its lock
-        # for ever, that hangs the process; so this one is not measured.
+        # for ever, that hangs the process; so one that may get a signal is not measured.
         self._env.pop("COVERAGE_PROCESS_CONFIG", None)
 
     def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
@@ -38,6 +41,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,  # so that a test can send what a terminal sends
         )
 
     def run(self, *arguments: str, **env: str) -> tuple[int, str, str]:
@@ -70,7 +74,7 @@ def demo() -> Iterator[Demo]:
 
 
 def test_demo_shows_the_text_and_the_next_steps(demo: Demo) -> None:
-    code, out, err = demo.run("Why is the sky blue?")
+    code, out, err = demo.run("Why is the sky blue?", **MEASURED)
     assert code == 0, err
     assert out.startswith("You asked: “Why is the sky blue?”")
     for text in (
@@ -92,7 +96,9 @@ def test_demo_shows_a_retry(demo: Demo) -> None:
 
 
 def test_demo_of_another_protocol(demo: Demo) -> None:
-    code, out, err = demo.run("--provider", "openai", "Hello [[cut:5*1]][[tool_calls:1]]")
+    code, out, err = demo.run(
+        "--provider", "openai", "Hello [[cut:5*1]][[tool_calls:1]]", **MEASURED
+    )
     assert code == 0, err
     assert out.count("You asked: “Hello”") == 2
     assert "weather(" in out
@@ -122,14 +128,24 @@ def test_interrupted_demo_leaves_no_process_behind(
 
 
 def test_demo_runs_on_sentinels(demo: Demo) -> None:
-    code, out, err = demo.run("--topology", "sentinel", "Hello")
+    code, out, err = demo.run("--topology", "sentinel", "Hello", **MEASURED)
     assert (code, "You asked" in out) == (0, True)
     assert "three Sentinels" in err
 
 
+def test_ctrl_c_at_a_terminal_while_servers_start_ends_all_of_them(demo: Demo) -> None:
+    process = demo.start("--topology", "cluster")
+    wait_until(
+        lambda: any("cluster-enabled" in command for command in demo.processes().values()), "a node"
+    )
+    os.killpg(process.pid, signal.SIGINT)  # to each process of the group, as a terminal does
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
+
+
 def test_demo_uses_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
     url = f"{redis_server.url.removesuffix('0')}9"
-    code, _, err = demo.run(REDIS_URL=url)
+    code, _, err = demo.run(REDIS_URL=url, **MEASURED)
     assert code == 0, err
     assert "yours, at REDIS_URL" in err
     with redis.Redis.from_url(url) as client:
@@ -140,7 +156,7 @@ def test_demo_does_not_mix_with_jobs_of_others(demo: Demo, redis_server: RedisPr
     url = f"{redis_server.url.removesuffix('0')}10"
     with redis.Redis.from_url(url) as client:
         client.lpush("prompts", "somebody's job")
-        code, out, err = demo.run(REDIS_URL=url)
+        code, out, err = demo.run(REDIS_URL=url, **MEASURED)
         assert (code, out) == (1, "")
         assert err.startswith("berlin: the Redis at REDIS_URL has workers or jobs")
         assert client.llen("prompts") == 1
@@ -154,7 +170,7 @@ def test_demo_runs_on_fakeredis(demo: Demo, fake_redis_url: str) -> None:
 
 
 def test_unreachable_redis_is_one_line(demo: Demo) -> None:
-    code, out, err = demo.run(REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    code, out, err = demo.run(REDIS_URL="redis://:hunter2@127.0.0.1:1/0", **MEASURED)
     assert (code, out) == (1, "")
     assert err.startswith("berlin: Redis at redis://127.0.0.1:1/0 does not answer")
     assert len(err.splitlines()) == 1

@@ -8,6 +8,7 @@ from berlin_worker.cli.doctor import checks, topology
 from berlin_worker.embedded.redis_server import find_server
 from berlin_worker.embedded.topology import Cluster, SentinelSet
 from tests.support.needed import needed
+from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -37,11 +38,31 @@ def test_cluster_is_shown_with_each_of_its_nodes(own_cluster: Cluster) -> None:
     away = [each for each in topology.examine(own_cluster.url) if "does not answer" in each.message]
     assert [each.level for each in away] == ["warn"]
 
+    def first() -> checks.CheckResult:
+        return next(topology.examine(own_cluster.url))
+
+    # Once the others see it, a replica that is away leaves its primary without one.
+    wait_until(lambda: first().level == "warn", "the failed replica")
+    bare = own_cluster.servers[2]
+    assert f"127.0.0.1:{bare.public_port} has none" in first().hint
+    with own_cluster.servers[0].client() as client:
+        client.config_set("cluster-require-full-coverage", "no")
+    [coverage] = [each for each in topology.examine(own_cluster.url) if each.name == "coverage"]
+    assert coverage.level == "warn"
+    assert f"no at 127.0.0.1:{own_cluster.servers[0].port}" in coverage.message
+    bare.kill()  # without a replica its slots are lost
+    wait_until(lambda: first().level == "fail", "the lost slots")
+    lost = list(topology.examine(own_cluster.url))
+    assert "10922 of 16384 slots served" in lost[0].message
+    assert [
+        each.level for each in lost if f":{bare.port}, a primary, does not" in each.message
+    ] == ["fail"]
+
 
 def test_sentinels_are_shown_with_primary_and_replica(sentinel_set: SentinelSet) -> None:
     found = list(topology.examine(sentinel_set.url))
     primary = sentinel_set.primary().public_port
-    assert found[0].message == f"Sentinels name redis://127.0.0.1:{primary}/0, with 1 replica"
+    assert found[0].message == f"Sentinels name 127.0.0.1:{primary}, with 1 replica"
     assert sum(each.name == "node" and each.level == "ok" for each in found) == 2
 
 
@@ -54,6 +75,13 @@ def test_missing_nodes_lower_the_level_of_a_check() -> None:
     assert checks.cluster({}, primaries=3, replicas=3).level == "fail"
     assert checks.sentinels("a", replicas=0, named=3).level == "warn"
     assert checks.sentinels("a", replicas=1, named=1).level == "warn"
+    assert checks.sentinels("a", replicas=1, named=3).level == "ok"
+    silent = checks.sentinels("a", replicas=1, named=3, silent=["b:1"])
+    assert (silent.level, "b:1" in silent.message) == ("warn", True)
+    assert checks.cluster(SERVED, primaries=2, replicas=2, bare=["b"]).level == "warn"
+    assert "unknown" in checks.full_coverage({"a": "", "b": ""}).message
+    assert checks.full_coverage({"a": "no", "b": "no"}).hint == ""
+    assert checks.full_coverage({"a": "no", "b": "yes"}).level == "warn"
     assert checks.node_away("a", primary=True).level == "fail"
     assert checks.mixed_versions(["Valkey 9", None]).level == "warn"
     persisted = {"aof_enabled": 1}

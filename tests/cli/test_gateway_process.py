@@ -15,6 +15,7 @@ import redis.asyncio
 
 from berlin_worker.embedded.redis_server import RedisProcess
 from tests.support.cli import BERLIN
+from tests.support.fork_server import run_python
 from tests.support.job_writer import JobWriter
 from tests.support.workers import ROOT, TIMEOUT_S
 
@@ -22,14 +23,8 @@ pytestmark = pytest.mark.integration
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BERLIN, "gateway", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    environ = os.environ | {"PYTHONPATH": str(ROOT)} | env
+    return run_python([*BERLIN[1:], "gateway", *arguments], env=environ, timeout=TIMEOUT_S)
 
 
 @contextlib.asynccontextmanager

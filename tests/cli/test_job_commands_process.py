@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from berlin_schemas import encode
+from berlin_worker.testing import events
 from tests.support.cli import Stack, end
 from tests.support.workers import wait_until
 
@@ -108,3 +110,17 @@ def test_log_that_has_expired_is_one_line(stack: Stack, job_id: str) -> None:
     code, out, err = stack.run("tail", job_id)
     assert (code, out) == (1, "")
     assert err == f"berlin: job {job_id}: its log has expired\n"
+
+
+def test_tail_shows_reasoning_at_a_terminal_alone(stack: Stack, job_id: str) -> None:
+    shown = [events.started(), events.reasoning("Let me see."), events.chunk("Yes")]
+    for event in events.numbered([*shown, events.completed()], job_id=job_id):
+        stack.redis.xadd(f"job:{{{job_id}}}:log", {"event": encode(event)}, id=f"{event.seq}-0")
+    stack.redis.expire(f"job:{{{job_id}}}:log", 600)
+    assert stack.run("tail", job_id, "--reasoning") == (0, "Yes\n", "")
+    outer, inner = os.openpty()
+    with os.fdopen(outer, "rb", buffering=0) as terminal:
+        process = stack.start("tail", job_id, "--reasoning", stdout=inner)
+        os.close(inner)
+        assert end(process)[0] == 0
+        assert terminal.read(4096) == b"\x1b[2mLet me see.\x1b[0m\r\nYes\r\n"

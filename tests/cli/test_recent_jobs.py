@@ -15,9 +15,12 @@ from berlin_schemas import names
 from berlin_worker.cli import recent_jobs as module
 from berlin_worker.cli.recent_jobs import recent_jobs
 from berlin_worker.client import AsyncClient
+from berlin_worker.config import urls
 from berlin_worker.embedded.redis_server import RedisProcess, find_server, free_port
 from berlin_worker.settings import Settings
+from berlin_worker.storage import connections
 from tests.support.needed import needed
+from tests.support.topologies import empty
 
 pytestmark = pytest.mark.contract
 
@@ -82,7 +85,9 @@ def test_password_and_a_socket_file(tmp_path: Path) -> None:
         "nonsense",
         "redis://:Hunter/Twelve99@127.0.0.1:1/0",
         "redis://127.0.0.1:port",
-        "redis+sentinel://a:1,b:2/mymaster",
+        "redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster",
+        "redis+cluster://127.0.0.1:1,127.0.0.1:2",
+        "redis+other://127.0.0.1:1",
         "unix:///no/such/file",
         "redis://no-such-host.invalid:6379",
         "redis://[::1",
@@ -90,6 +95,44 @@ def test_password_and_a_socket_file(tmp_path: Path) -> None:
 )
 def test_unusable_url_gives_no_jobs(url: str) -> None:
     assert recent_jobs({"REDIS_URL": url}) == []
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+def test_jobs_are_found_at_the_server_that_has_them(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    servers = request.getfixturevalue({"sentinel": "sentinel_set"}.get(kind, kind))
+    empty(servers.url)
+    with connections.blocking(servers.url, timeout_s=20) as client:
+        client.zadd(names.JOBS, {"a": 1, "b": 2})
+    nodes = servers.sentinels if kind == "sentinel" else servers.servers
+    path = f"/{servers.name}/0" if kind == "sentinel" else ""
+    # One that is not there, and each as the only one that is.
+    for node in nodes:
+        url = f"redis+{kind}://127.0.0.1:{free_port()},127.0.0.1:{node.port}{path}"
+        assert recent_jobs({"REDIS_URL": url}) == ["b", "a"]
+    other = servers.url.replace("mymaster", "nobody") if kind == "sentinel" else f"{servers.url}/1"
+    assert recent_jobs({"REDIS_URL": other}) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "places", "hello", "primary"),
+    [
+        ("redis+sentinel://u:p%2F1@a:1,[::1]/m%C3%BC/3", [("a", 1), ("::1", 26379)], 2, "mü"),
+        ("redis+sentinel://a/m?sentinel_password=x&db=1", [("a", 26379)], 1, "m"),
+        ("redis+cluster://:p@a,b:7", [("a", 6379), ("b", 7)], 1, ""),
+        ("redis://a/0", [("a", 6379)], 0, ""),
+        ("unix:///run/r.sock?db=2", ["/run/r.sock"], 1, ""),
+    ],
+)
+def test_url_is_read_as_by_the_worker(
+    url: str, places: list[object], hello: int, primary: str
+) -> None:
+    target = module._target({"REDIS_URL": url})
+    assert (target.places, len(target.hello), target.primary) == (places, hello, primary)
+    parsed = urls.parse_redis(url, "REDIS_URL")
+    assert parsed.topology == "single" or list(parsed.nodes) == places
+    assert parsed.primary == primary
 
 
 def test_closed_port_and_silent_server_give_no_jobs(monkeypatch: pytest.MonkeyPatch) -> None:

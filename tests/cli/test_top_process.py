@@ -15,6 +15,7 @@ import pytest
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from tests.support.cli import BERLIN
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
+from tests.support.fork_server import PythonProcess, run_python
 from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
@@ -22,14 +23,8 @@ pytestmark = pytest.mark.integration
 
 
 def berlin(fleet: Fleet, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BERLIN, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | fleet.env | env,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S * 2,
-        check=False,
-    )
+    environ = os.environ | {"PYTHONPATH": str(ROOT)} | fleet.env | env
+    return run_python([*BERLIN[1:], *arguments], env=environ, timeout=TIMEOUT_S * 2)
 
 
 def read_fleet(fleet: Fleet) -> dict[str, Any]:
@@ -134,7 +129,7 @@ def test_fleet_is_shown_once_without_a_terminal(fleet):
 
 
 def test_json_lines_continue_until_the_reader_closes_the_pipe(fleet):
-    with subprocess.Popen(
+    with PythonProcess[bytes](
         [*BERLIN, "top", "--json", "--interval", "0.2"],
         env=os.environ | {"PYTHONPATH": str(ROOT)} | fleet.env,
         stdout=subprocess.PIPE,
@@ -154,7 +149,7 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         os.set_blocking(self._ours, False)
         self._written = b""
-        self.process = subprocess.Popen(
+        self.process = PythonProcess[bytes](
             [*BERLIN, "top", "--interval", "0.2"],
             env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"} | env,
             stdin=theirs,

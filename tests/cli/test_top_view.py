@@ -10,6 +10,7 @@ from berlin_worker.cli.output import age
 from berlin_worker.cli.top.view import FleetView, seconds
 from berlin_worker.storage.fleet import Fleet, FleetReading, TokenAge
 from berlin_worker.storage.heartbeat import Recent, WorkerStatus
+from berlin_worker.storage.survey import ServerState, Survey
 
 pytestmark = pytest.mark.unit
 
@@ -205,3 +206,20 @@ def test_tokens_a_minute_are_summed_by_model_the_largest_first() -> None:
     assert "large: 2,000 in, 1,000 out a minute; small: 30 in, 15 out a minute" in shown(of)
     many = fleet(said(recent=rates(**{f"m{n}": n + 1 for n in range(5)})))
     assert "and 2 more models" in shown(many)
+
+
+def test_topology_is_shown_with_servers_that_are_away():
+    assert "redis" not in shown(fleet(topology=Survey("single")))
+    servers = [ServerState("a:1", primary=True), ServerState("b:2", primary=False, away=True)]
+    of_sentinels = Survey("sentinel", tuple(servers), (("s:1", True), ("s:2", False)))
+    text = shown(fleet(topology=of_sentinels))
+    assert "redis    2 Sentinels, 1 primary and 1 replica, away: b:2, s:2" in text
+    of_cluster = fleet(topology=Survey("cluster", (*servers, ServerState("c:3", primary=True))))
+    assert "redis    cluster of 2 primaries and 1 replica, away: b:2" in shown(of_cluster)
+    assert of_cluster.as_json()["topology"] == {
+        "kind": "cluster",
+        "primaries": 2,
+        "replicas": 1,
+        "sentinels": 0,
+        "away": ("b:2",),
+    }

@@ -133,6 +133,22 @@ async def test_log_deleted_during_the_read_is_an_error(client, writer):
             await anext(stream)
 
 
+async def test_log_that_went_back_and_grew_again_is_an_error(client, writer):
+    await writer.started()
+    await writer.chunk("a")
+    await writer.chunk("b")
+    async with client.stream(JOB) as stream:
+        assert [(await anext(stream)).seq for _ in range(3)] == [1, 2, 3]
+        await writer.client.delete(names.log_key(JOB))
+        writer.seq = 0
+        await writer.started()
+        for content in "xyz":
+            await writer.chunk(content, publish=False)
+        await writer.completed()
+        with pytest.raises(CursorExpired, match="another event 3"):
+            await anext(stream)
+
+
 async def test_key_of_another_type_fails_only_its_own_reader(client, writer):
     await writer.whole("a")
     await writer.client.set(names.log_key("odd"), "no log", ex=60)

@@ -30,8 +30,7 @@ deltas = (
 class Queue:
     """What a log needs of a journal."""
 
-    def __init__(self, database: int) -> None:
-        self.database = database
+    full = False
 
     def added(self, log: JobLog, size: int, *, first: bool) -> None:
         """Take no notice."""
@@ -39,10 +38,21 @@ class Queue:
     def forget(self, batch: Batch) -> None:
         """Take no notice."""
 
+    async def wait_for_room(self) -> None:
+        """Return at once."""
+
 
 def written(delta: Delta, *, seq: int = 7, attempt: int = 1, database: int = 0) -> bytes:
     """Return the bytes that a worker writes for ``delta``."""
-    log = JobLog(Queue(database), JOB, attempt, seq=seq - 1, chunks=seq - 2, on_fenced=lambda: None)
+    log = JobLog(
+        Queue(),
+        JOB,
+        attempt,
+        seq=seq - 1,
+        chunks=seq - 2,
+        database=database,
+        on_fenced=lambda: None,
+    )
     log.chunk([delta])
     [data] = log.take().events
     return data

@@ -1,5 +1,6 @@
 """The pure core of a reader: each event once, in order, none missing, and an end."""
 
+import contextlib
 import json
 
 import pytest
@@ -253,3 +254,37 @@ def test_pages_have_full_size_again_after_the_end_of_the_log():
     replay.page([entry(event) for event in life(3)[:2]])
     assert replay.need is Need.LISTEN
     assert replay.page_size == PAGE_SIZE
+
+
+def regrown(before: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """A log that went back to event ``before``, and has grown again by another attempt."""
+    again = [Reset(**(base(before + 1) | {"attempt": 2}), reason="lost")]
+    again += [Chunk(**(base(n) | {"attempt": 2}), content="x") for n in range(before + 2, 20)]
+    return [entry(event) for event in (*life(before + 1)[:before], *again)]
+
+
+@pytest.mark.parametrize("before", range(1, 8))
+@pytest.mark.parametrize("published", range(4))
+def test_log_that_went_back_and_grew_again_is_an_error_before_any_event_of_it(before, published):
+    events = life(20)
+    replay = Replay(JOB)
+    replay.page([entry(event) for event in events[:4]])
+    replay.messages([encode(event) for event in events[4 : 4 + published]])
+    log = regrown(before)
+    taken = []
+    with pytest.raises(CursorExpired) if before < 4 + published else contextlib.nullcontext():
+        replay.missed()
+        while replay.need is Need.PAGE:
+            after, most = replay.next_page
+            taken += replay.page(log[after : after + most])
+    assert [event.seq for event in taken] == (
+        [] if before < 4 + published else list(range(5 + published, 20))
+    )
+
+
+def test_log_that_has_exactly_grown_to_the_cursor_again_is_an_error():
+    replay = reader_at(5)
+    replay.missed()
+    replay.page([])  # it was shorter, and is not any more
+    with pytest.raises(CursorExpired, match="another event 5"):
+        replay.snapshot(JobSnapshot("running", 5, regrown(2)[4]), may_wait=True)

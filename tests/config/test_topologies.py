@@ -104,11 +104,19 @@ def test_cluster_needs_another_broker(given: str) -> None:
     assert ours.broker_url == "amqp://b//"
 
 
-def test_client_of_a_cluster_needs_another_broker() -> None:
-    for kind in (Client, AsyncClient):
-        with pytest.raises(SettingsError, match="cannot hold the queue"):
-            kind("redis+cluster://a:1", settings=Settings())
-        assert kind("redis+cluster://a:1", "redis://b", settings=Settings())
+async def test_client_of_a_cluster_needs_another_broker_to_submit_but_not_to_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis+cluster://127.0.0.1:1")
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+    with Client() as blocking, pytest.raises(SettingsError, match=r"set CELERY_BROKER_URL to"):
+        blocking.submit("Hello")
+    for client in (AsyncClient(), AsyncClient("redis+cluster://a:1", settings=Settings())):
+        async with client:
+            with pytest.raises(SettingsError, match="cannot hold the queue"):
+                await client.submit("Hello")
+            with pytest.raises(SettingsError, match="cannot hold the queue"):
+                client.submit_and_stream("Hello")
 
 
 @pytest.mark.parametrize("option", ["ssl_password=pw&ssl_certfile=/c", "ssl_ca_path=/c"])

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 
 from berlin_worker.settings import Settings
 from tests.support.manifests import (
@@ -26,9 +27,27 @@ def test_dockerfile_follows_the_rules_for_dockerfiles():
     run(tool("hadolint"), DEPLOY / "Dockerfile")
 
 
-def test_compose_file_fits_its_schema():
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cluster.yaml"])
+def test_compose_file_fits_its_schema(name):
     schema = "vendor.compose-spec"
-    run(tool("check-jsonschema"), "--builtin-schema", schema, DEPLOY / "compose.yaml")
+    run(tool("check-jsonschema"), "--builtin-schema", schema, DEPLOY / name)
+
+
+def test_nodes_of_the_cluster_are_confined_and_all_else_has_their_urls():
+    text = (DEPLOY / "compose.cluster.yaml").read_text()
+    services = yaml.safe_load(re.sub(r"\$\{(\w+):[^}]*\}", r"\1", text))["services"]
+    users = {name: services.pop(name)["environment"] for name in ("worker", "gateway")}
+    nodes = [name for name in services if name != "create-cluster"]
+    for service in services.values():
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+        assert service["image"] in (DEPLOY / "compose.yaml").read_text()
+        assert "ports" not in service
+    for user, environment in users.items():
+        settings = Settings.from_env(environment)
+        login = f"{user}:{user.upper()}_PASSWORD@"
+        assert settings.redis_url.startswith(f"redis+cluster://{login}node-1:6379,")
+        assert settings.broker_url == f"redis://{login}redis:6379/0"
+    assert services["create-cluster"]["command"][2:] == [f"{name}:6379" for name in nodes]
 
 
 def test_example_names_each_variable_of_the_compose_file():

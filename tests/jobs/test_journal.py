@@ -141,12 +141,12 @@ async def test_fence_frees_the_buffer_for_other_jobs():
         log = harness.started()
         await harness.store.held_up()
         log.chunk(["x" * 2000])
-        waiting = asyncio.create_task(harness.journal.wait_for_room())
+        waiting = asyncio.create_task(log.writer.wait_for_room())
         await asyncio.sleep(0)
         assert not waiting.done()
         harness.store.gate.set()
         await waiting
-        assert not harness.journal.full
+        assert not log.writer.full
 
 
 # Bounds
@@ -156,15 +156,15 @@ async def test_buffer_is_full_beyond_its_bound_and_has_room_when_the_store_has_a
     async with Harness(limit=1000) as harness:
         harness.store.gate.clear()
         log = harness.started()
-        assert not harness.journal.full
+        assert not log.writer.full
         log.chunk(["x" * 1000])
-        assert harness.journal.full
-        waiting = asyncio.create_task(harness.journal.wait_for_room())
+        assert log.writer.full
+        waiting = asyncio.create_task(log.writer.wait_for_room())
         await harness.store.held_up()
         assert not waiting.done()
         harness.store.gate.set()
         await waiting
-        assert not harness.journal.full
+        assert not log.writer.full
         assert harness.journal.buffered_bytes == 0
 
 
@@ -180,8 +180,8 @@ async def test_slow_store_pauses_the_streams_and_bounds_memory():
             for _ in range(reads):
                 log.chunk(["x" * size])
                 most = max(most, harness.journal.buffered_bytes)
-                if harness.journal.full:
-                    await harness.journal.wait_for_room()
+                if log.writer.full:
+                    await log.writer.wait_for_room()
             await log.end(completed(log))
 
         async def slow_store():
@@ -283,3 +283,35 @@ async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
             assert gone() is None
         finally:
             gc.enable()
+
+
+# Lanes of a cluster
+
+
+async def test_log_follows_its_slot_to_another_node_and_keeps_its_order():
+    nodes = {}
+    async with Harness(node_of=lambda job_id: nodes.get(job_id, "one")) as harness:
+        logs = [harness.started(f"job-{number}") for number in range(4)]
+        for step in range(20):
+            for number, log in enumerate(logs):
+                log.chunk(["x" * 100])
+                nodes[log.job_id] = ("one", "two", "three")[(step + number) % 3]
+            await asyncio.sleep(0)  # batches of all sizes: some are on their way, some wait
+        for log in logs:
+            await log.end(completed(log))
+        assert harness.fenced == []
+        assert {log.seq for log in logs} == {22}
+        assert harness.journal.buffered_bytes == 0
+
+
+async def test_node_that_does_not_answer_fills_its_own_part_of_the_buffer():
+    async with Harness(limit=2000, node_of=lambda job_id: job_id) as harness:
+        harness.store.gate.clear()
+        full, free = harness.started("full"), harness.started("free")
+        await harness.store.held_up()
+        full.chunk(["x" * 1000])
+        assert full.writer.full
+        assert not free.writer.full
+        harness.store.gate.set()
+        await full.writer.wait_for_room()
+        await harness.journal.drained()

@@ -16,6 +16,7 @@ from berlin_worker.jobs.retry import (
     Retry,
     RetryPolicy,
     decide_retry,
+    spread_s,
 )
 
 pytestmark = pytest.mark.unit
@@ -100,6 +101,31 @@ def test_backoff_stays_between_half_of_its_full_value_and_that(tries, jitter):
 @given(tries=st.integers(1, 100), jitter=st.floats(0, 1, exclude_max=True))
 def test_backoff_never_shrinks_with_more_tries(tries, jitter):
     assert POLICY.backoff_s(tries, jitter) <= POLICY.backoff_s(tries + 1, jitter)
+
+
+@given(
+    asked_s=st.floats(0, 1e6),
+    remaining_s=st.floats(-1e6, 1e6),
+    jitter=st.floats(0, 1, exclude_max=True),
+)
+def test_wait_that_was_asked_for_is_lengthened_by_a_bounded_part(asked_s, remaining_s, jitter):
+    wait_s = spread_s(asked_s, remaining_s=remaining_s, jitter=jitter)
+    assert asked_s <= wait_s <= asked_s + min(asked_s, max(1.0, asked_s / 4), 15.0)
+    assert wait_s < remaining_s or wait_s == asked_s
+
+
+@pytest.mark.parametrize(("asked_s", "over_s"), [(0.2, 0.2), (2.0, 1.0), (20.0, 5.0), (3600, 15.0)])
+def test_fleet_that_was_refused_does_not_return_at_one_instant(asked_s, over_s):
+    jobs = [number / 1000 for number in range(1000)]
+    waits_s = [spread_s(asked_s, remaining_s=1e6, jitter=jitter) for jitter in jobs]
+    assert len(set(waits_s)) == len(jobs)
+    assert max(waits_s) - min(waits_s) == pytest.approx(over_s, rel=0.01)
+    delays_s = {
+        decided(failure(retry_after_s=asked_s), jitter=jitter, remaining_s=1e6).delay_s
+        for jitter in jobs
+    }
+    assert len(delays_s) == len(jobs)
+    assert min(delays_s) >= asked_s
 
 
 errors = st.builds(

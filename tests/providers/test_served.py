@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from berlin_schemas import ErrorCode
+from berlin_schemas import ErrorCode, PromptJob
 from berlin_worker import providers
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.providers import served
 from berlin_worker.providers.base import Services
+from berlin_worker.providers.defaults import JobDefaults
 from berlin_worker.providers.served import provider_cache
 from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
@@ -210,6 +211,27 @@ def test_each_endpoint_is_a_provider_with_its_key() -> None:
     assert known_secrets.LOG.hide("router-secret openai-secret") == "[hidden] [hidden]"
     message = refusal(lookup, "vlm")
     assert "my-router, vllm" in message
+
+
+def test_model_and_proxy_of_openai_are_not_those_of_other_endpoints() -> None:
+    environ = {
+        "OPENAI_BASE_URL": "http://x/v1",
+        "OPENAI_MODEL": "llama3",
+        "OPENAI_PROXY": "http://me:proxy%2Dsecret@proxy:3128",
+        "WORKER_ENDPOINTS": "vllm=http://gpu:1/v1",
+    }
+    lookup = cache(**environ)
+    openai: Any = lookup("openai")
+    other: Any = lookup("vllm")
+    assert (openai.default_model, other.default_model) == ("llama3", "")
+    assert (openai._proxy, other._proxy) == (environ["OPENAI_PROXY"], "")
+    assert "proxy-secret" not in known_secrets.LOG.hide("a line with proxy-secret")
+    job = PromptJob.model_validate({"messages": [{"role": "user", "content": "x"}]})
+    assert JobDefaults("openai").resolve(job, lookup)[0].model == "llama3"
+    assert JobDefaults("openai", "other").resolve(job, lookup)[0].model == "other"
+    with pytest.raises(SettingsError, match="OPENAI_PROXY") as caught:
+        cache(**{**environ, "OPENAI_PROXY": "socks5://me:proxy-secret@x"})
+    assert "secret" not in str(caught.value)
 
 
 def test_worker_may_serve_one_endpoint_alone() -> None:

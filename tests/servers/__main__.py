@@ -28,6 +28,8 @@ from berlin_worker.embedded.stand_in import in_thread
 ROOT: Final = Path(__file__).resolve().parents[2]
 PLACE: Final = ROOT / ".servers"
 _STREAMS: Final = 500
+_WHOLE_TOKENS: Final = 2000
+_CANCELLED_TOKENS: Final = 30000
 _KEY: Final = "sk-test-servers-0123456789"
 _TERMINAL: Final = {"completed", "failed", "cancelled"}
 _PACKAGES: Final = {
@@ -70,7 +72,11 @@ def running(command: list[str], ready: Callable[[], bool], log: Path, **env: str
         yield process.pid
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # a server may finish its answers first
+            process.kill()
+            process.wait(30)
 
 
 def until(is_so: Callable[[], bool], timeout_s: float) -> None:
@@ -160,6 +166,23 @@ def cancel(queue: Queue, job: Job, is_idle: Callable[[], bool]) -> str:
     return f"event after {ended_s:.1f} s, the server idle after {time.monotonic() - started:.1f} s"
 
 
+def cancel_costs(queue: Queue, job: Callable[[int], Job], pid: int) -> str:
+    """A cancelled job ends, and the CPU time of its server says that it has stopped generating.
+
+    A whole job, shorter than what is left of the cancelled one, shows what the latter would cost.
+    """
+    before_s = cpu_s(pid)
+    assert queue.wait(queue.send(job(_WHOLE_TOKENS)))[-1]["type"] == "completed"
+    whole_s = cpu_s(pid) - before_s
+    result = cancel(queue, job(_CANCELLED_TOKENS), lambda: is_idle(pid))
+    spent_s = cpu_s(pid) - before_s - whole_s
+    assert spent_s < whole_s / 2, f"{spent_s:.1f} s of CPU, {_WHOLE_TOKENS} tokens: {whole_s:.1f} s"
+    return (
+        f"{result}; {spent_s:.1f} s of CPU for what there was of {_CANCELLED_TOKENS} tokens, where "
+        f"{_WHOLE_TOKENS} take {whole_s:.1f} s"
+    )
+
+
 def streams(queue: Queue, job: Job) -> str:
     """Many streams at once, none lost."""
     started = time.monotonic()
@@ -225,7 +248,7 @@ def llama(queue: Queue) -> Iterator[tuple[str, dict[str, Callable[[], str]]]]:
     subprocess.run([programs / "python", script, model], check=True)
     url = f"http://127.0.0.1:{port}/v1"
     command = [str(programs / "python"), "-m", "llama_cpp.server", "--model", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "2048"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "32768"]
     command += ["--chat_format", "chatml-function-calling", "--n_threads", "1"]
     command += ["--interrupt_requests", "false"]
     log = PLACE / "llama-server.log"
@@ -237,10 +260,8 @@ def llama(queue: Queue) -> Iterator[tuple[str, dict[str, Callable[[], str]]]]:
             {
                 "main job": lambda: main_job(queue, job_of("Hello", "tiny", max_tokens=40)),
                 "tool call": lambda: tool_call(queue, job_of("Weather?", "tiny", **tools)),
-                "cancel": lambda: cancel(
-                    queue,
-                    job_of("Hello", "tiny", max_tokens=1900, logit_bias={"2": -100}),
-                    lambda: is_idle(pid),
+                "cancel": lambda: cancel_costs(
+                    queue, lambda tokens: job_of("Hello", "tiny", max_tokens=tokens), pid
                 ),
                 "streams": lambda: streams(queue, job_of("Hello", "tiny", max_tokens=8)),
             },
@@ -249,14 +270,15 @@ def llama(queue: Queue) -> Iterator[tuple[str, dict[str, Callable[[], str]]]]:
 
 def is_idle(pid: int) -> bool:
     """Return whether a process uses next to no CPU for half a second."""
-    before = _ticks(pid)
+    before_s = cpu_s(pid)
     time.sleep(0.5)
-    return _ticks(pid) - before <= 2
+    return cpu_s(pid) - before_s < 0.03
 
 
-def _ticks(pid: int) -> int:
+def cpu_s(pid: int) -> float:
+    """Return the CPU time (s) that a process has used, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def version(name: str) -> str:

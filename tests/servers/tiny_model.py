@@ -1,6 +1,7 @@
 """Write a llama model of 300 tokens and random weights: python tiny_model.py FILE.
 
-Runs in the environment of llama-cpp-python, with its package gguf.
+It answers with random letters and never ends by itself. Runs in the environment of
+llama-cpp-python, with its package gguf.
 """
 
 import sys
@@ -8,7 +9,7 @@ import sys
 import gguf
 import numpy as np
 
-_WIDTH, _HEADS, _INNER, _CONTEXT = 64, 2, 128, 2048
+_WIDTH, _HEADS, _INNER, _CONTEXT = 64, 2, 128, 32768
 _WORDS = [f"▁{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 
 
@@ -48,7 +49,14 @@ def write(path: str) -> None:
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         out.add_tensor(f"{name}.weight", np.ones(_WIDTH, dtype=np.float32))
     for name, shape in shapes.items():
-        out.add_tensor(f"{name}.weight", random.normal(0, 0.05, shape).astype(np.float32))
+        weights = random.normal(0, 0.05, shape).astype(np.float32)
+        # One dimension is alike for each token, so its weight is a bias: bytes, of which few make
+        # text, and the end of the answer are next to impossible, unless a grammar wants them.
+        if name == "token_embd":
+            weights[:, 0] = 3.0
+        elif name == "output":
+            weights[: len(tokens) - len(_WORDS), 0] = -10.0
+        out.add_tensor(f"{name}.weight", weights)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()

@@ -1,18 +1,28 @@
 """Slots that move: ASK, TRYAGAIN and MOVED on each path of a job."""
 
 import asyncio
+import functools
 import itertools
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from redis.crc import key_slot
 
-from berlin_schemas import names
+from berlin_schemas import Chunk, Event, names
 from berlin_worker.client import AsyncClient
+from berlin_worker.client.stream import Stream
 from berlin_worker.embedded.topology import Cluster
+from berlin_worker.jobs.store import Progress
 from berlin_worker.storage.connections import connect
 from berlin_worker.storage.job_store import RedisStore
-from tests.support.cluster import half_moved, slots_of_first
+from tests.support.cluster import half_moved, owners, slots_of_first
+from tests.support.store_helpers import JOB, event, open_log
+from tests.support.workers import wait_until
+
+if TYPE_CHECKING:
+    from berlin_worker.storage.cluster import AsyncCluster
 
 pytestmark = pytest.mark.contract
 
@@ -80,3 +90,134 @@ async def test_script_on_keys_of_which_one_has_moved_runs_after_the_others(
         done, _ = await asyncio.wait([waiting], timeout=0.1)
         assert not done
     assert (await waiting).status == "leased"
+
+
+class Job:
+    """A running job, its worker's store, and a client; both may know the cluster as it was."""
+
+    def __init__(self, cluster: Cluster, store: RedisStore, client: AsyncClient) -> None:
+        self.cluster, self.store, self.client = cluster, store, client
+        self.id = job_of_first(cluster)
+        self.slot = slot_of(self.id)
+        self.source = owners(cluster)[self.slot]
+
+    async def begin(self) -> None:
+        """Submit it, claim it, and publish its first event."""
+        await self.client.submit("text", job_id=self.id)
+        claim = await self.store.claim(self.id, JOB, call="call", deadline_s=60)
+        self.log = open_log(claim)
+        assert await self.store.append([self.log.take()]) == [True]
+
+    def forget_the_move(self) -> None:
+        """Make both send to the node that had the slot at the beginning."""
+        for found in (self.store._redis, self.client._store.redis):
+            nodes = cast("AsyncCluster", found).nodes_manager
+            nodes.slots_cache[self.slot] = [nodes.nodes_cache[f"127.0.0.1:{self.source.port}"]]
+
+    async def claim(self) -> object:
+        return (await self.store.claim(self.id, JOB, call="other", deadline_s=60)).status
+
+    async def append(self) -> object:
+        self.log.event(event(self.log, Chunk, content="text"))
+        return await self.store.append([self.log.take()])
+
+    async def renew(self) -> object:
+        return await self.store.renew([(self.id, 1)])
+
+    async def reap(self) -> object:
+        return await self.store.reap(self.id, again_running_s=1, again_queued_s=1)
+
+    async def save_progress(self) -> object:
+        return await self.store.save_progress(self.id, Progress(usage={}, fallback=0))
+
+    async def clear_failure(self) -> object:
+        return await self.store.clear_failure(self.id, 1, failed_attempts=0)
+
+    async def submit(self) -> object:
+        return await self.client.submit("text", job_id=self.id)
+
+    async def cancel(self) -> object:
+        return await self.client.cancel(self.id)
+
+    async def status(self) -> object:
+        return (await self.client.status(self.id)).status
+
+    async def read(self) -> object:
+        async with self.client.stream(self.id) as events:
+            return [event.seq async for event in first_of(events)]
+
+
+async def first_of(events: Stream) -> AsyncIterator[Event]:
+    async for each in events:
+        yield each
+        return
+
+
+PATHS: dict[Callable[[Job], Awaitable[object]], object] = {
+    Job.renew: ["renewed"],
+    Job.reap: None,
+    Job.save_progress: None,
+    Job.clear_failure: None,
+    Job.submit: ...,
+    Job.status: "running",
+    Job.read: [1],
+    Job.cancel: None,
+    Job.claim: "leased",
+    Job.append: [True],
+}
+"""What each returns, whatever the slot does; after the cancellation a renewal reports it."""
+
+OF_BOTH_KEYS = (Job.claim, Job.append)
+OF_THE_LOG = (Job.read,)
+
+
+def redirections(job: Job) -> Counter[str]:
+    """How often the nodes have replied with each redirection so far."""
+    found: Counter[str] = Counter()
+    for server in job.cluster.servers:
+        with server.client() as client:
+            stats: dict[str, Any] = client.info("errorstats")
+        for name, counts in stats.items():
+            found[name.removeprefix("errorstat_")] += counts["count"]
+    return found
+
+
+def put_off(job: Job, before: Counter[str]) -> bool:
+    """Whether a node has replied with TRYAGAIN since ``before``."""
+    return (redirections(job) - before)["TRYAGAIN"] > 0
+
+
+@pytest.mark.parametrize("moved", ["record", "log", "both"])
+async def test_each_path_of_a_job_in_a_moving_slot_waits_or_follows_and_goes_on(
+    cluster: Cluster, store: RedisStore, real_redis_url: str, moved: str
+) -> None:
+    keys = {"record": names.state_key, "log": names.log_key}
+    async with AsyncClient(cluster.url, real_redis_url) as client:
+        job = Job(cluster, store, client)
+        await job.begin()
+        first = [key(job.id) for name, key in keys.items() if moved in (name, "both")]
+        waiting = {}
+        with half_moved(cluster, job.slot, first=first):
+            for path, expected in PATHS.items():
+                job.forget_the_move()
+                before = redirections(job)
+                doing = asyncio.ensure_future(path(job))
+                if path in OF_BOTH_KEYS and moved != "both":
+                    await asyncio.to_thread(wait_until, functools.partial(put_off, job, before))
+                    assert not doing.done()
+                    waiting[path] = doing
+                    continue
+                assert expected in (..., await doing), path
+                asked = (redirections(job) - before)["ASK"]
+                assert bool(asked) == (moved in ("both", "log" if path in OF_THE_LOG else "record"))
+            assert await store.renew([(job.id, 1)]) == ["requested"]
+        for path, doing in waiting.items():
+            assert await doing == PATHS[path]
+        for path, expected in PATHS.items():
+            job.forget_the_move()
+            before = redirections(job)
+            found = await path(job)
+            assert expected in (..., found) or found == ["requested"], path
+            assert (redirections(job) - before)["MOVED"], path
+        async with client.stream(job.id, after=1) as events:
+            assert [(await anext(events)).seq for _ in range(2)] == [2, 3]

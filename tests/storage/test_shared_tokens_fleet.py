@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +22,7 @@ from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.errors import JobError
 from berlin_worker.settings import Settings
 from berlin_worker.storage.shared_tokens import RedisTokens
+from tests.support.fork_server import PythonProcess
 
 pytestmark = pytest.mark.integration
 
@@ -74,31 +76,30 @@ class LoginServer:
 class Worker:
     """One process of the fleet; its commands stand in ``token_process.py``."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, process: PythonProcess[bytes]) -> None:
+        self._process: Any = process  # its pipes are open
         self.pid = process.pid
 
     @classmethod
     async def start(cls, *arguments: str) -> Self:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(ROOT / "tests/storage/token_process.py"),
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+        process = PythonProcess[bytes](
+            [sys.executable, "-m", "tests.storage.token_process", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
         )
         worker = cls(process)
         assert await worker._line() == b"ready\n"
         return worker
 
     async def _line(self) -> bytes:
-        assert self._process.stdout is not None
-        return await self._process.stdout.readline()
+        line: bytes = await asyncio.to_thread(self._process.stdout.readline)
+        return line
 
     def send(self, do: str, callers: int = CALLERS) -> None:
-        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, "callers": callers}).encode() + b"\n")
+        self._process.stdin.flush()
 
     async def ask(self, do: str, callers: int = CALLERS) -> dict[str, Any]:
         self.send(do, callers)
@@ -108,9 +109,8 @@ class Worker:
         return json.loads(await self._line())
 
     async def end(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.communicate()
+        self._process.kill()
+        await asyncio.to_thread(self._process.communicate)
 
 
 @pytest.fixture

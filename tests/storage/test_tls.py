@@ -3,9 +3,9 @@
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from urllib.parse import quote
 
 import pytest
@@ -14,7 +14,7 @@ from berlin_worker.client import Client, Options
 from berlin_worker.embedded.redis_server import RedisProcess, free_port
 from berlin_worker.errors import Unavailable
 from tests.support.authority import Authority
-from tests.support.cli import BERLIN
+from tests.support.cli import run_berlin
 from tests.support.needed import needed
 from tests.support.workers import ROOT, WorkerProcess
 
@@ -56,15 +56,8 @@ def environ(url: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **ours}
 
 
-def berlin(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*BERLIN, *arguments],
-        env=environ(url),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def berlin(url: str, *arguments: str) -> CompletedProcess[str]:
+    return run_berlin(*arguments, env=environ(url))
 
 
 @pytest.fixture(scope="module")

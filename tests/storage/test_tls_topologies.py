@@ -3,7 +3,6 @@ that refuse a client without a certificate: one Redis, Sentinels, a cluster."""
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from berlin_worker.settings import Settings
 from berlin_worker.storage import connections, nodes
 from berlin_worker.storage.redis_errors import refusal
 from tests.support.authority import Authority
-from tests.support.cli import BERLIN
+from tests.support.cli import run_berlin
 from tests.support.needed import needed
 from tests.support.sentinel import fail_over
 from tests.support.workers import ROOT, WorkerProcess
@@ -84,9 +83,7 @@ def test_job_runs_and_is_read_with_certificates_of_the_settings(
                 text = client.result(client.submit("three", provider="echo"), timeout_s=60).text
                 assert text == "three"
         for arguments in (["doctor", "--no-login"], ["top", "--once", "--json"]):
-            done = subprocess.run(
-                [*BERLIN, *arguments], env=env, capture_output=True, text=True, check=False
-            )
+            done = run_berlin(*arguments, env=env)
             assert done.returncode == 0, done.stdout + done.stderr
             assert SECRET not in done.stdout + done.stderr
         assert SECRET not in worker.log

@@ -7,15 +7,23 @@ from collections.abc import Iterator
 
 import pytest
 
+from berlin_schemas import names
 from berlin_worker.client import Client
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.checker import text_of
-from tests.support.cli import BERLIN
+from tests.support.cli import run_berlin
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.topologies import Topology
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
+
+
+SHOWN = {
+    "single": {"kind": "single", "primaries": 0, "replicas": 0, "sentinels": 0, "away": []},
+    "sentinel": {"kind": "sentinel", "primaries": 1, "replicas": 1, "sentinels": 0, "away": []},
+    "cluster": {"kind": "cluster", "primaries": 3, "replicas": 3, "sentinels": 0, "away": []},
+}
 
 
 @pytest.fixture
@@ -24,18 +32,13 @@ def fleet(topology: Topology) -> Iterator[Fleet]:
         yield Fleet(topology.redis_url, upstream, topology.broker_url)
 
 
-def berlin(fleet: Fleet, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BERLIN, *arguments],
-        env=os.environ | fleet.env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def berlin(
+    fleet: Fleet, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return run_berlin(*arguments, env=os.environ | (env or fleet.env))
 
 
-def test_jobs_run_and_are_read_cancelled_listed_and_shown(fleet: Fleet) -> None:
+def test_jobs_run_and_are_read_cancelled_listed_and_shown(fleet: Fleet, topology: Topology) -> None:
     url, broker_url = fleet.env["REDIS_URL"], fleet.env["CELERY_BROKER_URL"] or None
     with fleet.worker(WORKER_HTTP_PORT="0") as worker, Client(url, broker_url) as client:
         bare = fleet.send(prompt("bare"))
@@ -53,6 +56,24 @@ def test_jobs_run_and_are_read_cancelled_listed_and_shown(fleet: Fleet) -> None:
         assert berlin(fleet, "tail", bare).stdout.strip() == "echo of bare"
         top = json.loads(berlin(fleet, "top", "--once", "--json").stdout)
         assert len(top["workers"]) == 1
+        assert top["topology"] | {"sentinels": 0} == SHOWN[topology.kind]
+
+        fleet.send(prompt("no job"), task_id="no job id")
+        wait_until(lambda: fleet.redis.xlen(names.DEAD_LETTERS), "a dead letter")
+        fleet.redis.xadd(names.DEAD_LETTERS, {"reason": "x", "job": json.dumps(prompt("again"))})
+        entry, garbage = berlin(fleet, "dead", "list").stdout.splitlines()
+        assert "invalid_job_id" in garbage
+        replayed = berlin(fleet, "dead", "replay", entry.split()[0])
+        assert text_of(fleet.ended(replayed.stdout.strip())) == "echo of again"
+        assert berlin(fleet, "dead", "list").stdout.splitlines() == [garbage]
+
+        # Readers need no queue; on a cluster there is none by default.
+        readers = fleet.env | {"CELERY_BROKER_URL": ""}
+        assert berlin(fleet, "tail", bare, env=readers).stdout.strip() == "echo of bare"
+        submitted = berlin(fleet, "submit", "Hello", "--no-wait", env=readers)
+        assert submitted.returncode == (2 if topology.kind == "cluster" else 0)
+        if topology.kind == "cluster":
+            assert "set CELERY_BROKER_URL to another Redis" in submitted.stderr
         doctor = berlin(fleet, "doctor", "--no-login")
         assert doctor.returncode == 0, doctor.stdout
         assert worker.stop() == 0

@@ -33,6 +33,8 @@ class FakeClient:
         self.begun = asyncio.Event()
         self.most_in_flight = 0
         self.ends: dict[str, Exception] = {}
+        self.refused: dict[str, Exception] = {}
+        self.results: dict[str, Result] = {}
         self._gates: dict[str, asyncio.Event] = {}
         self._at_once = at_once
 
@@ -40,6 +42,8 @@ class FakeClient:
         return self._gates.setdefault(job_id, asyncio.Event())
 
     async def submit(self, prompt: dict[str, Any], *, job_id: str) -> str:
+        if job_id in self.refused:
+            raise self.refused[job_id]
         if not self.sent[job_id]:
             self.paid[job_id] += 1
         self.sent[job_id] += 1
@@ -55,7 +59,7 @@ class FakeClient:
             self.in_flight -= 1
         if job_id in self.ends:
             raise self.ends[job_id]
-        return Result(f"text of {job_id}", "stop", TIMINGS, None)
+        return self.results.get(job_id) or Result(f"text of {job_id}", "stop", TIMINGS, None)
 
     async def status(self, job_id: str) -> JobStatus:
         return JobStatus(job_id, "completed" if self.sent[job_id] else "unknown")

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import redis
 
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
-from tests.support.fork_server import PythonProcess
+from tests.support.fork_server import PythonProcess, run_python
 from tests.support.workers import ROOT, TIMEOUT_S, WorkerProcess, wait_until
 
 HUP = pytest.param(
@@ -29,6 +29,12 @@ HUP = pytest.param(
 """A signal and the exit code that it leads to."""
 
 BERLIN = [sys.executable, "-c", "from berlin_worker.cli import main; main(prog_name='berlin')"]
+
+
+def run_berlin(*arguments: str, env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run the command with this environment, and wait for its end; the output is text."""
+    environ = {**env, "PYTHONPATH": str(ROOT)}
+    return run_python([*BERLIN[1:], *arguments], env=environ, timeout=TIMEOUT_S)
 
 
 class Stack:

@@ -1,25 +1,45 @@
 """Faults of a :class:`~berlin_worker.embedded.topology.Cluster`."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import redis
 
+from berlin_worker.embedded.redis_server import RedisProcess
 from berlin_worker.embedded.topology import Cluster, Member
+from tests.support.proxy import TcpProxy
 from tests.support.workers import wait_until
+
+_FAILOVER_S = 8.0
+_SECOND_HOST = "127.0.0.2"
+
+
+def owners(cluster: Cluster) -> dict[int, Member]:
+    """The primary of each slot that is served, once all nodes that live name the same ones."""
+    ports = wait_until(lambda: _agreed(cluster), "all nodes name the same primaries")
+    members = {server.public_port: server for server in cluster.servers}
+    return {slot: members[port] for slot, port in ports.items()}
 
 
 def primaries(cluster: Cluster) -> list[Member]:
-    """The living servers that have slots, in the order of these."""
-    ports = {server.public_port: server for server in cluster.servers}
-    found: Any = None
-    for server in cluster.servers:
-        if server.pid is not None and found is None:
-            with server.client() as client, contextlib.suppress(redis.RedisError):
-                found = client.execute_command("CLUSTER SLOTS")
-    named = dict.fromkeys(int(entry[2][1]) for entry in sorted(found, key=lambda entry: entry[0]))
-    return [ports[port] for port in named]
+    """The servers that have slots, in the order in which the cluster lists its servers."""
+    found = set(map(id, owners(cluster).values()))
+    return [server for server in cluster.servers if id(server) in found]
+
+
+def slots_of(cluster: Cluster, primary: Member) -> set[int]:
+    """The slots of a server."""
+    return {slot for slot, owner in owners(cluster).items() if owner is primary}
+
+
+def slots_of_first(cluster: Cluster) -> set[int]:
+    """The slots of the first primary."""
+    return slots_of(cluster, primaries(cluster)[0])
 
 
 def role(server: Member) -> str:
@@ -45,10 +65,20 @@ def fail_over(cluster: Cluster) -> None:
     """CLUSTER FAILOVER at the replica of the first primary, and wait until it is done."""
     former = primaries(cluster)[0]
     replica = replica_of(cluster, former)
-    with replica.client() as client:
-        client.execute_command("CLUSTER FAILOVER")
-    wait_until(lambda: role(replica) == "master", "the replica is the primary")
-    wait_until(lambda: role(former) == "slave", "the former primary follows")
+    wait_until(lambda: _is_taken_over(former, replica), "the replica has taken over")
+
+
+def _is_taken_over(former: Member, replica: Member) -> bool:
+    """Order a failover; servers give one up after 5 s, or when the votes for it came late."""
+    with replica.client() as client, contextlib.suppress(redis.ResponseError):
+        client.execute_command("CLUSTER FAILOVER")  # an error: it is the primary already
+    with contextlib.suppress(AssertionError):
+        wait_until(
+            lambda: role(replica) == "master" and role(former) == "slave",
+            timeout_s=_FAILOVER_S,
+        )
+        return True
+    return False
 
 
 def kill_primary(cluster: Cluster) -> None:
@@ -57,48 +87,184 @@ def kill_primary(cluster: Cluster) -> None:
     replica = replica_of(cluster, former)
     former.kill()
     wait_until(lambda: role(replica) == "master", "the replica is promoted")
-    wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes that live know it")
+    wait_until_served(cluster)
 
 
-def _serves(server: Member) -> bool:
-    if server.pid is None:
-        return True
-    with server.client() as client:
-        found: Any = client.execute_command("CLUSTER INFO")
-    return bool(found["cluster_state"] == "ok")
-
-
-def slots_of_first(cluster: Cluster) -> set[int]:
-    """The slots of the first primary."""
-    first = primaries(cluster)[0]
-    with first.client() as client:
-        found: Any = client.execute_command("CLUSTER SLOTS")
-    ranges = [range(low, high + 1) for low, high, (_, port, *_), *_ in found if port == first.port]
-    return {slot for each in ranges for slot in each}
+def wait_until_served(cluster: Cluster) -> None:
+    """Wait until all nodes that live know a primary for each slot."""
+    wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes that live serve")
 
 
 @contextlib.contextmanager
-def half_moved(cluster: Cluster, slot: int) -> Iterator[None]:
-    """A slot of the first primary that moves to the second: its keys follow after the block."""
-    source, target, *others = primaries(cluster)
-    with contextlib.ExitStack() as stack:
-        from_, to, *rest = (
-            stack.enter_context(server.client()) for server in (source, target, *others)
-        )
-        source_id, target_id = (client.execute_command("CLUSTER MYID") for client in (from_, to))
-        to.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
-        from_.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
+def stopped(servers: Sequence[Member]) -> Iterator[None]:
+    """SIGSTOP to servers for the length of the block, SIGCONT after it."""
+    pids = [server.pid for server in servers if server.pid is not None]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
         yield
-        while keys := from_.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
-            from_.execute_command(
-                *("MIGRATE", "127.0.0.1", target.public_port, "", 0, 5000, "KEYS", *keys)
-            )
-        for client in (to, from_, *rest):
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def proxied(cluster: Cluster) -> Iterator[TcpProxy]:
+    """A proxy by which clients reach the first primary; nodes reach each other without it.
+
+    It listens at the same port of another loopback address, which the node announces to clients
+    as its name.
+    """
+    first = primaries(cluster)[0]
+    with TcpProxy("127.0.0.1", first.port, listen=(_SECOND_HOST, first.port)) as proxy:
+        for server in cluster.servers:
+            host = _SECOND_HOST if server is first else "127.0.0.1"
+            with server.client() as client:
+                client.config_set("cluster-announce-hostname", host)
+                client.config_set("cluster-preferred-endpoint-type", "hostname")
+        wait_until(
+            lambda: all(
+                _hosts(server) == {_SECOND_HOST: 1, "127.0.0.1": 5} for server in cluster.servers
+            ),
+            "all nodes know the names",
+        )
+        yield proxy
+
+
+def _hosts(server: Member) -> Counter[str]:
+    """How many nodes have each address, by what a server tells clients."""
+    with server.client() as client:
+        ranges: Any = client.execute_command("CLUSTER SLOTS")
+    return Counter(host for _, _, *nodes in ranges for host, *_ in nodes)
+
+
+@contextlib.contextmanager
+def half_moved(cluster: Cluster, slot: int, *, first: Sequence[str] = ()) -> Iterator[None]:
+    """A slot on its way to the next primary: its keys follow after the block, ``first`` before.
+
+    A command for a key that has not moved and is not there gets ASK; one for several keys of
+    which some are missing gets TRYAGAIN.
+    """
+    with _half_moved(_Move.to(cluster, owners(cluster)[slot]), slot, first):
+        yield
+
+
+def move_slots(cluster: Cluster, slots: Iterable[int], target: Member | None = None) -> None:
+    """Move slots of one primary to another, by default the next one, as ``redis-cli`` does."""
+    first, *rest = slots
+    move = _Move.to(cluster, owners(cluster)[first], target)
+    for slot in (first, *rest):
+        with _half_moved(move, slot, ()):
+            pass
+
+
+class _Move(NamedTuple):
+    source: Member
+    target: Member
+    others: list[Member]
+
+    @classmethod
+    def to(cls, cluster: Cluster, source: Member, target: Member | None = None) -> Self:
+        known = primaries(cluster)
+        target = target or known[(known.index(source) + 1) % len(known)]
+        return cls(source, target, [each for each in known if each not in (source, target)])
+
+
+@contextlib.contextmanager
+def _half_moved(move: _Move, slot: int, first: Sequence[str]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        source, target, *others = (
+            stack.enter_context(server.client())
+            for server in (move.source, move.target, *move.others)
+        )
+        source_id, target_id = (
+            client.execute_command("CLUSTER MYID") for client in (source, target)
+        )
+        target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
+        source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
+        migrate = ("MIGRATE", "127.0.0.1", move.target.public_port, "", 0, 5000, "KEYS")
+        if first:
+            source.execute_command(*migrate, *first)
+        yield
+        while keys := source.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+            source.execute_command(*migrate, *keys)
+        for client in (target, source, *others):
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
 
 
-def move_slots(cluster: Cluster, slots: Iterable[int]) -> None:
-    """Move slots of the first primary to the second one, key by key, as ``redis-cli`` does."""
-    for slot in slots:
-        with half_moved(cluster, slot):
-            pass
+@contextlib.contextmanager
+def first_primary_stopped(cluster: Cluster) -> Iterator[None]:
+    """Stop the first primary by SIGSTOP; no replica is promoted, and the other nodes serve."""
+    former = primaries(cluster)[0]
+    others = [server for server in cluster.servers if server is not former]
+    configure(others, {"cluster-replica-no-failover": "yes", "cluster-require-full-coverage": "no"})
+    with stopped([former]):
+        yield
+    configure(others, {"cluster-replica-no-failover": "no", "cluster-require-full-coverage": "yes"})
+    wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes serve again")
+
+
+def configure(servers: Iterable[Member], options: dict[str, str]) -> None:
+    """Set options of servers."""
+    for server in servers:
+        with server.client() as client:
+            for name, value in options.items():
+                client.config_set(name, value)
+
+
+def moves_atomically(binary: Path) -> bool:
+    """Whether a server can move a slot as a whole (CLUSTER MIGRATESLOTS, valkey 9)."""
+    with RedisProcess(binary) as server, redis.Redis.from_url(server.url) as client:
+        return bool(client.execute_command("COMMAND DOCS", "CLUSTER|MIGRATESLOTS"))
+
+
+def move_slots_atomically(cluster: Cluster, slots: Iterable[int]) -> None:
+    """Move slots of the first primary to the second one by CLUSTER MIGRATESLOTS."""
+    source, target, *_ = primaries(cluster)
+    with target.client() as client:
+        target_id = client.execute_command("CLUSTER MYID")
+    wanted = set(slots)
+    ranges = [word for slot in sorted(wanted) for word in (slot, slot)]
+    with source.client() as client:
+        client.execute_command("CLUSTER MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", target_id)
+    wait_until(lambda: wanted <= slots_of(cluster, target), "the slots have moved")
+
+
+def take_out(cluster: Cluster, node: Member) -> None:
+    """Make all others forget a node without slots, and end it."""
+    with node.client() as client:
+        node_id = client.execute_command("CLUSTER MYID")
+    cluster.servers.remove(node)
+    for server in cluster.servers:
+        if server.pid is not None:
+            with server.client() as client:
+                client.execute_command("CLUSTER FORGET", node_id)
+    node.kill()
+
+
+def is_down(server: Member) -> bool:
+    """Whether a server refuses commands, since not all slots are served."""
+    with server.client() as client:
+        found: Any = client.execute_command("CLUSTER INFO")
+    return bool(found["cluster_state"] != "ok")
+
+
+def _serves(server: Member) -> bool:
+    return server.pid is None or not is_down(server)
+
+
+def _agreed(cluster: Cluster) -> dict[int, int]:
+    """The port of each slot's primary, or nothing if nodes that live differ."""
+    views = [_view(server) for server in cluster.servers if server.pid is not None]
+    same = all(view == views[0] for view in views)
+    return {slot: port for low, high, port in views[0] if same for slot in range(low, high + 1)}
+
+
+def _view(server: Member) -> list[tuple[int, int, int]]:
+    """The first and the last slot of each range, and the port of its primary."""
+    try:
+        with server.client() as client:
+            ranges: Any = client.execute_command("CLUSTER SLOTS")
+    except redis.RedisError:
+        return []
+    return sorted((int(low), int(high), int(port)) for low, high, (_, port, *_), *_ in ranges)

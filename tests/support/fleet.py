@@ -1,12 +1,15 @@
 """A producer and a reader that know nothing but the contract, and the parts they talk to."""
 
 import json
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from celery import Celery
 
+from berlin_schemas import names
+from berlin_worker.config import urls
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.embedded.upstream import Upstream
 from berlin_worker.storage import connections
@@ -37,6 +40,8 @@ class Fleet:
         self.app.conf.broker_use_ssl = broker.use_ssl
         self.app.conf.broker_transport = broker.transport
         self.redis = connections.blocking(redis_url, timeout_s=5)
+        self.broker = connections.blocking(broker_url, timeout_s=5) if broker_url else self.redis
+        self.is_cluster = urls.is_cluster(redis_url)
 
     def worker(
         self, *arguments: str, alone: bool = True, fork: bool = True, **env: str
@@ -82,17 +87,58 @@ def prompt(text: str, **fields: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def recorded(fleet: Fleet) -> Iterator[dict[str, list[bytes]]]:
-    """Everything that is published on each channel, from the acknowledgement on."""
+def recorded(fleet: Fleet, *job_ids: str) -> Iterator[dict[str, list[bytes]]]:
+    """Everything that is published about each job, by its ID, from the acknowledgement on.
+
+    A reader of a single Redis gets other jobs too: there a pattern can be subscribed.
+    """
     heard: dict[str, list[bytes]] = {}
+    over = threading.Event()
 
-    def hear(message: dict[str, Any]) -> None:
-        heard.setdefault(message["channel"].decode(), []).append(message["data"])
+    def hear(reader: Any) -> None:
+        while not over.is_set():
+            message = reader.get_message(timeout=0.1)
+            if message and message["type"].endswith("message"):
+                job_id = message["channel"].decode().removeprefix("job:").strip("{}")
+                heard.setdefault(job_id, []).append(message["data"])
 
-    with fleet.redis.pubsub() as channel:
-        channel.psubscribe(**{"job:*": hear})
-        assert channel.get_message(timeout=10)["type"] == "psubscribe"
-        thread = channel.run_in_thread(sleep_time=0.1)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(each) for each in _subscribed(fleet, job_ids)]
+        threads = [threading.Thread(target=hear, args=(reader,)) for reader in readers]
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(over.set)
         yield heard
-        thread.stop()
-        thread.join()
+
+
+def _subscribed(fleet: Fleet, job_ids: tuple[str, ...]) -> Iterator[Any]:
+    """Subscriptions that are acknowledged; of a cluster one for each node."""
+    if not fleet.is_cluster:
+        reader: Any = fleet.redis.pubsub()
+        reader.psubscribe("job:*")
+        _acknowledged(reader, 1)
+        yield reader
+        return
+    cluster: Any = fleet.redis
+    by_node: dict[Any, list[str]] = {}
+    for channel in map(names.sharded_channel, job_ids):
+        by_node.setdefault(cluster.get_node_from_key(channel), []).append(channel)
+    for node, channels in by_node.items():
+        reader = cluster.get_redis_connection(node).pubsub()
+        for channel in channels:  # a command takes channels of one slot
+            reader.ssubscribe(channel)
+        _acknowledged(reader, len(channels))
+        yield reader
+
+
+def _acknowledged(reader: Any, channels: int) -> None:
+    left = channels
+
+    def done() -> bool:
+        nonlocal left
+        message = reader.get_message(timeout=1)
+        left -= bool(message) and message["type"].endswith("subscribe")
+        return left == 0
+
+    wait_until(done, "the subscriptions")

@@ -217,6 +217,27 @@ BODIES: dict[str, tuple[int, Any, ErrorCode, bool, str]] = {
         400, error("prompt is too long: 210000 tokens > 200000 maximum", "invalid_request_error"),
         CONTEXT, False, "",
     ),
+    "Anthropic, balance": (
+        400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit "
+              "balance is too low to access the Anthropic API. Please go to Plans & Billing."}},
+        QUOTA, False, "Plans & Billing",
+    ),
+    # docs.x.ai; OpenRouter: a limit that its user has set for a key
+    "xAI, credits": (
+        429, {"code": "The caller does not have permission", "error": "Your team has either used "
+              "all available credits or reached its monthly spending limit."}, QUOTA, False, "",
+    ),
+    "OpenRouter, key": (
+        403, {"error": {"code": 403, "message": "Key limit exceeded (total limit). Manage it by "
+                        "the page of your keys."}}, QUOTA, False, "Key limit exceeded",
+    ),
+    "Azure, content filter with its results": (
+        400,
+        {"error": {"code": "content_filter", "message": "The prompt was filtered.", "innererror": {
+            "code": "ResponsibleAIPolicyViolation",
+            "content_filter_result": {"hate": {"filtered": True, "severity": "high"}}}}},
+        UPSTREAM, False, "The prompt was filtered",
+    ),
     "DeepSeek, balance": (402, error("Insufficient Balance", "unknown_error",
                                      "invalid_request_error"), QUOTA, False, ""),
     "page": (502, "<html><h1>502 Bad Gateway</h1><hr>nginx</html>", UPSTREAM, True, "nginx"),

@@ -12,6 +12,7 @@ order is in force when they return.
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -24,10 +25,23 @@ Mode = Literal["pass", "stall", "blackhole", "refuse"]
 
 
 class TcpProxy:
-    """Listens on a free loopback port and forwards to ``host:port``."""
+    """Listens on a free loopback port, or at ``listen``, and forwards to ``host:port``.
 
-    def __init__(self, host: str, port: int) -> None:
+    ``buffer_bytes`` is how much of what the server sends the system may hold back for it; by
+    default that grows to megabytes.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        buffer_bytes: int | None = None,
+    ) -> None:
         self._target = host, port
+        self._listen = listen
+        self._buffer_bytes = buffer_bytes
         self._mode: Mode = "pass"
         self._links: set[_Link] = set()
         self._opened: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -37,12 +51,12 @@ class TcpProxy:
         """Connections that were made so far."""
 
     @classmethod
-    def of(cls, url: str) -> Self:
+    def of(cls, url: str, *, buffer_bytes: int | None = None) -> Self:
         """A proxy in front of what ``url`` names."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
-        return cls(parts.hostname, parts.port)
+        return cls(parts.hostname, parts.port, buffer_bytes=buffer_bytes)
 
     def url_of(self, url: str) -> str:
         """``url`` with the address of the proxy in place of the server's."""
@@ -122,7 +136,7 @@ class TcpProxy:
         stop = asyncio.Event()
         self._flowing = asyncio.Event()
         self._flowing.set()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1024)
+        server = await asyncio.start_server(self._accept, *self._listen, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
         self._opened.set_result((asyncio.get_running_loop(), stop))
         await stop.wait()
@@ -142,7 +156,7 @@ class TcpProxy:
             with contextlib.suppress(OSError):
                 # The server is connected to at once in each mode: a client that waits in a
                 # stall, or in a black hole, has a peer that waits for it.
-                far_reader, far_writer = await asyncio.open_connection(*self._target)
+                far_reader, far_writer = await self._connect()
                 link.writers.append(far_writer)
                 async with asyncio.TaskGroup() as pumps:
                     pumps.create_task(self._pump(link, reader, far_writer, client=True))
@@ -150,6 +164,20 @@ class TcpProxy:
         finally:
             link.abort()
             self._links.discard(link)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._buffer_bytes is None:
+            return await asyncio.open_connection(*self._target)
+        far = socket.socket()
+        try:
+            # Before the connection: its window is agreed upon then.
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer_bytes)
+            far.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(far, self._target)
+            return await asyncio.open_connection(sock=far)
+        except BaseException:
+            far.close()
+            raise
 
     async def _pump(
         self,

@@ -13,6 +13,7 @@ from typing import Self
 
 from berlin_worker.embedded.redis_server import free_port
 
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _START_TIMEOUT_S = 60.0
 _FOLDERS = (Path("/usr/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))
 
@@ -51,6 +52,8 @@ class RabbitProcess:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._home / "plugins"),
         }
         (self._home / "plugins").write_text("[].")
+        # As RabbitMQ 4 has it without a setting; 3.8 to 3.13 take 128 MiB.
+        (self._home / "rabbitmq.conf").write_text(f"max_message_size = {MAX_MESSAGE_BYTES}\n")
 
     @property
     def url(self) -> str:

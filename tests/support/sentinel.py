@@ -1,5 +1,10 @@
 """Failovers of a :class:`~berlin_worker.embedded.topology.SentinelSet`."""
 
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
 import redis
 
 from berlin_worker.embedded.topology import Member, SentinelSet
@@ -35,6 +40,25 @@ def kill_primary(sentinels: SentinelSet) -> Member:
     former.kill()
     wait_until(lambda: sentinels.primary() is not former, "the replica is promoted")
     return former
+
+
+@contextlib.contextmanager
+def cut_off_replica(sentinels: SentinelSet) -> Iterator[Member]:
+    """Yield a replica that gets nothing any more, and kill the primary after the block.
+
+    Returns once the replica is promoted, without what was written in the block.
+    """
+    former, replica = sentinels.primary(), replica_of(sentinels)
+    assert replica.pid is not None
+    os.kill(replica.pid, signal.SIGSTOP)
+    try:
+        with former.client() as client:  # else what is on its way would be read later
+            client.client_kill_filter(_type="replica")
+        yield replica
+        former.kill()
+    finally:
+        os.kill(replica.pid, signal.SIGCONT)
+    wait_until(lambda: sentinels.primary() is replica, "the replica is promoted")
 
 
 def bring_back(sentinels: SentinelSet, former: Member) -> None:

@@ -48,7 +48,8 @@ def make_store(
         one_slot=is_clustered(client) if one_slot is None else one_slot,
     )
     if isinstance(client, LosesReplies):
-        for connection in (store._append, store._records):  # they do without the client
+        # They do without the client.
+        for connection in {store._append, store._records, store._renewals}:
             connection.run = client.losing(connection.run)
     return store
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from berlin_worker.embedded.faults import without_faults
 from berlin_worker.embedded.upstream import Upstream
+from tests.support.fork_server import PythonProcess
 from tests.support.workers import ROOT
 
 
@@ -32,7 +33,7 @@ class UpstreamProcess(AbstractContextManager["UpstreamProcess"]):
             return json.loads(self._process.stdout.readline())
 
     def __enter__(self) -> Self:
-        self._process: Any = subprocess.Popen(
+        self._process: Any = PythonProcess[str](
             [sys.executable, "-m", "tests.support.upstream_process", json.dumps(self._options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

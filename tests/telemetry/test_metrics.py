@@ -15,6 +15,7 @@ from berlin_worker.telemetry.gauges import Gauges
 from berlin_worker.telemetry.metric_specs import PROCESS, TABLE
 from berlin_worker.telemetry.metrics import registry, table
 from berlin_worker.telemetry.stats import Stats
+from berlin_worker.telemetry.store_nodes import NODES_MAX
 
 pytestmark = pytest.mark.unit
 
@@ -49,6 +50,9 @@ def busy() -> Stats:
     stats.claimed(1, 3.0)
     for histogram in (stats.flush, stats.flush_bytes, stats.loop_lag):
         histogram.observe(1.0)
+    stats.store_nodes.called("redis-1:6379", 0.1)
+    stats.store_nodes.failed("redis-1:6379", ConnectionError())
+    stats.store_nodes.connected("redis-1:6379")
     return stats
 
 
@@ -125,6 +129,19 @@ def test_values_have_the_labels_of_the_conventions():
     queue = {"messaging_system=rabbitmq", "messaging_destination_name=prompts"}
     assert found["worker_queue_messages", frozenset(queue | {"state=waiting"})] == 7
     assert found["worker_check_up", frozenset({"check=token"})] == 0
+
+
+def test_nodes_are_bounded_and_the_rest_is_counted_together():
+    stats = Stats()
+    for number in range(NODES_MAX + 10):
+        stats.store_nodes.connected(f"redis-{number}:6379")
+        stats.store_nodes.failed(f"redis-{number}:6379", TimeoutError())
+        stats.store_nodes.called(f"redis-{number}:6379", 0.1)
+    found = samples(stats)
+    assert sum(name == "worker_store_connections_total" for name, _ in found) == NODES_MAX + 1
+    assert found["worker_store_connections_total", frozenset({"node=other"})] == 10
+    first = frozenset({"node=redis-0:6379", "error_type=TimeoutError"})
+    assert found["worker_store_errors_total", first] == 1
 
 
 def test_names_are_of_the_form_that_prometheus_asks_for():

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,9 @@ import redis
 from celery import Celery
 
 from tests.broker.test_garbage import message
-from tests.support.cli import BERLIN
+from tests.support.cli import run_berlin
 from tests.support.fleet import Fleet, prompt
-from tests.support.workers import ROOT, wait_until
+from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -227,11 +226,11 @@ def test_listing_of_dead_letters_shows_prompts_only_on_request(quick_fleet):
     fleet = quick_fleet
     letter = {"job_id": "a", "reason": "too_many_attempts", "job": json.dumps(prompt(PROMPT))}
     fleet.redis.xadd("worker:dead", letter)
-    env = os.environ | fleet.env | {"PYTHONPATH": str(ROOT)}
 
     def listing(*options: str) -> str:
-        command = [*BERLIN, "dead", "list", *options]
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+        done = run_berlin("dead", "list", *options, env=os.environ | fleet.env)
+        done.check_returncode()
+        return done.stdout
 
     assert PROMPT not in listing()
     assert PROMPT in listing("--json")

@@ -4,26 +4,29 @@ import json
 import os
 import re
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from berlin_schemas import names
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.checker import text_of
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt, recorded
+from tests.support.fork_server import run_python
+from tests.support.topologies import chosen, emptied
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 def test_bare_producer_and_a_bare_subscriber_see_the_same_bytes_as_the_log(fleet):
-    with fleet.worker("-c", "10"), recorded(fleet) as published:
-        job_id = fleet.send(prompt("Grüße 🙂\u2028 and more"))
+    job_id = names.new_job_id()
+    with fleet.worker("-c", "10"), recorded(fleet, job_id) as published:
+        fleet.send(prompt("Grüße 🙂\u2028 and more"), task_id=job_id)
         events = fleet.ended(job_id)
-        wait_until(lambda: len(published[f"job:{job_id}"]) == len(events), "all on the channel")
-        assert published[f"job:{job_id}"] == fleet.log(job_id)
+        wait_until(lambda: len(published[job_id]) == len(events), "all on the channel")
+        assert published[job_id] == fleet.log(job_id)
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
     assert [e["type"] for e in events] == ["started", *["chunk"] * (len(events) - 2), "completed"]
     assert {(e["v"], e["job_id"], e["attempt"]) for e in events} == {(1, job_id, 1)}
@@ -37,18 +40,20 @@ def test_200_jobs_of_50_chunks_in_flight_are_right_to_the_byte(fleet):
     def reply(asked: str) -> str:
         return " ".join(f"{asked}-{n}" for n in range(50))
 
+    job_ids = {f"job{n}": names.new_job_id() for n in range(200)}
     with (
         upstream_in_thread(reply=reply, chunk_delay_s=0.02) as upstream,
         fleet.worker("-c", "200", **upstream.environ),
-        recorded(fleet) as published,
+        recorded(fleet, *job_ids.values()) as published,
     ):
-        job_ids = {f"job{n}": fleet.send(prompt(f"job{n}")) for n in range(200)}
+        for asked, job_id in job_ids.items():
+            fleet.send(prompt(asked), task_id=job_id)
         for asked, job_id in job_ids.items():
             events = fleet.ended(job_id)
             assert [e["seq"] for e in events] == list(range(1, 53))
             assert text_of(events) == reply(asked)
         wait_until(lambda: sum(map(len, published.values())) == 200 * 52, "all on the channels")
-        assert published == {f"job:{job_id}": fleet.log(job_id) for job_id in job_ids.values()}
+        assert published == {job_id: fleet.log(job_id) for job_id in job_ids.values()}
         assert upstream.logins == 1
         assert upstream.max_open_streams > 100
     assert all(fleet.redis.ttl(key) > 0 for key in fleet.redis.scan_iter("job:*"))
@@ -86,11 +91,11 @@ def test_bad_job_ends_as_invalid_and_never_goes_upstream(bad_jobs_fleet, args, k
 
 
 @pytest.fixture(scope="module")
-def bad_jobs_fleet(redis_server) -> Iterator[Fleet]:
+def bad_jobs_fleet(request) -> Iterator[Fleet]:
     """One worker for all bad jobs: it outlives each of them. A Redis database of their own."""
-    url = redis_server.url.removesuffix("/0") + "/1"
+    on = emptied(request, chosen(request.config), db=1)
     with upstream_in_thread() as upstream:
-        fleet = Fleet(url, upstream)
+        fleet = Fleet(on.redis_url, upstream, on.broker_url)
         with fleet.worker("-c", "4"):
             yield fleet
 
@@ -202,20 +207,9 @@ def test_prompt_and_secrets_appear_in_no_log_of_the_worker(fleet):
 
 
 def celery_control(fleet: Fleet, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "berlin_worker",
-        "control",
-        "--timeout",
-        "5",
-        *words,
-    ]
-    return subprocess.run(
-        command, env=os.environ | fleet.env, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = ["-m", "celery", "-A", "berlin_worker", "control", "--timeout", "5", *words]
+    env = os.environ | fleet.env | {"PYTHONPATH": str(ROOT)}
+    return run_python(command, env=env, cwd=ROOT)
 
 
 def test_command_line_of_the_contract_ends_a_running_job(fleet):
@@ -235,9 +229,10 @@ def test_command_line_of_the_contract_ends_a_running_job(fleet):
 
 def test_workers_as_users_start_them_take_their_jobs_by_the_script(fleet):
     def waiting() -> list[str]:
-        own = fleet.redis.client_info()["db"]  # other tests have workers on this server
-        clients = [each for each in fleet.redis.client_list() if int(each["db"]) == int(own)]
-        return sorted(each["cmd"] for each in clients if each["cmd"] in {"blmove", "brpop"})
+        own = fleet.broker.client_info()["db"]  # other tests have workers on this server
+        clients = [each for each in fleet.broker.client_list() if int(each["db"]) == int(own)]
+        # The last command of an idle connection is shown as well.
+        return sorted(each["cmd"] for each in clients if "b" in each["flags"])
 
     with fleet.worker("-c", "2", alone=False), fleet.worker("-c", "2", alone=False):
         job_ids = [fleet.send(prompt(f"job {n}")) for n in range(10)]

@@ -3,10 +3,10 @@
 import contextlib
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -14,6 +14,7 @@ from berlin_worker.client import Client, Options
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.errors import Unavailable
 from tests.support.cli import BERLIN
+from tests.support.fork_server import run_python
 from tests.support.needed import needed
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
@@ -29,10 +30,8 @@ def environ(**env: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "WORKER_PROVIDERS": "echo", **env}
 
 
-def run(command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command, env=environ(**env), capture_output=True, text=True, check=False, timeout=60
-    )
+def run(command: list[str], **env: str) -> CompletedProcess[str]:
+    return run_python(command[1:], env=environ(**env), timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,15 @@ def _job_parts(
     stats: Stats,
 ) -> _JobParts:
     owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-    store = RedisStore.from_settings(client, settings, owner=owner)
+    store = RedisStore.from_settings(client, settings, owner, stats.store_nodes)
     buffer_bytes = settings.journal_buffer_bytes
-    journal = Journal(store, buffer_bytes=buffer_bytes, stats=stats, database=database_of(client))
+    journal = Journal(
+        store,
+        buffer_bytes=buffer_bytes,
+        stats=stats,
+        database=database_of(client),
+        node_of=store.nodes.node_of if store.nodes else None,
+    )
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
         await runner.discard(job_id, reason, detail, message)
@@ -178,6 +184,7 @@ def _job_parts(
         discard=discard,
         stats=stats,
         max_job_bytes=settings.max_job_bytes,
+        nodes=store.nodes,
     )
     runner = Runner(
         store=store,

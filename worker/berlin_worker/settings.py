@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from berlin_schemas.jobs import LARGEST_JOB_BYTES, MAX_JOB_BYTES
 from berlin_worker.config import celery_variables, certificates, endpoints, misspelling, urls
-from berlin_worker.config.checked_urls import broker_address, redis_address
+from berlin_worker.config.checked_urls import broker_address, queue_address, redis_address
 from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
-from berlin_worker.config.setting_fields import Count, Seconds, Short, Ttl
+from berlin_worker.config.setting_fields import Count, Name, Seconds, Short, Ttl
 from berlin_worker.config.setting_fields import env as _env
 from berlin_worker.errors import SettingsError
 
@@ -75,6 +75,8 @@ class Settings(GatewaySettings):
         "OPENAI_BASE_URL", "https://api.openai.com/v1", "base URL of the provider `openai`"
     )
     openai_api_key: SecretStr | None = _env("OPENAI_API_KEY", None, "its key", private=True)
+    openai_model: Name = _env("OPENAI_MODEL", "", "its model for jobs that name none")
+    openai_proxy: str | None = _env("OPENAI_PROXY", None, "its proxy", private=True)
     endpoints: str = _env(
         endpoints.SETTING,
         "",
@@ -84,10 +86,10 @@ class Settings(GatewaySettings):
     providers: str = _env(
         "WORKER_PROVIDERS", "", "providers that this worker serves, comma-separated; empty: all"
     )
-    default_provider: Annotated[str, Field(max_length=128)] = _env(
+    default_provider: Name = _env(
         "WORKER_DEFAULT_PROVIDER", "berlin", "provider of jobs that name none"
     )
-    default_model: Annotated[str, Field(max_length=128)] = _env(
+    default_model: Name = _env(
         "WORKER_DEFAULT_MODEL", "", "model of jobs that name none; empty: the provider's own"
     )
     max_attempts: Count = _env(
@@ -187,10 +189,13 @@ class Settings(GatewaySettings):
     )
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_env(
+        cls, environ: Mapping[str, str] = os.environ, *, needs_broker: bool = True
+    ) -> Self:
         """Read ``environ``, and the certificates that its URLs name.
 
-        Raises :class:`SettingsError`, which repeats no secret.
+        ``needs_broker=False``, for readers: with a cluster ``broker_url`` may be empty. Raises
+        :class:`SettingsError`, which repeats no secret.
         """
         # An empty variable counts as not set: that is how compose files pass one on.
         given = {name: value for name, value in environ.items() if value != ""}
@@ -208,7 +213,7 @@ class Settings(GatewaySettings):
             raise SettingsError(message) from None
         if settings.lease_s <= settings.renew_interval_s:
             raise SettingsError("WORKER_LEASE_S must be longer than WORKER_RENEW_INTERVAL_S")
-        settings = settings.model_copy(update=_addresses(settings))
+        settings = settings.model_copy(update=_addresses(settings, needs_broker=needs_broker))
         tls = settings.redis_tls
         for name in celery_variables.BROKERS:
             if name in given and broker_address(given[name], name, tls) != settings.broker_url:
@@ -248,7 +253,7 @@ def _names(listed: str) -> frozenset[str]:
     return frozenset(filter(None, (name.strip() for name in listed.split(","))))
 
 
-def _addresses(settings: Settings) -> dict[str, str]:
+def _addresses(settings: Settings, *, needs_broker: bool) -> dict[str, str]:
     """Return every Redis and the broker as :mod:`berlin_worker.config.urls` spells them."""
     tls = settings.redis_tls
     certificates.check(tls, "", labels=_TLS_SETTINGS)
@@ -256,15 +261,15 @@ def _addresses(settings: Settings) -> dict[str, str]:
     urls.http(settings.berlin_url, "BERLIN_URL", login=False)
     if settings.berlin_proxy:
         urls.http(settings.berlin_proxy, "BERLIN_PROXY", login=True)
+    if settings.openai_proxy:
+        urls.http(settings.openai_proxy, "OPENAI_PROXY", login=True)
     for proxy in settings.proxies:
         urls.http(proxy, "WORKER_PROXY_ALLOWLIST", login=True)
     endpoints.parse(settings.endpoints)
     found = {
         "openai_url": urls.api(settings.openai_url, "OPENAI_BASE_URL"),
         "redis_url": redis_url,
-        "broker_url": broker_address(settings.broker_url, "CELERY_BROKER_URL", tls)
-        if settings.broker_url
-        else urls.broker_of(redis_url),
+        "broker_url": queue_address(settings.broker_url, redis_url, tls, needed=needs_broker),
     }
     if tls and not any(url.startswith("rediss") for url in found.values()):
         name = _TLS_SETTINGS[next(iter(tls))]

@@ -25,8 +25,8 @@ def test_bare_producer_and_bare_subscriber_receive_the_bytes_of_the_log(fleet):
     with fleet.worker("-c", "10"), recorded(fleet) as published:
         job_id = fleet.send(prompt("Grüße 🙂 and more"))
         events = fleet.ended(job_id)
-        wait_until(lambda: len(published[f"job:{job_id}"]) == len(events), "all on the channel")
-        assert published[f"job:{job_id}"] == fleet.log(job_id)
+        wait_until(lambda: len(published[job_id]) == len(events), "all on the channel")
+        assert published[job_id] == fleet.log(job_id)
         assert text_of(fleet.ended(early)) == "echo of before there is a worker"
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
     assert text_of(events) == "echo of Grüße 🙂 and more"

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
-from berlin_schemas import names
+from berlin_schemas import InvalidJob, names
+from berlin_worker.client import Client
+from berlin_worker.embedded.openai_upstream import OpenAIUpstream
+from berlin_worker.embedded.stand_in import in_thread
+from berlin_worker.settings import Settings
 from tests.support.celery_cli import run_command
 from tests.support.fleet import QUICK_LEASES, prompt
+from tests.support.large_jobs import LARGEST, image_job
+from tests.support.rabbitmq import MAX_MESSAGE_BYTES
 from tests.support.rabbitmq_queue import messages
 from tests.support.workers import wait_until
 
@@ -159,3 +165,18 @@ def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
     for job_id in waiting:
         assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]
     assert not fleet.redis.exists(*names.DUE_KEYS)
+
+
+def test_message_beyond_the_limit_of_rabbitmq_leaves_neither_job_nor_connection_behind(fleet):
+    env = fleet.env | LARGEST
+    with in_thread(OpenAIUpstream()) as upstream, fleet.worker(**upstream.environ, **LARGEST):
+        large = image_job(MAX_MESSAGE_BYTES - 4096)
+        assert fleet.ended(fleet.send(large))[-1]["type"] == "completed"
+        with Client(settings=Settings.from_env(env)) as client:
+            # In another script a smaller job is the longer message: ASCII JSON.
+            for job in (image_job(MAX_MESSAGE_BYTES), image_job(12 << 20, "é" * (4 << 20))):
+                with pytest.raises(InvalidJob, match="max_message_size"):
+                    client.submit(job, job_id="large")
+                assert client.status("large").status == "unknown"
+            assert client.result(client.submit(large), 60).text
+        assert len(upstream.calls) == 2

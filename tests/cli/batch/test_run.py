@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from berlin_schemas import Cancelled, Failed
+from berlin_schemas import Cancelled, Failed, InvalidJob
 from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli.batch.files import BatchFiles
 from berlin_worker.cli.batch.lines import BadLine, Line
 from berlin_worker.cli.batch.send import Sender
-from berlin_worker.client import CursorExpired, JobFailed, Unavailable
+from berlin_worker.client import AssembledToolCall, CursorExpired, JobFailed, Result, Unavailable
 from tests.support.batch import TIMINGS, FakeClient, line, written
 
 pytestmark = pytest.mark.unit
@@ -96,6 +96,39 @@ async def test_job_without_a_text_has_a_result(files: BatchFiles) -> None:
         "error": {"code": "invalid_job", "message": "no JSON", "retryable": False},
     }
     assert client.sent["job-5"] == 0
+
+
+async def test_result_has_reasoning_tool_calls_and_the_sum_of_usage_if_the_job_has(
+    files: BatchFiles,
+) -> None:
+    call = AssembledToolCall("call_1", "weather", '{"place": "Berlin"}')
+    client = FakeClient()
+    client.results["job-2"] = Result(
+        *("", "tool_calls", TIMINGS, {"total_tokens": 3}),
+        reasoning="Hm",
+        tool_calls=(call,),
+        usage_total={"total_tokens": 5},
+    )
+    await run(client, files, [line(1), line(2)])
+    plain, full = written(files)
+    assert not {"reasoning", "tool_calls", "usage_total"} & set(plain)
+    assert full["reasoning"] == "Hm"
+    assert full["tool_calls"] == [
+        {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "weather", "arguments": '{"place": "Berlin"}'},
+        }
+    ]
+    assert (full["usage"], full["usage_total"]) == ({"total_tokens": 3}, {"total_tokens": 5})
+
+
+async def test_message_that_the_broker_refuses_is_a_failed_line(files: BatchFiles) -> None:
+    client = FakeClient()
+    client.refused["job-1"] = InvalidJob("the message is too large")
+    await run(client, files, [line(1), line(2)])
+    assert [result["status"] for result in written(files)] == ["failed", "completed"]
+    assert written(files)[0]["error"]["message"] == "the message is too large"
 
 
 async def test_outage_of_redis_ends_the_batch_and_keeps_its_results(files: BatchFiles) -> None:

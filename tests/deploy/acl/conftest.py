@@ -11,7 +11,16 @@ from celery import Celery
 from berlin_schemas import names
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.upstream import upstream_in_thread
-from tests.support.acl import LOG, OTHERS_JOB, STATE, TOKEN, USERS, Guarded, make_acl
+from tests.support.acl import (
+    LOG,
+    OTHERS_JOB,
+    STATE,
+    TOKEN,
+    USERS,
+    Guarded,
+    GuardedTopology,
+    make_acl,
+)
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
 
@@ -23,11 +32,22 @@ def guarded(tmp_path_factory) -> Iterator[Guarded]:
     made = make_acl(passwords)
     assert made.returncode == 0, made.stderr
     assert not any(password in made.stdout for password in passwords.values())
-    passwords["admin"] = secrets.token_hex()
+    passwords |= {"admin": secrets.token_hex(), "watch": secrets.token_hex()}
     file = tmp_path_factory.mktemp("acl") / "users.acl"
     file.write_text(f"{made.stdout}user admin on >{passwords['admin']} ~* &* +@all\n")
     with RedisProcess(binary, {"aclfile": str(file)}) as server:
         yield Guarded(server, passwords)
+
+
+@pytest.fixture(scope="module", params=["sentinel", "cluster"])
+def guarded_topology(request: pytest.FixtureRequest, guarded: Guarded) -> Iterator[GuardedTopology]:
+    """The same users on Sentinels and their servers, and on a cluster."""
+    name = {"sentinel": "sentinel_set"}.get(request.param, request.param)
+    running = request.getfixturevalue(name)
+    found = GuardedTopology(guarded.server, guarded.passwords, running)
+    found.add_users(make_acl({user: guarded.passwords[user] for user in USERS}).stdout)
+    yield found
+    found.remove_users()
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 """Errors as servers really send them, without prompts and keys."""
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from unittest import mock
 
 import pytest
 from multidict import CIMultiDict
 
 from berlin_schemas import ErrorCode
-from berlin_worker.providers.openai import errors
+from berlin_worker.providers.openai import errors, redaction
 from berlin_worker.providers.openai.redaction import shower
+from berlin_worker.telemetry import redact
 from tests.support.openai_errors import AUTH, BODIES, CONTEXT, LIMITED, QUOTA, UPSTREAM, error
 
 pytestmark = pytest.mark.unit
@@ -90,6 +93,17 @@ def test_chunks_are_no_errors() -> None:
         ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
         ({"retry-after-ms": "999999999"}, 86400.0),
         ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "1.5"}, 1.5),
+        ({"Retry-After": "9" * 30}, 86400.0),
+        ({"Retry-After-Ms": "9" * 30}, 86400.0),
+        ({"Retry-After": "-7"}, None),
+        ({"Retry-After": "NaN"}, None),
+        ({"Retry-After": "Infinity"}, None),
+        ({"Retry-After": "1e3"}, None),
+        ({"Retry-After": ""}, None),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 2215 07:28:00 GMT"}, 86400.0),
+        ({"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT"}, None),
     ],
 )
 def test_wait_is_that_of_the_finer_header(headers: dict[str, str], wait_s: float | None) -> None:
@@ -137,6 +151,24 @@ def test_short_texts_of_a_long_conversation_are_not_shown() -> None:
     assert "2999" not in show("cannot answer 'my PIN is 2999'")
     parts = [{"role": "user", "content": [{"type": "text", "text": "my PIN is 2999"}]}]
     assert "2999" not in shower(lambda: parts, [])("cannot answer 'my PIN is 2999'")
+
+
+@pytest.mark.parametrize("prefix", ["data:image/png;base64,", ""])
+def test_ends_of_a_large_file_are_not_shown_and_its_middle_is_not_searched(prefix: str) -> None:
+    pieces = [hashlib.sha256(bytes([number])).hexdigest() for number in range(256)]
+    data = prefix + "".join(pieces) * 64
+    parts = [{"type": "image_url", "image_url": {"url": data}}, {"type": "text", "text": PROMPT}]
+    searched: list[str] = []
+
+    def words(text: str, secrets: Any, prompt: str, limit: int) -> str:
+        searched.append(prompt)
+        return redact.words(text, secrets, prompt, limit)
+
+    with mock.patch.object(redaction, "words", words):
+        show = shower(lambda: [{"role": "user", "content": parts}], [KEY])
+        found = show(f"invalid image {data[:200]}, {data[-200:]}, {PROMPT}")
+    assert found.replace(" ", "") == "invalidimage[hidden],[hidden],[hidden]"
+    assert len(searched[0]) < 20_000
 
 
 @pytest.mark.parametrize(

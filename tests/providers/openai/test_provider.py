@@ -148,7 +148,8 @@ async def test_closing_closes_the_connection(
     assert upstream.open_streams == 0
 
 
-async def test_proxy_of_a_job_is_used(provider: OpenAIProvider) -> None:
+@pytest.mark.parametrize("named_by", ["job", "setting"])
+async def test_proxy_is_used(make: Make, named_by: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readline())
         writer.close()
@@ -156,10 +157,20 @@ async def test_proxy_of_a_job_is_used(provider: OpenAIProvider) -> None:
     asked: list[bytes] = []
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         proxy = f"http://me:proxy-secret@127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        _, error = await read(provider, proxy=proxy)
+        if named_by == "job":
+            _, error = await read(make(OPENAI_PROXY="http://127.0.0.1:9"), proxy=proxy)
+        else:
+            provider = make(OPENAI_PROXY=proxy)
+            _, error = await read(provider)
+            with pytest.raises(JobError) as caught:
+                await provider.models()
+            assert "proxy-secret" not in str(caught.value)
     assert error is not None
     assert "proxy-secret" not in str(error)
-    assert asked[0].startswith(b"POST http://127.0.0.1:")
+    methods = [b"POST"] if named_by == "job" else [b"POST", b"GET"]
+    # aiohttp sends a GET twice if its connection breaks.
+    assert list(dict.fromkeys(line.split(b" ")[0] for line in asked)) == methods
+    assert all(b" http://127.0.0.1:" in line for line in asked)
 
 
 @pytest.mark.parametrize("n", [1, 1.0, None])

@@ -195,6 +195,39 @@ def test_answer_needs_its_mark_or_its_reason() -> None:
     assert deltas_of(text + chunk(finish="stop")[:-2]) == ["x"]
 
 
+FILTERED = {
+    "index": 0,
+    "finish_reason": None,
+    "content_filter_results": {},
+    "content_filter_offsets": {},
+}
+WHOLE = {"role": "assistant", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (chunk({"content": "x"}) + DONE).replace(b"\n\n", b"\r\r"),
+        (chunk({"content": "x"}) + DONE).replace(b"\n\n", b"\r\n\r\n"),
+        (chunk({"content": "x"}) + DONE).replace(b"data: ", b"data:"),
+        b"\xef\xbb\xbfretry: 3000\nid: 1\n" + chunk({"content": "x"}) + b": ping\n\n" + DONE,
+        # Azure: the filter's results for the prompt, and for text that is out
+        chunk(choices=[], prompt_filter_results=[{"prompt_index": 0}])
+        + chunk({"content": "x"}) + chunk(choices=[FILTERED]) + DONE,
+        # a proxy that has no stream for a model
+        chunk(choices=[{"index": 0, "message": WHOLE, "finish_reason": "stop"}]) + DONE,
+        chunk({"content": "x"}) + chunk(choices=[{"delta": None, "message": WHOLE}]) + DONE,
+        chunk({"content": "x"}, usage="none") + chunk(finish="", usage=[]) + DONE,
+        chunk({"content": "x"}) + chunk(choices=[{"finish_reason": ["stop"]}]) + DONE,
+        chunk({"content": "x"}, error=None) + chunk(error={}) + chunk(error="") + DONE,
+        chunk({"content": "x"}).replace(b"null", b"NaN") + DONE,
+    ],
+)  # fmt: skip
+def test_odd_servers_are_read(data: bytes) -> None:
+    assert deltas_of(data) == ["x"]
+    assert deltas_of(*(bytes([byte]) for byte in data)) == ["x"]
+
+
 def test_data_after_the_end_mark_is_ignored() -> None:
     assert deltas_of(chunk({"content": "x"}), DONE + chunk({"content": "y"}) + b"garbage") == ["x"]
 

@@ -139,6 +139,30 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
         [piece(index=0, id="a"), piece(A[:5], index=0), piece(A[5:], index=0, name="f")],
         [("a", "f", A)],
     ),
+    "one ID for all": (
+        [piece(index=0, id="x", name="f"), piece(A, index=0), piece(index=1, id="x", name="g"),
+         piece(B, index=1)],
+        [("x", "f", A), ("made-0", "g", B)],
+    ),
+    "one ID in each piece of all": (
+        [piece(index=0, id="x", name="f"), piece(A[:5], index=0, id="x"),
+         piece(index=1, id="x", name="g"), piece(A[5:], index=0, id="x"),
+         piece(B, index=1, id="x")],
+        [("x", "f", A), ("made-0", "g", B)],
+    ),
+    "one ID for all, a call in one piece": (
+        [piece(A, index=0, id="x", name="f"), piece(B, index=1, id="x", name="f")],
+        [("x", "f", A), ("made-0", "f", B)],
+    ),
+    "one ID for all and no index": (
+        [piece(A, id="x", name="f"), piece(B, id="x", name="g")],
+        [("x", "f", A), ("made-0", "g", B)],
+    ),
+    "renumbered index, ID and name in each piece": (
+        [piece(part, index=number, id="a", name="f")
+         for number, part in enumerate((A[:3], A[3:8], A[8:], ""))],
+        [("a", "f", A)],
+    ),
     "arguments as JSON": (
         [piece({"city": "Paris"}, index=0, id="a", name="f")], [("a", "f", '{"city":"Paris"}')],
     ),
@@ -149,6 +173,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
     "an index in quotes": (
         [piece(index="0", id="a", name="f"), piece(index="1", id="b", name="g"),
          piece(A, index="0"), piece(B, index=1)],
+        [("a", "f", A), ("b", "g", B)],
+    ),
+    "an index with a fraction": (
+        [piece(index=0.0, id="a", name="f"), piece(index=1.0, id="b", name="g"),
+         piece(A, index=0.0), piece(B, index=1)],
         [("a", "f", A), ("b", "g", B)],
     ),
     "a custom tool": (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
@@ -67,5 +68,7 @@ class CeleryJobQueue:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-        except (OperationalError, OSError) as error:
+        # RabbitMQ reports what it refuses to a later message, and closes the channel. So
+        # an error of AMQP says nothing about this job: it is sent again, over another channel.
+        except (OperationalError, OSError, AMQPError) as error:
             raise ConnectionError(f"broker: {error}") from error

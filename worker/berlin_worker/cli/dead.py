@@ -33,7 +33,7 @@ def list_entries(*, as_json: bool, limit: int | None) -> None:
 
 def replay(entries: tuple[str, ...]) -> int:
     """Submit the jobs of dead letters again, and return the exit code."""
-    settings = load_settings()
+    settings = load_settings(needs_broker=True)
     failed = 0
     with open_redis(settings.redis_url) as redis, Client(settings=settings) as client:
         for entry in entries:

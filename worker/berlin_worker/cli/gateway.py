@@ -33,7 +33,9 @@ def run(host: str, port: int) -> int:
 
 async def _run(host: str, port: int) -> int:
     with Interrupts() as interrupts:
-        gateway = open_gateway(load_settings(), host, warn=logging.getLogger(__name__).warning)
+        gateway = open_gateway(
+            load_settings(needs_broker=True), host, warn=logging.getLogger(__name__).warning
+        )
         async with serving(gateway, host, port) as bound:
             print_err(f"gateway   http://{_shown(host)}:{bound}/v1   (Ctrl-C stops it)")
             await interrupts.wait()

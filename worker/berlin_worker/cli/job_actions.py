@@ -19,7 +19,9 @@ from berlin_worker.client import AsyncClient, JobStatus
 from berlin_worker.errors import CursorExpired
 
 
-async def tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final: bool) -> int:
+async def tail(
+    job_id: str, after: int, wait_s: float, *, as_json: bool, final: bool, reasoning: bool = False
+) -> int:
     """Follow a job, and return the exit code."""
     async with open_client() as client:
         before = await client.status(job_id)  # a Redis that does not answer shows at once
@@ -32,6 +34,7 @@ async def tail(job_id: str, after: int, wait_s: float, *, as_json: bool, final: 
             final=final,
             cancel=False,
             status=before.status,
+            reasoning=reasoning,
         )
         if code is not None:
             return code

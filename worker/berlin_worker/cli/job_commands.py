@@ -13,6 +13,9 @@ from berlin_worker.cli.job_options import check_id
 @click.option("--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines.")
 @click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
 @click.option(
+    "--reasoning", is_flag=True, help="Show the model's reasoning, dim; a pipe never gets it."
+)
+@click.option(
     "--wait-for-start",
     "wait_s",
     type=numbers.Seconds(),
@@ -20,7 +23,9 @@ from berlin_worker.cli.job_options import check_id
     show_default=True,
     help="Seconds to wait for a job that is not known yet.",
 )
-def tail(job_id: str, after: int, as_json: bool, final: bool, wait_s: float) -> None:
+def tail(
+    job_id: str, *, after: int, as_json: bool, final: bool, reasoning: bool, wait_s: float
+) -> None:
     """Follow a job from any terminal.
 
     Replays the log from its start, or after an event, continues live, and ends with the job.
@@ -40,8 +45,8 @@ def tail(job_id: str, after: int, as_json: bool, final: bool, wait_s: float) -> 
 
     from berlin_worker.cli import job_actions as work
 
-    code = asyncio.run(work.tail(job_id, after, wait_s, as_json=as_json, final=final))
-    raise SystemExit(code)
+    shown = {"as_json": as_json, "final": final, "reasoning": reasoning}
+    raise SystemExit(asyncio.run(work.tail(job_id, after, wait_s, **shown)))
 
 
 @click.command()

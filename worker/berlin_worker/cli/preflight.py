@@ -20,14 +20,14 @@ from berlin_worker.storage.redis_errors import refusal, reply_of
 TIMEOUT_S: Final = 3.0
 
 
-def load_settings() -> Settings:
+def load_settings(*, needs_broker: bool = False) -> Settings:
     """Return the settings of the environment. Raises ``SettingsError`` for an invalid one."""
-    return Settings.from_env()
+    return Settings.from_env(needs_broker=needs_broker)
 
 
-def open_client() -> AsyncClient:
-    """Return a client with the settings of the environment."""
-    return AsyncClient(settings=load_settings())
+def open_client(*, submits: bool = False) -> AsyncClient:
+    """Return a client with the settings of the environment; raises as :func:`load_settings`."""
+    return AsyncClient(settings=load_settings(needs_broker=submits))
 
 
 def open_redis(url: str) -> Redis:
@@ -76,6 +76,8 @@ def broker_problem(settings: Settings) -> str | None:
     url = settings.broker_url
     if url == settings.redis_url:
         return None
+    if not url:
+        return urls.NO_BROKER
     if urls.is_redis(url):
         message = redis_problem(url)
         return message and f"the broker: {message}"

@@ -25,7 +25,7 @@ async def run(
 ) -> int:
     """Submit ``job``, and with ``wait`` follow it to its end. Return the exit code."""
     job_id = job_id or job.get("job_id") or new_job_id()
-    async with open_client() as client:
+    async with open_client(submits=True) as client:
         if not wait:
             click.echo(await client.submit(job, job_id=job_id))
             return 0

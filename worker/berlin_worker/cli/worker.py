@@ -19,7 +19,7 @@ def run(concurrency: int | None, celery_args: tuple[str, ...]) -> None:
         # Before Celery runs: for `-P gevent` it imports gevent before it loads this app.
         if message := pool_refusal(pool):
             raise Problem(message, USAGE)
-    settings = load_settings()
+    settings = load_settings(needs_broker=True)
     check_providers(settings)
     if message := redis_problem(settings.redis_url) or broker_problem(settings):
         raise Problem(message, hint="start it, or correct REDIS_URL or CELERY_BROKER_URL")

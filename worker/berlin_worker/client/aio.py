@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
@@ -26,6 +26,9 @@ from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.settings import Settings
 from berlin_worker.storage import redis_errors
 
+if TYPE_CHECKING:
+    from redis.asyncio import RedisCluster
+
 T = TypeVar("T")
 
 
@@ -34,7 +37,8 @@ class AsyncClient(AsyncSurface):
 
     What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
     ``CELERY_BROKER_URL``). However many jobs are followed, they share one connection. Nothing
-    is connected before it is needed; close it by ``async with`` or :meth:`aclose`. Every method
+    is connected before it is needed; close it by ``async with`` or :meth:`aclose`. A reader of a
+    Redis Cluster needs no broker; submitting needs one besides the cluster. Every method
     raises :class:`~berlin_worker.errors.Unavailable` if Redis or the broker does not answer. A
     URL that cannot be used is a :class:`~berlin_worker.errors.SettingsError` at once.
     """
@@ -47,16 +51,12 @@ class AsyncClient(AsyncSurface):
         settings: Settings | None = None,
         options: Options | None = None,
     ) -> None:
-        self._settings = settings or Settings.from_env()
+        self._settings = settings or Settings.from_env(needs_broker=False)
         self.max_job_bytes = self._settings.max_job_bytes
         tls = self._settings.redis_tls
         self._redis_url = redis_address(redis_url or self._settings.redis_url, "redis_url", tls)
         other = broker_url or _other_broker(self._settings)
-        self._broker_url = (
-            broker_address(other, "broker_url", tls)
-            if other
-            else broker_of(self._redis_url, "redis_url")
-        )
+        self._broker_url = broker_address(other, "broker_url", tls) if other else ""
         self._options = options or Options()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
@@ -94,7 +94,9 @@ class AsyncClient(AsyncSurface):
         redis = self._store.redis
         await redis.hset(state, "cancel", "1")
         await redis.expire(state, self._settings.queue_ttl_s, nx=True)
-        await redis.publish(*command)
+        # Any node passes it to all: that of the job has just answered.
+        node = cast("RedisCluster", redis).get_node_from_key(state)
+        await redis.execute_command("PUBLISH", *command, target_nodes=node)  # type: ignore[no-untyped-call]  # redis-py
 
     async def attach(self, job_id: str, caller: str) -> None:
         """Write into the record of a job who waits for it now; the last one counts."""
@@ -158,6 +160,8 @@ class AsyncClient(AsyncSurface):
         submission: Submission | None = None,
     ) -> Stream:
         self._enter()
+        if submission is not None:
+            self._queue_url()  # raised before anything is subscribed
         options = self._options
         if wait_for_start_s is not None:
             options = replace(options, wait_for_start_s=wait_for_start_s)
@@ -211,12 +215,16 @@ class AsyncClient(AsyncSurface):
 
     @cached_property
     def _enqueuer(self) -> Enqueuer:
-        return Enqueuer(self._broker_url, self._settings.queue_type)
+        return Enqueuer(self._queue_url(), self._settings.queue_type)
+
+    def _queue_url(self) -> str:
+        # Readers need no queue, so a cluster without a broker is refused only here.
+        return self._broker_url or broker_of(self._redis_url, "redis_url")
 
 
 def _other_broker(settings: Settings) -> str | None:
-    """Return the URL of the broker, or ``None`` if it is the same as that of Redis."""
-    return settings.broker_url if settings.broker_url != settings.redis_url else None
+    """Return the URL of the broker, or ``None`` if it is the same as that of Redis, or not set."""
+    return (settings.broker_url or None) if settings.broker_url != settings.redis_url else None
 
 
 @contextlib.contextmanager

@@ -66,12 +66,12 @@ class _NodeSubscriptions(SubscriptionManager):
             self._connect(), self._deliver, self._on_subscribed, self._on_channel_moved
         )
 
-    def _on_channel_moved(self, name: bytes) -> None:
-        if self._unanswered[name] > 0:  # a SSUBSCRIBE was refused
-            self._unanswered[name] -= 1
-        if not self._unanswered[name]:
-            del self._unanswered[name]
-            self._subscribed.discard(name)
+    def _on_channel_moved(self, name: bytes, refused: bool) -> None:
+        self._unanswered[name] -= refused
+        if self._unanswered[name] > 0:
+            return  # a later SSUBSCRIBE is under way: its answer decides
+        del self._unanswered[name]
+        self._subscribed.discard(name)
         if name in self._channels:
             self._moved(name)
 

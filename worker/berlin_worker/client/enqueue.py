@@ -11,10 +11,11 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, Final
 
+from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from berlin_schemas import names
+from berlin_schemas import InvalidJob, names
 from berlin_worker.client.values import closed
 from berlin_worker.config.addresses import address
 from berlin_worker.config.broker_url import for_kombu
@@ -48,6 +49,12 @@ MESSAGE: Final[dict[str, Any]] = {
     "retry": False,
 }
 """How every message of ours is sent: options of ``send_task``."""
+
+
+_TOO_LARGE: Final = (
+    "the message of the job is larger than RabbitMQ takes: raise max_message_size there, or "
+    "pass images by URL"
+)
 
 
 class NotSent(Unavailable):
@@ -97,7 +104,8 @@ class Enqueuer:
         )
 
     async def enqueue(self, job_id: str, job: dict[str, Any], *, timeout_s: float) -> None:
-        """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` if the outcome is unknown.
+        """Send one job. Raises :class:`NotSent`, or :class:`MaybeSent` if the outcome is unknown,
+        and ``InvalidJob`` for a message that is too large for RabbitMQ.
 
         Bounded: by ``timeout_s`` until its turn comes, and by socket timeouts from then on.
         """
@@ -163,6 +171,12 @@ class Enqueuer:
             self._disconnect()
             message = f"the broker at {self._where} {_problem(error)}"
             raise (MaybeSent if connected else NotSent)(message) from error
+        except AMQPError as error:
+            self._disconnect()  # RabbitMQ has closed the channel, or the connection
+            if "message size" in str(error):
+                raise InvalidJob(_TOO_LARGE) from error
+            reason = f"refuses the message ({error})"
+            raise NotSent(f"the broker at {self._where} {reason}") from error
 
     def _connected(self) -> Any:
         if self._producer is None:

@@ -99,7 +99,7 @@ class EventStore:
         if isinstance(subscriptions, ClusterSubscriptions):
             # Connections of their own: a read may go to another node than its channel.
             self._log_commands = ClusterCommands(cast("AsyncCluster", self.redis))
-            return LogReader(self._log_commands.ask)
+            return LogReader(self._log_commands.ask, self._log_commands.node_of)
         return LogReader(subscriptions.ask)
 
     @cached_property

@@ -4,16 +4,20 @@ import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport.redis import PRIORITY_STEPS, Channel
+from redis.exceptions import RedisError
 
 from berlin_schemas import names
+from berlin_worker.config import urls
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.settings import Settings
+from berlin_worker.storage import connections
 from berlin_worker.storage.fleet import FleetReading
+from berlin_worker.storage.survey import Survey, survey
 
 if TYPE_CHECKING:
     from redis import Redis
 
-_BROKER_TIMEOUT_S: Final = 3.0
+_TIMEOUT_S: Final = 3.0
 _LISTS: Final = [
     f"{names.QUEUE}{Channel.sep}{step}" if step else names.QUEUE for step in PRIORITY_STEPS
 ]
@@ -35,21 +39,40 @@ def read(redis: "Redis", settings: Settings) -> FleetReading:
         statuses=[text for text in texts if text is not None],
         waiting=_waiting(redis, settings),
         dead_letters=dead_letters,
+        topology=topology_of(redis, settings),
     )
+
+
+def topology_of(redis: "Redis", settings: Settings) -> Survey | None:
+    """Return the servers of events and records; ``None`` if that is unknown."""
+    try:
+        return survey(urls.parse_redis(settings.redis_url, "REDIS_URL"), redis)
+    except (RedisError, OSError):
+        return None
 
 
 def _waiting(redis: "Redis", settings: Settings) -> int | None:
     if settings.broker_url in {"", settings.redis_url}:
-        with redis.pipeline(transaction=False) as pipeline:
-            for key in _LISTS:
-                pipeline.llen(key)
-            lengths: list[int] = pipeline.execute()
-            return sum(lengths)
-    return _waiting_elsewhere(settings.broker_url)
+        return _listed(redis)
+    if not urls.is_redis(settings.broker_url):
+        return _waiting_elsewhere(settings.broker_url)
+    try:
+        with connections.blocking(settings.broker_url, timeout_s=_TIMEOUT_S) as broker:
+            return _listed(broker)
+    except (RedisError, OSError):
+        return None
+
+
+def _listed(broker: "Redis") -> int:
+    with broker.pipeline(transaction=False) as pipeline:
+        for key in _LISTS:
+            pipeline.llen(key)
+        lengths: list[int] = pipeline.execute()
+    return sum(lengths)
 
 
 def _waiting_elsewhere(broker_url: str) -> int | None:
-    # Celery takes 0.25 s to import, and a Redis broker does not need it.
+    # Celery takes 0.25 s to import, and only RabbitMQ needs it.
     from berlin_worker.client import queue_depth  # noqa: PLC0415  # slow to import
 
     try:
@@ -78,6 +101,6 @@ def _app(broker_url: str) -> Any:
         broker_transport_options=broker.transport_options,
         broker_use_ssl=broker.use_ssl,
         broker_transport=broker.transport,
-        broker_connection_timeout=_BROKER_TIMEOUT_S,
+        broker_connection_timeout=_TIMEOUT_S,
     )
     return app

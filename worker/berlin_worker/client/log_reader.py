@@ -28,19 +28,27 @@ are read no faster."""
 
 
 class LogReader:
-    """Reads pages and snapshots by ``ask``; raises its errors unchanged."""
+    """Reads pages and snapshots by ``ask``; raises its errors unchanged.
 
-    def __init__(self, ask: Callable[[Sequence[Command]], Awaitable[list[Any]]]) -> None:
+    ``node_of`` returns the node of a key, on a cluster: only reads of one node share a round trip,
+    so that a node that does not answer holds up no other.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Command]], Awaitable[list[Any]]],
+        node_of: Callable[[str], str] = lambda _key: "",
+    ) -> None:
         self._ask = ask
+        self._node_of = node_of
         self._hidden = False
-        self._reads: Batcher[Sequence[Command], list[Any]] = Batcher(
-            self._read, at_most=_READS_AT_ONCE, closed=closed
-        )
+        self._queues: dict[str, Batcher[Sequence[Command], list[Any]]] = {}
+        self._closed = False
 
     async def page(self, job_id: str, cursor: int, at_most: int) -> list[Entry]:
         """Return at most ``at_most`` entries after ``cursor``."""
         log = names.log_key(job_id)
-        [found] = await self._reads.ask([("XRANGE", log, f"({cursor}-0", "+", "COUNT", at_most)])
+        [found] = await self._reads(log, [("XRANGE", log, f"({cursor}-0", "+", "COUNT", at_most)])
         return _entries(found)
 
     async def snapshot(self, job_id: str) -> JobSnapshot:
@@ -49,19 +57,29 @@ class LogReader:
         last = ("XREVRANGE", names.log_key(job_id), "+", "-", "COUNT", 1)
         if not self._hidden:
             try:
-                (status, seq), found = await self._reads.ask(
-                    [("HMGET", state, "status", "seq"), last]
+                (status, seq), found = await self._reads(
+                    state, [("HMGET", state, "status", "seq"), last]
                 )
             except NoPermissionError:
                 self._hidden = True
             else:
                 return _snapshot(stored_values.text(status), stored_values.whole(seq) or 0, found)
-        there, found = await self._reads.ask([("HEXISTS", state, "status"), last])
+        there, found = await self._reads(state, [("HEXISTS", state, "status"), last])
         return _snapshot("queued" if there else None, 0, found)
 
     async def aclose(self) -> None:
         """Stop; readers that still wait get a ``ClientError``."""
-        await self._reads.aclose()
+        self._closed = True
+        for queue in self._queues.values():
+            await queue.aclose()
+
+    async def _reads(self, key: str, commands: Sequence[Command]) -> list[Any]:
+        if self._closed:
+            raise closed()
+        node = self._node_of(key)
+        if node not in self._queues:
+            self._queues[node] = Batcher(self._read, at_most=_READS_AT_ONCE, closed=closed)
+        return await self._queues[node].ask(commands)
 
     async def _read(self, batch: list[Sequence[Command]]) -> list[list[Any] | Exception]:
         replies = iter(await self._ask([command for commands in batch for command in commands]))

@@ -114,7 +114,7 @@ class RedisStream(Stream):
     async def _page(self) -> list[Entry]:
         replay = self._replay
         try:
-            return await self._log_reader.page(replay.job_id, replay.confirmed, replay.page_size)
+            return await self._log_reader.page(replay.job_id, *replay.next_page)
         except Lost:
             replay.page_lost()
             raise

@@ -22,8 +22,9 @@ The rules (schemas/README.md, "Reading without a gap"):
    Whatever stands in them is input. A record without a status that a worker writes heals
    within a second if a worker looks at it; if it does not, nothing follows, which is an error.
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
-5. A log that ends before what was read of it is another one by now (Redis has failed over,
-   or came back with an older state): an error, for what follows does not follow on that.
+5. A log that ends before what was read of it is another one by now (Redis has failed over, or
+   came back with an older state): an error, for what follows does not follow on that. It may have
+   grown again, so each page begins with the last event that was read, to be compared.
 6. Version 1 only gains fields and types of events, which are skipped if they are not
    known. An event of another version may mean anything: that is an error, and so is a job
    that is over without a terminal event that can be read. Nothing ends in silence.
@@ -36,9 +37,8 @@ A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, overload
+from typing import Any, Final
 
-from berlin_schemas import Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import entries as log_entries
 from berlin_worker.client.entries import E, Entry, Parse, parse_message
@@ -77,8 +77,8 @@ class Replay:
     """One reader of one job; ``after`` is the last ``seq`` that it has already seen."""
 
     __slots__ = (
-        "_after", "_database", "_doubted", "_known", "_log_digest", "_taken_digest",
-        "confirmed", "cursor", "job_id", "need", "page_size",
+        "_after", "_database", "_doubted", "_known", "_last_digest", "_log_digest",
+        "_taken_digest", "confirmed", "cursor", "job_id", "need", "page_size",
     )  # fmt: skip
 
     def __init__(self, job_id: str, after: int = 0, *, database: int = 0) -> None:
@@ -89,6 +89,7 @@ class Replay:
         self.confirmed = after
         """The log has been read up to this ``seq``; the channel brought what follows it."""
         self._taken_digest = self._log_digest = 0
+        self._last_digest: int | None = None  # of the entry at `confirmed`, if one was read
         self.need = Need.PAGE
         self.page_size = PAGE_SIZE
         self._database = database
@@ -96,17 +97,10 @@ class Replay:
         self._known = after > 0
         self._doubted = False
 
-    @overload
-    def page(self, entries: Sequence[Entry]) -> list[Event]: ...
-
-    @overload
-    def page(self, entries: Sequence[Entry], parse: Parse[E]) -> list[E]: ...
-
     def page(self, entries: Sequence[Entry], parse: Parse[Any] = parse_message) -> list[Any]:
-        """Take a page of the log, at most :attr:`page_size` entries after :attr:`confirmed`.
+        """Take a page of the log, as :attr:`next_page` says.
 
-        ``parse`` makes the events: :func:`~berlin_worker.client.entries.parse_message`, or
-        :func:`~berlin_worker.client.raw_events.parse_raw`.
+        ``parse`` makes the events: ``entries.parse_message`` or ``raw_events.parse_raw``.
 
         Raises :class:`CursorExpired` if the log no longer holds the event after the cursor, or
         holds other events than the channel brought, and :class:`UnsupportedVersion` if an event
@@ -114,6 +108,8 @@ class Replay:
         """
         events: list[Any] = []
         before = self.confirmed
+        if entries and self._is_as_read(entries[0]):
+            entries = entries[1:]
         for entry in entries:
             seq = log_entries.seq_of(entry)
             if seq <= self.confirmed:
@@ -136,6 +132,23 @@ class Replay:
         self._after_page(len(entries), progress=self.confirmed > before)
         return events
 
+    @property
+    def next_page(self) -> tuple[int, int]:
+        """The ``seq`` after which the next page of the log begins, and its most entries."""
+        known = self._last_digest is not None
+        return self.confirmed - known, self.page_size + known
+
+    def _is_as_read(self, entry: Entry) -> bool:
+        """Return whether an entry is the last one that was read; raises if it is another one."""
+        if self._last_digest is None or log_entries.seq_of(entry) != self.confirmed:
+            return False
+        if hash(log_entries.data_of(entry)) != self._last_digest:
+            raise CursorExpired(
+                f"job {self.job_id}: its log holds another event {self.confirmed} than was read "
+                "(Redis came back with an older state): read it from the start"
+            )
+        return True
+
     def _after_page(self, count: int, *, progress: bool) -> None:
         """Decide what follows a page of ``count`` entries without a terminal event."""
         if count == 0:
@@ -153,6 +166,7 @@ class Replay:
     def _take_entry(self, events: list[E], parse: Parse[E], seq: int, data: bytes) -> None:
         event = log_entries.parse_entry(parse, self.job_id, seq, data)
         self.confirmed = self.cursor = seq
+        self._last_digest = hash(data)
         self._known = True
         if event is not None:
             self._deliver(events, event)
@@ -160,6 +174,7 @@ class Replay:
     def _confirm(self, seq: int, data: bytes) -> None:
         """Compare an entry of the log with the event that the channel brought."""
         self.confirmed = seq
+        self._last_digest = hash(data)
         self._log_digest = hash((self._log_digest, data))
         if seq == self.cursor and self._log_digest != self._taken_digest:
             raise CursorExpired(
@@ -187,6 +202,8 @@ class Replay:
             return
         self._known = True
         seq = log_entries.seq_of(seen.last)
+        if seq == self.cursor:
+            self._is_as_read(seen.last)
         if seq > self.cursor or seq == self.cursor > self.confirmed:
             self.need = Need.PAGE
         elif seq < self.cursor and self.cursor > self._after:
@@ -229,12 +246,6 @@ class Replay:
                 f"job {self.job_id}: its record {record}, and its log has no end: submit it again"
             )
         self.need = Need.LISTEN
-
-    @overload
-    def messages(self, batch: Iterable[bytes]) -> list[Event]: ...
-
-    @overload
-    def messages(self, batch: Iterable[bytes], parse: Parse[E]) -> list[E]: ...
 
     def messages(self, batch: Iterable[bytes], parse: Parse[Any] = parse_message) -> list[Any]:
         """Take messages of the channel, in the order of their arrival.

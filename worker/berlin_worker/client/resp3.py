@@ -29,6 +29,8 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
 _NO_MORE: Final = object()
 _CONFIRMED: Final = {b"subscribe", b"ssubscribe"}
+_LOG: Final = b":log"
+"""What follows the name of a sharded channel in that of its job's log."""
 _IN_TURN: Final = {*_CONFIRMED, b"unsubscribe", b"sunsubscribe", b"pong"}
 """Replies to commands, though they may come as messages do."""
 _NOT_SERVED: Final = (AskError, TryAgainError, ClusterDownError)
@@ -42,10 +44,14 @@ class Lost(RedisConnectionError):
 class _Request:
     """Commands that were sent together, and their replies so far."""
 
-    __slots__ = ("answer", "channel", "left", "replies", "unsubscribes")
+    __slots__ = ("answer", "channel", "left", "probes", "replies", "unsubscribes")
 
     def __init__(
-        self, count: int, channel: bytes | None = None, unsubscribes: bytes | None = None
+        self,
+        count: int,
+        channel: bytes | None = None,
+        unsubscribes: bytes | None = None,
+        probes: bytes | None = None,
     ) -> None:
         self.answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self.left = count
@@ -54,6 +60,8 @@ class _Request:
         """The channel of a SUBSCRIBE."""
         self.unsubscribes = unsubscribes
         """The channel of an UNSUBSCRIBE."""
+        self.probes = probes
+        """The channel whose slot this node must serve as a primary, or the reply is an error."""
 
 
 class Resp3Connection:
@@ -62,7 +70,10 @@ class Resp3Connection:
     ``on_message`` is called with a channel and the data, ``on_subscribed`` with a channel and
     ``None``, or the error by which this user may not read it. With ``on_moved`` the channels are
     sharded ones of a cluster: it is called with each that this node does not serve, or serves no
-    more. All must be quick and raise nothing.
+    more, and with whether a SSUBSCRIBE was refused. All must be quick and raise nothing.
+
+    A replica takes a SSUBSCRIBE, but gets no messages until its new primary knows it. It redirects
+    each read of a key, so one of the channel's log follows each SSUBSCRIBE.
 
     Nothing waits until the server has read what is sent. The silence of a server that reads no
     more shows it, and little is sent meanwhile.
@@ -73,14 +84,15 @@ class Resp3Connection:
         connection: AbstractConnection,
         on_message: Callable[[bytes, bytes], None],
         on_subscribed: Callable[[bytes, NoPermissionError | None], None],
-        on_moved: Callable[[bytes], None] | None = None,
+        on_moved: Callable[[bytes, bool], None] | None = None,
     ) -> None:
         self._connection: Any = connection  # redis-py's own methods are not all typed
         self._on_message = on_message
         self._on_subscribed = on_subscribed
         self._on_moved = on_moved or _ignore
         self._commands = ("SUBSCRIBE", "UNSUBSCRIBE")
-        if on_moved is not None:
+        self._sharded = on_moved is not None
+        if self._sharded:
             self._commands = ("SSUBSCRIBE", "SUNSUBSCRIBE")
         self._requests: deque[_Request] = deque()
         self._lost = False
@@ -122,7 +134,7 @@ class Resp3Connection:
             elif reply[0] == b"message" or reply[0] == b"smessage":  # quicker
                 self._on_message(reply[1], reply[2])
             elif reply[0] == b"sunsubscribe" and not self._has_unsubscribed(reply[1]):
-                self._on_moved(reply[1])
+                self._on_moved(reply[1], False)
             elif reply[0] in _IN_TURN:
                 self._on_reply(reply)
                 if reply[0] in _CONFIRMED:
@@ -142,6 +154,9 @@ class Resp3Connection:
         """Send a SUBSCRIBE for each, so that one that this user may not read fails alone."""
         command, _ = self._commands
         self._send([(command, name) for name in channels], *(_Request(1, n) for n in channels))
+        if self._sharded:
+            reads = [("XRANGE", name + _LOG, "+", "+", "COUNT", 1) for name in channels]
+            self._send(reads, *(_Request(1, probes=name) for name in channels))
 
     def unsubscribe(self, channels: Collection[bytes]) -> None:
         """Send an UNSUBSCRIBE for each."""
@@ -183,9 +198,11 @@ class Resp3Connection:
             if isinstance(reply, NoPermissionError):
                 self._on_subscribed(asked.channel, reply)
             elif isinstance(reply, _NOT_SERVED):
-                self._on_moved(asked.channel)
+                self._on_moved(asked.channel, True)
             else:
                 raise reply
+        elif asked.probes is not None and isinstance(reply, _NOT_SERVED):
+            self._on_moved(asked.probes, False)
         asked.replies.append(reply)
         asked.left -= 1
         if not asked.left:
@@ -194,7 +211,7 @@ class Resp3Connection:
                 asked.answer.set_result(asked.replies)
 
 
-def _ignore(_channel: bytes) -> None:
+def _ignore(_channel: bytes, _refused: bool) -> None:
     """Take no notice: a server that is no node of a cluster moves no channel."""
 
 

@@ -5,6 +5,7 @@ lost. A message that fails takes the record with it, so that an error means "not
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from berlin_schemas import names
+from berlin_schemas import InvalidJob, names
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.submission import Submission
 from berlin_worker.client.values import closed
@@ -85,8 +86,9 @@ class Submitter:
         self._failure: tuple[float, Unavailable] | None = None
 
     async def accept(self, submission: Submission) -> None:
-        """Submit a job. Raises :class:`Unavailable`, whose text says if the job may still run, and
-        :class:`JobIdReused` if its ID is that of another job.
+        """Submit a job. Raises :class:`Unavailable`, whose text says if the job may still run,
+        :class:`JobIdReused` if its ID is that of another job, and ``InvalidJob`` for a message that
+        is too large for the broker.
         """
         asked = time.monotonic()
         async with self._turn:
@@ -116,6 +118,11 @@ class Submitter:
             return
         try:
             await self._enqueuer.enqueue(job_id, submission.job, timeout_s=self._timeout_s)
+        except InvalidJob:  # this job alone: the broker takes others
+            if record is _Record.WRITTEN:
+                with contextlib.suppress(RedisError, OSError):  # else its record ends it
+                    await self._undo_in_time(job_id)
+            raise
         except Unavailable as error:
             if record is _Record.WRITTEN:
                 await self._withdraw(job_id, error)
@@ -149,8 +156,7 @@ class Submitter:
 
     async def _withdraw(self, job_id: str, cause: Unavailable) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                withdrawn = await self._undo_record(job_id, [self._record_ttl_s])
+            withdrawn = await self._undo_in_time(job_id)
         except (RedisError, OSError) as error:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from error
         # BEGUN: a worker has it, so the message had arrived all the same.
@@ -161,6 +167,10 @@ class Submitter:
 
     async def _write_record(self, job_id: str, args: list[_Argument]) -> int:
         return await self._calls.ask(_Call("submit", job_id, args))
+
+    async def _undo_in_time(self, job_id: str) -> int:
+        async with asyncio.timeout(self._timeout_s):
+            return await self._undo_record(job_id, [self._record_ttl_s])
 
     async def _undo_record(self, job_id: str, args: list[_Argument]) -> int:
         return await self._calls.ask(_Call("undo_submit", job_id, args))

@@ -47,7 +47,7 @@ class Client:
         settings: Settings | None = None,
         options: Options | None = None,
     ) -> None:
-        settings = settings or Settings.from_env()
+        settings = settings or Settings.from_env(needs_broker=False)
         self._begin(lambda: AsyncClient(redis_url, broker_url, settings=settings, options=options))
 
     def _begin(self, make: Callable[[], AsyncSurface]) -> None:

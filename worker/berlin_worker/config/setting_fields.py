@@ -8,6 +8,7 @@ Seconds = Annotated[float, Field(ge=0.001, le=31_536_000, allow_inf_nan=False)]
 Short = Annotated[float, Field(ge=0.001, le=3600, allow_inf_nan=False)]
 """Seconds until lost jobs are found; the scripts ignore a lease of more than a day."""
 Count = Annotated[int, Field(gt=0, le=10**12)]
+Name = Annotated[str, Field(max_length=128)]
 Ttl = Annotated[int, Field(gt=0, le=315_360_000)]
 """Seconds until Redis removes a key; it refuses too great a number."""
 

@@ -33,6 +33,9 @@ _FORMS: Final[dict[Topology, str]] = {
 }
 _REDIS_FORM: Final = ", ".join(_FORMS.values())
 _BROKER_FORM: Final = f"redis://host:6379/0, {_FORMS['sentinel']} or amqp://host:5672//"
+NO_BROKER: Final = (
+    "a Redis Cluster cannot hold the queue: set CELERY_BROKER_URL to another Redis, or to RabbitMQ"
+)
 _NOT_OF_CLUSTERS: Final = frozenset({"ssl_ca_path", "ssl_password"})
 """Options that redis-py's client of a cluster does not take."""
 _LONGEST_SOCKET: Final = 107
@@ -138,10 +141,7 @@ def broker_of(redis_url: str, setting: str = "REDIS_URL") -> str:
     Raises ``SettingsError`` if it names a cluster, for which kombu has no transport.
     """
     if is_cluster(redis_url):
-        raise SettingsError(
-            f"{setting}: a Redis Cluster cannot hold the queue: set CELERY_BROKER_URL to another "
-            "Redis, or to RabbitMQ"
-        )
+        raise SettingsError(f"{setting}: {NO_BROKER}")
     return redis_url
 
 

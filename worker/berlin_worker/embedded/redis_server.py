@@ -120,6 +120,8 @@ class RedisProcess:
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
+                # Ctrl-C at a terminal reaches only its owner, which ends it.
+                process_group=0,
             )
         give_up = time.monotonic() + _START_TIMEOUT_S
         while not _answers(self.port):

@@ -16,11 +16,13 @@ from typing import Any, Final, Self, TypeVar
 
 from aiohttp import web
 
+from berlin_schemas.jobs import LARGEST_JOB_BYTES
 from berlin_worker.embedded.call_record import OrderedFaults
 from berlin_worker.embedded.faults import Fault, Plan, parse
 
 _WORD: Final = re.compile(r"\S+\s*|\s+")
 _KEPT_CALLS: Final = 1000
+_MAX_BODY_BYTES: Final = 2 * LARGEST_JOB_BYTES
 
 Reply = str | bytes | Callable[[str], str | bytes]
 """The text of every reply, or a function from prompt to text; bytes are sent unchanged."""
@@ -92,7 +94,7 @@ class StandIn:
 
     async def start(self) -> None:
         """Start to listen at :attr:`url`. Raises ``OSError`` if the port is taken."""
-        app = web.Application(client_max_size=16 * 1024 * 1024)
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_routes(self.routes())
         # aiohttp cancels the handler when its client disconnects: so it is noticed.
         self._runner = web.AppRunner(

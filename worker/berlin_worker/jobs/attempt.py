@@ -80,7 +80,7 @@ class Attempt:
         self._log = journal.open(
             claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
         )
-        self._reader = Reader(self._log, journal, self._call, read_on_s=read_on_s)
+        self._reader = Reader(self._log, self._call, read_on_s=read_on_s)
 
     def next(self, claim: Claim, *, reason: str) -> Self:
         """Return the next attempt in this process, which ``claim`` has begun."""

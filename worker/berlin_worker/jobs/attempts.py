@@ -13,7 +13,15 @@ from berlin_worker.jobs.candidates import candidates
 from berlin_worker.jobs.claiming import Claimer
 from berlin_worker.jobs.cooldown import Cooldowns, choose, cooldown_s, still_cooling
 from berlin_worker.jobs.leases import Leases
-from berlin_worker.jobs.retry import Fail, FallBack, KeepPartial, Retry, RetryPolicy, decide_retry
+from berlin_worker.jobs.retry import (
+    Fail,
+    FallBack,
+    KeepPartial,
+    Retry,
+    RetryPolicy,
+    decide_retry,
+    spread_s,
+)
 from berlin_worker.jobs.stopping import Stopper
 from berlin_worker.jobs.store import JobStore
 from berlin_worker.jobs.store_retry import retry_until_available
@@ -91,7 +99,7 @@ class AttemptLoop:
                 remaining_s=attempt.remaining_s(job),
                 policy=policy,
                 has_fallback=place + 1 < len(order),
-                jitter=random.random(),  # noqa: S311  # spreads retries, keeps no secret
+                jitter=_jitter(),
             ):
                 case Fail(final):
                     await attempt.end_failed(final)
@@ -117,19 +125,19 @@ class AttemptLoop:
             waits_s: list[float] = []
             for candidate in order[place:]:
                 wait_s = await self.cooldowns.remaining_s(candidate.provider, candidate.model)
-                waits_s.append(wait_s)
                 if wait_s <= 0:
-                    break
+                    return place + len(waits_s)
+                waits_s.append(wait_s)
             chosen = choose(waits_s)
-            if waits_s[chosen] <= 0:
-                return place + chosen
-            if waits_s[chosen] >= attempt.remaining_s(job):
+            remaining_s = attempt.remaining_s(job)
+            if waits_s[chosen] >= remaining_s:
                 raise still_cooling(waits_s[chosen])
+            wait_s = spread_s(waits_s[chosen], remaining_s=remaining_s, jitter=_jitter())
             logger.info(
                 "job %s: %s has refused its model with 429, the call follows in %.2f s",
-                *(claim.job_id, order[place + chosen].provider, waits_s[chosen]),
+                *(claim.job_id, order[place + chosen].provider, wait_s),
             )
-            await asyncio.sleep(waits_s[chosen])
+            await asyncio.sleep(wait_s)
         return place
 
     async def _wait_for_retry(
@@ -173,6 +181,10 @@ class AttemptLoop:
         )
         message = f"{claim.failed_attempts} attempts ended with the loss of their worker"
         await attempt.end_failed(JobError(ErrorCode.TOO_MANY_ATTEMPTS, message))
+
+
+def _jitter() -> float:
+    return random.random()  # noqa: S311  # spreads calls, keeps no secret
 
 
 def _log_as(job: PromptJob) -> None:

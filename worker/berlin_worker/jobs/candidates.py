@@ -1,13 +1,17 @@
 """Who may answer a job: its provider and model, then its fallbacks in their order (pure)."""
 
+from collections.abc import Sequence
+
 from berlin_schemas import PromptJob
 
 
-def candidates(job: PromptJob) -> list[PromptJob]:
+def candidates(job: PromptJob) -> Sequence[PromptJob]:
     """Return the job as each of its candidates is to run it.
 
     ``job`` names its provider and model. A fallback without options runs with those of the job.
     """
+    if not job.fallbacks:
+        return (job,)
     return [
         job,
         *(

@@ -15,15 +15,20 @@ _quote = json.encoder.encode_basestring
 
 
 class Writer(Protocol):
-    """The part of the journal that a log uses; events name its ``database``."""
-
-    database: int
+    """The part of the journal that a log uses."""
 
     def added(self, log: "JobLog", size: int, *, first: bool) -> None:
         """Note that ``log`` has ``size`` bytes more to send; ``first``: it had none before."""
 
     def forget(self, batch: "Batch") -> None:
         """Note that ``batch`` will not be sent."""
+
+    @property
+    def full(self) -> bool:
+        """Whether a reader of the upstream should stop until there is room."""
+
+    async def wait_for_room(self) -> None:
+        """Return as soon as there is room."""
 
 
 class Batch:
@@ -49,12 +54,13 @@ class JobLog:
 
     If the store refuses the attempt, the log calls ``on_fenced``, once, which should stop the
     work. If the work waits in :meth:`flush` or :meth:`end`, that raises :class:`Fenced` instead.
-    From then on every append raises it. ``error`` is the error code of a failed job.
+    From then on every append raises it. ``error`` is the error code of a failed job. ``writer``
+    sends its events, which name the ``database``.
     """
 
     __slots__ = (
-        "_chunk_head", "_flushed", "_on_fenced", "_pending", "_settled_seq", "_writer",
-        "attempt", "chunks", "error", "fenced", "job_id", "phase", "seq",
+        "_chunk_head", "_database", "_flushed", "_on_fenced", "_pending", "_settled_seq",
+        "attempt", "chunks", "error", "fenced", "job_id", "phase", "seq", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +72,10 @@ class JobLog:
         seq: int,
         chunks: int,
         on_fenced: Callable[[], object],
+        database: int = 0,
     ) -> None:
-        self._writer = writer
+        self.writer = writer
+        self._database = database
         self._on_fenced = on_fenced
         self._pending: Batch | None = None
         self._flushed: asyncio.Future[None] | None = None
@@ -122,8 +130,8 @@ class JobLog:
 
         Raises ``ValueError`` for an event that JSON cannot encode, and then appends nothing.
         """
-        if self._writer.database:
-            event = event.model_copy(update={"db": self._writer.database})
+        if self._database:
+            event = event.model_copy(update={"db": self._database})
         data = encode(event)
         batch = self._batch()
         self.phase = lifecycle.advance(self.phase, event.type)
@@ -161,7 +169,7 @@ class JobLog:
         if not taken and not self.fenced:
             self.fenced = True
             if self._pending is not None:
-                self._writer.forget(self._pending)
+                self.writer.forget(self._pending)
                 self._pending = None
             if waiter is None:
                 self._on_fenced()
@@ -174,6 +182,14 @@ class JobLog:
             elif self._settled_seq == self.seq:
                 waiter.set_result(None)
 
+    def move(self, writer: Writer) -> None:
+        """Let another writer send the pending batch; no other batch may be on its way."""
+        batch, former = self._pending, self.writer
+        assert batch is not None
+        former.forget(batch)
+        self.writer = writer
+        writer.added(self, batch.size, first=True)
+
     def take(self) -> Batch:
         """Return the pending batch (the journal calls this)."""
         batch, self._pending = self._pending, None
@@ -183,7 +199,7 @@ class JobLog:
 
     def _head_of(self, kind: str) -> str:
         head = f'{{"v":1,"job_id":"{self.job_id}","attempt":{self.attempt},"type":"{kind}"'
-        return f'{head},"db":{self._writer.database}' if self._writer.database else head
+        return f'{head},"db":{self._database}' if self._database else head
 
     def _batch(self) -> Batch:
         if self.fenced:
@@ -195,7 +211,7 @@ class JobLog:
     def _added(self, batch: Batch, size: int) -> None:
         first = batch.size == 0
         batch.size += size
-        self._writer.added(self, size, first=first)
+        self.writer.added(self, size, first=first)
 
 
 def _fields_of(delta: ReasoningDelta | ToolCallDelta) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
@@ -42,6 +43,16 @@ class Holder(Protocol):
         """Stop, and end the job as cancelled."""
 
 
+class Nodes(Protocol):
+    """The nodes of a cluster."""
+
+    def node_of(self, job_id: str) -> str:
+        """Return the node that has the record of a job; empty if none is known to."""
+
+    async def answers(self) -> None:
+        """Return as soon as any node answers. Raises ``ConnectionError`` if none does."""
+
+
 class JobQueue(Protocol):
     """The job queue. Each call raises ``ConnectionError`` while the broker cannot answer."""
 
@@ -71,7 +82,11 @@ class _Holding(AbstractContextManager[None]):
 
 
 class Leases:
-    """The leases of one process."""
+    """The leases of one process; ``nodes`` are those of a cluster that has the records.
+
+    The leases at each node are renewed on their own: a node that does not answer holds up no
+    other.
+    """
 
     def __init__(
         self,
@@ -84,7 +99,10 @@ class Leases:
         discard: Discard,
         stats: Stats | None = None,
         max_job_bytes: int = MAX_JOB_BYTES,
+        nodes: Nodes | None = None,
     ) -> None:
+        self._nodes = nodes
+        self._renewing: dict[str, asyncio.Task[None]] = {}
         self._max_job_bytes = max_job_bytes
         self._store = store
         self._lease_s = lease_s
@@ -128,14 +146,14 @@ class Leases:
         """Renew every ``renew_interval_s`` until cancelled, spread over half of that time."""
         clock = asyncio.get_running_loop().time
         due = clock()
-        while True:
-            due = max(due + self._renew_interval_s, clock())
-            await asyncio.sleep(due - clock())
-            try:
-                await self._renew_all(within_s=self._renew_interval_s / 2)
-            except ConnectionError as error:
-                self._reachable_since = None
-                logger.warning("leases cannot be renewed: %s", error)
+        try:
+            while True:
+                due = max(due + self._renew_interval_s, clock())
+                await asyncio.sleep(due - clock())
+                await self._renew_logged(self._renew_all(within_s=self._renew_interval_s / 2))
+        finally:
+            for task in self._renewing.values():
+                task.cancel()
 
     async def reap_forever(self) -> None:
         """Every ``reap_interval_s`` put overdue jobs back on the queue, until cancelled."""
@@ -147,12 +165,36 @@ class Leases:
                 self._reachable_since = None
                 logger.warning("expired leases cannot be looked for: %s", error)
 
+    async def _renew_logged(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except ConnectionError as error:
+            self._reachable_since = None
+            logger.warning("leases cannot be renewed: %s", error)
+
     async def _renew_all(self, *, within_s: float = 0.0) -> None:
         # An entry moves a lease ahead, so it need not move at each renewal. Should it be due too
         # early, a reaper finds the lease in the record.
         self._moves_index = not self._moves_index
         # Neighbours in the index, so that a renewal of some jobs changes few of its partitions.
         held = sorted(self._held.items(), key=lambda each: names.due_key(each[0]))
+        if self._nodes is None:
+            await self._renew(held, within_s)
+            return
+        for node, task in list(self._renewing.items()):
+            if task.done():
+                del self._renewing[node]
+                task.result()
+        by_node: defaultdict[str, list[tuple[str, Holder]]] = defaultdict(list)
+        for each in held:
+            by_node[self._nodes.node_of(each[0])].append(each)
+        for node in by_node.keys() - self._renewing.keys():
+            renewal = self._renew_logged(self._renew(by_node[node], within_s))
+            self._renewing[node] = asyncio.create_task(renewal, name="renew-node")
+        await self._nodes.answers()
+        self._answered_at = time.monotonic()
+
+    async def _renew(self, held: Sequence[tuple[str, Holder]], within_s: float) -> None:
         pause_s = within_s * _RENEWED_AT_ONCE / max(len(held), 1)
         for start in range(0, len(held), _RENEWED_AT_ONCE):
             part = held[start : start + _RENEWED_AT_ONCE]

@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from berlin_worker.jobs.job_log import JobLog
-from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.upstream_call import UpstreamCall
 from berlin_worker.jobs.watchdog import Watchdog
 from berlin_worker.providers.base import Report
@@ -19,14 +18,11 @@ class Reader:
     ``cancel_reason`` is set while, and after, it has read on.
     """
 
-    __slots__ = ("_call", "_detached", "_journal", "_log", "_read_on_s", "_reads",
+    __slots__ = ("_call", "_detached", "_log", "_read_on_s", "_reads",
                  "cancel_reason", "report")  # fmt: skip
 
-    def __init__(
-        self, log: JobLog, journal: Journal, call: UpstreamCall, *, read_on_s: float
-    ) -> None:
+    def __init__(self, log: JobLog, call: UpstreamCall, *, read_on_s: float) -> None:
         self._log = log
-        self._journal = journal
         self._call = call
         self._read_on_s = read_on_s
         self._detached = False
@@ -51,9 +47,9 @@ class Reader:
                         self._call.first_chunk_at = asyncio.get_running_loop().time()
                         chat.first_chunk()
                     self._log.chunk(deltas)
-                    if self._journal.full:
+                    if self._log.writer.full:
                         watchdog.pause()
-                        await self._journal.wait_for_room()
+                        await self._log.writer.wait_for_room()
                         watchdog.resume()
         finally:
             self._reads = False

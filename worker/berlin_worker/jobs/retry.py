@@ -1,10 +1,12 @@
 """The decision after a failed attempt (pure)."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
+
+_LONGEST_SPREAD_S: Final = 15.0
 
 FINAL_CODES = frozenset(
     {ErrorCode.DEADLINE_EXCEEDED, ErrorCode.TOO_MANY_ATTEMPTS, ErrorCode.INVALID_JOB}
@@ -28,6 +30,18 @@ class RetryPolicy:
         """Return the delay (s) after ``tries`` attempts; ``jitter`` in [0, 1) spreads a half."""
         full = min(self.max_s, self.base_s * 2.0 ** min(tries - 1, 32))
         return full * (0.5 + 0.5 * jitter)
+
+
+def spread_s(asked_s: float, *, remaining_s: float, jitter: float) -> float:
+    """Return the wait (s) that an upstream has asked for, lengthened by a random part.
+
+    Without it, all jobs of the fleet that the upstream has refused would call it at one instant.
+    ``jitter`` in [0, 1) is the share of a quarter of the wait, of at least 1 s if the wait is as
+    long, and of 15 s at most. No job misses its deadline, in ``remaining_s``, only for that part.
+    """
+    longest_s = min(asked_s, max(asked_s / 4, 1.0), _LONGEST_SPREAD_S, (remaining_s - asked_s) / 2)
+    lengthened_s = asked_s + jitter * max(longest_s, 0.0)
+    return lengthened_s if lengthened_s < remaining_s else asked_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +89,9 @@ def decide_retry(
     - ``remaining_s``: the seconds to the job's deadline.
     - ``has_fallback``: the job names another provider or model after the one that failed.
 
-    The delay is at least the upstream's ``Retry-After``. If the deadline comes first, the job
-    fails at once. A fallback is tried without a delay, and for errors that no retry would help.
+    The delay is at least the upstream's ``Retry-After`` (:func:`spread_s`). If the deadline comes
+    first, the job fails at once. A fallback is tried without a delay, and for errors that no retry
+    would help.
     """
     may_follow = error.code not in FINAL_CODES and tries < policy.max_attempts and remaining_s > 0
     if has_fallback and not streaming and may_follow:
@@ -89,7 +104,8 @@ def decide_retry(
         return Fail(error)
     if tries >= policy.max_attempts:
         return Fail(error)
-    delay_s = max(policy.backoff_s(tries, jitter), error.retry_after_s or 0.0)
+    asked_s = spread_s(error.retry_after_s or 0.0, remaining_s=remaining_s, jitter=jitter)
+    delay_s = max(policy.backoff_s(tries, jitter), asked_s)
     if delay_s >= remaining_s:
         return Fail(error)
     return Retry(delay_s)

@@ -71,7 +71,7 @@ def retry_after_s(value: str | None, now: datetime, *, unit_s: float = 1.0) -> f
     """
     if value is None:
         return None
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text := value.strip()):
+    if re.fullmatch(r"[0-9]{1,99}(\.[0-9]{1,99})?", text := value.strip()):
         return min(float(text) * unit_s, _MAX_RETRY_AFTER_S)
     try:
         when = email.utils.parsedate_to_datetime(text)

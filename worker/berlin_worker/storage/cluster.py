@@ -126,6 +126,11 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             keys += found[1]
         return after, keys
 
+    @property
+    def knows_slots(self) -> bool:
+        """Whether the nodes of the slots are known, as of the last time they were asked for."""
+        return bool(self.nodes_manager.slots_cache)
+
     def node_of(self, key: bytes | str) -> str:
         """Return the primary of a key's slot as ``host:port``.
 

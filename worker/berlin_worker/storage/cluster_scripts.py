@@ -1,6 +1,7 @@
 """Scripts on a Redis Cluster: one connection a node, and each call goes to the node of its slot."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable
 from berlin_worker.storage.script_connection import Call, ScriptCalls, ScriptConnection
+from berlin_worker.telemetry.store_nodes import Observer
 
 _TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = (0.02, 0.3)
@@ -47,20 +49,31 @@ class Target(NamedTuple):
     asking: bool = False
 
 
-class ClusterScriptConnection(ScriptCalls):
-    """Run ``scripts`` on the nodes of ``cluster``; one :meth:`run` at a time.
+class _Node:
+    """The connection to one node, for one run at a time."""
 
-    The calls of a run for one node are sent together; nodes work side by side. A call that a node
-    redirects or refuses for the moment is repeated; so is one whose connection was lost, which
-    may then run twice.
+    __slots__ = ("connection", "turn")
+
+    def __init__(self, connection: ScriptConnection) -> None:
+        self.connection = connection
+        self.turn = asyncio.Lock()
+
+
+class ClusterScriptConnection(ScriptCalls):
+    """Run ``scripts`` on the nodes of ``cluster``.
+
+    The calls of a run for one node are sent together. Nodes work side by side, and runs wait for
+    each other at the same node alone. A call that a node redirects or refuses for the moment is
+    repeated; so is one whose connection was lost, which may then run twice.
     """
 
     _node_kind = ScriptConnection
 
-    def __init__(self, cluster: AsyncCluster, *scripts: str) -> None:
+    def __init__(self, cluster: AsyncCluster, *scripts: str, observer: Observer = None) -> None:
         self._cluster = cluster
         self._scripts = scripts
-        self._nodes: dict[str, ScriptConnection] = {}
+        self._observer = observer
+        self._nodes: dict[str, _Node] = {}
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """Return the replies to ``calls``; a reply may be a ``ResponseError``.
@@ -95,7 +108,14 @@ class ClusterScriptConnection(ScriptCalls):
         """Close the connections."""
         nodes, self._nodes = self._nodes, {}
         for node in nodes.values():
-            await node.aclose()
+            await node.connection.aclose()
+
+    def node_of(self, key: str) -> str:
+        """Return the node that serves a key; empty if none is known to."""
+        try:
+            return self._cluster.node_of(key) if self._cluster.knows_slots else ""
+        except SlotNotCoveredError:
+            return ""
 
     async def _round(
         self,
@@ -114,19 +134,18 @@ class ClusterScriptConnection(ScriptCalls):
         work = (self._ask(target, [calls[at] for at in some]) for target, some in by_target.items())
         failed: Exception | None = None
         late = False
-        for (target, some), outcome in zip(
-            by_target.items(), await asyncio.gather(*work), strict=True
-        ):
+        outcomes = await asyncio.gather(*work)
+        for (target, some), outcome in zip(by_target.items(), outcomes, strict=True):
             if isinstance(outcome, Exception):
                 failed = outcome
-                # It may be gone for good; a node that returns gets a new connection.
-                await self._forget(target.node)
                 outcome = [outcome] * len(some)  # noqa: PLW2901  # one shape for what follows
             for at, reply in zip(some, outcome, strict=True):
                 replies[at] = reply
                 if isinstance(reply, MovedError):
+                    self._redirected(target, reply)
                     await self._cluster.nodes_manager.move_slot(reply)
                 elif isinstance(reply, AskError):
+                    self._redirected(target, reply)
                     asking[at] = Target(f"{reply.host}:{reply.port}", asking=True)
                 elif isinstance(reply, ReadOnlyError):
                     failed = reply
@@ -137,7 +156,9 @@ class ClusterScriptConnection(ScriptCalls):
         self, calls: Sequence[Call], left: Sequence[int], asking: dict[int, Target]
     ) -> dict[Target, list[int]]:
         found: defaultdict[Target, list[int]] = defaultdict(list)
-        await self._cluster.initialize()
+        # Not after each error, as redis-py would: the first node asked may be the one that hangs.
+        if not self._cluster.knows_slots:
+            await self._cluster.initialize()
         for at in left:
             target = asking.pop(at) if at in asking else self._target(calls[at])
             found[target].append(at)
@@ -150,18 +171,30 @@ class ClusterScriptConnection(ScriptCalls):
             raise ClusterUnavailable(str(error)) from error
 
     async def _ask(self, target: Target, calls: Sequence[Call]) -> list[Any] | RedisError | OSError:
-        node = self._nodes.get(target.node)
-        if node is None:
-            pool: Any = _NodePool(self._cluster, target.node)
-            node = self._nodes[target.node] = self._node_kind(pool, *self._scripts)
-        try:
-            return await node.run(calls, asking=target.asking)
-        except (RedisError, OSError) as error:
-            return error
+        while True:
+            node = self._nodes.get(target.node)
+            if node is None:
+                pool: Any = _NodePool(self._cluster, target.node)
+                node = _Node(self._node_kind(pool, *self._scripts, observer=self._observer))
+                self._nodes[target.node] = node
+            async with node.turn:
+                if self._nodes.get(target.node) is not node:
+                    continue  # it has failed meanwhile
+                began_s = time.perf_counter()
+                try:
+                    replies = await node.connection.run(calls, asking=target.asking)
+                except (RedisError, OSError) as error:
+                    # It may be gone for good; a node that returns gets a new connection.
+                    self._nodes.pop(target.node, None)
+                    await node.connection.aclose()
+                    return error
+                if self._observer is not None:
+                    self._observer.called(target.node, time.perf_counter() - began_s)
+                return replies
 
-    async def _forget(self, name: str) -> None:
-        if (node := self._nodes.pop(name, None)) is not None:
-            await node.aclose()
+    def _redirected(self, target: Target, reply: Exception) -> None:
+        if self._observer is not None:
+            self._observer.failed(target.node, reply)
 
     async def _refresh(self) -> None:
         try:
@@ -182,18 +215,13 @@ class ClusterCommands(ClusterScriptConnection):
 
     _node_kind = _CommandConnection
 
-    def __init__(self, cluster: AsyncCluster) -> None:
-        super().__init__(cluster)
-        self._turn = asyncio.Lock()
-
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Return the replies to ``commands``; an error reply stands in its place.
 
         Raises redis-py's errors if a node cannot be reached.
         """
         calls = [Call("", (_key_of(command),), command) for command in commands]
-        async with self._turn:
-            return await self.run(calls)
+        return await self.run(calls)
 
 
 def _key_of(command: Command) -> str:
@@ -203,12 +231,12 @@ def _key_of(command: Command) -> str:
 
 
 def script_connection(
-    client: redis.asyncio.Redis, *scripts: str
+    client: redis.asyncio.Redis, *scripts: str, observer: Observer = None
 ) -> ScriptConnection | ClusterScriptConnection:
     """Return what runs ``scripts`` for ``client``: a server's, or a cluster's."""
     if isinstance(client, AsyncCluster):
-        return ClusterScriptConnection(client, *scripts)
-    return ScriptConnection(client.connection_pool, *scripts)
+        return ClusterScriptConnection(client, *scripts, observer=observer)
+    return ScriptConnection(client.connection_pool, *scripts, observer=observer)
 
 
 class _NodePool:

@@ -26,36 +26,39 @@ _PATIENCE_S: Final = 1.0
 _MODELS_MAX: Final = 1000
 """Jobs may name any model: beyond so many all are forgotten, and Redis is asked again."""
 
+_Model = tuple[str, str]
+"""Provider and model, as a job names them."""
+
 
 class RedisCooldowns:
     """The cooldowns that ``redis`` holds; see :class:`berlin_worker.jobs.cooldown.Cooldowns`."""
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._until: dict[str, float] = {}
-        self._asked_at: dict[str, float] = {}
+        self._until: dict[_Model, float] = {}
+        self._asked_at: dict[_Model, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def remaining_s(self, provider: str, model: str) -> float:
         """Return for how long (s) no worker should call the model; 0 if it may."""
-        key, now = names.limit_key(provider, model), time.monotonic()
-        left_s = self._until.get(key, 0.0) - now
-        if left_s > 0:
-            return left_s
-        if now - self._asked_at.get(key, -math.inf) < FRESH_S:
+        named, now = (provider, model), time.monotonic()
+        if (until := self._until.get(named)) is not None and until > now:
+            return until - now
+        if now - self._asked_at.get(named, -math.inf) < FRESH_S:
             return 0.0
         if len(self._asked_at) >= _MODELS_MAX:
             self._asked_at.clear()
             self._until.clear()
         # Noted before the reply: the jobs that begin meanwhile do not ask, too.
-        self._asked_at[key] = now
-        await self._within_patience(self._ask(key))
-        return max(self._until.get(key, 0.0) - time.monotonic(), 0.0)
+        self._asked_at[named] = now
+        await self._within_patience(self._ask(named))
+        return max(self._until.get(named, 0.0) - time.monotonic(), 0.0)
 
     async def begin(self, provider: str, model: str, cooldown_s: float) -> None:
         """Let the model cool down for that long (s), or for longer if it does already."""
-        key, until = names.limit_key(provider, model), time.monotonic() + cooldown_s
-        self._until[key] = max(until, self._until.get(key, 0.0))
+        named, until = (provider, model), time.monotonic() + cooldown_s
+        self._until[named] = max(until, self._until.get(named, 0.0))
+        key = names.limit_key(provider, model)
         await self._within_patience(self._write(key, math.ceil(cooldown_s * 1000)))
 
     async def _within_patience(self, work: Coroutine[Any, Any, None]) -> None:
@@ -66,14 +69,14 @@ class RedisCooldowns:
         task.add_done_callback(self._tasks.discard)
         await asyncio.wait({task}, timeout=_PATIENCE_S)
 
-    async def _ask(self, key: str) -> None:
+    async def _ask(self, named: _Model) -> None:
         try:
-            left_ms: int = await self._redis.pttl(key)
+            left_ms: int = await self._redis.pttl(names.limit_key(*named))
         except (RedisError, OSError) as error:
             logger.debug("no reply on the cooldown of a model: %s", error)
             return
         if left_ms > 0:
-            self._until[key] = time.monotonic() + left_ms / 1000
+            self._until[named] = time.monotonic() + left_ms / 1000
 
     async def _write(self, key: str, milliseconds: int) -> None:
         try:

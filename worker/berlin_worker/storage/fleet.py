@@ -7,7 +7,9 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from berlin_worker.config.redis_url import Topology
 from berlin_worker.storage.heartbeat import WorkerStatus
+from berlin_worker.storage.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,7 @@ class FleetReading:
     statuses: Sequence[str] = ()
     waiting: int | None = None
     dead_letters: int | None = None
+    topology: Survey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,32 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TopologyRow:
+    """The servers of events and records: ``away`` names those that the others cannot reach."""
+
+    kind: Topology
+    primaries: int = 0
+    replicas: int = 0
+    sentinels: int = 0
+    away: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, found: Survey) -> Self:
+        """Return the row of a survey."""
+        primaries = sum(each.primary for each in found.servers)
+        return cls(
+            kind=found.kind,
+            primaries=primaries,
+            replicas=len(found.servers) - primaries,
+            sentinels=len(found.sentinels),
+            away=(
+                *(each.place for each in found.servers if each.away),
+                *(at for at, answers in found.sentinels if not answers),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """All running workers, and their sums.
 
@@ -130,6 +159,7 @@ class Fleet:
     tokens_per_min: dict[str, dict[str, float]]
     models: dict[str, list[str]]
     unreadable: int
+    topology: TopologyRow | None = None
     workers: tuple[WorkerRow, ...] = field(default=())
 
     @classmethod
@@ -172,12 +202,16 @@ class Fleet:
             tokens_per_min=_token_rates(rows),
             models=_models(rows),
             unreadable=unreadable,
+            topology=TopologyRow.of(raw.topology) if raw.topology else None,
             workers=tuple(rows),
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of version 1. Later releases only add fields."""
-        return {"v": 1, **asdict(self)}
+        found = asdict(self)
+        if self.topology is None:  # not asked, or no answer
+            del found["topology"]
+        return {"v": 1, **found}
 
 
 def _readable(statuses: Iterable[str]) -> tuple[list[WorkerStatus], int]:

@@ -5,6 +5,7 @@ changes are collected and written together. A lost entry returns by a renewal or
 :meth:`JobIndex.heal`. An entry without an unfinished job is removed when it is due.
 """
 
+import asyncio
 import itertools
 import logging
 import re
@@ -39,6 +40,8 @@ _PENDING_MAX: Final = 10_000
 _ENTRIES_A_CALL: Final = 1000
 """Lua passes at most about 8,000 values to one command."""
 _SCANNED_AT_ONCE: Final = 100
+_PATIENCE_S: Final = 0.5
+"""How long a claim waits for the node of its index entry."""
 _STATE_KEYS: Final = "job:{*}:state"
 _STATE_KEY: Final = re.compile(rb"job:\{(%s)\}:state" % names.JOB_ID_PATTERN.encode())
 
@@ -111,16 +114,52 @@ class JobIndex:
         self._cursor = 0
         self._cursors: dict[str, int] = {}
         self._may_scan = True
+        self._under_way: set[asyncio.Task[list[Any]]] = set()
 
-    def ahead_of_claim(self, job_id: str, delay_ms: int, ttl_s: int) -> list[Call]:
-        """Return the call that adds an entry, which a claim sends ahead of its own."""
-        # The arguments of `changes` for one entry: each claim needs this.
-        return [Call(INDEX, [names.due_key(job_id)], [ttl_s, "LT", "", 1, delay_ms, job_id])]
+    async def claimed_soon(self, job_id: str, delay_ms: int, ttl_s: int) -> None:
+        """Add the entry of a job that is about to be claimed, on a cluster.
+
+        The node of the entry may be another than that of the job. If it does not answer at once,
+        the entry is written later.
+        """
+        call = Call(INDEX, [names.due_key(job_id)], [ttl_s, "LT", "", 1, delay_ms, job_id])
+        writing = self._start([call])
+        await asyncio.wait({writing}, timeout=_PATIENCE_S)
+        if writing.done():
+            writing.result()
+        else:
+            self.look_again(job_id, delay_ms)
+
+    async def renewed(self, job_ids: Sequence[str], delay_ms: int) -> None:
+        """Move the entries of jobs whose leases were renewed, on a cluster; restore lost ones.
+
+        If a node does not answer at once, or fails, its entries are written later.
+        """
+        if not job_ids:
+            return
+        entries = partition_of((delay_ms, job_id) for job_id in job_ids)
+        writing = self._start(changes(entries, ttl_s=self._ttl_s, one_slot=True))
+        await asyncio.wait({writing}, timeout=_PATIENCE_S)
+        if not writing.done() or writing.exception() is not None:
+            for job_id in job_ids:
+                self.look_again(job_id, delay_ms)
+
+    def _start(self, calls: Sequence[Call]) -> asyncio.Task[list[Any]]:
+        """Run ``calls`` by a task that no one has to wait for."""
+        task = asyncio.create_task(self._scripts.run(calls), name="job-index")
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[list[Any]]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: the caller may have gone on
 
     def renewals(self, job_ids: Iterable[str], delay_ms: int) -> list[Call]:
         """Return the calls that move entries of running jobs; they also restore lost ones."""
         entries = partition_of((delay_ms, job_id) for job_id in job_ids)
-        return changes(entries, ttl_s=self._ttl_s, one_slot=self._one_slot)
+        return changes(entries, ttl_s=self._ttl_s)
 
     def look_again(self, job_id: str, delay_ms: int | None) -> None:
         """Collect a change: look at the job after ``delay_ms``, or never if it is ``None``."""

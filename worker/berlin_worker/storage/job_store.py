@@ -17,19 +17,21 @@ from berlin_schemas import names
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
 from berlin_worker.jobs.job_log import Batch
 from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Renewal
-from berlin_worker.storage import job_index, stored_values
+from berlin_worker.storage import append_calls, job_index
+from berlin_worker.storage.claim_reply import claim_of
 from berlin_worker.storage.cluster import AsyncCluster, uptime_s
 from berlin_worker.storage.cluster_scripts import script_connection
 from berlin_worker.storage.dead_letters import DeadLetters
+from berlin_worker.storage.job_nodes import JobNodes
 from berlin_worker.storage.redis_errors import unreachable
-from berlin_worker.storage.script_connection import Call, SharedScriptConnection
+from berlin_worker.storage.script_connection import Call
 from berlin_worker.storage.scripts import source
+from berlin_worker.storage.shared_scripts import shared_scripts
+from berlin_worker.telemetry.store_nodes import Observer
 
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
 
-_APPEND: Final = source("append", "publish")
-_APPEND_SHARDED: Final = source("append", "spublish")
 _CLAIM: Final = source("claim")
 _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
@@ -40,7 +42,7 @@ _RECORDS: Final = (
     *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE),
     *job_index.SCRIPTS,
 )
-SCRIPTS: Final = (_APPEND, *_RECORDS)
+SCRIPTS: Final = (append_calls.APPEND, *_RECORDS)
 """The text of each script that a store on one Redis runs."""
 _WAITS: Final = 2
 _RENEWALS: Final[tuple[Renewal, ...]] = ("renewed", "lost", "requested", "revoked")
@@ -63,6 +65,7 @@ class RedisStore:
         queue_ttl_s: int,
         dead_letters_max: int,
         one_slot: bool = False,
+        observer: Observer = None,
     ) -> None:
         self._redis = client
         self._has_info = True
@@ -72,20 +75,21 @@ class RedisStore:
         self._queue_ttl_s = queue_ttl_s
         self._dead_letters = DeadLetters(client, at_most=dead_letters_max, dedup_ttl_s=log_ttl_s)
         self._one_slot = one_slot
-        self._append = script_connection(client, _APPEND_SHARDED if one_slot else _APPEND)
-        self._own_records = script_connection(client, *_RECORDS)
-        self._records = SharedScriptConnection(self._own_records)
+        append = append_calls.script(one_slot=one_slot)
+        self._append = script_connection(client, append, observer=observer)
+        self._own_records = script_connection(client, *_RECORDS, observer=observer)
+        self._records = shared_scripts(self._own_records)
+        # On a cluster a call waits for its slot. Leases of other slots must not wait with it.
+        self._own_renewals = script_connection(client, *_RECORDS, observer=observer)
+        self._renewals = shared_scripts(self._own_renewals) if one_slot else self._records
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
+        self.nodes = JobNodes(self._records) if one_slot else None
 
     @classmethod
     def from_settings(
-        cls,
-        client: redis.asyncio.Redis,
-        settings: "Settings",
-        *,
-        owner: str,
+        cls, client: redis.asyncio.Redis, settings: "Settings", owner: str, nodes: Observer = None
     ) -> Self:
         """Return a store with the lease, lifetimes and limits of ``settings``."""
         return cls(
@@ -96,12 +100,13 @@ class RedisStore:
             queue_ttl_s=settings.queue_ttl_s,
             dead_letters_max=settings.dead_letters_max,
             one_slot=isinstance(client, AsyncCluster),
+            observer=nodes,
         )
 
     async def aclose(self) -> None:
         """Close the connections; nothing may be under way."""
-        await self._append.aclose()
-        await self._own_records.aclose()
+        for connection in (self._append, self._own_records, self._own_renewals):
+            await connection.aclose()
 
     async def claim(
         self,
@@ -127,57 +132,25 @@ class RedisStore:
         owner = f"{self._owner}/{call}"
         args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
         args += (int(only_queued), trace, *facts.script_args())
-        calls = self._index.ahead_of_claim(job_id, self._lease_ms, ttl_s)
         with unreachable():
-            if self._one_slot:  # nodes have no order among them, and the entry comes first
-                await self._records.run(calls)
-                calls = []
-            calls.append(Call(_CLAIM, keys, args))
-            *_, reply = await self._records.run(calls)
-        status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, progress = (
-            reply
-        )
-        created_ms, started_ms, now_ms, leased_ms = times
-        if status == b"finished":
+            if self._one_slot:
+                await self._index.claimed_soon(job_id, self._lease_ms, ttl_s)
+            else:
+                keys.append(names.due_key(job_id))
+            reply: list[Any] = await self._records.call(_CLAIM, keys, args)
+        claim, is_new = claim_of(job_id, reply)
+        if claim.status == "finished":
             self._index.look_again(job_id, None)
-        elif status == b"claimed" and not before:
+        elif is_new:
             self._index.add_new(job_id)
-        return Claim(
-            job_id=job_id,
-            status=status.decode(),
-            attempt=attempt,
-            seq=seq,
-            chunks=chunks,
-            failed_attempts=failed_attempts,
-            cancel_reason=cancel_reason.decode(),
-            created_ms=created_ms,
-            started_ms=started_ms,
-            now_ms=now_ms,
-            leased_ms=leased_ms,
-            never_began=before == b"cancelled" and seq <= 1,
-            progress=Progress.from_json(stored_values.json_object(progress)),
-        )
+        return claim
 
     async def append(self, batch: list[Batch]) -> list[bool]:
         """Append and publish the events of many jobs (``append.lua``)."""
-        keys: list[str] = []
-        args: list[Any] = []
-        calls: list[Call] = []
-        for part in batch:
-            log = part.log
-            keys += (names.state_key(log.job_id), names.log_key(log.job_id))
-            channel = f"job:{{{log.job_id}}}" if self._one_slot else f"job:{log.job_id}"
-            args += (channel, log.attempt, part.first_seq, len(part.events))
-            args += (part.chunks, part.ending, self._log_ttl_s)
-            args += part.events
-            if self._one_slot:
-                calls.append(Call(_APPEND_SHARDED, keys, args))
-                keys, args = [], []
+        calls = append_calls.calls(batch, ttl_s=self._log_ttl_s, one_slot=self._one_slot)
         with unreachable():
-            if self._one_slot:
-                replies: list[int] = [taken for (taken,) in await self._append.replies(calls)]
-            else:
-                replies = await self._append.call(_APPEND, keys, args)
+            parts: list[list[int]] = await self._append.replies(calls)
+        replies = parts[0] if len(parts) == 1 else [taken for (taken,) in parts]
         for part, taken in zip(batch, replies, strict=True):
             if part.ending and taken:
                 self._index.look_again(part.log.job_id, None)
@@ -188,15 +161,32 @@ class RedisStore:
 
         With ``index`` also move the index entries of these jobs, lost ones included.
         """
-        parts = [[each] for each in held] if self._one_slot else [held] if held else []
+        if self._one_slot:
+            return await self._renew_by_slot(held, index=index)
+        if not held:
+            return []
         indexed = (job_id for job_id, _ in held) if index else ()
-        ahead = len(calls := self._index.renewals(indexed, self._lease_ms))
-        for part in parts:
-            keys = [names.state_key(job_id) for job_id, _ in part]
-            calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in part)]))
+        calls = self._index.renewals(indexed, self._lease_ms)
+        keys = [names.state_key(job_id) for job_id, _ in held]
+        calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in held)]))
         with unreachable():
-            replies: list[list[int]] = (await self._records.run(calls))[ahead:]
-        return [_RENEWALS[code] for reply in replies for code in reply]
+            *_, codes = await self._records.run(calls)
+        return [_RENEWALS[code] for code in codes]
+
+    async def _renew_by_slot(
+        self, held: Sequence[tuple[str, int]], *, index: bool
+    ) -> list[Renewal]:
+        calls = [
+            Call(_RENEW, [names.state_key(job_id)], [self._lease_ms, attempt])
+            for job_id, attempt in held
+        ]
+        with unreachable():
+            codes: list[int] = [code for (code,) in await self._renewals.run(calls)]
+        # Entries are at other nodes: none of these holds up a renewal.
+        if index:
+            renewed = [job_id for (job_id, _), code in zip(held, codes, strict=True) if code != 1]
+            await self._index.renewed(renewed, self._lease_ms)
+        return [_RENEWALS[code] for code in codes]
 
     async def release(self, job_id: str, attempt: int) -> None:
         """Release a running job, so that it can be claimed at once (``release.lua``)."""
@@ -208,9 +198,8 @@ class RedisStore:
     async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
         """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
         with unreachable():
-            await self._records.call(
-                _CLEAR_FAILURE, [names.state_key(job_id)], [attempt, failed_attempts]
-            )
+            args = [attempt, failed_attempts]
+            await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep in the record what the next claim returns of earlier attempts."""
@@ -286,13 +275,7 @@ class RedisStore:
             await self._redis.expire(names.state_key(job_id), self._queue_ttl_s, nx=True)
 
     async def dead_letter(
-        self,
-        job_id: str | None,
-        reason: str,
-        *,
-        call: str,
-        job: bytes = b"",
-        message: bytes = b"",
+        self, job_id: str | None, reason: str, *, call: str, job: bytes = b"", message: bytes = b""
     ) -> None:
         """Add a dead letter; see :meth:`DeadLetters.add`."""
         with unreachable():

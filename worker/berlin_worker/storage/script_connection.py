@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.connections import is_stale
 from berlin_worker.storage.scripts import sha1
+from berlin_worker.telemetry.store_nodes import Observer
 
 _TIMEOUT_S: Final = 5.0
 _AT_ONCE: Final = 100
@@ -60,8 +61,11 @@ class ScriptCalls(abc.ABC):
 class ScriptConnection(ScriptCalls):
     """Run ``scripts`` over one connection of ``pool``; one :meth:`run` at a time."""
 
-    def __init__(self, pool: redis.asyncio.ConnectionPool, *scripts: str) -> None:
+    def __init__(
+        self, pool: redis.asyncio.ConnectionPool, *scripts: str, observer: Observer = None
+    ) -> None:
         self._pool: Any = pool  # redis-py's own methods are not all typed
+        self._observer = observer
         self._connection: Any = None
         self._shas = {script: sha1(script) for script in scripts}
 
@@ -85,13 +89,14 @@ class ScriptConnection(ScriptCalls):
                 if asking:
                     replies = replies[1::2]
         except BaseException as error:
+            if self._observer is not None and isinstance(error, Exception):
+                self._observer.failed(_node_of(self._connection), error)
             await self._disconnect()
             if isinstance(error, TimeoutError):
                 raise RedisTimeoutError(f"no reply within {_TIMEOUT_S} s") from None
             raise
-        if any(isinstance(reply, ResponseError) for reply in replies) and not all(
-            isinstance(reply, _OF_SLOTS) for reply in replies if isinstance(reply, ResponseError)
-        ):
+        errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if errors and not all(isinstance(error, _OF_SLOTS) for error in errors):
             await self._disconnect()  # the scripts are gone, or the server is a replica now
         return replies
 
@@ -113,6 +118,8 @@ class ScriptConnection(ScriptCalls):
             await connection.disconnect(nowait=True)
         if not connection.is_connected:
             await connection.connect()
+            if self._observer is not None:
+                self._observer.connected(_node_of(connection))
             # A restarted server has no scripts: every new connection loads them.
             for script in self._shas:
                 await connection.send_command("SCRIPT", "LOAD", script)
@@ -143,10 +150,7 @@ class SharedScriptConnection:
 
     def __init__(self, connection: Runner) -> None:
         self._connection = connection
-        # A batch without callers is cancelled: the pool may be closed next.
-        self._batcher: Batcher[Sequence[Call], list[Any]] = Batcher(
-            self._run, at_most=_AT_ONCE, cancel_unwanted=True
-        )
+        self._batcher = self._new_batcher()
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
@@ -162,6 +166,14 @@ class SharedScriptConnection:
             return []
         return await self._batcher.ask(calls)
 
+    def node_of(self, key: str) -> str:  # noqa: ARG002  # that of a cluster needs it
+        """Return the name of the only server, which is empty."""
+        return ""
+
+    def _new_batcher(self) -> Batcher[Sequence[Call], list[Any]]:
+        # A batch without callers is cancelled: the pool may be closed next.
+        return Batcher(self._run, at_most=_AT_ONCE, cancel_unwanted=True)
+
     async def _run(self, groups: Sequence[Sequence[Call]]) -> list[list[Any] | Exception]:
         calls = [call for group in groups for call in group]
         try:
@@ -169,6 +181,8 @@ class SharedScriptConnection:
         except RedisConnectionError:
             # The connection was closed meanwhile. A script that did run finds its own result.
             replies = await self._connection.run(calls)
+        if len(calls) == len(groups):  # one call each: that of a job
+            return [reply if isinstance(reply, ResponseError) else [reply] for reply in replies]
         outcomes: list[list[Any] | Exception] = []
         at = 0
         for group in groups:
@@ -176,6 +190,13 @@ class SharedScriptConnection:
             at += len(group)
             outcomes.append(next((r for r in part if isinstance(r, ResponseError)), None) or part)
         return outcomes
+
+
+def _node_of(connection: Any) -> str:
+    """Return ``host:port``, or the path of a socket; nothing for a connection that was not made."""
+    if (host := getattr(connection, "host", None)) is not None:
+        return f"{host}:{connection.port}"
+    return str(getattr(connection, "path", ""))
 
 
 async def _reply(connection: Any) -> Any:

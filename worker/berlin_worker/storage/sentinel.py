@@ -71,20 +71,25 @@ def not_found(primary: str, asked: int, errors: Sequence[Exception]) -> RedisErr
     return found
 
 
+def sentinel_options(url: RedisURL) -> dict[str, Any]:
+    """Return redis-py's options for a connection to a Sentinel of ``url``."""
+    return {
+        "socket_timeout": _TIMEOUT_S,
+        "socket_connect_timeout": _TIMEOUT_S,
+        "protocol": 2,
+        **dict(url.sentinel_login),
+        **({"ssl": True} if url.uses_tls else {}),
+        **tls_options(url),
+    }
+
+
 class PrimaryWatch:
     """Where the primary of one URL is, for all connections of this process."""
 
     def __init__(self, url: RedisURL) -> None:
         self._name = url.primary
         self._nodes = url.nodes
-        self._options: dict[str, Any] = {
-            "socket_timeout": _TIMEOUT_S,
-            "socket_connect_timeout": _TIMEOUT_S,
-            "protocol": 2,
-            **dict(url.sentinel_login),
-            **({"ssl": True} if url.uses_tls else {}),
-            **tls_options(url),
-        }
+        self._options = sentinel_options(url)
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._waiting: list[Future[Address]] = []

@@ -8,7 +8,7 @@ import asyncio
 from time import monotonic
 from typing import Final
 
-from berlin_worker.telemetry.stats import Histogram
+from berlin_worker.telemetry.counts import Histogram
 
 _TICK_S: Final = 0.25
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from berlin_worker.telemetry.counts import Counts, Histogram, Histograms, Labels
 from berlin_worker.telemetry.gauges import Gauges
-from berlin_worker.telemetry.stats import Counts, Histogram, Histograms, Labels, Stats
+from berlin_worker.telemetry.stats import Stats
 
 Number = int | float
 

@@ -15,10 +15,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from berlin_worker.telemetry.counts import Histogram
 from berlin_worker.telemetry.gauges import Gauges
 from berlin_worker.telemetry.metric_spec import MetricSpec, Samples
 from berlin_worker.telemetry.metric_specs import PROCESS, TABLE
-from berlin_worker.telemetry.stats import Histogram, Stats
+from berlin_worker.telemetry.stats import Stats
 
 
 class StatsCollector(Collector):

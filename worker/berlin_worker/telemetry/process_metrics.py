@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from berlin_worker.telemetry.metric_spec import MetricSpec, by_name, one
+from berlin_worker.telemetry.metric_spec import MetricSpec, by_name, each, one
 
 PROCESS_METRICS: Final = (
     # Events.
@@ -68,6 +68,27 @@ PROCESS_METRICS: Final = (
         (),
         "One call of the store, repetitions included.",
         lambda s, _: one(s.flush),
+    ),
+    MetricSpec(
+        "worker_store_call_duration_seconds",
+        "histogram",
+        ("node",),
+        "What was sent together to one node of a Redis Cluster, until all its replies.",
+        lambda s, _: each(s.store_nodes.calls),
+    ),
+    MetricSpec(
+        "worker_store_errors_total",
+        "counter",
+        ("node", "error_type"),
+        "Calls of a server of the event store that failed, or that it redirected to another node.",
+        lambda s, _: each(s.store_nodes.errors),
+    ),
+    MetricSpec(
+        "worker_store_connections_total",
+        "counter",
+        ("node",),
+        "Connections of the event store's scripts that were made, reconnects included.",
+        lambda s, _: each(s.store_nodes.connections),
     ),
     # The process.
     MetricSpec(

@@ -7,15 +7,13 @@ addition.
 """
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from berlin_schemas import ErrorCode
+from berlin_worker.telemetry.counts import CALL_SECONDS, Counts, Histogram, Histograms
+from berlin_worker.telemetry.store_nodes import StoreNodes
 from berlin_worker.telemetry.token_usage import tokens_of
-
-Labels = tuple[str, ...]
-"""Values of labels, in the order in which the metric names them."""
 
 OUTCOMES: Final = ("completed", "cancelled", "failed")
 """How a job may end: the types of its last event."""
@@ -29,106 +27,11 @@ _SECONDS: Final = (
 _GAP_SECONDS: Final = (0.001, 0.002, 0.005, *_SECONDS[:14])
 _TOKENS: Final = tuple(float(4**power) for power in range(14))
 _WAIT_SECONDS: Final = (*_SECONDS, 1800.0, 3600.0, 21600.0, 86400.0)
-_CALL_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _FLUSH_BYTES: Final = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 524288.0)
 
 MODELS_MAX: Final = 16
 _OTHER: Final = "other"
 _model_name: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,64}", re.ASCII)
-
-
-class Counts:
-    """Counts events, for each combination of label values.
-
-    Those that are ``known`` stand at 0 from the start: a rate sees their first increase.
-    """
-
-    __slots__ = ("_values",)
-
-    def __init__(self, *known: Labels) -> None:
-        self._values: dict[Labels, int] = dict.fromkeys(known, 0)
-
-    def add(self, *labels: str, n: int = 1) -> None:
-        """It has happened ``n`` times more."""
-        self._values[labels] = self._values.get(labels, 0) + n
-
-    def items(self) -> Iterable[tuple[Labels, int]]:
-        """Each combination and its count, as they stand now."""
-        return self._values.copy().items()  # one step: another thread may add meanwhile
-
-    @property
-    def total(self) -> int:
-        """Over all combinations."""
-        return sum(self._values.copy().values())
-
-
-class Histogram:
-    """Counts values by the first of ``bounds`` that is not exceeded; the last count: the rest.
-
-    ``counts`` are those of each interval alone, not cumulative.
-    """
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float, times: int = 1) -> None:
-        """``value`` was seen, ``times`` times."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.sum += value * times
-
-    @property
-    def count(self) -> int:
-        """The number of values."""
-        return sum(self.counts)
-
-    def quantile(self, q: float) -> float | None:
-        """Return the value below which the share ``q`` of all lies, interpolated in its interval.
-
-        As Prometheus' ``histogram_quantile`` has it: above the last bound, that bound.
-        ``None`` where nothing was seen.
-        """
-        counts = self.counts.copy()
-        rank, below, low = q * sum(counts), 0, 0.0
-        if not any(counts):
-            return None
-        for high, count in zip(self.bounds, counts, strict=False):
-            if count and below + count >= rank:
-                return low + (high - low) * (rank - below) / count
-            below, low = below + count, high
-        return self.bounds[-1]
-
-
-class Histograms:
-    """One :class:`Histogram` for each combination of label values."""
-
-    __slots__ = ("_bounds", "_each")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._each: dict[Labels, Histogram] = {}
-
-    def of(self, *labels: str) -> Histogram:
-        """Return the histogram of these label values; it is kept, so their set must be bounded."""
-        found = self._each.get(labels)
-        if found is None:
-            found = self._each[labels] = Histogram(self._bounds)
-        return found
-
-    def items(self) -> Iterable[tuple[Labels, Histogram]]:
-        """Each combination and its histogram."""
-        return self._each.copy().items()
-
-    def merged(self) -> Histogram:
-        """All of them as one."""
-        whole = Histogram(self._bounds)
-        for each in self._each.copy().values():
-            whole.counts = [a + b for a, b in zip(whole.counts, each.counts, strict=True)]
-            whole.sum += each.sum
-        return whole
 
 
 class Models:
@@ -193,13 +96,14 @@ class Stats:
         self.event_bytes = 0
         self.fenced = 0
         self.flush_bytes = Histogram(_FLUSH_BYTES)
-        self.flush = Histogram(_CALL_SECONDS)
+        self.flush = Histogram(CALL_SECONDS)
         self.journal_full = 0
+        self.store_nodes = StoreNodes()
 
         self.logins = Counts()  # provider, error
         self.token_issued: dict[str, float] = {}
         """When the token in use was given out (Unix seconds), by provider."""
-        self.loop_lag = Histogram(_CALL_SECONDS)
+        self.loop_lag = Histogram(CALL_SECONDS)
 
     def claimed(self, attempt: int, waited_s: float) -> None:
         """Count an attempt that a delivery has begun; ``waited_s``: 0 if it is not known."""

@@ -15,9 +15,11 @@ _MOST: Final = 10**12
 
 def tokens_of(usage: Mapping[str, Any] | None) -> Iterator[tuple[str, int]]:
     """Yield ``input`` and ``output`` with their numbers of tokens, each at most once."""
+    if not isinstance(usage, Mapping):
+        return
     found: dict[str, int] = {}
     for field, kind in _FIELDS.items():
-        tokens = usage.get(field) if isinstance(usage, Mapping) else None
+        tokens = usage.get(field)
         if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < _MOST:
             found.setdefault(kind, tokens)
     yield from found.items()

@@ -133,6 +133,7 @@ class InProcessWorker:
                 await journal.drained()
             finally:
                 await _cancelled(background)
+                await store.aclose()
 
     async def _deliver(self, runner: Runner) -> None:
         loop, running = asyncio.get_running_loop(), set[asyncio.Task[Any]]()

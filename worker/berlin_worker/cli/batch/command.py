@@ -77,8 +77,9 @@ def batch(
     expired, nothing is sent until you choose --expired=again (and pay again) or --expired=skip.
 
     A result: {"line", "id", "job_id", "fingerprint", "status", "text", "finish_reason", "usage",
-    "timings"}, or {..., "status": "failed", "error": {...}}. Exit code 1 if a job of any line was
-    not completed.
+    "timings"}, with "reasoning", "tool_calls" and "usage_total" (of several attempts) if there are
+    any, or {..., "status": "failed", "error": {...}}. Exit code 1 if a job of any line was not
+    completed.
     """
     from berlin_worker.cli.batch import run as work
 

@@ -133,7 +133,15 @@ def _job(obj: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(line: Line, result: Result) -> dict[str, Any]:
-    """Return the result of a completed job."""
+    """Return the result of a completed job; fields that few jobs have are left out if empty.
+
+    ``tool_calls`` are in the form of the next request's assistant message.
+    """
+    others = {
+        "reasoning": result.reasoning,
+        "tool_calls": [call.as_message_part() for call in result.tool_calls],
+        "usage_total": result.usage_total,
+    }
     return _result(
         line,
         "completed",
@@ -141,6 +149,7 @@ def completed(line: Line, result: Result) -> dict[str, Any]:
         finish_reason=result.finish_reason,
         usage=result.usage,
         timings=result.timings.model_dump(),
+        **{name: value for name, value in others.items() if value},
     )
 
 

@@ -170,7 +170,7 @@ async def _send_all(work: _Work) -> int | None:
         else _RESUMES
     )
     with Interrupts() as interrupts:
-        async with open_client() as client:
+        async with open_client(submits=True) as client:
             sending = asyncio.create_task(_send(client, work))
             stopped = asyncio.create_task(interrupts.wait())
             hint = asyncio.create_task(no_worker.hint_once(lambda: work.found.done))

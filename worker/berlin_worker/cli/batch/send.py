@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+from berlin_schemas import InvalidJob
 from berlin_worker.cli.batch import lines as batch_lines
 from berlin_worker.cli.batch.files import BatchOutput
 from berlin_worker.cli.batch.lines import BadLine, KeptResult, Line
@@ -100,7 +101,8 @@ class Sender:
         try:
             await self._client.submit(line.job, job_id=line.job_id)
             return batch_lines.completed(line, await self._client.result(line.job_id))
-        except JobIdReused as error:  # the ID belongs to a job of another program
+        # The ID belongs to a job of another program, or RabbitMQ takes no message of that size.
+        except (JobIdReused, InvalidJob) as error:
             return batch_lines.refused(line, str(error))
         except JobFailed as failed:
             return batch_lines.ended(line, failed.event)

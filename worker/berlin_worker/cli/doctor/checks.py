@@ -15,6 +15,7 @@ _CLOCK_TOLERANCE_S: Final = 1.0
 _MEMORY_WARN: Final = 0.75
 _MEMORY_FAIL: Final = 0.95
 _SLOTS: Final = 16384
+_COVERAGE: Final = "cluster-require-full-coverage"
 _FEWEST_SENTINELS: Final = 3
 
 
@@ -42,9 +43,18 @@ def server(info: Mapping[str, Any], *, cluster: bool = False) -> CheckResult:
     return CheckResult("server", "ok", name)
 
 
-def sentinels(primary: str, *, replicas: int, named: int) -> CheckResult:
-    """Check the servers behind Sentinels: the primary, its replicas, and how many are named."""
+def sentinels(
+    primary: str, *, replicas: int, named: int, silent: Collection[str] = ()
+) -> CheckResult:
+    """Check the servers behind Sentinels: the primary, its replicas, and how many are named.
+
+    ``silent`` are the Sentinels that do not answer.
+    """
     message = f"Sentinels name {primary}, with {_count(replicas, 'replica')}"
+    if silent:
+        message += f"; no answer from the Sentinel {', '.join(silent)}"
+        hint = "start it: a majority of the Sentinels must live to promote a replica"
+        return CheckResult("topology", "warn", message, hint)
     if not replicas:
         hint = "start a replica: without one nothing can be promoted"
         return CheckResult("topology", "warn", message, hint)
@@ -54,8 +64,10 @@ def sentinels(primary: str, *, replicas: int, named: int) -> CheckResult:
     return CheckResult("topology", "ok", message)
 
 
-def cluster(info: Mapping[str, Any], *, primaries: int, replicas: int) -> CheckResult:
-    """Check ``CLUSTER INFO``: all slots must be served."""
+def cluster(
+    info: Mapping[str, Any], *, primaries: int, replicas: int, bare: Collection[str] = ()
+) -> CheckResult:
+    """Check ``CLUSTER INFO``: all slots must be served. ``bare``: primaries without a replica."""
     served = int(info.get("cluster_slots_ok") or 0)
     message = (
         f"cluster of {_count(primaries, 'primary', 'primaries')} and "
@@ -63,17 +75,29 @@ def cluster(info: Mapping[str, Any], *, primaries: int, replicas: int) -> CheckR
     )
     if served < _SLOTS or info.get("cluster_state") != "ok":
         return CheckResult("topology", "fail", message, "see CLUSTER NODES: jobs of the rest wait")
-    if replicas < primaries:
-        hint = "give each primary a replica: the jobs of one without are lost with it"
+    if bare or replicas < primaries:
+        without = f": {', '.join(bare)} has none" if bare else ""
+        hint = f"give each primary a replica{without}; the jobs of one without are lost with it"
         return CheckResult("topology", "warn", message, hint)
     return CheckResult("topology", "ok", message)
 
 
-def full_coverage(value: str) -> CheckResult:
-    """Report ``cluster-require-full-coverage``."""
-    message = f"cluster-require-full-coverage is {value or 'unknown'}"
-    hint = "with no, a lost primary stops its own jobs alone" if value == "yes" else ""
-    return CheckResult("coverage", "ok", message, hint)
+def full_coverage(values: Mapping[str, str]) -> CheckResult:
+    """Report ``cluster-require-full-coverage`` by node; an empty value is unknown."""
+    found = set(values.values())
+    if len(found) > 1:
+        shown = ", ".join(f"{value or 'unknown'} at {at}" for at, value in values.items())
+        hint = "CONFIG SET it to no on each node"
+        return CheckResult("coverage", "warn", f"{_COVERAGE} differs: {shown}", hint)
+    hints = {
+        "yes": "with no, a lost primary stops its own jobs alone: CONFIG SET it on each node",
+        "": "CONFIG GET is forbidden: check it by hand; with no, a lost primary stops its own jobs "
+        "alone",
+    }
+    value = next(iter(found), "")
+    return CheckResult(
+        "coverage", "ok", f"{_COVERAGE} is {value or 'unknown'}", hints.get(value, "")
+    )
 
 
 def node(

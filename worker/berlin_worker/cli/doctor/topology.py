@@ -1,7 +1,8 @@
 """The servers behind a Sentinel or cluster URL: who they are, and whether each keeps its data."""
 
+import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
@@ -11,10 +12,19 @@ from berlin_worker.cli.preflight import TIMEOUT_S, open_redis, reason, server_in
 from berlin_worker.config import urls
 from berlin_worker.config.addresses import address
 from berlin_worker.config.redis_url import RedisURL
-from berlin_worker.storage import connections, nodes, supported_servers
-from berlin_worker.storage.nodes import Node
+from berlin_worker.storage import connections, supported_servers
+from berlin_worker.storage.survey import Survey, survey
 
 _COVERAGE: Final = "cluster-require-full-coverage"
+
+
+class _Reading(NamedTuple):
+    """What one server reports: sections of INFO, and the setting of a cluster."""
+
+    server: dict[str, Any]
+    memory: dict[str, Any]
+    persistence: dict[str, Any]
+    coverage: str
 
 
 def examine(url: str) -> Iterator[CheckResult]:
@@ -23,52 +33,63 @@ def examine(url: str) -> Iterator[CheckResult]:
     if parsed.topology == "single":
         return
     try:
-        found = nodes.nodes_of_blocking(url, timeout_s=TIMEOUT_S)
-        yield from (
-            _examine_cluster(url, found)
-            if parsed.topology == "cluster"
-            else (_sentinels(parsed, found),)
-        )
+        with connections.blocking(url, timeout_s=TIMEOUT_S) as client:
+            found = survey(parsed, client)
+            yield _of_cluster(client, found) if found.kind == "cluster" else _of_sentinels(found)
     except (RedisError, OSError) as error:
         yield checks.refusal("topology", error, reason(error))
         return
-    versions = set()
-    for node in found:
-        infos = _infos(node)
-        if infos is None:
-            yield checks.node_away(address(node.url), primary=node.primary)
-            continue
-        versions.add(supported_servers.name(infos[0]))
-        yield from checks.node(address(node.url), infos, cluster=parsed.topology == "cluster")
+    yield from _examine_servers(parsed, found)
+
+
+def _examine_servers(parsed: RedisURL, found: Survey) -> Iterator[CheckResult]:
+    is_cluster = found.kind == "cluster"
+    readings = {each: _read(parsed.at(each.place), is_cluster=is_cluster) for each in found.servers}
+    there = {each: reading for each, reading in readings.items() if reading is not None}
+    if is_cluster and there:
+        yield checks.full_coverage({each.place: read.coverage for each, read in there.items()})
+    for each, reading in readings.items():
+        at = address(parsed.at(each.place))
+        if reading is None:
+            yield checks.node_away(at, primary=each.primary)
+        else:
+            yield from checks.node(at, reading[:3], cluster=is_cluster)
+    versions = {supported_servers.name(reading.server) for reading in there.values()}
     if len(versions) > 1:
         yield checks.mixed_versions(versions)
 
 
-def _infos(node: Node) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """Return INFO of server, memory and persistence; ``None`` if the server does not answer."""
+def _read(url: str, *, is_cluster: bool) -> _Reading | None:
+    """Return what a server reports; ``None`` if it does not answer."""
     try:
-        with open_redis(node.url) as redis:
+        with open_redis(url) as redis:
             redis.ping()
             memory: Any = redis.info("memory")
             persistence: Any = redis.info("persistence")
-            return server_info(redis), memory, persistence
+            info = server_info(redis)
+            coverage: Any = {}
+            if is_cluster:
+                with contextlib.suppress(RedisError):  # an ACL, or a service that forbids CONFIG
+                    coverage = redis.config_get(_COVERAGE)
+            return _Reading(info, memory, persistence, str(coverage.get(_COVERAGE, "")))
     except (RedisError, OSError):
         return None
 
 
-def _sentinels(parsed: RedisURL, found: list[Node]) -> CheckResult:
-    replicas = sum(not node.primary for node in found)
-    return checks.sentinels(address(found[0].url), replicas=replicas, named=len(parsed.nodes))
+def _of_sentinels(found: Survey) -> CheckResult:
+    primary, *replicas = found.servers
+    return checks.sentinels(
+        primary.place,
+        replicas=sum(not each.away for each in replicas),
+        named=len(found.sentinels),
+        silent=[at for at, answers in found.sentinels if not answers],
+    )
 
 
-def _examine_cluster(url: str, found: list[Node]) -> Iterator[CheckResult]:
-    with connections.blocking(url, timeout_s=TIMEOUT_S) as client:
-        cluster: Any = client
-        info = cluster.cluster_info(target_nodes=cluster.get_default_node())
-        primaries = sum(node.primary for node in found)
-        yield checks.cluster(info, primaries=primaries, replicas=len(found) - primaries)
-        try:
-            given = cluster.config_get(_COVERAGE, target_nodes=cluster.get_default_node())
-        except RedisError:  # an ACL, or a managed service, that forbids CONFIG
-            return
-    yield checks.full_coverage(str(given.get(_COVERAGE, "")))
+def _of_cluster(client: Any, found: Survey) -> CheckResult:
+    return checks.cluster(
+        client.cluster_info(target_nodes=client.get_default_node()),
+        primaries=sum(each.primary for each in found.servers),
+        replicas=sum(not each.primary and not each.away for each in found.servers),
+        bare=found.without_replica,
+    )

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import click
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
@@ -13,9 +14,9 @@ from berlin_worker.cli.interrupts import SignalWait
 from berlin_worker.cli.keys import single_keys
 from berlin_worker.cli.output import print_out
 from berlin_worker.cli.preflight import load_settings, open_redis, reason
-from berlin_worker.client.fleet_reader import read
+from berlin_worker.client.fleet_reader import read, topology_of
 from berlin_worker.config.addresses import address
-from berlin_worker.storage.fleet import Fleet
+from berlin_worker.storage.fleet import Fleet, TopologyRow
 
 
 def run(*, once: bool, as_json: bool, interval_s: float) -> None:
@@ -27,11 +28,16 @@ def run(*, once: bool, as_json: bool, interval_s: float) -> None:
         def read_fleet() -> Fleet:
             return Fleet.of(read(redis, settings))
 
+        def read_away() -> str:
+            found = topology_of(redis, settings)
+            return ", ".join(TopologyRow.of(found).away) if found else ""
+
         first = read_fleet()
         if as_json:
             _print_json(first, read_fleet, interval_s, once=once)
         else:
-            _show(first, read_fleet, interval_s, once=once, at=address(settings.redis_url))
+            source = _Source(read_fleet, read_away, address(settings.redis_url))
+            _show(first, source, interval_s, once=once)
 
 
 def _print_json(
@@ -52,9 +58,15 @@ def _leave(signals: SignalWait) -> None:
         raise SystemExit(signals.exit_code)
 
 
-def _show(
-    fleet: Fleet, read_fleet: Callable[[], Fleet], interval_s: float, *, once: bool, at: str
-) -> None:
+class _Source(NamedTuple):
+    """Where the figures come from: ``away`` names the servers of ``at`` that are away."""
+
+    fleet: Callable[[], Fleet]
+    away: Callable[[], str]
+    at: str
+
+
+def _show(fleet: Fleet, source: _Source, interval_s: float, *, once: bool) -> None:
     # rich takes 0.1 s to import, and --json does not need it.
     from rich.console import Console  # noqa: PLC0415  # slow to import
     from rich.live import Live  # noqa: PLC0415  # slow to import
@@ -76,10 +88,11 @@ def _show(
         while not keys.quit_within(interval_s):
             problem = None
             try:
-                fleet = read_fleet()
+                fleet = source.fleet()
             except (NoPermissionError, AuthenticationError):
                 raise
             except (RedisError, OSError) as error:
-                problem = f"Redis at {at} does not answer; the figures are old: {reason(error)}"
+                at = source.away() or f"Redis at {source.at}"
+                problem = f"{at} does not answer; the figures are old: {reason(error)}"
             live.update(FleetView(fleet, problem), refresh=True)
     _leave(signals)

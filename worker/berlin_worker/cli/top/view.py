@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from berlin_worker.cli.output import age, printable
-from berlin_worker.storage.fleet import Fleet, WorkerRow
+from berlin_worker.storage.fleet import Fleet, TopologyRow, WorkerRow
 
 _UNKNOWN: Final = "-"
 _MILLI_S: Final = 0.0995
@@ -22,7 +22,7 @@ _LAGS_S: Final = 0.25
 _MODELS: Final = 3
 """Maximum number of models whose tokens are shown."""
 _OTHER_LINES: Final = 12
-"""Maximum number of lines above and below the table of workers, but for those of tokens."""
+"""Maximum number of lines above and below the table of workers, but for tokens and servers."""
 
 
 class FleetView:
@@ -41,7 +41,7 @@ class FleetView:
         if not rows:
             yield Text("no worker is running: start one with `berlin worker`", style="yellow")
         else:
-            other = _OTHER_LINES + bool(self._fleet.tokens_per_min)
+            other = _OTHER_LINES + bool(self._fleet.tokens_per_min) + _has_topology(self._fleet)
             most = len(rows) if options.height is None else max(1, options.height - other)
             yield Text()
             yield _fitting_table(rows[:most], console, options)
@@ -77,6 +77,8 @@ def _summary(fleet: Fleet) -> RenderableType:
         parts.append(f"retries {fleet.retries:,}")
         grid.add_row("errors", Text(printable(", ".join(parts)), style="red"))
     grid.add_row("login", _login(fleet))
+    if fleet.topology is not None and _has_topology(fleet):
+        grid.add_row("redis", _topology(fleet.topology))
     return grid
 
 
@@ -107,6 +109,21 @@ def _login(fleet: Fleet) -> Text:
     if fleet.logins_failed:
         parts.append(f"{fleet.logins_failed:,} failed")
     return Text(printable(", ".join(parts)), style="red" if fleet.logins_failed else "")
+
+
+def _has_topology(fleet: Fleet) -> bool:
+    return fleet.topology is not None and fleet.topology.kind != "single"
+
+
+def _topology(found: TopologyRow) -> Text:
+    primaries = "1 primary" if found.primaries == 1 else f"{found.primaries} primaries"
+    replicas = "1 replica" if found.replicas == 1 else f"{found.replicas} replicas"
+    text = f"{found.kind} of {primaries} and {replicas}"
+    if found.kind == "sentinel":
+        text = f"{found.sentinels} Sentinels, {primaries} and {replicas}"
+    if found.away:
+        text += f", away: {', '.join(found.away)}"
+    return Text(printable(text), style="red" if found.away else "")
 
 
 def _fitting_table(rows: Sequence[WorkerRow], console: Console, options: ConsoleOptions) -> Table:

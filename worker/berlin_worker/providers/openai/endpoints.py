@@ -2,18 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
 
 from berlin_worker.config import endpoints as listed
 from berlin_worker.errors import SettingsError
+from berlin_worker.providers import http
 from berlin_worker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server: its base URL, without a slash at its end, and its key, "" for none."""
+    """One server: its base URL, without a slash at its end, and "" for each part that is not set.
+
+    ``model`` is that of jobs that name none.
+    """
 
     url: str
     key: str = field(default="", repr=False)
+    model: str = ""
+    proxy: str = field(default="", repr=False)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The key, and the password of the proxy."""
+        password = urlsplit(self.proxy).password or ""
+        return [secret for secret in (self.key, unquote(password)) if secret]
 
 
 def is_configured(settings: Settings, environ: Mapping[str, str]) -> bool:
@@ -24,9 +37,11 @@ def is_configured(settings: Settings, environ: Mapping[str, str]) -> bool:
 def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     """Return the endpoint of the provider ``openai``, or, by name, one of :func:`names`.
 
-    Raises ``SettingsError`` for a key that no HTTP header can hold, and for ``openai`` if nothing
-    asks for it: no prompt goes to the public server only because a job names the provider.
+    Raises ``SettingsError`` for a key that no HTTP header can hold, for a proxy of no use, and for
+    ``openai`` if nothing asks for it: no prompt goes to the public server only because a job names
+    the provider.
     """
+    model = proxy = ""
     if name:
         variable = listed.key_variable(name)
         url, key = listed.parse(settings.endpoints)[name], environ.get(variable, "")
@@ -36,10 +51,13 @@ def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     else:
         variable, secret = "OPENAI_API_KEY", settings.openai_api_key
         url, key = settings.openai_url, secret.get_secret_value() if secret else ""
+        model, proxy = settings.openai_model, settings.openai_proxy or ""
     key = key.strip()
     if " " in key or not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{variable}: it has a character that no HTTP header can hold")
-    return Endpoint(url, key)
+    if proxy and (problem := http.proxy_problem(proxy)):
+        raise SettingsError(f"OPENAI_PROXY: {problem}")
+    return Endpoint(url, key, model, proxy)
 
 
 def names(settings: Settings) -> list[str]:

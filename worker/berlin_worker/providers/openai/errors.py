@@ -32,7 +32,8 @@ _QUOTA_CODES: Final = frozenset(
 )
 _QUOTA_WORDS: Final = re.compile(
     r"insufficient_quota|exceeded your current quota|insufficient (?:credit|balance)"
-    r"|reached your specified api usage limits|budget has been exceeded|exceededbudget",
+    r"|reached your specified api usage limits|budget has been exceeded|exceededbudget"
+    r"|credit balance is too low|spending limit|key limit exceeded",
     re.IGNORECASE,
 )
 _CONTEXT_CODES: Final = frozenset(

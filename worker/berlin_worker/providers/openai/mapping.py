@@ -80,7 +80,8 @@ class ChunkMapper:
         return index == self._choice
 
     def _take_choice(self, choice: dict[str, Any], deltas: list[Delta]) -> None:
-        delta = choice.get("delta")
+        # Some servers have no stream for some requests: the whole message comes as one chunk.
+        delta = choice["delta"] if "delta" in choice else choice.get("message")
         if isinstance(delta, dict):
             self._take_delta(delta, deltas)
         elif delta is not None:

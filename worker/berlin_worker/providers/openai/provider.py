@@ -34,7 +34,8 @@ from berlin_worker.providers.response import BrokenResponse
 from berlin_worker.settings import Settings
 
 _OURS: Final = ("model", "messages", "stream", "stream_options")
-_dumps: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+# No escapes beyond ASCII: they would make a body of other scripts two or three times as long.
+_dumps: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _AFTER_REASON_S: Final = 5.0
 """Seconds to wait for usage and ``[DONE]`` after a finish reason: some servers send neither."""
 _DRAIN_S: Final = 0.2
@@ -62,13 +63,13 @@ class OpenAIProvider(Provider):
 
     @classmethod
     def check_settings(cls, settings: Settings, environ: Mapping[str, str]) -> None:
-        """Raise ``SettingsError`` for a key that no header can hold."""
+        """Raise ``SettingsError`` for a key that no header can hold, and a proxy of no use."""
         endpoints.find(cls.endpoint_name, settings, environ)
 
     @classmethod
     def secrets(cls, settings: Settings, environ: Mapping[str, str]) -> list[str]:
-        """Return the key."""
-        return [endpoints.find(cls.endpoint_name, settings, environ).key]
+        """Return the key, and the password of the proxy."""
+        return endpoints.find(cls.endpoint_name, settings, environ).secrets
 
     @classmethod
     def server_url(cls, settings: Settings, environ: Mapping[str, str]) -> str:
@@ -78,7 +79,8 @@ class OpenAIProvider(Provider):
     def __init__(self, services: Services) -> None:
         """Raise ``SettingsError`` as :meth:`check_settings` does."""
         endpoint = endpoints.find(self.endpoint_name, services.settings, services.environ)
-        self._key = endpoint.key
+        self.default_model = endpoint.model
+        self._secrets, self._proxy = endpoint.secrets, endpoint.proxy
         self._completions = URL(f"{endpoint.url}/chat/completions")
         self._models = URL(f"{endpoint.url}/models")
         self._session = services.http
@@ -103,8 +105,9 @@ class OpenAIProvider(Provider):
     async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[Delta], None]:
         """Stream one completion."""
         messages = [message.model_dump(exclude_unset=True) for message in job.messages]
-        show = self._shower(lambda: messages, job.proxy)
-        response, body = await self._begin(_body(job, messages), job.proxy, show)
+        proxy = job.proxy or self._proxy
+        show = self._shower(lambda: messages, proxy)
+        response, body = await self._begin(_body(job, messages), proxy, show)
         answer = AnswerDecoder(self._limits, show)
         # Deltas are yielded outside of every `except`: closing must raise nothing.
         try:
@@ -131,10 +134,10 @@ class OpenAIProvider(Provider):
 
     async def models(self) -> list[str]:
         """Return the names of the server's models, sorted; raises ``JobError``."""
-        show = self._shower(list, None)
+        show = self._shower(list, self._proxy)
         try:
             async with asyncio.timeout(_MODELS_TIMEOUT_S):
-                response = await self._request("GET", self._models, None, None)
+                response = await self._request("GET", self._models, None, self._proxy)
                 try:
                     await self._check_status(response, show)
                     data = await _read(response)
@@ -160,7 +163,7 @@ class OpenAIProvider(Provider):
             raise
 
     async def _begin(
-        self, body: dict[str, Any], proxy: str | None, show: Show
+        self, body: dict[str, Any], proxy: str, show: Show
     ) -> tuple[aiohttp.ClientResponse, Body]:
         response = await self._open(body, proxy, show)
         try:
@@ -169,9 +172,7 @@ class OpenAIProvider(Provider):
             response.close()
             raise
 
-    async def _open(
-        self, body: dict[str, Any], proxy: str | None, show: Show
-    ) -> aiohttp.ClientResponse:
+    async def _open(self, body: dict[str, Any], proxy: str, show: Show) -> aiohttp.ClientResponse:
         """Return the response with a success status; raises ``JobError``."""
         if self._takes_stream_options:
             asking = {**body, "stream_options": {"include_usage": True}}
@@ -204,7 +205,7 @@ class OpenAIProvider(Provider):
         return errors.refusal(response.status, response.headers, text, show), text
 
     async def _request(
-        self, method: str, url: URL, body: dict[str, Any] | None, proxy: str | None
+        self, method: str, url: URL, body: dict[str, Any] | None, proxy: str
     ) -> aiohttp.ClientResponse:
         headers = self._headers
         if body is not None:
@@ -226,11 +227,9 @@ class OpenAIProvider(Provider):
         except Exception as error:  # noqa: BLE001  # the edge: nothing but contract errors goes up
             raise http.transport_error(error) from None
 
-    def _shower(
-        self, messages: Callable[[], Sequence[Mapping[str, Any]]], proxy: str | None
-    ) -> Show:
+    def _shower(self, messages: Callable[[], Sequence[Mapping[str, Any]]], proxy: str) -> Show:
         password = URL(proxy).password if proxy else None
-        return shower(messages, [secret for secret in (self._key, password) if secret])
+        return shower(messages, [*self._secrets, password] if password else self._secrets)
 
 
 def _body(job: PromptJob, messages: list[dict[str, Any]]) -> dict[str, Any]:

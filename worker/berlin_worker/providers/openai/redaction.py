@@ -7,6 +7,10 @@ from typing import Any, Final
 
 from berlin_worker.telemetry.redact import hide, words
 
+_BASE64: Final = re.compile(r"(?:data:[^,]{0,200},)?[A-Za-z0-9+/_-]{4096}")
+_ENDS_CHARS: Final = 8192
+"""Of a file in base64 so much is looked for at each end: the whole would hold up other jobs."""
+
 Show = Callable[[str], str]
 """Makes a server's words fit to be shown."""
 
@@ -50,9 +54,13 @@ def _without_ends(text: str, secret: str) -> str:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield every text in a message, of parts and of tool calls, too."""
+    """Yield every text in a message, of parts and of tool calls, too; of a long file its ends."""
     if isinstance(value, str):
-        yield value
+        if len(value) > 2 * _ENDS_CHARS and _BASE64.match(value):
+            yield value[:_ENDS_CHARS]
+            yield value[-_ENDS_CHARS:]
+        else:
+            yield value
     elif isinstance(value, Mapping):
         for name, item in value.items():
             if name not in {"role", "type"}:

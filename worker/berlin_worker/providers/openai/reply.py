@@ -117,9 +117,11 @@ class AnswerDecoder:
         return None
 
     def _quick(self, data: bytes) -> list[Delta] | None:
-        """Return the texts of a read of events with text alone: the common case."""
-        template, limits = self._template, self._limits
-        if template is None or template.is_reasoning or self.mapper.text_half:
+        """Return the deltas of a read of events that fit the template: the common case."""
+        template, limits, mapper = self._template, self._limits, self.mapper
+        if template is None:
+            return None
+        if mapper.reasoning_half if template.is_reasoning else mapper.text_half:
             return None
         if (
             not self._reader.is_between
@@ -127,11 +129,13 @@ class AnswerDecoder:
             or len(data) > limits.max_line_bytes
         ):
             return None
-        texts: list[Delta] | None = template.texts_of_read(data)  # type: ignore[assignment]  # a new list: its items may be of any kind
+        texts = template.texts_of_read(data)
         if texts is None or self._chunks + len(texts) > limits.max_chunks:
             return None
         self._chunks += len(texts)
-        return texts
+        if template.is_reasoning:
+            return [ReasoningDelta(text) for text in texts]
+        return texts  # type: ignore[return-value]  # a new list: its items may be of any kind
 
     def _add(self, found: list[Delta], deltas: list[Delta]) -> JobError | None:
         room = self._limits.max_chunks - self._chunks

@@ -3,7 +3,9 @@
 By the protocol a call has an index, and its first piece an ID and a name. Servers leave out,
 repeat or renumber each of them, so a piece goes
 
-1. to the call that has its ID;
+1. to the call that has its ID. But with another name it begins a new call, which gets an ID of
+   ours, and so it does under another index once that call is complete: some servers give one ID to
+   all calls, and then the index tells them apart;
 2. with an unknown ID to a new call. But a piece without a name goes to the call of its index:
    some servers make a new ID for each piece;
 3. without an ID to the call of its index, unless it names a function and that call is complete:
@@ -34,6 +36,9 @@ def new_id() -> str:
 class _Call:
     index: int
     id: str = ""
+    given_id: str = ""
+    """The ID that the server gives it, which may be that of other calls too."""
+    given_index: int | None = None
     name: str = ""
     arguments: str = ""
     half: str = ""
@@ -81,19 +86,43 @@ class ToolCalls:
         if not isinstance(function, dict):
             function = {}
         call_id, name = _text(piece.get("id")), _text(function.get("name"))
-        call = self._find(call_id, _index(piece.get("index")), name)
+        index, arguments = _index(piece.get("index")), _arguments(function)
+        call = self._find(call_id, index, name, arguments)
         call.id = call.id or call_id
+        call.given_id = call.given_id or call_id
         call.name = call.name or name
-        return self._deltas(call, _arguments(function))
+        if call.given_index is None:
+            call.given_index = index
+        return self._deltas(call, arguments)
 
-    def _find(self, call_id: str, index: int | None, name: str) -> _Call:
-        call = self._by_id.get(call_id)
+    def _find(self, call_id: str, index: int | None, name: str, arguments: str) -> _Call:
+        call = self._of_id(call_id, index, name, arguments) if call_id else None
         if call is None:
             call = self._of_index(call_id, index, name)
         if call_id:
             self._by_id[call_id] = call
         if index is not None:
             self._by_index[index] = call
+        return call
+
+    def _of_id(self, call_id: str, index: int | None, name: str, arguments: str) -> _Call | None:
+        call = self._by_id.get(call_id)
+        if call is None:
+            return None
+        other = None if index is None else self._by_index.get(index)
+        if other is not None and other.given_id == call_id:
+            call = other
+        is_elsewhere = None not in {index, call.given_index} and index != call.given_index
+        is_new = (
+            name
+            and call.name
+            and (name != call.name or (is_elsewhere and arguments and call.is_complete()))
+        )
+        return self._begin(self._make_id()) if is_new else call
+
+    def _begin(self, call_id: str = "") -> _Call:
+        call = _Call(len(self._calls), call_id)
+        self._calls.append(call)
         return call
 
     def _of_index(self, call_id: str, index: int | None, name: str) -> _Call:
@@ -105,10 +134,7 @@ class ToolCalls:
         else:
             is_new = not self._calls
             call = None if is_new else self._calls[-1]
-        if call is None or is_new:
-            call = _Call(len(self._calls))
-            self._calls.append(call)
-        return call
+        return self._begin() if call is None or is_new else call
 
     def _deltas(self, call: _Call, arguments: str, *, is_last: bool = False) -> list[ToolCallDelta]:
         text, call.half = join_halves(call.half, arguments) if arguments else ("", call.half)
@@ -125,6 +151,8 @@ class ToolCalls:
 def _index(value: object) -> int | None:
     if isinstance(value, str) and value.isdecimal() and value.isascii():
         value = int(value[:9])
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

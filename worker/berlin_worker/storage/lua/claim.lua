@@ -5,7 +5,7 @@
 -- did not end well: lost with its worker, or given up for a retry. Attempts that were
 -- released at a shutdown do not count.
 --
--- KEYS  1 job:{id}:state   2 job:{id}:log
+-- KEYS  1 job:{id}:state   2 job:{id}:log   3 on one Redis: the partition of worker:due for this job
 -- ARGV  1 owner, unique to this call   2 lease, ms   3 TTL of record and log, s
 --       4 job object, JSON ('' to leave what is there)
 --       5 attempt of the caller that gives way to its next one (0: none)
@@ -68,9 +68,10 @@ elseif tonumber(ARGV[5]) ~= 0 then
 end
 
 -- One command for all fields: each call from a script costs more than what it does.
+local lease = string.format('%.0f', now + ARGV[2])
 local fields = {'status', 'running', 'attempt', attempt + 1, 'failed_attempts', failed_attempts, 'owner', ARGV[1],
                 'created_ms', created, 'started_ms', started,
-                'lease_ms', now + ARGV[2]}
+                'lease_ms', lease}
 local function add(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
@@ -102,6 +103,10 @@ if foreign or entries ~= seq then
   end
 else
   redis.call('EXPIRE', KEYS[2], ARGV[3])
+end
+if KEYS[3] then
+  heal('ZADD', KEYS[3], 'LT', lease, string.sub(KEYS[1], 6, -8))
+  keep(KEYS[3], ARGV[3])
 end
 return reply('claimed', {attempt = attempt + 1, failed_attempts = failed_attempts, created = created,
                          started = started})

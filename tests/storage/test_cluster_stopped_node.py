@@ -1,0 +1,118 @@
+"""A primary that does not answer: jobs of the other nodes go on, its own go on after it returns."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from berlin_schemas import Started, names
+from berlin_worker.client import AsyncClient
+from berlin_worker.embedded.topology import Cluster
+from berlin_worker.jobs.job_log import JobLog
+from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.store_retry import retry_until_available
+from berlin_worker.storage.cluster import AsyncCluster
+from berlin_worker.storage.connections import connect
+from berlin_worker.storage.job_store import RedisStore
+from tests.support.cluster import primaries, stopped
+
+pytestmark = pytest.mark.contract
+
+CHUNKS = 20
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[AsyncCluster]:
+    async with connect(cluster.url) as made:
+        assert isinstance(made, AsyncCluster)
+        await made.initialize()
+        yield made
+
+
+@pytest.fixture
+async def store(client: AsyncCluster) -> AsyncIterator[RedisStore]:
+    made = RedisStore(
+        client,
+        owner="owner",
+        lease_s=6,
+        log_ttl_s=60,
+        queue_ttl_s=60,
+        dead_letters_max=10,
+        one_slot=True,
+    )
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def journal(store: RedisStore) -> AsyncIterator[Journal]:
+    assert store.nodes is not None
+    made = Journal(store, buffer_bytes=30_000, node_of=store.nodes.node_of)
+    running = asyncio.create_task(made.run())
+    yield made
+    running.cancel()
+    await asyncio.wait({running})
+
+
+def job_at(client: AsyncCluster, node: str, *, index: str = "") -> str:
+    """A job ID whose keys are at a node, and its index entry at the node ``index``."""
+    for number in itertools.count():
+        job_id = f"{names.new_job_id()}-{number}"
+        if client.node_of(names.state_key(job_id)) == node and index in {
+            "",
+            client.node_of(names.due_key(job_id)),
+        }:
+            return job_id
+    raise AssertionError
+
+
+async def begun(store: RedisStore, journal: Journal, job_id: str) -> JobLog:
+    claim = await store.claim(job_id, b"{}", call="call", deadline_s=60)
+    log = journal.open(
+        job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=lambda: None
+    )
+    log.event(Started(job_id=job_id, seq=log.next_seq, attempt=claim.attempt, ts=1.0))
+    await log.flush()
+    return log
+
+
+async def test_jobs_of_other_nodes_are_claimed_streamed_renewed_cancelled_and_read(
+    cluster: Cluster, real_redis_url: str, client: AsyncCluster, store: RedisStore, journal: Journal
+) -> None:
+    dead, *living = [f"127.0.0.1:{server.public_port}" for server in primaries(cluster)]
+    waiting = await begun(store, journal, job_at(client, dead))
+    logs = [await begun(store, journal, job_at(client, node)) for node in living]
+    async with AsyncClient(cluster.url, real_redis_url) as reader, asyncio.timeout(60):
+        streams = [reader.stream(log.job_id) for log in (waiting, *logs)]
+        for stream in streams:
+            assert (await anext(stream)).type == "started"
+        with first_primary_stopped(cluster):
+            waiting.chunk(["x" * 40_000])  # more than the buffer of a node, and of all of them
+            held_up = asyncio.create_task(
+                retry_until_available(lambda: store.renew([(waiting.job_id, 1)]))
+            )
+            for _ in range(CHUNKS):
+                for log, stream in zip(logs, streams[1:], strict=True):
+                    assert not log.writer.full
+                    log.chunk(["a"])
+                    assert (await anext(stream)).type == "chunk"
+            assert await store.renew([(log.job_id, 1) for log in logs]) == ["renewed", "renewed"]
+            assert store.nodes is not None
+            await store.nodes.answers()
+            for log in logs:
+                assert (await reader.status(log.job_id)).status == "running"
+                await reader.cancel(log.job_id)
+            assert await store.renew([(log.job_id, 1) for log in logs]) == ["requested"] * 2
+            late = job_at(client, living[0], index=dead)
+            claim = await store.claim(late, b"{}", call="late", deadline_s=60)
+            assert claim.status == "claimed"
+            assert waiting.writer.full
+            assert not held_up.done()
+        await waiting.flush()
+        assert (await anext(streams[0])).type == "chunk"
+        assert await held_up == ["renewed"]
+        await store.update_index()
+        assert await client.zscore(names.due_key(late), late) is not None
+        for stream in streams:
+            await stream.aclose()

@@ -1,0 +1,155 @@
+"""One lane of the journal: it sends the events of its logs, one batch at a time.
+
+It has no timer: when idle it sends at once, and under load the batches grow. Its buffer is
+bounded: if the store is slow, ``wait_for_room`` stops the readers of the upstream.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from berlin_worker.jobs.job_log import Batch, JobLog
+from berlin_worker.telemetry.stats import Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+_BATCH_BYTES: Final = 512 * 1024
+"""The most for one script call, which blocks the server while it runs: about 5 ms."""
+_RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class EventStore(Protocol):
+    """The store of job logs. Raises ``ConnectionError`` while it cannot be reached or is full."""
+
+    async def append(self, batch: list[Batch]) -> list[bool]:
+        """Append the batches atomically, each at most once; ``False`` marks a refused one.
+
+        On a cluster each batch is a step of its own.
+        """
+
+
+class Lane:
+    """The writer of some logs; ``limit`` bounds its buffer, in bytes.
+
+    ``moved`` gives a log to another lane and returns true, if it belongs there by now. It is
+    asked before each batch: only then no event of the log is on its way.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        limit: int,
+        stats: Stats,
+        moved: "Callable[[JobLog, Lane], bool] | None" = None,
+    ) -> None:
+        self._store = store
+        self.limit = limit
+        self._stats = stats
+        self._moved = moved
+        self._queue: deque[JobLog] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.buffered_bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether a reader of the upstream should stop until there is room."""
+        return not self._room.is_set()
+
+    async def wait_for_room(self) -> None:
+        """Return as soon as the buffer is below its bound."""
+        await self._room.wait()
+
+    async def drained(self) -> None:
+        """Return when the buffer is empty."""
+        await self._idle.wait()
+
+    def added(self, log: JobLog, size: int, *, first: bool) -> None:
+        """Note that ``log`` has ``size`` bytes more to send; ``first``: it had none before."""
+        self.buffered_bytes += size
+        self._idle.clear()
+        if self.buffered_bytes > self.limit:
+            self._stats.journal_full += self._room.is_set()
+            self._room.clear()
+        if first:
+            self._queue.append(log)
+            self._wake.set()
+
+    def freed(self, size: int) -> None:
+        """Note that ``size`` bytes are sent, or will not be."""
+        self.buffered_bytes -= size
+        if self.buffered_bytes <= self.limit:
+            self._room.set()
+        if self.buffered_bytes == 0:
+            self._idle.set()
+
+    def forget(self, batch: Batch) -> None:
+        """Note that ``batch`` will not be sent."""
+        with contextlib.suppress(ValueError):
+            self._queue.remove(batch.log)
+        self.freed(batch.size)
+
+    async def run(self) -> None:
+        """Send the events of all logs, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                batches = self._take()
+                if not batches:
+                    continue
+                sent_at = time.monotonic()
+                replies = await self._send(batches)
+                self._count(batches, replies, time.monotonic() - sent_at)
+                for batch, taken in zip(batches, replies, strict=True):
+                    batch.log.settle(batch, taken=taken)
+                    self.freed(batch.size)
+
+    def _take(self) -> list[Batch]:
+        batches, size = [], 0
+        while self._queue and size < _BATCH_BYTES:
+            log = self._queue.popleft()
+            if self._moved is not None and self._moved(log, self):
+                continue
+            batch = log.take()
+            batches.append(batch)
+            size += batch.size
+        return batches
+
+    def _count(self, batches: list[Batch], replies: list[bool], took_s: float) -> None:
+        stats, sent_bytes = self._stats, sum([batch.size for batch in batches])
+        stats.flush.observe(took_s)
+        stats.flush_bytes.observe(sent_bytes)
+        if False in replies:
+            stats.fenced += replies.count(False)
+            batches = [batch for batch, taken in zip(batches, replies, strict=True) if taken]
+            sent_bytes = sum([batch.size for batch in batches])
+        # Lists, not loops: if each batch holds one chunk, this runs for each chunk.
+        stats.chunks += sum([batch.new_chunks for batch in batches])
+        stats.events += sum([len(batch.events) for batch in batches])
+        stats.event_bytes += sent_bytes
+        for batch in [batch for batch in batches if batch.ending]:
+            stats.jobs.add(batch.ending, batch.log.error)
+
+    async def _send(self, batches: list[Batch]) -> list[bool]:
+        tries = 0
+        while True:
+            try:
+                return await self._store.append(batches)
+            except ConnectionError as error:
+                # Sent again unchanged: the store skips batches that it has appended already.
+                wait_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
+                if tries == 0:
+                    logger.warning("the event store does not answer, events wait: %s", error)
+                tries += 1
+                await asyncio.sleep(wait_s)
