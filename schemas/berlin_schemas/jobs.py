@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict  # pydantic requires this one before Python 3.12
 
@@ -97,6 +98,17 @@ Content = Annotated[
 ]
 
 
+_CONTENT_OR_CALLS: Final[JsonDict] = {
+    "anyOf": [
+        {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}},
+        {
+            "required": ["tool_calls"],
+            "properties": {"tool_calls": {"type": "array", "minItems": 1}},
+        },
+    ]
+}
+
+
 class Message(BaseModel):
     """One turn of the conversation. Providers may use further fields.
 
@@ -104,7 +116,9 @@ class Message(BaseModel):
     ``model_dump(exclude_unset=True)`` returns the message as the producer has sent it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="allow", strict=True, json_schema_extra=_CONTENT_OR_CALLS
+    )
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = None

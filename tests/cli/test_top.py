@@ -7,7 +7,7 @@ import redis
 
 from berlin_schemas import names
 from berlin_worker.cli.preflight import open_redis
-from berlin_worker.cli.top.run import read
+from berlin_worker.client.fleet_reader import read
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
 from berlin_worker.storage.heartbeat import WorkerStatus

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from berlin_worker.cli.output import age
-from berlin_worker.cli.top.fleet import Fleet, FleetReading, TokenAge
 from berlin_worker.cli.top.view import FleetView, seconds
+from berlin_worker.storage.fleet import Fleet, FleetReading, TokenAge
 from berlin_worker.storage.heartbeat import Recent, WorkerStatus
 from berlin_worker.storage.survey import ServerState, Survey
 
@@ -123,13 +123,13 @@ def test_json_of_a_fleet_has_stable_names() -> None:
         "v", "ts", "waiting", "dead_letters", "queue_wait_s", "in_flight", "capacity",
         "draining", "chunks", "chunks_per_s", "jobs_per_s", "first_chunk_s", "completed",
         "cancelled", "failed", "errors", "retries", "logins", "logins_failed", "tokens",
-        "tokens_per_min", "unreadable", "workers",
+        "tokens_per_min", "models", "unreadable", "workers",
     ]  # fmt: skip
     assert list(of["workers"][0]) == [
         "worker", "host", "pid", "version", "up_s", "draining", "in_flight", "capacity", "chunks",
         "chunks_per_s", "jobs_per_s", "first_chunk_s", "queue_wait_s", "loop_lag_s", "completed",
         "cancelled", "failed", "errors", "retries", "logins", "logins_failed", "tokens",
-        "tokens_per_min",
+        "tokens_per_min", "models",
     ]  # fmt: skip
     assert of["v"] == 1
     assert of["tokens"]["berlin"] == {"issued_ts": NOW - 60, "age_s": 60.0}

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from berlin_schemas import Cancelled, Chunk, Reset, Started, encode
+from berlin_worker.client.raw_events import RawEvent, parse_raw
 from berlin_worker.client.replay import PAGE_SIZE, JobSnapshot, Need, Replay
 from berlin_worker.errors import CursorExpired, UnsupportedVersion
 from tests.support.replay_logs import JOB, base, entry, later, life, reader_at
@@ -43,10 +44,12 @@ def test_event_without_a_database_sends_a_reader_of_another_to_the_log():
 
 def test_bytes_of_events_are_kept_if_they_are_wanted():
     replay = Replay(JOB)
-    replay.raw = []
-    replay.page([entry(life(5)[0]), (b"2-0", {b"event": later(2)})])
-    replay.messages([encode(life(5)[2]), later(4)])
-    assert replay.raw == [encode(life(5)[0]), encode(life(5)[2])]
+    raw = replay.page([entry(life(5)[0]), (b"2-0", {b"event": later(2)})], parse_raw)
+    raw += replay.messages([encode(life(5)[2]), later(4)], parse_raw)
+    assert raw == [
+        RawEvent(1, "started", encode(life(5)[0])),
+        RawEvent(3, "chunk", encode(life(5)[2])),
+    ]
 
 
 def test_message_before_its_turn_sends_the_reader_to_the_log():

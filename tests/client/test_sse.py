@@ -8,6 +8,7 @@ import pytest
 
 from berlin_schemas import Chunk, encode
 from berlin_worker.client import Client, CursorExpired, Options, sse
+from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.settings import Settings
 from tests.support.job_writer import JobWriter
 from tests.support.store_helpers import raw_log
@@ -122,7 +123,7 @@ async def test_sse_of_an_unknown_job_raises_as_a_stream_does(client):
 def test_bytes_of_several_lines_stay_one_event():
     event = Chunk(job_id=JOB, seq=1, attempt=1, ts=1.0, content="x")
     pretty = json.dumps(json.loads(encode(event)), indent=2).replace("\n", "\r\n").encode()
-    [found] = parsed(sse.frame(event, pretty))
+    [found] = parsed(sse.frame(RawEvent(1, "chunk", pretty)))
     assert json.loads(found["data"]) == json.loads(pretty)
 
 

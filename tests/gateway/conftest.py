@@ -4,25 +4,33 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import redis.asyncio
 
-from berlin_schemas import ErrorCode, PromptJob
+from berlin_schemas import ErrorCode, PromptJob, names
 from berlin_worker.errors import JobError
 from berlin_worker.gateway.gateway import Gateway
 from berlin_worker.gateway.keys import new_key
 from berlin_worker.gateway.server import open_gateway, serving
 from berlin_worker.providers.base import Report, Services
+from berlin_worker.providers.deltas import Delta, ReasoningDelta, ToolCallDelta
 from berlin_worker.settings import Settings
+from berlin_worker.storage.heartbeat import WorkerStatus
 from berlin_worker.testing import InProcessWorker
 
 
 class Scripted:
-    """A provider whose prompt says what happens: words to repeat, ``FAIL <code>``, ``HANG``."""
+    """A provider whose prompt says what happens.
+
+    Words to repeat, ``THINK...`` as reasoning, ``CALL...`` as a tool call, ``HANG``; or alone
+    ``FAIL <code>``.
+    """
 
     def __init__(self, services: Services) -> None:
         pass
@@ -30,7 +38,7 @@ class Scripted:
     def check(self, job: PromptJob) -> None:
         pass
 
-    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
+    async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[Delta], None]:
         text = str(job.messages[-1].content)
         if text.startswith("FAIL "):
             code = ErrorCode(text.split()[1])
@@ -38,8 +46,26 @@ class Scripted:
         for word in text.split():
             if word == "HANG":
                 await asyncio.Event().wait()
-            yield [f"{word} "]
+            yield [_delta(word)]
+            if word.startswith("CALL"):
+                report.finish_reason = "tool_calls"
         report.usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+_KEYS: dict[str, dict[str, Any]] = {
+    "acme": {},
+    "other": {},
+    "operator": {"scopes": ["submit", "read", "fleet"]},
+    "narrow": {"models": ["gpt-4*", "m-named", "echo/*"]},
+}
+
+
+def _delta(word: str) -> Delta:
+    if word.startswith("THINK"):
+        return ReasoningDelta(f"{word} ")
+    if word.startswith("CALL"):
+        return ToolCallDelta(0, '{"of": 1}', id="call-1", name=word)
+    return f"{word} "
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +104,19 @@ def job(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": messages} | fields
 
 
+async def announce(redis_url: str, **workers: dict[str, list[str]]) -> None:
+    """Write the statuses of workers that are not there, and of no others: by name, their models."""
+    async with redis.asyncio.Redis.from_url(redis_url) as store:
+        await store.delete(names.FLEET)
+        for worker, models in workers.items():
+            status = WorkerStatus(
+                worker=worker, host="h", pid=7, version="1", started_ts=time.time(), in_flight=3,
+                capacity=10, models=models,
+            )  # fmt: skip
+            await store.set(names.alive_key(worker), status.model_dump_json(), ex=60)
+            await store.zadd(names.FLEET, {worker: (time.time() + 60) * 1000})
+
+
 @pytest.fixture(scope="module")
 def worker() -> Iterator[InProcessWorker]:
     with InProcessWorker({"berlin": Scripted}) as worker:
@@ -88,11 +127,11 @@ def worker() -> Iterator[InProcessWorker]:
 async def serve(
     redis_url: str, place: Path, *, port: int = 0, **settings: Any
 ) -> AsyncIterator[Harness]:
-    """Serve a gateway with keys for two tenants, on a free port."""
+    """Serve a gateway with keys for several tenants, on a free port."""
     keys, entries = {}, []
-    for tenant in ("acme", "other"):
+    for tenant, more in _KEYS.items():
         keys[tenant], entry = new_key(tenant)
-        entries.append(entry.model_dump())
+        entries.append(entry.model_dump() | more)
     file = place / "keys.json"
     file.write_text(json.dumps({"keys": entries}))
     values = {

@@ -1,18 +1,25 @@
 """The official OpenAI client, unchanged, and the bytes that it reads."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
 from berlin_worker.embedded.redis_server import fake_redis
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness, serve
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
+
+
+ARGUMENTS = '{"of": 1}'
+TOOL = {"type": "function", "function": {"name": "CALLME", "parameters": {"type": "object"}}}
 
 
 def client(harness: Harness) -> openai.AsyncOpenAI:
@@ -62,6 +69,43 @@ async def test_official_client_streams_with_usage(harness: Harness) -> None:
     assert "".join(texts) == "one two "
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 5
+
+
+async def test_official_client_gets_reasoning_and_tool_calls(harness: Harness) -> None:
+    asked: Any = {"model": "m1", "messages": user("THINK CALLME"), "tools": [TOOL]}
+    async with client(harness) as ai:
+        answer = await ai.chat.completions.create(**asked)
+        stream = await ai.chat.completions.create(**asked, stream=True)
+        chunks = [chunk async for chunk in stream]
+    [choice] = answer.choices
+    assert choice.finish_reason == chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert choice.message.content is None
+    calls = choice.message.tool_calls or []
+    assert [call.to_dict() for call in calls] == [
+        {"id": "call-1", "type": "function", "function": {"name": "CALLME", "arguments": ARGUMENTS}}
+    ]
+    deltas = [chunk.choices[0].delta.to_dict() for chunk in chunks]
+    assert [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta] == [
+        "THINK "
+    ]
+    [streamed] = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert streamed == calls[0].to_dict() | {"index": 0}
+    assert choice.message.to_dict()["reasoning_content"] == "THINK "
+
+
+async def test_idempotency_key_attaches_to_the_same_chat_and_refuses_another(
+    harness: Harness,
+) -> None:
+    headers = {"Idempotency-Key": "order-7"}
+    async with client(harness) as ai:
+        create = ai.chat.completions.with_raw_response.create
+        first = await create(model="m1", messages=user("one"), extra_headers=headers)
+        again = await create(model="m1", messages=user("one"), extra_headers=headers)
+        assert first.headers["x-job-id"] == again.headers["x-job-id"]
+        assert again.parse().choices[0].message.content == "one "
+        with pytest.raises(openai.UnprocessableEntityError) as raised:
+            await create(model="m1", messages=user("two"), extra_headers=headers)
+        assert raised.value.code == "idempotency_key_reused"
 
 
 async def text_of(ai: openai.AsyncOpenAI, text: str, *, stream: bool) -> str:
@@ -145,6 +189,40 @@ async def test_job_of_a_disconnected_client_is_cancelled(
         request.cancel()
         [cancelled] = await until_status(harness, "cancelled")
         assert cancelled["job_id"] == running["job_id"]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_job_goes_on_while_a_retry_with_its_key_waits_for_it(
+    worker: InProcessWorker, tmp_path: Path, replicas: int
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        gateways = [
+            await stack.enter_async_context(
+                serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01)
+            )
+            for _ in range(replicas)
+        ]
+        one, other = gateways[0], gateways[-1]
+        body = {"model": "m1", "messages": user("one HANG"), "stream": True}
+        key = {"Idempotency-Key": f"retried {replicas}"}
+
+        async def send(harness: Harness) -> aiohttp.ClientResponse:
+            headers = key | {"Authorization": f"Bearer {harness.keys['acme']}"}
+            url = f"{harness.url}/v1/chat/completions"
+            response = await harness.http.post(url, json=body, headers=headers)
+            assert b"one" in await response.content.readline()
+            return response
+
+        first, retry = await send(one), await send(other)
+        job_id = first.headers["x-job-id"]
+        first.close()
+        await until(lambda: one.gateway.callers[job_id] == 2 - replicas)
+        await one.gateway.abandoned()
+        _, _, job = await other.call("GET", f"/v1/jobs/{job_id}")
+        assert (job["status"], job["cancel_requested"]) == ("running", False)
+        retry.close()
+        [cancelled] = await until_status(other, "cancelled")
+        assert cancelled["job_id"] == job_id
 
 
 async def test_job_without_a_worker_is_cancelled_in_time(tmp_path: Path) -> None:

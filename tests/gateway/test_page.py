@@ -1,13 +1,14 @@
-"""The page, in a real browser: stream, reload, cancel, and a gateway that restarts."""
+"""The page, in a real browser: stream, reload, cancel, and losses in mid-stream."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from berlin_worker.testing import InProcessWorker
-from tests.gateway.conftest import Harness, serve
-from tests.support.browser import Page, browser
+from tests.gateway.conftest import Harness, announce, serve
+from tests.support.browser import Page, browser, new_page
+from tests.support.fleet import QUICK_LEASES, Fleet
 
 pytestmark = pytest.mark.integration
 
@@ -15,16 +16,22 @@ TEXT = "document.getElementById('text').textContent"
 STATE = "document.getElementById('state').textContent"
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[int]:
+    with browser() as port:
+        yield port
+
+
 @pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    async with browser() as page:
+async def page(chromium: int) -> AsyncIterator[Page]:
+    async with new_page(chromium) as page:
         yield page
 
 
-async def send(page: Page, harness: Harness, prompt: str) -> None:
+async def send(page: Page, harness: Harness, prompt: str, *, tenant: str = "acme") -> None:
     await page.until("document.readyState === 'complete'")
     await page.run(
-        f"""document.getElementById('key').value = {harness.keys["acme"]!r};
+        f"""document.getElementById('key').value = {harness.keys[tenant]!r};
         document.getElementById('prompt').value = {prompt!r};
         document.getElementById('ask').requestSubmit()"""
     )
@@ -80,3 +87,57 @@ async def test_stream_continues_at_a_restarted_gateway(
         await harness.gateway.client.cancel(job_id)
         await page.until(f"{STATE} === 'cancelled: requested'")
         assert await page.run(TEXT) == "one "
+
+
+async def test_answer_has_reasoning_calls_and_figures(page: Page, harness: Harness) -> None:
+    await page.open(harness.url + "/")
+    await send(page, harness, "THINK CALLME text")
+    await page.until(f"{STATE}.startsWith('completed')")
+    assert await page.run(TEXT) == "text "
+    reasoning = "document.getElementById('reasoning')"
+    assert await page.run(f"[{reasoning}.hidden, {reasoning}.open]") == [False, False]
+    assert await page.run(f"{reasoning}.lastElementChild.textContent") == "THINK "
+    calls = await page.run("document.getElementById('calls').innerText")
+    assert "CALLME" in calls
+    assert '{"of": 1}' in calls
+    figures = await page.run("document.getElementById('figures').innerText")
+    for name in ("in the queue", "to the first text", "in all", "attempts\n1", "tokens\n3 + 2"):
+        assert name in figures
+
+
+async def test_fleet_is_the_second_view_and_the_keyboard_reaches_it(
+    page: Page, worker: InProcessWorker, harness: Harness
+) -> None:
+    await announce(worker.redis_url, w1={})
+    await page.open(harness.url + "/")
+    await page.until("document.readyState === 'complete'")
+    await page.run(f"document.getElementById('key').value = {harness.keys['acme']!r}")
+    await page.run(
+        """document.getElementById('tab-prompt').dispatchEvent(
+            new KeyboardEvent('keydown', { key: 'ArrowRight' }))"""
+    )
+    await page.until("document.getElementById('fleet-problem').textContent.includes('fleet')")
+    assert await page.run("document.getElementById('view-prompt').hidden") is True
+    await page.run(f"document.getElementById('key').value = {harness.keys['operator']!r}")
+    await page.until("document.getElementById('worker-rows').innerText.includes('h:7')")
+    assert await page.run("document.getElementById('fleet-problem').hidden") is True
+    figures = await page.run("document.getElementById('fleet-figures').innerText")
+    assert "3/10 in flight" in figures
+    await page.run("document.getElementById('tab-prompt').click()")
+    assert await page.run("document.getElementById('view-fleet').hidden") is True
+
+
+async def test_stream_continues_after_its_worker_was_killed(
+    page: Page, fleet: Fleet, tmp_path: Path
+) -> None:
+    async with serve(fleet.env["REDIS_URL"], tmp_path) as harness:
+        await page.open(harness.url + "/")
+        await send(page, harness, "[[stall:2*1]] a b c d")
+        await page.until(f"{STATE} === 'in the queue: one of 1 that wait'")
+        with fleet.worker(**QUICK_LEASES) as first:
+            await page.until(f"{TEXT} !== ''")
+            first.kill()
+        with fleet.worker(**QUICK_LEASES):
+            await page.until(f"{STATE} === 'completed: stop'")
+        assert await page.run(TEXT) == "echo of [[stall:2*1]] a b c d"
+        assert "attempts\n2" in await page.run("document.getElementById('figures').innerText")

@@ -5,8 +5,10 @@ import contextlib
 import itertools
 import json
 import shutil
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -71,32 +73,43 @@ class Page:
         raise AssertionError("the browser has gone")
 
 
-@contextlib.asynccontextmanager
-async def browser() -> AsyncIterator[Page]:
-    """Run Chromium with an empty profile; yields its page."""
+@contextlib.contextmanager
+def browser() -> Iterator[int]:
+    """Run Chromium with an empty profile; yields the port of its DevTools."""
     binary = needed(shutil.which("chromium"), "chromium")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            binary, *_OPTIONS, f"--user-data-dir={profile}", "about:blank",
-            stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        subprocess.Popen(
+            [binary, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"],
+            stderr=subprocess.DEVNULL,
+        ) as process,
+    ):
         try:
-            port = await _port(Path(profile))
-            async with aiohttp.ClientSession() as http:
-                async with http.get(f"http://127.0.0.1:{port}/json/list") as response:
-                    pages = await response.json()
-                url = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
-                async with http.ws_connect(url, max_msg_size=0) as socket:
-                    yield Page(socket)
+            yield _port(Path(profile), process)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            process.kill()
 
 
-async def _port(profile: Path) -> int:
+@contextlib.asynccontextmanager
+async def new_page(port: int) -> AsyncIterator[Page]:
+    """Open a page of the browser at ``port``; it is closed at the end."""
+    address = f"http://127.0.0.1:{port}/json"
+    async with aiohttp.ClientSession() as http:
+        async with http.put(f"{address}/new?about:blank") as response:
+            opened = await response.json()
+        try:
+            async with http.ws_connect(opened["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                yield Page(socket)
+        finally:
+            async with http.get(f"{address}/close/{opened['id']}") as response:
+                await response.read()
+
+
+def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
     file = profile / "DevToolsActivePort"
-    async with asyncio.timeout(_START_S):
-        while not (file.exists() and "\n" in file.read_text()):  # noqa: ASYNC110  # Chromium writes it
-            await asyncio.sleep(0.05)
+    give_up = time.monotonic() + _START_S
+    while not (file.exists() and "\n" in file.read_text()):
+        assert process.poll() is None, "Chromium has ended"
+        assert time.monotonic() < give_up, "Chromium does not start"
+        time.sleep(0.05)
     return int(file.read_text().splitlines()[0])

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from berlin_worker.client import AsyncClient
 from berlin_worker.settings import Settings
+from tests.gateway.conftest import serve
 from tests.support.collector import Collector, collector
 from tests.support.fleet import QUICK_LEASES, Fleet, prompt
 from tests.support.workers import ROOT
@@ -101,6 +102,32 @@ def test_job_of_a_dead_worker_continues_in_its_trace(fleet, traces, tracer):
         [chat] = traces.named("chat gpt-3.5-turbo")
     assert chat.attributes["berlin.job.attempt"] == 2
     assert {delivery.trace_id, chat.trace_id} == {trace_id(span)}
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["passed on", "recorded"])
+async def test_trace_of_an_http_request_leads_through_the_gateway_to_the_call_upstream(
+    fleet, traces, tmp_path, monkeypatch, recorded
+):
+    sent = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{sent}-b7ad6b7169203331-01"}
+    if recorded:
+        for name, value in traces.environ.items():
+            monkeypatch.setenv(name, value)
+    async with serve(fleet.env["REDIS_URL"], tmp_path) as harness:
+        status, _, body = await harness.call(
+            "POST", "/v1/jobs", json=prompt(SECRET, model="m-1"), headers=headers
+        )
+        assert status == 202
+    with fleet.worker(**traces.environ):
+        fleet.ended(body["job_id"])
+        [delivery] = traces.named("worker.generate")
+        [chat] = traces.named("chat m-1")
+    assert {delivery.trace_id, chat.trace_id} == {sent}
+    if recorded:
+        [request] = traces.named("POST /v1/jobs")
+        assert (request.trace_id, request.attributes["http.response.status_code"]) == (sent, 202)
+        assert delivery.parent_id == request.span_id
+    assert SECRET.encode() not in traces.raw
 
 
 def test_failures_and_retries_are_counted_by_code(fleet, traces):

@@ -161,3 +161,11 @@ def test_events_of_the_tests_own_are_a_reply():
     with pytest.raises(JobFailed, match="theirs"):
         client.result(client.submit("x"))
     client.close()
+
+
+async def test_last_caller_is_attached_to_a_job() -> None:
+    async with FakeAsyncClient() as client:
+        assert await client.attached("a") is None
+        await client.attach("a", "one")
+        await client.attach("a", "other")
+        assert await client.attached("a") == "other"

@@ -11,6 +11,7 @@ from berlin_worker.cli.output import print_err
 from berlin_worker.cli.preflight import load_settings
 from berlin_worker.gateway.keys import new_key
 from berlin_worker.gateway.server import open_gateway, serving
+from berlin_worker.pool.thread import loop_factory
 
 
 def print_new_key(tenant: str) -> None:
@@ -26,7 +27,8 @@ def run(host: str, port: int) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    return asyncio.run(_run(host, port))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_run(host, port))
 
 
 async def _run(host: str, port: int) -> int:

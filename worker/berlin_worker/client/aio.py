@@ -98,6 +98,25 @@ class AsyncClient(AsyncSurface):
         node = cast("RedisCluster", redis).get_node_from_key(state)
         await redis.execute_command("PUBLISH", *command, target_nodes=node)  # type: ignore[no-untyped-call]  # redis-py
 
+    async def attach(self, job_id: str, caller: str) -> None:
+        """Write into the record of a job who waits for it now; the last one counts."""
+        self._enter()
+        state = names.state_key(job_id)
+        with _naming(job_id):
+            await self._asked(lambda: self._store.redis.hset(state, "caller", caller))
+            await self._asked(
+                lambda: self._store.redis.expire(state, self._settings.queue_ttl_s, nx=True)
+            )
+
+    async def attached(self, job_id: str) -> str | None:
+        """Return who waits for a job, by the last :meth:`attach`."""
+        self._enter()
+        with _naming(job_id):
+            [found] = await self._asked(
+                lambda: self._store.redis.hmget(names.state_key(job_id), ["caller"])
+            )
+        return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
+
     async def status(self, job_id: str) -> JobStatus:
         self._enter()
         with _naming(job_id):
@@ -139,7 +158,6 @@ class AsyncClient(AsyncSurface):
         *,
         wait_for_start_s: float | None = None,
         submission: Submission | None = None,
-        raw: bool = False,
     ) -> Stream:
         self._enter()
         if submission is not None:
@@ -153,7 +171,6 @@ class AsyncClient(AsyncSurface):
             store=self._store,
             options=options,
             submit=None if submission is None else partial(self._accept, submission),
-            raw=raw,
         )
 
     def _enter(self) -> None:

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, TypeVar
 
 from berlin_schemas import Event, decode
 from berlin_schemas.events import TERMINAL_TYPES, VERSION
@@ -15,6 +15,16 @@ _KNOWN_TYPES: Final = TERMINAL_TYPES | {"started", "chunk", "reasoning", "tool_c
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 """An entry of the log as Redis returns it: ID ``<seq>-0`` and its fields."""
+
+
+class _Typed(Protocol):
+    @property
+    def type(self) -> str: ...
+
+
+E = TypeVar("E", bound=_Typed)
+Parse = Callable[[str, bytes], tuple[int, E | None, int] | None]
+"""Takes a job ID and the bytes of a message, as :func:`parse_message` does."""
 
 
 def seq_of(entry: Entry) -> int:
@@ -58,14 +68,14 @@ def _object(data: bytes) -> dict[str, object]:
     return obj if isinstance(obj, dict) else {}
 
 
-def parse_entry(job_id: str, seq: int, data: bytes) -> Event | None:
-    """Return the event of a log entry; ``None`` if this version cannot read it.
+def parse_entry(parse: Parse[E], job_id: str, seq: int, data: bytes) -> E | None:
+    """Return the event of a log entry, by ``parse``; ``None`` if this version cannot read it.
 
     An unreadable message sends the reader to the log. An unreadable entry of the log is
     skipped: its ID gives its ``seq``.
     Raises :class:`UnsupportedVersion` for another version.
     """
-    found = parse_message(job_id, data)
+    found = parse(job_id, data)
     if found is None or found[0] != seq:
         version = _object(data).get("v", VERSION)
         if version != VERSION:

@@ -8,8 +8,9 @@ from typing import Final, TypeVar
 from redis.exceptions import RedisError
 
 from berlin_schemas import Event, names
-from berlin_worker.client.entries import Entry
+from berlin_worker.client.entries import E, Entry, Parse, parse_message
 from berlin_worker.client.event_store import EventStore
+from berlin_worker.client.raw_events import RawEvent, parse_raw
 from berlin_worker.client.replay import Need, Replay
 from berlin_worker.client.resp3 import Lost
 from berlin_worker.client.stream import Stream
@@ -34,12 +35,10 @@ class RedisStream(Stream):
         store: EventStore,
         options: Options,
         submit: Callable[[], Awaitable[object]] | None = None,
-        raw: bool = False,
     ) -> None:
         super().__init__()
         self._subscription: Subscription | None = None
         self._replay = Replay(names.check_job_id(job_id), after, database=store.database)
-        self._replay.raw = [] if raw else None
         self._store = store
         self._subscriptions = store.subscriptions
         self._log_reader = store.log_reader
@@ -54,13 +53,18 @@ class RedisStream(Stream):
         return self._replay.job_id
 
     async def batch(self) -> list[Event]:
-        if self._ready:
-            return self._take_ready()
+        return self._take_ready() if self._ready else await self._next(parse_message)
+
+    async def raw_batch(self) -> list[RawEvent]:
+        self._check_raw()
+        return await self._next(parse_raw)
+
+    async def _next(self, parse: Parse[E]) -> list[E]:
         if not self._subscriptions.in_own_loop:
             raise ClientError(ANOTHER_LOOP)
         try:
             while self._replay.need is not Need.NOTHING and not self._closed:
-                if events := await self._step():
+                if events := await self._step(parse):
                     return events
         except asyncio.CancelledError:
             raise
@@ -69,11 +73,6 @@ class RedisStream(Stream):
             raise
         self.close()
         raise StopAsyncIteration
-
-    async def raw_batch(self) -> list[tuple[Event, bytes]]:
-        events = await self.batch()
-        data, self._replay.raw = self._replay.raw or [], []
-        return list(zip(events, data, strict=True))
 
     async def start(self) -> None:
         if not self._subscriptions.in_own_loop:
@@ -100,17 +99,17 @@ class RedisStream(Stream):
         if self._subscription is not None:
             self._subscriptions.discard(self._subscription)
 
-    async def _step(self) -> list[Event]:
+    async def _step(self, parse: Parse[E]) -> list[E]:
         """Do what the core needs next; return the events to deliver."""
         await self.start()
         replay, job_id = self._replay, self.job_id
         if replay.need is Need.PAGE:
-            return replay.page(await self._patiently(self._page))
+            return replay.page(await self._patiently(self._page), parse)
         if replay.need is Need.SNAPSHOT:
             seen = await self._patiently(lambda: self._log_reader.snapshot(job_id))
             replay.snapshot(seen, may_wait=self._may_wait())
             return []
-        return await self._listen()
+        return await self._listen(parse)
 
     async def _page(self) -> list[Entry]:
         replay = self._replay
@@ -120,7 +119,7 @@ class RedisStream(Stream):
             replay.page_lost()
             raise
 
-    async def _listen(self) -> list[Event]:
+    async def _listen(self, parse: Parse[E]) -> list[E]:
         assert self._subscription is not None  # for mypy: start() has opened it
         taken = await self._subscription.take()
         if taken is Signal.OVERFLOW:
@@ -128,13 +127,13 @@ class RedisStream(Stream):
         elif taken is Signal.IDLE:
             self._replay.idle()
         else:
-            return self._take(taken)
+            return self._take(taken, parse)
         return []
 
-    def _take(self, messages: list[bytes]) -> list[Event]:
+    def _take(self, messages: list[bytes], parse: Parse[E]) -> list[E]:
         """Take messages. Messages of other fleets do not count as a sign of life."""
         now = asyncio.get_running_loop().time()
-        if events := self._replay.messages(messages):
+        if events := self._replay.messages(messages, parse):
             self._progress_s = now
         elif now - self._progress_s > self._options.reread_after_s:
             self._progress_s = now

@@ -37,12 +37,11 @@ A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from berlin_schemas import Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import entries as log_entries
-from berlin_worker.client.entries import Entry
+from berlin_worker.client.entries import E, Entry, Parse, parse_message
 from berlin_worker.errors import CursorExpired, UnsupportedVersion
 
 PAGE_SIZE: Final = 500
@@ -79,7 +78,7 @@ class Replay:
 
     __slots__ = (
         "_after", "_database", "_doubted", "_known", "_last_digest", "_log_digest",
-        "_taken_digest", "confirmed", "cursor", "job_id", "need", "page_size", "raw",
+        "_taken_digest", "confirmed", "cursor", "job_id", "need", "page_size",
     )  # fmt: skip
 
     def __init__(self, job_id: str, after: int = 0, *, database: int = 0) -> None:
@@ -93,21 +92,21 @@ class Replay:
         self._last_digest: int | None = None  # of the entry at `confirmed`, if one was read
         self.need = Need.PAGE
         self.page_size = PAGE_SIZE
-        self.raw: list[bytes] | None = None
-        """If it is a list, it receives the bytes of each event that is returned."""
         self._database = database
         # An event, or a record, that was seen proves that the job existed.
         self._known = after > 0
         self._doubted = False
 
-    def page(self, entries: Sequence[Entry]) -> list[Event]:
+    def page(self, entries: Sequence[Entry], parse: Parse[Any] = parse_message) -> list[Any]:
         """Take a page of the log, as :attr:`next_page` says.
+
+        ``parse`` makes the events: ``entries.parse_message`` or ``raw_events.parse_raw``.
 
         Raises :class:`CursorExpired` if the log no longer holds the event after the cursor, or
         holds other events than the channel brought, and :class:`UnsupportedVersion` if an event
         is of another version.
         """
-        events: list[Event] = []
+        events: list[Any] = []
         before = self.confirmed
         if entries and self._is_as_read(entries[0]):
             entries = entries[1:]
@@ -123,7 +122,7 @@ class Replay:
                 self._confirm(seq, log_entries.data_of(entry))
                 continue
             try:
-                self._take_entry(events, seq, log_entries.data_of(entry))
+                self._take_entry(events, parse, seq, log_entries.data_of(entry))
             except UnsupportedVersion:
                 if events:
                     return events  # first what comes before it
@@ -164,13 +163,13 @@ class Replay:
                 "worker has written: submit it again"
             )
 
-    def _take_entry(self, events: list[Event], seq: int, data: bytes) -> None:
-        event = log_entries.parse_entry(self.job_id, seq, data)
+    def _take_entry(self, events: list[E], parse: Parse[E], seq: int, data: bytes) -> None:
+        event = log_entries.parse_entry(parse, self.job_id, seq, data)
         self.confirmed = self.cursor = seq
         self._last_digest = hash(data)
         self._known = True
         if event is not None:
-            self._deliver(events, event, data)
+            self._deliver(events, event)
 
     def _confirm(self, seq: int, data: bytes) -> None:
         """Compare an entry of the log with the event that the channel brought."""
@@ -248,17 +247,17 @@ class Replay:
             )
         self.need = Need.LISTEN
 
-    def messages(self, batch: Iterable[bytes]) -> list[Event]:
+    def messages(self, batch: Iterable[bytes], parse: Parse[Any] = parse_message) -> list[Any]:
         """Take messages of the channel, in the order of their arrival.
 
         From the first that does not fit the rest is dropped: all that was published
         before the log is read is in the log.
         """
-        events: list[Event] = []
+        events: list[Any] = []
         for data in batch:
             if self.need is not Need.LISTEN:
                 break
-            found = log_entries.parse_message(self.job_id, data)
+            found = parse(self.job_id, data)
             if found is None:
                 self.need = Need.PAGE
                 break
@@ -279,7 +278,7 @@ class Replay:
             self._known = True
             self._taken_digest = hash((self._taken_digest, data))
             if event is not None:
-                self._deliver(events, event, data)
+                self._deliver(events, event)
         return events
 
     def missed(self) -> None:
@@ -292,9 +291,7 @@ class Replay:
         if self.need is Need.LISTEN:
             self.need = Need.SNAPSHOT
 
-    def _deliver(self, events: list[Event], event: Event, data: bytes) -> None:
+    def _deliver(self, events: list[E], event: E) -> None:
         events.append(event)
-        if self.raw is not None:
-            self.raw.append(data)
         if event.type in TERMINAL_TYPES:
             self.need = Need.NOTHING

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from berlin_schemas import Event
+from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.client.stream import Stream
 
 PING_S: Final = 15.0
@@ -19,10 +19,12 @@ def cursor(last_event_id: str | None) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else 0
 
 
-def frame(event: Event, data: bytes) -> bytes:
+def frame(event: RawEvent) -> bytes:
     """Return a frame: ``id`` is the ``seq``, ``event`` the type, ``data`` the event's bytes."""
-    lines = b"".join(b"data: %b\n" % line for line in data.splitlines())
-    return b"id: %d\nevent: %b\n%b\n" % (event.seq, event.type.encode(), lines)
+    seq, kind, data = event
+    # A browser joins the lines of `data` by a newline, which is white space in JSON.
+    data = b"\ndata: ".join(data.splitlines())
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, kind.encode(), data)
 
 
 async def frames(stream: Stream) -> AsyncGenerator[bytes, None]:
@@ -37,5 +39,5 @@ async def frames(stream: Stream) -> AsyncGenerator[bytes, None]:
                 continue
             except StopAsyncIteration:
                 return
-            for event, data in batch:
-                yield frame(event, data)
+            for event in batch:
+                yield frame(event)

@@ -2,10 +2,13 @@
 
 import abc
 from collections import deque
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
 from berlin_schemas import Event
+from berlin_worker.client.raw_events import RawEvent
+from berlin_worker.errors import ClientError
 
 
 class Stream(abc.ABC):
@@ -37,8 +40,22 @@ class Stream(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def raw_batch(self) -> list[tuple[Event, bytes]]:
-        """Return what :meth:`batch` returns, each event with its bytes."""
+    async def raw_batch(self) -> list[RawEvent]:
+        """Return the bytes of all events that have arrived, at least one event.
+
+        Number and type are read, the rest is not decoded. Raises ``StopAsyncIteration`` at the
+        end, ``ClientError`` if the iterator still holds events that have arrived.
+        """
+
+    async def raw(self) -> AsyncGenerator[RawEvent, None]:
+        """Yield each event as its own bytes, in place of the iterator's decoded ones."""
+        while True:
+            try:
+                events = await self.raw_batch()
+            except StopAsyncIteration:
+                return
+            for event in events:
+                yield event
 
     @abc.abstractmethod
     async def start(self) -> None:
@@ -75,6 +92,10 @@ class Stream(abc.ABC):
         tb: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_raw(self) -> None:
+        if self._ready:
+            raise ClientError("read a stream by its iterator or by raw(), not by both")
 
     def _take_ready(self) -> list[Event]:
         ready, self._ready = list(self._ready), deque()

@@ -50,21 +50,18 @@ class AsyncSurface(abc.ABC):
         after: int = 0,
         *,
         wait_for_start_s: float | None = None,
-        raw: bool = False,
     ) -> Stream:
         """Return the events of a job with a ``seq`` beyond ``after``, up to the terminal one.
 
-        ``wait_for_start_s`` overrides that of the options, for this stream. With ``raw`` it keeps
-        the bytes of each event, for :meth:`~berlin_worker.client.Stream.raw_batch`.
+        ``wait_for_start_s`` overrides that of the options, for this stream.
         """
-        return self._stream(job_id, after, wait_for_start_s=wait_for_start_s, raw=raw)
+        return self._stream(job_id, after, wait_for_start_s=wait_for_start_s)
 
     def submit_and_stream(
         self,
         prompt: Prompt,
         *,
         job_id: str | None = None,
-        raw: bool = False,
         **job_fields: Unpack[JobFields],
     ) -> Stream:
         """Submit a job and read its events; the iterator's ``job_id`` is known at once.
@@ -74,7 +71,7 @@ class AsyncSurface(abc.ABC):
         :meth:`stream` do, :class:`~berlin_schemas.InvalidJob` at once.
         """
         submission = prepare(prompt, job_id, job_fields, max_bytes=self.max_job_bytes)
-        return self._stream(submission.job_id, submission=submission, raw=raw)
+        return self._stream(submission.job_id, submission=submission)
 
     def sse(self, job_id: str, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the events of a job as server-sent events, each ready to be written.
@@ -83,7 +80,7 @@ class AsyncSurface(abc.ABC):
         after that one follow, or all, if it names none. A comment comes every 15 s while there
         is no event. Raises as :meth:`stream` does.
         """
-        return sse.frames(self._stream(job_id, sse.cursor(last_event_id), raw=True))
+        return sse.frames(self._stream(job_id, sse.cursor(last_event_id)))
 
     async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
         """Wait for the end of a job and return its text.
@@ -167,7 +164,6 @@ class AsyncSurface(abc.ABC):
         *,
         wait_for_start_s: float | None = None,
         submission: Submission | None = None,
-        raw: bool = False,
     ) -> Stream:
         """Return the events of a job; its first step submits ``submission``, if given."""
 

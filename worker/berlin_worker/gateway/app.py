@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from berlin_schemas import InvalidJob
 from berlin_worker.errors import ClientError, SettingsError
-from berlin_worker.gateway import chat, jobs, openapi, page_routes, responses, tickets
+from berlin_worker.gateway import chat, fleet_routes, jobs, openapi, page_routes, responses, tickets
 from berlin_worker.gateway.gateway import CALLER, GATEWAY, Gateway
 from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
@@ -43,6 +43,7 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_routes(jobs.routes)
     app.router.add_routes(chat.routes)
     app.router.add_routes(responses.routes)
+    app.router.add_routes(fleet_routes.routes)
     page_routes.add_routes(app)
     app.on_response_prepare.append(_add_headers)
     return app
@@ -154,6 +155,14 @@ def _path(request: web.Request) -> str:
     return "(no route)" if resource is None else resource.canonical
 
 
+async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    tracer = request.app[GATEWAY].tracer
+    with tracer.request(request.method, _path(request), request.headers) as trace:
+        response = await handler(request)
+        trace.answered(response.status)
+        return response
+
+
 class _Metrics:
     """Counts requests by route and status, and shows the streams that are open."""
 
@@ -195,7 +204,10 @@ class _Metrics:
     async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         begun, status = time.monotonic(), 499  # nginx's status for a client that went away
         try:
-            response = await handler(request)
+            if request.path in _OPEN:
+                response = await handler(request)
+            else:
+                response = await _traced(request, handler)
             status = response.status
             return response
         finally:

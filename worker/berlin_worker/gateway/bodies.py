@@ -73,8 +73,12 @@ class ListedJob(_Body):
 
 
 class Job(ListedJob):
-    """A job with its result, which is ``None`` before the end, and once the log has expired."""
+    """A job with its result, which is ``None`` before the end, and once the log has expired.
 
+    ``queued_jobs`` is how many jobs wait for a worker, while this one does.
+    """
+
+    queued_jobs: int | None = None
     result: JobResult | None = None
     usage: dict[str, Any] | None = None
 
@@ -84,6 +88,34 @@ class JobPage(_Body):
 
     jobs: list[ListedJob]
     next: str | None
+
+
+class Model(_Body):
+    """A model that can be asked for; ``owned_by`` is the provider."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(_Body):
+    """The models that the caller may name, as far as the gateway knows them."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Fleet(BaseModel):
+    """All running workers and their sums, as `berlin top --json` prints them."""
+
+    v: Literal[1]
+    ts: float
+    waiting: int | None
+    in_flight: int
+    capacity: int | None
+    models: dict[str, list[str]]
+    workers: list[dict[str, Any]]
 
 
 class PolledEvents(_Body):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
@@ -15,7 +16,7 @@ from berlin_worker.errors import ClientError, JobIdReused
 from berlin_worker.gateway.chat_format import Answer, ChatRequest, ChunkWriter, Head, parse_request
 from berlin_worker.gateway.event_stream import EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, Gateway, need
-from berlin_worker.gateway.idempotency import job_id_of
+from berlin_worker.gateway.idempotency import job_id_of, may_be_attached
 from berlin_worker.gateway.problems import Problem, of_client, of_terminal
 from berlin_worker.gateway.requests import json_object
 
@@ -35,7 +36,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
     job = wanted.job | {"tenant": caller.tenant}
     gateway.check_model(caller, job.get("provider"), job.get("model"))
     job_id = job_id_of(request, job, caller.tenant)
-    stream = gateway.client.submit_and_stream(job, job_id=job_id, raw=True)
+    stream = gateway.client.submit_and_stream(job, job_id=job_id)
     head = Head(stream.job_id, gateway.model_of(job.get("model")), int(time.time()))
     async with _cancelled_if_abandoned(gateway, stream):
         if wanted.stream:
@@ -43,31 +44,28 @@ async def complete(request: web.Request) -> web.StreamResponse:
         return await _whole(gateway, stream, head)
 
 
-@routes.get("/v1/models")
-async def models(request: web.Request) -> web.Response:
-    """List the models that the caller may name, as far as the gateway knows them."""
-    gateway, caller = request.app[GATEWAY], need(request, "submit")
-    names = [name for name in await gateway.models() if caller.may_use(*name)]
-    listed = [
-        {"id": model, "object": "model", "created": 0, "owned_by": provider}
-        for provider, model in names
-    ]
-    return web.json_response({"object": "list", "data": listed})
-
-
 @contextlib.asynccontextmanager
 async def _cancelled_if_abandoned(gateway: Gateway, stream: Stream) -> AsyncIterator[None]:
     """Cancel the job after a while if the block ends before the job does."""
+    # Others may attach to a job with a key, at another gateway, too: the last one counts.
+    caller_id = secrets.token_hex(8) if may_be_attached(stream.job_id) else ""
+    gateway.callers[stream.job_id] += 1
     try:
         async with stream:
+            if caller_id:
+                await gateway.client.attach(stream.job_id, caller_id)
             yield
     except JobIdReused:
         raise Problem(
             422, "idempotency_key_reused", "the Idempotency-Key belongs to another request"
         ) from None
     except (asyncio.CancelledError, ConnectionResetError):
-        gateway.cancel_later(stream.job_id)
+        gateway.cancel_later(stream.job_id, caller_id)
         raise
+    finally:
+        gateway.callers[stream.job_id] -= 1
+        if not gateway.callers[stream.job_id]:
+            del gateway.callers[stream.job_id]
 
 
 async def _streamed(
@@ -127,14 +125,15 @@ async def _events(
                 yield None
                 continue
             started = True
-            events = [from_json(data) for _, data in batch]
+            events = [from_json(raw.data) for raw in batch]
             for event in events:
                 if event["type"] in _FAILURES:
                     raise of_terminal(event)
             ended = events[-1]["type"] == "completed"
             yield events
     if not ended:
-        gateway.cancel_later(stream.job_id)
+        if not may_be_attached(stream.job_id):  # else the request comes again, elsewhere
+            gateway.cancel_later(stream.job_id)
         raise Problem(503, "stopping", "the gateway is shutting down: send the request again")
 
 

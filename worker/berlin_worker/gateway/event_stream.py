@@ -1,26 +1,33 @@
 """Writes a job's events to one HTTP response, with pings, and cuts a reader that does not read."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
-from berlin_schemas import Event
+from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.client.stream import Stream
 
 PING_S: Final = 10.0
 """Proxies and load balancers cut silent responses, many after 60 s, some after 30 s."""
-FIRST_PING_S: Final = 1.0
+FIRST_PING_S: Final = 0.75
 """A caller sees within a second that its request was taken."""
 STALL_S: Final = 30.0
 """A reader that has not made room for so long is cut; it comes back with its cursor."""
+PIECE_BYTES: Final = 32 * 1024
+"""Written at once at the most. For a reader that does not read, aiohttp keeps up to 128 KiB of the
+response; the client keeps ``Options.buffer_bytes`` of events, and then reads them from the log."""
+SEND_BUFFER_BYTES: Final = 128 * 1024
+"""Asked of the system for each stream. It would keep megabytes for a reader that does not read."""
+_TICK_S: Final = 0.25
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would collect the events before it passes them on
 }
-Batch = list[tuple[Event, bytes]]
+Batch = list[RawEvent]
 
 
 class Stalled(ConnectionResetError):
@@ -55,22 +62,33 @@ class EventResponse:
 
     async def write(self, frames: Iterable[bytes]) -> None:
         """Send frames. Raises ``ConnectionResetError`` if the reader has gone or does not read."""
+        transport = self._request.transport
+        if transport is None:
+            raise ClientConnectionResetError("the reader has gone")
         if not self._response.prepared:
             await self._response.prepare(self._request)
-        try:
-            async with asyncio.timeout(STALL_S):
-                await self._response.write(b"".join(frames))
-        except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise Stalled from None
+            opened = transport.get_extra_info("socket")
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        data = b"".join(frames)
+        if len(data) <= PIECE_BYTES and not transport.get_write_buffer_size():
+            await self._response.write(data)  # there is room: no need to bound the wait for it
+            return
+        for start in range(0, len(data), PIECE_BYTES):
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await self._response.write(data[start : start + PIECE_BYTES])
+            except TimeoutError:
+                transport.abort()
+                raise Stalled("the reader does not read") from None
 
 
 class OpenStreams:
     """Counts the open streams of one kind, and ends their waits when the gateway leaves."""
 
     def __init__(self) -> None:
-        self._waits: set[asyncio.Timeout] = set()
+        self._waits: dict[asyncio.Timeout, float] = {}
+        """Each wait, and when a ping is due (event loop's clock)."""
+        self._ticker: asyncio.TimerHandle | None = None
         self._none = asyncio.Event()
         self._none.set()
         self.count = 0
@@ -94,13 +112,25 @@ class OpenStreams:
         """
         self.count += 1
         self._none.clear()
+        if self._ticker is None:
+            self._tick()
+        pause_s = FIRST_PING_S
+        clock = asyncio.get_running_loop().time
         try:
-            pause_s = FIRST_PING_S
             while not self.stopped:
+                batch = None
                 try:
-                    batch = await self._next(stream, pause_s)
+                    async with asyncio.timeout(None) as wait:
+                        self._waits[wait] = clock() + pause_s
+                        try:
+                            batch = await stream.raw_batch()
+                        finally:
+                            del self._waits[wait]
                 except StopAsyncIteration:
                     return
+                except TimeoutError:
+                    if not wait.expired():
+                        raise
                 if batch is None and self.stopped:
                     return
                 pause_s = PING_S
@@ -110,13 +140,11 @@ class OpenStreams:
             if not self.count:
                 self._none.set()
 
-    async def _next(self, stream: Stream, pause_s: float) -> Batch | None:
-        try:
-            async with asyncio.timeout(pause_s) as wait:
-                self._waits.add(wait)
-                try:
-                    return await stream.raw_batch()
-                finally:
-                    self._waits.discard(wait)
-        except TimeoutError:
-            return None
+    def _tick(self) -> None:
+        # One timer for all streams: one for each event would cost more than the event.
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for wait, due in self._waits.items():
+            if due <= now:
+                wait.reschedule(now)
+        self._ticker = loop.call_later(_TICK_S, self._tick) if self.count else None

@@ -3,19 +3,22 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
 
-from berlin_schemas import Event
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import AsyncClient
+from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.errors import ClientError, JobFailed
 from berlin_worker.gateway.event_stream import OpenStreams
+from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.keys import Caller, Keys, Scope
 from berlin_worker.gateway.problems import Problem
 from berlin_worker.settings import Settings
+from berlin_worker.telemetry.tracing import OFF, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +34,16 @@ class Gateway:
     settings: Settings
     keys: Keys
     ticket_secret: bytes
+    fleet: CachedFleet
     followers: OpenStreams = field(default_factory=OpenStreams)
     """Readers that come back with a cursor, at another replica if need be."""
     chats: OpenStreams = field(default_factory=OpenStreams)
     """Requests that cannot be continued: at the end of the gateway they may finish."""
+    tracer: Tracer = OFF
     lookup_s: float = _LOOKUP_S
     """How long a request waits for a log that should be there."""
+    callers: Counter[str] = field(default_factory=Counter)
+    """How many requests wait for the answer of a job: a retry may attach to it."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -54,11 +61,9 @@ class Gateway:
                 403, "model_not_allowed", "model: the API key does not allow it", param="model"
             )
 
-    async def poll(
-        self, job_id: str, after: int, wait_s: float
-    ) -> tuple[list[tuple[Event, bytes]], bool]:
+    async def poll(self, job_id: str, after: int, wait_s: float) -> tuple[list[RawEvent], bool]:
         """Wait ``wait_s`` for events after ``after``; return them, and whether the job is over."""
-        async with self.client.stream(job_id, after, raw=True) as stream:
+        async with self.client.stream(job_id, after) as stream:
             try:
                 async with asyncio.timeout(wait_s or _AT_ONCE_S):
                     events = await stream.raw_batch()
@@ -66,42 +71,48 @@ class Gateway:
                 return [], False
             except StopAsyncIteration:
                 return [], True
-        return events, events[-1][0].type in TERMINAL_TYPES
+        return events, events[-1].type in TERMINAL_TYPES
 
     def model_of(self, model: Any) -> str:
         """Return the model that a job names, or the default one."""
         return model if isinstance(model, str) else self.settings.default_model
-
-    async def models(self) -> list[tuple[str, str]]:
-        """Return provider and model of what can be asked for, as far as it is known."""
-        default = self.settings.default_provider, self.settings.default_model
-        return [default] if default[1] else []
 
     async def ended(self, job_id: str) -> None:
         """Wait for the end of a job. Raises ``TimeoutError`` after ``lookup_s``."""
         with contextlib.suppress(JobFailed):
             await self.client.result(job_id, timeout_s=self.lookup_s)
 
-    def cancel_later(self, job_id: str) -> None:
-        """Cancel a job whose caller has gone, after WORKER_GATEWAY_ABANDON_S."""
-        task = asyncio.create_task(self._cancel_later(job_id))
+    def cancel_later(self, job_id: str, caller: str = "") -> None:
+        """Cancel a job whose caller has gone, unless one waits after WORKER_GATEWAY_ABANDON_S.
+
+        With ``caller`` a retry may reach another gateway: then the record names another one.
+        """
+        task = asyncio.create_task(self._cancel_later(job_id, caller))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _cancel_later(self, job_id: str) -> None:
+    async def _cancel_later(self, job_id: str, caller: str) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.gateway_abandon_s):
                 await self._leaving.wait()
+        if self.callers[job_id] > 0 or (caller and self._leaving.is_set()):
+            return
         try:
+            if caller and await self.client.attached(job_id) != caller:
+                return
             await self.client.cancel(job_id, "the caller has gone")
         except ClientError as error:
             logger.warning("job %s goes on, although its caller has gone: %s", job_id, error)
 
+    async def abandoned(self) -> None:
+        """Wait until each job that was to be cancelled later has been, or goes on."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def aclose(self) -> None:
         """Cancel at once what would be cancelled later, and close the client."""
         self._leaving.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self.abandoned()
         await self.client.aclose()
 
 

@@ -11,6 +11,7 @@ from berlin_schemas.errors import ErrorCode
 from berlin_worker.gateway.problems import Problem
 
 KEY_PATTERN: Final = "[!-~]([ -~]{0,253}[!-~])?"
+_PREFIX: Final = "idem-"
 _key: Final = re.compile(KEY_PATTERN)
 
 
@@ -26,4 +27,9 @@ def job_id_of(request: web.Request, job: dict[str, Any], tenant: str | None) -> 
         message = "Idempotency-Key: it has 1 to 255 printable ASCII characters"
         raise Problem(400, ErrorCode.INVALID_JOB, message, param="Idempotency-Key")
     scope = json.dumps([tenant, key]).encode()
-    return f"idem-{hashlib.sha256(scope).hexdigest()[:40]}"
+    return f"{_PREFIX}{hashlib.sha256(scope).hexdigest()[:40]}"
+
+
+def may_be_attached(job_id: str) -> bool:
+    """Return whether a retry can come to the job by its ``Idempotency-Key``."""
+    return job_id.startswith(_PREFIX)

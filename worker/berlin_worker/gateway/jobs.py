@@ -97,6 +97,8 @@ async def look_up(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     job = await owned_job(request, "read", request.match_info["job_id"])
     shown = _shown(job)
+    if job.status == "queued":
+        shown["queued_jobs"] = await gateway.fleet.waiting()
     if job.status == "completed":
         try:
             result = await gateway.client.result(job.job_id, timeout_s=gateway.lookup_s)
@@ -139,11 +141,11 @@ async def follow(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         return web.Response(headers=HEADERS)
     out = EventResponse(request, {}, _PING)
-    async with gateway.client.stream(job.job_id, after, raw=True) as stream:
+    async with gateway.client.stream(job.job_id, after) as stream:
         try:
             async with contextlib.aclosing(gateway.followers.batches(stream)) as batches:
                 async for batch in batches:
-                    frames = [_PING] if batch is None else [sse.frame(*each) for each in batch]
+                    frames = [_PING] if batch is None else map(sse.frame, batch)
                     await out.write(frames)
         except ClientError as error:
             if not out.begun:
@@ -165,9 +167,9 @@ async def _poll(request: web.Request, job_id: str, after: int) -> web.Response:
     gateway = request.app[GATEWAY]
     wait_s = whole_number(request, "wait_s", 0, least=0, most=_LONGEST_WAIT_S)
     events, ended = await gateway.poll(job_id, after, wait_s)
-    seq = events[-1][0].seq if events else after
+    seq = events[-1].seq if events else after
     body = b'{"events": [%b], "after": %d, "ended": %b}\n' % (
-        b", ".join(data for _, data in events),
+        b", ".join(event.data for event in events),
         seq,
         b"true" if ended else b"false",
     )

@@ -19,8 +19,10 @@ _MODELS: Final = (
     bodies.Accepted,
     bodies.CancelRequested,
     bodies.ErrorBody,
+    bodies.Fleet,
     bodies.Job,
     bodies.JobPage,
+    bodies.Models,
     bodies.PolledEvents,
     bodies.Ticket,
 )
@@ -107,6 +109,27 @@ def _paths_of_all() -> Object:
     }
 
 
+def _paths_of_fleet() -> Object:
+    return {
+        "/v1/fleet": {
+            "get": _operation(
+                "Watch the workers",
+                {200: _answer("The fleet; later releases only add fields.", "Fleet")},
+                (401, 403, 503),
+                operationId="fleet",
+            ),
+        },
+        "/v1/models": {
+            "get": _operation(
+                "List the models",
+                {200: _answer("Those that the key allows.", "Models")},
+                (401, 403),
+                operationId="models",
+            ),
+        },
+    }
+
+
 def _paths_of_one() -> Object:
     events = {"description": "Server-sent events, or JSON with `wait_s`.", "content": {
         "text/event-stream": {},
@@ -170,7 +193,7 @@ def document() -> Object:
         "openapi": "3.1.0",
         "info": {"title": "Berlin Worker gateway", "version": version("berlin-worker")},
         "security": [{"key": []}, {"ticket": []}],
-        "paths": _paths_of_all() | _paths_of_one(),
+        "paths": _paths_of_all() | _paths_of_one() | _paths_of_fleet(),
         "components": {
             "schemas": schemas["$defs"],
             "securitySchemes": {

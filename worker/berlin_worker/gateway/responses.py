@@ -75,12 +75,12 @@ def _writer(gateway: Gateway, status: JobStatus) -> ResponseWriter:
 async def _whole(gateway: Gateway, status: JobStatus) -> web.Response:
     writer = _writer(gateway, status)
     async with (
-        gateway.client.stream(status.job_id, raw=True) as stream,
+        gateway.client.stream(status.job_id) as stream,
         contextlib.aclosing(gateway.chats.batches(stream)) as batches,
     ):
         async for batch in batches:
-            for _, data in batch or ():
-                writer.events(from_json(data))
+            for raw in batch or ():
+                writer.events(from_json(raw.data))
     return web.json_response(writer.response(), headers={"x-job-id": status.job_id})
 
 
@@ -91,9 +91,9 @@ async def _snapshot(gateway: Gateway, status: JobStatus) -> Object:
         events, ended = await gateway.poll(status.job_id, after, 0)
         if not events:
             break
-        after = events[-1][0].seq
-        for _, data in events:
-            writer.events(from_json(data))
+        after = events[-1].seq
+        for raw in events:
+            writer.events(from_json(raw.data))
     return writer.response()
 
 
@@ -107,7 +107,7 @@ async def _streamed(
     out = EventResponse(request, {"x-job-id": status.job_id}, _PING)
     writer = _writer(gateway, status)
     await out.write(_frames(writer.created(), after))
-    async with gateway.client.stream(status.job_id, raw=True) as stream:
+    async with gateway.client.stream(status.job_id) as stream:
         try:
             await _relay(out, gateway, stream, writer, after)
         except ClientError as error:
@@ -124,7 +124,7 @@ async def _relay(
             if batch is None:
                 await out.ping()
                 continue
-            made = [event for _, data in batch for event in writer.events(from_json(data))]
+            made = [event for raw in batch for event in writer.events(from_json(raw.data))]
             await out.write(_frames(made, after))
 
 

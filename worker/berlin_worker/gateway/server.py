@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -13,9 +14,11 @@ from aiohttp import web
 from berlin_worker.client import AsyncClient
 from berlin_worker.errors import SettingsError
 from berlin_worker.gateway.app import make_app
+from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.gateway import Gateway
 from berlin_worker.gateway.keys import Keys, read_keys
 from berlin_worker.settings import Settings
+from berlin_worker.telemetry.tracer import open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ def open_gateway(settings: Settings, host: str, *, warn: Callable[[str], object]
         ticket_secret=secret.get_secret_value().encode()
         if secret
         else secrets.token_bytes(_SECRET_BYTES),
+        fleet=CachedFleet(settings),
     )
 
 
@@ -61,6 +65,14 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
     """Serve ``gateway``; yields the port. At the end chats may finish, within
     WORKER_DRAIN_TIMEOUT_S. Raises ``SettingsError`` if it cannot listen.
     """
+    async with open_tracer(os.environ) as tracer:
+        gateway.tracer = tracer
+        async with _serving(gateway, host, port) as bound:
+            yield bound
+
+
+@contextlib.asynccontextmanager
+async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
     runner = web.AppRunner(
         make_app(gateway),
         handler_cancellation=True,  # a caller that goes away must be noticed

@@ -100,7 +100,7 @@ class LoopThread:
 
     def _run(self) -> None:
         try:
-            runner = asyncio.Runner(loop_factory=_loop_factory())
+            runner = asyncio.Runner(loop_factory=loop_factory())
             self.loop = runner.get_loop()
             self._run_until_complete(self.loop.create_task(self._serve()))
             # The runner would wait for ever for a task that ignores its cancellation.
@@ -158,7 +158,8 @@ async def _cancel_others() -> bool:
     return not left
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes an event loop: of uvloop if it is installed, else asyncio's own."""
     try:
         import uvloop  # noqa: PLC0415  # an extra
     except ImportError:

@@ -71,6 +71,16 @@ def configured_providers(settings: Settings, environ: Mapping[str, str]) -> froz
     return names
 
 
+def default_models(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return by provider the model of a job that names none, if there is one."""
+    found: dict[str, str] = {}
+    for name in configured_providers(settings, environ):
+        own = getattr(load(name, settings, environ), "default_model", "")
+        if model := settings.default_model or (own if isinstance(own, str) else ""):
+            found[name] = model
+    return found
+
+
 def lacks_settings(settings: Settings, environ: Mapping[str, str]) -> bool:
     """Return whether a provider to be built is not configured at all: is this a worker's machine?
 

@@ -77,7 +77,9 @@ class WorkerStatus(BaseModel):
     - ``jobs``: by their end (``completed``, ``cancelled``, ``failed:<code>``);
     - ``retries``: by the error code of the failed attempt;
     - ``logins``: by provider (``<provider>:<code>`` for failed ones);
-    - ``token_issued``: time of the last login, by provider.
+    - ``token_issued``: time of the last login, by provider;
+    - ``models``: by provider, its default model and those that have answered, as far as metrics
+      name them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -96,6 +98,7 @@ class WorkerStatus(BaseModel):
     retries: dict[str, Count] = {}
     logins: dict[str, Count] = {}
     token_issued: dict[str, Measured] = {}
+    models: dict[str, list[str]] = {}
     recent: Recent = Recent()
 
 
@@ -171,7 +174,7 @@ def worker_status(
     )
 
 
-_COUNTED: Final = ("chunks", "jobs", "retries", "logins", "token_issued")
+_COUNTED: Final = ("chunks", "jobs", "retries", "logins", "token_issued", "models")
 
 
 class WorkerHeartbeat:

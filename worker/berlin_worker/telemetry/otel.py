@@ -27,6 +27,7 @@ _CAPTURES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
 _OPTIONS: Final = (
     "temperature", "top_p", "max_tokens", "presence_penalty", "frequency_penalty", "seed",
 )  # fmt: skip
+_SERVER_FAILED: Final = 500
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -94,6 +95,24 @@ class OtelTracer:
             finally:
                 CURRENT.reset(token)
 
+    @contextlib.contextmanager
+    def request(
+        self, method: str, route: str, headers: Mapping[str, str]
+    ) -> Iterator["_RequestTrace"]:
+        """Open the span ``{method} {route}``, below the current one or else the sender's."""
+        above: Context | None = None
+        if not trace.get_current_span().get_span_context().is_valid:
+            above = propagate.extract(headers)
+        with self._tracer.start_as_current_span(
+            f"{method} {route}",
+            context=above,
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": method, "http.route": route},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            yield _RequestTrace(span)
+
     def _server(self, provider: str) -> dict[str, Any]:
         # Read once for each provider: of a job that has one, so there are few.
         if provider not in self._servers:
@@ -144,6 +163,16 @@ class OtelTracer:
                 raise
             finally:
                 chat.end()
+
+
+class _RequestTrace:
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def answered(self, status: int) -> None:
+        self._span.set_attribute("http.response.status_code", status)
+        if status >= _SERVER_FAILED:
+            self._span.set_status(StatusCode.ERROR)
 
 
 class _JobTrace:

@@ -89,6 +89,8 @@ class Stats:
         self.reaped = Counts(("running",), ("queued",))  # what the job was
         self.leases_lost = 0
 
+        self.default_models: Mapping[str, str] = {}
+        """The model of a job that names none, by provider."""
         self.chunks = 0
         self.events = 0
         self.event_bytes = 0
@@ -174,7 +176,19 @@ class Stats:
         for (_, model, kind), histogram in self.token_usage.items():
             tokens[kind][model] = tokens[kind].get(model, 0.0) + histogram.sum
         issued = self.token_issued.copy()
-        return plain | counted | seen | {"token_issued": issued, "token_usage": tokens}
+        return (
+            plain
+            | counted
+            | seen
+            | {"token_issued": issued, "token_usage": tokens, "models": self._served()}
+        )
+
+    def _served(self) -> dict[str, list[str]]:
+        served = {provider: {model} for provider, model in self.default_models.items()}
+        for provider, model in dict(self.first_chunk.items()):
+            if model != _OTHER:
+                served.setdefault(provider, set()).add(model)
+        return {provider: sorted(models) for provider, models in served.items()}
 
 
 def _summary(histogram: Histogram) -> dict[str, float | None]:

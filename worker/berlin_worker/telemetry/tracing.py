@@ -4,9 +4,11 @@ The code that runs a job uses the protocols of this module. Without the extra ``
 nothing asks for traces, it gets :data:`OFF`, which does nothing: OpenTelemetry is not imported.
 """
 
+import contextlib
 import json
+import re
 import sys
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -14,6 +16,10 @@ from typing import Any, Final, Protocol, Self, TypeVar
 from berlin_schemas import PromptJob
 
 _CARRIER_BYTES: Final = 1024
+_PARENT: Final = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_STATE: Final = re.compile("[ -~]{1,512}", re.ASCII)
+_SENDER: Final[ContextVar[Mapping[str, str] | None]] = ContextVar("sender_trace", default=None)
+"""The W3C headers of the HTTP request that the running code handles."""
 
 
 class ChatReport(Protocol):
@@ -60,6 +66,13 @@ class JobTrace(Protocol):
         """Record that the job is over or the delivery was dropped; ``code``: why it failed."""
 
 
+class RequestTrace(Protocol):
+    """The span of one HTTP request."""
+
+    def answered(self, status: int) -> None:
+        """Record the status of the response."""
+
+
 class Tracer(Protocol):
     """The source of spans, one for a process. A delivery finds its trace by :func:`current`."""
 
@@ -69,6 +82,14 @@ class Tracer(Protocol):
 
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> AbstractContextManager[JobTrace]:
         """Open a span for one delivery while the block runs, below that of the producer."""
+
+    def request(
+        self, method: str, route: str, headers: Mapping[str, str]
+    ) -> AbstractContextManager[RequestTrace]:
+        """Open a span for an HTTP request while the block runs, below that of its sender.
+
+        What the block submits continues the trace, also if this process records no spans.
+        """
 
 
 class _Off(AbstractContextManager["_Off"]):
@@ -82,6 +103,17 @@ class _Off(AbstractContextManager["_Off"]):
 
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> Self:  # noqa: ARG002  # the protocol's
         return self
+
+    @contextlib.contextmanager
+    def request(self, method: str, route: str, headers: Mapping[str, str]) -> Iterator[Self]:  # noqa: ARG002  # the protocol's
+        token = _SENDER.set(_trace_of(headers))
+        try:
+            yield self
+        finally:
+            _SENDER.reset(token)
+
+    def answered(self, status: int) -> None:
+        pass
 
     def chat(self, job: PromptJob, attempt: int, report: ChatReport) -> Self:  # noqa: ARG002  # the protocol's
         return self
@@ -115,14 +147,23 @@ def current() -> JobTrace:
     return CURRENT.get()
 
 
+def _trace_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the W3C headers among ``headers``; empty unless the sender is in a trace."""
+    parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
+    if not _PARENT.fullmatch(parent):
+        return {}
+    return {"traceparent": parent} | ({"tracestate": state} if _STATE.fullmatch(state) else {})
+
+
 def inject() -> dict[str, str]:
     """Return the headers by which a message continues the trace of the caller.
 
-    Empty if there is none: a program that has not loaded OpenTelemetry is in no trace.
+    A program that has not loaded OpenTelemetry is in no trace, except for that of the HTTP request
+    that it handles. Empty if there is none.
     """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or not trace.get_current_span().get_span_context().is_valid:
-        return {}
+        return dict(_SENDER.get() or {})
     from opentelemetry import propagate  # noqa: PLC0415  # only here is it needed, if at all
 
     headers: dict[str, str] = {}

@@ -12,6 +12,7 @@ import asyncio
 
 from berlin_schemas import Event, encode
 from berlin_schemas.names import check_job_id
+from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.submission import Submission
 from berlin_worker.client.surface import AsyncSurface
@@ -64,8 +65,9 @@ class FakeStream(Stream):
             self._script.unlisten(listener)
         raise StopAsyncIteration
 
-    async def raw_batch(self) -> list[tuple[Event, bytes]]:
-        return [(event, encode(event)) for event in await self.batch()]
+    async def raw_batch(self) -> list[RawEvent]:
+        self._check_raw()
+        return [RawEvent(event.seq, event.type, encode(event)) for event in await self.batch()]
 
     async def start(self) -> None:
         self._script.check()
@@ -83,6 +85,12 @@ class _AsyncFake(AsyncSurface):
 
     def __init__(self, script: Script) -> None:
         self._script = script
+
+    async def attach(self, job_id: str, caller: str) -> None:
+        self._script.callers[job_id] = caller
+
+    async def attached(self, job_id: str) -> str | None:
+        return self._script.callers.get(job_id)
 
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
         self._script.cancel(job_id, reason or "requested")
@@ -116,7 +124,6 @@ class _AsyncFake(AsyncSurface):
         *,
         wait_for_start_s: float | None = None,  # noqa: ARG002  # a fake waits for no start
         submission: Submission | None = None,
-        raw: bool = False,  # noqa: ARG002  # a fake stream can always return the bytes
     ) -> FakeStream:
         self._enter()
         return FakeStream(self._script, job_id, after, submission)

@@ -56,6 +56,7 @@ class Script:
     """Jobs by ID, in the order of their submission. Any thread may use it."""
 
     def __init__(self, answer: Answer | None) -> None:
+        self.callers: dict[str, str] = {}
         self._answer = answer or _echo
         self._replies: deque[Reply] = deque()
         self._lock = threading.Condition()

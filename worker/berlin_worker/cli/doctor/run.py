@@ -116,8 +116,8 @@ def _clock(redis: "Redis") -> CheckResult:
 
 def _workers(redis: "Redis", settings: Settings) -> CheckResult:
     # Counted by `berlin top`, so that both show one number.
-    from berlin_worker.cli.top.fleet import Fleet  # noqa: PLC0415  # slow to import
-    from berlin_worker.cli.top.run import read  # noqa: PLC0415  # slow to import
+    from berlin_worker.client.fleet_reader import read  # noqa: PLC0415  # slow to import
+    from berlin_worker.storage.fleet import Fleet  # noqa: PLC0415  # slow to import
 
     fleet = Fleet.of(read(redis, settings))
     return checks.workers(len(fleet.workers) + fleet.unreadable, fleet.waiting)

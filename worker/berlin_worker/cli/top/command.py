@@ -44,6 +44,7 @@ def top(*, once: bool, as_json: bool, interval_s: float) -> None:
       tokens_per_min                  by model: input and output tokens a minute
       topology                        kind (single, sentinel, cluster), primaries, replicas,
                                       sentinels, and away: host:port of servers that are away
+      models                          by provider: its default, and those that have answered
       unreadable                      workers of a version that this `berlin` cannot read
       workers                         a list: worker, host, pid, version, up_s, loop_lag_s, and
                                       the fields above that describe one worker

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from berlin_worker.cli.output import age, printable
-from berlin_worker.cli.top.fleet import Fleet, TopologyRow, WorkerRow
+from berlin_worker.storage.fleet import Fleet, TopologyRow, WorkerRow
 
 _UNKNOWN: Final = "-"
 _MILLI_S: Final = 0.0995

@@ -1,10 +1,11 @@
-// The page of the gateway: send a prompt, follow its events, and go on after a reload.
-// The browser keeps job and ticket for this tab alone; EventSource comes back with its cursor.
+// The page of the gateway: send a prompt, follow its events, and go on after a reload; and the
+// fleet. The browser keeps job and ticket for this tab alone; EventSource comes back with its cursor.
 
 const at = (id) => document.getElementById(id);
 const [ask, prompt, model, key, keyField, cancel, problem] =
   ["ask", "prompt", "model", "key", "key-field", "cancel", "problem"].map(at);
 const KEPT = "berlin-job";
+const POLL_MS = 2000;
 let source = null;
 let job = null;
 
@@ -12,16 +13,17 @@ const authorized = () => (key.value ? { Authorization: `Bearer ${key.value}` } :
 
 async function call(method, path, body) {
   const headers = { ...authorized(), ...(body ? { "Content-Type": "application/json" } : {}) };
-  const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+  const failed = () => { throw new Error("The gateway does not answer."); };
+  const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) }).catch(failed);
   const answer = await response.json().catch(() => ({}));
   if (response.status === 401) keyField.hidden = false;
   if (!response.ok) throw new Error(answer.error?.message ?? `HTTP ${response.status}`);
   return answer;
 }
 
-function show(text) {
-  problem.hidden = !text;
-  problem.textContent = text;
+function show(text, place = problem) {
+  place.hidden = !text;
+  place.textContent = text;
 }
 
 function clear() {
@@ -31,8 +33,8 @@ function clear() {
   at("calls").replaceChildren();
 }
 
-function figures(rows) {
-  at("figures").replaceChildren(...rows.flatMap(([name, value]) => {
+function figures(rows, place = at("figures")) {
+  place.replaceChildren(...rows.flatMap(([name, value]) => {
     const term = document.createElement("dt");
     const description = document.createElement("dd");
     term.textContent = name;
@@ -54,6 +56,18 @@ function toolCall({ index, name, arguments: piece }) {
 }
 
 const seconds = (ms) => (ms === null ? "none" : `${(ms / 1000).toFixed(2)} s`);
+
+async function watchQueue(kept) {
+  // Until a worker begins, the page says how many jobs wait.
+  while (job === kept && at("state").textContent.startsWith("in the queue")) {
+    try {
+      const { queued_jobs } = await call("GET", `v1/jobs/${kept.job_id}?ticket=${encodeURIComponent(kept.ticket)}`);
+      if (job !== kept || !at("state").textContent.startsWith("in the queue")) return;
+      if (queued_jobs) at("state").textContent = `in the queue: one of ${queued_jobs} that wait`;
+    } catch { /* EventSource shows what is wrong */ }
+    await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
+  }
+}
 
 function stop(state) {
   at("state").textContent = state;
@@ -117,6 +131,7 @@ function follow(kept) {
     stop("lost"); // the job is kept: a page that is left sees this error, too
     show("The gateway refuses this job: it has expired, or its ticket has. Send the prompt again.");
   };
+  watchQueue(kept);
 }
 
 ask.addEventListener("submit", async (event) => {
@@ -147,6 +162,88 @@ async function listModels() {
     const { data } = await call("GET", "v1/models");
     at("models").replaceChildren(...data.map(({ id }) => new Option(id, id)));
   } catch { /* without a key there is no list */ }
+}
+
+const unknown = (value, shown = (n) => n.toLocaleString("en")) => (value === null ? "-" : shown(value));
+const duration = (s) => (s < 0.0995 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(1)} s`);
+const COLUMNS = {
+  worker: (row) => `${row.host}:${row.pid}${row.draining ? " (draining)" : ""}`,
+  jobs: (row) => `${row.in_flight}/${unknown(row.capacity)}`,
+  "chunks/s": (row) => unknown(row.chunks_per_s),
+  "jobs/s": (row) => unknown(row.jobs_per_s),
+  "first chunk": (row) => unknown(row.first_chunk_s, duration),
+  lag: (row) => unknown(row.loop_lag_s, duration),
+  done: (row) => unknown(row.completed),
+  failed: (row) => unknown(row.failed),
+  up: (row) => duration(row.up_s),
+};
+
+function cells(kind, texts) {
+  return texts.map((text) => {
+    const cell = document.createElement(kind);
+    if (kind === "th") cell.scope = "col";
+    cell.textContent = text;
+    return cell;
+  });
+}
+
+function showFleet(fleet) {
+  const errors = Object.entries(fleet.errors).map(([code, count]) => `${code} ${count}`);
+  figures([
+    ["workers", `${fleet.workers.length}${fleet.draining ? `, ${fleet.draining} draining` : ""}`],
+    ["queue", `${unknown(fleet.waiting)} waiting, recently for ${unknown(fleet.queue_wait_s, duration)}`],
+    ["dead letters", unknown(fleet.dead_letters)],
+    ["jobs", `${fleet.in_flight}/${unknown(fleet.capacity)} in flight, ${fleet.completed} completed, `
+      + `${fleet.cancelled} cancelled, ${fleet.failed} failed`],
+    ["stream", `${fleet.chunks_per_s} chunks/s, first chunk after ${unknown(fleet.first_chunk_s, duration)}`],
+    ...Object.entries(fleet.tokens_per_min).map(([name, { input, output }]) => (
+      [`tokens of ${name}`, `${input} in, ${output} out a minute`])),
+    ["errors", [...errors, `retries ${fleet.retries}`].join(", ")],
+    ["logins", `${fleet.logins}, ${fleet.logins_failed} failed`],
+  ], at("fleet-figures"));
+  at("workers").hidden = fleet.workers.length === 0;
+  at("worker-head").replaceChildren(...cells("th", Object.keys(COLUMNS)));
+  at("worker-rows").replaceChildren(...fleet.workers.map((row) => {
+    const line = document.createElement("tr");
+    line.append(...cells("td", Object.values(COLUMNS).map((column) => column(row))));
+    return line;
+  }));
+}
+
+async function watchFleet() {
+  while (!at("view-fleet").hidden) {
+    if (!document.hidden) {
+      try {
+        showFleet(await call("GET", "v1/fleet"));
+        show("", at("fleet-problem"));
+      } catch (error) {
+        show(error.message, at("fleet-problem")); // the figures stay, and are old
+      }
+    }
+    await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
+  }
+  watching = null;
+}
+
+let watching = null;
+const tabs = [...document.querySelectorAll("[role=tab]")];
+function select(chosen) {
+  for (const tab of tabs) {
+    tab.setAttribute("aria-selected", String(tab === chosen));
+    tab.tabIndex = tab === chosen ? 0 : -1;
+    at(tab.getAttribute("aria-controls")).hidden = tab !== chosen;
+  }
+  if (chosen.id === "tab-fleet") watching ??= watchFleet();
+}
+for (const [number, tab] of tabs.entries()) {
+  tab.addEventListener("click", () => select(tab));
+  tab.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    const next = tabs[(number + step + tabs.length) % tabs.length];
+    next.focus();
+    select(next);
+  });
 }
 
 key.addEventListener("change", listModels);

@@ -1,4 +1,4 @@
-"""The figures of `berlin top`, from what Redis holds (pure)."""
+"""The figures of the fleet, as `berlin top` and the gateway show them (pure)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -58,6 +58,7 @@ class WorkerRow:
     logins_failed: int
     tokens: dict[str, TokenAge]
     tokens_per_min: dict[str, dict[str, float]]
+    models: dict[str, list[str]]
 
     @classmethod
     def of(cls, status: WorkerStatus, now_ts: float) -> Self:
@@ -97,6 +98,7 @@ class WorkerRow:
             tokens_per_min={
                 model: rate.model_dump() for model, rate in status.recent.tokens_per_min.items()
             },
+            models=status.models,
         )
 
 
@@ -131,7 +133,8 @@ class Fleet:
     """All running workers, and their sums.
 
     ``unreadable`` counts workers whose status has an unknown version: no sum includes them. For
-    each provider ``tokens`` has the newest token of all workers.
+    each provider ``tokens`` has the newest token of all workers, and ``models`` the names of the
+    models that any worker serves.
     """
 
     ts: float
@@ -154,6 +157,7 @@ class Fleet:
     logins_failed: int
     tokens: dict[str, TokenAge]
     tokens_per_min: dict[str, dict[str, float]]
+    models: dict[str, list[str]]
     unreadable: int
     topology: TopologyRow | None = None
     workers: tuple[WorkerRow, ...] = field(default=())
@@ -196,6 +200,7 @@ class Fleet:
             logins_failed=sum(row.logins_failed for row in rows),
             tokens=tokens,
             tokens_per_min=_token_rates(rows),
+            models=_models(rows),
             unreadable=unreadable,
             topology=TopologyRow.of(raw.topology) if raw.topology else None,
             workers=tuple(rows),
@@ -227,6 +232,14 @@ def _token_rates(rows: Iterable[WorkerRow]) -> dict[str, dict[str, float]]:
             rates.setdefault(model, Counter()).update(rate)
     largest = sorted(rates.items(), key=lambda each: -each[1].total())
     return {model: {kind: round(n, 1) for kind, n in rate.items()} for model, rate in largest}
+
+
+def _models(rows: Iterable[WorkerRow]) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        for provider, models in row.models.items():
+            found.setdefault(provider, set()).update(models)
+    return {provider: sorted(models) for provider, models in sorted(found.items())}
 
 
 def _age(since_ts: float, now_ts: float) -> float:

@@ -1,0 +1,95 @@
+"""The fleet and its models, as the workers announce them."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from berlin_schemas import names
+from berlin_worker.providers import offered
+from berlin_worker.testing import InProcessWorker
+from tests.gateway.conftest import Harness, announce, serve
+
+pytestmark = pytest.mark.integration
+
+
+async def ids(harness: Harness, tenant: str) -> list[str]:
+    status, _, body = await harness.call("GET", "/v1/models", tenant=tenant)
+    assert (status, body["object"]) == (200, "list")
+    assert all(set(each) == {"id", "object", "created", "owned_by"} for each in body["data"])
+    return [f"{each['owned_by']}/{each['id']}" for each in body["data"]]
+
+
+async def test_fleet_is_shown_as_berlin_top_prints_it_to_keys_with_that_scope(
+    worker: InProcessWorker, harness: Harness
+) -> None:
+    await announce(worker.redis_url, w1={"berlin": ["gpt-4o"]})
+    status, _, body = await harness.call("GET", "/v1/fleet", tenant="operator")
+    assert status == 200
+    assert (body["v"], body["in_flight"], body["capacity"]) == (1, 3, 10)
+    assert [each["host"] for each in body["workers"]] == ["h"]
+    assert body["models"] == {"berlin": ["gpt-4o"]}
+    status, _, body = await harness.call("GET", "/v1/fleet", tenant="acme")
+    assert (status, body["error"]["code"]) == (403, "forbidden")
+
+
+async def test_models_are_those_of_the_fleet_that_the_key_allows(
+    worker: InProcessWorker, tmp_path: Path
+) -> None:
+    await announce(
+        worker.redis_url,
+        w1={"berlin": ["gpt-4o", "own"], "echo": ["echo"]},
+        w2={"berlin": ["gpt-4o"], "vllm": ["a/b"]},
+    )
+    async with serve(worker.redis_url, tmp_path, default_model="gpt-4-default") as harness:
+        assert await ids(harness, "acme") == [
+            "berlin/gpt-4-default", "berlin/gpt-4o", "berlin/own", "echo/echo", "vllm/a/b",
+        ]  # fmt: skip
+        assert await ids(harness, "narrow") == [
+            "berlin/gpt-4-default", "berlin/gpt-4o", "berlin/m-named", "echo/echo",
+        ]  # fmt: skip
+        _, _, body = await harness.call("GET", "/v1/models/a/b")
+        assert (body["id"], body["owned_by"]) == ("a/b", "vllm")
+        status, _, body = await harness.call("GET", "/v1/models/own", tenant="narrow")
+        assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_endpoints_of_the_gateway_are_asked_once_a_minute(
+    worker: InProcessWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def models_of(name: str, *_: object) -> list[str]:
+        asked.append(name)
+        return ["offered"]
+
+    monkeypatch.setattr(offered, "models_of", models_of)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    async with serve(worker.redis_url, tmp_path) as harness:
+        lists = await asyncio.gather(*(ids(harness, "acme") for _ in range(5)))
+        assert all("openai/offered" in each for each in lists)
+    assert asked == ["openai"]
+
+
+async def test_models_are_left_out_while_redis_refuses_the_reading(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise redis.exceptions.NoPermissionError("no right")
+
+    monkeypatch.setattr("berlin_worker.client.fleet_reader.read", refuse)
+    assert await ids(harness, "acme") == []
+    status, _, body = await harness.call("GET", "/v1/fleet", tenant="operator")
+    assert (status, body["error"]["code"]) == (503, "unavailable")
+    assert "no right" not in json.dumps(body)
+
+
+async def test_queued_job_shows_how_many_wait(worker: InProcessWorker, harness: Harness) -> None:
+    async with redis.asyncio.Redis.from_url(worker.redis_url) as store:
+        fields = {"status": "queued", "tenant": "acme", "created_ms": 1}
+        await store.hset(names.state_key("waits"), mapping=fields)
+        await store.expire(names.state_key("waits"), 60)
+    _, _, body = await harness.call("GET", "/v1/jobs/waits")
+    assert (body["status"], body["queued_jobs"]) == ("queued", 0)
