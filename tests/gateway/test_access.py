@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,28 @@ async def test_ticket_reads_its_own_job_and_does_nothing_else(harness: Harness) 
     assert await status("GET", "/v1/jobs?") == 403
     ticket = "x" + ticket
     assert await status("GET", f"/v1/jobs/{job_id}/events?") == 401
+
+
+_DEAR = {"provider": "vllm", "model": "dear"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/jobs", {"model": "dear"}),
+        ("/v1/jobs", {"fallbacks": [{"provider": "echo", "model": "echo"}, _DEAR]}),
+        ("/v1/jobs", {"options": {"model": "dear"}}),
+        ("/v1/jobs", {"fallbacks": [_DEAR | {"model": "gpt-4", "options": {"model": "dear"}}]}),
+        ("/v1/chat/completions", {"model": "dear"}),
+        ("/v1/chat/completions", {"fallbacks": [_DEAR]}),
+    ],
+)
+async def test_key_allows_no_other_model_by_fallbacks_or_options(
+    harness: Harness, path: str, fields: dict[str, Any]
+) -> None:
+    body = job("x", model="gpt-4") | fields
+    status, _, answer = await harness.call("POST", path, json=body, tenant="narrow")
+    assert (status, answer["error"]["code"]) == (403, "model_not_allowed")
 
 
 async def test_log_shows_no_key_ticket_or_prompt(

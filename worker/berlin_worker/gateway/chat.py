@@ -34,7 +34,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
     job = wanted.job | {"tenant": caller.tenant}
-    gateway.check_model(caller, job.get("provider"), job.get("model"))
+    gateway.check_models(caller, job)
     job_id = job_id_of(request, job, caller.tenant)
     stream = gateway.client.submit_and_stream(job, job_id=job_id)
     head = Head(stream.job_id, gateway.model_of(job.get("model")), int(time.time()))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.errors import ClientError, JobFailed
 from berlin_worker.gateway.event_stream import OpenStreams
 from berlin_worker.gateway.fleet import CachedFleet
-from berlin_worker.gateway.keys import Caller, Keys, Scope
+from berlin_worker.gateway.keys import Caller, Keys, Scope, named_models
 from berlin_worker.gateway.problems import Problem
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.tracing import OFF, Tracer
@@ -53,13 +54,14 @@ class Gateway:
         listed = self.settings.gateway_origins.split(",")
         return frozenset(origin.strip() for origin in listed if origin.strip())
 
-    def check_model(self, caller: Caller, provider: Any, model: Any) -> None:
-        """Raise a 403 if the key does not allow the model of a job."""
-        served = provider if isinstance(provider, str) else self.settings.default_provider
-        if not caller.may_use(served, self.model_of(model)):
-            raise Problem(
-                403, "model_not_allowed", "model: the API key does not allow it", param="model"
-            )
+    def check_models(self, caller: Caller, job: Mapping[str, Any]) -> None:
+        """Raise a 403 if the key does not allow a model that the job names, also in a fallback."""
+        for provider, model in named_models(job):
+            served = provider if isinstance(provider, str) else self.settings.default_provider
+            if not caller.may_use(served, self.model_of(model)):
+                raise Problem(
+                    403, "model_not_allowed", "model: the API key does not allow it", param="model"
+                )
 
     async def poll(self, job_id: str, after: int, wait_s: float) -> tuple[list[RawEvent], bool]:
         """Wait ``wait_s`` for events after ``after``; return them, and whether the job is over."""

@@ -38,7 +38,7 @@ async def submit(request: web.Request) -> web.Response:
             400, ErrorCode.INVALID_JOB, "tenant: it comes from the API key", param="tenant"
         )
     job["tenant"] = caller.tenant
-    gateway.check_model(caller, job.get("provider"), job.get("model"))
+    gateway.check_models(caller, job)
     job_id = job_id_of(request, job, caller.tenant)
     try:
         job_id = await gateway.client.submit(job, job_id=job_id)

@@ -8,9 +8,9 @@ import fnmatch
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -93,6 +93,20 @@ class Keys:
         return Caller(
             tenant=found.tenant, scopes=frozenset(found.scopes), models=tuple(found.models)
         )
+
+
+def named_models(job: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield provider and model of each candidate of a job that is not checked yet.
+
+    The provider `berlin` takes a model among the options, too.
+    """
+    fallbacks = job.get("fallbacks")
+    for each in (job, *(fallbacks if isinstance(fallbacks, list) else ())):
+        if isinstance(each, Mapping):
+            provider, options = each.get("provider"), each.get("options", job.get("options"))
+            yield provider, each.get("model")
+            if isinstance(options, Mapping) and "model" in options:
+                yield provider, options["model"]
 
 
 def read_keys(path: str) -> Keys:

@@ -31,7 +31,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
     job = wanted.job | {"tenant": caller.tenant}
-    gateway.check_model(caller, job.get("provider"), job.get("model"))
+    gateway.check_models(caller, job)
     job_id = await gateway.client.submit(job, job_id=job_id_of(request, job, caller.tenant))
     status = await gateway.client.status(job_id)
     if wanted.stream:

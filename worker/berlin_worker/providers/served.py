@@ -161,8 +161,8 @@ def provider_cache(services: Services, settings: Settings) -> Callable[[str], Pr
             if refused.get(name) != str(error):
                 logger.error("provider %s: %s", name, error)  # noqa: TRY400  # the message is complete
                 refused[name] = str(error)
-            message = f"provider: {name} is not configured on this worker"
-            raise JobError(ErrorCode.INVALID_JOB, message) from None
+            message = f"provider: {name} is not configured on this worker, it serves: "
+            raise JobError(ErrorCode.INVALID_JOB, message + ", ".join(sorted(built))) from None
         return built[name]
 
     wanted = configured_providers(settings, services.environ)
