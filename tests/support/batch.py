@@ -151,7 +151,7 @@ class BatchRun:
     def run(self, *options: str, stdin: bytes | None = None) -> tuple[int, str]:
         arguments = ["batch", str(self.source), "-o", str(self.out), *options]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(command, "open_client", lambda: contextlib.nullcontext(self.fleet))
+            patch.setattr(command, "open_client", lambda **_: contextlib.nullcontext(self.fleet))
             found = CliRunner().invoke(main, arguments, input=stdin)
         assert not found.exception or isinstance(found.exception, SystemExit), found.exception
         return found.exit_code, found.stderr

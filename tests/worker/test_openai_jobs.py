@@ -31,8 +31,8 @@ def check_answer(fleet):
     with recorded(fleet) as published:
         job_id = fleet.send(prompt("[[reasoning:2]][[tool_calls:1]]", provider="openai"))
         events = fleet.ended(job_id)
-        wait_until(lambda: len(published[f"job:{job_id}"]) == len(events), "all on the channel")
-        assert published[f"job:{job_id}"] == fleet.log(job_id)
+        wait_until(lambda: len(published.get(job_id, ())) == len(events), "all on the channel")
+        assert published[job_id] == fleet.log(job_id)
     assert [event["type"] for event in events] == [
         *("started", "reasoning", "reasoning", "chunk", "chunk"),
         *("tool_call", "tool_call", "tool_call", "completed"),

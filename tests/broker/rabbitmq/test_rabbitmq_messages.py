@@ -116,6 +116,7 @@ def test_invalid_commands_and_events_are_dropped_and_the_next_command_is_answere
         wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
         assert worker.process.poll() is None
         assert "Connection to broker lost" not in worker.log
+        assert worker.stop() == 0  # what is acknowledged has reached the broker
     assert messages(broker) == 0
     assert not fleet.redis.exists("worker:dead")
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture
 def fake_client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     client = FakeClient()
-    monkeypatch.setattr(command, "open_client", lambda: contextlib.nullcontext(client))
+    monkeypatch.setattr(command, "open_client", lambda **_: contextlib.nullcontext(client))
     return client
 
 

@@ -45,7 +45,7 @@ def test_lines_are_read_from_stdin_and_the_next_run_finds_the_results(
 def test_results_may_go_to_stdout(batch: BatchRun, monkeypatch: pytest.MonkeyPatch) -> None:
     batch.write("ä", {"promt": 1})
     fleet = batch.fleet
-    monkeypatch.setattr(command, "open_client", lambda: contextlib.nullcontext(fleet))
+    monkeypatch.setattr(command, "open_client", lambda **_: contextlib.nullcontext(fleet))
     found = CliRunner().invoke(main, ["batch", str(batch.source), "-o", "-", "--keep-going"])
     assert found.exit_code == 1
     results = [json.loads(line) for line in found.stdout.splitlines()]
