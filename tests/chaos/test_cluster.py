@@ -98,7 +98,7 @@ def two_workers(site: Environment, streams: int) -> ExitStack:
 def moving(nodes: Cluster, job_ids: list[str]) -> list[int]:
     """The slots of the first primary that have jobs."""
     used = {key_slot(names.log_key(job_id).encode()) for job_id in job_ids}
-    return sorted(slots_of_first(nodes) & used)
+    return sorted(wait_until(lambda: slots_of_first(nodes) & used, "slots of the first primary"))
 
 
 @pytest.mark.parametrize("how", ["MIGRATE", "CLUSTER MIGRATESLOTS"])

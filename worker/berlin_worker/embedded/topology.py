@@ -193,6 +193,8 @@ class Cluster(_Topology):
             **_REPLICATION,
             "cluster-enabled": "yes",
             "cluster-node-timeout": str(_NODE_TIMEOUT_MS),
+            # Else a primary whose last slot has moved becomes a replica by itself.
+            "cluster-allow-replica-migration": "no",
             **({"tls-cluster": "yes"} if tls else {}),
             **({"masterauth": password} if password else {}),
             **(config or {}),
