@@ -28,7 +28,7 @@ takes 11 s in place of 2, and a former primary becomes a replica after 10 s in p
 
 
 class Member(RedisProcess):
-    """A server of a topology; ``public_port`` is the one that others are told."""
+    """A server of a topology; ``public_port`` is the one that it announces."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ A line ends with CR, LF or CRLF, and an empty line ends an event. One byte order
 beginning is skipped. A line that begins with a colon is a comment; ``id`` and ``retry`` are for a
 reader that reconnects, and no completion can be continued. A last event without its empty line
 is not dropped, as the standard has it, since servers leave that line out: :meth:`finish`
-returns it, and whoever reads its data sees whether that is whole.
+returns it, and the reader of its data decides whether that is whole.
 """
 
 from typing import Final
