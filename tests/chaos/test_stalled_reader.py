@@ -110,7 +110,9 @@ def test_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_sit
     )
     assert cut_early, "the jobs were over before the readers were cut off"
     assert len(warm) == jobs
-    assert reconnected >= 3  # the client's one pub/sub connection, and those of two bare readers
+    # The client's one pub/sub connection. A bare reader may find the end in the log before it
+    # notices that its subscription is gone.
+    assert reconnected >= 1
     assert after - before < published / 2
     for job_id, events in seen.items():
         assert events == [data for _, data in site.history.log(job_id)]
