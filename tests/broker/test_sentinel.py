@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from berlin_worker.client import Client
 from berlin_worker.embedded.redis_server import find_server, free_port
@@ -44,6 +45,13 @@ def test_jobs_of_a_bare_producer_and_of_the_client_stream(fleet):
     with fleet.worker(), Client(fleet.env["REDIS_URL"], broker_url) as client:
         assert text_of(fleet.ended(fleet.send(prompt("bare")))) == "echo of bare"
         assert client.result(client.submit("client")).text == "echo of client"
+
+
+def test_other_app_in_a_process_with_ours_keeps_its_own_sentinel_options(fleet, monkeypatch):
+    ours = "berlin_worker.broker.transport:SentinelTransport"
+    monkeypatch.setitem(TRANSPORT_ALIASES, "sentinel", ours)
+    with fleet.worker():
+        assert text_of(fleet.ended(fleet.send(prompt("bare")))) == "echo of bare"
 
 
 def test_stream_goes_on_through_a_failover_and_so_does_the_queue(fleet, sentinels):

@@ -16,14 +16,26 @@ _ADDRESS: Final = ("host", "port")
 
 
 class SentinelChannel(redis.SentinelChannel):
-    """A channel for the transport option ``primary_url``, a ``redis+sentinel://`` URL."""
+    """A channel for the transport option ``primary_url``, a ``redis+sentinel://`` URL.
+
+    Another app of the process has kombu's own options for a ``sentinel://`` URL. Without
+    ``primary_url`` the channel connects as kombu's own does.
+    """
 
     connection_class = BlockingPrimaryConnection
     connection_class_ssl = SecureBlockingPrimaryConnection  # type: ignore[assignment]  # kombu's own class is a subclass of redis-py's, as ours is
     from_transport_options = (*redis.SentinelChannel.from_transport_options, "primary_url")  # type: ignore[assignment]  # kombu's own subclass adds some too
     primary_url = ""
 
-    def _sentinel_managed_pool(self, asynchronous: bool = False) -> BlockingPrimaryPool:
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        if not connection.client.transport_options.get("primary_url"):
+            self.connection_class = redis.SentinelChannel.connection_class  # type: ignore[assignment]  # kombu's
+            self.connection_class_ssl = redis.SentinelChannel.connection_class_ssl  # type: ignore[assignment]  # kombu's
+        super().__init__(connection, *args, **kwargs)  # type: ignore[no-untyped-call]  # kombu
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
+        if not self.primary_url:
+            return super()._sentinel_managed_pool(asynchronous)  # type: ignore[no-untyped-call]  # kombu
         found: dict[str, Any] = self._connparams(asynchronous)  # type: ignore[no-untyped-call]  # kombu
         options = {name: value for name, value in found.items() if name not in _ADDRESS}
         return BlockingPrimaryPool(watch_of(urls.parse_redis(self.primary_url, "")), **options)
