@@ -80,7 +80,7 @@ class RedisStore:
         self._own_records = script_connection(client, *_RECORDS, observer=observer)
         self._records = shared_scripts(self._own_records)
         # On a cluster a call waits for its slot. Leases of other slots must not wait with it.
-        self._own_renewals = script_connection(client, *_RECORDS, observer=observer)
+        self._own_renewals = script_connection(client, _RENEW, observer=observer)
         self._renewals = shared_scripts(self._own_renewals) if one_slot else self._records
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
