@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from berlin_schemas import names
 from berlin_worker.embedded.redis_server import find_server, find_servers
 from berlin_worker.embedded.topology import Cluster
-from tests.support.chaos import Environment, size
+from tests.support.chaos import Environment, begun, size
 from tests.support.cluster import (
     fail_over,
     is_down,
@@ -33,8 +33,6 @@ from tests.support.cluster import (
 from tests.support.needed import needed
 from tests.support.workers import wait_until
 
-SLOW = "[[delay:0.1]]"
-
 
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
@@ -45,20 +43,6 @@ def nodes() -> Iterator[Cluster]:
 @pytest.fixture
 def site(make_site, make_redis, nodes) -> Environment:
     return make_site(nodes.url, broker_url=make_redis().url, reread=True)
-
-
-def begun(site: Environment, streams: int) -> list[str]:
-    """Jobs that stream, half of them with a reader, and as many that wait."""
-    job_ids = [
-        site.submit(
-            None, SLOW, chunks=size(80, 120), follow=n % 2 == 0, how=("client", "bare")[n % 2]
-        )
-        for n in range(streams)
-    ]
-    wait_until(lambda: site.streaming(job_ids), "all stream")
-    for n in range(streams):
-        site.submit(None, how=("client", "bare")[n % 2])
-    return job_ids
 
 
 def probe(site: Environment) -> float:

@@ -14,7 +14,7 @@ from berlin_schemas import names
 from berlin_worker.client import Unavailable
 from berlin_worker.embedded.redis_server import find_server
 from berlin_worker.embedded.topology import Member, SentinelSet
-from tests.support.chaos import FULL, Environment, in_background, size
+from tests.support.chaos import FULL, Environment, begun, in_background, size
 from tests.support.needed import needed
 from tests.support.sentinel import (
     bring_back,
@@ -24,8 +24,6 @@ from tests.support.sentinel import (
     kill_primary,
 )
 from tests.support.workers import wait_until
-
-SLOW = "[[delay:0.1]]"
 
 
 @pytest.fixture
@@ -39,17 +37,9 @@ def site(make_site, sentinels) -> Environment:
     return make_site(sentinels.url, reread=True)
 
 
-def begun(site: Environment, sentinels: SentinelSet, streams: int) -> list[str]:
-    """Jobs that stream, half of them with a reader, and as many that wait; all replicated."""
-    job_ids = [
-        site.submit(
-            None, SLOW, chunks=size(80, 120), follow=n % 2 == 0, how=("client", "bare")[n % 2]
-        )
-        for n in range(streams)
-    ]
-    wait_until(lambda: site.streaming(job_ids), "all stream")
-    for n in range(streams):
-        site.submit(None, how=("client", "bare")[n % 2])
+def replicated(site: Environment, sentinels: SentinelSet, streams: int) -> list[str]:
+    """Jobs as of :func:`begun`; the replica has all that they have written so far."""
+    job_ids = begun(site, streams)
     wait_until(lambda: has_caught_up(sentinels), "the replica has it all")
     return job_ids
 
@@ -70,7 +60,7 @@ def test_streams_readers_and_queue_go_on_after_a_failover(site, sentinels, repor
     streams = size(20, 200)
     slots = str(streams // 2 + 4)
     with site.worker("-c", slots), site.worker("-c", slots):
-        begun(site, sentinels, streams)
+        replicated(site, sentinels, streams)
         site.history.fault()
         former = change(sentinels)
         back_s = probe(site)
@@ -91,7 +81,7 @@ def test_streams_readers_and_queue_go_on_after_a_failover(site, sentinels, repor
 def test_dead_sentinel_stops_nobody(site, sentinels, report):
     streams = size(10, 100)
     with site.worker("-c", str(streams)):
-        begun(site, sentinels, streams)
+        replicated(site, sentinels, streams)
         site.history.fault()
         sentinels.sentinels[0].kill()
         with site.worker("-c", str(streams)) as late:
@@ -121,7 +111,7 @@ def test_what_a_promoted_replica_lacks_is_an_error_to_its_readers(site, sentinel
             client.config_set("min-replicas-max-lag", 1)
     slots = str(streams // 2 + 4)
     with site.worker("-c", slots), site.worker("-c", slots):
-        job_ids = begun(site, sentinels, streams)
+        job_ids = replicated(site, sentinels, streams)
         with cut_off_replica(sentinels) as replica:
             former = sentinels.primary()
             begins = published(former, job_ids)

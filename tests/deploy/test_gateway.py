@@ -16,6 +16,7 @@ from tests.support.manifests import (
     compose,
     example_environ,
     one,
+    pod_selectors,
     rendered,
     run,
     tool,
@@ -45,16 +46,7 @@ def container_of(pod: dict[str, Any]) -> dict[str, Any]:
 def test_every_selector_finds_the_pods_of_the_gateway_and_no_worker(manifests, pod):
     labels = pod["metadata"]["labels"].items()
     worker = one(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]
-    selectors = [
-        one(manifests, "Deployment")["spec"]["selector"]["matchLabels"],
-        one(manifests, "Service")["spec"]["selector"],
-        one(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        one(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-        *(
-            each["labelSelector"]["matchLabels"]
-            for each in pod["spec"]["topologySpreadConstraints"]
-        ),
-    ]
+    selectors = pod_selectors(manifests)
     assert all(selector.items() <= labels for selector in selectors)
     assert not any(
         selector.items() <= worker["metadata"]["labels"].items() for selector in selectors

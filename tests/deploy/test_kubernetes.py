@@ -13,6 +13,7 @@ from tests.support.manifests import (
     compose,
     example_environ,
     one,
+    pod_selectors,
     rendered,
     run,
     tool,
@@ -108,16 +109,7 @@ def test_every_selector_finds_the_pods_of_the_deployment():
     manifests = rendered(KUBERNETES / "base")
     pod = one(manifests, "Deployment")["spec"]["template"]
     labels = pod["metadata"]["labels"].items()
-    selectors = [
-        one(manifests, "Deployment")["spec"]["selector"]["matchLabels"],
-        one(manifests, "Service")["spec"]["selector"],
-        one(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        one(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-        *(
-            each["labelSelector"]["matchLabels"]
-            for each in pod["spec"]["topologySpreadConstraints"]
-        ),
-    ]
+    selectors = pod_selectors(manifests)
     assert all(selector.items() <= labels for selector in selectors)
     account = one(manifests, "ServiceAccount")["metadata"]["name"]
     assert pod["spec"]["serviceAccountName"] == account

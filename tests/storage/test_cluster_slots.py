@@ -18,7 +18,7 @@ from berlin_worker.jobs.store import Progress
 from berlin_worker.storage.connections import connect
 from berlin_worker.storage.job_store import RedisStore
 from tests.support.cluster import half_moved, owners, slots_of_first
-from tests.support.store_helpers import JOB, event, open_log
+from tests.support.store_helpers import JOB, event, make_store, open_log
 from tests.support.workers import wait_until
 
 if TYPE_CHECKING:
@@ -42,15 +42,7 @@ def job_of_first(cluster: Cluster) -> str:
 @pytest.fixture
 async def store(cluster: Cluster) -> AsyncIterator[RedisStore]:
     async with connect(cluster.url) as client:
-        made = RedisStore(
-            client,
-            owner="owner",
-            lease_s=6,
-            log_ttl_s=60,
-            queue_ttl_s=60,
-            dead_letters_max=10,
-            one_slot=True,
-        )
+        made = make_store(client, owner="owner", lease_s=6, one_slot=True)
         yield made
         await made.aclose()
 

@@ -16,6 +16,7 @@ from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.connections import connect
 from berlin_worker.storage.job_store import RedisStore
 from tests.support.cluster import first_primary_stopped, primaries
+from tests.support.store_helpers import make_store
 
 pytestmark = pytest.mark.contract
 
@@ -32,15 +33,7 @@ async def client(cluster: Cluster) -> AsyncIterator[AsyncCluster]:
 
 @pytest.fixture
 async def store(client: AsyncCluster) -> AsyncIterator[RedisStore]:
-    made = RedisStore(
-        client,
-        owner="owner",
-        lease_s=6,
-        log_ttl_s=60,
-        queue_ttl_s=60,
-        dead_letters_max=10,
-        one_slot=True,
-    )
+    made = make_store(client, owner="owner", lease_s=6, one_slot=True)
     yield made
     await made.aclose()
 

@@ -23,7 +23,7 @@ from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.storage import connections
 from tests.support.history import History
 from tests.support.upstream_process import UpstreamProcess
-from tests.support.workers import WorkerProcess
+from tests.support.workers import WorkerProcess, wait_until
 
 FULL = os.environ.get("BERLIN_CHAOS") == "full"
 
@@ -219,3 +219,21 @@ def in_background(work: Callable[[], None]) -> Iterator[None]:
         thread.join()
     if errors:
         raise errors[0]
+
+
+def begun(site: Environment, streams: int) -> list[str]:
+    """Jobs that stream, half of them with a reader, and as many that wait."""
+    job_ids = [
+        site.submit(
+            None,
+            "[[delay:0.1]]",
+            chunks=size(80, 120),
+            follow=n % 2 == 0,
+            how=("client", "bare")[n % 2],
+        )
+        for n in range(streams)
+    ]
+    wait_until(lambda: site.streaming(job_ids), "all stream")
+    for n in range(streams):
+        site.submit(None, how=("client", "bare")[n % 2])
+    return job_ids

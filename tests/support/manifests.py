@@ -88,6 +88,21 @@ def one(manifests: list[Manifest], kind: str) -> Manifest:
     return found
 
 
+def pod_selectors(manifests: list[Manifest]) -> list[dict[str, str]]:
+    """The labels by which each manifest beside the pods of a deployment finds them."""
+    deployment = one(manifests, "Deployment")["spec"]
+    return [
+        deployment["selector"]["matchLabels"],
+        one(manifests, "Service")["spec"]["selector"],
+        one(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        *(
+            each["labelSelector"]["matchLabels"]
+            for each in deployment["template"]["spec"]["topologySpreadConstraints"]
+        ),
+    ]
+
+
 def _generate(made: list[Manifest], folder: Path, wanted: Manifest) -> None:
     text = "\n".join((folder / name).read_text() for name in wanted["envs"])
     data = dict(line.split("=", 1) for line in text.splitlines() if line)
