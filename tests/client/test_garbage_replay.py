@@ -97,9 +97,9 @@ def test_core_ends_for_any_record_and_log(record, log, after, page_size):
     try:
         for _ in range(60):
             if replay.need is Need.PAGE:
-                position = (replay.confirmed, 0)
-                beyond = [each for each in log if place(each) > position]
-                events += replay.page(beyond[: replay.page_size])
+                cursor, at_most = replay.next_page
+                beyond = [each for each in log if place(each) > (cursor, 0)]
+                events += replay.page(beyond[:at_most])
             elif replay.need is Need.SNAPSHOT:
                 seen = JobSnapshot(status, seq, log[-1] if log else None)
                 replay.snapshot(seen, may_wait=False)
