@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
-from tests.support.sample_app import APP, SampleApp, sample_app
+from tests.support.sample_app import LIFESPANS, SampleApp, sample_app
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
@@ -21,7 +21,7 @@ def app(real_redis_url: str) -> Iterator[SampleApp]:
 
 def test_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: SampleApp) -> None:
     early = app.send("hold", "a")
-    with app.worker("-c", "1", worker_pool_lifespan=f"{APP}:lifespan") as worker:
+    with app.worker("-c", "1", worker_pool_lifespan=f"{LIFESPANS}:lifespan") as worker:
         app.wait_for_note("start a")
         worker.send_signal(signal.SIGTERM)
         worker.wait_for_log("Warm shutdown")
@@ -33,7 +33,7 @@ def test_lifespan_surrounds_all_tasks_in_one_asyncio_task(app: SampleApp) -> Non
 
 @pytest.mark.parametrize("name", ["failing_lifespan", "no_such_name"])
 def test_lifespan_that_fails_ends_the_worker_with_one_line(app: SampleApp, name: str) -> None:
-    worker = app.worker("-c", "1", wait=False, worker_pool_lifespan=f"{APP}:{name}")
+    worker = app.worker("-c", "1", wait=False, worker_pool_lifespan=f"{LIFESPANS}:{name}")
     with worker:
         assert worker.wait() != 0
         lines = [line for line in worker.log.splitlines() if "cannot start" in line]
@@ -50,21 +50,21 @@ def test_lifespan_that_fails_ends_the_worker_with_one_line(app: SampleApp, name:
 def test_lifespan_that_fails_on_its_way_out_does_not_keep_the_worker(
     app: SampleApp, name: str, line: str
 ) -> None:
-    conf = {"worker_pool_lifespan": f"{APP}:{name}", "worker_pool_cleanup_timeout": 0.3}
+    conf = {"worker_pool_lifespan": f"{LIFESPANS}:{name}", "worker_pool_cleanup_timeout": 0.3}
     with app.worker("-c", "1", **conf) as worker:
         assert worker.stop() == 0
         assert line in worker.log
 
 
 def test_lifespan_that_hangs_can_be_interrupted(app: SampleApp) -> None:
-    conf = {"worker_pool_lifespan": f"{APP}:hanging_lifespan"}
+    conf = {"worker_pool_lifespan": f"{LIFESPANS}:hanging_lifespan"}
     with app.worker("-c", "1", wait=False, **conf) as worker:
         app.wait_for_note("lifespan-hangs")
         assert worker.stop(signal.SIGTERM) == 0
 
 
 def test_loop_that_dies_takes_the_worker_down_and_requeues(app: SampleApp) -> None:
-    with app.worker("-c", "1", worker_pool_lifespan=f"{APP}:crashing_lifespan") as worker:
+    with app.worker("-c", "1", worker_pool_lifespan=f"{LIFESPANS}:crashing_lifespan") as worker:
         sent = app.send("hold", "a")
         app.wait_for_note("start a")
         app.redis.rpush("crash", 1)

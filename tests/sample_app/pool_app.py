@@ -1,98 +1,19 @@
-"""A Celery app for the tests of the pool. It notes in Redis what happens to its tasks."""
+"""The tasks of the sample app, for the tests of the pool: they note in Redis what happens."""
 
 import asyncio
 import contextlib
-import json
-import os
 import threading
 import time
-from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
-import redis
-from celery import Celery, Task, current_app, current_task, signals
+from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerShutdown
 from greenlet import GreenletExit
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
-from berlin_worker.pool import AsyncioTask, cancel_cause
-
-URL = os.environ["SAMPLE_REDIS_URL"]
-
-app = Celery(
-    "sample",
-    broker=os.environ.get("SAMPLE_BROKER_URL", URL),
-    backend=URL,
-    task_cls=AsyncioTask,
-)
-app.conf.update(
-    worker_pool="berlin_worker.pool:AsyncioPool",
-    task_acks_late=True,
-    worker_prefetch_multiplier=1,
-    worker_hijack_root_logger=True,
-    broker_connection_retry_on_startup=True,
-)
-# Any Celery setting, as JSON.
-app.conf.update(json.loads(os.environ.get("SAMPLE_CONF", "{}")))
-
-notes = redis.Redis.from_url(URL, decode_responses=True)
-# Asked again and again, also while a test cuts every connection there is.
-releases = redis.Redis.from_url(URL, retry=Retry(ConstantBackoff(0.01), 10))
-state: dict[str, Any] = {}
-
-
-def note(*words: object) -> None:
-    """Append one line to the list ``notes``; quick enough to block a test's loop."""
-    notes.rpush("notes", " ".join(str(word) for word in words))
-
-
-@contextlib.asynccontextmanager
-async def lifespan(app: Celery) -> AsyncIterator[None]:
-    note("lifespan-enter", app.main)
-    state["lifespan_task"] = asyncio.current_task()
-    try:
-        yield
-    finally:
-        same = state["lifespan_task"] is asyncio.current_task()
-        note("lifespan-exit", "same-task" if same else "other-task")
-
-
-@contextlib.asynccontextmanager
-async def failing_lifespan(app: Celery) -> AsyncIterator[None]:
-    raise ValueError("no token for you")
-    yield
-
-
-@contextlib.asynccontextmanager
-async def hanging_lifespan(app: Celery) -> AsyncIterator[None]:
-    note("lifespan-hangs")
-    await asyncio.Event().wait()
-    yield
-
-
-@contextlib.asynccontextmanager
-async def failing_exit(app: Celery) -> AsyncIterator[None]:
-    yield
-    raise ValueError("cannot let go")
-
-
-@contextlib.asynccontextmanager
-async def hanging_exit(app: Celery) -> AsyncIterator[None]:
-    yield
-    await asyncio.Event().wait()
-
-
-@contextlib.asynccontextmanager
-async def crashing_lifespan(app: Celery) -> AsyncIterator[None]:
-    async def crash() -> None:
-        await asyncio.to_thread(notes.blpop, ["crash"])
-        raise ValueError("the heart stopped")
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(crash())
-        yield
+from berlin_worker.pool import cancel_cause
+from tests.sample_app.app import app, note, releases
+from tests.sample_app.class_task import RetryInAClass
 
 
 @app.task
@@ -363,19 +284,6 @@ async def noop() -> None:
 @app.task(ignore_result=True)
 async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
-
-
-class RetryInAClass(Task):  # type: ignore[misc]  # celery has no type information
-    """A task of a class that knows nothing of this pool."""
-
-    name = "tests.sample_app.pool_app.retry_in_a_class"
-    autoretry_for = (ValueError,)
-    retry_kwargs = {"max_retries": 1, "countdown": 0}  # noqa: RUF012  # as Celery has it
-
-    def run(self) -> str:
-        if not self.request.retries:
-            raise ValueError("once more")
-        return f"{self.request.retries} in {current_app.main}"
 
 
 app.register_task(RetryInAClass())

@@ -38,15 +38,8 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.asynccontextmanager
-async def raw_upstream(
-    complete: Answer,
-    login: Answer | None = None,
-    *,
-    kind: type[Provider] = BerlinProvider,
-    **environ: str,
-) -> AsyncIterator[Callable[..., Awaitable[Read]]]:
-    """Yields a function that sends a prompt to ``complete`` and reads the answer by a provider."""
-
+async def _serving(complete: Answer, login: Answer | None) -> AsyncIterator[str]:
+    """Yields the URL of a server that answers logins and all other requests by these."""
     serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,7 +68,38 @@ async def raw_upstream(
                     writer.write(LOGIN)
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def _read(provider: Provider, prompt: str, report: Report) -> Read:
+    job = PromptJob(messages=[{"role": "user", "content": prompt}])
+    text = ""
+    try:
+        async with contextlib.aclosing(provider.stream(job, report)) as stream:
+            async for deltas in stream:
+                assert deltas
+                assert all(deltas)
+                text += "".join(delta for delta in deltas if isinstance(delta, str))
+    except JobError as error:
+        return Read(text, error)
+    return Read(text, None)
+
+
+@contextlib.asynccontextmanager
+async def raw_upstream(
+    complete: Answer,
+    login: Answer | None = None,
+    *,
+    kind: type[Provider] = BerlinProvider,
+    **environ: str,
+) -> AsyncIterator[Callable[..., Awaitable[Read]]]:
+    """Yields a function that sends a prompt to ``complete`` and reads the answer by a provider."""
+    async with _serving(complete, login) as url:
         settings = Settings.from_env(
             {
                 "BERLIN_URL": url,
@@ -90,23 +114,6 @@ async def raw_upstream(
             provider = kind(services)
 
             async def read(prompt: str = "Hello", report: Report | None = None) -> Read:
-                job = PromptJob(messages=[{"role": "user", "content": prompt}])
-                text = ""
-                try:
-                    async with contextlib.aclosing(
-                        provider.stream(job, report or Report())
-                    ) as stream:
-                        async for deltas in stream:
-                            assert deltas
-                            assert all(deltas)
-                            text += "".join(delta for delta in deltas if isinstance(delta, str))
-                except JobError as error:
-                    return Read(text, error)
-                return Read(text, None)
+                return await _read(provider, prompt, report or Report())
 
-            try:
-                yield read
-            finally:
-                for task in serving:
-                    task.cancel()
-                await asyncio.gather(*serving, return_exceptions=True)
+            yield read

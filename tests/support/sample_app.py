@@ -1,4 +1,4 @@
-"""The test's side of ``tests/sample_app/pool_app.py``: send its tasks, read its notes."""
+"""The test's side of ``tests/sample_app``: send its tasks, read its notes."""
 
 import json
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from celery import Celery
 from tests.support.workers import WorkerProcess, wait_until
 
 APP = "tests.sample_app.pool_app"
+LIFESPANS = "tests.sample_app.lifespans"
 
 
 class TaskFailed(Exception):
