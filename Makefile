@@ -30,8 +30,8 @@ test: .venv/.dev ## every test, in parallel and random order, with branch covera
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term:skip-covered
 	@$(MAKE) chaos-short
 
-test-quick: .venv/.dev ## unit and contract tests that need no server, in under a minute
-	@$(BIN)/pytest -n $(CORES) -q -m "(unit or contract) and not server"
+test-quick: .venv/.dev ## unit and contract tests that start no server, in under a minute
+	@$(BIN)/pytest -n $(WORKERS) -q -p no:schemathesis --quick
 
 fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a worker: make fuzz [ITEMS=n]
 	@BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
