@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-quick test-celery test-servers fuzz chaos chaos-short bench lint format readme manifests schema lock wheel smoke clean
+.PHONY: help demo test test-quick coverage test-celery test-servers fuzz chaos chaos-short bench lint format readme manifests schema lock wheel smoke clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -26,9 +26,13 @@ help: ## list the targets
 demo: .venv/.demo ## stream a prompt through a broker, a worker and a stand-in upstream
 	@$(BIN)/berlin demo
 
-test: .venv/.dev ## every test, in parallel and random order, with branch coverage
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term:skip-covered
+test: .venv/.dev ## every test, in parallel and random order
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos
 	@$(MAKE) chaos-short
+
+# Apart from `make test`: measuring takes Python 3.11 as long again as the tests.
+coverage: .venv/.dev ## branch coverage by the same tests without the chaos ones; fails below 97 %
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term-missing:skip-covered
 
 test-quick: .venv/.dev ## unit and contract tests that start no server, in under a minute
 	@$(BIN)/pytest -n $(WORKERS) -q -p no:schemathesis --quick

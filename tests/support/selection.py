@@ -7,6 +7,7 @@ from types import CodeType, FunctionType
 from typing import Final
 
 import pytest
+from hypothesis import settings
 
 from berlin_worker.embedded.redis_server import RedisProcess
 from berlin_worker.embedded.topology import Cluster, SentinelSet
@@ -21,6 +22,11 @@ _LEVELS: Final = ("pytest.mark.unit", "pytest.mark.contract")
 _KINDS: Final = frozenset({"real", "second", "single", "sentinel", "cluster"})
 """Values of parameters that choose a server."""
 _SERVERS: Final = (RedisProcess, SentinelSet, Cluster)
+
+
+def examples(count: int) -> int:
+    """Return how many examples a property tries that has ``count`` of them in place of 100."""
+    return max(1, count * settings.default.max_examples // 100)
 
 
 def is_quick_file(path: Path) -> bool:
