@@ -30,7 +30,7 @@ test: .venv/.dev ## every test, in parallel and random order
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos
 	@$(MAKE) chaos-short
 
-# Apart from `make test`: measuring takes Python 3.11 as long again as the tests.
+# Apart from `make test`: on Python 3.11 a test that is measured takes twice the CPU, or more.
 coverage: .venv/.dev ## branch coverage by the same tests without the chaos ones; fails below 97 %
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term-missing:skip-covered
 
