@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_timeout
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from berlin_worker.embedded.redis_server import RedisProcess, fake_redis, find_server, find_servers
 from berlin_worker.embedded.topology import Cluster, SentinelSet
 from berlin_worker.embedded.upstream import upstream_in_thread
+from tests.support import selection
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
@@ -35,9 +37,11 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile(
+    selection.PROFILE, settings.get_profile("worker"), max_examples=selection.EXAMPLES
+)
 settings.load_profile("worker")
 
-_SERVERS = {"redis_server", "second_redis_server", "sentinel_set", "cluster", "topology"}
 _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
 """A limit is repeated: an event loop may take the first time for an error of a
@@ -56,13 +60,28 @@ def pytest_collection() -> Iterator[None]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start a Redis server: ``make test-quick`` leaves them out."""
-    for item in items:
-        params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]  # of functions alone
-        over = (params or {}).get("redis_url", "fake")
-        if over != "fake" or _SERVERS & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.server)
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare a quick run: few examples, and an error if a server starts all the same."""
+    if config.getoption(selection.OPTION):
+        settings.load_profile(selection.PROFILE)
+        RedisProcess.__enter__ = selection.refuse  # type: ignore[method-assign]  # on purpose
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files without a quick level out of a quick run: half of the time goes into imports."""
+    quick = config.getoption(selection.OPTION) and collection_path.name.startswith("test_")
+    return True if quick and not selection.is_quick_file(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that start a Redis server, and leave them out of a quick run."""
+    servers = {item for item in items if selection.starts_server(item)}
+    for item in servers:
+        item.add_marker(pytest.mark.server)
+    if config.getoption(selection.OPTION):
+        config.hook.pytest_deselected(items=list(servers))
+        items[:] = [item for item in items if item not in servers]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -182,7 +201,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option by which one topology is chosen."""
+    """Add the options by which one topology, and a quick run, are chosen."""
+    parser.addoption(
+        selection.OPTION,
+        action="store_true",
+        help="run unit and contract tests that start no Redis server, with few examples of each "
+        "property",
+    )
     parser.addoption(
         OPTION,
         choices=TOPOLOGIES,

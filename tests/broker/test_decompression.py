@@ -14,6 +14,8 @@ pytestmark = pytest.mark.unit
 
 COMPRESS = {"gzip": zlib.compress, "bzip2": bz2.compress, "lzma": lzma.compress}
 METHODS = sorted(COMPRESS)
+LARGEST = b" " * 6 * MAX_JOB_BYTES
+"""As long as the largest job if each of its bytes is escaped; spaces compress 50 times as fast."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,7 @@ def test_other_compressions_are_refused():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("body", [b"", b"[[], {}, {}]", b"\\u0000" * MAX_JOB_BYTES])
+@pytest.mark.parametrize("body", [b"", b"[[], {}, {}]", LARGEST])
 def test_body_compressed_by_kombu_is_decompressed(method, body):
     data, content_type = compression.compress(body, method)
     assert compression.decompress(data, content_type) == body
@@ -46,7 +48,7 @@ def test_too_long_or_incomplete_body_is_an_error(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_limit_follows_the_largest_job(method):
     decompression.install(2 * MAX_JOB_BYTES)
-    data, content_type = compression.compress(b"\\u0000" * 2 * MAX_JOB_BYTES, method)
+    data, content_type = compression.compress(2 * LARGEST, method)
     assert len(compression.decompress(data, content_type)) == 12 * MAX_JOB_BYTES
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kombu.clocks import LamportClock
 
 from berlin_worker.broker.file_targets import file_refusal
+from tests.support.selection import examples
 
 pytestmark = pytest.mark.unit
 
@@ -85,7 +86,7 @@ def test_state_with_another_value_is_accepted_or_refused(tmp_path, key, value):
         save_state(path)  # Celery can read it, too
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 @given(st.binary(max_size=200), st.sampled_from(["", ".dir", ".dat", ".db"]), st.booleans())
 def test_garbage_as_state_is_refused_or_read_by_celery(tmp_path, content, suffix, after_a_worker):
     for old in tmp_path.iterdir():

@@ -5,6 +5,8 @@ from unittest.mock import MagicMock
 
 import pytest
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
 
 from berlin_worker.broker.qos import QoS
 from berlin_worker.broker.state import STATE
@@ -58,3 +60,86 @@ def test_without_a_hub_each_is_sent_at_once(hub):
     qos.ack("a")
     qos.ack("b")
     assert channel.sent == [{"a"}, {"b"}]
+
+
+class Refused(Channel):
+    """A channel whose server answers each script and pipeline with ``error``."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.active_queues, self.dead_letters_max = error, {"prompts"}, 5
+        self.visibility_timeout = 8
+
+    @contextmanager
+    def conn_or_acquire(self, client=None):
+        made = MagicMock()
+        made.eval.side_effect = made.evalsha.side_effect = self.error
+        made.pipeline.return_value.__enter__.return_value.execute.side_effect = self.error
+        yield made
+
+
+def test_acknowledgements_wait_after_a_failure_until_the_broker_answers(hub, caplog):
+    channel = Refused(RedisConnectionError("gone"))
+    qos = QoS(channel)
+    qos.ack("a")
+    qos.flush_acks()
+    assert "acknowledgements wait for the broker" in caplog.text
+    channel.error = None
+    qos.flush_acks()
+    assert STATE.pending_acks == {"a"}
+    qos._disconnected = False
+    qos.flush_acks()
+    assert STATE.pending_acks == set()
+
+
+def test_refused_scripts_end_no_worker(hub, caplog, monkeypatch):
+    monkeypatch.setattr(STATE, "suspended", False)
+    monkeypatch.setattr(STATE, "restores_from", 0.0)
+    qos = QoS(Refused(ResponseError("READONLY")))
+    qos._to_extend, qos._batch_size = ["a", "b", "c"], 2
+    qos.extend_some()
+    assert "cannot be renewed" in caplog.text
+    assert qos._to_extend == ["a"]
+    qos.restore_visible(interval=1)
+    assert "cannot be given back" in caplog.text
+    with pytest.raises(RedisConnectionError, match="cannot be given back"):
+        qos.requeue(["a"])
+    with pytest.raises(ResponseError):
+        qos.dead_letter("a", "job-1", "not_a_message")
+    qos.requeue([])
+
+
+def test_script_that_the_server_has_lost_is_sent_again(hub):
+    client = MagicMock()
+    client.eval.return_value = client.evalsha.return_value = b"found"
+    channel = MagicMock()
+    channel.conn_or_acquire.return_value.__enter__.return_value = client
+    qos = QoS(channel)
+    assert qos._run("requeue", ["key"], ["RPUSH", "a"]) == b"found"
+    assert qos._run("requeue", ["key"], ["RPUSH", "a"]) == b"found"
+    assert (client.eval.call_count, client.evalsha.call_count) == (1, 1)
+    client.evalsha.side_effect = NoScriptError("no such script")
+    assert qos._run("requeue", ["key"], ["RPUSH", "a"]) == b"found"
+    assert (client.eval.call_count, client.evalsha.call_count) == (2, 2)
+
+
+def test_what_no_worker_wrote_and_what_cannot_be_given_back_is_logged(hub, caplog, monkeypatch):
+    monkeypatch.setattr(STATE, "restores_from", 0.0)
+    qos = QoS(Refused(None))
+    replies = iter([(1, b"WRONGTYPE", b"garbage"), (0, b"")])
+    monkeypatch.setattr(qos, "_run", lambda *_: next(replies))
+    qos.restore_visible(num=None, interval=1)
+    assert "'garbage' held what no worker wrote" in caplog.text
+    assert "cannot be given back" in caplog.text
+    assert next(replies, None) is None
+    qos.channel.active_queues = set()
+    qos.restore_visible(interval=1)  # a channel without queues asks nothing
+
+
+def test_released_message_is_held_no_longer(hub):
+    qos = QoS(Channel())
+    qos.append(MagicMock(), "a")
+    qos.release("a")
+    qos.release("unknown")
+    assert "a" in qos._dirty
+    assert "unknown" not in qos._dirty

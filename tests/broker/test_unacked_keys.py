@@ -15,6 +15,7 @@ from kombu.asynchronous import get_event_loop
 from berlin_schemas import names
 from berlin_worker.broker.state import STATE
 from berlin_worker.broker.transport import RedisTransport
+from tests.support.selection import examples
 from tests.support.taker import Taker
 from tests.support.workers import wait_until
 
@@ -219,7 +220,7 @@ def test_key_of_a_wrong_type_stops_no_worker(server, takers, key, kind):
     assert server.hlen(HELD) == 1 + foreign
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     raw=st.lists(st.binary(max_size=40) | st.text(max_size=10).map(message), max_size=8),
     entries=st.dictionaries(st.binary(max_size=5), st.binary(max_size=40), max_size=4),

@@ -12,6 +12,7 @@ from berlin_worker.client.entries import Entry
 from berlin_worker.client.replay import JobSnapshot, Need, Replay
 from berlin_worker.errors import CursorExpired
 from tests.support.job_writer import TIMINGS, JobWriter
+from tests.support.selection import examples
 
 pytestmark = pytest.mark.contract
 
@@ -79,7 +80,7 @@ forgeries = st.tuples(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(st.lists(own | forgeries | st.just("read"), max_size=40))
 def test_end_is_delivered_only_after_exactly_the_events_of_the_log(script):
     model, to_come = Model(), list(LIFE)
@@ -105,7 +106,7 @@ def test_end_is_delivered_only_after_exactly_the_events_of_the_log(script):
         assert model.delivered == LIFE
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(own | st.just("read"), max_size=40))
 def test_honest_channel_never_raises_whatever_it_loses(script):
     model, to_come = Model(), list(LIFE)

@@ -17,6 +17,7 @@ from berlin_worker.errors import ClientError
 from berlin_worker.settings import Settings
 from berlin_worker.storage import stored_values
 from tests.support.job_writer import TIMINGS
+from tests.support.selection import examples
 
 pytestmark = pytest.mark.contract
 
@@ -87,7 +88,7 @@ def check_end(events: list[Event], after: int) -> None:
         assert events[-1].type in TERMINAL_TYPES
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(RECORDS, logs(), st.integers(0, 7), st.sampled_from([1, 2, 500]))
 def test_core_ends_for_any_record_and_log(record, log, after, page_size):
     status = stored_values.text(record.get(b"status"))
@@ -149,7 +150,7 @@ CASES = st.tuples(st.sampled_from(["hash", "hash", "hash", "record", "log"]), RE
 
 
 @settings(
-    max_examples=40,
+    max_examples=examples(40),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

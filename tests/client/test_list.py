@@ -80,9 +80,11 @@ async def test_garbage_in_index_and_records_hides_no_job(client, redis_client, r
 async def test_pages_cover_all_jobs_of_one_millisecond_once(client, redis_client, size):
     wanted = {f"job-{n:03}": 5_000 + n // 300 for n in range(450)}
     await redis_client.zadd(names.JOBS, wanted)
-    for job_id, created_ms in wanted.items():
-        record = {"status": "queued", "created_ms": created_ms}
-        await redis_client.hset(names.state_key(job_id), mapping=record)
+    async with redis_client.pipeline(transaction=False) as pipe:
+        for job_id, created_ms in wanted.items():
+            record = {"status": "queued", "created_ms": created_ms}
+            pipe.hset(names.state_key(job_id), mapping=record)
+        await pipe.execute()
     seen: list[str] = []
     page: list[JobStatus] = []
     pages = 450 if size > 1 else 12

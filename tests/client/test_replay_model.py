@@ -11,6 +11,7 @@ from berlin_schemas import Cancelled, Chunk, Event, encode
 from berlin_worker.client.entries import Entry
 from berlin_worker.client.replay import PAGE_SIZE, JobSnapshot, Need, Replay
 from tests.support.replay_logs import JOB, base, entry, life, of_database
+from tests.support.selection import examples
 
 pytestmark = pytest.mark.unit
 
@@ -106,7 +107,7 @@ moves = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     chunks=st.integers(0, 12),
     before=st.integers(0, 14),

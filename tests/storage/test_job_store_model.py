@@ -26,6 +26,7 @@ from berlin_schemas import Completed, Reset, Started, decode, names
 from berlin_worker.jobs.lifecycle import Phase
 from tests.support.job_store_calls import TIMINGS
 from tests.support.job_store_model import Model
+from tests.support.selection import examples
 from tests.support.store_helpers import (
     JOB,
     LOG_TTL_S,
@@ -285,7 +286,7 @@ def test_scripts_behave_as_the_model(request, kind):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=30,
+            max_examples=examples(30),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -1,8 +1,14 @@
 """Servers of a topology by a reply to CLUSTER SHARDS, as servers and services send it."""
 
-import pytest
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self, cast
 
-from berlin_worker.storage.survey import ServerState, Survey, servers_of
+import pytest
+import redis
+
+from berlin_worker.config import urls
+from berlin_worker.storage import survey as module
+from berlin_worker.storage.survey import ServerState, Survey, servers_of, survey
 
 pytestmark = pytest.mark.unit
 
@@ -61,3 +67,105 @@ def test_node_without_slots_is_left_out() -> None:
     assert servers_of([shard(node(1), slots=()), {}], tls=False) == ()
     assert Survey("single").without_replica == ()
     assert ServerState("a:1", primary=True).away is False
+
+
+class Sentinel:
+    """A Sentinel by its port: replies, refuses, or is away."""
+
+    replies: ClassVar[dict[int, Any]] = {
+        1: redis.ConnectionError("away"),
+        2: redis.ResponseError("NOPERM"),
+        3: [{"ip": "10.0.0.2", "port": 7, "is_sdown": True}, {"ip": "10.0.0.1", "port": 7}],
+    }
+
+    def __init__(self, port: int, **_: Any) -> None:
+        self.port = port
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def sentinel_slaves(self, _: str) -> Any:
+        reply = self.replies[self.port]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+class Primary:
+    """The primary, with its INFO replication."""
+
+    def __init__(self, replication: Any) -> None:
+        self.replication = replication
+
+    def info(self, _: str) -> Any:
+        if isinstance(self.replication, Exception):
+            raise self.replication
+        return self.replication
+
+
+def behind_sentinels(monkeypatch: pytest.MonkeyPatch, nodes: str, replication: Any) -> Survey:
+    watch = SimpleNamespace(find_blocking=lambda: ("10.0.0.1", 7))
+    monkeypatch.setattr(module, "watch_of", lambda _: watch)
+    monkeypatch.setattr(module.redis, "Redis", Sentinel)
+    url = urls.parse_redis(f"redis+sentinel://{nodes}/mymaster", "REDIS_URL")
+    return survey(url, cast("redis.Redis", Primary(replication)))
+
+
+def test_sentinels_name_the_replicas_and_those_that_do_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = behind_sentinels(monkeypatch, "s:1,s:2,s:3", redis.ResponseError("not asked"))
+    assert found.sentinels == (("s:1", False), ("s:2", True), ("s:3", True))
+    assert found.servers == (
+        ServerState("10.0.0.1:7", primary=True),
+        ServerState("10.0.0.2:7", primary=False, away=True),
+    )
+    assert found.without_replica == ("10.0.0.1:7",)
+
+
+def test_primary_names_the_replicas_that_no_sentinel_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replication = {"role": "master", "slave0": {"ip": "10.0.0.3", "port": 7}, "slave1": "?"}
+    found = behind_sentinels(monkeypatch, "s:1,s:2", replication)
+    assert [each.place for each in found.servers] == ["10.0.0.1:7", "10.0.0.3:7"]
+    assert found.without_replica == ()
+    found = behind_sentinels(monkeypatch, "s:2", redis.ResponseError("NOPERM"))
+    assert [each.place for each in found.servers] == ["10.0.0.1:7"]
+
+
+class ClusterClient:
+    """A client of a cluster, whose server may refuse CLUSTER SHARDS."""
+
+    def __init__(self, shards: Any) -> None:
+        self.shards = shards
+
+    def get_default_node(self) -> None:
+        pass
+
+    def execute_command(self, *_: str, target_nodes: None) -> Any:
+        if isinstance(self.shards, Exception):
+            raise self.shards
+        return self.shards
+
+    def get_nodes(self) -> list[Any]:
+        kinds = ("replica", "primary")
+        return [SimpleNamespace(host="::1", port=n, server_type=k) for n, k in enumerate(kinds)]
+
+
+def test_cluster_is_read_by_shards_or_by_what_lives() -> None:
+    url = urls.parse_redis("redis+cluster://a:1", "REDIS_URL")
+    reply = [{b"slots": [0, 9], b"nodes": [{b"port": 1, b"ip": b"10.0.0.1", b"role": b"master"}]}]
+    [server] = survey(url, cast("redis.Redis", ClusterClient(reply))).servers
+    assert (server.place, server.primary) == ("10.0.0.1:1", True)
+    refused = ClusterClient(redis.ResponseError("NOPERM"))
+    found = survey(url, cast("redis.Redis", refused)).servers
+    assert [(each.place, each.primary) for each in found] == [("[::1]:1", True), ("[::1]:0", False)]
+
+
+def test_single_server_has_no_others() -> None:
+    url = urls.parse_redis("redis://a:1", "REDIS_URL")
+    assert survey(url, cast("redis.Redis", Primary({}))) == Survey("single")

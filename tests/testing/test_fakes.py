@@ -169,3 +169,31 @@ async def test_last_caller_is_attached_to_a_job() -> None:
         await client.attach("a", "one")
         await client.attach("a", "other")
         assert await client.attached("a") == "other"
+
+
+def test_wrong_calls_of_a_test_are_errors():
+    client = FakeClient()
+    client.reply("done")
+    job_id = client.submit("x")
+    client.result(job_id)
+    with pytest.raises(ValueError, match="is over"):
+        client.finish(job_id, "more")
+    with pytest.raises(ValueError, match="1 or more"):
+        client.list(limit=0)
+    with pytest.raises(ValueError, match="0 or more"):
+        client.stream(job_id, after=-1)
+    client.cancel("unknown", "left alone")
+
+
+def test_job_without_a_script_repeats_the_text_of_its_parts():
+    client = FakeClient()
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    job_id = client.submit([{"role": "user", "content": parts}])
+    assert client.result(job_id).text == "one two"
+
+
+def test_reasoning_and_tool_calls_are_built_one_by_one():
+    piece = events.tool_call("{}", index=1, seq=3)
+    assert (piece.index, piece.arguments, piece.id, piece.seq) == (1, "{}", None, 3)
+    assert events.reasoning("so").content == "so"
+    assert events.reset("worker_lost").reason == "worker_lost"

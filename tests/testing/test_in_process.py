@@ -165,3 +165,12 @@ def test_provider_gets_the_environment_of_its_tests():
 
     Tested().test_check_takes_a_valid_job()
     assert seen == ["x"]
+
+
+def test_worker_that_cannot_start_raises_its_error(monkeypatch):
+    async def serve(_):
+        raise RuntimeError("no loop for it")
+
+    monkeypatch.setattr(InProcessWorker, "_serve", serve)
+    with pytest.raises(RuntimeError, match="no loop for it"), InProcessWorker():
+        pass

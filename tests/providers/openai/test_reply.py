@@ -13,6 +13,7 @@ from berlin_worker.errors import JobError
 from berlin_worker.providers.deltas import Delta, ReasoningDelta, ToolCallDelta
 from berlin_worker.providers.limits import Limits
 from berlin_worker.providers.openai.reply import AnswerDecoder
+from tests.support.selection import examples
 
 pytestmark = pytest.mark.unit
 
@@ -80,7 +81,7 @@ parts = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(parts, st.lists(st.integers(0, 5000), max_size=6), st.booleans(), st.booleans())
 def test_cuts_and_escapes_change_nothing(
     sent: list[tuple[str, str]], places: list[int], plain: bool, padded: bool

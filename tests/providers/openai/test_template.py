@@ -12,6 +12,7 @@ from berlin_worker.providers.deltas import Delta, ReasoningDelta
 from berlin_worker.providers.limits import Limits
 from berlin_worker.providers.openai.reply import AnswerDecoder
 from berlin_worker.providers.openai.template import ChunkTemplate
+from tests.support.selection import examples
 
 pytestmark = pytest.mark.unit
 
@@ -58,7 +59,7 @@ def _decoded_each(reads: list[bytes]) -> tuple[str, str, bool, ErrorCode | None]
         return _decoded(reads)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @example("short", b"", [(b'"', None)], 1)
 @example("short", b"x", [(b"y", b"z"), (b'y","content":"', b"z")], 2)
 @given(
