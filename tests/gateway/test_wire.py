@@ -94,13 +94,24 @@ async def test_http_1_0_gets_events_without_chunks_until_the_connection_closes(
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/jobs/{id}/events", "/v1/jobs/{id}", "/v1/jobs", "/v1/models", "/", "/livez"]
+    "path",
+    [
+        "/v1/jobs/{id}/events",
+        "/v1/jobs/{id}/events?wait_s=60&after=99",
+        "/v1/responses/{id}?stream=true",
+        "/v1/responses/{id}",
+        "/v1/jobs/{id}",
+        "/v1/jobs",
+        "/v1/models",
+        "/",
+        "/livez",
+    ],
 )
 async def test_head_has_the_headers_of_get_and_no_body(harness: Harness, path: str) -> None:
     path = path.format(id=await harness.submit("one HANG"))
     status, headers, body = await harness.call("HEAD", path)
     assert (status, body) == (200, "")
-    if path.endswith("/events"):
+    if path.endswith(("/events", "?stream=true")):
         assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
 
 

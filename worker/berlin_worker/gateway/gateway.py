@@ -120,6 +120,8 @@ class Gateway:
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 CALLER: Final = web.RequestKey("caller", Caller)
+JOB_ID: Final = web.RequestKey("job_id", str)
+"""The job that a request has submitted: its ID is a header also of an error."""
 
 
 def caller_of(request: web.Request) -> Caller:

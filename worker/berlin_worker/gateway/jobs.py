@@ -126,10 +126,15 @@ async def follow(request: web.Request) -> web.StreamResponse:
     after = sse.cursor(request.query.get("after"))
     if "Last-Event-ID" in request.headers:
         after = sse.cursor(request.headers["Last-Event-ID"])
-    if "wait_s" in request.query:
-        return await _poll(request, job.job_id, after)
+    polled = "wait_s" in request.query
     if request.method == "HEAD":
-        return web.Response(headers=HEADERS)
+        return (
+            web.Response(content_type="application/json")
+            if polled
+            else web.Response(headers=HEADERS)
+        )
+    if polled:
+        return await _poll(request, job.job_id, after)
     out = EventResponse(request, {}, _PING)
     async with gateway.client.stream(job.job_id, after) as stream:
         try:
