@@ -216,6 +216,15 @@ async def test_body_other_than_a_json_object_is_a_400(harness: Harness, body: by
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
 
 
+async def test_body_that_does_not_fit_its_encoding_is_a_400(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    status, _, answer = await harness.call("POST", "/v1/jobs", data=b"{}", headers=headers)
+    assert (status, answer["error"]["code"]) == (400, "invalid_json")
+    assert "failed" not in caplog.text
+
+
 async def test_body_beyond_the_size_of_a_job_is_a_413(harness: Harness) -> None:
     body = io.BytesIO(json.dumps(job("x" * 1_200_000)).encode())
     status, _, answer = await harness.call(

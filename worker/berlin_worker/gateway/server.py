@@ -77,6 +77,7 @@ async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]
         make_app(gateway),
         handler_cancellation=True,  # a caller that goes away must be noticed
         access_log=None,  # it would show tickets
+        logger=_http_logger(),
         shutdown_timeout=_CLOSE_S,
     )
     await runner.setup()
@@ -96,6 +97,24 @@ async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]
         gateway.chats.stop()
         await runner.cleanup()
         await gateway.aclose()
+
+
+def _http_logger() -> logging.Logger:
+    """Return the logger of aiohttp's server, without what its tracebacks quote of requests.
+
+    The text of a malformed request may hold a key, a ticket or a prompt.
+    """
+    made = logging.getLogger(f"{__name__}.http")
+    made.addFilter(_without_request)
+    return made
+
+
+def _without_request(record: logging.LogRecord) -> bool:
+    if record.exc_info:
+        kind = record.exc_info[0]
+        record.msg, record.args = "%s: %s", (record.getMessage(), kind.__name__ if kind else "")
+        record.exc_info = record.exc_text = None
+    return True
 
 
 async def _chats_end(gateway: Gateway) -> None:
