@@ -27,7 +27,8 @@ async def complete(request: web.Request) -> web.StreamResponse:
     """Run a chat as a job, and answer as OpenAI does: in one piece or as a stream."""
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
-    job, job_id = job_of_caller(request, caller, wanted.job)
+    job = await gateway.providers.completed(wanted.job)
+    job, job_id = job_of_caller(request, caller, job)
     async with attached(request, job, job_id) as attachment:
         head = Head(attachment.job_id, gateway.model_of(job.get("model")), int(time.time()))
         if wanted.stream:

@@ -30,7 +30,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Submit a response. In the background the answer is the response as it is at once."""
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
-    job, job_id = job_of_caller(request, caller, wanted.job)
+    job = await gateway.providers.completed(wanted.job)
+    job, job_id = job_of_caller(request, caller, job)
     if not wanted.background:
         return await _answered(request, job, job_id, stream=wanted.stream)
     job_id = await gateway.client.submit(job, job_id=job_id)
