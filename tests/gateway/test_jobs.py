@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,27 @@ async def test_job_is_submitted_followed_and_looked_up(harness: Harness) -> None
     assert shown["result"] == {"text": "one two ", "finish_reason": "stop"}
     assert shown["usage"]["total_tokens"] == 5
     assert (shown["tenant"], shown["metadata"]) == ("acme", {"order": 7})
+
+
+async def test_ended_job_shows_its_reasoning_calls_and_usage(harness: Harness) -> None:
+    async def ended(text: str, *, cancel: bool = False) -> dict[str, Any]:
+        job_id = await harness.submit(text)
+        if cancel:
+            await harness.call("POST", f"/v1/jobs/{job_id}/cancel")
+        await harness.call("GET", f"/v1/jobs/{job_id}/events")
+        return (await harness.call("GET", f"/v1/jobs/{job_id}"))[2]
+
+    shown = await ended("THINK one CALL")
+    assert shown["result"] == {
+        "text": "one ",
+        "finish_reason": "tool_calls",
+        "reasoning": "THINK ",
+        "tool_calls": [{"id": "call-1", "name": "CALL", "arguments": '{"of": 1}'}],
+    }
+    failed = await ended("FAIL upstream_timeout")
+    assert (failed["error"]["code"], failed["usage"]["total_tokens"]) == ("upstream_timeout", 7)
+    cancelled = await ended("HANG", cancel=True)
+    assert (cancelled["status"], cancelled["usage"]) == ("cancelled", None)
 
 
 @pytest.mark.parametrize(

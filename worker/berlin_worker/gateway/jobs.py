@@ -1,6 +1,7 @@
 """``/v1/jobs``: submit, look up, list, cancel and follow jobs."""
 
 import contextlib
+import dataclasses
 import re
 import time
 from typing import Any, Final, get_args
@@ -9,8 +10,9 @@ from aiohttp import web
 
 from berlin_schemas import names
 from berlin_schemas.errors import ErrorCode
+from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import sse
-from berlin_worker.client.values import JobStatus, Status
+from berlin_worker.client.values import JobStatus, Result, Status
 from berlin_worker.errors import ClientError, CursorExpired, JobFailed
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
@@ -83,19 +85,21 @@ def _place(cursor: str | None) -> JobStatus | None:
 
 @routes.get("/v1/jobs/{job_id}")
 async def look_up(request: web.Request) -> web.Response:
-    """Return the record of a job, and its text and usage if it has completed."""
+    """Return the record of a job, its usage if it has ended, and its result if it has completed."""
     gateway = request.app[GATEWAY]
     job = await owned_job(request, "read", request.match_info["job_id"])
     shown = _shown(job)
     if job.status == "queued":
         shown["queued_jobs"] = await gateway.fleet.waiting()
-    if job.status == "completed":
+    if job.status in TERMINAL_TYPES:
         try:
             result = await gateway.client.result(job.job_id, timeout_s=gateway.lookup_s)
-        except (CursorExpired, JobFailed):  # the record outlives the log
+        except CursorExpired:  # the record outlives the log
             shown["result"] = None
+        except JobFailed as error:
+            shown["usage"] = error.event.usage
         else:
-            shown["result"] = {"text": result.text, "finish_reason": result.finish_reason}
+            shown["result"] = _result(result)
             shown["usage"] = result.usage
     return web.json_response(shown)
 
@@ -169,6 +173,15 @@ async def _poll(request: web.Request, job_id: str, after: int) -> web.Response:
         b"true" if ended else b"false",
     )
     return web.Response(body=body, content_type="application/json")
+
+
+def _result(result: Result) -> dict[str, Any]:
+    made: dict[str, Any] = {"text": result.text, "finish_reason": result.finish_reason}
+    if result.reasoning:
+        made["reasoning"] = result.reasoning
+    if result.tool_calls:
+        made["tool_calls"] = [dataclasses.asdict(call) for call in result.tool_calls]
+    return made
 
 
 def _shown(job: JobStatus) -> dict[str, Any]:
