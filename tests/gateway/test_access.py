@@ -45,6 +45,10 @@ async def test_ticket_reads_its_own_job_and_does_nothing_else(harness: Harness) 
     assert await status("GET", "/v1/jobs?") == 403
     ticket = "x" + ticket
     assert await status("GET", f"/v1/jobs/{job_id}/events?") == 401
+    made, _, body = await harness.call("POST", f"/v1/jobs/{job_id}/tickets")
+    ticket = body["ticket"]
+    assert (made, await status("GET", f"/v1/jobs/{job_id}?")) == (201, 200)
+    assert (await harness.call("GET", "/v1/jobs?tenant=other"))[0] == 403
 
 
 _DEAR = {"provider": "vllm", "model": "dear"}

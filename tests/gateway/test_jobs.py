@@ -238,6 +238,15 @@ async def test_body_other_than_a_json_object_is_a_400(harness: Harness, body: by
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
 
 
+async def test_body_of_another_type_and_a_bad_key_are_refused(harness: Harness) -> None:
+    status, _, answer = await harness.call("POST", "/v1/jobs", data={"a": "b"})
+    assert (status, answer["error"]["type"]) == (415, "invalid_request_error")
+    status, _, answer = await harness.call(
+        "POST", "/v1/jobs", json=job("x"), headers={"Idempotency-Key": "x" * 256}
+    )
+    assert (status, answer["error"]["param"]) == (400, "Idempotency-Key")
+
+
 async def test_body_that_does_not_fit_its_encoding_is_a_400(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:

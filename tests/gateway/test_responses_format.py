@@ -107,6 +107,34 @@ BODIES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": "warm"}, "temperature"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"text": {"format": "json"}}, "text"),
+        ({"reasoning": "much"}, "reasoning"),
+        ({"input": [{"role": "user", "content": ["a"]}]}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": {}}]}]}, "input"),
+        ({"background": {}}, "background"),
+    ],
+)
+def test_request_that_cannot_be_converted_names_the_parameter(
+    fields: dict[str, Any], param: str
+) -> None:
+    made = outcome({"input": "x"} | fields)
+    assert isinstance(made, Problem)
+    assert (made.status, made.param) == (400, param)
+
+
+def test_options_of_chats_by_the_same_name_pass_as_they_are() -> None:
+    fields = {"tool_choice": "auto", "text": {"format": {"type": "json_object"}}}
+    assert parse_request({"input": "x"} | fields).job["options"] == {
+        "tool_choice": "auto",
+        "response_format": {"type": "json_object"},
+    }
+
+
 def outcome(body: dict[str, Any]) -> ResponseRequest | Problem:
     try:
         return parse_request(body)
