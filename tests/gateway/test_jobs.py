@@ -140,6 +140,25 @@ async def test_idempotency_key_submits_once(harness: Harness) -> None:
     assert other["job_id"] != first["job_id"]
 
 
+async def test_reused_idempotency_key_gets_one_answer_from_every_route(harness: Harness) -> None:
+    headers = {"Idempotency-Key": "order 8"}
+    messages = [{"role": "user", "content": "two"}]
+    await harness.call("POST", "/v1/jobs", json=job("one"), headers=headers)
+    refused = [
+        await harness.call("POST", path, json=body, headers=headers)
+        for path, body in (
+            ("/v1/jobs", job("two")),
+            ("/v1/chat/completions", {"messages": messages}),
+            ("/v1/chat/completions", {"messages": messages, "stream": True}),
+            ("/v1/responses", {"input": "two"}),
+            ("/v1/responses", {"input": "two", "background": True}),
+        )
+    ]
+    assert [status for status, _, _ in refused] == [422] * 5
+    assert refused[0][2]["error"]["code"] == "idempotency_key_reused"
+    assert all(body == refused[0][2] for _, _, body in refused)
+
+
 async def test_list_pages_the_jobs_of_the_tenant_newest_first(harness: Harness) -> None:
     ids = [await harness.submit(f"job {number}") for number in range(5)]
     await harness.call("POST", "/v1/jobs", json=job("not yours"), tenant="other")

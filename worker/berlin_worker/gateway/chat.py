@@ -12,13 +12,13 @@ from aiohttp import web
 from pydantic_core import from_json
 
 from berlin_worker.client.stream import Stream
-from berlin_worker.errors import ClientError, JobIdReused
+from berlin_worker.errors import ClientError
 from berlin_worker.gateway.chat_format import Answer, ChatRequest, ChunkWriter, Head, parse_request
 from berlin_worker.gateway.event_stream import EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, Gateway, need
-from berlin_worker.gateway.idempotency import job_id_of, may_be_attached
+from berlin_worker.gateway.idempotency import may_be_attached
 from berlin_worker.gateway.problems import Problem, of_client, of_terminal
-from berlin_worker.gateway.requests import json_object
+from berlin_worker.gateway.requests import job_of_caller, json_object
 
 routes: Final = web.RouteTableDef()
 
@@ -33,9 +33,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
     """Run a chat as a job, and answer as OpenAI does: in one piece or as a stream."""
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
-    job = wanted.job | {"tenant": caller.tenant}
-    gateway.check_models(caller, job)
-    job_id = job_id_of(request, job, caller.tenant)
+    job, job_id = job_of_caller(request, caller, wanted.job)
     stream = gateway.client.submit_and_stream(job, job_id=job_id)
     head = Head(stream.job_id, gateway.model_of(job.get("model")), int(time.time()))
     async with _cancelled_if_abandoned(gateway, stream):
@@ -55,10 +53,6 @@ async def _cancelled_if_abandoned(gateway: Gateway, stream: Stream) -> AsyncIter
             if caller_id:
                 await gateway.client.attach(stream.job_id, caller_id)
             yield
-    except JobIdReused:
-        raise Problem(
-            422, "idempotency_key_reused", "the Idempotency-Key belongs to another request"
-        ) from None
     except (asyncio.CancelledError, ConnectionResetError):
         gateway.cancel_later(stream.job_id, caller_id)
         raise

@@ -11,13 +11,12 @@ from berlin_schemas import names
 from berlin_schemas.errors import ErrorCode
 from berlin_worker.client import sse
 from berlin_worker.client.values import JobStatus, Status
-from berlin_worker.errors import ClientError, CursorExpired, JobFailed, JobIdReused
+from berlin_worker.errors import ClientError, CursorExpired, JobFailed
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, caller_of, need
-from berlin_worker.gateway.idempotency import job_id_of
 from berlin_worker.gateway.problems import Problem, of_client
-from berlin_worker.gateway.requests import json_object, owned_job, whole_number
+from berlin_worker.gateway.requests import job_of_caller, json_object, owned_job, whole_number
 
 routes: Final = web.RouteTableDef()
 
@@ -37,17 +36,8 @@ async def submit(request: web.Request) -> web.Response:
         raise Problem(
             400, ErrorCode.INVALID_JOB, "tenant: it comes from the API key", param="tenant"
         )
-    job["tenant"] = caller.tenant
-    gateway.check_models(caller, job)
-    job_id = job_id_of(request, job, caller.tenant)
-    try:
-        job_id = await gateway.client.submit(job, job_id=job_id)
-    except JobIdReused:
-        raise Problem(
-            422,
-            "idempotency_key_reused",
-            "this Idempotency-Key or job_id belongs to a job with another payload",
-        ) from None
+    job, job_id = job_of_caller(request, caller, job)
+    job_id = await gateway.client.submit(job, job_id=job_id)
     body = {
         "job_id": job_id,
         "events": f"/v1/jobs/{job_id}/events",

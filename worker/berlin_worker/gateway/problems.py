@@ -86,7 +86,8 @@ def of_client(error: ClientError | InvalidJob | SettingsError) -> Problem:
         case InvalidJob():
             return Problem(400, ErrorCode.INVALID_JOB, str(error))
         case JobIdReused():
-            return Problem(422, "job_id_reused", str(error))
+            message = "the Idempotency-Key or job ID belongs to another request: send a new one"
+            return Problem(422, "idempotency_key_reused", message)
         case CursorExpired():
             return Problem(410, "cursor_expired", str(error))
         case Unavailable() | SettingsError():

@@ -9,7 +9,8 @@ from aiohttp import web
 from berlin_schemas import names
 from berlin_worker.client.values import JobStatus
 from berlin_worker.gateway.gateway import GATEWAY, need
-from berlin_worker.gateway.keys import Scope
+from berlin_worker.gateway.idempotency import job_id_of
+from berlin_worker.gateway.keys import Caller, Scope
 from berlin_worker.gateway.problems import Problem
 
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
@@ -46,6 +47,18 @@ def whole_number(
             400, "invalid_request", f"{name}: a whole number from {least} to {most}", param=name
         )
     return int(text)
+
+
+def job_of_caller(
+    request: web.Request, caller: Caller, job: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """Return ``job`` with the tenant of its caller, and the job ID by its ``Idempotency-Key``.
+
+    Raises a 403 for a model that the key does not allow, and a 400 for a bad ``Idempotency-Key``.
+    """
+    job = job | {"tenant": caller.tenant}
+    request.app[GATEWAY].check_models(caller, job)
+    return job, job_id_of(request, job, caller.tenant)
 
 
 async def owned_job(request: web.Request, scope: Scope, job_id: str) -> JobStatus:

@@ -13,9 +13,8 @@ from berlin_worker.errors import ClientError
 from berlin_worker.gateway.chat_format import Object
 from berlin_worker.gateway.event_stream import EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, Gateway, need
-from berlin_worker.gateway.idempotency import job_id_of
 from berlin_worker.gateway.problems import Problem, of_client
-from berlin_worker.gateway.requests import json_object, owned_job, whole_number
+from berlin_worker.gateway.requests import job_of_caller, json_object, owned_job, whole_number
 from berlin_worker.gateway.responses_format import PREFIX, ResponseWriter
 from berlin_worker.gateway.responses_request import parse_request
 
@@ -30,9 +29,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Submit a response. In the background the answer is the response as it is at once."""
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
-    job = wanted.job | {"tenant": caller.tenant}
-    gateway.check_models(caller, job)
-    job_id = await gateway.client.submit(job, job_id=job_id_of(request, job, caller.tenant))
+    job, job_id = job_of_caller(request, caller, wanted.job)
+    job_id = await gateway.client.submit(job, job_id=job_id)
     status = await gateway.client.status(job_id)
     if wanted.stream:
         return await _streamed(request, gateway, status, after=-1)
