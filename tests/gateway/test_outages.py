@@ -91,7 +91,7 @@ async def test_expired_log_is_a_410_and_its_record_stays(
 
 @pytest.mark.parametrize(("path", "fields"), [CHAT, RESPONSE])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_gateway_that_leaves_tells_a_chat_to_come_again(
+async def test_chat_at_a_gateway_that_leaves_ends_as_stopping(
     harness: Harness,
     monkeypatch: pytest.MonkeyPatch,
     path: str,

@@ -25,7 +25,7 @@ _NOT_CARRIED: Final = {
     "functions": "is not supported: send tools",
     "function_call": "is not supported: send tool_choice",
 }
-"""Options whose effect on the answer would be lost without a word."""
+"""Options whose effect on the answer would be lost without an error."""
 FINISH_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
 
