@@ -24,12 +24,20 @@ pytestmark = pytest.mark.unit
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 
 
-def test_pod_monitor_scrapes_the_port_of_the_workers_under_the_job_of_the_alerts():
+@pytest.mark.parametrize(
+    ("job", "folder"), [("berlin-worker", "base"), ("berlin-gateway", "gateway")]
+)
+def test_pod_monitor_scrapes_the_port_of_the_pods_under_the_job_of_the_alerts(job, folder):
     manifests = rendered(KUBERNETES / "overlays" / "prometheus-operator")
-    monitor, pod = one(manifests, "PodMonitor"), one(manifests, "Deployment")["spec"]["template"]
+    (monitor,) = (
+        each
+        for each in manifests
+        if each["kind"] == "PodMonitor" and each["metadata"]["name"] == job
+    )
+    pod = one(rendered(KUBERNETES / folder), "Deployment")["spec"]["template"]
     labels = pod["metadata"]["labels"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert labels[monitor["spec"]["jobLabel"]] == "berlin-worker"
+    assert labels[monitor["spec"]["jobLabel"]] == job
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     (container,) = pod["spec"]["containers"]
     assert endpoint["port"] in {port["name"] for port in container["ports"]}

@@ -43,6 +43,7 @@ class Scripted:
         text = str(job.messages[-1].content)
         if text.startswith("FAIL "):
             code = ErrorCode(text.split()[1])
+            report.usage = {"total_tokens": 7}
             raise JobError(code, f"the upstream fails with {code}")
         for word in text.split():
             if word == "HANG":

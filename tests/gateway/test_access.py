@@ -45,6 +45,10 @@ async def test_ticket_reads_its_own_job_and_does_nothing_else(harness: Harness) 
     assert await status("GET", "/v1/jobs?") == 403
     ticket = "x" + ticket
     assert await status("GET", f"/v1/jobs/{job_id}/events?") == 401
+    made, _, body = await harness.call("POST", f"/v1/jobs/{job_id}/tickets")
+    ticket = body["ticket"]
+    assert (made, await status("GET", f"/v1/jobs/{job_id}?")) == (201, 200)
+    assert (await harness.call("GET", "/v1/jobs?tenant=other"))[0] == 403
 
 
 _DEAR = {"provider": "vllm", "model": "dear"}
@@ -90,11 +94,18 @@ async def test_pages_of_listed_origins_may_call(worker: InProcessWorker, tmp_pat
         worker.redis_url, tmp_path, gateway_origins=f"{ours}, http://localhost:3000"
     ) as harness:
         for origin, allowed in ((ours, ours), (theirs, None)):
-            headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            headers = {
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,x-stainless-lang",
+            }
             async with harness.http.options(harness.url + "/v1/jobs", headers=headers) as response:
                 assert response.status == 204
                 assert response.headers.get("Access-Control-Allow-Origin") == allowed
                 assert response.headers["Vary"] == "Origin"
+                # OpenAI's client for browsers sends headers of its own.
+                named = response.headers.get("Access-Control-Allow-Headers")
+                assert named == (allowed and "authorization,x-stainless-lang")
             _, headers, _ = await harness.call("GET", "/v1/models", headers={"Origin": origin})
             assert headers.get("Access-Control-Allow-Origin") == allowed
 
@@ -128,6 +139,7 @@ async def test_readiness_ends_when_the_gateway_leaves(harness: Harness) -> None:
 async def test_unknown_route_is_an_error_in_json(
     harness: Harness, method: str, path: str, status: int
 ) -> None:
-    got, _, body = await harness.call(method, path)
-    assert got == status
+    got, headers, body = await harness.call(method, path)
+    assert (got, headers.get("Allow")) == (status, "GET,HEAD,POST" if status == 405 else None)
+    assert body["error"]["type"] in {"not_found_error", "invalid_request_error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}

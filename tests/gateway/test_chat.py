@@ -136,6 +136,7 @@ async def test_failed_job_is_raised_once_by_the_official_client(
     if isinstance(raised.value, openai.APIStatusError):
         assert isinstance(raised.value, error)
         assert raised.value.response.headers["x-should-retry"] == "false"
+        assert raised.value.response.headers["x-job-id"]
 
 
 async def test_invalid_requests_raise_the_errors_of_the_official_client(harness: Harness) -> None:
@@ -174,17 +175,21 @@ async def test_stream_has_comments_and_data_alone(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("chat/completions", {"messages": user("one HANG")}), ("responses", {"input": "one HANG"})],
+)
 async def test_job_of_a_disconnected_client_is_cancelled(
-    worker: InProcessWorker, tmp_path: Path, stream: bool
+    worker: InProcessWorker, tmp_path: Path, path: str, fields: dict[str, Any], stream: bool
 ) -> None:
     async with serve(worker.redis_url, tmp_path, gateway_abandon_s=0.01) as harness:
         headers = {
             "Authorization": f"Bearer {harness.keys['acme']}",
-            "Idempotency-Key": f"{stream}",
+            "Idempotency-Key": f"{path} {stream}",
         }
-        body = {"model": "m1", "messages": user("one HANG"), "stream": stream}
+        body = fields | {"model": "m1", "stream": stream}
         request = asyncio.create_task(
-            harness.call("POST", "/v1/chat/completions", json=body, headers=headers)
+            harness.call("POST", f"/v1/{path}", json=body, headers=headers)
         )
         [running] = await until_status(harness, "running")
         request.cancel()
@@ -229,9 +234,12 @@ async def test_job_goes_on_while_a_retry_with_its_key_waits_for_it(
 async def test_job_without_a_worker_is_cancelled_in_time(tmp_path: Path) -> None:
     with fake_redis() as redis_url:
         async with serve(redis_url, tmp_path, gateway_wait_s=0.01) as harness:
-            status, _, body = await harness.call(
-                "POST", "/v1/chat/completions", json={"messages": user("x")}
-            )
-            assert (status, body["error"]["code"]) == (504, "no_worker")
+            for path, fields in (
+                ("responses", {"input": "x"}),
+                ("chat/completions", {"messages": user("x")}),
+            ):
+                status, headers, body = await harness.call("POST", f"/v1/{path}", json=fields)
+                assert (status, body["error"]["code"]) == (504, "no_worker")
+                assert headers["x-job-id"]
             _, _, page = await harness.call("GET", "/v1/jobs")
-            assert [job["cancel_requested"] for job in page["jobs"]] == [True]
+            assert [job["cancel_requested"] for job in page["jobs"]] == [True, True]

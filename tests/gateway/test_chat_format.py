@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berlin_worker.gateway.chat_format import Answer, ChunkWriter, Head, parse_request
+from berlin_worker.gateway.chat_format import (
+    Answer,
+    ChatRequest,
+    ChunkWriter,
+    Head,
+    parse_request,
+)
 from berlin_worker.gateway.problems import Problem, of_terminal
 
 pytestmark = pytest.mark.unit
@@ -58,12 +64,57 @@ def test_request_becomes_a_job_with_the_rest_as_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("param", "value"), [("stream", "yes"), ("stream_options", []), ("n", 2), ("n", "1")]
+    ("param", "value"),
+    [
+        ("stream", "yes"),
+        ("stream", 1),
+        ("stream", []),
+        ("stream_options", []),
+        ("n", 2),
+        ("n", "1"),
+        ("n", {}),
+        ("n", True),
+        ("logprobs", True),
+        ("functions", [{"name": "f"}]),
+        ("tenant", "other"),
+        ("job_id", "mine"),
+    ],
 )
 def test_request_that_cannot_be_answered_names_the_parameter(param: str, value: object) -> None:
     with pytest.raises(Problem) as raised:
         parse_request({"messages": MESSAGES, param: value})
     assert (raised.value.status, raised.value.param) == (400, param)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(
+    ["stream", "stream_options", "n", "messages", "model", "options", "tenant", "tools", "user"]
+)
+
+
+def outcome(body: dict[str, Any]) -> ChatRequest | Problem:
+    try:
+        return parse_request(body)
+    except Problem as problem:
+        return problem
+
+
+@given(st.dictionaries(FIELDS, JSON))
+def test_any_object_is_a_job_or_a_400(body: dict[str, Any]) -> None:
+    made = outcome(body)
+    if isinstance(made, Problem):
+        assert made.status == 400
+        assert made.param in {*body, "include_usage"}
+    else:
+        assert made.job["options"] == {
+            name: value
+            for name, value in body.items()
+            if name in {"tools", "user"} and value is not None
+        }
 
 
 def test_chunks_carry_role_once_then_deltas_reason_and_usage() -> None:

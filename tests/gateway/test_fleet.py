@@ -8,6 +8,7 @@ import pytest
 import redis.asyncio
 
 from berlin_schemas import names
+from berlin_worker.gateway import model_providers
 from berlin_worker.providers import offered
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness, announce, serve
@@ -54,6 +55,51 @@ async def test_models_are_those_of_the_fleet_that_the_key_allows(
         assert (body["id"], body["owned_by"]) == ("a/b", "vllm")
         status, _, body = await harness.call("GET", "/v1/models/own", tenant="narrow")
         assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+async def test_model_of_one_provider_alone_goes_there(
+    worker: InProcessWorker, harness: Harness, path: str
+) -> None:
+    async def provider_of(model: str, **fields: str) -> str:
+        body = (
+            {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"input": "x"}
+        )
+        body |= {"model": model, "stream": False} | fields
+        status, headers, answer = await harness.call("POST", f"/v1/{path}", json=body)
+        assert status == 200, answer
+        async with harness.gateway.client.stream(headers["x-job-id"]) as events:
+            return next(e.provider for e in await events.batch() if e.type == "started")
+
+    await announce(
+        worker.redis_url,
+        w1={"berlin": ["gpt-4o", "both"], "echo": ["parrot", "both", "two"]},
+        w2={"other": ["two"], "echo": ["parrot"]},
+    )
+    assert await provider_of("parrot") == "echo"
+    assert await provider_of("parrot", provider="berlin") == "berlin"
+    for default in ("gpt-4o", "both", "two", "unknown"):
+        assert await provider_of(default) == "berlin"
+
+
+async def test_models_keep_their_provider_while_redis_is_away(
+    worker: InProcessWorker,
+    harness: Harness,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise redis.exceptions.ConnectionError("away")
+
+    monkeypatch.setattr("berlin_worker.gateway.fleet._FLEET_S", -1)
+    await announce(worker.redis_url, w1={"echo": ["parrot"]})
+    providers = harness.gateway.providers
+    assert await providers.completed({"model": "parrot"}) == {"model": "parrot", "provider": "echo"}
+    monkeypatch.setattr("berlin_worker.client.fleet_reader.read", refuse)
+    monkeypatch.setattr(model_providers, "REFRESH_S", 0)
+    monkeypatch.setattr(model_providers, "EXPIRE_S", 0)
+    assert await providers.completed({"model": "parrot"}) == {"model": "parrot", "provider": "echo"}
+    assert "models go to the providers that had them before" in caplog.text
 
 
 async def test_endpoints_of_the_gateway_are_asked_once_a_minute(

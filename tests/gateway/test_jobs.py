@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,27 @@ async def test_job_is_submitted_followed_and_looked_up(harness: Harness) -> None
     assert shown["result"] == {"text": "one two ", "finish_reason": "stop"}
     assert shown["usage"]["total_tokens"] == 5
     assert (shown["tenant"], shown["metadata"]) == ("acme", {"order": 7})
+
+
+async def test_ended_job_shows_its_reasoning_calls_and_usage(harness: Harness) -> None:
+    async def ended(text: str, *, cancel: bool = False) -> dict[str, Any]:
+        job_id = await harness.submit(text)
+        if cancel:
+            await harness.call("POST", f"/v1/jobs/{job_id}/cancel")
+        await harness.call("GET", f"/v1/jobs/{job_id}/events")
+        return (await harness.call("GET", f"/v1/jobs/{job_id}"))[2]
+
+    shown = await ended("THINK one CALL")
+    assert shown["result"] == {
+        "text": "one ",
+        "finish_reason": "tool_calls",
+        "reasoning": "THINK ",
+        "tool_calls": [{"id": "call-1", "name": "CALL", "arguments": '{"of": 1}'}],
+    }
+    failed = await ended("FAIL upstream_timeout")
+    assert (failed["error"]["code"], failed["usage"]["total_tokens"]) == ("upstream_timeout", 7)
+    cancelled = await ended("HANG", cancel=True)
+    assert (cancelled["status"], cancelled["usage"]) == ("cancelled", None)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +161,25 @@ async def test_idempotency_key_submits_once(harness: Harness) -> None:
     assert other["job_id"] != first["job_id"]
 
 
+async def test_reused_idempotency_key_gets_one_answer_from_every_route(harness: Harness) -> None:
+    headers = {"Idempotency-Key": "order 8"}
+    messages = [{"role": "user", "content": "two"}]
+    await harness.call("POST", "/v1/jobs", json=job("one"), headers=headers)
+    refused = [
+        await harness.call("POST", path, json=body, headers=headers)
+        for path, body in (
+            ("/v1/jobs", job("two")),
+            ("/v1/chat/completions", {"messages": messages}),
+            ("/v1/chat/completions", {"messages": messages, "stream": True}),
+            ("/v1/responses", {"input": "two"}),
+            ("/v1/responses", {"input": "two", "background": True}),
+        )
+    ]
+    assert [status for status, _, _ in refused] == [422] * 5
+    assert refused[0][2]["error"]["code"] == "idempotency_key_reused"
+    assert all(body == refused[0][2] for _, _, body in refused)
+
+
 async def test_list_pages_the_jobs_of_the_tenant_newest_first(harness: Harness) -> None:
     ids = [await harness.submit(f"job {number}") for number in range(5)]
     await harness.call("POST", "/v1/jobs", json=job("not yours"), tenant="other")
@@ -194,6 +235,24 @@ async def test_body_other_than_a_json_object_is_a_400(harness: Harness, body: by
         "POST", "/v1/jobs", data=body, headers={"Content-Type": "application/json"}
     )
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
+
+
+async def test_body_of_another_type_and_a_bad_key_are_refused(harness: Harness) -> None:
+    status, _, answer = await harness.call("POST", "/v1/jobs", data={"a": "b"})
+    assert (status, answer["error"]["type"]) == (415, "invalid_request_error")
+    status, _, answer = await harness.call(
+        "POST", "/v1/jobs", json=job("x"), headers={"Idempotency-Key": "x" * 256}
+    )
+    assert (status, answer["error"]["param"]) == (400, "Idempotency-Key")
+
+
+async def test_body_that_does_not_fit_its_encoding_is_a_400(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    status, _, answer = await harness.call("POST", "/v1/jobs", data=b"{}", headers=headers)
+    assert (status, answer["error"]["code"]) == (400, "invalid_json")
+    assert "failed" not in caplog.text
 
 
 async def test_body_beyond_the_size_of_a_job_is_a_413(harness: Harness) -> None:

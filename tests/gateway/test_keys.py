@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from berlin_worker.errors import SettingsError
 from berlin_worker.gateway import tickets
-from berlin_worker.gateway.keys import Keys, new_key, read_keys
+from berlin_worker.gateway.keys import Key, KeyFile, Keys, WatchedKeys, new_key, read_keys
 from berlin_worker.gateway.server import is_loopback, open_gateway
 from berlin_worker.settings import Settings
 
@@ -80,6 +80,32 @@ def test_unusable_key_file_is_one_line_without_its_content(
     assert text.startswith("WORKER_GATEWAY_KEYS: ")
     assert "\n" not in text
     assert "secret-in-clear" not in text
+
+
+def test_changed_key_file_is_read_again_and_a_broken_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys.json"
+    (old, old_entry), (new, new_entry) = new_key("acme"), new_key("acme")
+
+    def write(*entries: Key) -> None:
+        # As Kubernetes changes a mounted Secret: another file takes the name.
+        file.with_suffix(".new").write_text(KeyFile(keys=list(entries)).model_dump_json())
+        file.with_suffix(".new").rename(file)
+
+    write(old_entry)
+    keys = WatchedKeys(str(file), check_s=0)
+    assert keys.caller(old) is not None
+    assert keys.caller(new) is None
+    write(old_entry, new_entry)
+    assert keys.caller(new) is not None
+    write(new_entry)
+    assert keys.caller(old) is None
+    for break_it in (lambda: file.write_text("{"), file.unlink):
+        break_it()
+        assert keys.caller(new) is not None
+        assert keys.caller(new) is not None
+    assert [record.levelname for record in caplog.records].count("WARNING") == 2
 
 
 @given(st.from_regex("[A-Za-z0-9_-]{1,128}", fullmatch=True), st.integers(0, 4_000_000_000))

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from berlin_worker.gateway.problems import Problem
 from berlin_worker.gateway.responses_format import ResponseWriter
-from berlin_worker.gateway.responses_request import parse_request
+from berlin_worker.gateway.responses_request import ResponseRequest, parse_request
 
 pytestmark = pytest.mark.unit
 
@@ -25,11 +28,26 @@ def test_items_of_a_request_become_messages() -> None:
                         {"type": "input_image", "image_url": "https://example.org/a.png"},
                     ],
                 },
+                {"type": "reasoning", "id": "resp_1_0", "summary": []},
                 {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+                {"type": "function_call", "call_id": "c2", "name": "g", "arguments": "[]"},
                 {"type": "function_call_output", "call_id": "c1", "output": "7"},
+                {
+                    "type": "function_call_output",
+                    "call_id": "c2",
+                    "output": [{"type": "input_text", "text": "8"}],
+                },
             ],
             "tools": [{"type": "function", "name": "f", "parameters": {}}],
+            "tool_choice": {"type": "function", "name": "f"},
+            "text": {
+                "format": {"type": "json_schema", "name": "s", "schema": {}},
+                "verbosity": "low",
+            },
+            "reasoning": {"effort": "low", "summary": "auto"},
             "max_output_tokens": 9,
+            "deadline_s": 30,
+            "truncation": "disabled",
             "temperature": 0.5,
             "background": True,
         }
@@ -48,17 +66,91 @@ def test_items_of_a_request_become_messages() -> None:
             "role": "assistant",
             "content": None,
             "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "[]"}},
             ],
         },
         {"role": "tool", "tool_call_id": "c1", "content": "7"},
+        {"role": "tool", "tool_call_id": "c2", "content": [{"type": "text", "text": "8"}]},
     ]
+    assert wanted.job["deadline_s"] == 30
     assert wanted.job["options"] == {
         "temperature": 0.5,
         "max_tokens": 9,
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}},
+        "verbosity": "low",
+        "reasoning_effort": "low",
     }
     assert (wanted.background, wanted.stream) == (True, False)
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+SMALL = PLAIN | st.lists(PLAIN, max_size=2) | st.dictionaries(st.text(max_size=5), PLAIN)
+ITEMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["message", "function_call", "reasoning", "input_text"]) | SMALL,
+        "role": SMALL,
+        "content": SMALL | st.lists(st.fixed_dictionaries({"type": SMALL, "text": SMALL})),
+        "output": SMALL,
+    },
+)
+BODIES = st.fixed_dictionaries(
+    {"input": st.lists(ITEMS, max_size=3) | SMALL},
+    optional={
+        "tools": st.lists(ITEMS, max_size=2) | SMALL,
+        "text": st.fixed_dictionaries({"format": SMALL}) | SMALL,
+        **dict.fromkeys(("background", "stream", "tool_choice", "reasoning", "top_p"), SMALL),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": "warm"}, "temperature"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"text": {"format": "json"}}, "text"),
+        ({"reasoning": "much"}, "reasoning"),
+        ({"input": [{"role": "user", "content": ["a"]}]}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": {}}]}]}, "input"),
+        ({"background": {}}, "background"),
+    ],
+)
+def test_request_that_cannot_be_converted_names_the_parameter(
+    fields: dict[str, Any], param: str
+) -> None:
+    made = outcome({"input": "x"} | fields)
+    assert isinstance(made, Problem)
+    assert (made.status, made.param) == (400, param)
+
+
+def test_options_of_chats_by_the_same_name_pass_as_they_are() -> None:
+    fields = {"tool_choice": "auto", "text": {"format": {"type": "json_object"}}}
+    assert parse_request({"input": "x"} | fields).job["options"] == {
+        "tool_choice": "auto",
+        "response_format": {"type": "json_object"},
+    }
+
+
+def outcome(body: dict[str, Any]) -> ResponseRequest | Problem:
+    try:
+        return parse_request(body)
+    except Problem as problem:
+        return problem
+
+
+@given(BODIES)
+def test_any_request_is_a_job_or_a_400(body: dict[str, Any]) -> None:
+    made = outcome(body)
+    if isinstance(made, Problem):
+        assert made.status == 400
+        assert made.param in body
+    else:
+        assert isinstance(made.job["messages"], list)
+        assert body.get("background") in (None, made.background)
 
 
 def written(events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from berlin_schemas import names
-from berlin_worker.gateway import event_stream
+from berlin_worker.gateway import event_stream, requests
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness
 from tests.support.job_writer import JobWriter
@@ -80,12 +81,13 @@ async def test_reader_that_does_not_read_is_cut_and_comes_back_by_its_cursor(
     assert read + seqs(text.encode()) == list(range(1, CHUNKS + 3))
 
 
+@pytest.mark.parametrize("wish", ["", "\r\nConnection: keep-alive"])
 async def test_http_1_0_gets_events_without_chunks_until_the_connection_closes(
-    harness: Harness,
+    harness: Harness, wish: str
 ) -> None:
     job_id = await harness.submit("one two")
     with contextlib.closing(await connect(harness)) as opened:
-        await send(harness, opened, f"GET /v1/jobs/{job_id}/events HTTP/1.0")
+        await send(harness, opened, f"GET /v1/jobs/{job_id}/events HTTP/1.0{wish}")
         head, _, body = (await all_of(opened)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 200 ")
     assert b"chunked" not in head.lower()
@@ -93,14 +95,54 @@ async def test_http_1_0_gets_events_without_chunks_until_the_connection_closes(
     assert body.startswith(b"id: 1\nevent: started\ndata: {")
 
 
+_JSON = "\r\nContent-Type: application/json\r\n"
+
+
 @pytest.mark.parametrize(
-    "path", ["/v1/jobs/{id}/events", "/v1/jobs/{id}", "/v1/jobs", "/v1/models", "/", "/livez"]
+    ("request_text", "status"),
+    [
+        ("GET /v1/models?ticket=a-secret HTTP/1.1\r\nX: a-secret\x00", 400),
+        ("GET /" + "a-secret" * 2000 + " HTTP/1.1", 400),
+        ("a-secret", 400),
+        (f"POST /v1/jobs HTTP/1.1{_JSON}Content-Length: 99999999", 413),
+        (f"POST /v1/jobs HTTP/1.1{_JSON}Content-Length: 99", 408),
+    ],
+)
+async def test_unusable_request_is_answered_and_no_part_of_it_is_logged(
+    harness: Harness,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    request_text: str,
+    status: int,
+) -> None:
+    monkeypatch.setattr(requests, "BODY_S", 0.01)
+    with contextlib.closing(await connect(harness)) as opened, caplog.at_level(logging.DEBUG):
+        await send(harness, opened, request_text)
+        answer = await asyncio.get_running_loop().sock_recv(opened, 1 << 20)
+    assert answer.split()[1] == b"%d" % status
+    assert "a-secret" not in caplog.text
+    assert harness.keys["acme"] not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/jobs/{id}/events",
+        "/v1/jobs/{id}/events?wait_s=60&after=99",
+        "/v1/responses/{id}?stream=true",
+        "/v1/responses/{id}",
+        "/v1/jobs/{id}",
+        "/v1/jobs",
+        "/v1/models",
+        "/",
+        "/livez",
+    ],
 )
 async def test_head_has_the_headers_of_get_and_no_body(harness: Harness, path: str) -> None:
     path = path.format(id=await harness.submit("one HANG"))
     status, headers, body = await harness.call("HEAD", path)
     assert (status, body) == (200, "")
-    if path.endswith("/events"):
+    if path.endswith(("/events", "?stream=true")):
         assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
 
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from berlin_schemas import InvalidJob
 from berlin_worker.errors import ClientError, SettingsError
 from berlin_worker.gateway import chat, fleet_routes, jobs, openapi, page_routes, responses, tickets
-from berlin_worker.gateway.gateway import CALLER, GATEWAY, Gateway
+from berlin_worker.gateway.gateway import CALLER, GATEWAY, JOB_ID, Gateway
 from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
 
@@ -23,8 +23,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ENVELOPE_BYTES: Final = 64 * 1024
 """Room for what surrounds a job in a request of the OpenAI dialect."""
 _OPEN: Final = page_routes.PATHS | {"/livez", "/readyz", "/metrics", "/openapi.json"}
-_ALLOWED_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-_EXPOSED_HEADERS: Final = "Location, x-job-id"
+_EXPOSED_HEADERS: Final = "Location, Retry-After, x-job-id, x-should-retry"
+_PREFLIGHT_S: Final = "600"
+_RETRY_AFTER_S: Final = "1"
 _UNAVAILABLE: Final = 503
 
 
@@ -92,8 +93,9 @@ def _caller(request: web.Request) -> Caller:
 
 @web.middleware
 async def _answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    allowed = None
     try:
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        if _is_preflight(request):
             return web.Response(status=204)  # _add_headers says what a page of this origin may do
         return await handler(request)
     except Problem as error:
@@ -104,12 +106,22 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
             logger.warning("%s %s: %s", request.method, _path(request), error)
     except web.HTTPException as error:
         problem = _of_http(error, request.app[GATEWAY].client.max_job_bytes)
+        allowed = error.headers.get("Allow")
     except ConnectionResetError:
         raise
     except Exception as error:
         logger.exception("%s %s failed: %s", request.method, _path(request), type(error).__name__)
         problem = Problem(500, "internal", "an error of the gateway: see its log")
-    return _as_response(problem)
+    response = _as_response(problem)
+    if allowed is not None:
+        response.headers["Allow"] = allowed
+    if JOB_ID in request:
+        response.headers["x-job-id"] = request[JOB_ID]
+    return response
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
 
 
 def _of_http(error: web.HTTPException, max_job_bytes: int) -> Problem:
@@ -123,7 +135,9 @@ def _as_response(problem: Problem) -> web.Response:
     headers = {}
     if problem.status == 401:  # noqa: PLR2004  # HTTP wants to know how to log in
         headers["WWW-Authenticate"] = "Bearer"
-    if problem.code not in {"unavailable", "stopping"}:
+    if problem.code in {"unavailable", "stopping"}:
+        headers["Retry-After"] = _RETRY_AFTER_S
+    else:
         # The worker has retried already: OpenAI's clients would pay for the prompt again.
         headers["x-should-retry"] = "false"
     return web.Response(
@@ -144,9 +158,14 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     response.headers["Vary"] = "Origin"
     if origin in origins:
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
-        response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+        if _is_preflight(request):
+            # OpenAI's client for browsers sends headers of its own, which change by release. None
+            # of them gives a page more than its API key does, so those that it asks for may come.
+            asked = request.headers.get("Access-Control-Request-Headers", "")
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Headers"] = asked
+            response.headers["Access-Control-Max-Age"] = _PREFLIGHT_S
 
 
 def _path(request: web.Request) -> str:

@@ -49,11 +49,21 @@ class Ticket(_Body):
     expires_in_s: int
 
 
+class ToolCall(_Body):
+    """A whole tool call; ``arguments`` is JSON text as the model has written it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class JobResult(_Body):
-    """The text of a completed job."""
+    """The answer of a completed job; it has ``reasoning`` and ``tool_calls`` if there are any."""
 
     text: str
     finish_reason: str
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
 
 
 class ListedJob(_Body):

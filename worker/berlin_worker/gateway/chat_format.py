@@ -11,14 +11,21 @@ from berlin_worker.gateway.problems import Problem, invalid
 
 Object = dict[str, Any]
 
-_JOB_FIELDS: Final = frozenset(
-    {
-        "messages", "model", "metadata",
-        "provider", "fallbacks", "proxy", "deadline_s", "first_chunk_timeout_s", "idle_timeout_s",
-    }
-)  # fmt: skip
-"""Fields of the request that are fields of a job; those of the second line are ours."""
+OWN_FIELDS: Final = frozenset(
+    {"provider", "fallbacks", "proxy", "deadline_s", "first_chunk_timeout_s", "idle_timeout_s"}
+)
+"""Fields of a job that OpenAI does not have, and that a request may carry beside its own."""
+_JOB_FIELDS: Final = OWN_FIELDS | {"messages", "model", "metadata"}
 _REPLY_FIELDS: Final = frozenset({"stream", "stream_options", "n"})
+_SET_BY_GATEWAY: Final = ("tenant", "job_id", "options", "on_interrupt")
+_NOT_CARRIED: Final = {
+    "logprobs": "is not supported: the events of a job have no place for it",
+    "top_logprobs": "is not supported: the events of a job have no place for it",
+    "audio": "is not supported: the events of a job have no place for it",
+    "functions": "is not supported: send tools",
+    "function_call": "is not supported: send tool_choice",
+}
+"""Options whose effect on the answer would be lost without an error."""
 FINISH_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
 
@@ -33,12 +40,12 @@ class ChatRequest:
 
 def parse_request(body: Object) -> ChatRequest:
     """Return the request in ``body``. Raises a 400; the job itself is checked by the client."""
-    stream, options = body.get("stream"), body.get("stream_options")
-    if stream not in {None, True, False}:
-        raise invalid("stream", "must be true or false")
+    refuse_unsupported(body)
+    stream, options = flag(body, "stream"), body.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise invalid("stream_options", "must be an object")
-    if body.get("n") not in {None, 1}:
+    n = body.get("n")
+    if n is not None and (isinstance(n, bool) or n != 1):
         raise invalid("n", "one answer to a request: send the request several times")
     job = {name: value for name, value in body.items() if name in _JOB_FIELDS and value is not None}
     job["options"] = {
@@ -48,7 +55,25 @@ def parse_request(body: Object) -> ChatRequest:
     }
     # What has been sent to a client cannot be taken back, so a job never begins again after it.
     job["on_interrupt"] = "fail"
-    return ChatRequest(job, bool(stream), bool((options or {}).get("include_usage")))
+    return ChatRequest(job, stream, flag(options or {}, "include_usage"))
+
+
+def flag(body: Object, name: str) -> bool:
+    """Return a field that is true, false or absent. Raises a 400 for any other value."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise invalid(name, "must be true or false")
+    return bool(value)
+
+
+def refuse_unsupported(body: Object) -> None:
+    """Raise a 400 for a field that the gateway sets itself, or that no answer would reflect."""
+    for name in _SET_BY_GATEWAY:
+        if name in body:
+            raise invalid(name, "is no field of this request: POST /v1/jobs takes whole jobs")
+    for name, message in _NOT_CARRIED.items():
+        if body.get(name) not in (None, False):
+            raise invalid(name, message)
 
 
 @dataclass(slots=True)
@@ -108,7 +133,7 @@ class ChunkWriter:
         """Whether a part of the answer has been sent: the job must not begin again then."""
 
     def chunks(self, event: Object) -> list[Object]:
-        """Return the chunks for ``event``, which is no failure.
+        """Return the chunks for ``event``; none for a failure.
 
         Raises a 503 if the job begins again after a part of its answer was sent.
         """

@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import ClientConnectionResetError, HttpVersion11, web
 
 from berlin_worker.client.raw_events import RawEvent
 from berlin_worker.client.stream import Stream
@@ -66,6 +66,8 @@ class EventResponse:
         if transport is None:
             raise ClientConnectionResetError("the reader has gone")
         if not self._response.prepared:
+            if self._request.version < HttpVersion11:
+                self._response.force_close()  # nothing else ends a response without chunks
             await self._response.prepare(self._request)
             opened = transport.get_extra_info("socket")
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

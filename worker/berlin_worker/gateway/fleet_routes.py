@@ -46,7 +46,7 @@ async def _listed(request: web.Request) -> list[dict[str, Any]]:
     found |= {(default, name) for name in named if name not in ids and "/" not in name}
     return [
         {"id": model, "object": "model", "created": 0, "owned_by": provider}
-        # The default provider's come first: they need no `provider` in the request.
+        # The default provider's come first: a request that names a model alone means them.
         for provider, model in sorted(found, key=lambda each: (each[0] != default, each))
         if caller.may_use(provider, model)
     ]

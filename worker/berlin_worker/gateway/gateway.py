@@ -17,6 +17,7 @@ from berlin_worker.errors import ClientError, JobFailed
 from berlin_worker.gateway.event_stream import OpenStreams
 from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.keys import Caller, Keys, Scope, named_models
+from berlin_worker.gateway.model_providers import ModelProviders
 from berlin_worker.gateway.problems import Problem
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.tracing import OFF, Tracer
@@ -36,6 +37,7 @@ class Gateway:
     keys: Keys
     ticket_secret: bytes
     fleet: CachedFleet
+    providers: ModelProviders
     followers: OpenStreams = field(default_factory=OpenStreams)
     """Readers that come back with a cursor, at another replica if need be."""
     chats: OpenStreams = field(default_factory=OpenStreams)
@@ -115,11 +117,14 @@ class Gateway:
         """Cancel at once what would be cancelled later, and close the client."""
         self._leaving.set()
         await self.abandoned()
+        await self.providers.aclose()
         await self.client.aclose()
 
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 CALLER: Final = web.RequestKey("caller", Caller)
+JOB_ID: Final = web.RequestKey("job_id", str)
+"""The job that a request has submitted: its ID is a header also of an error."""
 
 
 def caller_of(request: web.Request) -> Caller:

@@ -1,6 +1,7 @@
 """``/v1/jobs``: submit, look up, list, cancel and follow jobs."""
 
 import contextlib
+import dataclasses
 import re
 import time
 from typing import Any, Final, get_args
@@ -9,15 +10,15 @@ from aiohttp import web
 
 from berlin_schemas import names
 from berlin_schemas.errors import ErrorCode
+from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import sse
-from berlin_worker.client.values import JobStatus, Status
-from berlin_worker.errors import ClientError, CursorExpired, JobFailed, JobIdReused
+from berlin_worker.client.values import JobStatus, Result, Status
+from berlin_worker.errors import ClientError, CursorExpired, JobFailed
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, caller_of, need
-from berlin_worker.gateway.idempotency import job_id_of
 from berlin_worker.gateway.problems import Problem, of_client
-from berlin_worker.gateway.requests import json_object, owned_job, whole_number
+from berlin_worker.gateway.requests import job_of_caller, json_object, owned_job, whole_number
 
 routes: Final = web.RouteTableDef()
 
@@ -37,17 +38,8 @@ async def submit(request: web.Request) -> web.Response:
         raise Problem(
             400, ErrorCode.INVALID_JOB, "tenant: it comes from the API key", param="tenant"
         )
-    job["tenant"] = caller.tenant
-    gateway.check_models(caller, job)
-    job_id = job_id_of(request, job, caller.tenant)
-    try:
-        job_id = await gateway.client.submit(job, job_id=job_id)
-    except JobIdReused:
-        raise Problem(
-            422,
-            "idempotency_key_reused",
-            "this Idempotency-Key or job_id belongs to a job with another payload",
-        ) from None
+    job, job_id = job_of_caller(request, caller, job)
+    job_id = await gateway.client.submit(job, job_id=job_id)
     body = {
         "job_id": job_id,
         "events": f"/v1/jobs/{job_id}/events",
@@ -93,19 +85,21 @@ def _place(cursor: str | None) -> JobStatus | None:
 
 @routes.get("/v1/jobs/{job_id}")
 async def look_up(request: web.Request) -> web.Response:
-    """Return the record of a job, and its text and usage if it has completed."""
+    """Return the record of a job, its usage if it has ended, and its result if it has completed."""
     gateway = request.app[GATEWAY]
     job = await owned_job(request, "read", request.match_info["job_id"])
     shown = _shown(job)
     if job.status == "queued":
         shown["queued_jobs"] = await gateway.fleet.waiting()
-    if job.status == "completed":
+    if job.status in TERMINAL_TYPES:
         try:
             result = await gateway.client.result(job.job_id, timeout_s=gateway.lookup_s)
-        except (CursorExpired, JobFailed):  # the record outlives the log
+        except CursorExpired:  # the record outlives the log
             shown["result"] = None
+        except JobFailed as error:
+            shown["usage"] = error.event.usage
         else:
-            shown["result"] = {"text": result.text, "finish_reason": result.finish_reason}
+            shown["result"] = _result(result)
             shown["usage"] = result.usage
     return web.json_response(shown)
 
@@ -136,10 +130,15 @@ async def follow(request: web.Request) -> web.StreamResponse:
     after = sse.cursor(request.query.get("after"))
     if "Last-Event-ID" in request.headers:
         after = sse.cursor(request.headers["Last-Event-ID"])
-    if "wait_s" in request.query:
-        return await _poll(request, job.job_id, after)
+    polled = "wait_s" in request.query
     if request.method == "HEAD":
-        return web.Response(headers=HEADERS)
+        return (
+            web.Response(content_type="application/json")
+            if polled
+            else web.Response(headers=HEADERS)
+        )
+    if polled:
+        return await _poll(request, job.job_id, after)
     out = EventResponse(request, {}, _PING)
     async with gateway.client.stream(job.job_id, after) as stream:
         try:
@@ -174,6 +173,15 @@ async def _poll(request: web.Request, job_id: str, after: int) -> web.Response:
         b"true" if ended else b"false",
     )
     return web.Response(body=body, content_type="application/json")
+
+
+def _result(result: Result) -> dict[str, Any]:
+    made: dict[str, Any] = {"text": result.text, "finish_reason": result.finish_reason}
+    if result.reasoning:
+        made["reasoning"] = result.reasoning
+    if result.tool_calls:
+        made["tool_calls"] = [dataclasses.asdict(call) for call in result.tool_calls]
+    return made
 
 
 def _shown(job: JobStatus) -> dict[str, Any]:

@@ -7,7 +7,9 @@ The file is JSON: ``{"keys": [{"hash": "sha256:...", "tenant": "acme", "scopes":
 import fnmatch
 import hashlib
 import hmac
+import logging
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -16,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from berlin_schemas.jobs import Name
 from berlin_worker.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 Scope = Literal["submit", "read", "cancel", "fleet"]
 SCOPES: Final[frozenset[Scope]] = frozenset({"submit", "read", "cancel", "fleet"})
@@ -76,6 +80,11 @@ class Keys:
     """The keys of one file. An empty set admits everybody, for a gateway on loopback."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys: list[tuple[bytes, Key]] = []
+        self.replace(keys)
+
+    def replace(self, keys: Sequence[Key]) -> None:
+        """Admit ``keys`` and no others from now on."""
         self._keys = [(bytes.fromhex(key.hash.removeprefix("sha256:")), key) for key in keys]
 
     def __bool__(self) -> bool:
@@ -95,6 +104,47 @@ class Keys:
         )
 
 
+class WatchedKeys(Keys):
+    """The keys of a file, which is read again within ``check_s`` of a change.
+
+    A change that cannot be read is logged once, and the keys before it stay valid. The first
+    reading raises ``SettingsError``.
+    """
+
+    def __init__(self, path: str, *, check_s: float = 2.0) -> None:
+        self._path = path
+        self._check_s = check_s
+        self._stamp = _stamp(path)
+        self._due = time.monotonic() + check_s
+        super().__init__(_read(path))
+
+    def caller(self, text: str) -> Caller | None:
+        """Return who has the key ``text``, by the file as it was ``check_s`` ago at the latest."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._check_s
+            if (stamp := _stamp(self._path)) != self._stamp:
+                self._stamp = stamp
+                self._read_again()
+        return super().caller(text)
+
+    def _read_again(self) -> None:
+        try:
+            self.replace(_read(self._path))
+        except SettingsError as error:
+            logger.warning("%s; the keys before this change stay valid", error)
+        else:
+            logger.info("WORKER_GATEWAY_KEYS: %s has changed and was read again", self._path)
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """Return what changes with a file, also when a link to it is moved; ``None`` without one."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 def named_models(job: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Yield provider and model of each candidate of a job that is not checked yet.
 
@@ -111,6 +161,10 @@ def named_models(job: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
 
 def read_keys(path: str) -> Keys:
     """Read the key file at ``path``. Raises ``SettingsError``, whose text shows no hash."""
+    return Keys(_read(path))
+
+
+def _read(path: str) -> list[Key]:
     try:
         text = Path(path).read_bytes()
     except OSError as error:
@@ -126,7 +180,7 @@ def read_keys(path: str) -> Keys:
         raise SettingsError(
             f"WORKER_GATEWAY_KEYS: {path} has no keys, so that nobody could use the gateway"
         )
-    return Keys(keys)
+    return keys
 
 
 def new_key(tenant: str) -> tuple[str, Key]:

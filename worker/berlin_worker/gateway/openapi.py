@@ -31,6 +31,7 @@ _PROBLEMS: Final = {
     401: "No valid API key or ticket.",
     403: "The API key does not allow it.",
     404: "No such job for this caller.",
+    408: "The body took too long.",
     410: "The events of the job have expired.",
     413: "The job is too large.",
     415: "The body is no JSON.",
@@ -88,7 +89,7 @@ def _paths_of_all() -> Object:
             "post": _operation(
                 "Submit a job",
                 {202: _answer("The job is on the queue.", "Accepted")},
-                (400, 401, 403, 413, 415, 422, 503),
+                (400, 401, 403, 408, 413, 415, 422, 503),
                 operationId="submit",
                 parameters=[_KEY],
                 requestBody=_body(_ref("PromptJob")),

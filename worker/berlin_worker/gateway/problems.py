@@ -34,15 +34,12 @@ STATUS_OF_CODE: Final[dict[str, int]] = {
 """HTTP status by error code; a code that is not known counts as ``internal``."""
 
 _TYPES: Final = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    422: "invalid_request_error",
     429: "rate_limit_error",
 }
+_SERVER_ERRORS: Final = 500
 _OPENAI_CODES: Final = {"quota_exceeded": "insufficient_quota"}
 
 
@@ -58,9 +55,10 @@ class Problem(Exception):
 
     def as_object(self) -> dict[str, Any]:
         """Return the value of ``error``."""
+        other = "server_error" if self.status >= _SERVER_ERRORS else "invalid_request_error"
         return {
             "message": self.message,
-            "type": _TYPES.get(self.status, "server_error"),
+            "type": _TYPES.get(self.status, other),
             "param": self.param,
             "code": _OPENAI_CODES.get(self.code, self.code),
         }
@@ -80,13 +78,19 @@ def of_terminal(event: dict[str, Any]) -> Problem:
     return Problem(STATUS_OF_CODE.get(code, 500), code, str(error.get("message", "")))
 
 
+def failure_of(event: dict[str, Any]) -> Problem | None:
+    """Return the problem of an event that ends a job without an answer, ``None`` for others."""
+    return of_terminal(event) if event.get("type") in {"failed", "cancelled"} else None
+
+
 def of_client(error: ClientError | InvalidJob | SettingsError) -> Problem:
     """Return the problem that an error of the client describes."""
     match error:
         case InvalidJob():
             return Problem(400, ErrorCode.INVALID_JOB, str(error))
         case JobIdReused():
-            return Problem(422, "job_id_reused", str(error))
+            message = "the Idempotency-Key or job ID belongs to another request: send a new one"
+            return Problem(422, "idempotency_key_reused", message)
         case CursorExpired():
             return Problem(410, "cursor_expired", str(error))
         case Unavailable() | SettingsError():

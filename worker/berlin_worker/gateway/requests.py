@@ -1,5 +1,6 @@
 """What requests carry: JSON bodies and numbers in the query, each with one clear error."""
 
+import asyncio
 import json
 import re
 from typing import Any, Final
@@ -9,18 +10,30 @@ from aiohttp import web
 from berlin_schemas import names
 from berlin_worker.client.values import JobStatus
 from berlin_worker.gateway.gateway import GATEWAY, need
-from berlin_worker.gateway.keys import Scope
+from berlin_worker.gateway.idempotency import job_id_of
+from berlin_worker.gateway.keys import Caller, Scope
 from berlin_worker.gateway.problems import Problem
 
+BODY_S: Final = 60.0
+"""A body that takes longer holds a connection, and no job comes of it."""
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
-    """Return the JSON object in the body. Raises a 400, 413 or 415."""
+    """Return the JSON object in the body. Raises a 400, 408, 413 or 415."""
     if request.content_type not in {"application/json", "application/octet-stream"}:
         raise Problem(415, "invalid_request", "send the body as application/json")
+    size, largest = request.content_length or 0, request.client_max_size
+    if size > largest:
+        raise web.HTTPRequestEntityTooLarge(max_size=largest, actual_size=size)
     try:
-        found = json.loads(await request.read(), parse_constant=_refused)
+        async with asyncio.timeout(BODY_S):
+            body = await request.read()
+        found = json.loads(body, parse_constant=_refused)
+    except TimeoutError:
+        raise Problem(408, "request_timeout", f"the body took over {BODY_S:g} s") from None
+    except web.RequestPayloadError:
+        raise Problem(400, "invalid_json", "the body does not fit its Content-Encoding") from None
     except web.HTTPRequestEntityTooLarge:
         raise
     except (ValueError, RecursionError):
@@ -46,6 +59,18 @@ def whole_number(
             400, "invalid_request", f"{name}: a whole number from {least} to {most}", param=name
         )
     return int(text)
+
+
+def job_of_caller(
+    request: web.Request, caller: Caller, job: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """Return ``job`` with the tenant of its caller, and the job ID by its ``Idempotency-Key``.
+
+    Raises a 403 for a model that the key does not allow, and a 400 for a bad ``Idempotency-Key``.
+    """
+    job = job | {"tenant": caller.tenant}
+    request.app[GATEWAY].check_models(caller, job)
+    return job, job_id_of(request, job, caller.tenant)
 
 
 async def owned_job(request: web.Request, scope: Scope, job_id: str) -> JobStatus:

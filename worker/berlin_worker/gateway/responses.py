@@ -10,12 +10,12 @@ from pydantic_core import from_json
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.values import JobStatus
 from berlin_worker.errors import ClientError
+from berlin_worker.gateway.attachment import Events, attached
 from berlin_worker.gateway.chat_format import Object
-from berlin_worker.gateway.event_stream import EventResponse
+from berlin_worker.gateway.event_stream import HEADERS, EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, Gateway, need
-from berlin_worker.gateway.idempotency import job_id_of
 from berlin_worker.gateway.problems import Problem, of_client
-from berlin_worker.gateway.requests import json_object, owned_job, whole_number
+from berlin_worker.gateway.requests import job_of_caller, json_object, owned_job, whole_number
 from berlin_worker.gateway.responses_format import PREFIX, ResponseWriter
 from berlin_worker.gateway.responses_request import parse_request
 
@@ -30,15 +30,35 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Submit a response. In the background the answer is the response as it is at once."""
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
-    job = wanted.job | {"tenant": caller.tenant}
-    gateway.check_models(caller, job)
-    job_id = await gateway.client.submit(job, job_id=job_id_of(request, job, caller.tenant))
-    status = await gateway.client.status(job_id)
-    if wanted.stream:
-        return await _streamed(request, gateway, status, after=-1)
+    job = await gateway.providers.completed(wanted.job)
+    job, job_id = job_of_caller(request, caller, job)
     if not wanted.background:
-        return await _whole(gateway, status)
-    return web.json_response(_writer(gateway, status).response(), headers={"x-job-id": job_id})
+        return await _answered(request, job, job_id, stream=wanted.stream)
+    job_id = await gateway.client.submit(job, job_id=job_id)
+    status = await gateway.client.status(job_id)
+    writer = _writer(gateway, status, model=job.get("model"))
+    if not wanted.stream:
+        return web.json_response(writer.response(), headers={"x-job-id": job_id})
+    async with gateway.client.stream(job_id) as stream:
+        return await _streamed(request, job_id, _followed(gateway, stream), writer, after=-1)
+
+
+async def _answered(
+    request: web.Request, job: Object, job_id: str | None, *, stream: bool
+) -> web.StreamResponse:
+    """Answer a request that is not in the background: without its caller the job is cancelled."""
+    gateway = request.app[GATEWAY]
+    async with attached(request, job, job_id) as attachment:
+        status = await gateway.client.status(attachment.job_id)
+        writer = _writer(gateway, status, model=job.get("model"), background=False)
+        if stream:
+            events = attachment.events()
+            return await _streamed(request, attachment.job_id, events, writer, after=-1)
+        async with contextlib.aclosing(attachment.events()) as batches:
+            async for batch in batches:
+                for event in batch or ():
+                    writer.events(event)
+    return web.json_response(writer.response(), headers={"x-job-id": status.job_id})
 
 
 @routes.get("/v1/responses/{response_id}")
@@ -48,7 +68,12 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     status = await owned_job(request, "read", _job_id(request))
     if request.query.get("stream") == "true":
         after = whole_number(request, "starting_after", -1, least=0, most=_MOST_EVENTS)
-        return await _streamed(request, gateway, status, after=after)
+        if request.method == "HEAD":
+            return web.Response(headers=HEADERS)
+        async with gateway.client.stream(status.job_id) as stream:
+            events = _followed(gateway, stream)
+            writer = _writer(gateway, status)
+            return await _streamed(request, status.job_id, events, writer, after=after)
     return web.json_response(await _snapshot(gateway, status))
 
 
@@ -67,21 +92,16 @@ def _job_id(request: web.Request) -> str:
     return request.match_info["response_id"].removeprefix(PREFIX)
 
 
-def _writer(gateway: Gateway, status: JobStatus) -> ResponseWriter:
-    created = int(status.created_ts or 0)
-    return ResponseWriter(status.job_id, gateway.model_of(None), created, dict(status.metadata))
-
-
-async def _whole(gateway: Gateway, status: JobStatus) -> web.Response:
-    writer = _writer(gateway, status)
-    async with (
-        gateway.client.stream(status.job_id) as stream,
-        contextlib.aclosing(gateway.chats.batches(stream)) as batches,
-    ):
-        async for batch in batches:
-            for raw in batch or ():
-                writer.events(from_json(raw.data))
-    return web.json_response(writer.response(), headers={"x-job-id": status.job_id})
+def _writer(
+    gateway: Gateway, status: JobStatus, *, model: Any = None, background: bool = True
+) -> ResponseWriter:
+    return ResponseWriter(
+        status.job_id,
+        gateway.model_of(model),
+        int(status.created_ts or 0),
+        dict(status.metadata),
+        background=background,
+    )
 
 
 async def _snapshot(gateway: Gateway, status: JobStatus) -> Object:
@@ -97,35 +117,37 @@ async def _snapshot(gateway: Gateway, status: JobStatus) -> Object:
     return writer.response()
 
 
+async def _followed(gateway: Gateway, stream: Stream) -> Events:
+    """Yield the events of a job whose reader may come back, and ``None`` for a ping."""
+    async with contextlib.aclosing(gateway.followers.batches(stream)) as batches:
+        async for batch in batches:
+            yield None if batch is None else [from_json(raw.data) for raw in batch]
+
+
 async def _streamed(
-    request: web.Request, gateway: Gateway, status: JobStatus, *, after: int
+    request: web.Request, job_id: str, batches: Events, writer: ResponseWriter, *, after: int
 ) -> web.StreamResponse:
     """Stream the events whose number is above ``after``.
 
     The job is read from its start, because the numbers follow from all of its events.
     """
-    out = EventResponse(request, {"x-job-id": status.job_id}, _PING)
-    writer = _writer(gateway, status)
-    await out.write(_frames(writer.created(), after))
-    async with gateway.client.stream(status.job_id) as stream:
-        try:
-            await _relay(out, gateway, stream, writer, after)
-        except ClientError as error:
-            await out.write([_error(of_client(error))])
+    out = EventResponse(request, {"x-job-id": job_id}, _PING)
+    made = writer.created()
+    await out.write(_frames(made, after))
+    try:
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                if batch is None:
+                    await out.ping()
+                    continue
+                made = [each for event in batch for each in writer.events(event)] or made
+                await out.write(_frames(made, after))
+    except (Problem, ClientError) as error:
+        problem = error if isinstance(error, Problem) else of_client(error)
+        # With the number of the last event a reader that resumes misses none.
+        await out.write([_error(problem, made[-1]["sequence_number"])])
     await out.finish()
     return out.response
-
-
-async def _relay(
-    out: EventResponse, gateway: Gateway, stream: Stream, writer: ResponseWriter, after: int
-) -> None:
-    async with contextlib.aclosing(gateway.followers.batches(stream)) as batches:
-        async for batch in batches:
-            if batch is None:
-                await out.ping()
-                continue
-            made = [event for raw in batch for event in writer.events(from_json(raw.data))]
-            await out.write(_frames(made, after))
 
 
 def _frames(events: list[Object], after: int) -> list[bytes]:
@@ -137,6 +159,6 @@ def _frame(event: dict[str, Any]) -> bytes:
     return f"event: {event['type']}\ndata: {data}\n\n".encode()
 
 
-def _error(problem: Problem) -> bytes:
-    shown = {"type": "error", "code": problem.code, "message": problem.message, "param": None}
-    return b"event: error\ndata: %b\n\n" % json.dumps(shown).encode()
+def _error(problem: Problem, number: int) -> bytes:
+    shown = {"code": problem.code, "message": problem.message, "param": problem.param}
+    return _frame({"type": "error", "sequence_number": number, **shown})

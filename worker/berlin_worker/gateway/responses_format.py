@@ -25,11 +25,14 @@ class _Item:
 class ResponseWriter:
     """Makes the events of a response from those of its job, from the first on."""
 
-    def __init__(self, job_id: str, model: str, created: int, metadata: Object) -> None:
+    def __init__(
+        self, job_id: str, model: str, created: int, metadata: Object, *, background: bool = True
+    ) -> None:
         self._id = PREFIX + job_id
         self._model = model
         self._created = created
         self._metadata = metadata
+        self._background = background
         self._number = 0
         self._items: list[_Item] = []
         self._calls: dict[int, int] = {}
@@ -67,7 +70,7 @@ class ResponseWriter:
             "object": "response",
             "created_at": self._created,
             "status": self._status,
-            "background": True,
+            "background": self._background,
             "error": self._error,
             "incomplete_details": self._incomplete,
             "instructions": None,

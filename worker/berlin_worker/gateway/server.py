@@ -16,7 +16,8 @@ from berlin_worker.errors import SettingsError
 from berlin_worker.gateway.app import make_app
 from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.gateway import Gateway
-from berlin_worker.gateway.keys import Keys, read_keys
+from berlin_worker.gateway.keys import Keys, WatchedKeys
+from berlin_worker.gateway.model_providers import ModelProviders
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.tracer import open_tracer
 
@@ -28,7 +29,7 @@ _SECRET_BYTES: Final = 32
 
 def open_gateway(settings: Settings, host: str, *, warn: Callable[[str], object]) -> Gateway:
     """Return a gateway that may listen on ``host``. Raises ``SettingsError`` if it may not."""
-    keys = read_keys(settings.gateway_keys) if settings.gateway_keys else Keys([])
+    keys = WatchedKeys(settings.gateway_keys) if settings.gateway_keys else Keys([])
     if not keys:
         if not is_loopback(host):
             raise SettingsError(
@@ -37,6 +38,7 @@ def open_gateway(settings: Settings, host: str, *, warn: Callable[[str], object]
             )
         warn("no WORKER_GATEWAY_KEYS: everybody on this machine may use the gateway")
     secret = settings.gateway_ticket_secret
+    fleet = CachedFleet(settings)
     if keys and secret is None:
         warn("no WORKER_GATEWAY_TICKET_SECRET: a ticket is valid at this process alone")
     return Gateway(
@@ -46,7 +48,8 @@ def open_gateway(settings: Settings, host: str, *, warn: Callable[[str], object]
         ticket_secret=secret.get_secret_value().encode()
         if secret
         else secrets.token_bytes(_SECRET_BYTES),
-        fleet=CachedFleet(settings),
+        fleet=fleet,
+        providers=ModelProviders(fleet, settings.default_provider),
     )
 
 
@@ -77,6 +80,7 @@ async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]
         make_app(gateway),
         handler_cancellation=True,  # a caller that goes away must be noticed
         access_log=None,  # it would show tickets
+        logger=_http_logger(),
         shutdown_timeout=_CLOSE_S,
     )
     await runner.setup()
@@ -96,6 +100,24 @@ async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]
         gateway.chats.stop()
         await runner.cleanup()
         await gateway.aclose()
+
+
+def _http_logger() -> logging.Logger:
+    """Return the logger of aiohttp's server, without what its tracebacks quote of requests.
+
+    The text of a malformed request may hold a key, a ticket or a prompt.
+    """
+    made = logging.getLogger(f"{__name__}.http")
+    made.addFilter(_without_request)
+    return made
+
+
+def _without_request(record: logging.LogRecord) -> bool:
+    if record.exc_info:
+        kind = record.exc_info[0]
+        record.msg, record.args = "%s: %s", (record.getMessage(), kind.__name__ if kind else "")
+        record.exc_info = record.exc_text = None
+    return True
 
 
 async def _chats_end(gateway: Gateway) -> None:

@@ -139,7 +139,7 @@ ask.addEventListener("submit", async (event) => {
   show("");
   const messages = [{ role: "user", content: prompt.value }];
   try {
-    follow(await call("POST", "v1/jobs", { messages, ...(model.value ? { model: model.value } : {}) }));
+    follow(await call("POST", "v1/jobs", { messages, ...chosen() }));
   } catch (error) {
     show(error.message);
   }
@@ -157,10 +157,19 @@ cancel.addEventListener("click", async () => {
   }
 });
 
+let listed = [];
+
+function chosen() {
+  // As the gateway does for chats: a model of one provider alone goes there.
+  if (!model.value) return {};
+  const owners = listed.filter(({ id }) => id === model.value).map(({ owned_by }) => owned_by);
+  return { model: model.value, ...(owners.length === 1 ? { provider: owners[0] } : {}) };
+}
+
 async function listModels() {
   try {
-    const { data } = await call("GET", "v1/models");
-    at("models").replaceChildren(...data.map(({ id }) => new Option(id, id)));
+    listed = (await call("GET", "v1/models")).data;
+    at("models").replaceChildren(...listed.map(({ id, owned_by }) => new Option(owned_by, id)));
   } catch { /* without a key there is no list */ }
 }
 
