@@ -14,6 +14,11 @@ AUTH_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORB
 _MAX_RETRY_AFTER_S: Final = 86400.0
 
 
+def is_success(status: int) -> bool:
+    """Return whether the status is one of 200 to 299."""
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+
+
 def status_error(
     status: int,
     detail: str,
