@@ -32,10 +32,10 @@ from berlin_worker.telemetry.store_nodes import Observer
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
 
-_CLAIM: Final = source("claim")
+_CLAIM: Final = source("claim", "failed_attempt")
 _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
-_REAP: Final = source("reap")
+_REAP: Final = source("reap", "failed_attempt")
 _CLEAR_FAILURE: Final = source("clear_failure")
 _REVOKE: Final = source("revoke")
 _RECORDS: Final = (

@@ -12,7 +12,8 @@
 --       object as JSON ('' if the record has none) and its trace carrier ('' for none)
 
 local now = now_ms()
-local r, wrong = try('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace', 'lease_ms')
+local r, wrong = try('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace', 'lease_ms',
+                     'failed_attempts')
 if wrong then
   return {'running', tonumber(ARGV[1]), '', ''}
 end
@@ -27,8 +28,7 @@ end
 local again = tonumber(ARGV[2])
 if status == 'running' then
   again = tonumber(ARGV[1])
-  redis.call('HSET', KEYS[1], 'status', 'queued',
-             'failed_attempts', whole(redis.call('HGET', KEYS[1], 'failed_attempts'), 0) + 1)
+  redis.call('HSET', KEYS[1], 'status', 'queued', 'failed_attempts', count_failed(r[7]))
   redis.call('HDEL', KEYS[1], 'owner')
 elseif status ~= 'queued' then
   status = 'queued'
