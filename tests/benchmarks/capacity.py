@@ -197,7 +197,7 @@ def _median(runs: Iterable[dict[str, Any]], scenario: str, figure: str) -> float
 
 
 def table(costs: Costs) -> str:
-    """As Markdown: each number of streams in one fleet, and in fleets of few nodes."""
+    """Return a Markdown table: for each number of streams one fleet, and fleets of few nodes."""
     head = [
         *("streams", "fleets", "nodes", "events a call", "worker cores", "worker memory"),
         *("store cores", "logs for 60 min", "for 5 min", "network", "each queue", "first limit"),
@@ -252,7 +252,7 @@ def filled(readme: str, costs: Costs) -> str:
 
 
 def published() -> Costs:
-    """The costs of the figures beside this file; the defaults where there are none."""
+    """The costs of the figures beside this file; the defaults without figures."""
     return costs_of(json.loads(FIGURES.read_text())) if FIGURES.exists() else Costs()
 
 

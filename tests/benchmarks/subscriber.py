@@ -135,7 +135,7 @@ class Subscriber(asyncio.Protocol):
 
 
 def say(**detail: Any) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(detail), flush=True)
 
 

@@ -58,7 +58,8 @@ def test_document_begins_with_its_contents(document: str) -> None:
 
 
 def test_documented_extras_are_those_of_the_package() -> None:
-    table = text_of("deploy/README.md").partition("<!-- extras -->")[2].partition("<!-- /extras -->")[0]
+    text = text_of("deploy/README.md")
+    table = text.partition("<!-- extras -->")[2].partition("<!-- /extras -->")[0]
     extras = PROJECT["project"]["optional-dependencies"]
     assert re.findall(r"(?m)^\| `(\w+)` \|", table) == list(extras)
     texts = [

@@ -121,7 +121,7 @@ def _of_http(error: web.HTTPException, max_job_bytes: int) -> Problem:
 
 def _as_response(problem: Problem) -> web.Response:
     headers = {}
-    if problem.status == 401:  # noqa: PLR2004  # HTTP wants to know how to log in
+    if problem.status == 401:  # noqa: PLR2004  # RFC 9110: a 401 says how to log in
         headers["WWW-Authenticate"] = "Bearer"
     if problem.code not in {"unavailable", "stopping"}:
         # The worker has retried already: OpenAI's clients would pay for the prompt again.

@@ -233,12 +233,12 @@ class RedisStore:
             return await self._index.take_turn(for_s)
 
     async def update_index(self) -> None:
-        """Write the index entries that have changed; ended jobs leave it."""
+        """Write the index entries that have changed, and remove those of ended jobs."""
         with unreachable():
             await self._index.update()
 
     async def heal_index(self) -> None:
-        """Restore lost index entries of some records, of others at each call."""
+        """Restore the lost index entries of some records: each call looks at the next ones."""
         with unreachable():
             await self._index.heal(self._lease_ms)
 

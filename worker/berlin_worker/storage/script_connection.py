@@ -153,7 +153,7 @@ class SharedScriptConnection:
         self._batcher = self._new_batcher()
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
-        """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
+        """Return the reply; raises redis-py's errors. Redis may still run a cancelled call."""
         (reply,) = await self.run([Call(script, keys, args)])
         return reply
 

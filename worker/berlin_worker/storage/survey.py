@@ -124,7 +124,7 @@ def _of_sentinels(url: RedisURL, client: redis.Redis) -> Survey:
         found = _ask_sentinel(url, host, port)
         sentinels.append((place(host, port), found is not None))
         replicas = replicas or found
-    if not replicas:  # Sentinels that have just started know none yet
+    if not replicas:  # Sentinels that have just started list no replica yet
         replicas = _connected_replicas(client)
     servers = [primary, *(each for each in replicas if each.place != primary.place)]
     return Survey("sentinel", _sorted(servers), tuple(sentinels))

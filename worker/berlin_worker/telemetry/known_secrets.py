@@ -27,7 +27,7 @@ class KnownSecrets:
         self._hide = hider(self._secrets)
 
     def hide(self, text: str) -> str:
-        """Return ``text`` without the secrets, also where they are URL-, JSON- or HTML-encoded."""
+        """Return ``text`` without the secrets, also if they are URL-, JSON- or HTML-encoded."""
         return self._hide(text)
 
 
