@@ -66,7 +66,7 @@ def job_options(*, short_option: bool) -> Callable[[F], F]:
         click.option("--model", help="Model of the provider.", shell_complete=models),
         click.option(
             "--provider",
-            help="Provider that answers: berlin (default), echo, ...",
+            help="Provider that answers, by default WORKER_DEFAULT_PROVIDER.",
             shell_complete=providers,
         ),
         click.option("--system", metavar="TEXT", help="A system message before the prompt."),
