@@ -176,7 +176,7 @@ def _cores(load: Load, us_a_second: float) -> float:
 
 
 def costs_of(figures: dict[str, Any]) -> Costs:
-    """The costs that ``figures.json`` of ``make bench`` tells, defaults for the others."""
+    """The costs that ``figures.json`` of ``make bench`` holds, defaults for the others."""
     runs = [run for run in figures.get("runs", []) if run.get("contender") == "ours"]
     chunk_us = _median(runs, "flight-5000", "steady_cpu_us_a_chunk") or _median(
         runs, "stream", "cpu_us_a_chunk"

@@ -99,7 +99,7 @@ class Output:
 
 
 class Subscriber:
-    """The process that hears every job (:mod:`tests.benchmarks.subscriber`)."""
+    """The process that receives the events of every job (:mod:`tests.benchmarks.subscriber`)."""
 
     def __init__(self, running: subprocess.Popen[str]) -> None:
         assert running.stdout is not None

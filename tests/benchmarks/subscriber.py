@@ -1,4 +1,4 @@
-"""One process that hears every job: counts chunks and ends, and takes the lag of each chunk.
+"""One process that reads all events: counts chunks and ends, and takes the lag of each chunk.
 
 It speaks RESP by itself, so that it is not the bottleneck, and PSUBSCRIBEs ``job:*``.
 

@@ -1,4 +1,4 @@
-"""What a trace tells of a job, however it ends: the runner with a tracer, over a real store."""
+"""What a trace shows of a job, however it ends: the runner with a tracer, over a real store."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Which metrics and labels an expression of PromQL names, and whether a worker tells them."""
+"""Which metrics and labels an expression of PromQL names, and whether a worker has them."""
 
 import json
 import re

@@ -98,7 +98,7 @@ class Replay:
         self._doubted = False
 
     def page(self, entries: Sequence[Entry], parse: Parse[Any] = parse_message) -> list[Any]:
-        """Take a page of the log, as :attr:`next_page` says.
+        """Take a page of the log, that was read by :attr:`next_page`.
 
         ``parse`` makes the events: ``entries.parse_message`` or ``raw_events.parse_raw``.
 
@@ -265,7 +265,9 @@ class Replay:
             if database != self._database:
                 if database:
                     continue
-                self.need = Need.PAGE  # it names none: the log says whether it is ours
+                self.need = (
+                    Need.PAGE
+                )  # an event without a database: the log decides whether it is of this job
                 break
             if seq <= self.confirmed:
                 continue

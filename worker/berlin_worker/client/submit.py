@@ -185,7 +185,7 @@ class Submitter:
             else []
         )
         # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error
-        # must mean that nobody knows what became of the call.
+        # must mean that the outcome of the call is unknown.
         commands: list[Command] = [
             ("EVAL", script, len(keys), *keys, *args) for script, keys, args in ahead
         ]

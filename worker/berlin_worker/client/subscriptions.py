@@ -202,7 +202,7 @@ class SubscriptionManager(ChannelRegistry):
             assert self._connection is not None  # for mypy: it is the one that answers
             self._pending_usable().set_result(self._connection)
         # If SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
-        # answer says that the channel is subscribed.
+        # reply confirms that the channel is subscribed.
         self._unanswered[name] -= 1
         if self._unanswered[name] <= 0:
             del self._unanswered[name]

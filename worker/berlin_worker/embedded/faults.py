@@ -39,7 +39,7 @@ class Plan:
     silent: Literal["", "drop", "mute"] = ""
     """No reply: the connection closes, or stays open and silent."""
     body: str = ""
-    """The name of a known error body, in place of one that says "as ordered"."""
+    """The name of a known error body, in place of the default one with the text "as ordered"."""
     reasoning: int = 0
     """Deltas of reasoning before the chunks."""
     tool_calls: int = 0
