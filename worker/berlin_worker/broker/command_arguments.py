@@ -29,7 +29,7 @@ class InvalidCommand(ValueError):
 
 
 class Facts(NamedTuple):
-    """What a check must know of the worker."""
+    """The facts of a worker that a check needs."""
 
     tasks: Collection[str]
     slots: int

@@ -34,7 +34,7 @@ def recent_jobs(environ: Mapping[str, str]) -> list[str]:
 
 
 class _Target(NamedTuple):
-    """What a URL names, in parts. ``places``: host and port each, or the path of a socket."""
+    """The parts of a URL. ``places``: host and port each, or the path of a socket."""
 
     topology: str
     places: "list[tuple[str, int] | str]"

@@ -53,7 +53,7 @@ _UNFINISHED: Final = frozenset({"queued", "running"})
 
 
 class Need(enum.Enum):
-    """What a reader does next."""
+    """The next step of a reader."""
 
     PAGE = "read the page of the log after the cursor"
     SNAPSHOT = "look at the record and at the last entry of the log"

@@ -42,7 +42,7 @@ class _Call:
 
 
 class _Record(IntEnum):
-    """What ``submit.lua`` replies."""
+    """Replies of ``submit.lua``."""
 
     BEGUN = 0
     WRITTEN = 1
@@ -53,7 +53,7 @@ class _Record(IntEnum):
 
 
 class _Withdrawal(IntEnum):
-    """What ``undo_submit.lua`` replies."""
+    """Replies of ``undo_submit.lua``."""
 
     BEGUN = 0
     DONE = 1

@@ -31,7 +31,7 @@ class Plan:
     end: Literal[
         "end", "cut", "half", "unfinished", "stall", "garbage", "endless", "bare", "error"
     ] = "end"
-    """What the server does after the chunks."""
+    """The action of the server after the chunks."""
     drip_s: float | None = None
     """Seconds between single bytes."""
     gzip: bool = False

@@ -1,4 +1,4 @@
-"""What the status of a reply means for the job. Pure."""
+"""Map the status of a reply to an error of the job. Pure."""
 
 import email.utils
 import re

@@ -1,4 +1,4 @@
-"""What an error of redis-py means to a caller: retry it, or report what to correct."""
+"""Classify errors of redis-py: retry, or report what to correct."""
 
 import ast
 import contextlib

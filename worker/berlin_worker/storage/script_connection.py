@@ -135,7 +135,7 @@ class ScriptConnection(ScriptCalls):
 
 
 class Runner(Protocol):
-    """What runs scripts: a connection to one server, or those to the nodes of a cluster."""
+    """A runner of scripts: a connection to one server, or those to the nodes of a cluster."""
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """Return the replies to ``calls``; see :meth:`ScriptConnection.run`."""

@@ -6,7 +6,7 @@ from typing import Final
 from berlin_worker.telemetry.redact import hider
 
 _SHORTEST: Final = 4
-"""Shorter ones are not hidden: they are a part of every other word."""
+"""Secrets shorter than this are not hidden: ordinary words contain them."""
 
 
 def long_enough(secrets: Iterable[str]) -> set[str]:

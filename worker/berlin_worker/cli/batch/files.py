@@ -38,7 +38,7 @@ class Progress:
 
 
 class BatchOutput(Protocol):
-    """Where the results of a batch go."""
+    """The destination of the results of a batch."""
 
     progress: Progress
 
