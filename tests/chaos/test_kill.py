@@ -28,7 +28,7 @@ def test_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
 
 
 def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report):
-    """Each of them is one loss from its end. Since all of them are, none is to blame."""
+    """Each of them is one loss from its end; that they all are says that none is to blame."""
     streams = size(6, 200)
     with site.worker("-c", "300") as first:
         job_ids = [

@@ -50,9 +50,10 @@ def words(name: str, count: int) -> str:
 class Environment(AbstractContextManager["Environment"]):
     """Producers, workers, an upstream and the history, around a Redis of the test's own.
 
-    ``redis_url`` leads to Redis past every proxy: the history reads from it. Workers use
-    ``worker_url`` and producers ``client_url``, if given: these may lead through a proxy. The queue
-    is on ``broker_url``, or else on that Redis. ``reread`` is as in ``History``.
+    ``redis_url`` is the way that no fault touches: the history looks at it. Workers and
+    producers take ``worker_url`` and ``client_url`` where they are given (by way of a proxy).
+    The queue is there too, or on ``broker_url``. ``reread``: see ``History``.
+    ``upstream`` is given by its settings, so that it too may stand behind a proxy.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Environment(AbstractContextManager["Environment"]):
     ) -> str:
         """Submit a job, enter it into the history, and return its ID.
 
-        ``text`` is what the upstream will reply, made up if it is ``None``; ``faults`` go
+        ``text`` is what the upstream will reply, made up where it is ``None``; ``faults`` go
         before it in the prompt (``[[delay:0.05]]``). Where they change the text, say
         ``whole=False``: it is not compared. ``fields`` are those of the job object.
         """

@@ -57,7 +57,7 @@ class Problem(Exception):
         self.param = param
 
     def as_object(self) -> dict[str, Any]:
-        """Return the field ``error`` of a response, as OpenAI's API has it."""
+        """Return the value of ``error``."""
         return {
             "message": self.message,
             "type": _TYPES.get(self.status, "server_error"),

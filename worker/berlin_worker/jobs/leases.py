@@ -156,7 +156,7 @@ class Leases:
                 task.cancel()
 
     async def reap_forever(self) -> None:
-        """Put overdue jobs back on the queue every ``reap_interval_s``, until cancelled."""
+        """Every ``reap_interval_s`` put overdue jobs back on the queue, until cancelled."""
         while True:
             await asyncio.sleep(self._reap_interval_s)
             try:
