@@ -123,9 +123,7 @@ def redis_server() -> Iterator[RedisProcess]:
 @pytest.fixture
 def real_redis_url(redis_server: RedisProcess) -> str:
     """The URL of the real server, emptied before the test."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
-    return redis_server.url
+    return _emptied(redis_server)
 
 
 @pytest.fixture(scope="session")
@@ -140,9 +138,13 @@ def second_redis_server() -> Iterator[RedisProcess]:
 @pytest.fixture
 def second_redis_url(second_redis_server: RedisProcess) -> str:
     """The URL of the second server, emptied before the test."""
-    with redis.Redis.from_url(second_redis_server.url) as client:
+    return _emptied(second_redis_server)
+
+
+def _emptied(server: RedisProcess) -> str:
+    with redis.Redis.from_url(server.url) as client:
         client.flushall()
-    return second_redis_server.url
+    return server.url
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Every name on the wire: queue, task, channels and keys (schemas/README.md, "Names").
 
-A job ID is checked before it is put into a name, so no
-input of a producer reaches a key, a channel or a log unless it fits :data:`JOB_ID_PATTERN`.
+A job ID is checked against :data:`JOB_ID_PATTERN` before it becomes part of a name: no other input
+of a producer reaches a key, a channel or a log.
 """
 
 import hashlib

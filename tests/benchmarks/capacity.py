@@ -176,7 +176,7 @@ def _cores(load: Load, us_a_second: float) -> float:
 
 
 def costs_of(figures: dict[str, Any]) -> Costs:
-    """The costs that ``figures.json`` of ``make bench`` tells, defaults for the others."""
+    """The costs that ``figures.json`` of ``make bench`` holds, defaults for the others."""
     runs = [run for run in figures.get("runs", []) if run.get("contender") == "ours"]
     chunk_us = _median(runs, "flight-5000", "steady_cpu_us_a_chunk") or _median(
         runs, "stream", "cpu_us_a_chunk"
@@ -197,7 +197,7 @@ def _median(runs: Iterable[dict[str, Any]], scenario: str, figure: str) -> float
 
 
 def table(costs: Costs) -> str:
-    """As Markdown: each number of streams in one fleet, and in fleets of few nodes."""
+    """Return a Markdown table: for each number of streams one fleet, and fleets of few nodes."""
     head = [
         *("streams", "fleets", "nodes", "events a call", "worker cores", "worker memory"),
         *("store cores", "logs for 60 min", "for 5 min", "network", "each queue", "first limit"),
@@ -252,7 +252,7 @@ def filled(readme: str, costs: Costs) -> str:
 
 
 def published() -> Costs:
-    """The costs of the figures beside this file; the defaults where there are none."""
+    """The costs of the figures beside this file; the defaults without figures."""
     return costs_of(json.loads(FIGURES.read_text())) if FIGURES.exists() else Costs()
 
 

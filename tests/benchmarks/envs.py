@@ -21,7 +21,7 @@ def install(name: str) -> None:
         _quietly([sys.executable, "-m", "uv", "pip", "install", "--python", python], requirements)
         installed.write_text(requirements.read_text())
         return
-    # uv is quick, but does not know the index where only pip's configuration names it.
+    # uv is quicker, but fails if only the configuration of pip names the package index.
     subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
     _quietly([python, "-m", "pip", "install"], requirements)
     installed.write_text(requirements.read_text())

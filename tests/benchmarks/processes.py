@@ -36,7 +36,7 @@ def process(
     env: Mapping[str, str] | None = None,
     log: IO[str] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process with its standard input open; all it prints goes to ``log`` where there is one."""
+    """A process with its standard input open; all it prints goes to ``log``, if given."""
     started = subprocess.Popen(
         command,
         cwd=cwd,
@@ -99,7 +99,7 @@ class Output:
 
 
 class Subscriber:
-    """The process that hears every job (:mod:`tests.benchmarks.subscriber`)."""
+    """The process that receives the events of every job (:mod:`tests.benchmarks.subscriber`)."""
 
     def __init__(self, running: subprocess.Popen[str]) -> None:
         assert running.stdout is not None

@@ -109,7 +109,7 @@ Ours carries the log, the fence and the lease; none of the others does. All figu
 
 
 def filled(readme: str, figures: dict[str, Any]) -> str:
-    """``readme`` with its section on speed between the marks; ``ValueError`` where it has none."""
+    """``readme`` with its section on speed between the marks; ``ValueError`` if it has none."""
     return between(readme, "benchmark", f"{_SECTION}{targets(figures)}")
 
 
@@ -142,7 +142,7 @@ def table(scenario: Scenario, runs: Runs) -> str:
 
 
 def summary(runs: Runs, contender: str, path: str) -> Summary | None:
-    """The rounds of a contender; ``None`` where none has the figure."""
+    """The rounds of a contender; ``None`` if none has the figure."""
     found = [
         value
         for run in runs

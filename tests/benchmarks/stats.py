@@ -15,7 +15,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The rounds of one measurement: the median, and half the range as a share of it."""
+    """The rounds of one measurement. ``spread`` is half their range, divided by the median."""
 
     median: float
     spread: float
@@ -23,7 +23,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Summary":
-        """Raises ``ValueError`` where there are no values."""
+        """Summarise at least one value; raises ``ValueError`` if there is none."""
         if not values:
             raise ValueError("no values")
         median = statistics.median(values)
@@ -38,7 +38,7 @@ class Summary:
 def jobs_a_second(heard_ns: Sequence[int]) -> float | None:
     """The rate at which jobs were heard, without the first tenth, in which a worker starts up.
 
-    ``None`` where there are too few to say.
+    ``None`` if there are too few.
     """
     ordered = sorted(heard_ns)
     begin = len(ordered) // 10

@@ -1,4 +1,4 @@
-"""One process that hears every job: counts chunks and ends, and takes the lag of each chunk.
+"""One process that reads all events: counts chunks and ends, and takes the lag of each chunk.
 
 It speaks RESP by itself, so that it is not the bottleneck, and PSUBSCRIBEs ``job:*``.
 
@@ -135,7 +135,7 @@ class Subscriber(asyncio.Protocol):
 
 
 def say(**detail: Any) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(detail), flush=True)
 
 

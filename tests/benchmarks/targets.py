@@ -47,7 +47,7 @@ class _Medians:
         return statistics.median(values) if values else None
 
     def best(self, scenario: str, contenders: Sequence[str], key: str, pick: Any) -> Any:
-        """``(figure, contender)`` of the best of them; ``None`` where none has one."""
+        """``(figure, contender)`` of the best of them; ``None`` if none has the figure."""
         found = [(v, c) for c in contenders if (v := self(scenario, c, key)) is not None]
         return pick(found) if found else None
 

@@ -75,7 +75,7 @@ class Pacer:
         self._step(connection)
 
     def flat_out(self, connection: "Connection") -> None:
-        """Let it write once in every turn of the loop, until it is full or through."""
+        """Write a chunk in each turn of the loop until the buffer is full or the reply complete."""
         if not self._flat:
             self._loop.call_soon(self._on_turn)
         self._flat.append(connection)

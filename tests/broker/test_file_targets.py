@@ -1,4 +1,4 @@
-"""Files that options of ``celery worker`` name: what is no file of a worker is left alone."""
+"""Files that options of ``celery worker`` name: a file that no worker has written is refused."""
 
 import os
 import shelve

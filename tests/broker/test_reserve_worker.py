@@ -159,7 +159,8 @@ def test_full_server_delivers_nothing_and_keeps_the_order(server, taker, send):
     one.asked()
     server.config_set("maxmemory", "1")
     try:
-        # The wait ends in an error, or has begun before and takes: then its script is refused.
+        # A wait that begins now ends in an error. One that began earlier takes a message, and Redis
+        # refuses the script that would note it.
         for _ in range(20):
             one.turn()
         server.config_set("maxmemory", "0")

@@ -71,7 +71,7 @@ def test_killed_successor_loses_no_scheduled_job(fleet):
 
 
 def test_workers_with_different_clocks_run_each_scheduled_job_once_and_none_early(fleet, tmp_path):
-    """They hold the jobs for longer than a message is held for without being renewed."""
+    """The jobs wait longer than the visibility timeout, so the workers must renew the messages."""
     sites = [tmp_path / str(ahead) for ahead in (-30, 30)]
     for site in sites:
         site.mkdir()
@@ -91,7 +91,7 @@ def test_workers_with_different_clocks_run_each_scheduled_job_once_and_none_earl
 
 
 def test_scheduled_jobs_of_a_foreign_producer_return_to_their_list(fleet):
-    """Their routing key is another queue's, and all bear one tag."""
+    """The messages have the routing key of another queue, and all of them one tag."""
     sent = schedule(fleet, 6, countdown_s=12)
     foreign = []
     for raw in fleet.redis.lrange(QUEUE, 0, -1):

@@ -30,8 +30,10 @@ def sentinels() -> Iterator[SentinelSet]:
 
 @pytest.fixture
 def fleet(fleet: Fleet, sentinels: SentinelSet) -> Iterator[Fleet]:
-    """The fleet of the other tests; its producer knows Sentinels as any user of Celery does. The
-    first Sentinel in the URL of workers and clients is dead."""
+    """The fleet of the other tests; its producer uses the Sentinels as any Celery producer does.
+
+    The first Sentinel in the URL of workers and clients is dead.
+    """
     ports = [free_port(), *(sentinel.port for sentinel in sentinels.sentinels)]
     listed = ";".join(f"sentinel://127.0.0.1:{port}/0" for port in ports)
     fleet.env["CELERY_BROKER_URL"] = f"{listed}?master_name={sentinels.name}"

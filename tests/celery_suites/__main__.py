@@ -44,7 +44,7 @@ def main() -> int:
     server = find_server()
     assert server is not None, "no redis-server and no valkey-server: install one"
     for number in (signal.SIGINT, signal.SIGTERM):
-        # At once, not when the threads below are at their end.
+        # Exit at once: an ordinary exit would wait for the threads below.
         signal.signal(number, lambda *_: os._exit(1))
     selection = ["-k", options.expression] if options.expression else []
     runs = [

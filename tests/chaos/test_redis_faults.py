@@ -112,7 +112,7 @@ def test_worker_behind_a_half_open_connection_comes_back(make_redis, make_site, 
         site = make_site(server.url, worker_url=events.url_of(server.url), **by_proxy)
         with site.worker("-c", "50", *VERBOSE) as cut_off:
             long = streaming(site, 10, chunks=size(100, 150))
-            # Their ends, where they can be said, are many acknowledgements that cannot be sent.
+            # These jobs end during the fault: their acknowledgements cannot be sent.
             short = streaming(site, 20, chunks=30)
             with site.worker("-c", "50", **direct) as other:
                 site.history.fault()

@@ -249,30 +249,3 @@ def test_doctor_prints_json_and_fails_without_redis() -> None:
     ]
     assert all(result["hint"] for result in found)
     assert "secret" not in out
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({}, "berlin"),
-        ({"WORKER_PROVIDERS": "echo"}, "echo"),
-        ({"WORKER_DEFAULT_PROVIDER": "echo"}, "echo"),
-        (
-            {"WORKER_PROVIDERS": "berlin", "WORKER_DEFAULT_PROVIDER": "echo"},
-            "WORKER_DEFAULT_PROVIDER",
-        ),
-        ({"WORKER_DEFAULT_PROVIDER": "nonesuch"}, "nonesuch"),
-        ({"WORKER_TOKEN_KEYS": "no-key"}, "WORKER_TOKEN_KEYS: key 1 of 1 is no Fernet key"),
-        ({"BERLIN_URL": "https://host?x=1"}, "BERLIN_URL must be of the form"),
-        ({"WORKER_PROVIDERS": "echo,nonesuch"}, "nonesuch"),
-    ],
-)
-def test_doctor_builds_the_providers_as_a_worker_does(
-    changed: dict[str, str], message: str
-) -> None:
-    env = {"BERLIN_ACCOUNT": "a", "BERLIN_PASSWORD": "hunter2", **changed}
-    _, out, _ = run("doctor", "--json", "--no-login", **env)
-    [result] = [v for v in map(json.loads, out.splitlines()) if v["name"] == "providers"]
-    assert message in result["message"]
-    assert (result["level"] == "ok") == (message in {"berlin", "echo"})
-    assert "hunter2" not in out

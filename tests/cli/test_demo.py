@@ -66,7 +66,7 @@ class Demo:
 def servers_of(parent: int) -> list[int]:
     """The process IDs of the Redis servers that a process has started.
 
-    By their parent, since a server clears its environment when it sets its title.
+    A server clears its environment when it sets its title, so its parent identifies it.
     """
     found = []
     for place in Path("/proc").iterdir():

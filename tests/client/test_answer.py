@@ -15,7 +15,7 @@ calls = st.builds(AssembledToolCall, text, text, st.text(max_size=20))
 
 @st.composite
 def answers(draw):
-    """Draw the parts of an answer, and its events: each part is cut anywhere, and they mix."""
+    """Draw text, reasoning, tool calls, and the events that bring their pieces in any mixture."""
     said, thought = draw(st.text(max_size=20)), draw(st.text(max_size=20))
     asked = draw(st.lists(calls, max_size=3))
     queues = [

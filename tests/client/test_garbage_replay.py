@@ -142,7 +142,7 @@ async def write(redis: Redis, kind: str, record: dict[bytes, bytes], log: list[E
         await redis.rpush(stream, b"x")
     for entry_id, fields in log if kind != "log" else ():
         if entry_id != b"0-0":
-            await redis.xadd(stream, dict(fields), id=entry_id)  # type: ignore[arg-type]  # as above
+            await redis.xadd(stream, dict(fields), id=entry_id)  # type: ignore[arg-type]  # garbage on purpose
     return kind == "hash" and stored_values.text(record.get(b"status")) in WAITING
 
 

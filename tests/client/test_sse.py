@@ -25,7 +25,7 @@ def client_options():
 
 
 def parsed(body: bytes) -> list[dict[str, str]]:
-    """As a browser reads it (HTML standard, "Interpreting an event stream")."""
+    """Read the frames as a browser does (HTML standard, "Interpreting an event stream")."""
     found = []
     for block in re.split(r"\n\n|\r\n\r\n|\r\r", body.decode()):
         fields: dict[str, str] = {}

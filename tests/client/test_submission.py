@@ -1,4 +1,4 @@
-"""What a client makes of a prompt, and what it tells of a URL."""
+"""What a client makes of a prompt, and what it shows of a URL."""
 
 import pytest
 

@@ -115,7 +115,7 @@ async def test_failed_submission_does_not_undo_a_concurrent_one(
         status = await second.status("mine")
         assert (status.status, status.cancel_requested) == ("queued", False)
     assert len(await queue(redis_client)) == (not both)
-    # And where no message of it has arrived, the workers will find that out.
+    # If no message has arrived, the workers find that out.
     assert await redis_client.zscore(names.due_key("mine"), "mine") is not None
 
 

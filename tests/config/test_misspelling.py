@@ -1,4 +1,4 @@
-"""Variables that look like a setting, and are none."""
+"""Variables that look like a setting but are not one."""
 
 import pytest
 

@@ -57,13 +57,13 @@ def test_document_begins_with_its_contents(document: str) -> None:
     assert sections <= named
 
 
-def test_extras_of_the_readme_are_those_of_the_package() -> None:
-    readme = text_of("README.md")
-    table = readme.partition("<!-- extras -->")[2].partition("<!-- /extras -->")[0]
+def test_documented_extras_are_those_of_the_package() -> None:
+    text = text_of("deploy/README.md")
+    table = text.partition("<!-- extras -->")[2].partition("<!-- /extras -->")[0]
     extras = PROJECT["project"]["optional-dependencies"]
     assert re.findall(r"(?m)^\| `(\w+)` \|", table) == list(extras)
     texts = [
-        readme,
+        text_of("README.md"),
         *(path.read_text() for path in (ROOT / "deploy").rglob("*.*e*") if path.is_file()),
     ]
     for text in texts:

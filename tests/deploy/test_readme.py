@@ -1,7 +1,7 @@
 """The walk: every code block of the documents is run, or parsed if it cannot be.
 
-A block is run by its language. One that needs what tests do not have names that in a comment in
-front of it, `<!-- needs: docker -->`, and is only parsed (`test_documents.py`).
+A block is run by its language. A comment in front of a block, such as `<!-- needs: docker -->`,
+names what tests do not have: then the block is only parsed (`test_documents.py`).
 
 The commands run in their order in one shell, against a Redis and an upstream of the test's own:
 their addresses and credentials replace those of the text. The worker that the README starts

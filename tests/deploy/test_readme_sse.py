@@ -33,7 +33,7 @@ class StreamingResponse:
 
 
 class FastAPI:
-    """Keeps the one route."""
+    """Stands in for FastAPI: keeps the one route of the example."""
 
     def get(self, path: str) -> Callable[[Any], Any]:
         def route(endpoint: Any) -> Any:

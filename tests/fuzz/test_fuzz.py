@@ -1,4 +1,4 @@
-"""Garbage in every place that an ACL user may write, while a worker runs: it lives and serves on.
+"""Garbage in every place that an ACL user may write, while a worker runs: it goes on serving.
 
 Short by default. ``make fuzz`` writes 10,000 items (``BERLIN_FUZZ_ITEMS``) to the kinds of places
 that ``BERLIN_FUZZ_PLACES`` names.

@@ -20,7 +20,7 @@ FALLBACKS = [
 
 @pytest.fixture
 def worker(checked_redis):
-    """Makes workers whose provider plays the script of the name that a job gives it."""
+    """Makes workers from a dictionary: the script of each provider, by its name in the job."""
 
     def make(scripts, **changes):
         seen = []

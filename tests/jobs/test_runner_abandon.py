@@ -51,7 +51,7 @@ class Clinging:
                 self.cancelled += 1
 
     async def leaves(self):
-        """Let it go, and wait for its end: what it says now must not appear anywhere."""
+        """Release the coroutine and wait for its end: nothing that it yields may appear."""
         self.go.set()
         await until(lambda: not abandoned_tasks)
 

@@ -35,7 +35,7 @@ def around_claim(monkeypatch, here, *, before=None, after=None, nth=1):
 
 
 async def cancel(redis_client, here):
-    """As a client does it, and as this worker hears of it."""
+    """Cancel as a client does, and pass the message on to this worker."""
     await redis_client.hset(names.state_key(JOB_ID), "cancel", 1)
     await here.runner.cancel(JOB_ID, "requested")
 

@@ -88,7 +88,7 @@ class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
 
 @types.coroutine
 def limited(coro):
-    """``coro`` as the pool runs it: a soft limit is raised in it where it is cancelled."""
+    """Run ``coro`` as the pool does: a cancellation raises SoftTimeLimitExceeded in it."""
     step, value = coro.send, None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What a trace tells of a job, however it ends: the runner with a tracer, over a real store."""
+"""What a trace shows of a job, however it ends: the runner with a tracer, over a real store."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ class Traced:
         self._tracer = tracer
 
     async def run(self, job_id: str = JOB_ID, headers: dict | None = None, **fields) -> None:
-        """As the task does."""
+        """Run the job as the task of Celery does."""
         with self._tracer.delivery(job_id, headers or {}):
             await self.worker.run(job_id, **fields)
 

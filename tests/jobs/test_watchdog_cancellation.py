@@ -11,15 +11,18 @@ from tests.support.fake_clock import run, watchdog
 pytestmark = pytest.mark.unit
 
 
+def guarded_sleep(dog):
+    async def guarded():
+        async with dog:
+            await asyncio.sleep(100)
+
+    return asyncio.create_task(guarded())
+
+
 def test_outer_cancellation_at_the_moment_of_a_timeout_wins():
     async def main(loop):
         dog = watchdog()
-
-        async def guarded():
-            async with dog:
-                await asyncio.sleep(100)
-
-        task = asyncio.create_task(guarded())
+        task = guarded_sleep(dog)
         await asyncio.sleep(0)
         loop.call_at(10.0, task.cancel)
         with pytest.raises(asyncio.CancelledError):
@@ -34,12 +37,7 @@ def test_outer_cancellation_at_the_moment_of_a_timeout_wins():
 def test_outer_cancellation_stays_a_cancellation():
     async def main(loop):
         dog = watchdog()
-
-        async def guarded():
-            async with dog:
-                await asyncio.sleep(100)
-
-        task = asyncio.create_task(guarded())
+        task = guarded_sleep(dog)
         await asyncio.sleep(1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,6 +1,7 @@
 """Providers by name: ours, and those that other packages bring."""
 
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from berlin_schemas import ErrorCode, PromptJob
 from berlin_worker import providers
 from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.providers.base import Report
+from berlin_worker.providers.offered import built_in_with_models
 
 pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
 
 MODULE = """
 class Shout:
@@ -94,7 +98,13 @@ def test_two_packages_with_one_name_are_refused(site_packages: Path) -> None:
 
 
 def test_built_in_providers_are_the_entry_points_of_the_distribution() -> None:
-    assert providers.built_in() == ["berlin", "echo", "openai"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert providers.built_in() == sorted(project["entry-points"][providers.GROUP])
+
+
+def test_built_in_providers_with_a_list_of_models_are_found() -> None:
+    assert "openai" in built_in_with_models()
+    assert "echo" not in built_in_with_models()
 
 
 def test_package_of_another_name_brings_no_built_in_provider(site_packages: Path) -> None:

@@ -1,4 +1,4 @@
-"""The job object: what is taken, what is refused, and what a refusal never tells."""
+"""The job object: what is taken, what is refused, and what a refusal never shows."""
 
 import json
 

@@ -122,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.logs)
     @rule(data=st.data(), lost=lost_replies, chunks=st.integers(0, 3), ends=st.booleans())
     def append(self, data, lost, chunks, ends):
-        """Several logs in one call, each of which may be stale."""
+        """Append to several logs in one call; each log may be stale."""
         picked = data.draw(
             st.lists(st.sampled_from(sorted(self.logs)), min_size=1, unique_by=lambda each: each[1])
         )
@@ -250,7 +250,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs, field=st.sampled_from(["failed_attempts", "created_ms", "queued_ms"]))
     def others_write_to_the_record(self, job_id, field):
-        """A number that is none counts as missing."""
+        """A field that is no number counts as missing."""
         model = self.models[job_id]
         if model.status in {"running", "queued"}:
             with redis.Redis.from_url(self.url) as client:

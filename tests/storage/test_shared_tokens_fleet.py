@@ -231,7 +231,7 @@ async def test_process_that_slept_through_its_lock_takes_the_newer_token(
     os.kill(sleeper.pid, signal.SIGSTOP)
     with redis.Redis.from_url(real_redis_url) as client:
         [lock] = client.keys("token:*:lock")
-        client.pexpire(lock, 1)  # a later time, without waiting for it
+        client.pexpire(lock, 1)  # as if time had passed: the test need not wait
     for worker in fleet:
         if worker is not sleeper:
             assert await worker.answer() == only("secret-2")
@@ -244,7 +244,7 @@ async def test_process_that_slept_through_its_lock_takes_the_newer_token(
 
 
 async def test_valid_token_is_used_without_redis_and_no_process_logs_in(
-    redis_server: RedisProcess,  # skips where there is no server to start
+    redis_server: RedisProcess,  # skips if there is no server to start
 ) -> None:
     binary = find_server()
     assert binary is not None

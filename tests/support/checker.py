@@ -18,7 +18,7 @@ DEFAULT_ENDINGS: Mapping[str, frozenset[str]] = {
     "fail": frozenset({"completed", "failed:interrupted"}),
     "keep": frozenset({"completed", "completed:interrupted"}),
 }
-"""How a job may end, by its ``on_interrupt``, where only workers and connections fail."""
+"""How a job may end, by its ``on_interrupt``, if only workers and connections fail."""
 
 _EXPIRING = re.compile(r"(job|worker|token|limit):")
 _CELERYS = re.compile(r"_kombu\.|unacked|celery|prompts$|.*\.reply\.celery\.pidbox$")
@@ -28,7 +28,7 @@ _CELERYS = re.compile(r"_kombu\.|unacked|celery|prompts$|.*\.reply\.celery\.pidb
 class Accepted:
     """A job whose producer was promised that it will run.
 
-    ``text`` is the whole reply, ``None`` where it is not known. ``endings`` are the ways in
+    ``text`` is the whole reply, ``None`` if unknown. ``endings`` are the ways in
     which it may end: ``completed``, ``completed:interrupted``, ``failed:<code>``,
     ``cancelled``.
     """
@@ -183,7 +183,7 @@ def stray_keys(ttls: Mapping[str, int]) -> list[Problem]:
 def recovery_s(log: Log, faults: Sequence[float]) -> float | None:
     """The longest time from a fault to the first event of the attempt that followed it.
 
-    ``faults`` are Unix times in ascending order. A fault counts where an attempt has fallen
+    ``faults`` are Unix times in ascending order. A fault counts if an attempt has fallen
     silent before it and another one speaks after it; ``None`` where none did.
     """
     worst: float | None = None
@@ -200,7 +200,7 @@ def recovery_s(log: Log, faults: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came of a run. ``worst_recovery_s`` is ``None`` where nothing had to recover."""
+    """What came of a run. ``worst_recovery_s`` is ``None`` if nothing had to recover."""
 
     jobs: int
     attempts: int

@@ -91,7 +91,7 @@ def changed(message: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def paths(message: dict[str, Any]) -> list[str]:
-    """The paths of all that is in a message, two levels deep and more where it matters."""
+    """The paths of all that is in a message, two levels deep and more if it matters."""
     return [
         f"{outer}{inner}"
         for outer, value in message.items()

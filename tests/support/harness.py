@@ -155,7 +155,7 @@ class Worker:
         await self.runner.discard(*message)
 
     async def pause_renewals(self) -> None:
-        """As if the process hung: what is under way is done, and then nothing is renewed."""
+        """Stop renewing, as a process that hangs: calls under way end first."""
         await self._renewing.acquire()
 
     async def _renew_one_by_one(

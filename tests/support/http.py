@@ -18,7 +18,7 @@ Samples = dict[str, dict[frozenset[str], float]]
 
 
 def url_of(worker: WorkerProcess) -> str:
-    """Where the HTTP port of a worker is, as its log tells."""
+    """Where the HTTP port of a worker is, by its log."""
     found = re.search(r"http://127\.0\.0\.1:\d+", worker.log)
     assert found is not None, "the worker does not tell its port"
     return found[0]

@@ -22,7 +22,7 @@ Manifest = dict[str, Any]
 
 
 def tool(name: str) -> str:
-    """The path of a program. In CI a missing one is a failure, at a desk its tests are skipped."""
+    """Return the path of a program. Without it tests fail in CI, and are skipped elsewhere."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.is_file() else shutil.which(name)
     return needed(found, name)
@@ -89,7 +89,7 @@ def one(manifests: list[Manifest], kind: str) -> Manifest:
 
 
 def pod_selectors(manifests: list[Manifest]) -> list[dict[str, str]]:
-    """The labels by which each manifest beside the pods of a deployment finds them."""
+    """The labels by which Deployment, Service and other manifests select the pods."""
     deployment = one(manifests, "Deployment")["spec"]
     return [
         deployment["selector"]["matchLabels"],

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def needed(found: T | None, what: str) -> T:
-    """``found``, where it was; else the test fails in CI, and is skipped elsewhere."""
+    """Return ``found``; if it is ``None``, the test fails in CI, and is skipped elsewhere."""
     if found is None:
         pytest.fail(f"no {what}") if os.environ.get("CI") else pytest.skip(f"no {what}")
     return found

@@ -1,4 +1,4 @@
-"""Which metrics and labels an expression of PromQL names, and whether a worker tells them."""
+"""Find the metrics and labels that a PromQL expression names, and whether a worker has them."""
 
 import json
 import re

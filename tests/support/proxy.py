@@ -196,7 +196,7 @@ class TcpProxy:
         link.left = link.left or client
         await self._flowing.wait()
         if link.swallows and not link.aborted:
-            await link.ended.wait()  # nobody hears of the end of a half-open connection
+            await link.ended.wait()  # nothing reports the end of a half-open connection
         elif client or link.aborted:
             link.abort()
         else:

@@ -52,7 +52,7 @@ class RabbitProcess:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._home / "plugins"),
         }
         (self._home / "plugins").write_text("[].")
-        # As RabbitMQ 4 has it without a setting; 3.8 to 3.13 take 128 MiB.
+        # The default limit of RabbitMQ 4; the default of 3.8 to 3.13 is 128 MiB.
         (self._home / "rabbitmq.conf").write_text(f"max_message_size = {MAX_MESSAGE_BYTES}\n")
 
     @property
@@ -92,7 +92,7 @@ class RabbitProcess:
         """End the node and its port mapper, which is a daemon, and remove the data."""
         self.kill()
         if epmd := shutil.which("epmd"):
-            # It goes when no node is registered any more, which the node's end sees to.
+            # The port mapper can be ended once no node is registered, so once the node has ended.
             give_up = time.monotonic() + 5
             while (
                 subprocess.run([epmd, "-kill"], env=self._env, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""How far a replica is."""
+"""How far a replica is behind its primary."""
 
 import redis
 

@@ -48,7 +48,7 @@ def make_store(
         one_slot=is_clustered(client) if one_slot is None else one_slot,
     )
     if isinstance(client, LosesReplies):
-        # They do without the client.
+        # These connections do not use the client, so they lose replies by themselves.
         for connection in {store._append, store._records, store._renewals}:
             connection.run = client.losing(connection.run)
     return store

@@ -34,5 +34,5 @@ class Taker:
         wait_until(lambda: self.turn() or len(self.got) >= count, f"{count} messages")
 
     def asked(self):
-        """The wait is on its way to the server, and nobody reads its reply."""
+        """Send the command that waits for a message, and do not read its reply."""
         self.channel.connection.cycle.on_poll_start()

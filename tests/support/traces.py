@@ -29,7 +29,7 @@ class Recorder:
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
-        """Those that have ended, by name; the last of each."""
+        """The spans that have ended, by name; of several with one name the last."""
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
 

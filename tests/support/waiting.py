@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Return as soon as ``condition`` is true; raises ``TimeoutError`` where it never is."""
+    """Return as soon as ``condition`` is true; raises ``TimeoutError`` if it never is."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  # any condition: there is no event to wait for
             await asyncio.sleep(0.001)

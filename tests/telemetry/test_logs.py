@@ -162,7 +162,7 @@ def test_structlog_and_logging_write_the_same_lines(log_file):
         logging.getLogger("a").info("by logging, not %s", PASSWORD)
         structlog.get_logger("a").info("by structlog", size=7, note=PASSWORD)
         structlog.get_logger("a").debug("too fine")
-    # Not through the root logger: what pytest captures of it must be UTF-8.
+    # Call the handler itself: pytest captures what the root logger gets, which must be UTF-8.
     logging.getLogger().handlers[0].handle(record("half a \udc80 character"))
     one, other, half = map(json.loads, log_file.read_text().splitlines())
     assert one.keys() == other.keys() - {"size", "note"}

@@ -38,7 +38,7 @@ def tracer() -> Iterator[trace.Tracer]:
 
 @contextlib.contextmanager
 def instrumented() -> Iterator[None]:
-    """As an app that calls ``CeleryInstrumentor().instrument()``."""
+    """Instrument Celery as an app does that calls ``CeleryInstrumentor().instrument()``."""
     provider = TracerProvider(shutdown_on_exit=False)
     CeleryInstrumentor().instrument(tracer_provider=provider)
     try:

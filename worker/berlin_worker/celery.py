@@ -48,7 +48,7 @@ app = Celery(
 )
 app.conf.update(
     broker_url=_broker.url,
-    # These too, or Celery would read the untranslated CELERY_BROKER_URL for them.
+    # Without these two Celery would use CELERY_BROKER_URL as it is, not translated for kombu.
     broker_read_url=_broker.url,
     broker_write_url=_broker.url,
     broker_use_ssl=_broker.use_ssl,

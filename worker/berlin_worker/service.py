@@ -108,7 +108,7 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _JobParts:
-    """What the jobs of this process run on."""
+    """The parts that the jobs of this process run on."""
 
     store: RedisStore
     journal: Journal

@@ -222,7 +222,7 @@ class Settings(GatewaySettings):
 
     @classmethod
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
-        """Return a warning for each variable without effect that may be meant for us; no values."""
+        """Return a warning for each variable that looks like a misspelt setting; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
         known |= endpoints.key_variables(environ.get(endpoints.SETTING, ""))
         return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]

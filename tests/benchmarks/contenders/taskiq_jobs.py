@@ -1,4 +1,4 @@
-"""taskiq with its Redis Streams broker, which acknowledges. It takes uvloop where it finds it."""
+"""taskiq with its Redis Streams broker, which acknowledges. It uses uvloop if that is installed."""
 
 import asyncio
 

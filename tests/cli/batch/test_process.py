@@ -66,7 +66,7 @@ def test_killed_batch_resumes_without_paying_twice(stack: Stack, tmp_path: Path)
             wait_until(functools.partial(files.has, count), f"{count} results", timeout_s=90)
             process.kill()
             end(process)
-        # As if it had died in the midst of a line.
+        # Cut the file within a line, as a killed process may leave it.
         with files.out.open("ab") as out:
             out.write(b'{"line": 99, "job')
     code, _, err = stack.run(*files.arguments, timeout_s=90)

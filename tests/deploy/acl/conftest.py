@@ -41,7 +41,7 @@ def guarded(tmp_path_factory) -> Iterator[Guarded]:
 
 @pytest.fixture(scope="module", params=["sentinel", "cluster"])
 def guarded_topology(request: pytest.FixtureRequest, guarded: Guarded) -> Iterator[GuardedTopology]:
-    """The same users on Sentinels and their servers, and on a cluster."""
+    """The users of the ACL file on Sentinels and their servers, and on a cluster."""
     name = {"sentinel": "sentinel_set"}.get(request.param, request.param)
     running = request.getfixturevalue(name)
     found = GuardedTopology(guarded.server, guarded.passwords, running)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def fleet(guarded_topology: GuardedTopology) -> Iterator[Fleet]:
-    """A worker's environment as its user, a bare producer as its user; the test reads as admin."""
+    """A worker and a bare producer, each with its own user of Redis; the test reads as admin."""
     guarded = guarded_topology
     empty(guarded.url("admin"))
     if broker_url := guarded.broker_url("admin"):

@@ -25,11 +25,11 @@ _SIGNALS: Final = frozenset(
 
 
 class InvalidCommand(ValueError):
-    """A command that this worker does not run; the text says what to do, and has one line."""
+    """A command that this worker does not run; its one line names what to do instead."""
 
 
 class Facts(NamedTuple):
-    """What a check must know of the worker."""
+    """The facts of a worker that a check needs."""
 
     tasks: Collection[str]
     slots: int

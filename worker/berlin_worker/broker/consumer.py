@@ -125,7 +125,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         self._discard(message, "unknown_task", exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Discard a message of which Celery can make no request that could run."""
+        """Discard a message that Celery cannot turn into a request."""
         if isinstance(exc, InvalidMessage):
             self._discard(message, exc.reason, exc, detail=str(exc))
         else:

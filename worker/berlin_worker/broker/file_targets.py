@@ -16,7 +16,7 @@ from celery.worker import state
 from kombu.clocks import LamportClock
 
 _SUFFIXES: Final = ("", ".db", ".dat", ".dir", ".bak", ".pag")
-"""What the ``dbm`` modules append to the path of ``--statedb``."""
+"""Suffixes that the ``dbm`` modules append to the path of ``--statedb``."""
 _LONGEST_PID: Final = 64
 _PID: Final = re.compile(rb"\s*[0-9]{0,9}\s*")
 """The content of a PID file; a worker that was killed leaves an empty one, or a part of it."""

@@ -77,7 +77,7 @@ class Guarded:
             self._dead_letter(tag, envelope.job_id_of(message), "undecodable", error)
             return
         if tag not in self.qos._delivered:  # noqa: SLF001  # kombu 5.7 has no public name for it
-            # Its consumer acknowledges nothing, such as one that collects replies to `inspect`.
+            # A consumer without acknowledgements took it, such as that of replies to `inspect`.
             self.qos._remove_from_indices(tag).execute()  # noqa: SLF001  # what kombu's QoS.ack calls
 
     def _read(self: Any, reserved: Reserved) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What the options of ``celery worker`` name: files, directories, users, modules.
+"""Targets that options of ``celery worker`` name: files, directories, users, modules.
 
 Celery finds out late that one is missing: by a traceback, or after ``--detach`` has returned 0.
 """

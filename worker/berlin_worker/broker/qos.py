@@ -1,6 +1,7 @@
-"""The messages that this worker holds: extended while it works, acknowledged even after an outage.
+"""The messages that this worker holds.
 
-All times are of Redis's clock, because the clocks of workers differ.
+The worker extends their visibility while it works, and acknowledges them even after an outage. All
+times are those of Redis's clock, because the clocks of workers differ.
 """
 
 from collections.abc import Iterable, Iterator

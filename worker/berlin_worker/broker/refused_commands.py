@@ -1,4 +1,4 @@
-"""Celery's commands that have no use here: each ends in one line that names the right command."""
+"""Commands of Celery that cannot work here: each ends in one line that names the right command."""
 
 import functools
 import sys

@@ -1,6 +1,6 @@
-"""What ``celery report`` and ``inspect conf`` show of the settings: no part of a secret.
+"""Hide secrets in the settings that ``celery report`` and ``inspect conf`` show.
 
-Celery masks the passwords before the ``@`` of the URLs that it knows, and no options after a ``?``.
+Celery itself masks a password before the ``@`` of a URL, but not one in the options after a ``?``.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def without_secrets(value: Any, hide: Callable[[str], str]) -> Any:
-    """Return ``value`` with each text in it, at any depth, as ``hide`` returns it."""
+    """Return a copy of ``value`` in which ``hide`` has replaced each string, at any depth."""
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, dict):

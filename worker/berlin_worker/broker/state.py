@@ -1,4 +1,4 @@
-"""What the consumer, the channels and the requests of one process share: one object."""
+"""State that consumer, channels and requests of one process share: one object."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

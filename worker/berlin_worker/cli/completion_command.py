@@ -22,5 +22,5 @@ def completion(shell: str) -> None:
 
     root = click.get_current_context().find_root().command
     found = get_completion_class(shell)
-    assert found is not None, "click knows these three shells"
+    assert found is not None, "click supports these three shells"
     click.echo(found(root, {}, "berlin", "_BERLIN_COMPLETE").source())

@@ -4,17 +4,13 @@ import click
 
 from berlin_worker.cli import numbers
 from berlin_worker.cli.complete import job_ids
-from berlin_worker.cli.job_options import check_id
+from berlin_worker.cli.job_options import check_id, output_options
 
 
 @click.command()
 @click.argument("job_id", metavar="ID", callback=check_id, shell_complete=job_ids)
 @click.option("--after", type=numbers.SEQ, default=0, help="Skip events up to this seq.")
-@click.option("--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines.")
-@click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
-@click.option(
-    "--reasoning", is_flag=True, help="Show the model's reasoning, dim; a pipe never gets it."
-)
+@output_options
 @click.option(
     "--wait-for-start",
     "wait_s",

@@ -1,7 +1,8 @@
 """The options that describe a job, and the job object made of them (pure)."""
 
+import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import click
@@ -42,6 +43,22 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def output_options(command: F) -> F:
+    """Add the options for how a followed job is shown: ``as_json``, ``final``, ``reasoning``."""
+    options: list[Callable[[F], F]] = [
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines."
+        ),
+        click.option("--final", is_flag=True, help="Print the text once, when it is complete."),
+        click.option(
+            "--reasoning",
+            is_flag=True,
+            help="Show the model's reasoning, dim; a pipe never gets it.",
+        ),
+    ]
+    return _add(options, command)
+
+
 def job_options(*, short_option: bool) -> Callable[[F], F]:
     """Return a decorator that adds the options for fields of the job; ``-o`` is optional."""
     names = ("-o", "--option") if short_option else ("--option",)
@@ -49,7 +66,7 @@ def job_options(*, short_option: bool) -> Callable[[F], F]:
         click.option("--model", help="Model of the provider.", shell_complete=models),
         click.option(
             "--provider",
-            help="Provider that answers: berlin (default), echo, ...",
+            help="Provider that answers, by default WORKER_DEFAULT_PROVIDER.",
             shell_complete=providers,
         ),
         click.option("--system", metavar="TEXT", help="A system message before the prompt."),
@@ -92,12 +109,13 @@ def job_options(*, short_option: bool) -> Callable[[F], F]:
         ),
     ]
 
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
+    return functools.partial(_add, options)
 
-    return add
+
+def _add(options: Sequence[Callable[[F], F]], command: F) -> F:
+    for option in reversed(options):  # click shows the option that was added last first
+        command = option(command)
+    return command
 
 
 def build_job(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

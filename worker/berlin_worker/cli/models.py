@@ -7,7 +7,7 @@ from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.output import print_out, printable
 from berlin_worker.cli.preflight import load_settings
 from berlin_worker.errors import JobError
-from berlin_worker.providers.offered import models_of
+from berlin_worker.providers.offered import built_in_with_models, models_of
 
 
 def run(provider: str | None) -> int:
@@ -25,7 +25,7 @@ def run(provider: str | None) -> int:
     if models is None:
         raise Problem(
             f"provider {name} offers no list of models",
-            hint="name a provider that does, with --provider: openai",
+            hint=f"name a provider that does, with --provider: {', '.join(built_in_with_models())}",
         )
     for model in models:
         print_out(printable(model).replace("\n", " "))

@@ -34,7 +34,7 @@ def recent_jobs(environ: Mapping[str, str]) -> list[str]:
 
 
 class _Target(NamedTuple):
-    """What a URL names, in parts. ``places``: host and port each, or the path of a socket."""
+    """The parts of a URL. ``places``: host and port each, or the path of a socket."""
 
     topology: str
     places: "list[tuple[str, int] | str]"
@@ -67,7 +67,7 @@ def _answers(target: _Target, commands: Sequence[tuple[str, ...]]) -> Iterator[A
             reply = _ask(place, commands, target)
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("MOVED "):
                 host, _, port = str(reply).split()[2].rpartition(":")
-                # Without a host it is the one that was asked.
+                # Without a host the answer means the server that was asked.
                 reply = _ask((host or place[0], int(port)), commands, target)
             if isinstance(reply, list):
                 yield reply
@@ -173,7 +173,7 @@ def _opened(
     try:
         connection.settimeout(timeout_s)
         if context is not None:
-            # Wrapped before it connects: a reset in between would leak the socket.
+            # Wrap before connecting: a reset between the two would leak the socket.
             connection = context.wrap_socket(connection, server_hostname=host)
         connection.connect(place)
     except BaseException:

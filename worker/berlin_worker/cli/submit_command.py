@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from berlin_worker.cli.job_options import build_job, check_id, from_prompt, job_options
+from berlin_worker.cli.job_options import (
+    build_job,
+    check_id,
+    from_prompt,
+    job_options,
+    output_options,
+)
 
 
 @click.command(
@@ -28,11 +34,7 @@ from berlin_worker.cli.job_options import build_job, check_id, from_prompt, job_
 @click.option(
     "--job-id", callback=check_id, help="Your own ID: a job submitted twice under it runs once."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the events of the log as JSON lines.")
-@click.option("--final", is_flag=True, help="Print the text once, when it is complete.")
-@click.option(
-    "--reasoning", is_flag=True, help="Show the model's reasoning, dim; a pipe never gets it."
-)
+@output_options
 @click.option(
     "--image",
     "images",

@@ -38,7 +38,7 @@ class _Call:
 
 
 class Answer:
-    """What the events of a job amount to; a ``reset`` discards all that came before it."""
+    """The answer that the events of a job add up to; a ``reset`` discards the earlier ones."""
 
     __slots__ = ("_calls", "_reasoning", "_text")
 

@@ -71,7 +71,7 @@ class _Sending:
     job: dict[str, Any]
     deadline: float
     context: Context
-    """That of the caller: the message continues the trace in which the job was submitted."""
+    """The caller's context: the message continues the trace in which the job was submitted."""
 
 
 class Enqueuer:

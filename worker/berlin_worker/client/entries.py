@@ -1,4 +1,4 @@
-"""What one entry of a log, or one message of a channel, contains (pure)."""
+"""The content of an entry of a log, and of a message of a channel (pure)."""
 
 import json
 import logging

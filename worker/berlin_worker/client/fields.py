@@ -6,7 +6,7 @@ from berlin_schemas import Fallback
 
 
 class JobFields(TypedDict, total=False):
-    """What a job may say beside its messages; see :class:`~berlin_schemas.PromptJob`.
+    """Fields of a job besides its messages; see :class:`~berlin_schemas.PromptJob`.
 
     A type checker finds a misspelt name; at run time :class:`~berlin_schemas.InvalidJob` names it.
     """

@@ -29,7 +29,7 @@ _ENDED_BADLY: Final = frozenset({"failed", "cancelled"})
 _PAGE: Final = 200
 
 Place = tuple[int, str]
-"""Where a job stands among all: when it was submitted (ms), and its ID. Newer is greater."""
+"""The position of a job in a list: time of its submission (ms), and ID. Newer is greater."""
 
 
 async def status(redis: Redis, job_id: str) -> JobStatus:

@@ -11,20 +11,20 @@ The rules (schemas/README.md, "Reading without a gap"):
    terminal event is always read from the log, a job whose events were forged or lost never
    looks complete. Until then a forged chunk can be delivered: to ask the log about each event
    before it is delivered costs a reader twice the CPU, and Redis 1.8 times.
-2. The caller subscribes and has the acknowledgement *before* the first page is read, so
-   that what is missing in the log at that moment is on its way over the channel.
-   A channel is one for all databases of a server, and another fleet may have a job of the
-   same ID: its events are skipped, since they name another database (:attr:`Event.db`).
-   Events without one are of database 0, or of a worker of an older version: a reader of
-   another database goes to the log for them.
-3. An empty page says nothing by itself: nothing new, not begun yet, over, or expired.
-   A :class:`JobSnapshot` at the job's record and at the last entry of its log decides.
-   Whatever stands in them is input. A record without a status that a worker writes heals
-   within a second if a worker looks at it; if it does not, nothing follows, which is an error.
+2. The caller reads the first page only after its subscription is acknowledged: an event that the
+   log lacks at that moment is on its way over the channel.
+   All databases of a server share its channels, and another fleet may have a job of the same ID.
+   Events that name another database (:attr:`Event.db`) are skipped. Events that name none are of
+   database 0, or of a worker of an older version: a reader of another database reads the log.
+3. An empty page has four causes: nothing is new, the job has not begun, it is over, or its log has
+   expired. A :class:`JobSnapshot` of the record and of the last entry of the log decides. Both are
+   untrusted input. A worker mends a record without a known status within a second. If none does,
+   no event follows, and the reader raises an error.
 4. A terminal event ends it. So does a cursor at or beyond the terminal event.
-5. A log that ends before what was read of it is another one by now (Redis has failed over, or
-   came back with an older state): an error, for what follows does not follow on that. It may have
-   grown again, so each page begins with the last event that was read, to be compared.
+5. A log that ends before the last event that was read is another log by now: Redis has failed
+   over, or came back with an older state. That is an error, because later events do not continue
+   the earlier ones. The log may have grown again, so each page begins with the last event that
+   was read, and the two are compared.
 6. Version 1 only gains fields and types of events, which are skipped if they are not
    known. An event of another version may mean anything: that is an error, and so is a job
    that is over without a terminal event that can be read. Nothing ends in silence.
@@ -53,7 +53,7 @@ _UNFINISHED: Final = frozenset({"queued", "running"})
 
 
 class Need(enum.Enum):
-    """What a reader does next."""
+    """The next step of a reader."""
 
     PAGE = "read the page of the log after the cursor"
     SNAPSHOT = "look at the record and at the last entry of the log"
@@ -98,13 +98,13 @@ class Replay:
         self._doubted = False
 
     def page(self, entries: Sequence[Entry], parse: Parse[Any] = parse_message) -> list[Any]:
-        """Take a page of the log, as :attr:`next_page` says.
+        """Take a page of the log, that was read by :attr:`next_page`.
 
         ``parse`` makes the events: ``entries.parse_message`` or ``raw_events.parse_raw``.
 
         Raises :class:`CursorExpired` if the log no longer holds the event after the cursor, or
-        holds other events than the channel brought, and :class:`UnsupportedVersion` if an event
-        is of another version.
+        holds other events than the channel brought. Raises :class:`UnsupportedVersion` for an
+        event of another version.
         """
         events: list[Any] = []
         before = self.confirmed
@@ -265,7 +265,9 @@ class Replay:
             if database != self._database:
                 if database:
                     continue
-                self.need = Need.PAGE  # it names none: the log says whether it is ours
+                self.need = (
+                    Need.PAGE
+                )  # an event without a database: the log decides whether it is of this job
                 break
             if seq <= self.confirmed:
                 continue

@@ -216,7 +216,7 @@ def _ignore(_channel: bytes, _refused: bool) -> None:
 
 
 def fail(future: asyncio.Future[Any], error: Exception) -> None:
-    """End a future by ``error`` unless it is over; even if nobody waits for it."""
+    """End a future by ``error`` unless it is done; nobody need wait for it."""
     if not future.done():
         future.set_exception(error)
-        future.exception()  # else asyncio would complain
+        future.exception()  # else asyncio logs that nobody has retrieved it

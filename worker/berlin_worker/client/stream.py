@@ -18,10 +18,12 @@ class Stream(abc.ABC):
     (after a ``break`` it is closed when it is garbage-collected). A caller may cancel its wait
     for the next event, for instance by a timeout, and wait again later.
 
-    Raises :class:`~berlin_worker.errors.CursorExpired` if the log cannot give the events that
-    follow, :class:`~berlin_worker.errors.UnsupportedVersion` if an event has another contract
-    version, and :class:`~berlin_worker.errors.Unavailable` if Redis has not answered for
-    ``Options.give_up_after_s``. Without an error the last event is the terminal one.
+    The last event is the terminal one, unless the stream raises an error of
+    :mod:`berlin_worker.errors`:
+
+    - ``CursorExpired`` if the log lacks the events that follow.
+    - ``UnsupportedVersion`` if an event has another version of the contract.
+    - ``Unavailable`` if Redis has not answered for ``Options.give_up_after_s``.
     """
 
     def __init__(self) -> None:

@@ -42,7 +42,7 @@ class _Call:
 
 
 class _Record(IntEnum):
-    """What ``submit.lua`` replies."""
+    """Replies of ``submit.lua``."""
 
     BEGUN = 0
     WRITTEN = 1
@@ -53,7 +53,7 @@ class _Record(IntEnum):
 
 
 class _Withdrawal(IntEnum):
-    """What ``undo_submit.lua`` replies."""
+    """Replies of ``undo_submit.lua``."""
 
     BEGUN = 0
     DONE = 1
@@ -86,9 +86,11 @@ class Submitter:
         self._failure: tuple[float, Unavailable] | None = None
 
     async def accept(self, submission: Submission) -> None:
-        """Submit a job. Raises :class:`Unavailable`, whose text says if the job may still run,
-        :class:`JobIdReused` if its ID is that of another job, and ``InvalidJob`` for a message that
-        is too large for the broker.
+        """Submit a job.
+
+        Raises :class:`Unavailable`, whose message names whether the job may still run,
+        :class:`JobIdReused` if another job has its ID, and ``InvalidJob`` if the message is too
+        large for the broker.
         """
         asked = time.monotonic()
         async with self._turn:
@@ -159,7 +161,7 @@ class Submitter:
             withdrawn = await self._undo_in_time(job_id)
         except (RedisError, OSError) as error:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from error
-        # BEGUN: a worker has it, so the message had arrived all the same.
+        # BEGUN: a worker has it, so the message had arrived.
         if withdrawn == _Withdrawal.DONE:
             raise Unavailable(f"{cause}; job {job_id} was not accepted") from cause
         if withdrawn == _Withdrawal.CO_SUBMITTED:
@@ -183,7 +185,7 @@ class Submitter:
             else []
         )
         # EVAL, not EVALSHA: a server that was restarted would answer NOSCRIPT, and an error
-        # must mean that nobody knows what became of the call.
+        # must mean that the outcome of the call is unknown.
         commands: list[Command] = [
             ("EVAL", script, len(keys), *keys, *args) for script, keys, args in ahead
         ]

@@ -8,7 +8,7 @@ from berlin_worker.errors import ClientError
 
 
 class Signal(enum.Enum):
-    """What a subscription gives in place of messages."""
+    """Signals that a subscription yields in place of messages."""
 
     OVERFLOW = "messages may have been lost: read the log"
     IDLE = "nothing came for a while"

@@ -65,16 +65,15 @@ class SubscriptionManager(ChannelRegistry):
 
     @property
     def usable(self) -> bool:
-        """Whether :meth:`ask` would be answered, as far as is known."""
+        """Whether there was a connection for :meth:`ask` when it was last checked."""
         return self._usable.done() and self._usable.exception() is None
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Return the replies to ``commands``, as they come; an error is in its place among them.
+        """Return a reply for each of ``commands``, in their order; a reply may be an error.
 
-        Waits for the first channel to be subscribed, 5 s at the most. While the connection is
-        away it fails at once, by what the last attempt to connect has met. Raises redis-py's
-        errors and ``OSError``, :class:`~berlin_worker.client.resp3.Lost` if the connection ended
-        before the replies.
+        Waits up to 5 s for the first subscription. Without a connection it raises the error of the
+        last attempt to connect: one of redis-py's, or ``OSError``. Raises
+        :class:`~berlin_worker.client.resp3.Lost` if the connection ends before the replies.
         """
         async with asyncio.timeout(TIMEOUT_S):
             connection = await asyncio.shield(self._usable)
@@ -179,7 +178,7 @@ class SubscriptionManager(ChannelRegistry):
             self._subscribed -= gone
             connection.unsubscribe(gone)
             for name in wanted & self._subscribed:
-                # Closed and opened again in between, without a command.
+                # A reader closed the channel and another opened it, before a command was sent.
                 if not self._unanswered[name]:
                     self._acknowledge(name)
             new = wanted - self._subscribed
@@ -203,7 +202,7 @@ class SubscriptionManager(ChannelRegistry):
             assert self._connection is not None  # for mypy: it is the one that answers
             self._pending_usable().set_result(self._connection)
         # If SUBSCRIBE, UNSUBSCRIBE and SUBSCRIBE follow each other fast, only the last
-        # answer says that the channel is subscribed.
+        # reply confirms that the channel is subscribed.
         self._unanswered[name] -= 1
         if self._unanswered[name] <= 0:
             del self._unanswered[name]

@@ -101,15 +101,15 @@ class AsyncSurface(abc.ABC):
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
         """Request the cancellation of a job; a finished job stays as it is.
 
-        On a cluster in two: the flag in the record, which workers find by themselves, then
-        the message that reaches them at once.
+        On a cluster this takes two calls. The first sets a flag in the record, which the worker of
+        the job finds at its next renewal. The second publishes a message that it receives at once.
         """
 
     @abc.abstractmethod
     async def status(self, job_id: str) -> JobStatus:
         """Return the status of a job by its record; never wait for the job.
 
-        Without the right to read records, what its log shows: no ``created_ts`` then.
+        Without the right to read records it is derived from the log, and lacks ``created_ts``.
         """
 
     @abc.abstractmethod

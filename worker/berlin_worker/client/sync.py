@@ -157,7 +157,7 @@ class Client:
             return self._portal
 
     def forked(self) -> None:
-        """Begin anew in a child process: the lock may be held by a thread of the parent."""
+        """Replace lock and portal in a forked child: threads of the parent do not run in it."""
         self._lock = threading.Lock()
         if self._portal is not None:
             _left_behind.append(self._portal)

@@ -64,7 +64,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """What the record of a job says; ``unknown`` if no record exists (not taken by a worker
+    """The content of a job record; ``unknown`` if no record exists (not taken by a worker
     yet, or expired). Times are Unix seconds by the clock of Redis."""
 
     job_id: str

@@ -1,7 +1,10 @@
 """The options that a Redis URL may have (pure): one table for worker, client and command line.
 
-An option is *used* (it means the same to redis-py and to kombu), *ignored* (Berlin Worker asks for
-what it needs itself, whatever the value), or *refused* with an error that names what to do.
+Three things may happen to an option:
+
+- *used*: redis-py and kombu agree on its meaning.
+- *ignored*: Berlin Worker sets this itself, whatever the URL asks for.
+- *refused*: the error names what to do instead.
 """
 
 import difflib

@@ -28,7 +28,7 @@ class RedisURL:
     tls: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """The options of redis-py whose names begin with ``ssl_``."""
     topology: Topology = "single"
-    """What ``place`` names: one server, Sentinels of a primary, or nodes of a cluster."""
+    """Kind of ``place``: one server, Sentinels of a primary, or nodes of a cluster."""
     primary: str = ""
     """The name by which the Sentinels know the primary."""
     sentinel_login: tuple[tuple[str, str], ...] = field(default=(), repr=False)

@@ -22,7 +22,7 @@ _TOPOLOGIES: Final[dict[str, Topology]] = {
     **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), "sentinel"),
     **dict.fromkeys(("redis+cluster", "rediss+cluster"), "cluster"),
 }
-"""What each scheme of a Redis URL names."""
+"""Meaning of each scheme of a Redis URL."""
 _AMQP_SCHEMES: Final = frozenset({"amqp", "amqps", "pyamqp", "librabbitmq"})
 _AMQP_OPTIONS: Final = frozenset({"heartbeat", "connect_timeout", "login_method"})
 

@@ -31,7 +31,7 @@ class Plan:
     end: Literal[
         "end", "cut", "half", "unfinished", "stall", "garbage", "endless", "bare", "error"
     ] = "end"
-    """What the server does after the chunks."""
+    """The action of the server after the chunks."""
     drip_s: float | None = None
     """Seconds between single bytes."""
     gzip: bool = False
@@ -39,7 +39,7 @@ class Plan:
     silent: Literal["", "drop", "mute"] = ""
     """No reply: the connection closes, or stays open and silent."""
     body: str = ""
-    """The name of a known error body, in place of one that says "as ordered"."""
+    """The name of a known error body, in place of the default one with the text "as ordered"."""
     reasoning: int = 0
     """Deltas of reasoning before the chunks."""
     tool_calls: int = 0

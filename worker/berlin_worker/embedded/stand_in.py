@@ -1,4 +1,4 @@
-"""What the stand-in upstreams share: a server that counts its calls and fails on order.
+"""The common part of the stand-in upstreams: a server that counts its calls and fails on request.
 
 Counters and methods may be used from any thread.
 """

@@ -249,7 +249,7 @@ class Cluster(_Topology):
         def sees_all(server: Member) -> bool:
             with server.client() as client:
                 ranges: Any = client.execute_command("CLUSTER SLOTS")
-            # A node lists a replica once it knows how far that is.
+            # A node lists a replica once it has received its offset.
             replicas = sum(len(replicas) for _, _, _, *replicas in ranges)
             return _info(server)["cluster_state"] == "ok" and replicas == len(self.servers) - 3
 

@@ -1,7 +1,7 @@
 """A stand-in for the Berlin upstream, for the demo and the tests.
 
 It speaks the true protocol: login, tokens that expire, replies in JSON lines. It
-counts its calls, and fails on order (:mod:`berlin_worker.embedded.faults`).
+counts its calls, and fails on request (:mod:`berlin_worker.embedded.faults`).
 
     async with Upstream() as upstream: ...             # in the running event loop
     with upstream_in_thread() as upstream: ...         # in a thread of its own

@@ -133,7 +133,7 @@ def _of_http(error: web.HTTPException, max_job_bytes: int) -> Problem:
 
 def _as_response(problem: Problem) -> web.Response:
     headers = {}
-    if problem.status == 401:  # noqa: PLR2004  # HTTP wants to know how to log in
+    if problem.status == 401:  # noqa: PLR2004  # RFC 9110: a 401 says how to log in
         headers["WWW-Authenticate"] = "Bearer"
     if problem.code in {"unavailable", "stopping"}:
         headers["Retry-After"] = _RETRY_AFTER_S

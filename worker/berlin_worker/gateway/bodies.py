@@ -67,7 +67,7 @@ class JobResult(_Body):
 
 
 class ListedJob(_Body):
-    """What the record of a job says. Times are Unix seconds by the clock of Redis."""
+    """The content of a job record. Times are Unix seconds by the clock of Redis."""
 
     job_id: str
     status: Status

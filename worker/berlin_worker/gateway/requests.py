@@ -50,7 +50,7 @@ def _refused(name: str) -> None:
 def whole_number(
     request: web.Request, name: str, default: int, *, least: int = 1, most: int
 ) -> int:
-    """Return a whole number of the query. Raises a 400 if it is none or out of bounds."""
+    """Return a whole number of the query. Raises a 400 for another text, or out of bounds."""
     text = request.query.get(name)
     if text is None:
         return default
@@ -74,7 +74,7 @@ def job_of_caller(
 
 
 async def owned_job(request: web.Request, scope: Scope, job_id: str) -> JobStatus:
-    """Return the status of a job. Raises a 404 if it is none that the caller may see."""
+    """Return the status of a job. Raises a 404 if the caller may not see it."""
     caller = need(request, scope)
     missing = Problem(404, "job_not_found", "no such job: it was never submitted, or has expired")
     if not names.is_job_id(job_id):

@@ -104,7 +104,7 @@ class Attempt:
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """What the upstream has reported to this attempt, as far as an event can hold it."""
+        """The usage that the upstream has reported so far, as far as an event can hold it."""
         return encodable(self._reader.report.usage)
 
     @property

@@ -1,4 +1,4 @@
-"""Who may answer a job: its provider and model, then its fallbacks in their order (pure)."""
+"""Candidates for a job: its provider and model, then its fallbacks in their order (pure)."""
 
 from collections.abc import Sequence
 

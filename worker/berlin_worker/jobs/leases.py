@@ -64,7 +64,7 @@ class JobQueue(Protocol):
 
 
 class _Holding(AbstractContextManager[None]):
-    # A class and no generator, since each attempt enters one.
+    # A class, not a generator: each attempt enters one, and a class is cheaper.
     __slots__ = ("_held", "_holder", "_job_id")
 
     def __init__(self, held: dict[str, Holder], job_id: str, holder: Holder) -> None:

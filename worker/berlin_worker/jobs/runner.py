@@ -172,7 +172,7 @@ class Runner(JobEnder):
             self._processed(received, last.error)
             return _outcome(last)
         except Fenced:
-            logger.error(  # noqa: TRY400  # the line says all, a traceback nothing more
+            logger.error(  # noqa: TRY400  # the line is complete, a traceback adds nothing
                 "job %s: stopped, another attempt has it, or its record is gone", claim.job_id
             )
             tracing.current().ended("lost")

@@ -19,7 +19,7 @@ Renewal = Literal["renewed", "lost", "requested", "revoked"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the attempts of a job so far leave to the next one.
+    """The progress of a job that its attempts leave to the next one.
 
     ``usage`` is the sum of what they have reported; ``fallback`` counts the fallbacks that they
     have gone to.

@@ -17,7 +17,7 @@ class CancelCause(StrEnum):
     SHUTDOWN = "shutdown"
     """The worker stops: another worker runs the task again if it is ``acks_late``."""
     TIME_LIMIT = "time_limit"
-    """It ran longer than its hard time limit, or (for its child tasks) its soft one."""
+    """The task ran longer than its hard time limit, or (for its child tasks) its soft one."""
     CONNECTION_LOST = "connection_lost"
     """The broker is lost, and delivers the message to another worker."""
 

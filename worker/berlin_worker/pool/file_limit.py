@@ -55,7 +55,7 @@ def plan(slots: int, soft: int, hard: int, *, base: int, files: int) -> Room:
 
 
 class FileLimit:
-    """The limit of this process, for a worker with proxies, or none."""
+    """The limit of open files of this process. With ``proxies`` a stream needs more files."""
 
     def __init__(self, *, proxies: int) -> None:
         # An idle connection serves the next stream only by the same proxy.

@@ -45,7 +45,7 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             super().cancel(pool, signal, emit_retry=emit_retry)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
-        """Report a failure, or return the message if it is :class:`Requeued`."""
+        """Report a failure; for :class:`Requeued` put the message back on the queue instead."""
         error = error_of(exc_info)
         if isinstance(error, Requeued):
             self.requeue_job()

@@ -23,15 +23,15 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class Report:
-    """What a provider reports besides deltas. The runner reads it when the stream has ended."""
+    """Facts that a provider reports besides deltas. The runner reads them when the stream ends."""
 
     login_s: float = 0.0
     """Seconds spent waiting for a token."""
     finish_reason: str = "stop"
     """``stop``, ``length``, ``tool_calls`` or ``content_filter``; another counts as ``stop``."""
     usage: dict[str, Any] | None = None
-    """What the upstream has reported, by OpenAI's names. Set it as soon as it arrives: the runner
-    reads it also if the stream ends by an error or a cancellation."""
+    """Usage that the upstream has reported, by OpenAI's names. Set it as soon as it arrives: the
+    runner reads it also if the stream ends by an error or a cancellation."""
     alive: Callable[[], None] = _nothing
     """Call it when the upstream sends anything but deltas: it restarts the idle timeout of the
     job, and does not end the wait for the first delta."""
@@ -136,7 +136,7 @@ class Provider(Protocol):
 
 
 class OptionalParts(Protocol):
-    """What a provider's class may offer: each part alone, and none of them is required.
+    """Optional parts of a provider's class: each part alone, and none of them is required.
 
     The class methods are called before a provider is built, without an event loop. They do no I/O.
     """

@@ -66,7 +66,7 @@ class _Brotli:
     def decode(self, data: bytes) -> bytes:
         piece: bytes = self._process(data, output_buffer_limit=PIECE_BYTES)
         self.eof = self._decompressor.is_finished()
-        # It takes more input also while it has output left: only no output means none.
+        # brotli takes input also while output is pending: only an empty piece means that none is.
         self.pending = bool(piece) and not self.eof
         return piece
 

@@ -1,4 +1,4 @@
-"""What a job means that names no provider or no model. Pure."""
+"""Defaults for a job that names no provider or no model. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

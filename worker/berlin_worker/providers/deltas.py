@@ -1,4 +1,4 @@
-"""What a stream yields: text as ``str``, and the two kinds of a delta that are no text."""
+"""The deltas of a stream: text as ``str``, and the two kinds of a delta that are no text."""
 
 from dataclasses import dataclass
 
@@ -27,4 +27,4 @@ class ToolCallDelta:
 Delta = str | ReasoningDelta | ToolCallDelta
 
 Deltas = list[str] | list[Delta]
-"""What one read of the upstream yields: a provider of text alone may declare ``list[str]``."""
+"""The deltas of one read of the upstream: a provider of text alone may declare ``list[str]``."""

@@ -14,6 +14,7 @@ from yarl import URL
 
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
+from berlin_worker.providers.body import Body, read_at_most
 from berlin_worker.providers.response import BrokenResponse, Response
 from berlin_worker.providers.status import AUTH_STATUSES, passes, status_error
 from berlin_worker.settings import Settings
@@ -75,6 +76,19 @@ def transport_error(error: Exception, *, auth_statuses: frozenset[int] = AUTH_ST
         cause += f", status {error.status}"
         retryable = passes(error.status)
     return JobError(row.code, f"{row.message} ({cause})", retryable=retryable)
+
+
+def broken_off(body: Body, error: Exception) -> tuple[bytes, JobError]:
+    """Return the bytes that arrived before the error of a read, and the error that follows them."""
+    return body.drain_buffer(), transport_error(error)
+
+
+async def read_whole(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Return the first ``limit`` bytes of a body; raises ``JobError``."""
+    try:
+        return await read_at_most(response, limit)
+    except Exception as error:  # noqa: BLE001  # the edge: nothing but contract errors goes up
+        raise transport_error(error) from None
 
 
 class _Mapping(NamedTuple):

@@ -1,4 +1,4 @@
-"""What bounds one reply, and text whose characters come in halves. Pure."""
+"""Limits of one reply, and text whose characters come in halves. Pure."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from berlin_worker.errors import JobError
 from berlin_worker.settings import Settings
 
 LONE_HALF: Final = "\N{REPLACEMENT CHARACTER}"
-"""What half a surrogate pair becomes if the other half never comes."""
+"""Replacement for half a surrogate pair whose other half never comes."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from berlin_worker import providers
 from berlin_worker.providers.base import Services
 from berlin_worker.providers.http import open_session
 from berlin_worker.providers.served import configured_providers, load, provider_cache
@@ -23,6 +24,11 @@ async def models_of(name: str, settings: Settings, environ: Mapping[str, str]) -
             return None
         models: list[str] = await list_models()
         return models
+
+
+def built_in_with_models() -> list[str]:
+    """Return the names of the built-in providers that can list their models."""
+    return [name for name in providers.built_in() if hasattr(providers.load(name), "models")]
 
 
 def with_endpoint(settings: Settings, environ: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the status of a reply means for the job. Pure."""
+"""Map the status of a reply to an error of the job. Pure."""
 
 import email.utils
 import re
@@ -12,6 +12,11 @@ from berlin_worker.errors import JobError
 AUTH_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value})
 
 _MAX_RETRY_AFTER_S: Final = 86400.0
+
+
+def is_success(status: int) -> bool:
+    """Return whether the status is one of 200 to 299."""
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
 
 
 def status_error(

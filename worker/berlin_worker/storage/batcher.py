@@ -43,7 +43,7 @@ class Batcher(Generic[Item, Answer]):
     async def ask(self, item: Item) -> Answer:
         """Return the answer to ``item``; raise its error, or that of the batch, or of ``closed``.
 
-        If the caller is cancelled, the item may be worked on all the same.
+        If the caller is cancelled, the item may still be worked on.
         """
         if not self._open:
             raise self._closed()

@@ -43,7 +43,7 @@ Command = tuple[Any, ...]
 
 
 class Target(NamedTuple):
-    """Where a call goes: a node as ``host:port``, after ASKING or not."""
+    """The destination of a call: a node as ``host:port``, after ASKING or not."""
 
     node: str
     asking: bool = False

@@ -108,7 +108,7 @@ def blocking(url: str, *, timeout_s: float, **options: Any) -> redis.Redis:
         **options,
     }
     if parsed.topology == "cluster":
-        # It has the same commands as a client of one server.
+        # The client of a cluster has the commands of a client of one server.
         return cast("redis.Redis", open_blocking_cluster(parsed, options | _of_nodes(parsed)))
     if parsed.topology == "single":
         return redis.Redis.from_url(parsed.url, **options)
@@ -162,7 +162,7 @@ def _client(
     options = {"max_connections": connections, "socket_timeout": TIMEOUT_S, **options}
     if parsed.topology == "cluster":
         common = _common(parsed) | options | _of_nodes(parsed)
-        # It has the same commands as a client of one server.
+        # The client of a cluster has the commands of a client of one server.
         return cast("Redis", open_cluster(parsed, common))
     return Redis.from_pool(_pool(pool, parsed, **pool_options, **options))
 

@@ -24,7 +24,8 @@ FRESH_S: Final = 0.25
 _PATIENCE_S: Final = 1.0
 """How long a job waits for the reply of Redis, before it goes on without it."""
 _MODELS_MAX: Final = 1000
-"""Jobs may name any model: beyond so many all are forgotten, and Redis is asked again."""
+"""Most models to remember, because jobs may name any model. Beyond it all are forgotten, and Redis
+is asked again."""
 
 _Model = tuple[str, str]
 """Provider and model, as a job names them."""

@@ -14,7 +14,7 @@ from berlin_worker.storage.survey import Survey
 
 @dataclass(frozen=True, slots=True)
 class FleetReading:
-    """What was read at ``now_ts`` (the clock of Redis). ``None`` is unknown."""
+    """Values read at ``now_ts`` (the clock of Redis). ``None`` is unknown."""
 
     now_ts: float
     statuses: Sequence[str] = ()

@@ -36,7 +36,7 @@ WINDOW_S: Final = 10.0
 _DEREGISTER_S: Final = 2.0
 
 Snapshot = Mapping[str, Any]
-"""What :meth:`berlin_worker.telemetry.stats.Stats.snapshot` returns."""
+"""The snapshot that :meth:`berlin_worker.telemetry.stats.Stats.snapshot` returns."""
 
 
 _MOST: Final = 1e15

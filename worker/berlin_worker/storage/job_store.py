@@ -32,10 +32,10 @@ from berlin_worker.telemetry.store_nodes import Observer
 if TYPE_CHECKING:
     from berlin_worker.settings import Settings
 
-_CLAIM: Final = source("claim")
+_CLAIM: Final = source("claim", "failed_attempt")
 _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
-_REAP: Final = source("reap")
+_REAP: Final = source("reap", "failed_attempt")
 _CLEAR_FAILURE: Final = source("clear_failure")
 _REVOKE: Final = source("revoke")
 _RECORDS: Final = (
@@ -233,12 +233,12 @@ class RedisStore:
             return await self._index.take_turn(for_s)
 
     async def update_index(self) -> None:
-        """Write the index entries that have changed; ended jobs leave it."""
+        """Write the index entries that have changed, and remove those of ended jobs."""
         with unreachable():
             await self._index.update()
 
     async def heal_index(self) -> None:
-        """Restore lost index entries of some records, of others at each call."""
+        """Restore the lost index entries of some records: each call looks at the next ones."""
         with unreachable():
             await self._index.heal(self._lease_ms)
 

@@ -33,7 +33,8 @@ class PrimaryConnection(redis.asyncio.sentinel.SentinelManagedConnection):
             self._loop.call_soon_threadsafe(self._shut_down)
 
     def _shut_down(self) -> None:
-        # As if the server had closed it: uvloop raises RuntimeError if an aborted one is used.
+        # Shut the socket down, as the server would: after an abort uvloop raises RuntimeError when
+        # the connection is used.
         writer: Any = self._writer
         if writer is not None:
             with contextlib.suppress(OSError):  # it is closed already

@@ -1,4 +1,4 @@
-"""What an error of redis-py means to a caller: retry it, or report what to correct."""
+"""Classify errors of redis-py: retry, or report what to correct."""
 
 import ast
 import contextlib
@@ -36,7 +36,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 class PrimaryNotFound(RedisConnectionError):
-    """No Sentinel names a primary that lives: it is down and none is promoted yet, or the name
+    """No Sentinel names a reachable primary: it is down and none is promoted yet, or the name
     in the URL is wrong."""
 
 

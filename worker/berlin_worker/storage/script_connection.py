@@ -135,7 +135,7 @@ class ScriptConnection(ScriptCalls):
 
 
 class Runner(Protocol):
-    """What runs scripts: a connection to one server, or those to the nodes of a cluster."""
+    """A runner of scripts: a connection to one server, or those to the nodes of a cluster."""
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """Return the replies to ``calls``; see :meth:`ScriptConnection.run`."""
@@ -153,7 +153,7 @@ class SharedScriptConnection:
         self._batcher = self._new_batcher()
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
-        """Return the reply; raises redis-py's errors. A cancelled call may run all the same."""
+        """Return the reply; raises redis-py's errors. Redis may still run a cancelled call."""
         (reply,) = await self.run([Call(script, keys, args)])
         return reply
 

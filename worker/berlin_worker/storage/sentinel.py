@@ -84,7 +84,7 @@ def sentinel_options(url: RedisURL) -> dict[str, Any]:
 
 
 class PrimaryWatch:
-    """Where the primary of one URL is, for all connections of this process."""
+    """The place of the primary of one URL, for all connections of this process."""
 
     def __init__(self, url: RedisURL) -> None:
         self._name = url.primary

@@ -37,7 +37,7 @@ _BROKER: Final[tuple[Command, ...]] = (
 
 @dataclass(slots=True)
 class _Use:
-    """What a worker uses one server for: the settings that name it, and commands to try."""
+    """The use of one server by a worker: the settings that name it, and commands to try."""
 
     settings: list[str] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)

@@ -27,7 +27,7 @@ def name(info: Mapping[str, Any]) -> str | None:
 def problem(info: Mapping[str, Any], *, cluster: bool = False) -> str | None:
     """Return why a server cannot be used, to follow "Redis at <address>"; ``None`` if it can.
 
-    ``cluster``: the URL says that it is a node of a cluster.
+    ``cluster``: by its URL it is a node of a cluster.
 
     A server or proxy whose INFO lacks these fields is not refused.
     """

@@ -1,4 +1,4 @@
-"""The servers behind a Sentinel or cluster URL, those that are away among them, asked once."""
+"""The servers behind a Sentinel or cluster URL, asked once, with those that are silent."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -101,7 +101,9 @@ def _of_cluster(url: RedisURL, client: redis.Redis) -> tuple[ServerState, ...]:
     try:
         shards = cluster.execute_command(*_SHARDS, target_nodes=cluster.get_default_node())
         return servers_of(map(_as_text, shards), tls=url.uses_tls)
-    except redis.ResponseError:  # a user without the right: CLUSTER SLOTS names only who lives
+    except (
+        redis.ResponseError
+    ):  # a user without the right: CLUSTER SLOTS names only nodes that are up
         return _sorted(
             ServerState(place(node.host, node.port), node.server_type == "primary")
             for node in cluster.get_nodes()
@@ -124,14 +126,14 @@ def _of_sentinels(url: RedisURL, client: redis.Redis) -> Survey:
         found = _ask_sentinel(url, host, port)
         sentinels.append((place(host, port), found is not None))
         replicas = replicas or found
-    if not replicas:  # Sentinels that have just started know none yet
+    if not replicas:  # Sentinels that have just started list no replica yet
         replicas = _connected_replicas(client)
     servers = [primary, *(each for each in replicas if each.place != primary.place)]
     return Survey("sentinel", _sorted(servers), tuple(sentinels))
 
 
 def _ask_sentinel(url: RedisURL, host: str, port: int) -> list[ServerState] | None:
-    """Return the replicas that a Sentinel knows; ``None`` if it does not answer."""
+    """Return the replicas that a Sentinel lists; ``None`` if it does not answer."""
     retry = Retry(NoBackoff(), 0)
     with redis.Redis(host=host, port=port, retry=retry, **sentinel_options(url)) as sentinel:
         try:

@@ -75,14 +75,14 @@ class TokenScripts:
         )
 
     async def store(self, owner: str, token: Token, *, ttl_s: int) -> bool:
-        """Share ``token`` and free the lock; write nothing and return false if it was lost."""
+        """Share ``token`` and free the lock. If ``owner`` has lost it, only return false."""
         keys = [self._keys.token, self._keys.lock, self._keys.failure]
         stored = self._cipher.encrypt(token.value)
         args: list[str | int] = [owner, token.gen, self._cipher.field, stored, ttl_s]
         return bool(await self._call("token_store", keys, args))
 
     async def fail(self, owner: str, failure: Failure, *, remember_s: float) -> bool:
-        """Share ``failure`` and free the lock; write nothing and return false if it was lost."""
+        """Share ``failure`` and free the lock. If ``owner`` has lost it, only return false."""
         args: list[str | int] = [
             owner,
             failure.count,

@@ -22,11 +22,11 @@ class Counts:
         self._values: dict[Labels, int] = dict.fromkeys(known, 0)
 
     def add(self, *labels: str, n: int = 1) -> None:
-        """It has happened ``n`` times more."""
+        """Add ``n`` to the count of ``labels``."""
         self._values[labels] = self._values.get(labels, 0) + n
 
     def items(self) -> Iterable[tuple[Labels, int]]:
-        """Each combination and its count, as they stand now."""
+        """Return each combination of labels with its count: a copy."""
         return self._values.copy().items()  # one step: another thread may add meanwhile
 
     @property

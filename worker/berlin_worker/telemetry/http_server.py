@@ -31,7 +31,7 @@ def serving(
 ) -> Iterator[int]:
     """Serve ``routes`` by their path, and the metrics; yields the port.
 
-    Raises ``SettingsError`` where it cannot listen.
+    Raises ``SettingsError`` if it cannot listen.
     """
     handler = type("Handler", (_Handler,), {"registry": registry, "routes": routes})
     try:

@@ -6,7 +6,7 @@ from typing import Final
 from berlin_worker.telemetry.redact import hider
 
 _SHORTEST: Final = 4
-"""Shorter ones are not hidden: they are a part of every other word."""
+"""Secrets shorter than this are not hidden: ordinary words contain them."""
 
 
 def long_enough(secrets: Iterable[str]) -> set[str]:
@@ -27,7 +27,7 @@ class KnownSecrets:
         self._hide = hider(self._secrets)
 
     def hide(self, text: str) -> str:
-        """Return ``text`` without the secrets, also where they are URL-, JSON- or HTML-encoded."""
+        """Return ``text`` without the secrets, also if they are URL-, JSON- or HTML-encoded."""
         return self._hide(text)
 
 

@@ -50,4 +50,4 @@ class Liveness:
 
 
 LIVENESS: Final = Liveness()
-"""That of this process: Celery starts the consumer, the pool the event loop."""
+"""The liveness of this process. Celery starts the consumer, the pool starts the event loop."""

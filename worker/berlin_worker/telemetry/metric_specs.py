@@ -1,8 +1,8 @@
-"""Every metric of a worker, in one table: what it is called, and how its samples are read.
+"""Every metric of a worker, in one table: its name, and how its samples are read.
 
-Names and labels follow OpenTelemetry's conventions for GenAI clients and for messaging, written
-as Prometheus writes them (dots become underscores, the unit stands in the name); what these have
-no word for begins with ``worker_``.
+Names and labels follow OpenTelemetry's conventions for GenAI clients and for messaging, in the
+spelling of Prometheus: underscores for dots, and the unit in the name. A metric that those
+conventions do not name begins with ``worker_``.
 
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
 https://opentelemetry.io/docs/specs/semconv/messaging/messaging-metrics/

@@ -1,4 +1,4 @@
-"""Where spans go, by OpenTelemetry's own variables; needs the extra ``otel``."""
+"""Exporters of spans, by OpenTelemetry's own variables; needs the extra ``otel``."""
 
 import asyncio
 import contextlib

@@ -116,7 +116,7 @@ PROCESS_METRICS: Final = (
         "worker_check_up",
         "gauge",
         ("check",),
-        "What the probes look at: 1 where it is as it should be. event_loop and consumer (livez); "
+        "Conditions of the probes: 1 if met, else 0. event_loop and consumer (livez); "
         "broker, redis, token and accepting (readyz).",
         lambda _, r: by_name(r.checks),
     ),

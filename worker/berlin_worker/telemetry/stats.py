@@ -18,8 +18,8 @@ from berlin_worker.telemetry.token_usage import tokens_of
 OUTCOMES: Final = ("completed", "cancelled", "failed")
 """How a job may end: the types of its last event."""
 
-# The bounds that OpenTelemetry's GenAI conventions ask for, up to their 81.92 s, and on to what
-# a job may take. https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
+# Bounds up to 81.92 s are those of OpenTelemetry's GenAI conventions; a job may take longer.
+# https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
 _SECONDS: Final = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84,
     327.68, 655.36,

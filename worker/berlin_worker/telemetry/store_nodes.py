@@ -1,4 +1,4 @@
-"""What the servers of the event store cost and how they fail, by node. Pure."""
+"""Latency and failures of the servers of the event store, by node. Pure."""
 
 from typing import Final
 

@@ -23,7 +23,7 @@ _SENDER: Final[ContextVar[Mapping[str, str] | None]] = ContextVar("sender_trace"
 
 
 class ChatReport(Protocol):
-    """What a call upstream has reported when it ends; see ``providers.base.Report``."""
+    """The report of a call upstream at its end; see ``providers.base.Report``."""
 
     login_s: float
     finish_reason: str
@@ -31,7 +31,7 @@ class ChatReport(Protocol):
 
 
 D = TypeVar("D", bound=Iterable[object])
-"""What one read of a stream yields: text as ``str`` among other deltas."""
+"""The deltas of one read of a stream: text as ``str`` among other deltas."""
 
 
 class Chat(Protocol):

@@ -30,7 +30,7 @@ _WORD: Final = re.compile(r"\S+\s*|\s+")
 
 
 class Head(TypedDict, total=False):
-    """What all events carry; ``ts`` is in Unix seconds."""
+    """Fields of every event; ``ts`` is in Unix seconds."""
 
     job_id: str
     seq: int

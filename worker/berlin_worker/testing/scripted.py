@@ -1,11 +1,11 @@
-"""What both fake clients have in common."""
+"""The common part of both fake clients."""
 
 from berlin_schemas import Event, PromptJob
 from berlin_worker.testing.script import Answer, Reply, Script
 
 
 class Scripted:
-    """What a test scripts and reads, beside the client's own methods."""
+    """Methods by which a test scripts and reads, beside the client's own."""
 
     def __init__(self, answer: Answer | None = None) -> None:
         self._script = Script(answer)

@@ -1,8 +1,8 @@
 """The files of a batch: results that survive an interruption, and a record of its progress.
 
-Results are in the order of the lines. If a line before the last is to run again, its result and all
-later ones are moved to ``<results>.kept`` first, and from there back to their places one by one.
-If the batch is killed at any moment, each result is in one of the two files.
+Results are in the order of the lines. To run a line before the last again, the batch first moves
+its result and all later ones to ``<results>.kept``, and then each back to its place. At any moment
+of a kill each result is in one of the two files.
 
 The progress is in ``<results>.run``: one record of a fixed size, written in place before each job
 is sent. After a kill it bounds the lines that may have been paid for.
@@ -38,7 +38,7 @@ class Progress:
 
 
 class BatchOutput(Protocol):
-    """Where the results of a batch go."""
+    """The destination of the results of a batch."""
 
     progress: Progress
 
@@ -151,7 +151,7 @@ class BatchFiles:
         return known
 
     def set_aside(self, known: KnownResults, in_place: int) -> KnownResults:
-        """Leave the first ``in_place`` results, and move the others to the kept file."""
+        """Leave the first ``in_place`` results in the output; move the others to the kept file."""
         new = self.kept_path.with_name(self.kept_path.name + ".new")
         places, whole = known.places, 0
         with new.open("wb") as out:
@@ -168,7 +168,7 @@ class BatchFiles:
         return self.load()
 
     def kept(self, place: int) -> dict[str, Any]:
-        """Read a result that was set aside, by its negative place."""
+        """Read a result of the kept file. ``place`` is -1 minus its offset there, in bytes."""
         if self._kept is None:
             self._kept = self.kept_path.open("rb")
         self._kept.seek(-place - 1)

@@ -96,7 +96,7 @@ class KnownResults:
 
 @dataclass(slots=True)
 class Preflight:
-    """What a batch has to do, determined before anything is sent."""
+    """The work of a batch, determined before anything is sent."""
 
     total: int = 0
     done: int = 0

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING
 
+from berlin_schemas import ErrorCode
 from berlin_worker.cli.doctor import checks
 from berlin_worker.cli.doctor.checks import CheckResult
 from berlin_worker.cli.worker import check_providers
@@ -13,33 +14,41 @@ from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
     from berlin_worker.providers.base import Provider
 
-_Result = TypeVar("_Result")
 
+def examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
+    """Check that a worker can build its providers and, with ``login``, that each can log in.
 
-def examine_providers(settings: Settings) -> Iterator[CheckResult]:
-    """Check that a worker can build its providers; without any settings for them yield nothing."""
+    A machine without any settings for them may run no worker: it gets the check of the login alone.
+    """
     from berlin_worker.providers.served import lacks_settings  # noqa: PLC0415  # imports providers
 
-    try:
-        if lacks_settings(settings, os.environ):
-            return  # this machine may run no worker; the check of the login reports it
-        names = asyncio.run(_with_providers(settings, _names_of))
-    except (SettingsError, JobError) as error:
-        yield checks.providers(str(error), ())
-    except Exception as error:  # noqa: BLE001  # code of another package; its text may hold a secret
-        yield checks.providers(f"a provider raises {type(error).__name__}", ())
-    else:
-        yield checks.providers(None, names)
+    lacking, failure = False, ""
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner())
+        try:
+            lacking = lacks_settings(settings, os.environ)
+            check_providers(settings)
+            opened = _open(settings)
+            providers = runner.run(opened.__aenter__())
+            stack.callback(lambda: runner.run(opened.__aexit__(None, None, None)))
+        except (SettingsError, JobError) as error:
+            failure = str(error)
+        except Exception as error:  # noqa: BLE001  # code of another package; its text may hold a secret
+            failure = f"a provider raises {type(error).__name__}"
+        if failure:
+            yield from _failed(failure, lacking=lacking, login=login)
+            return
+        if not lacking:
+            yield checks.providers(None, providers)
+        if login:
+            yield from _examine_logins(runner.run(_try_logins(providers)), settings)
 
 
-async def _with_providers(
-    settings: Settings, work: "Callable[[Mapping[str, Provider]], Awaitable[_Result]]"
-) -> "_Result":
-    """Build the providers that a worker builds at its start, and pass them to ``work``, by name.
+@contextlib.asynccontextmanager
+async def _open(settings: Settings) -> AsyncIterator["Mapping[str, Provider]"]:
+    """Build the providers that a worker builds at its start, by name.
 
     Raises the errors that end the start of a worker.
     """
@@ -58,38 +67,29 @@ async def _with_providers(
         tokens = RedisTokens(redis, settings, Stats(settings.metrics_named_models))
         provider = provider_cache(Services(session, tokens, settings, os.environ), settings)
         names = sorted(configured_providers(settings, os.environ))
-        return await work({name: provider(name) for name in names})
+        yield {name: provider(name) for name in names}
 
 
-async def _names_of(providers: "Mapping[str, Provider]") -> frozenset[str]:
-    return frozenset(providers)
+def _failed(failure: str, *, lacking: bool, login: bool) -> Iterator[CheckResult]:
+    """Yield the results if the providers cannot be built, for the reason ``failure``."""
+    if not lacking:
+        yield checks.providers(failure, ())
+    if login and lacking:
+        hint = f"for a worker, {failure}"
+        yield CheckResult("login", "warn", "credentials are missing", hint)
+    elif login:
+        yield CheckResult("login", "fail", failure, "correct the setting")
 
 
-def examine_logins(settings: Settings) -> Iterator[CheckResult]:
-    """Check the login of each provider that has one."""
-    from berlin_worker.providers.served import (  # noqa: PLC0415  # imports providers
-        lacks_settings,
-        server_url,
-    )
+def _examine_logins(
+    tried: Mapping[str, JobError | None], settings: Settings
+) -> Iterator[CheckResult]:
+    from berlin_worker.providers.served import server_url  # noqa: PLC0415  # imports providers
 
-    try:
-        check_providers(settings)
-        tried = asyncio.run(_with_providers(settings, _try_logins))
-    except (SettingsError, JobError) as error:
-        message = str(error)
-    else:
-        for name, failure in tried.items():
-            yield checks.login(failure, server_url(name, settings, os.environ) or name)
-        if not tried:
-            yield CheckResult("login", "ok", "not needed: workers serve other providers")
-        return
-    with contextlib.suppress(SettingsError):
-        if lacks_settings(settings, os.environ):
-            yield CheckResult(
-                "login", "warn", "credentials are missing", f"for a worker, {message}"
-            )
-            return
-    yield CheckResult("login", "fail", message, "correct the setting")
+    for name, failure in tried.items():
+        yield checks.login(failure, server_url(name, settings, os.environ) or name)
+    if not tried:
+        yield CheckResult("login", "ok", "not needed: workers serve other providers")
 
 
 async def _try_logins(providers: "Mapping[str, Provider]") -> dict[str, JobError | None]:
@@ -97,10 +97,12 @@ async def _try_logins(providers: "Mapping[str, Provider]") -> dict[str, JobError
     tried: dict[str, JobError | None] = {}
     for name, provider in providers.items():
         if check_login := getattr(provider, "check_login", None):
+            tried[name] = None
             try:
                 await check_login()
             except JobError as error:
                 tried[name] = error
-            else:
-                tried[name] = None
+            except Exception as error:  # noqa: BLE001  # as in examine: any package's code
+                message = f"its check_login raises {type(error).__name__}"
+                tried[name] = JobError(ErrorCode.INTERNAL, message)
     return tried

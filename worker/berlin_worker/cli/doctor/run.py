@@ -78,9 +78,7 @@ def _examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
             with open_redis(settings.broker_url) as redis:
                 for result in _examine_memory(redis):
                     yield dataclasses.replace(result, message=f"broker: {result.message}")
-    yield from provider_checks.examine_providers(settings)
-    if login:
-        yield from provider_checks.examine_logins(settings)
+    yield from provider_checks.examine(settings, login=login)
 
 
 def examine_redis(redis: "Redis") -> Iterator[CheckResult]:

@@ -19,7 +19,7 @@ _COVERAGE: Final = "cluster-require-full-coverage"
 
 
 class _Reading(NamedTuple):
-    """What one server reports: sections of INFO, and the setting of a cluster."""
+    """The report of one server: sections of INFO, and the setting of a cluster."""
 
     server: dict[str, Any]
     memory: dict[str, Any]

@@ -59,7 +59,7 @@ def _leave(signals: SignalWait) -> None:
 
 
 class _Source(NamedTuple):
-    """Where the figures come from: ``away`` names the servers of ``at`` that are away."""
+    """The source of the figures: ``away`` names the servers of ``at`` that are away."""
 
     fleet: Callable[[], Fleet]
     away: Callable[[], str]

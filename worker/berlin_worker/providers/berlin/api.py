@@ -27,14 +27,13 @@ from berlin_worker.providers.body import (
     ERROR_BODY_BYTES,
     ERROR_BODY_TIMEOUT_S,
     Body,
-    read_at_most,
     read_error_body,
     text_of,
 )
 from berlin_worker.providers.codings import ACCEPT_ENCODING
 from berlin_worker.providers.limits import Limits
 from berlin_worker.providers.ndjson import ReplyDecoder, bad_chunk
-from berlin_worker.providers.status import AUTH_STATUSES, status_error
+from berlin_worker.providers.status import AUTH_STATUSES, is_success, status_error
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.redact import hide, words
 
@@ -89,9 +88,9 @@ class Account:
         try:
             async with asyncio.timeout(self._settings.login_timeout_s):
                 response = await self._post(self._login_url, body, {}, proxy, _LOGIN_REFUSALS)
-                if _is_success(response):
+                if is_success(response.status):
                     with contextlib.closing(response):
-                        answer = await _read(response, _LOGIN_ANSWER_BYTES)
+                        answer = await http.read_whole(response, _LOGIN_ANSWER_BYTES)
                     return wire.read_token(answer)
         except TimeoutError:
             message = "the login at the upstream took too long (WORKER_LOGIN_TIMEOUT_S)"
@@ -126,8 +125,7 @@ class Account:
                     if not (data := await read()):
                         body.finish()
                 except Exception as error:  # noqa: BLE001  # the edge, as in _post
-                    # The bytes that arrived before the error, and the error after them.
-                    data, broken = body.drain_buffer(), http.transport_error(error)
+                    data, broken = http.broken_off(body, error)
                 deltas, bad = reply.feed(data) if data or broken else reply.finish()
                 failure = bad or broken
                 if failure:
@@ -165,7 +163,7 @@ class Account:
             return words(text_of(line, response.charset), secrets, prompt.text, _SHOWN_CHARS)
 
         try:
-            if _is_success(response):
+            if is_success(response.status):
                 return response, Body(response, self._settings.max_text_bytes), quote
             refusal = await self._refusal(response, proxy, token, prompt=prompt.text)
         except BaseException:
@@ -270,23 +268,12 @@ def _base_url(settings: Settings) -> URL:
     return url
 
 
-def _is_success(response: aiohttp.ClientResponse) -> bool:
-    return HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES
-
-
 async def _timed(get: Callable[[], Awaitable[Token]], report: Report) -> Token:
     started = time.monotonic()
     try:
         return await get()
     finally:
         report.login_s += time.monotonic() - started
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    try:
-        return await read_at_most(response, limit)
-    except Exception as error:  # noqa: BLE001  # the edge, as in _post
-        raise http.transport_error(error) from None
 
 
 async def _with_more(line: bytes, body: Body) -> bytes:

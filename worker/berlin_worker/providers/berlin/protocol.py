@@ -100,9 +100,8 @@ def completion_body(
 def read_token(body: bytes) -> str:
     """Return the token in the answer to a login with a success status.
 
-    Raises ``JobError``: ``auth_failed`` for an answer in JSON without a token, since
-    such a service refuses credentials that way, and
-    ``upstream_error`` for anything else, for instance the page of a gateway.
+    Raises ``JobError``. An answer in JSON without a token is ``auth_failed``: some services refuse
+    credentials that way. Any other answer, such as the page of a proxy, is ``upstream_error``.
     """
     try:
         answer = json.loads(body)

@@ -59,7 +59,7 @@ class BerlinProvider(Provider):
         self._sources = {self._proxy: self._account.source(self._tokens, self._proxy)}
 
     def check(self, job: PromptJob) -> None:
-        """Refuse unknown options, wrong types, parts that are no text, and a proxy of no use."""
+        """Refuse unknown options, wrong types, parts that are no text, and an unusable proxy."""
         wire.check_options(job.options)
         if not all(isinstance(message.content, str) for message in job.messages):
             wire.format_prompt(job.messages)

@@ -22,7 +22,6 @@ from berlin_worker.providers.body import (
     ERROR_BODY_TIMEOUT_S,
     Body,
     drain,
-    read_at_most,
     read_error_body,
 )
 from berlin_worker.providers.deltas import Delta
@@ -31,6 +30,7 @@ from berlin_worker.providers.openai import endpoints, errors
 from berlin_worker.providers.openai.redaction import Show, shower
 from berlin_worker.providers.openai.reply import AnswerDecoder
 from berlin_worker.providers.response import BrokenResponse
+from berlin_worker.providers.status import is_success
 from berlin_worker.settings import Settings
 
 _OURS: Final = ("model", "messages", "stream", "stream_options")
@@ -140,7 +140,7 @@ class OpenAIProvider(Provider):
                 response = await self._request("GET", self._models, None, self._proxy)
                 try:
                     await self._check_status(response, show)
-                    data = await _read(response)
+                    data = await http.read_whole(response, _MODELS_BYTES)
                 finally:
                     response.close()
         except TimeoutError:
@@ -196,7 +196,7 @@ class OpenAIProvider(Provider):
         self, response: aiohttp.ClientResponse, show: Show
     ) -> tuple[JobError, str] | None:
         """Return the error of an error status and its body; the response is closed then."""
-        if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
+        if is_success(response.status):
             return None
         try:
             text = await read_error_body(response, ERROR_BODY_TIMEOUT_S)
@@ -253,8 +253,7 @@ async def _read_next(body: Body, answer: AnswerDecoder) -> tuple[bytes, JobError
         if not data:
             body.finish()
     except Exception as error:  # noqa: BLE001  # the edge: nothing but contract errors goes up
-        # The bytes that arrived before the error, and the error after them.
-        return body.drain_buffer(), http.transport_error(error)
+        return http.broken_off(body, error)
     return data, None
 
 
@@ -265,13 +264,6 @@ async def _read_soon(body: Body) -> bytes:
             return await body.read()
     except TimeoutError:
         return b""
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await read_at_most(response, _MODELS_BYTES)
-    except Exception as error:  # noqa: BLE001  # the edge, as in _request
-        raise http.transport_error(error) from None
 
 
 def _model_names(data: bytes) -> list[str]:

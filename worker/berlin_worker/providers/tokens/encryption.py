@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class TokenCipher(Protocol):
-    """Stores the token, each cipher in a hash field of its own: none reads what another wrote."""
+    """Encrypts the stored token. Each cipher has a hash field of its own, and reads no other."""
 
     field: ClassVar[str]
 
     def encrypt(self, token: str) -> str:
-        """Return what to write into the field."""
+        """Return the stored form of a token, the value of the field."""
 
     def decrypt(self, stored: str) -> str | None:
         """Return the token; ``None`` if the field is empty or cannot be decrypted."""
@@ -37,7 +37,7 @@ class PlainText:
 
 
 class FernetCipher:
-    """Fernet (AES-128-CBC, HMAC-SHA256); the newest key writes, every key reads."""
+    """Fernet (AES-128-CBC, HMAC-SHA256); the newest key encrypts, each key decrypts."""
 
     field: ClassVar[str] = "fernet"
 

@@ -52,9 +52,8 @@ class LocalTokens:
 class LocalSource:
     """The token of one account in one process.
 
-    The login runs in the task of the caller that needs it, since its session may
-    be that caller's own and close with it: if the caller is cancelled, the next
-    one that waits logs in.
+    A login runs in the task of the caller that needs the token: the HTTP session may belong to that
+    caller and close with it. If the caller is cancelled, the next caller that waits logs in.
     """
 
     def __init__(self, shared: _Account, login: Login) -> None:

@@ -1,9 +1,7 @@
 -- Begin an attempt of a job, if it is free: one that nobody works on, or whose lease
 -- has run out. The attempt number fences every earlier attempt.
 --
--- The lease of a running job is the field lease_ms. A failed attempt is one that
--- did not end well: lost with its worker, or given up for a retry. Attempts that were
--- released at a shutdown do not count.
+-- The lease of a running job is the field lease_ms.
 --
 -- KEYS  1 job:{id}:state   2 job:{id}:log   3 on one Redis: the partition of worker:due for this job
 -- ARGV  1 owner, unique to this call   2 lease, ms   3 TTL of record and log, s
@@ -62,7 +60,7 @@ if status == 'running' then
   if tonumber(ARGV[5]) ~= attempt and lease > now and lease < now + DAY_MS then
     return reply('leased', {leased = lease})
   end
-  failed_attempts = failed_attempts + 1
+  failed_attempts = count_failed(r[5])
 elseif tonumber(ARGV[5]) ~= 0 then
   return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
 end

@@ -1,18 +1,19 @@
--- Take one job that is due. A running one has lost its worker: it becomes
--- queued again, with one failed attempt more, and its stale worker can no longer append. One that waits is
--- taken only if the queue has passed it by: then its message is lost. A record that is no record
--- (a key of another type) counts as running, without a job object. Of several callers
--- one gets it; should that one die before it has enqueued the job, the job is due again later.
+-- Take one job that is due; of several callers one gets it. A running job has lost its worker: it
+-- becomes queued again, with one failed attempt more, and its old worker can no longer append. A
+-- queued job is taken only if the queue has passed the time of its submission: then its message is
+-- lost. A key of another type counts as a running job without a job object. If the caller dies
+-- before it has enqueued the job, the job is due again later.
 --
 -- KEYS  1 job:{id}:state
 -- ARGV  1 look at it again after, ms, if it was running   2 if it was queued
---       3 what was put on the queue before this time, ms, has been passed by
+--       3 queue watermark, ms: anything enqueued earlier must have been consumed
 -- reply {taken, again, job, trace}: taken 'running' or 'queued' by what the job was, or ''; look
 --       at it again after, ms (-1: never, no such job waits or runs); of a taken job the job
 --       object as JSON ('' if the record has none) and its trace carrier ('' for none)
 
 local now = now_ms()
-local r, wrong = try('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace', 'lease_ms')
+local r, wrong = try('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace', 'lease_ms',
+                     'failed_attempts')
 if wrong then
   return {'running', tonumber(ARGV[1]), '', ''}
 end
@@ -27,8 +28,7 @@ end
 local again = tonumber(ARGV[2])
 if status == 'running' then
   again = tonumber(ARGV[1])
-  redis.call('HSET', KEYS[1], 'status', 'queued',
-             'failed_attempts', whole(redis.call('HGET', KEYS[1], 'failed_attempts'), 0) + 1)
+  redis.call('HSET', KEYS[1], 'status', 'queued', 'failed_attempts', count_failed(r[7]))
   redis.call('HDEL', KEYS[1], 'owner')
 elseif status ~= 'queued' then
   status = 'queued'

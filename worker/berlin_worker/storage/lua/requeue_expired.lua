@@ -1,4 +1,5 @@
--- Give back what no worker has renewed in time, and mend what cannot be an entry of a worker.
+-- Return the messages that no worker has renewed in time to their lists. Mend entries that no worker
+-- has written.
 --
 -- KEYS  1 unacked   2 unacked_index   3 the list for a message whose own list takes none
 --       4 redelivered (hash, see unacked_entry.lua)

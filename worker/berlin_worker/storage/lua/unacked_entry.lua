@@ -5,7 +5,7 @@ local function make_entry(list, raw)
   return #list .. ':' .. list .. raw
 end
 
--- The list and the message; of what is no such entry no list, and all of it as the message.
+-- Return list and message; if it is no such entry, no list, and all of it as the message.
 local function read_entry(entry)
   local digits, start = entry:match('^(%d+):()')
   local size = tonumber(digits)
