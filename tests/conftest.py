@@ -18,6 +18,7 @@ from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
+from tests.support.schedule import groups, spread
 from tests.support.store_helpers import CLUSTERED
 from tests.support.topologies import OPTION, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
@@ -55,14 +56,21 @@ def pytest_collection() -> Iterator[None]:
         gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start a Redis server: ``make test-quick`` leaves them out."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark the tests that start a Redis server: ``make test-quick`` leaves them out.
+
+    Then, in a parallel run, let the longest begin first, whatever order the others have.
+    """
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]  # of functions alone
         over = (params or {}).get("redis_url", "fake")
         if over != "fake" or _SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
+    yield
+    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        first = groups(items, lambda item: item.location[0])
+        items[:] = spread(items, first, processes)
 
 
 @pytest.hookimpl(tryfirst=True)

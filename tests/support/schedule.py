@@ -1,0 +1,50 @@
+"""The order of the tests of a parallel run: the longest begin first.
+
+With ``--dist worksteal`` each process begins with one part of the collected tests. When its own
+part is done it takes half of what another has left. A long test that begins last would run alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+CHAOS: Final = "tests/chaos/"
+LONGEST: Final = (
+    "tests/deploy/test_readme.py",
+    "tests/celery_suites/test_runs.py",
+    "tests/deploy/test_scaling.py",
+    "tests/deploy/test_image.py",
+    "tests/benchmarks/test_smoke.py",
+    "tests/deploy/test_compose.py",
+)
+"""Files whose tests, or whose servers, take ten seconds or more; the longest first."""
+
+
+def groups(tests: Sequence[T], path_of: Callable[[T], str]) -> list[list[T]]:
+    """Return the tests that begin first, the longest first; those of one file stay together.
+
+    Chaos tests, each of which is long, stand alone and keep their order. ``path_of`` returns the
+    path of a test's file from the root.
+    """
+    by_file = [[test for test in tests if path_of(test) == path] for path in LONGEST]
+    return [*filter(None, by_file), *([t] for t in tests if path_of(t).startswith(CHAOS))]
+
+
+def spread(tests: Sequence[T], first: Sequence[Sequence[T]], processes: int) -> list[T]:
+    """Return ``tests`` in an order in which the groups of ``first`` begin at once.
+
+    The groups, each of which stays together, are dealt to the parts with which the processes
+    begin. All others keep their order.
+    """
+    dealt = [[test for group in first[n::processes] for test in group] for n in range(processes)]
+    taken = {test for group in first for test in group}
+    rest = [test for test in tests if test not in taken]
+    order: list[T] = []
+    for n, part in enumerate(dealt):
+        # The sizes of the parts are those of xdist.
+        size = (len(tests) - len(order)) // (processes - n)
+        more = max(0, size - len(part))
+        order += [*part, *rest[:more]]
+        del rest[:more]
+    return order + rest
