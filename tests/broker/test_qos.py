@@ -1,6 +1,7 @@
 """When acknowledgements are sent to the broker."""
 
 from contextlib import contextmanager
+from math import inf
 from unittest.mock import MagicMock
 
 import pytest
@@ -17,6 +18,7 @@ class Channel:
 
     do_restore = False
     reserves = True
+    settled_at = 0.0
     unacked_key, unacked_index_key = "unacked", "unacked_index"
 
     def __init__(self):
@@ -32,7 +34,7 @@ class Channel:
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.setattr(STATE, "pending_acks", set())
+    monkeypatch.setattr(STATE, "pending_acks", {})
     before = get_event_loop()
     hub = Hub()
     set_event_loop(hub)
@@ -48,7 +50,28 @@ def test_acknowledgements_of_one_turn_go_together_before_the_hub_waits_again(hub
         hub.call_soon(qos.ack, tag)
     next(hub.create_loop())
     assert channel.sent == [{"a", "b"}]
-    assert STATE.pending_acks == set()
+    assert STATE.pending_acks == {}
+
+
+def test_acknowledgement_from_before_a_failover_is_not_sent_to_the_new_primary(hub, monkeypatch):
+    monkeypatch.setattr("berlin_worker.broker.qos.monotonic", iter([4.9, 5.0]).__next__)
+    channel = Channel()
+    qos = QoS(channel)
+    for tag in ("a", "b"):
+        hub.call_soon(qos.ack, tag)
+    channel.settled_at = 5.0
+    next(hub.create_loop())
+    assert channel.sent == [{"b"}]
+    assert STATE.pending_acks == {}
+
+
+def test_nothing_is_sent_if_all_acknowledgements_are_from_before_a_failover(hub):
+    channel = Channel()
+    channel.settled_at = inf
+    QoS(channel).ack("a")
+    next(hub.create_loop())
+    assert channel.sent == []
+    assert STATE.pending_acks == {}
 
 
 def test_without_a_hub_each_is_sent_at_once(hub):

@@ -11,14 +11,28 @@ T = TypeVar("T")
 
 CHAOS: Final = "tests/chaos/"
 LONGEST: Final = (
+    "tests/worker/test_restart.py",
+    "tests/broker/rabbitmq/test_rabbitmq.py",
+    "tests/broker/test_scheduled.py",
+    "tests/cli/test_demo.py",
+    "tests/broker/test_celery_state.py",
+    "tests/storage/test_topologies.py",
+    "tests/worker/test_abandon.py",
+    "tests/broker/test_visibility_worker.py",
     "tests/deploy/test_readme.py",
     "tests/celery_suites/test_runs.py",
+    "tests/pool/test_lifespan.py",
     "tests/deploy/test_scaling.py",
+    "tests/broker/test_celery_commands.py",
+    "tests/broker/test_worker_options_process.py",
+    "tests/telemetry/test_http_endpoint.py",
+    "tests/client/test_surface_process.py",
     "tests/deploy/test_image.py",
-    "tests/benchmarks/test_smoke.py",
     "tests/deploy/test_compose.py",
+    "tests/benchmarks/test_smoke.py",
+    "tests/broker/test_sentinel.py",
 )
-"""Files whose tests, or whose servers, take ten seconds or more; the longest first."""
+"""Files with a test of ten seconds or more on a busy machine, the longest first."""
 
 
 def groups(tests: Sequence[T], path_of: Callable[[T], str]) -> list[list[T]]:
