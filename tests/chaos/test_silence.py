@@ -96,7 +96,7 @@ def test_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, 
             site.submit(None, "[[delay:0.01]]", follow=True)
         figures = site.history.check()
     report(f"event loop blocked for {block_s} s", figures, note=f"{streams} streams")
-    assert figures.worst_recovery_s < 10
+    assert figures.worst_recovery_s < size(60, 10)
 
 
 def began(site, job_id):

@@ -9,7 +9,6 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-CHAOS: Final = "tests/chaos/"
 LONGEST: Final = (
     "tests/worker/test_restart.py",
     "tests/broker/rabbitmq/test_rabbitmq.py",
@@ -38,11 +37,10 @@ LONGEST: Final = (
 def groups(tests: Sequence[T], path_of: Callable[[T], str]) -> list[list[T]]:
     """Return the tests that begin first, the longest first; those of one file stay together.
 
-    Chaos tests, each of which is long, stand alone and keep their order. ``path_of`` returns the
-    path of a test's file from the root.
+    ``path_of`` returns the path of a test's file from the root.
     """
-    by_file = [[test for test in tests if path_of(test) == path] for path in LONGEST]
-    return [*filter(None, by_file), *([t] for t in tests if path_of(t).startswith(CHAOS))]
+    by_file = ([test for test in tests if path_of(test) == path] for path in LONGEST)
+    return [*filter(None, by_file)]
 
 
 def spread(tests: Sequence[T], first: Sequence[Sequence[T]], processes: int) -> list[T]:
