@@ -15,7 +15,7 @@ import redis
 
 from berlin_worker.cli.preflight import redis_problem
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
-from tests.support.cli import BERLIN, HUP
+from tests.support.cli import BERLIN, HUP, run_berlin
 from tests.support.fork_server import PythonProcess
 from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
@@ -204,15 +204,7 @@ def test_kept_demo_serves_other_commands_until_a_signal(
     env = dict(export.split("=", 1) for export in exports)
     assert set(env) == {"REDIS_URL", "BERLIN_URL", "BERLIN_ACCOUNT", "BERLIN_PASSWORD"}
     if number == signal.SIGINT:  # once is enough
-        done = subprocess.run(
-            [*BERLIN, "submit", "Again"],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "CELERY_BROKER_URL": "", **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        done = run_berlin("submit", "Again", env={**os.environ, "CELERY_BROKER_URL": "", **env})
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("You asked: “Again”")
     process.send_signal(number)
