@@ -157,10 +157,9 @@ def stack(tmp_path) -> Iterator[Stack]:
 def test_stack_works_by_its_own_commands(stack, tmp_path):
     server = stack.start_redis()
     check = stack.services["redis"]["healthcheck"]["test"]
-    wait_until(lambda: listens(stack.redis_port), "Redis")
-    wait_until(
-        lambda: stack.healthy("redis", check, PORT=f"{stack.redis_port}"), "Redis is healthy"
-    )
+    port = stack.redis_port
+    wait_until(lambda: listens(port), "Redis")
+    wait_until(lambda: stack.healthy("redis", check, PORT=f"{port}"), "Redis is healthy")
     assert server.poll() is None
     assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0
 

@@ -19,6 +19,7 @@ LONGEST: Final = (
     "tests/worker/test_abandon.py",
     "tests/broker/test_visibility_worker.py",
     "tests/deploy/test_readme.py",
+    "tests/examples/test_examples.py",
     "tests/celery_suites/test_runs.py",
     "tests/pool/test_lifespan.py",
     "tests/deploy/test_scaling.py",
