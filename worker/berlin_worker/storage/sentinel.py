@@ -32,7 +32,7 @@ _TIMEOUT_S: Final = 1.0
 _ASK_EVERY_S: Final = 0.5
 _SKIP_S: Final = 10.0
 """A Sentinel that has not answered is asked last, and again after this time."""
-_SETTLE_S: Final = 1.0
+_SETTLE_S: Final = 2.0
 """How long after a change of the primary a busy process may write to the former one at most."""
 _IDLE_ROUNDS: Final = 10
 """The thread ends after as many rounds without a connection."""
