@@ -45,8 +45,8 @@ fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a 
 chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; prints a table
 	@BERLIN_CHAOS=full BERLIN_CHAOS_REPORT=$${BERLIN_CHAOS_REPORT-chaos.md} $(BIN)/pytest -v tests/chaos
 
-chaos-short: .venv/.dev ## the same in some two minutes, five at a time
-	@$(BIN)/pytest -n 5 --dist loadgroup --durations=8 tests/chaos
+chaos-short: .venv/.dev ## the same in some two minutes, six at a time
+	@$(BIN)/pytest -n 6 --dist loadgroup --durations=8 tests/chaos
 
 test-celery: .venv/.dev ## Celery's and kombu's own suites on our pool and transport: make test-celery [SUITES=tasks]
 	@$(BIN)/python -m tests.celery_suites $(SUITES)

@@ -20,6 +20,7 @@ from tests.support import selection
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
+from tests.support.schedule import groups, spread
 from tests.support.store_helpers import CLUSTERED
 from tests.support.topologies import OPTION, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
@@ -73,15 +74,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if quick and not selection.is_quick_file(collection_path) else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that start a Redis server, and leave them out of a quick run."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
+    """Mark the tests that start a Redis server, and leave them out of a quick run.
+
+    Then, in a parallel run, let the longest begin first, whatever order the others have.
+    """
     servers = {item for item in items if selection.starts_server(item)}
     for item in servers:
         item.add_marker(pytest.mark.server)
     if config.getoption(selection.OPTION):
         config.hook.pytest_deselected(items=list(servers))
         items[:] = [item for item in items if item not in servers]
+    yield
+    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        first = groups(items, lambda item: item.location[0])
+        items[:] = spread(items, first, processes)
 
 
 @pytest.hookimpl(tryfirst=True)

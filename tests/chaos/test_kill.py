@@ -24,7 +24,7 @@ def test_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
             figures = site.history.check()
     report(f"SIGKILL of a worker with {streams} streams in flight", figures)
     assert figures.resets == streams
-    assert figures.worst_recovery_s < 10
+    assert figures.worst_recovery_s < size(60, 10)
 
 
 def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report):

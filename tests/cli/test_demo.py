@@ -15,7 +15,8 @@ import redis
 
 from berlin_worker.cli.preflight import redis_problem
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
-from tests.support.cli import BERLIN, HUP
+from tests.support.cli import BERLIN, HUP, run_berlin
+from tests.support.fork_server import PythonProcess
 from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 
@@ -36,9 +37,10 @@ class Demo:
         self._env.pop("COVERAGE_PROCESS_CONFIG", None)
 
     def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        return PythonProcess[str](
             [*BERLIN, "demo", *arguments],
             env={**self._env, **env},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -89,8 +91,10 @@ def demo() -> Iterator[Demo]:
     assert not left
 
 
-def test_demo_shows_the_text_and_the_next_steps(demo: Demo) -> None:
-    code, out, err = demo.run("Why is the sky blue?", **MEASURED)
+def test_demo_shows_the_text_and_the_next_steps_whatever_upstream_is_set(demo: Demo) -> None:
+    env = {"BERLIN_PROXY": "http://127.0.0.1:1", "WORKER_PROVIDERS": "echo"}
+    env |= {"CELERY_BROKER_URL": "amqp://127.0.0.1:1", **MEASURED}
+    code, out, err = demo.run("Why is the sky blue?", **env)
     assert code == 0, err
     assert out.startswith("You asked: “Why is the sky blue?”")
     for text in (
@@ -103,23 +107,26 @@ def test_demo_shows_the_text_and_the_next_steps(demo: Demo) -> None:
     assert "Traceback" not in err
 
 
-def test_demo_shows_a_retry(demo: Demo) -> None:
-    code, out, err = demo.run("Hello [[cut:5*1]]")
+def test_demo_on_fakeredis_shows_a_retry(demo: Demo, fake_redis_url: str) -> None:
+    code, out, err = demo.run("Hello [[cut:5*1]]", REDIS_URL=fake_redis_url)
     assert code == 0, err
     assert out.count("You asked: “Hello”") == 2
     assert "restarted (upstream_error)" in err
     assert "called the upstream twice" in err
 
 
-def test_demo_of_another_protocol(demo: Demo) -> None:
-    code, out, err = demo.run(
-        "--provider", "openai", "Hello [[cut:5*1]][[tool_calls:1]]", **MEASURED
-    )
+def test_demo_of_another_protocol_on_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
+    url = f"{redis_server.url.removesuffix('0')}9"
+    prompt = "Hello [[cut:5*1]][[tool_calls:1]]"
+    code, out, err = demo.run("--provider", "openai", prompt, REDIS_URL=url, **MEASURED)
     assert code == 0, err
+    assert "yours, at REDIS_URL" in err
     assert out.count("You asked: “Hello”") == 2
     assert "weather(" in out
     assert "called the upstream twice" in err
     assert "logged in" not in err
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
 
 
 @pytest.mark.parametrize(
@@ -158,15 +165,6 @@ def test_ctrl_c_at_a_terminal_while_servers_start_ends_all_of_them(demo: Demo) -
     assert not [pid for pid in servers if Path(f"/proc/{pid}").exists()]
 
 
-def test_demo_uses_an_idle_redis(demo: Demo, redis_server: RedisProcess) -> None:
-    url = f"{redis_server.url.removesuffix('0')}9"
-    code, _, err = demo.run(REDIS_URL=url, **MEASURED)
-    assert code == 0, err
-    assert "yours, at REDIS_URL" in err
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-
-
 def test_demo_does_not_mix_with_jobs_of_others(demo: Demo, redis_server: RedisProcess) -> None:
     url = f"{redis_server.url.removesuffix('0')}10"
     with redis.Redis.from_url(url) as client:
@@ -178,22 +176,11 @@ def test_demo_does_not_mix_with_jobs_of_others(demo: Demo, redis_server: RedisPr
         client.flushdb()
 
 
-def test_demo_runs_on_fakeredis(demo: Demo, fake_redis_url: str) -> None:
-    code, out, err = demo.run("Hello", REDIS_URL=fake_redis_url)
-    assert code == 0, err
-    assert out.startswith("You asked: “Hello”")
-
-
 def test_unreachable_redis_is_one_line(demo: Demo) -> None:
     code, out, err = demo.run(REDIS_URL="redis://:hunter2@127.0.0.1:1/0", **MEASURED)
     assert (code, out) == (1, "")
     assert err.startswith("berlin: Redis at redis://127.0.0.1:1/0 does not answer")
     assert len(err.splitlines()) == 1
-
-
-def test_demo_ignores_settings_for_a_real_upstream(demo: Demo) -> None:
-    env = {"BERLIN_PROXY": "http://127.0.0.1:1", "WORKER_PROVIDERS": "echo"}
-    assert demo.run("Hello", **env, CELERY_BROKER_URL="amqp://127.0.0.1:1")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -217,15 +204,7 @@ def test_kept_demo_serves_other_commands_until_a_signal(
     env = dict(export.split("=", 1) for export in exports)
     assert set(env) == {"REDIS_URL", "BERLIN_URL", "BERLIN_ACCOUNT", "BERLIN_PASSWORD"}
     if number == signal.SIGINT:  # once is enough
-        done = subprocess.run(
-            [*BERLIN, "submit", "Again"],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "CELERY_BROKER_URL": "", **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        done = run_berlin("submit", "Again", env={**os.environ, "CELERY_BROKER_URL": "", **env})
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("You asked: “Again”")
     process.send_signal(number)

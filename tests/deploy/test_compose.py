@@ -26,7 +26,7 @@ from tests.support.cli import BERLIN
 from tests.support.fleet import prompt
 from tests.support.manifests import DEPLOY, compose, container_environ, example_environ
 from tests.support.needed import needed
-from tests.support.workers import ROOT, wait_until
+from tests.support.workers import ROOT, listens, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -157,18 +157,20 @@ def stack(tmp_path) -> Iterator[Stack]:
 def test_stack_works_by_its_own_commands(stack, tmp_path):
     server = stack.start_redis()
     check = stack.services["redis"]["healthcheck"]["test"]
-    wait_until(
-        lambda: stack.healthy("redis", check, PORT=f"{stack.redis_port}"), "Redis is healthy"
-    )
+    port = stack.redis_port
+    wait_until(lambda: listens(port), "Redis")
+    wait_until(lambda: stack.healthy("redis", check, PORT=f"{port}"), "Redis is healthy")
     assert server.poll() is None
     assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0
 
-    ports = [free_port() for _ in range(3)]  # --scale worker=3
+    ports = [free_port() for _ in range(2)]  # --scale worker=2
     workers = [stack.start_worker(port) for port in ports]
     flower_port = free_port()
     flower = stack.start_flower(flower_port)
     gateway_port = free_port()
     gateway, key = stack.start_gateway(gateway_port)
+    for port in (*ports, flower_port, gateway_port):
+        wait_until(lambda port=port: listens(port), "a service")
     for port in ports:
         wait_until(
             lambda port=port: stack.healthy(
@@ -207,13 +209,13 @@ def test_stack_works_by_its_own_commands(stack, tmp_path):
         with urllib.request.urlopen(request, timeout=30) as reply:
             return len(json.load(reply)["data"])
 
-    wait_until(lambda: seen() == 3, "Flower sees three workers")
+    wait_until(lambda: seen() == 2, "Flower sees both workers")
 
     processes = (*workers, flower, gateway, server)
     for process in processes:
         process.terminate()
     grace_s = float(stack.services["worker"]["stop_grace_period"].rstrip("s"))
-    assert [process.wait(grace_s) for process in processes] == [0] * 6
+    assert [process.wait(grace_s) for process in processes] == [0] * 5
     assert not secrets_of_others(
         stack, "worker", {"BERLIN_ACCOUNT", "BERLIN_PASSWORD", "WORKER_PASSWORD"}
     )

@@ -14,8 +14,9 @@ import pytest
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.embedded.upstream import upstream_in_thread
 from tests.support.fleet import Fleet, prompt
+from tests.support.fork_server import PythonProcess
 from tests.support.manifests import tool
-from tests.support.workers import wait_until
+from tests.support.workers import ROOT, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -78,9 +79,9 @@ def page(redis_server) -> Iterator[Page]:
 @contextlib.contextmanager
 def flower(url: str, port: int) -> Iterator[None]:
     command = [sys.executable, "-m", "celery", "flower", f"--port={port}", "--address=127.0.0.1"]
-    with subprocess.Popen(
+    with PythonProcess[bytes](
         command,
-        env=os.environ | {"CELERY_BROKER_URL": url},
+        env=os.environ | {"CELERY_BROKER_URL": url, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

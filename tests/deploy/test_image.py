@@ -16,7 +16,7 @@ import pytest
 
 from berlin_worker.embedded.redis_server import free_port
 from tests.support.manifests import DEPLOY
-from tests.support.workers import ROOT, TIMEOUT_S, wait_until
+from tests.support.workers import ROOT, TIMEOUT_S, listens, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -114,6 +114,7 @@ def serves(folder: Path, stage: str, port: int, *arguments: str, **environ: str)
     ) as process:  # fmt: skip
         assert process.stdout is not None
         try:
+            wait_until(lambda: process.poll() is not None or listens(port), "its port")
             wait_until(
                 lambda: process.poll() is not None or not run(folder, *check).returncode, "health"
             )

@@ -1,8 +1,6 @@
 """Replicas that start and stop under load, and the queue as an autoscaler counts it."""
 
 import os
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 
@@ -12,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from berlin_worker.embedded.redis_server import free_port
 from tests.support.chaos import Environment
+from tests.support.fork_server import run_python
 from tests.support.manifests import DEPLOY, one, rendered
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import ROOT, WorkerProcess, wait_until
@@ -116,9 +115,9 @@ def test_every_job_ends_once_while_replicas_start_and_stop(environment, replicas
     assert all(ended)
     assert sum(ended) <= 69
     wait_until(lambda: counted(environment.redis) == 0, "there is nothing to do")
-    asked = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "berlin_worker", "inspect", "ping"],
-        env=os.environ | environment.env, cwd=ROOT, capture_output=True, text=True, check=False,
+    asked = run_python(
+        ["-m", "celery", "-A", "berlin_worker", "inspect", "ping"],
+        env=os.environ | environment.env | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
     )  # fmt: skip
     assert "pong" in asked.stdout
     assert counted(environment.redis) == 0, "replies of workers are no jobs"

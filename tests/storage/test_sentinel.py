@@ -8,12 +8,13 @@ import redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from berlin_worker.config import urls
 from berlin_worker.embedded.redis_server import find_server, free_port
 from berlin_worker.embedded.topology import SentinelSet
 from berlin_worker.storage import connections, nodes
 from berlin_worker.storage.redis_errors import PrimaryNotFound, describe
 from berlin_worker.storage.script_connection import ScriptConnection, SharedScriptConnection
-from berlin_worker.storage.sentinel import newest, not_found
+from berlin_worker.storage.sentinel import newest, not_found, watch_of
 from tests.support.needed import needed
 from tests.support.sentinel import bring_back, fail_over, has_caught_up, kill_primary
 from tests.support.workers import wait_until
@@ -70,6 +71,7 @@ async def test_every_client_continues_at_the_new_primary(sentinels: SentinelSet)
         for change in (fail_over, killed_and_back):
             await commands.set("key", change.__name__)
             before = await scripts.call(SCRIPT, ["count"], [])
+            settled_at = watch_of(urls.parse_redis(url, "")).settled_at
             change(sentinels)
 
             async def goes_on(before: int = before, name: str = change.__name__) -> bool:
@@ -86,6 +88,7 @@ async def test_every_client_continues_at_the_new_primary(sentinels: SentinelSet)
             async with asyncio.timeout(60):
                 while not await goes_on():  # noqa: ASYNC110  # servers come back: there is no event
                     await asyncio.sleep(0.05)
+            assert watch_of(urls.parse_redis(url, "")).settled_at > settled_at
             reader = readers()
             await reader.connect()
             assert getattr(reader, "port") == sentinels.primary().public_port  # noqa: B009  # redis-py's types lack it

@@ -31,7 +31,7 @@ Kind = Literal["client", "bare"]
 
 
 def size(short: int, full: int) -> int:
-    """The size of a run in this form."""
+    """The size of a run in this form, or a limit in seconds: short ones run several at a time."""
     return full if FULL else short
 
 

@@ -78,11 +78,16 @@ class PythonProcess(subprocess.Popen[AnyStr]):
         environ = dict(os.environ if env is None else env)
         *_, start_new_session, process_group = rest
         plain = not (preexec_fn or pass_fds or executable or start_new_session)
-        if not (plain and process_group == -1 and can_fork(args, environ)):
+        if not (plain and process_group in (-1, 0) and can_fork(args, environ)):
             start: Any = super()
             start._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest)
             return
-        request = {"args": list(args[1:]), "env": environ, "cwd": str(cwd or Path.cwd())}
+        request = {
+            "args": list(args[1:]),
+            "env": environ,
+            "cwd": str(cwd or Path.cwd()),
+            "process_group": process_group,
+        }
         pipes = rest[3:9]  # of each stream the child's end and ours: in, out, err
         ends = (pipes[0], pipes[3], pipes[5])
         fds = [number if end == -1 else end for number, end in enumerate(ends)]
@@ -221,6 +226,8 @@ def _serve(requests: socket.socket) -> list[str]:
                 for fd in (ours, theirs, requests.detach()):
                     os.close(fd)
                 return _become(json.loads(data), fds)
+            if json.loads(data)["process_group"] == 0:
+                os.setpgid(pid, 0)
             os.write(theirs, str(pid).encode())
             os._exit(0)
         os.waitpid(middle, 0)

@@ -42,10 +42,12 @@ def test_end_and_output_of_a_fork_are_those_of_a_process() -> None:
     assert run_python(quiet, env=ENV, timeout=60).stderr == ""
 
 
-def test_fork_takes_signals() -> None:
+@pytest.mark.parametrize("group", [None, 0])
+def test_fork_takes_signals_in_the_group_that_it_is_started_in(group: int | None) -> None:
     with PythonProcess[str](
-        [sys.executable, "-c", "import time; time.sleep(600)"], env=ENV
+        [sys.executable, "-c", "import time; time.sleep(600)"], env=ENV, process_group=group
     ) as process:
+        assert os.getpgid(process.pid) == (os.getpgid(0) if group is None else process.pid)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0)
         process.kill()

@@ -1,8 +1,10 @@
 """Real Celery workers for tests: start one, wait for conditions, signal it, read its log."""
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +35,17 @@ def wait_until(condition: Callable[[], T], what: str = "", timeout_s: float = TI
         time.sleep(min(max(0.01, 4 * (now - began)), 0.2))
         now = time.monotonic()
     return value
+
+
+def listens(port: int) -> bool:
+    """Return whether a server accepts connections on a port of this machine.
+
+    Wait for it before a health check that is a process: many of them take the CPU from the server
+    that starts.
+    """
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 VERBOSE = ("--loglevel", "DEBUG")

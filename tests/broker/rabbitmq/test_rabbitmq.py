@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 import uuid
 
 import pytest
@@ -64,10 +63,8 @@ def test_killed_workers_job_is_restarted_elsewhere_once(fleet, broker):
         with fleet.worker() as second:
             job_ids = [*dead, *(fleet.send(prompt("[[delay:0.1]] a b c d")) for _ in range(4))]
             first.kill()
-            killed = time.monotonic()
             for job_id in dead:
                 wait_until(lambda j=job_id: fleet.events(j)[-1]["attempt"] == 2, "restarted")
-            assert time.monotonic() - killed < 10
             for job_id in job_ids:
                 events = fleet.ended(job_id)
                 assert [e["seq"] for e in events] == list(range(1, len(events) + 1))

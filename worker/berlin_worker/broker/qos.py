@@ -67,9 +67,10 @@ class QoS(redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message, together with all others of this turn of the event loop.
 
-        If the connection is lost, a later connection sends the acknowledgement.
+        If the connection is lost, a later connection sends the acknowledgement, unless it leads
+        to another primary: that may lack the end of the job, which must then run again.
         """
-        STATE.pending_acks.add(delivery_tag)
+        STATE.pending_acks[delivery_tag] = monotonic()
         virtual.QoS.ack(self, delivery_tag)
         hub = get_event_loop()
         if hub is None:
@@ -101,12 +102,13 @@ class QoS(redis.QoS):
             self._disconnected = True
 
     def _send_acks(self, client: Any) -> None:
-        if tags := STATE.pending_acks:
+        settled_at = self.channel.settled_at
+        if tags := [tag for tag, since in STATE.pending_acks.items() if since >= settled_at]:
             with client.pipeline() as pipe:
                 pipe.zrem(self.unacked_index_key, *tags)
                 pipe.hdel(self.unacked_key, *tags)
                 pipe.execute()
-            tags.clear()
+        STATE.pending_acks.clear()
 
     def adopt(self, messages: Iterable[Any]) -> None:
         """Hold the messages of a channel whose connection is gone; they count as received here."""

@@ -80,6 +80,11 @@ class AtomicReserveMixin(Guarded):
         super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]  # kombu's channel is the next base
 
     @property
+    def settled_at(self) -> float:
+        """Acknowledgements from before this time (``monotonic()``) are not sent any more."""
+        return 0.0
+
+    @property
     def reserves(self) -> bool:
         """Whether the commands on their way reserve messages; kombu's own command pops them."""
         return bool(self._sent)

@@ -13,8 +13,9 @@ def _ignore(job_id: str) -> None:
 class BrokerState:
     """The state that outlives a connection to the broker. The main thread writes it."""
 
-    pending_acks: set[str] = field(default_factory=set)
-    """Delivery tags whose acknowledgement no connection has sent yet."""
+    pending_acks: dict[str, float] = field(default_factory=dict)
+    """Delivery tags whose acknowledgement no connection has sent yet, and since when
+    (``monotonic()``)."""
     suspended: bool = False
     """Whether this process cannot work: it takes no message and extends no visibility timeout."""
     restores_from: float = 0.0

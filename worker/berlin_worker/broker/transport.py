@@ -24,6 +24,11 @@ class RedisChannel(AtomicReserveMixin, PurgeMixin, redis.Channel):  # type: igno
 class SentinelChannel(AtomicReserveMixin, PurgeMixin, kombu_sentinel.SentinelChannel):  # type: ignore[misc]  # kombu has no type information
     """The channel for ``sentinel://``."""
 
+    @property
+    def settled_at(self) -> float:
+        """When (``monotonic()``) the last failover was over for this process."""
+        return 0.0 if self.watch is None else self.watch.settled_at
+
     from_transport_options = (*kombu_sentinel.SentinelChannel.from_transport_options, *_OPTIONS)  # type: ignore[assignment]  # kombu's own subclass adds some too
     dead_letters_max = 10_000
     max_job_bytes = MAX_JOB_BYTES

@@ -1,5 +1,6 @@
 """kombu's transport for Sentinels, whose connections follow the primary as all others do."""
 
+import functools
 from typing import Any, Final
 
 from kombu.transport import redis
@@ -10,7 +11,7 @@ from berlin_worker.storage.primary_pool import (
     BlockingPrimaryPool,
     SecureBlockingPrimaryConnection,
 )
-from berlin_worker.storage.sentinel import watch_of
+from berlin_worker.storage.sentinel import PrimaryWatch, watch_of
 
 _ADDRESS: Final = ("host", "port")
 
@@ -33,12 +34,17 @@ class SentinelChannel(redis.SentinelChannel):
             self.connection_class_ssl = redis.SentinelChannel.connection_class_ssl  # type: ignore[assignment]  # kombu's
         super().__init__(connection, *args, **kwargs)  # type: ignore[no-untyped-call]  # kombu
 
+    @functools.cached_property
+    def watch(self) -> PrimaryWatch | None:
+        """What finds the primary, unless kombu's own connections do."""
+        return watch_of(urls.parse_redis(self.primary_url, "")) if self.primary_url else None
+
     def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
-        if not self.primary_url:
+        if self.watch is None:
             return super()._sentinel_managed_pool(asynchronous)  # type: ignore[no-untyped-call]  # kombu
         found: dict[str, Any] = self._connparams(asynchronous)  # type: ignore[no-untyped-call]  # kombu
         options = {name: value for name, value in found.items() if name not in _ADDRESS}
-        return BlockingPrimaryPool(watch_of(urls.parse_redis(self.primary_url, "")), **options)
+        return BlockingPrimaryPool(self.watch, **options)
 
 
 class SentinelTransport(redis.SentinelTransport):

@@ -32,6 +32,8 @@ _TIMEOUT_S: Final = 1.0
 _ASK_EVERY_S: Final = 0.5
 _SKIP_S: Final = 10.0
 """A Sentinel that has not answered is asked last, and again after this time."""
+_SETTLE_S: Final = 2.0
+"""How long after a change of the primary a busy process may write to the former one at most."""
 _IDLE_ROUNDS: Final = 10
 """The thread ends after as many rounds without a connection."""
 
@@ -95,6 +97,9 @@ class PrimaryWatch:
         self._waiting: list[Future[Address]] = []
         self._followers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._running = False
+        self._primary: Address | None = None
+        self.settled_at = 0.0
+        """When (``monotonic()``) this process certainly writes to the present primary alone."""
 
     def find_blocking(self) -> Address:
         """Return where the primary is now.
@@ -152,6 +157,8 @@ class PrimaryWatch:
         if found is None and waiting:
             more, others = _replies(skipped)
             found, errors = newest([*replies, *more], self._name), [*errors, *others]
+        if found is not None:
+            self._note(found)
         for asked in waiting:
             if not asked.set_running_or_notify_cancel():
                 continue
@@ -164,6 +171,11 @@ class PrimaryWatch:
                 elsewhere = [c for c in self._followers if (c.host, c.port) != found]
             for connection in elsewhere:
                 connection.leave()
+
+    def _note(self, primary: Address) -> None:
+        if self._primary not in (None, primary):
+            self.settled_at = time.monotonic() + _SETTLE_S
+        self._primary = primary
 
 
 class _Sentinel:
