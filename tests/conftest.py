@@ -19,7 +19,7 @@ from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # 
 from tests.support.fleet import Fleet
 from tests.support.needed import needed
 from tests.support.store_helpers import CLUSTERED
-from tests.support.topologies import OPTION, TOPOLOGIES, Topology, chosen, emptied
+from tests.support.topologies import OPTION, PART, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
 
 # The run starts hundreds of Python processes. Each would compile all that it imports, which is
@@ -183,6 +183,9 @@ def cluster() -> Iterator[Cluster]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option by which one topology is chosen."""
+    parser.addoption(
+        PART, default="1/1", help="`2/3`: of the chaos tests alone, the second of three parts"
+    )
     parser.addoption(
         OPTION,
         choices=TOPOLOGIES,
