@@ -88,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _leave_one_part(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Select a part of the tests, by their names, so that the parts of several runs fit together."""
+    """Select a part of the tests by their names, so that the parts of several runs add up."""
     part, of = map(int, config.getoption(PART).split("/"))
     by_name = sorted(items, key=lambda item: (_place(item), item.nodeid))
     others = {item for number, item in enumerate(by_name, 1) if number % of != part % of}

@@ -1,7 +1,8 @@
 """What every chaos test stands on: a Redis, an upstream and workers that may be harmed.
 
 Sizes: the short form is for CI. ``make chaos`` sets ``BERLIN_CHAOS=full`` for the table in the
-README, and ``reduced`` on Sentinels and a cluster. ``BERLIN_CHAOS_SEED`` repeats a run, as far as chance decides.
+README, and ``reduced`` on Sentinels and a cluster. ``BERLIN_CHAOS_SEED`` repeats a run, as far as
+chance decides.
 """
 
 import os
