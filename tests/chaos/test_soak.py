@@ -10,7 +10,6 @@ from berlin_schemas import names
 from tests.benchmarks.measure import tcp_connections
 from tests.support.chaos import size
 from tests.support.checker import Figures
-from tests.support.history import History
 from tests.support.workers import wait_until
 
 BATCHES = 15
@@ -64,7 +63,7 @@ def test_worker_that_runs_for_long_grows_in_nothing(make_site, report):
     site = make_site(WORKER_LOG_TTL_S=str(LOG_TTL_S), WORKER_RETRY_BASE_S="0.05")
     with site.worker("-c", "50") as worker:
         for n in range(1, BATCHES + 1):
-            with History(site.redis) as site.history:
+            with site.new_history() as site.history:
                 for m in range(batch):
                     # One in ten fails at first: failures leave things lying about too.
                     faults = "[[status:503*1]]" if m % 10 == 0 else ""

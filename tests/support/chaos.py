@@ -100,15 +100,7 @@ class Environment(AbstractContextManager["Environment"]):
         if self._queue_url is not None:
             self.broker = connections.blocking(self._queue_url, timeout_s=30, retry=retry)
             close(self.broker.close)
-        self.history = self._stack.enter_context(
-            History(
-                self.redis,
-                self._client_url,
-                reread=self._reread,
-                broker_url=self._broker_url,
-                broker=self.broker,
-            )
-        )
+        self.history = self._stack.enter_context(self.new_history())
         self.client = self._stack.enter_context(Client(self._client_url, self._broker_url))
         broker = for_kombu(self._broker_url)
         self._app = Celery(broker=broker.url, set_as_current=False)
@@ -124,6 +116,16 @@ class Environment(AbstractContextManager["Environment"]):
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def new_history(self) -> History:
+        """A history without jobs; enter it, and make it the environment's."""
+        return History(
+            self.redis,
+            self._client_url,
+            reread=self._reread,
+            broker_url=self._broker_url,
+            broker=self.broker,
+        )
 
     @property
     def nodes(self) -> list[redis.Redis]:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import redis
 
@@ -34,7 +34,7 @@ class History:
     def __init__(
         self,
         client: redis.Redis,
-        reader_url: str | None = None,
+        reader_url: str,
         *,
         reread: bool = False,
         broker_url: str | None = None,
@@ -45,9 +45,8 @@ class History:
         self._jobs: dict[str, Accepted] = {}
         self._over: set[str] = set()
         self._faults: list[float] = []
-        url = reader_url or _url_of(client)
-        named = f"{url}{'&' if '?' in url else '?'}client_name={READER}"
-        self._readers = _Readers(named, broker_url or url, reread=reread)
+        named = f"{reader_url}{'&' if '?' in reader_url else '?'}client_name={READER}"
+        self._readers = _Readers(named, broker_url or reader_url, reread=reread)
 
     def accept(
         self,
@@ -221,8 +220,3 @@ class _Readers:
         await asyncio.gather(*map(stopped, tasks))
         if self._client is not None:
             await self._client.aclose()
-
-
-def _url_of(client: redis.Redis) -> str:
-    known: dict[str, Any] = client.connection_pool.connection_kwargs
-    return f"redis://{known['host']}:{known['port']}/{known.get('db', 0)}"
