@@ -111,8 +111,9 @@ def test_node_that_joins_and_leaves_under_load_loses_nothing(site, nodes, report
         for key in names.DUE_KEYS:  # of no job: what removes them has forgotten the node, too
             site.redis.zadd(key, {"no-job": 0})
         wait_until(
-            lambda: not any(site.redis.zscore(key, "no-job") for key in names.DUE_KEYS),
+            lambda: all(site.redis.zscore(key, "no-job") is None for key in names.DUE_KEYS),
             "all index entries of no job are removed",
+            25,
         )
         figures = site.history.check()
     note = (
