@@ -108,12 +108,13 @@ def test_node_that_joins_and_leaves_under_load_loses_nothing(site, nodes, report
         move_slots(nodes, slots, primaries(nodes)[0])
         take_out(nodes, node)
         back_s = probe(site)
-        for key in names.DUE_KEYS:  # of no job: what removes them has forgotten the node, too
-            site.redis.zadd(key, {"no-job": 0})
+        # What removes index entries of no job has forgotten the node, too.
+        entries = {names.due_key(job_id): job_id for job_id in map(str, range(1000))}
+        for key, job_id in entries.items():
+            site.redis.zadd(key, {job_id: 0})
         wait_until(
-            lambda: all(site.redis.zscore(key, "no-job") is None for key in names.DUE_KEYS),
-            "all index entries of no job are removed",
-            25,
+            lambda: all(site.redis.zscore(*entry) is None for entry in entries.items()),
+            "index entries without a job are removed",
         )
         figures = site.history.check()
     note = (
