@@ -93,7 +93,7 @@ def markdown(rows: Sequence[Row]) -> str:
         if any(row.topology == kind for row in rows)
     ]
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    return f"{table}\nRun on {when}. Time by topology: {', '.join(took)}.\n"
+    return f"{table}\nRun on {when}. Time of the tests, two at a time: {', '.join(took)}.\n"
 
 
 def plain(rows: Sequence[Row]) -> list[str]:

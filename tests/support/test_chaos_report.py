@@ -62,7 +62,8 @@ def test_times_of_topologies_are_below_the_table():
     ]
     last = markdown(rows).splitlines()[-1]
     assert last == (
-        "Run on 2026-11-28 to 2026-11-29. Time by topology: one Redis 3 min, cluster 5 min."
+        "Run on 2026-11-28 to 2026-11-29. "
+        "Time of the tests, two at a time: one Redis 3 min, cluster 5 min."
     )
     assert markdown(rows[1:]).splitlines()[-1].startswith("Run on 2026-11-29. ")
 
