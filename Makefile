@@ -42,8 +42,13 @@ fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a 
 		$(BIN)/pytest -v --timeout 3600 tests/fuzz/test_fuzz.py tests/fuzz/test_fuzz_queue.py
 
 # Apart from the others: these count seconds, and a fault needs the machine for itself.
-chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size; prints a table
-	@BERLIN_CHAOS=full BERLIN_CHAOS_REPORT=$${BERLIN_CHAOS_REPORT-chaos.md} $(BIN)/pytest -v tests/chaos
+chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size: make chaos [TOPOLOGY=cluster] [PART=1/3]
+	@$(if $(TOPOLOGY)$(PART)$(CHAOS),,rm -f chaos.json)
+	@status=0; for kind in $(or $(TOPOLOGY),single sentinel cluster); do \
+		form=full; [ $$kind = single ] || form=reduced; \
+		BERLIN_CHAOS=$$form BERLIN_CHAOS_REPORT=chaos.json $(BIN)/pytest -v -n 2 --dist loadgroup \
+			--topology $$kind $(if $(PART),--part $(PART)) $(or $(CHAOS),tests/chaos) || status=1; \
+	done; $(BIN)/python -m tests.support.chaos_report chaos.json; exit $$status
 
 chaos-short: .venv/.dev ## the same in some two minutes, six at a time
 	@$(BIN)/pytest -n 6 --dist loadgroup --durations=8 tests/chaos

@@ -22,7 +22,7 @@ from tests.support.fleet import Fleet
 from tests.support.needed import needed
 from tests.support.schedule import groups, spread
 from tests.support.store_helpers import CLUSTERED
-from tests.support.topologies import OPTION, TOPOLOGIES, Topology, chosen, emptied
+from tests.support.topologies import OPTION, PART, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
 
 # The run starts hundreds of Python processes. Each would compile all that it imports, which is
@@ -219,6 +219,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run unit and contract tests that start no Redis server, with few examples of each "
         "property",
+    )
+    parser.addoption(
+        PART, default="1/1", help="`2/3`: of the chaos tests alone, the second of three parts"
     )
     parser.addoption(
         OPTION,

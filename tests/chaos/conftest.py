@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.topology import Cluster, SentinelSet
-from tests.support.chaos import FULL, Environment
+from tests.support.chaos import FULL, Environment, Servers
 from tests.support.chaos_report import Row, properties
 from tests.support.checker import Figures
 from tests.support.needed import needed
 from tests.support.rabbitmq import RabbitProcess, find_rabbitmq
-from tests.support.topologies import chosen
+from tests.support.topologies import OPTION, PART, TOPOLOGIES, chosen
 from tests.support.upstream_process import UpstreamProcess
 
 HERE = Path(__file__).parent
@@ -28,20 +28,72 @@ LONGEST_FIRST = (
         "runs_for_long",
         "then_a_killed_broker",
     ),
-    *("reader_that_redis_cuts_off", "half_open", "killed_and_comes_back"),
+    *("reader_of_many", "reader_that_redis_cuts_off", "half_open", "killed_and_comes_back"),
     *("each_fault", "is_blocked", "random_kills", "test_sentinel.py", "test_cluster.py"),
 )
 """Parts of names of tests: these take half a minute, or most of it. Of several processes none is
 left alone with one of them at the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A chaos test may take longer than another."""
+ONE_TOPOLOGY: Final = {
+    # Sentinels and clusters exist so that no address has to lead to another server.
+    "test_failover.py": "single",
+    # There another server is promoted meanwhile: the rows about a primary that is killed.
+    "test_redis_that_is_killed_and_comes_back_is_found_again": "single",
+    # By a proxy in front of one address. Of a cluster: a node cut off from workers and clients.
+    "test_worker_behind_a_half_open_connection_comes_back": "single",
+    "test_reader_that_redis_cuts_off_resumes_from_its_cursor": "single",
+    # Full is a server, not a topology; the queue of a cluster is on another one.
+    "test_full_redis_refuses_jobs_and_loses_none": "single",
+    # Replicas are flushed with their primary, so it is one fault on all.
+    "test_flushed_redis_ends_what_runs_and_the_worker_goes_on": "single",
+    # The upstream, and what a message is: neither has to do with where the events are.
+    "test_upstream_faults.py": "single",
+    "test_poison_among_good_messages_is_dead_lettered_once_and_stops_nobody": "single",
+    "test_hung_worker_keeps_no_job": "single",
+    # What only Sentinels do, and only a cluster.
+    "test_sentinel.py": "sentinel",
+    "test_cluster.py": "cluster",
+}
+"""Files and tests that make sense on one topology alone. All others run on each."""
+
+
+def topology_of(item: pytest.Item) -> str:
+    """The topology on which a chaos test runs."""
+    given: str | None = getattr(item, "callspec", None) and item.callspec.params.get("kind")  # type: ignore[attr-defined]  # of functions alone
+    alone = (kind for part, kind in ONE_TOPOLOGY.items() if part in item.nodeid)
+    return given or next(alone, chosen(item.config))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of ``kind`` on each topology, or on the one that is chosen."""
+    if "kind" in metafunc.fixturenames:
+        one = metafunc.config.getoption(OPTION)
+        metafunc.parametrize("kind", [one] if one else TOPOLOGIES)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A chaos test may take longer than another. ``--topology`` leaves out those of another one."""
     mine = [item for item in items if HERE in item.path.parents]
+    if config.getoption(OPTION):
+        others = [item for item in mine if topology_of(item) != chosen(config)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+        mine = [item for item in mine if item not in others]
     for item in mine:
         item.add_marker(pytest.mark.timeout(3600 if FULL else 240))
     if len(mine) == len(items):
         items.sort(key=_place)
+        _leave_one_part(config, items)
+
+
+def _leave_one_part(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Select a part of the tests by their names, so that the parts of several runs add up."""
+    part, of = map(int, config.getoption(PART).split("/"))
+    by_name = sorted(items, key=lambda item: (_place(item), item.nodeid))
+    others = {item for number, item in enumerate(by_name, 1) if number % of != part % of}
+    config.hook.pytest_deselected(items=[*others])
+    items[:] = [item for item in items if item not in others]
 
 
 def _place(item: pytest.Item) -> int:
@@ -78,22 +130,26 @@ def make_site(
     make_redis: Callable[..., RedisProcess],
     upstream: UpstreamProcess,
 ) -> Iterator[Callable[..., Environment]]:
-    """Build an ``Environment``, by default around its own Redis; it takes further arguments.
+    """Build an ``Environment``, by default around servers of its own; it takes further arguments.
 
-    With ``--topology`` it is by default around Sentinels, or around a cluster.
+    These are a Redis, or what the test's topology names.
     """
+    kind = topology_of(request.node)
     with ExitStack() as stack:
 
         def make(redis_url: str | None = None, **options: Any) -> Environment:
-            kind = chosen(request.config)
-            if redis_url is None and kind == "single":
-                redis_url = make_redis().url
-            elif redis_url is None:
-                binary = needed(find_server(), "redis-server or valkey-server")
-                servers = {"sentinel": SentinelSet, "cluster": Cluster}[kind](binary)
-                redis_url = stack.enter_context(servers).url
-                if kind == "cluster":
-                    options.setdefault("broker_url", make_redis().url)
+            if redis_url is None:
+                servers: Servers
+                if kind == "single":
+                    servers = make_redis()
+                else:
+                    binary = needed(find_server(), "redis-server or valkey-server")
+                    made = SentinelSet(binary) if kind == "sentinel" else Cluster(binary)
+                    servers = stack.enter_context(made)
+                redis_url = servers.url
+                options["servers"] = servers
+                if kind == "cluster" and "broker_url" not in options:
+                    options["broker_url"] = make_redis().url
             return stack.enter_context(
                 Environment(redis_url, options.pop("upstream", upstream), **options)
             )
@@ -113,7 +169,13 @@ def report(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def add(fault: str, figures: Figures, *, runs: int = 1, note: str = "") -> None:
         row = Row(
-            fault, runs, figures.worst_recovery_s, figures.lost, figures.duplicated, note.strip()
+            fault,
+            runs,
+            figures.worst_recovery_s,
+            figures.lost,
+            figures.duplicated,
+            note.strip(),
+            topology_of(request.node),
         )
         request.node.user_properties.append(properties(row))
         shown = "\n".join(map(str, figures.problems[:20]))

@@ -29,7 +29,7 @@ def test_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
 
 def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report):
     """Each of them is one loss from its end; that they all are says that none is to blame."""
-    streams = size(6, 200)
+    streams = size(6, 200, 30)
     with site.worker("-c", "300") as first:
         job_ids = [
             site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 20 == 0)
@@ -50,7 +50,7 @@ def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report):
 @pytest.mark.parametrize("how", ["client", "bare"])
 def test_random_kills_under_saturation_lose_nothing(site, report, how):
     """The queue is never empty: three replicas with eight slots each, all of them busy."""
-    kills, jobs, random = size(6, 100), size(200, 5000), chance()
+    kills, jobs, random = size(6, 100, 30), size(200, 5000, 1500), chance()
 
     def submit() -> None:
         for n in range(jobs):

@@ -74,7 +74,7 @@ def test_streams_readers_and_queue_go_on_after_a_failover(site, sentinels, repor
         f"{streams} streams; a job after it in {back_s:.1f} s; {figures.resets} streams went back "
         f"to what was replicated; {site.history.expired} of {streams // 2} readers got an error"
     )
-    report(f"Sentinel: {name[change]}", figures, note=note)
+    report(name[change], figures, note=note)
     assert site.history.expired <= figures.resets
 
 
@@ -90,7 +90,7 @@ def test_dead_sentinel_stops_nobody(site, sentinels, report):
             back_s = probe(site)
             figures = site.history.check()
     note = f"{streams} streams; then SENTINEL FAILOVER by the two others: {back_s:.1f} s"
-    report("Sentinel: one of three dead", figures, note=note)
+    report("one of three Sentinels dead", figures, note=note)
 
 
 def published(server: Member, job_ids: list[str]) -> int:
@@ -127,8 +127,8 @@ def test_what_a_promoted_replica_lacks_is_an_error_to_its_readers(site, sentinel
         f"acknowledged are lost; {figures.resets} streams went back to what was replicated; "
         f"{site.history.expired} of {streams // 2} readers got an error"
     )
-    name = f"replica behind by 2 s promoted, min-replicas-to-write {in_sync}"
-    report(f"Sentinel: {name}", figures, note=note)
+    fault = f"replica behind by 2 s promoted, min-replicas-to-write {in_sync}"
+    report(fault, figures, note=note)
     assert (more == 0) == bool(in_sync)
     assert site.history.expired <= figures.resets
     assert (site.history.expired == 0) == bool(in_sync)

@@ -115,7 +115,7 @@ def restarted(site, job_ids):
 @pytest.mark.parametrize("busy", [False, True])
 def test_job_whose_message_vanished_is_found(site, report, busy):
     lost = site.submit(None, follow=True)
-    assert site.redis.lpop("prompts")
+    assert site.broker.lpop("prompts")
     site.history.fault()
     with ExitStack() as stack:
         stack.enter_context(site.worker("-c", "2"))
@@ -124,7 +124,7 @@ def test_job_whose_message_vanished_is_found(site, report, busy):
             for _ in range(100):
                 site.submit(None, "[[delay:0.1]]", chunks=10)
         wait_until(lambda: lost not in site.history.unfinished, "it is found", timeout_s=60)
-        assert bool(site.redis.llen("prompts")) == busy
+        assert bool(site.broker.llen("prompts")) == busy
         if busy:
             stack.enter_context(site.worker("-c", "50"))  # the rest is not what is waited for
         figures = site.history.check()

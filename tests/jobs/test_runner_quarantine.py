@@ -117,12 +117,31 @@ async def test_job_that_survives_its_observation_leaves_the_quarantine(worker, r
             pass
     # The number of observations is limited: a job that always crashes late would run for ever.
     await redis_client.hset(
-        names.state_key("neighbour"), mapping={"failed_attempts": 2, "attempt": 9}
+        names.state_key("neighbour"), mapping={"failed_attempts": 2, "cleared": 9}
     )
     async with worker(says("x")) as here:
         here.runner.quarantine.observation_s = 0.0
         await here.run("neighbour")
     assert (await record(redis_client, "neighbour"))["failed_attempts"] == "2"
+
+
+@pytest.mark.parametrize("cleared", ["0", "8", "garbage"])
+async def test_attempts_that_only_waited_for_a_slot_cost_no_job_its_observation(
+    worker, redis_client, cleared
+):
+    """Neighbours of a job that kills its workers are released, and claimed again, many times."""
+    await fail_twice(redis_client, "neighbour")
+    key = names.state_key("neighbour")
+    await redis_client.hset(key, mapping={"attempt": 40, "cleared": cleared})
+    async with worker(says("x", hangs=True)) as here:
+        here.runner.quarantine.observation_s = 0.01
+        neighbour = here.start("neighbour")
+        expected = {"0": "1", "8": "9", "garbage": "1"}[cleared]
+        while (await record(redis_client, "neighbour"))["cleared"] != expected:  # noqa: ASYNC110  # what is waited for happens in Redis
+            await asyncio.sleep(0.001)
+        assert (await record(redis_client, "neighbour"))["failed_attempts"] == "1"
+        async with cancelled(neighbour):
+            pass
 
 
 async def test_quarantined_jobs_start_in_groups_whose_loss_ends_no_job(worker, redis_client):

@@ -123,7 +123,7 @@ class Job:
         return await self.store.save_progress(self.id, Progress(usage={}, fallback=0))
 
     async def clear_failure(self) -> object:
-        return await self.store.clear_failure(self.id, 1, failed_attempts=0)
+        return await self.store.clear_failure(self.id, 1, failed_attempts=0, at_most=9)
 
     async def submit(self) -> object:
         return await self.client.submit("text", job_id=self.id)

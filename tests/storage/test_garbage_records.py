@@ -125,7 +125,7 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
     for job_id in ("before", "after"):
         assert await redis_client.xlen(names.log_key(job_id)) == 1
     await worker.store.release(JOB_ID, 1)
-    await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0)
+    await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0, at_most=9)
 
 
 async def test_due_job_that_cannot_run_ends_for_its_reader(worker, redis_client):

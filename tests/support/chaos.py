@@ -1,7 +1,8 @@
 """What every chaos test stands on: a Redis, an upstream and workers that may be harmed.
 
-Sizes: the short form is for CI, ``BERLIN_CHAOS=full`` (``make chaos``) for the table in the
-README. ``BERLIN_CHAOS_SEED`` repeats a run, as far as chance decides.
+Sizes: the short form is for CI. ``make chaos`` sets ``BERLIN_CHAOS=full`` for the table in the
+README, and ``reduced`` on Sentinels and a cluster. ``BERLIN_CHAOS_SEED`` repeats a run, as far as
+chance decides.
 """
 
 import os
@@ -13,26 +14,37 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import redis
 from celery import Celery
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from berlin_schemas import names
 from berlin_worker.client import Client
+from berlin_worker.config import urls
 from berlin_worker.config.broker_url import for_kombu
-from berlin_worker.storage import connections
+from berlin_worker.embedded.redis_server import RedisProcess
+from berlin_worker.embedded.topology import Cluster, SentinelSet
+from berlin_worker.storage import connections, nodes
 from tests.support.history import History
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import WorkerProcess, wait_until
 
-FULL = os.environ.get("BERLIN_CHAOS") == "full"
+_FORM = os.environ.get("BERLIN_CHAOS", "")
+FULL = _FORM in {"full", "reduced"}
 
 Kind = Literal["client", "bare"]
+Servers = RedisProcess | SentinelSet | Cluster
 
 
-def size(short: int, full: int) -> int:
-    """The size of a run in this form, or a limit in seconds: short ones run several at a time."""
-    return full if FULL else short
+def size(short: int, full: int, reduced: int | None = None) -> int:
+    """The size of a run in this form, or a limit in seconds: short ones run several at a time.
+
+    ``reduced`` is as ``full`` if it is not given.
+    """
+    if not FULL:
+        return short
+    return full if _FORM == "full" or reduced is None else reduced
 
 
 def chance() -> random.Random:
@@ -52,7 +64,8 @@ class Environment(AbstractContextManager["Environment"]):
 
     ``redis_url`` is the way that no fault touches: the history looks at it. Workers and
     producers take ``worker_url`` and ``client_url`` where they are given (by way of a proxy).
-    The queue is there too, or on ``broker_url``. ``reread``: see ``History``.
+    The queue is there too, or on ``broker_url``. ``servers`` are those of ``redis_url``, for tests
+    that harm them. ``reread``: see ``History``.
     ``upstream`` is given by its settings, so that it too may stand behind a proxy.
     """
 
@@ -64,10 +77,12 @@ class Environment(AbstractContextManager["Environment"]):
         worker_url: str | None = None,
         client_url: str | None = None,
         broker_url: str | None = None,
+        servers: Servers | None = None,
         reread: bool = False,
         **env: str,
     ) -> None:
         self.redis_url = redis_url
+        self.servers = servers
         self.upstream = upstream
         self.env = {"REDIS_URL": worker_url or redis_url, **upstream.environ, **env}
         if broker_url is not None:
@@ -75,6 +90,7 @@ class Environment(AbstractContextManager["Environment"]):
         self._reread = reread
         self._client_url = client_url or redis_url
         self._broker_url = broker_url or self._client_url
+        self._queue_url = broker_url if urls.is_redis(broker_url or "") else None
         self._stack = ExitStack()
         self._sent = 0
 
@@ -83,9 +99,11 @@ class Environment(AbstractContextManager["Environment"]):
         retry = Retry(ExponentialBackoff(), 10)
         self.redis = connections.blocking(self.redis_url, timeout_s=30, retry=retry)
         close(self.redis.close)
-        self.history = self._stack.enter_context(
-            History(self.redis, self._client_url, reread=self._reread, broker_url=self._broker_url)
-        )
+        self.broker = self.redis
+        if self._queue_url is not None:
+            self.broker = connections.blocking(self._queue_url, timeout_s=30, retry=retry)
+            close(self.broker.close)
+        self.history = self._stack.enter_context(self.new_history())
         self.client = self._stack.enter_context(Client(self._client_url, self._broker_url))
         broker = for_kombu(self._broker_url)
         self._app = Celery(broker=broker.url, set_as_current=False)
@@ -101,6 +119,22 @@ class Environment(AbstractContextManager["Environment"]):
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def new_history(self) -> History:
+        """A history without jobs; enter it, and make it the environment's."""
+        return History(
+            self.redis,
+            self._client_url,
+            reread=self._reread,
+            broker_url=self._broker_url,
+            broker=self.broker,
+        )
+
+    @property
+    def nodes(self) -> list[redis.Redis]:
+        """A client of each primary, and of each replica that is known."""
+        found = nodes.nodes_of_blocking(self.redis_url, timeout_s=30)
+        return [self._stack.enter_context(redis.Redis.from_url(node.url)) for node in found]
 
     def worker(self, *arguments: str, **env: str) -> WorkerProcess:
         """A worker, not yet started; ``env`` holds further settings."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import redis
+from redis.crc import key_slot
 
+from berlin_schemas import names
 from berlin_worker.embedded.redis_server import RedisProcess
 from berlin_worker.embedded.topology import Cluster, Member
 from tests.support.proxy import TcpProxy
@@ -40,6 +42,16 @@ def slots_of(cluster: Cluster, primary: Member) -> set[int]:
 def slots_of_first(cluster: Cluster) -> set[int]:
     """The slots of the first primary."""
     return slots_of(cluster, primaries(cluster)[0])
+
+
+def used_slots(cluster: Cluster, job_ids: Iterable[str]) -> list[int]:
+    """The slots of jobs at one primary, that with the most of them."""
+    by_primary: dict[int, set[int]] = {}
+    owner = owners(cluster)
+    for job_id in job_ids:
+        slot = key_slot(names.log_key(job_id).encode())
+        by_primary.setdefault(owner[slot].port, set()).add(slot)
+    return sorted(max(by_primary.values(), key=len))
 
 
 def role(server: Member) -> str:
@@ -219,11 +231,11 @@ def moves_atomically(binary: Path) -> bool:
 
 
 def move_slots_atomically(cluster: Cluster, slots: Iterable[int]) -> None:
-    """Move slots of the first primary to the second one by CLUSTER MIGRATESLOTS."""
-    source, target, *_ = primaries(cluster)
+    """Move slots of one primary to the next one by CLUSTER MIGRATESLOTS."""
+    wanted = set(slots)
+    source, target, _ = _Move.to(cluster, owners(cluster)[min(wanted)])
     with target.client() as client:
         target_id = client.execute_command("CLUSTER MYID")
-    wanted = set(slots)
     ranges = [word for slot in sorted(wanted) for word in (slot, slot)]
     with source.client() as client:
         client.execute_command("CLUSTER MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", target_id)

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import redis
 
@@ -17,12 +17,15 @@ from tests.support.workers import wait_until
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+READER = "reader"
+"""Name of the connections of live readers, in CLIENT LIST."""
 _AT_ONCE = 500
 
 
 class History:
     """``client`` reads the truth: give it a connection that no fault touches.
 
+    ``broker`` has the queue, by default on the same server; of RabbitMQ it cannot look at any.
     ``reader_url`` is where live readers connect, by way of a proxy if the fault is theirs. With
     ``reread`` a reader that gets ``CursorExpired`` reads again from the start, and is counted.
     Close it, or use it as a context manager.
@@ -31,16 +34,19 @@ class History:
     def __init__(
         self,
         client: redis.Redis,
-        reader_url: str | None = None,
+        reader_url: str,
         *,
         reread: bool = False,
         broker_url: str | None = None,
+        broker: redis.Redis | None = None,
     ) -> None:
         self._redis = client
+        self._broker = broker or client
         self._jobs: dict[str, Accepted] = {}
         self._over: set[str] = set()
         self._faults: list[float] = []
-        self._readers = _Readers(reader_url or _url_of(client), broker_url, reread=reread)
+        named = f"{reader_url}{'&' if '?' in reader_url else '?'}client_name={READER}"
+        self._readers = _Readers(named, broker_url or reader_url, reread=reread)
 
     def accept(
         self,
@@ -87,7 +93,11 @@ class History:
     def wait(self, timeout_s: float = 120.0) -> bool:
         """Whether all jobs end in time, and what was queued and held for them is gone."""
         give_up = time.monotonic() + timeout_s
-        while self.unfinished or self._redis.exists("prompts", "unacked:prompts", *names.DUE_KEYS):
+        while (
+            self.unfinished
+            or self._broker.exists("prompts", "unacked:prompts")
+            or self._redis.exists(*names.DUE_KEYS)
+        ):
             if time.monotonic() > give_up:
                 return False
             time.sleep(0.1)
@@ -210,8 +220,3 @@ class _Readers:
         await asyncio.gather(*map(stopped, tasks))
         if self._client is not None:
             await self._client.aclose()
-
-
-def _url_of(client: redis.Redis) -> str:
-    known: dict[str, Any] = client.connection_pool.connection_kwargs
-    return f"redis://{known['host']}:{known['port']}/{known.get('db', 0)}"

@@ -11,6 +11,8 @@ from berlin_worker.storage import connections, nodes
 TOPOLOGIES: Final = ("single", "sentinel", "cluster")
 """Parameters of the fixture ``topology``, and values of the option ``--topology``."""
 OPTION: Final = "--topology"
+PART: Final = "--part"
+"""Option that runs a part of the chaos tests: ``2/3``."""
 _FIXTURES: Final = {"sentinel": "sentinel_set", "cluster": "cluster"}
 
 

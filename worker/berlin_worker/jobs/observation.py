@@ -16,7 +16,8 @@ from berlin_worker.jobs.store import Claim, JobStore
 from berlin_worker.jobs.store_retry import retry_until_available
 
 _CLEARED_UP_TO: Final = 3
-"""A job whose attempts reach this many times ``max_attempts`` is not cleared any more."""
+"""A job is cleared at most this many times ``max_attempts``. Attempts are no measure: each job that
+waits for a slot, and is released for that, begins two in the life of one worker."""
 
 
 def is_final_attempt(claim: Claim, policy: RetryPolicy) -> bool:
@@ -70,9 +71,12 @@ async def _clear_after_survival(
 
 
 async def _clear_failure(claim: Claim, store: JobStore, policy: RetryPolicy) -> None:
-    # Not for ever: a job that kills its workers late would go on to do so.
-    if claim.attempt < _CLEARED_UP_TO * policy.max_attempts:
-        left = claim.failed_attempts - 1
-        await retry_until_available(
-            lambda: store.clear_failure(claim.job_id, claim.attempt, failed_attempts=left)
+    await retry_until_available(
+        lambda: store.clear_failure(
+            claim.job_id,
+            claim.attempt,
+            failed_attempts=claim.failed_attempts - 1,
+            # Not for ever: a job that kills its workers late would go on to do so.
+            at_most=_CLEARED_UP_TO * policy.max_attempts,
         )
+    )

@@ -112,8 +112,10 @@ class JobStore(Protocol):
     async def release(self, job_id: str, attempt: int) -> None:
         """Release a running job: the next claim gets it at once."""
 
-    async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
-        """Set the ``failed_attempts`` of a running job."""
+    async def clear_failure(
+        self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
+    ) -> None:
+        """Set the ``failed_attempts`` of a running job, ``at_most`` so often."""
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep ``progress`` in the record, for the next claim."""

@@ -106,7 +106,7 @@ class AsyncCluster(redis.asyncio.RedisCluster):
     async def infos(self, section: str) -> list[dict[str, Any]]:
         """Return a section of INFO of each primary; raises redis-py's errors."""
         await self.initialize()
-        return [await node.execute_command("INFO", section) for node in self.get_primaries()]
+        return [await self._ask(node, "INFO", section) for node in self.get_primaries()]
 
     async def scan_all(
         self, cursors: Mapping[str, int], match: str, count: int
@@ -121,10 +121,19 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         keys: list[bytes] = []
         for node in self.get_primaries():
             cursor = cursors.get(node.name, 0)
-            found = await node.execute_command("SCAN", cursor, "MATCH", match, "COUNT", count)
+            found = await self._ask(node, "SCAN", cursor, "MATCH", match, "COUNT", count)
             after[node.name] = int(found[0])
             keys += found[1]
         return after, keys
+
+    async def _ask(self, node: ClusterNode, *command: Any) -> Any:
+        """Return the reply of one node; raises redis-py's errors."""
+        try:
+            return await node.execute_command(*command)
+        except RedisConnectionError:
+            # It may have left the cluster: only commands for slots learn that by themselves.
+            await self.refresh()
+            raise
 
     @property
     def knows_slots(self) -> bool:

@@ -195,10 +195,12 @@ class RedisStore:
             if await self._records.call(_RELEASE, [names.state_key(job_id)], args):
                 self._index.look_again(job_id, self._lease_ms)
 
-    async def clear_failure(self, job_id: str, attempt: int, *, failed_attempts: int) -> None:
+    async def clear_failure(
+        self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
+    ) -> None:
         """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
         with unreachable():
-            args = [attempt, failed_attempts]
+            args = [attempt, failed_attempts, at_most]
             await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
