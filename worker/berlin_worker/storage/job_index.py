@@ -5,7 +5,6 @@ changes are collected and written together. A lost entry returns by a renewal or
 :meth:`JobIndex.heal`. An entry without an unfinished job is removed when it is due.
 """
 
-import asyncio
 import itertools
 import logging
 import re
@@ -20,6 +19,7 @@ from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
 from berlin_worker.storage import old_index
+from berlin_worker.storage.advisory import AdvisoryWriter
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 from berlin_worker.storage.scripts import source
@@ -40,8 +40,6 @@ _PENDING_MAX: Final = 10_000
 _ENTRIES_A_CALL: Final = 1000
 """Lua passes at most about 8,000 values to one command."""
 _SCANNED_AT_ONCE: Final = 100
-_PATIENCE_S: Final = 0.5
-"""How long a claim waits for the node of its index entry."""
 _STATE_KEYS: Final = "job:{*}:state"
 _STATE_KEY: Final = re.compile(rb"job:\{(%s)\}:state" % names.JOB_ID_PATTERN.encode())
 
@@ -114,7 +112,7 @@ class JobIndex:
         self._cursor = 0
         self._cursors: dict[str, int] = {}
         self._may_scan = True
-        self._under_way: set[asyncio.Task[list[Any]]] = set()
+        self._writer = AdvisoryWriter(scripts.run, lambda call: scripts.node_of(call.keys[0]))
 
     async def claimed_soon(self, job_id: str, delay_ms: int, ttl_s: int) -> None:
         """Add the entry of a job that is about to be claimed, on a cluster.
@@ -123,11 +121,7 @@ class JobIndex:
         the entry is written later.
         """
         call = Call(INDEX, [names.due_key(job_id)], [ttl_s, "LT", "", 1, delay_ms, job_id])
-        writing = self._start([call])
-        await asyncio.wait({writing}, timeout=_PATIENCE_S)
-        if writing.done():
-            writing.result()
-        else:
+        if await self._writer.write([call]):
             self.look_again(job_id, delay_ms)
 
     async def renewed(self, job_ids: Sequence[str], delay_ms: int) -> None:
@@ -135,26 +129,15 @@ class JobIndex:
 
         If a node does not answer at once, or fails, its entries are written later.
         """
-        if not job_ids:
-            return
-        entries = partition_of((delay_ms, job_id) for job_id in job_ids)
-        writing = self._start(changes(entries, ttl_s=self._ttl_s, one_slot=True))
-        await asyncio.wait({writing}, timeout=_PATIENCE_S)
-        if not writing.done() or writing.exception() is not None:
-            for job_id in job_ids:
-                self.look_again(job_id, delay_ms)
+        for missed in await self._missed(dict.fromkeys(job_ids, delay_ms)):
+            self.look_again(missed, delay_ms)
 
-    def _start(self, calls: Sequence[Call]) -> asyncio.Task[list[Any]]:
-        """Run ``calls`` by a task that no one has to wait for."""
-        task = asyncio.create_task(self._scripts.run(calls), name="job-index")
-        self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[list[Any]]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at: the caller may have gone on
+    async def _missed(self, delays_ms: Mapping[str, int | None], only: str = "") -> list[str]:
+        """Write entries on a cluster; return the job IDs of those that are left to write."""
+        entries = partition_of((delay_ms, job_id) for job_id, delay_ms in delays_ms.items())
+        calls = changes(entries, ttl_s=self._ttl_s, only=only, one_slot=True)
+        keys = {call.keys[0] for call in await self._writer.write(calls)}
+        return [job_id for job_id in delays_ms if names.due_key(job_id) in keys] if keys else []
 
     def renewals(self, job_ids: Iterable[str], delay_ms: int) -> list[Call]:
         """Return the calls that move entries of running jobs; they also restore lost ones."""
@@ -179,9 +162,17 @@ class JobIndex:
         self._due, self._new = {}, {}
         listed: list[Entry] = [(round((at - now) * 1000), job_id) for job_id, at in new.items()]
         jobs = {names.JOBS: listed} if listed else {}
+        newest = changes(jobs, ttl_s=self._ttl_s, only="NX", at_most=JOBS_MAX)
         try:
+            if self._one_slot:
+                due = {job_id: due[job_id] for job_id in await self._missed(due)}
+                if not await self._writer.write(newest):
+                    new = {}
+                # Of a node that does not answer they are written later.
+                self._due, self._new = due | self._due, new | self._new
+                return
             await self._write(due)
-            await self._scripts.run(changes(jobs, ttl_s=self._ttl_s, only="NX", at_most=JOBS_MAX))
+            await self._scripts.run(newest)
         except BaseException:
             self._due, self._new = due | self._due, new | self._new
             raise
