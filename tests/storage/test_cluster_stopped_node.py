@@ -2,20 +2,20 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from berlin_schemas import Started, names
-from berlin_worker.client import AsyncClient
-from berlin_worker.embedded.topology import Cluster
+from berlin_worker.client import AsyncClient, Unavailable
+from berlin_worker.embedded.topology import Cluster, Member
 from berlin_worker.jobs.job_log import JobLog
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.store_retry import retry_until_available
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.connections import connect
 from berlin_worker.storage.job_store import RedisStore
-from tests.support.cluster import first_primary_stopped, primaries
+from tests.support.cluster import first_primary_stopped, primaries, primary_stopped
 from tests.support.store_helpers import make_store
 
 pytestmark = pytest.mark.contract
@@ -109,3 +109,42 @@ async def test_jobs_of_other_nodes_are_claimed_streamed_renewed_cancelled_and_re
         assert await client.zscore(names.due_key(late), late) is not None
         for stream in streams:
             await stream.aclose()
+
+
+def split(cluster: Cluster, dead: str) -> tuple[Member, str, list[str]]:
+    """The primary at ``dead``, its place, and those of the others."""
+    places = {f"127.0.0.1:{server.public_port}": server for server in primaries(cluster)}
+    return places[dead], dead, [place for place in places if place != dead]
+
+
+def others_jobs(client: AsyncCluster, dead: str, living: Sequence[str]) -> list[str]:
+    """Jobs of living nodes, with an index entry at each node."""
+    return [job_at(client, node, index=index) for node in living for index in (dead, *living)]
+
+
+async def test_jobs_of_other_nodes_are_submitted_and_claimed_though_index_entries_are_lost(
+    cluster: Cluster, real_redis_url: str, client: AsyncCluster, store: RedisStore
+) -> None:
+    stopped, dead, living = split(cluster, client.node_of(names.JOBS))
+    async with (
+        AsyncClient(cluster.url, real_redis_url) as producer,
+        AsyncClient(cluster.url, real_redis_url) as late,
+        asyncio.timeout(60),
+    ):
+        await producer.submit("before", job_id=job_at(client, dead))
+        with primary_stopped(cluster, stopped):
+            at_dead = [job_at(client, dead) for _ in range(70)]  # more than are sent at once
+            stuck = [asyncio.create_task(late.submit("stuck", job_id=job)) for job in at_dead]
+            for submitter in (producer, late):
+                jobs = others_jobs(client, dead, living)
+                await asyncio.gather(*(submitter.submit("x", job_id=job_id) for job_id in jobs))
+                for job_id in jobs:
+                    assert (await submitter.status(job_id)).status == "queued"
+                    claim = await store.claim(job_id, b"{}", call="c", deadline_s=60)
+                    assert claim.status == "claimed"
+            assert not any(task.done() for task in stuck)
+        outcomes = await asyncio.gather(*stuck, return_exceptions=True)
+        assert all(isinstance(each, str | Unavailable) for each in outcomes)
+        await store.update_index()
+        for job_id in jobs:
+            assert await client.zscore(names.due_key(job_id), job_id) is not None

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import redis
@@ -11,7 +12,7 @@ import redis.cluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisClusterException, SlotNotCoveredError
 
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage.closed_transport import reporting_closed
@@ -56,11 +57,14 @@ class AsyncCluster(redis.asyncio.RedisCluster):
     """An asyncio client of a cluster."""
 
     def __init__(self, *, at_once: int, **options: Any) -> None:
-        """``at_once``: how many commands run side by side; others wait for their turn."""
+        """``at_once``: how many commands of a node run side by side; others wait for their turn."""
         # A node of redis-py raises an error once it has no connection left. Pipelines, which are
         # few, do not wait.
         super().__init__(max_connections=_CONNECTIONS_MAX, **options)
-        self._turn = asyncio.Semaphore(at_once)
+        # One for each node: commands for one that does not answer hold up no others.
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(at_once)
+        )
         self._refreshed_s = -math.inf
         kind = reporting_closed(self.connection_kwargs["connection_class"])
         self.connection_kwargs["connection_class"] = kind
@@ -145,13 +149,28 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         made: AbstractConnection = node.connection_class(**node.connection_kwargs)
         return made
 
+    def _asked_node(self, command: tuple[Any, ...]) -> str:
+        """Return the node of a command's first key; empty if it has no key, or no node is known."""
+        key = key_of(command) if len(command) > 1 else None
+        if not self.knows_slots or not isinstance(key, str | bytes):
+            return ""
+        try:
+            return self.node_of(key)
+        except SlotNotCoveredError:
+            return ""
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
         try:
-            async with self._turn:
+            async with self._turns[self._asked_node(args)]:
                 return await super().execute_command(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
+
+
+def key_of(command: Sequence[Any]) -> Any:
+    """Return the first key of a command of ours that has one (pure)."""
+    return command[3] if command[0] == "EVAL" else command[1]
 
 
 class BlockingCluster(redis.RedisCluster):

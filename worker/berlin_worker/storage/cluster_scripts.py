@@ -23,7 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable
+from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable, key_of
 from berlin_worker.storage.script_connection import Call, ScriptCalls, ScriptConnection
 from berlin_worker.telemetry.store_nodes import Observer
 
@@ -258,17 +258,11 @@ class ClusterCommands(ClusterScriptConnection):
         if not self._cluster.knows_slots:
             with contextlib.suppress(RedisError, OSError):
                 await self._cluster.initialize()
-        return self.node_of(key_of(command))
+        return self.node_of(str(key_of(command)))
 
 
 def _as_call(command: Command) -> Call:
-    return Call("", (key_of(command),), command)
-
-
-def key_of(command: Command) -> str:
-    """Return the first key of a command (pure)."""
-    name, first, *_ = command
-    return str(command[3] if name == "EVAL" else first)
+    return Call("", (str(key_of(command)),), command)
 
 
 def script_connection(

@@ -1,0 +1,88 @@
+"""The commands by which a client writes records and indexes: on one server, and on a cluster."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from redis.asyncio import Redis
+
+from berlin_worker.storage import connections
+from berlin_worker.storage.advisory import AdvisoryWriter
+from berlin_worker.storage.cluster import key_of
+from berlin_worker.storage.cluster_scripts import ClusterCommands
+from berlin_worker.storage.connections import Command
+
+
+class RecordCommands(Protocol):
+    """Runs commands on records and indexes."""
+
+    async def outcomes(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to ``commands``; an error stands in the place of a missing one.
+
+        Raises redis-py's errors if the only server cannot be reached.
+        """
+
+    async def node_of(self, command: Command) -> str:
+        """Return the node of a cluster that a command goes to; empty for the only server."""
+
+    async def write_index(self, commands: Sequence[Command]) -> None:
+        """Write to the indexes of a cluster, and wait for no node that does not answer.
+
+        Raises the error of redis-py by which a node refuses a write for good.
+        """
+
+    async def aclose(self) -> None:
+        """Cancel what is under way."""
+
+
+class ServerCommands(RecordCommands):
+    """The commands on one server."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def outcomes(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies; raises redis-py's errors if the server cannot be reached."""
+        return await connections.ask(self._redis, commands)
+
+    async def node_of(self, command: Command) -> str:  # noqa: ARG002  # a cluster needs it
+        """Return the name of the only server, which is empty."""
+        return ""
+
+    async def write_index(self, commands: Sequence[Command]) -> None:
+        """Write to the indexes; raises redis-py's errors."""
+        for reply in await self.outcomes(commands):
+            if isinstance(reply, Exception):
+                raise reply
+
+    async def aclose(self) -> None:
+        """Do nothing: nothing is under way."""
+
+
+class NodeCommands(RecordCommands):
+    """The commands on the nodes of a cluster.
+
+    An entry of a node that does not answer is left out: a worker writes it when it claims the job,
+    or restores it from the record.
+    """
+
+    def __init__(self, commands: ClusterCommands) -> None:
+        self._commands = commands
+        self._writer: AdvisoryWriter[Command] = AdvisoryWriter(
+            commands.outcomes_of, lambda command: commands.node_of(key_of(command))
+        )
+
+    async def outcomes(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies, and the error of each command that got none."""
+        return await self._commands.outcomes_of(commands)
+
+    async def node_of(self, command: Command) -> str:
+        """Return the node; asks for the slots if they are not known yet."""
+        return await self._commands.node_of_command(command)
+
+    async def write_index(self, commands: Sequence[Command]) -> None:
+        """Write to the indexes as far as their nodes answer."""
+        await self._writer.write(commands)
+
+    async def aclose(self) -> None:
+        """Cancel what is under way."""
+        await self._writer.aclose()
