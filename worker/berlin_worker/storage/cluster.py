@@ -9,6 +9,7 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 import redis.cluster
+from redis._parsers.commands import AsyncCommandsParser
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -53,6 +54,21 @@ class _AskedNode:
             node.release(connection)
 
 
+class _KnownCommands(AsyncCommandsParser):
+    """Knows the keys of our commands.
+
+    redis-py's parser would ask one node for them whenever the slots are asked for, and fail if that
+    node does not answer.
+    """
+
+    async def initialize(self, node: Any = None) -> None:
+        """Ask nothing."""
+
+    async def get_keys(self, *args: Any) -> tuple[Any, ...]:
+        """Return the first key of a command; the others have the same slot."""
+        return args[1:2]
+
+
 class AsyncCluster(redis.asyncio.RedisCluster):
     """An asyncio client of a cluster."""
 
@@ -66,6 +82,7 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             lambda: asyncio.Semaphore(at_once)
         )
         self._refreshed_s = -math.inf
+        self.commands_parser = _KnownCommands()
         kind = reporting_closed(self.connection_kwargs["connection_class"])
         self.connection_kwargs["connection_class"] = kind
         self.nodes_manager.connection_kwargs["connection_class"] = kind
@@ -182,8 +199,13 @@ class BlockingCluster(redis.RedisCluster):
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
+    def _get_command_keys(self, *args: Any) -> tuple[Any, ...]:
+        return args[1:2]  # redis-py would ask a node that may not answer
+
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
+        if args == ("COMMAND",):
+            return {}  # redis-py asks for the keys of all commands, see above
         try:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py
         except RedisClusterException as error:
