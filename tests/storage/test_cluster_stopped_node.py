@@ -11,12 +11,14 @@ from berlin_worker.client import AsyncClient, Unavailable
 from berlin_worker.embedded.topology import Cluster, Member
 from berlin_worker.jobs.job_log import JobLog
 from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.store_retry import retry_until_available
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.connections import connect
 from berlin_worker.storage.job_store import RedisStore
 from tests.support.cluster import first_primary_stopped, primaries, primary_stopped
 from tests.support.store_helpers import make_store
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.contract
 
@@ -148,3 +150,59 @@ async def test_jobs_of_other_nodes_are_submitted_and_claimed_though_index_entrie
         await store.update_index()
         for job_id in jobs:
             assert await client.zscore(names.due_key(job_id), job_id) is not None
+
+
+class Queue:
+    """A queue of jobs that takes each."""
+
+    def __init__(self) -> None:
+        self.requeued: list[str] = []
+
+    async def requeue(
+        self, job_id: str, job: bytes, trace: bytes = b""
+    ) -> None:  # the queue's signature
+        self.requeued.append(job_id)
+
+    async def depth(self) -> int:
+        return 0
+
+
+async def discard(*letter: object) -> None:
+    raise AssertionError(letter)
+
+
+async def test_expired_leases_of_other_nodes_are_found(
+    cluster: Cluster, client: AsyncCluster
+) -> None:
+    store = make_store(client, owner="dead worker", lease_s=0.5, one_slot=True)
+    queue = Queue()
+    stopped, dead, living = split(cluster, client.node_of(names.DUE_TURN))
+    at_dead = [job_at(client, dead) for _ in range(5)]
+    jobs = [job_at(client, node, index=entry) for node in living for entry in living]
+    lost = [job_at(client, node, index=dead) for node in living]  # their entries are away
+    leases = Leases(
+        store,
+        lease_s=0.5,
+        renew_interval_s=1.0,
+        reap_interval_s=0.05,
+        job_queue=queue,
+        discard=discard,
+        nodes=store.nodes,
+    )
+    async with asyncio.timeout(60):
+        with primary_stopped(cluster, stopped):
+            reaping = asyncio.create_task(leases.reap_forever())
+            for job_id in (*jobs, *lost):
+                await store.claim(job_id, b"{}", call="c", deadline_s=60)
+            late = [
+                asyncio.create_task(store.claim(job_id, b"{}", call="c", deadline_s=60))
+                for job_id in at_dead
+            ]
+            await until(lambda: {*jobs, *lost} <= set(queue.requeued))
+            assert leases.silent_s < 5.0
+        await asyncio.wait(late)
+        await until(lambda: {*jobs, *lost, *at_dead} <= set(queue.requeued))
+    assert not reaping.done()
+    reaping.cancel()
+    await asyncio.wait({reaping})
+    await store.aclose()

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import redis
@@ -124,28 +124,17 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
-    async def infos(self, section: str) -> list[dict[str, Any]]:
-        """Return a section of INFO of each primary; raises redis-py's errors."""
-        await self.initialize()
-        return [await node.execute_command("INFO", section) for node in self.get_primaries()]
+    def serving(self) -> list[str]:
+        """Return the primaries that serve slots, as ``host:port``; none before they are known."""
+        return [node.name for node in self.get_primaries()]
 
-    async def scan_all(
-        self, cursors: Mapping[str, int], match: str, count: int
-    ) -> tuple[dict[str, int], list[bytes]]:
-        """Go on with a scan of each primary; return the next cursor of each, and the keys.
-
-        ``cursors`` is what the last call has returned, at first empty. A primary without an
-        entry is scanned from its beginning. Raises redis-py's errors.
-        """
+    async def ask_node(self, node: str, *command: Any) -> Any:
+        """Return the reply of one node; raises redis-py's errors."""
         await self.initialize()
-        after: dict[str, int] = {}
-        keys: list[bytes] = []
-        for node in self.get_primaries():
-            cursor = cursors.get(node.name, 0)
-            found = await node.execute_command("SCAN", cursor, "MATCH", match, "COUNT", count)
-            after[node.name] = int(found[0])
-            keys += found[1]
-        return after, keys
+        found = self.nodes_manager.get_node(node_name=node)
+        if found is None:
+            raise ClusterUnavailable(f"{node} has left the cluster")
+        return await found.execute_command(*command)
 
     @property
     def knows_slots(self) -> bool:
@@ -212,13 +201,16 @@ class BlockingCluster(redis.RedisCluster):
             raise ClusterUnavailable(str(error)) from error
 
 
-async def uptime_s(client: redis.asyncio.Redis) -> float:
+async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -> float:
     """Return the uptime of a server in seconds; infinite if INFO lacks it.
 
-    Of a cluster the primary that was started last counts. Raises redis-py's errors.
+    Of a cluster that of ``node`` counts, or of the primary that was started last. Raises redis-py's
+    errors.
     """
     if isinstance(client, AsyncCluster):
-        infos = await client.infos("server")
+        await client.initialize()
+        nodes = [node] if node else client.serving()
+        infos = [await client.ask_node(each, "INFO", "server") for each in nodes]
     else:
         infos = [await client.info("server")]
     return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
