@@ -1,9 +1,9 @@
 """A client's connections to the event store, each made when it is first needed."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -21,6 +21,7 @@ from berlin_worker.errors import ClientError
 from berlin_worker.storage import connections
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.cluster_scripts import ClusterCommands
+from berlin_worker.storage.connections import Command
 from berlin_worker.storage.databases import database_of
 
 
@@ -58,6 +59,14 @@ class EventStore:
     def channel(self, job_id: str) -> str:
         """Return the channel of a job's events."""
         return (names.sharded_channel if self.is_cluster else names.channel)(job_id)
+
+    async def read(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to ``commands``, each of one slot, sent together.
+
+        An error stands in the place of a missing one. Raises redis-py's errors if the only server
+        cannot be reached.
+        """
+        return await self._records.read(commands)
 
     @cached_property
     def _records(self) -> RecordCommands:

@@ -1,7 +1,9 @@
 """The commands by which a client writes records and indexes: on one server, and on a cluster."""
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
 
@@ -10,6 +12,8 @@ from berlin_worker.storage.advisory import AdvisoryWriter
 from berlin_worker.storage.cluster import key_of
 from berlin_worker.storage.cluster_scripts import ClusterCommands
 from berlin_worker.storage.connections import Command
+
+_READ_S: Final = 2.0
 
 
 class RecordCommands(Protocol):
@@ -20,6 +24,9 @@ class RecordCommands(Protocol):
 
         Raises redis-py's errors if the only server cannot be reached.
         """
+
+    async def read(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies as :meth:`outcomes` does, but wait for no node longer than 2 s."""
 
     async def node_of(self, command: Command) -> str:
         """Return the node of a cluster that a command goes to; empty for the only server."""
@@ -43,6 +50,10 @@ class ServerCommands(RecordCommands):
     async def outcomes(self, commands: Sequence[Command]) -> list[Any]:
         """Return the replies; raises redis-py's errors if the server cannot be reached."""
         return await connections.ask(self._redis, commands)
+
+    async def read(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies; raises redis-py's errors if the server cannot be reached."""
+        return await self.outcomes(commands)
 
     async def node_of(self, command: Command) -> str:  # noqa: ARG002  # a cluster needs it
         """Return the name of the only server, which is empty."""
@@ -74,6 +85,29 @@ class NodeCommands(RecordCommands):
     async def outcomes(self, commands: Sequence[Command]) -> list[Any]:
         """Return the replies, and the error of each command that got none."""
         return await self._commands.outcomes_of(commands)
+
+    async def read(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies; one that has not come within 2 s is a ``TimeoutError``."""
+        by_node: defaultdict[str, list[int]] = defaultdict(list)
+        for at, command in enumerate(commands):
+            by_node[await self.node_of(command)].append(at)
+        tasks = {
+            asyncio.create_task(self.outcomes([commands[at] for at in some])): some
+            for some in by_node.values()
+        }
+        replies: list[Any] = [TimeoutError("the node of the cluster does not answer")]
+        replies *= len(commands)
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=_READ_S)
+            for task, some in tasks.items():
+                if task.done():
+                    for at, reply in zip(some, task.result(), strict=True):
+                        replies[at] = reply
+        finally:
+            for task in tasks:
+                task.cancel()
+        return replies
 
     async def node_of(self, command: Command) -> str:
         """Return the node; asks for the slots if they are not known yet."""

@@ -9,11 +9,12 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 import redis.cluster
-from redis._parsers.commands import AsyncCommandsParser
+from redis._parsers.commands import AsyncCommandsParser, CommandsParser
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, SlotNotCoveredError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage.closed_transport import reporting_closed
@@ -179,6 +180,13 @@ def key_of(command: Sequence[Any]) -> Any:
     return command[3] if command[0] == "EVAL" else command[1]
 
 
+class _BlockingKnownCommands(CommandsParser):
+    """What :class:`_KnownCommands` is, for blocking clients."""
+
+    def get_keys(self, redis_conn: Any, *args: Any) -> tuple[Any, ...]:  # noqa: ARG002  # redis-py's signature
+        return args[1:2]
+
+
 class BlockingCluster(redis.RedisCluster):
     """A blocking client of a cluster, which connects at once."""
 
@@ -187,9 +195,18 @@ class BlockingCluster(redis.RedisCluster):
             super().__init__(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
+        self.commands_parser = _BlockingKnownCommands(self)  # type: ignore[no-untyped-call]  # redis-py
 
-    def _get_command_keys(self, *args: Any) -> tuple[Any, ...]:
-        return args[1:2]  # redis-py would ask a node that may not answer
+    def any_node(self, *command: Any) -> Any:
+        """Return the reply of the first primary that answers; raises redis-py's errors."""
+        nodes = self.get_primaries()  # type: ignore[no-untyped-call]  # redis-py
+        for left, node in zip(range(len(nodes) - 1, -1, -1), nodes, strict=True):
+            try:
+                return self.execute_command(*command, target_nodes=node)
+            except (RedisConnectionError, RedisTimeoutError, OSError):
+                if not left:
+                    raise
+        raise ClusterUnavailable("the cluster has no primary")
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
@@ -214,6 +231,18 @@ async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -
     else:
         infos = [await client.info("server")]
     return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
+
+
+def time_at(client: redis.Redis, key: str) -> tuple[int, int]:
+    """Return the time (s, µs) of the server that has ``key``; raises redis-py's errors."""
+    found: Any
+    if isinstance(client, BlockingCluster):
+        node = client.get_node_from_key(key)
+        found = client.execute_command("TIME", target_nodes=node)
+    else:
+        found = client.time()
+    seconds, micros = found
+    return int(seconds), int(micros)
 
 
 def open_cluster(url: RedisURL, options: dict[str, Any]) -> AsyncCluster:
