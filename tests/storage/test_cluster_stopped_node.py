@@ -7,14 +7,20 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from berlin_schemas import Started, names
+from berlin_worker.cli import preflight
+from berlin_worker.cli.doctor import topology
+from berlin_worker.cli.doctor.checks import CheckResult
 from berlin_worker.client import AsyncClient, Unavailable
+from berlin_worker.client.fleet_reader import read
 from berlin_worker.embedded.topology import Cluster, Member
 from berlin_worker.jobs.job_log import JobLog
 from berlin_worker.jobs.journal import Journal
 from berlin_worker.jobs.leases import Leases
 from berlin_worker.jobs.store_retry import retry_until_available
+from berlin_worker.settings import Settings
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.connections import connect
+from berlin_worker.storage.fleet import Fleet
 from berlin_worker.storage.job_store import RedisStore
 from tests.support.cluster import first_primary_stopped, primaries, primary_stopped
 from tests.support.store_helpers import make_store
@@ -206,3 +212,44 @@ async def test_expired_leases_of_other_nodes_are_found(
     reaping.cancel()
     await asyncio.wait({reaping})
     await store.aclose()
+
+
+async def test_what_other_nodes_have_is_listed_and_shown(
+    cluster: Cluster, real_redis_url: str, client: AsyncCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(topology, "TIMEOUT_S", 1.0)
+    settings = Settings(redis_url=cluster.url, broker_url=real_redis_url)
+    # The first URL's node, and the default one of redis-py, is among them.
+    homes = {name: client.node_of(name) for name in (names.JOBS, names.FLEET, names.DEAD_LETTERS)}
+    assert len(set(homes.values())) > 1
+    async with AsyncClient(cluster.url, real_redis_url) as reader, asyncio.timeout(120):
+        places = sorted(set(homes.values()))
+        jobs = {await reader.submit("x", job_id=job_at(client, node)): node for node in places}
+        for place in places:
+            stopped, dead, _ = split(cluster, place)
+            with primary_stopped(cluster, stopped):
+                fleet, checks = await asyncio.to_thread(shown, settings)
+                unread = {"workers": names.FLEET, "dead_letters": names.DEAD_LETTERS}
+                assert set(fleet.unread) == {n for n, key in unread.items() if homes[key] == dead}
+                assert bool(fleet.unread_text) == bool(fleet.unread)
+                assert any(each.level != "ok" and dead in each.message for each in checks)
+                if homes[names.JOBS] == dead:
+                    with pytest.raises(Unavailable, match="does not answer"):
+                        await reader.list()
+                    continue
+                found = {each.job_id: each.status for each in await reader.list()}
+                assert found == {
+                    job_id: "unknown" if node == dead else "queued" for job_id, node in jobs.items()
+                }
+                assert [each.job_id for each in await reader.list(status="queued")] == [
+                    job_id for job_id in reversed(jobs) if jobs[job_id] != dead
+                ]
+
+
+def shown(settings: Settings) -> tuple[Fleet, list[CheckResult]]:
+    """What `berlin top` and `berlin doctor` show."""
+    with preflight.open_redis(settings.redis_url) as redis:
+        fleet = Fleet.of(read(redis, settings))
+    assert preflight.redis_problem(settings.redis_url) is None
+    return fleet, list(topology.examine(settings.redis_url))

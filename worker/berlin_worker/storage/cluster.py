@@ -233,6 +233,14 @@ async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -
     return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
 
 
+def ping(client: redis.Redis) -> None:
+    """Raise redis-py's errors unless the server, or any node of the cluster, answers."""
+    if isinstance(client, BlockingCluster):
+        client.any_node("PING")
+    else:
+        client.ping()
+
+
 def time_at(client: redis.Redis, key: str) -> tuple[int, int]:
     """Return the time (s, µs) of the server that has ``key``; raises redis-py's errors."""
     found: Any
