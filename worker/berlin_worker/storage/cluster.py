@@ -84,6 +84,7 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         )
         self._refreshed_s = -math.inf
         self.commands_parser = _KnownCommands()
+        self._under_way = 0
         kind = reporting_closed(self.connection_kwargs["connection_class"])
         self.connection_kwargs["connection_class"] = kind
         self.nodes_manager.connection_kwargs["connection_class"] = kind
@@ -168,11 +169,22 @@ class AsyncCluster(redis.asyncio.RedisCluster):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
+        self._under_way += 1
         try:
             async with self._turns[self._asked_node(args)]:
                 return await super().execute_command(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
+        finally:
+            self._under_way -= 1
+
+    async def aclose(self) -> None:
+        """Close all connections. redis-py, which calls this during commands too, keeps them open if
+        the last command has failed."""
+        if self._initialize and not self._under_way:
+            await self.nodes_manager.aclose()
+            await self.nodes_manager.aclose("startup_nodes")
+        await super().aclose()
 
 
 def key_of(command: Sequence[Any]) -> Any:
