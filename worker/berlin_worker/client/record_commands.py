@@ -14,6 +14,7 @@ from berlin_worker.storage.cluster_scripts import ClusterCommands
 from berlin_worker.storage.connections import Command
 
 _READ_S: Final = 2.0
+_SILENT_S: Final = 5.0
 
 
 class RecordCommands(Protocol):
@@ -78,6 +79,7 @@ class NodeCommands(RecordCommands):
 
     def __init__(self, commands: ClusterCommands) -> None:
         self._commands = commands
+        self._silent_until: dict[str, float] = {}
         self._writer: AdvisoryWriter[Command] = AdvisoryWriter(
             commands.outcomes_of, lambda command: commands.node_of(key_of(command))
         )
@@ -87,21 +89,28 @@ class NodeCommands(RecordCommands):
         return await self._commands.outcomes_of(commands)
 
     async def read(self, commands: Sequence[Command]) -> list[Any]:
-        """Return the replies; one that has not come within 2 s is a ``TimeoutError``."""
+        """Return the replies; one that has not come within 2 s is a ``TimeoutError``.
+
+        A node that has not answered is not waited for again for 5 s.
+        """
+        clock = asyncio.get_running_loop().time
         by_node: defaultdict[str, list[int]] = defaultdict(list)
         for at, command in enumerate(commands):
             by_node[await self.node_of(command)].append(at)
         tasks = {
-            asyncio.create_task(self.outcomes([commands[at] for at in some])): some
-            for some in by_node.values()
+            asyncio.create_task(self.outcomes([commands[at] for at in some])): (node, some)
+            for node, some in by_node.items()
+            if clock() >= self._silent_until.get(node, 0.0)
         }
         replies: list[Any] = [TimeoutError("the node of the cluster does not answer")]
         replies *= len(commands)
         try:
             if tasks:
                 await asyncio.wait(tasks, timeout=_READ_S)
-            for task, some in tasks.items():
-                if task.done():
+            for task, (node, some) in tasks.items():
+                if not task.done():
+                    self._silent_until[node] = clock() + _SILENT_S
+                else:
                     for at, reply in zip(some, task.result(), strict=True):
                         replies[at] = reply
         finally:
