@@ -96,7 +96,7 @@ class NodeCommands(RecordCommands):
         clock = asyncio.get_running_loop().time
         by_node: defaultdict[str, list[int]] = defaultdict(list)
         for at, command in enumerate(commands):
-            by_node[await self.node_of(command)].append(at)
+            by_node[self._commands.node_of(str(key_of(command)))].append(at)
         tasks = {
             asyncio.create_task(self.outcomes([commands[at] for at in some])): (node, some)
             for node, some in by_node.items()

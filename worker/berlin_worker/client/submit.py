@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from berlin_worker.storage.connections import Command
 
 _AT_ONCE: Final = 64
+_SLOTS_S: Final = 1.0
+"""How long a submission waits to know the node of its record; then it shares a line with others."""
 _AGAIN_MS: Final = round(QUEUED_AGAIN_S * 1000)
 
 _Argument = str | bytes | int
@@ -122,7 +124,11 @@ class Submitter:
             await lane.calls.aclose()
 
     async def _lane(self, job_id: str) -> _Lane:
-        node = await self._redis.node_of(("HEXISTS", names.state_key(job_id), "status"))
+        node = ""
+        if self._one_slot:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SLOTS_S):
+                    node = await self._redis.node_of(("HEXISTS", names.state_key(job_id), "status"))
         lane = self._lanes.get(node)
         if lane is None:
             lane = self._lanes[node] = _Lane(self._run)
