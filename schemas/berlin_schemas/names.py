@@ -20,7 +20,7 @@ DUE_KEYS: Final = tuple(f"worker:due:{{{number:02}}}" for number in range(64))
 """Partitions of the index of unfinished jobs: sorted sets by the time (ms) at which a reaper looks
 at each job. The braces give each its own cluster slot."""
 DUE_TURN: Final = "worker:due:turn"
-"""Exists while one worker looks for due jobs."""
+"""Exists while one worker looks for due jobs; on a cluster each node has a key, `turn_key`."""
 JOBS: Final = "worker:jobs"
 """Sorted set of the newest jobs, by the time (ms) of their submission."""
 FLEET: Final = "worker:fleet"
@@ -74,6 +74,11 @@ def due_key(job_id: str | bytes) -> str:
     """Return the key of the partition, of the index of unfinished jobs, that holds a job."""
     data = job_id.encode() if isinstance(job_id, str) else job_id
     return DUE_KEYS[zlib.crc32(data) % len(DUE_KEYS)]
+
+
+def turn_key(number: int) -> str:
+    """Return the key of the turn at the node of a cluster that has its slot."""
+    return f"{DUE_TURN}:{{{number:02}}}"
 
 
 def alive_key(worker: str) -> str:

@@ -65,6 +65,10 @@ async def test_job_in_a_moving_slot_is_submitted_claimed_renewed_reaped_and_canc
             waiting = asyncio.create_task(store.claim(job_id, b"", call="call", deadline_s=60))
             done, _ = await asyncio.wait([waiting], timeout=0.1)
             assert not done
+            # A job of another slot of that node does not wait for it.
+            claim = await store.claim(job_of_first(cluster), b"{}", call="x", deadline_s=60)
+            assert claim.status == "claimed"
+            assert not waiting.done()
         claim = await waiting
         assert (claim.status, claim.cancel_reason) == ("claimed", "requested")
         assert await store.renew([(job_id, 1)]) == ["requested"]  # another connection: MOVED

@@ -6,6 +6,7 @@ import pytest
 from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import ClusterNode
 
 from berlin_worker.cli.errors import as_problem
 from berlin_worker.storage.redis_errors import (
@@ -121,4 +122,12 @@ def test_refused_command_is_not_reported_as_an_outage() -> None:
     error = exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
     assert describe(AT, error) == (
         f"Redis at {AT} refuses a command (command not allowed when used memory > 'maxmemory'.)"
+    )
+
+
+def test_node_of_a_cluster_that_does_not_answer_is_named():
+    error = exceptions.ConnectionError("refused")
+    error.connection = ClusterNode("10.0.0.1", 7000)
+    assert describe("redis+cluster://a:1,b:2", error) == (
+        "node 10.0.0.1:7000 of Redis at redis+cluster://a:1,b:2 does not answer (ConnectionError)"
     )

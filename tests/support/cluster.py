@@ -207,13 +207,22 @@ def _half_moved(move: _Move, slot: int, first: Sequence[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def first_primary_stopped(cluster: Cluster) -> Iterator[None]:
     """Stop the first primary by SIGSTOP; no replica is promoted, and the other nodes serve."""
-    former = primaries(cluster)[0]
+    with primary_stopped(cluster, primaries(cluster)[0]):
+        yield
+
+
+@contextlib.contextmanager
+def primary_stopped(cluster: Cluster, former: Member) -> Iterator[None]:
+    """Stop a primary by SIGSTOP; no replica is promoted, and the other nodes serve."""
     others = [server for server in cluster.servers if server is not former]
     configure(others, {"cluster-replica-no-failover": "yes", "cluster-require-full-coverage": "no"})
-    with stopped([former]):
-        yield
-    configure(others, {"cluster-replica-no-failover": "no", "cluster-require-full-coverage": "yes"})
-    wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes serve again")
+    try:
+        with stopped([former]):
+            yield
+    finally:
+        served = {"cluster-replica-no-failover": "no", "cluster-require-full-coverage": "yes"}
+        configure(others, served)
+        wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes serve again")
 
 
 def configure(servers: Iterable[Member], options: dict[str, str]) -> None:

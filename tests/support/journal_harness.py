@@ -48,9 +48,9 @@ class MemoryStore:
 class Harness:
     """A journal with its writer, and what happened to it."""
 
-    def __init__(self, limit=1 << 20, node_of=None):
+    def __init__(self, limit=1 << 20, node_of=None, nodes=tuple):
         self.store = MemoryStore()
-        self.journal = Journal(self.store, buffer_bytes=limit, node_of=node_of)
+        self.journal = Journal(self.store, buffer_bytes=limit, node_of=node_of, nodes=nodes)
         self.fenced = []
 
     async def __aenter__(self):

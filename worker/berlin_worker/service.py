@@ -170,6 +170,7 @@ def _job_parts(
         stats=stats,
         database=database_of(client),
         node_of=store.nodes.node_of if store.nodes else None,
+        nodes=store.nodes.names if store.nodes else tuple,
     )
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -11,6 +13,7 @@ from redis.exceptions import MovedError, RedisError
 from berlin_schemas import names
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.embedded.upstream import upstream_in_thread
+from tests.gateway.conftest import Harness, serve
 from tests.support.acl import (
     LOG,
     NOPERM,
@@ -50,9 +53,10 @@ def fleet(guarded_topology: GuardedTopology) -> Iterator[Fleet]:
 
 
 async def test_every_service_works_as_its_own_user(
-    guarded_topology: GuardedTopology, fleet: Fleet
+    guarded_topology: GuardedTopology, fleet: Fleet, tmp_path: Path
 ) -> None:
     guarded = guarded_topology
+    broker_url = {"broker_url": url} if (url := guarded.broker_url("gateway")) else {}
     async with as_producer(guarded) as producer, as_subscriber(guarded) as subscriber:
         with fleet.worker("-c", "4", **QUICK_LEASES) as doomed:
             lost = await producer.submit("[[stall:2*1]] a b c d")
@@ -72,6 +76,8 @@ async def test_every_service_works_as_its_own_user(
             for user in ("operator", "worker"):
                 doctor = cli(guarded, user, "doctor", "--no-login")
                 assert doctor.returncode == 0, doctor.stdout
+            async with serve(guarded.url("gateway"), tmp_path, **broker_url) as gateway:
+                await use(gateway)
             dead = {"job_id": "", "reason": "x", "job": json.dumps(prompt("again"))}
             fleet.redis.xadd(names.DEAD_LETTERS, dead)
             entry = cli(guarded, "operator", "dead", "list").stdout.split()[0]
@@ -86,6 +92,45 @@ async def test_every_service_works_as_its_own_user(
     assert {line.partition(": ")[2] for line in guarded.denials()} <= {
         *("command hmget in toplevel", "command config|get in toplevel")
     }
+
+
+async def use(gateway: Harness) -> None:
+    """Each kind of request to a gateway once."""
+    text = {"messages": [{"role": "user", "content": "by HTTP"}], "model": "gpt-4o"}
+    job_id = await answered(gateway, "POST", "/v1/jobs", 202, "job_id", json=text)
+    ticket = await answered(gateway, "POST", f"/v1/jobs/{job_id}/tickets", 201, "ticket")
+    url = f"{gateway.url}/v1/jobs/{job_id}/events?ticket={ticket}"
+    async with gateway.http.get(url) as events:
+        assert "event: completed" in await events.text()
+    assert await answered(gateway, "GET", f"/v1/jobs/{job_id}", 200, "status") == "completed"
+    listed = await answered(gateway, "GET", "/v1/jobs", 200, "jobs")
+    assert job_id in {each["job_id"] for each in listed}
+    asked = {"model": "gpt-4o", "messages": text["messages"]}
+    [choice] = await answered(gateway, "POST", "/v1/chat/completions", 200, "choices", json=asked)
+    assert choice["message"]["content"] == "echo of by HTTP"
+    asked = {"model": "gpt-4o", "input": "by HTTP"}
+    reply = await answered(gateway, "POST", "/v1/responses", 200, "status", json=asked)
+    assert reply == "completed"
+    endless = {"messages": [{"role": "user", "content": "[[endless]] [[drip:0.01]]"}]}
+    job_id = await answered(gateway, "POST", "/v1/jobs", 202, "job_id", json=endless)
+    status, *_ = await gateway.call("POST", f"/v1/jobs/{job_id}/cancel")
+    assert status < 300
+    _, _, fleet = await gateway.call("GET", "/v1/fleet", tenant="operator")
+    assert len(fleet["workers"]) == 1
+    kind = fleet["topology"]["kind"]
+    assert (fleet["topology"]["primaries"], fleet["topology"]["away"]) == (
+        {"sentinel": 1, "cluster": 3}[kind],
+        [],
+    )
+
+
+async def answered(
+    gateway: Harness, method: str, path: str, expected: int, field: str, **options: Any
+) -> Any:
+    """A field of the JSON reply to a request."""
+    status, _, body = await gateway.call(method, path, **options)
+    assert status == expected, body
+    return body[field]
 
 
 FORBIDDEN = {

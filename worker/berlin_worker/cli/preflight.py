@@ -15,6 +15,7 @@ from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.config.checked_urls import redis_address
 from berlin_worker.settings import Settings
 from berlin_worker.storage import connections, supported_servers
+from berlin_worker.storage.cluster import ping
 from berlin_worker.storage.redis_errors import refusal, reply_of
 
 TIMEOUT_S: Final = 3.0
@@ -45,7 +46,7 @@ def redis_problem(url: str) -> str | None:
     at = address(url)
     try:
         with open_redis(url) as client:
-            client.ping()
+            ping(client)
             cluster = urls.is_cluster(url)
             # A cluster is asked node by node (cli/doctor/topology.py).
             info = {} if cluster else server_info(client)

@@ -120,7 +120,9 @@ class AsyncClient(AsyncSurface):
     async def status(self, job_id: str) -> JobStatus:
         self._enter()
         with _naming(job_id):
-            return await self._asked(lambda: records.status(self._store.redis, job_id))
+            return await self._asked(
+                lambda: records.status(self._store.redis, self._store.read, job_id)
+            )
 
     async def list(
         self,
@@ -136,7 +138,12 @@ class AsyncClient(AsyncSurface):
         place = None if before is None else records.place_of(before)
         return await self._asked(
             lambda: records.newest(
-                self._store.redis, tenant=tenant, status=status, limit=limit, before=place
+                self._store.redis,
+                self._store.read,
+                tenant=tenant,
+                status=status,
+                limit=limit,
+                before=place,
             )
         )
 

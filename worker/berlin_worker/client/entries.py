@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 from berlin_schemas import Event, decode
 from berlin_schemas.events import TERMINAL_TYPES, VERSION
@@ -25,6 +25,11 @@ class _Typed(Protocol):
 E = TypeVar("E", bound=_Typed)
 Parse = Callable[[str, bytes], tuple[int, E | None, int] | None]
 """Takes a job ID and the bytes of a message, as :func:`parse_message` does."""
+
+
+def entries_of(found: Iterable[Any]) -> list[Entry]:
+    """Return the entries of a reply, each an ID and a flat list of fields and values."""
+    return [(seq, dict(zip(flat[::2], flat[1::2], strict=True))) for seq, flat in found]
 
 
 def seq_of(entry: Entry) -> int:

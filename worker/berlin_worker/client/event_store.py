@@ -11,6 +11,7 @@ from berlin_schemas import names
 from berlin_worker.client.cluster_subscriptions import ClusterSubscriptions
 from berlin_worker.client.enqueue import Enqueuer
 from berlin_worker.client.log_reader import LogReader
+from berlin_worker.client.record_commands import NodeCommands, RecordCommands, ServerCommands
 from berlin_worker.client.submit import Submitter
 from berlin_worker.client.subscriptions import SubscriptionManager
 from berlin_worker.client.values import CLOSED, Options
@@ -59,14 +60,19 @@ class EventStore:
         """Return the channel of a job's events."""
         return (names.sharded_channel if self.is_cluster else names.channel)(job_id)
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+    async def read(self, commands: Sequence[Command]) -> list[Any]:
         """Return the replies to ``commands``, each of one slot, sent together.
 
-        An error reply stands in its place.
+        An error stands in the place of a missing one. Raises redis-py's errors if the only server
+        cannot be reached.
         """
+        return await self._records.read(commands)
+
+    @cached_property
+    def _records(self) -> RecordCommands:
         if self._commands is not None:
-            return await self._commands.ask(commands)
-        return await connections.ask(self.redis, commands)
+            return NodeCommands(self._commands)
+        return ServerCommands(self.redis)
 
     @cached_property
     def _commands(self) -> ClusterCommands | None:
@@ -106,7 +112,7 @@ class EventStore:
     def submitter(self) -> Submitter:
         """Accepts jobs."""
         return Submitter(
-            self.ask,
+            self._records,
             self._enqueuer(),
             one_slot=self.is_cluster,
             address=self.where,
@@ -118,7 +124,10 @@ class EventStore:
         """Close what was opened, for good."""
         self._closed = True
         opened = vars(self)
-        parts = ("log_reader", "_log_commands", "subscriptions", "submitter", "_commands", "redis")
+        parts = (
+            *("log_reader", "_log_commands", "subscriptions", "submitter", "_records"),
+            *("_commands", "redis"),
+        )
         for part in parts:
             if (found := opened.pop(part, None)) is not None:
                 await found.aclose()

@@ -1,6 +1,7 @@
 """Reads the fleet: the workers' statuses, and the depth of the queue. Blocks."""
 
 import functools
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport.redis import PRIORITY_STEPS, Channel
@@ -11,7 +12,9 @@ from berlin_worker.config import urls
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.settings import Settings
 from berlin_worker.storage import connections
+from berlin_worker.storage.cluster import time_at
 from berlin_worker.storage.fleet import FleetReading
+from berlin_worker.storage.redis_errors import is_temporary
 from berlin_worker.storage.survey import Survey, survey
 
 if TYPE_CHECKING:
@@ -24,23 +27,54 @@ _LISTS: Final = [
 
 
 def read(redis: "Redis", settings: Settings) -> FleetReading:
-    """Read workers and queue. Raises redis-py's errors; a broker that is away counts as unknown."""
-    seconds, micros = redis.time()
+    """Read workers and queue. Raises redis-py's errors; a broker that is away counts as unknown.
+
+    If some nodes of a cluster answer, what the others have is left out, and named as unread.
+    """
+    topology = topology_of(redis, settings)
+    unread = []
+    statuses: list[str] = []
+    dead_letters: int | None = None
+    try:
+        now_ts, statuses = _statuses(redis)
+    except (RedisError, OSError) as error:
+        if not _is_partly_away(error, topology):
+            raise
+        now_ts = time.time()
+        unread.append("workers")
+    try:
+        found: Any = redis.xlen(names.DEAD_LETTERS)
+        dead_letters = found
+    except (RedisError, OSError) as error:
+        if not _is_partly_away(error, topology):
+            raise
+        unread.append("dead_letters")
+    return FleetReading(
+        now_ts=now_ts,
+        statuses=statuses,
+        waiting=_waiting(redis, settings),
+        dead_letters=dead_letters,
+        topology=topology,
+        unread=tuple(unread),
+    )
+
+
+def _statuses(redis: "Redis") -> tuple[float, list[str]]:
+    """Return the time of the server that has the statuses, and those of living workers."""
+    seconds, micros = time_at(redis, names.FLEET)
     now_ts = seconds + micros / 1e6
     living: Any = redis.zrangebyscore(names.FLEET, round(now_ts * 1000), "+inf")
     with redis.pipeline(transaction=False) as pipeline:
         for worker in living:
             pipeline.get(names.alive_key(worker))
-        pipeline.xlen(names.DEAD_LETTERS)
-        *texts, dead_letters = pipeline.execute()
-    return FleetReading(
-        now_ts=now_ts,
-        # A worker may have ended between the two requests.
-        statuses=[text for text in texts if text is not None],
-        waiting=_waiting(redis, settings),
-        dead_letters=dead_letters,
-        topology=topology_of(redis, settings),
-    )
+        texts = pipeline.execute()
+    # A worker may have ended between the two requests.
+    return now_ts, [text for text in texts if text is not None]
+
+
+def _is_partly_away(error: Exception, topology: Survey | None) -> bool:
+    """Return whether one node of a cluster does not answer, but another does."""
+    return topology is not None and topology.kind == "cluster" and is_temporary(error)
 
 
 def topology_of(redis: "Redis", settings: Settings) -> Survey | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
-from berlin_worker.client.entries import Entry
+from berlin_worker.client.entries import Entry, entries_of
 from berlin_worker.client.replay import JobSnapshot
 from berlin_worker.client.values import closed
 from berlin_worker.storage import stored_values
@@ -49,7 +49,7 @@ class LogReader:
         """Return at most ``at_most`` entries after ``cursor``."""
         log = names.log_key(job_id)
         [found] = await self._reads(log, [("XRANGE", log, f"({cursor}-0", "+", "COUNT", at_most)])
-        return _entries(found)
+        return entries_of(found)
 
     async def snapshot(self, job_id: str) -> JobSnapshot:
         """Return the record's status and ``seq``, and then the last entry of the log."""
@@ -92,10 +92,5 @@ def _outcome(replies: list[Any]) -> list[Any] | Exception:
 
 
 def _snapshot(status: str | None, seq: int, found: list[Any]) -> JobSnapshot:
-    entries = _entries(found)
+    entries = entries_of(found)
     return JobSnapshot(status=status, seq=seq, last=entries[0] if entries else None)
-
-
-def _entries(found: list[Any]) -> list[Entry]:
-    """Return the entries of a reply, each an ID and a flat list of fields and values."""
-    return [(seq, dict(zip(flat[::2], flat[1::2], strict=True))) for seq, flat in found]

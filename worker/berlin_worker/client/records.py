@@ -4,16 +4,24 @@ Records hold prompts, so a service that only shows replies need not have the rig
 Whatever stands in Redis is input: a record that makes no sense is no reason to fail.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast, get_args
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from berlin_schemas import Cancelled, Event, Failed, Terminal, decode, names
-from berlin_worker.client.entries import Entry
+from berlin_worker.client.entries import Entry, entries_of
 from berlin_worker.client.values import JobStatus, Status
 from berlin_worker.storage import stored_values
+from berlin_worker.storage.connections import Command
+from berlin_worker.storage.redis_errors import is_temporary
+
+logger = logging.getLogger(__name__)
+
+Ask = Callable[[Sequence[Command]], Awaitable[list[Any]]]
+"""Returns the replies to commands; an error stands in the place of a missing one."""
 
 _FIELDS: Final = [
     "status",
@@ -32,7 +40,7 @@ Place = tuple[int, str]
 """The position of a job in a list: time of its submission (ms), and ID. Newer is greater."""
 
 
-async def status(redis: Redis, job_id: str) -> JobStatus:
+async def status(redis: Redis, ask: Ask, job_id: str) -> JobStatus:
     """Return the status of a job. Raises redis-py's errors."""
     try:
         values: Any = await redis.hmget(names.state_key(job_id), _FIELDS)
@@ -41,16 +49,24 @@ async def status(redis: Redis, job_id: str) -> JobStatus:
     found = by_record(job_id, values)
     if found.status not in _ENDED_BADLY:
         return found
-    [found] = await _with_ends(redis, [found])
+    [found] = await _with_ends(ask, [found])
     return found
 
 
 async def newest(
-    redis: Redis, *, tenant: str | None, status: str | None, limit: int, before: Place | None
+    redis: Redis,
+    ask: Ask,
+    *,
+    tenant: str | None,
+    status: str | None,
+    limit: int,
+    before: Place | None,
 ) -> list[JobStatus]:
     """Return up to ``limit`` jobs of the index, newest first, that fit and come after ``before``.
 
-    Jobs whose record has expired are left out. Raises redis-py's errors.
+    Jobs whose record has expired are left out. A job whose record is at a node of a cluster that
+    does not answer is ``unknown``, or left out if ``tenant`` or ``status`` is given. Raises
+    redis-py's errors.
     """
     found: list[JobStatus] = []
     cursor, offset = before, 0
@@ -65,11 +81,12 @@ async def newest(
         places = [place for place in places if cursor is None or place < cursor]
         if places:
             cursor = places[-1]
-            jobs = await _read(redis, places)
-            found += [job for job in jobs if _fits(job, tenant, status)]
+            jobs, unread = await _read(ask, places)
+            shown = unread if tenant is None and status is None else set()
+            found += [job for job in jobs if job.job_id in shown or _fits(job, tenant, status)]
         if len(page) < _PAGE:
             break
-    return await _with_ends(redis, found[:limit])
+    return await _with_ends(ask, found[:limit])
 
 
 def place_of(job: JobStatus) -> Place:
@@ -111,33 +128,40 @@ def _places(page: Sequence[tuple[bytes, float]]) -> list[Place]:
     ]
 
 
-async def _read(redis: Redis, places: Sequence[Place]) -> list[JobStatus]:
-    async with redis.pipeline(transaction=False) as pipeline:
-        for _, job_id in places:
-            pipeline.hmget(names.state_key(job_id), _FIELDS)
-        replies = await pipeline.execute(raise_on_error=False)
-    for reply in replies:
-        # A key of another type fails its own job alone.
-        if isinstance(reply, NoPermissionError) or not isinstance(reply, list | ResponseError):
+async def _read(ask: Ask, places: Sequence[Place]) -> tuple[list[JobStatus], set[str]]:
+    """Return the jobs at ``places``, and the IDs of those whose records cannot be read now."""
+    replies = await ask(
+        [("HMGET", names.state_key(job_id), *_FIELDS) for _, job_id in places],
+    )
+    jobs, unread = [], set()
+    for (created_ms, job_id), reply in zip(places, replies, strict=True):
+        if isinstance(reply, list):
+            jobs.append(by_record(job_id, reply).replaced(created_ts=created_ms / 1000))
+        elif is_temporary(reply):
+            unread.add(job_id)
+            jobs.append(
+                JobStatus(
+                    job_id=job_id, status="unknown", attempt=0, seq=0, cancel_requested=False
+                ).replaced(created_ts=created_ms / 1000)
+            )
+        elif isinstance(reply, NoPermissionError) or not isinstance(reply, ResponseError):
             raise reply
-    return [
-        by_record(job_id, reply).replaced(created_ts=created_ms / 1000)
-        for (created_ms, job_id), reply in zip(places, replies, strict=True)
-        if isinstance(reply, list)
-    ]
+        # A key of another type fails its own job alone.
+    if unread:
+        logger.warning("the records of %d listed jobs are at a node that is away", len(unread))
+    return jobs, unread
 
 
-async def _with_ends(redis: Redis, jobs: Sequence[JobStatus]) -> list[JobStatus]:
+async def _with_ends(ask: Ask, jobs: Sequence[JobStatus]) -> list[JobStatus]:
     """Return ``jobs`` with the error or the reason that the last event of each ended one holds."""
     ended = [job.job_id for job in jobs if job.status in _ENDED_BADLY]
     if not ended:
         return list(jobs)
-    async with redis.pipeline(transaction=False) as pipeline:
-        for job_id in ended:
-            pipeline.xrevrange(names.log_key(job_id), count=1)
-        replies = await pipeline.execute(raise_on_error=False)
+    replies = await ask(
+        [("XREVRANGE", names.log_key(job_id), "+", "-", "COUNT", 1) for job_id in ended]
+    )
     ends = {
-        job_id: _event(reply) if isinstance(reply, list) else None
+        job_id: _event(entries_of(reply)) if isinstance(reply, list) else None
         for job_id, reply in zip(ended, replies, strict=True)
     }
     return [_with_end(job, ends.get(job.job_id)) for job in jobs]

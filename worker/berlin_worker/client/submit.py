@@ -8,27 +8,32 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_schemas import InvalidJob, names
 from berlin_worker.client.enqueue import Enqueuer
+from berlin_worker.client.record_commands import RecordCommands
 from berlin_worker.client.submission import Submission
 from berlin_worker.client.values import closed
 from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
 from berlin_worker.errors import JobIdReused, Unavailable
 from berlin_worker.storage import job_index
 from berlin_worker.storage.batcher import Batcher
-from berlin_worker.storage.connections import Command
 from berlin_worker.storage.redis_errors import describe, refusal
 from berlin_worker.storage.scripts import source
 from berlin_worker.telemetry import tracing
 
+if TYPE_CHECKING:
+    from berlin_worker.storage.connections import Command
+
 _AT_ONCE: Final = 64
+_SLOTS_S: Final = 1.0
+"""How long a submission waits to know the node of its record; then it shares a line with others."""
 _AGAIN_MS: Final = round(QUEUED_AGAIN_S * 1000)
 
 _Argument = str | bytes | int
@@ -61,12 +66,21 @@ class _Withdrawal(IntEnum):
     """Another client has submitted the job meanwhile, and its submission succeeded."""
 
 
+class _Lane:
+    """The submissions whose records are at one node: those at others do not wait for them."""
+
+    def __init__(self, run: Callable[[list[_Call]], Awaitable[list[int | Exception]]]) -> None:
+        self.calls: Batcher[_Call, int] = Batcher(run, at_most=_AT_ONCE, closed=closed)
+        self.turn = asyncio.Semaphore(_AT_ONCE)
+        self.failure: tuple[float, Unavailable] | None = None
+
+
 class Submitter:
     """Writes records in Redis and sends messages to the broker."""
 
     def __init__(
         self,
-        ask: Callable[[Sequence[Command]], Awaitable[list[Any]]],
+        redis: RecordCommands,
         enqueuer: Enqueuer,
         *,
         one_slot: bool,
@@ -78,12 +92,10 @@ class Submitter:
         self._address = address
         self._record_ttl_s = record_ttl_s
         self._timeout_s = timeout_s
-        self._ask = ask
+        self._redis = redis
         self._one_slot = one_slot
         self._scripts = {name: source(name) for name in ("submit", "undo_submit")}
-        self._calls: Batcher[_Call, int] = Batcher(self._run, at_most=_AT_ONCE, closed=closed)
-        self._turn = asyncio.Semaphore(_AT_ONCE)
-        self._failure: tuple[float, Unavailable] | None = None
+        self._lanes: dict[str, _Lane] = {}
 
     async def accept(self, submission: Submission) -> None:
         """Submit a job.
@@ -93,23 +105,36 @@ class Submitter:
         large for the broker.
         """
         asked = time.monotonic()
-        async with self._turn:
+        lane = await self._lane(submission.job_id)
+        async with lane.turn:
             # A submission that waited here while the broker did not answer fails at once, without
             # a timeout of its own.
-            if self._failure is not None and self._failure[0] > asked:
+            if lane.failure is not None and lane.failure[0] > asked:
                 reason = "Redis or the broker has just failed for others in line"
                 raise Unavailable(
                     f"job {submission.job_id} was not accepted: {reason}"
-                ) from self._failure[1]
+                ) from lane.failure[1]
             try:
                 await self._accept(submission)
             except Unavailable as error:
-                self._failure = (time.monotonic(), error)
+                lane.failure = (time.monotonic(), error)
                 raise
 
     async def aclose(self) -> None:
         """Stop; nothing may be under way."""
-        await self._calls.aclose()
+        for lane in self._lanes.values():
+            await lane.calls.aclose()
+
+    async def _lane(self, job_id: str) -> _Lane:
+        node = ""
+        if self._one_slot:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SLOTS_S):
+                    node = await self._redis.node_of(("HEXISTS", names.state_key(job_id), "status"))
+        lane = self._lanes.get(node)
+        if lane is None:
+            lane = self._lanes[node] = _Lane(self._run)
+        return lane
 
     async def _accept(self, submission: Submission) -> None:
         job_id = submission.job_id
@@ -168,14 +193,16 @@ class Submitter:
             raise Unavailable(f"{cause}; {_may_run(job_id)}") from cause
 
     async def _write_record(self, job_id: str, args: list[_Argument]) -> int:
-        return await self._calls.ask(_Call("submit", job_id, args))
+        lane = await self._lane(job_id)
+        return await lane.calls.ask(_Call("submit", job_id, args))
 
     async def _undo_in_time(self, job_id: str) -> int:
         async with asyncio.timeout(self._timeout_s):
             return await self._undo_record(job_id, [self._record_ttl_s])
 
     async def _undo_record(self, job_id: str, args: list[_Argument]) -> int:
-        return await self._calls.ask(_Call("undo_submit", job_id, args))
+        lane = await self._lane(job_id)
+        return await lane.calls.ask(_Call("undo_submit", job_id, args))
 
     async def _run(self, calls: list[_Call]) -> list[int | Exception]:
         submitted = [call.job_id for call in calls if call.script == "submit"]
@@ -193,11 +220,16 @@ class Submitter:
             ("EVAL", self._scripts[call.script], 1, names.state_key(call.job_id), *call.args)
             for call in calls
         ]
-        replies: list[int | Exception] = []
         if self._one_slot:  # nodes have no order among them, and the index entries come first
-            replies += await self._ask(commands)
-            commands = []
-        replies += await self._ask(commands + records)
+            try:
+                await self._redis.write_index(commands)
+            except (RedisError, OSError) as error:
+                kept = [at for at, call in enumerate(calls) if call.script != "submit"]
+                outcomes = await self._redis.outcomes([records[at] for at in kept])
+                found = dict(zip(kept, outcomes, strict=True))
+                return [found.get(at, error) for at in range(len(calls))]
+            return await self._redis.outcomes(records)
+        replies: list[int | Exception] = await self._redis.outcomes(commands + records)
         refused = next((reply for reply in replies[: len(ahead)] if reply != 1), None)
         outcomes = replies[len(ahead) :]
         if isinstance(refused, Exception):
@@ -213,7 +245,7 @@ class Submitter:
             for call, outcome in zip(calls, outcomes, strict=True)
         ]
         script = self._scripts["undo_submit"]
-        await self._ask(
+        await self._redis.outcomes(
             [
                 ("EVAL", script, 1, names.state_key(call.job_id), self._record_ttl_s)
                 for call in itertools.compress(calls, undo)

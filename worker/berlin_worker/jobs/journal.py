@@ -5,7 +5,8 @@ not answer holds up the jobs of its own slots alone.
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Collection
 from typing import Final
 
 from berlin_schemas import names
@@ -13,6 +14,7 @@ from berlin_worker.jobs.job_log import JobLog
 from berlin_worker.jobs.journal_lane import EventStore, Lane
 from berlin_worker.telemetry.stats import Stats
 
+_SHARED_AGAIN_S: Final = 5.0
 _ONE: Final = ""
 """The name of the only lane."""
 
@@ -21,7 +23,7 @@ class Journal:
     """One writer for all logs of a process; ``buffer_bytes`` bounds its buffer.
 
     ``database`` is the number of the store's database on its server; events name it. ``node_of``
-    returns the node of a cluster that has the log of a job at the moment.
+    returns the node of a cluster that has the log of a job at the moment, ``nodes`` all of them.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Journal:
         stats: Stats | None = None,
         database: int = 0,
         node_of: Callable[[str], str] | None = None,
+        nodes: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
         self._store = store
         self.database = database
         self._limit = buffer_bytes
         self.stats = stats or Stats()
         self._node_of = node_of
+        self._nodes = nodes
         self._lanes: dict[str, Lane] = {}
         self._new_lane = asyncio.Event()
         if node_of is None:
@@ -77,7 +81,10 @@ class Journal:
                     tasks.create_task(lane.run())
                 running = len(lanes)
                 self._new_lane.clear()
-                await self._new_lane.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SHARED_AGAIN_S):
+                        await self._new_lane.wait()
+                self._share()
 
     async def drained(self) -> None:
         """Return when the buffer is empty."""
@@ -92,10 +99,22 @@ class Journal:
             lane = Lane(self._store, limit=0, stats=self.stats, moved=moved)
             self._lanes[name] = lane
             self._new_lane.set()
-            # A node that does not answer fills its own part of the buffer.
-            for each in self._lanes.values():
-                each.limit = self._limit // len(self._lanes)
+            self._share()
         return lane
+
+    def _share(self) -> None:
+        """Give each lane its part of the buffer, which a node that does not answer may fill.
+
+        The lane of a node that has left counts only for as long as events wait in it.
+        """
+        if self._node_of is None:
+            self._lanes[_ONE].limit = self._limit
+            return
+        there = set(self._nodes()) or self._lanes.keys()
+        used = sum([name in there or lane.buffered_bytes > 0 for name, lane in self._lanes.items()])
+        for lane in self._lanes.values():
+            lane.limit = self._limit // max(used, 1)
+            lane.freed(0)  # there may be room by now
 
     def _moved(self, log: JobLog, lane: Lane) -> bool:
         assert self._node_of is not None

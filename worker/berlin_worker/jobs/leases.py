@@ -6,29 +6,22 @@ dead. Every worker reaps; each overdue job is taken by one of them.
 
 import asyncio
 import logging
-import math
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from berlin_schemas import names
-from berlin_schemas.jobs import MAX_JOB_BYTES, InvalidJob, dump_job
-from berlin_worker.config.recovery_times import QUEUED_AGAIN_S
-from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, JobStore, Overdue, recorded_job
+from berlin_schemas.jobs import MAX_JOB_BYTES
+from berlin_worker.jobs.reaper import Discard, JobQueue, Reaper, SearchedNodes
+from berlin_worker.jobs.store import Claim, JobStore
 from berlin_worker.telemetry.stats import Stats
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 500
-"""How many due jobs the reaper takes in one turn."""
-
 _RENEWED_AT_ONCE: Final = 100
 """Leases renewed by one call. While it runs, the server appends no event."""
-
-Discard = Callable[[str, str, str, bytes], Awaitable[None]]
-"""Ends a job that can never run; called with job ID, reason, error message, dead letter."""
 
 
 class Holder(Protocol):
@@ -43,24 +36,11 @@ class Holder(Protocol):
         """Stop, and end the job as cancelled."""
 
 
-class Nodes(Protocol):
+class Nodes(SearchedNodes, Protocol):
     """The nodes of a cluster."""
-
-    def node_of(self, job_id: str) -> str:
-        """Return the node that has the record of a job; empty if none is known to."""
 
     async def answers(self) -> None:
         """Return as soon as any node answers. Raises ``ConnectionError`` if none does."""
-
-
-class JobQueue(Protocol):
-    """The job queue. Each call raises ``ConnectionError`` while the broker cannot answer."""
-
-    async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
-        """Put the message of a job on the queue again."""
-
-    async def depth(self) -> int:
-        """How many messages wait on the queue."""
 
 
 class _Holding(AbstractContextManager[None]):
@@ -103,20 +83,24 @@ class Leases:
     ) -> None:
         self._nodes = nodes
         self._renewing: dict[str, asyncio.Task[None]] = {}
-        self._max_job_bytes = max_job_bytes
         self._store = store
-        self._lease_s = lease_s
         self._renew_interval_s = renew_interval_s
-        self._reap_interval_s = reap_interval_s
-        self._job_queue = job_queue
         self._discard = discard
         self._stats = stats or Stats()
         self._held: dict[str, Holder] = {}
-        self._reachable_since: float | None = -math.inf
-        self._pending_requeue: Overdue | None = None
         self._answered_at = time.monotonic()
-        self._watermark_ms = 0
         self._moves_index = False
+        self._reaper = Reaper(
+            store,
+            lease_s=lease_s,
+            interval_s=reap_interval_s,
+            job_queue=job_queue,
+            discard=self._discard_job,
+            stats=self._stats,
+            max_job_bytes=max_job_bytes,
+            nodes=nodes,
+            answered=self._answered,
+        )
 
     def advance_watermark(self, claim: Claim) -> None:
         """Note that the queue has been consumed up to the time at which this job was submitted.
@@ -124,7 +108,13 @@ class Leases:
         Ignored for a job without a record before its claim: its time is that of the claim.
         """
         if claim.attempt == 1 and claim.created_ms < claim.now_ms:
-            self._watermark_ms = max(self._watermark_ms, claim.created_ms)
+            self._reaper.watermark_ms = max(self._reaper.watermark_ms, claim.created_ms)
+
+    async def _discard_job(self, job_id: str, reason: str, detail: str, message: bytes) -> None:
+        await self._discard(job_id, reason, detail, message)
+
+    def _answered(self) -> None:
+        self._answered_at = time.monotonic()
 
     def holding(self, job_id: str, holder: Holder) -> AbstractContextManager[None]:
         """Renew the lease of a claimed job for as long as a ``with`` block runs."""
@@ -157,19 +147,16 @@ class Leases:
 
     async def reap_forever(self) -> None:
         """Every ``reap_interval_s`` put overdue jobs back on the queue, until cancelled."""
-        while True:
-            await asyncio.sleep(self._reap_interval_s)
-            try:
-                await self._reap_all()
-            except ConnectionError as error:
-                self._reachable_since = None
-                logger.warning("expired leases cannot be looked for: %s", error)
+        await self._reaper.run()
 
-    async def _renew_logged(self, work: Awaitable[None]) -> None:
+    async def _reap_all(self) -> None:
+        await self._reaper.search()
+
+    async def _renew_logged(self, work: Awaitable[None], node: str = "") -> None:
         try:
             await work
         except ConnectionError as error:
-            self._reachable_since = None
+            self._reaper.outages.failed(node)
             logger.warning("leases cannot be renewed: %s", error)
 
     async def _renew_all(self, *, within_s: float = 0.0) -> None:
@@ -189,7 +176,7 @@ class Leases:
         for each in held:
             by_node[self._nodes.node_of(each[0])].append(each)
         for node in by_node.keys() - self._renewing.keys():
-            renewal = self._renew_logged(self._renew(by_node[node], within_s))
+            renewal = self._renew_logged(self._renew(by_node[node], within_s), node)
             self._renewing[node] = asyncio.create_task(renewal, name="renew-node")
         await self._nodes.answers()
         self._answered_at = time.monotonic()
@@ -211,80 +198,3 @@ class Leases:
                     holder.lost()
                 elif reply != "renewed":
                     holder.cancel(reply)
-
-    async def _reap_all(self) -> None:
-        if self._pending_requeue is not None:
-            await _log_errors(self._pending_requeue.job_id, self._requeue(self._pending_requeue))
-        await self._store.update_index()
-        now = asyncio.get_running_loop().time()
-        since = self._reachable_since
-        # No worker could renew during an outage: each gets a lease's time to do it.
-        settled = since is not None and now - since >= self._lease_s
-        turn = await self._store.take_turn(self._reap_interval_s / 2 if settled else 0.0)
-        self._answered_at = time.monotonic()
-        if since is None:
-            self._reachable_since = now
-        if not turn or not settled:
-            return
-        job_ids = await self._store.due(_AT_ONCE)
-        # A worker that has just started saw no outage; the uptime of the store shows it.
-        if job_ids and await self._store.up_s() >= self._lease_s:
-            await self._reap_each(job_ids)
-        await self._store.heal_index()
-
-    async def _reap_each(self, job_ids: Sequence[str]) -> None:
-        # The message of a job that waits is most likely on the queue, unless a later message has
-        # been consumed: a queue that is never empty must not hide a lost message.
-        watermark_ms = self._watermark_ms if await self._job_queue.depth() else QUEUE_EMPTY
-        for job_id in job_ids:
-            await _log_errors(job_id, self._reap(job_id, watermark_ms))
-        await self._store.update_index()
-
-    async def _reap(self, job_id: str, watermark_ms: int) -> None:
-        overdue = await self._store.reap(
-            job_id,
-            again_running_s=self._lease_s,
-            again_queued_s=QUEUED_AGAIN_S,
-            watermark_ms=watermark_ms,
-        )
-        if overdue is not None:
-            await self._requeue(overdue)
-
-    async def _requeue(self, overdue: Overdue) -> None:
-        # By now its record is "queued": until the queue is empty, no reaper takes it again.
-        self._pending_requeue = overdue
-        try:
-            # A record may hold anything: only what JSON can encode again is sent.
-            most = self._max_job_bytes
-            dump_job(recorded_job(overdue.job, max_bytes=most), max_bytes=most)
-            await self._job_queue.requeue(overdue.job_id, overdue.job, overdue.trace)
-        except ConnectionError:
-            raise
-        except Exception as error:  # noqa: BLE001  # it concerns this job alone
-            self._pending_requeue = None
-            detail = str(error) if isinstance(error, InvalidJob) else type(error).__name__
-            logger.error("job %s has a record that cannot run: %s", overdue.job_id, detail)  # noqa: TRY400  # the line names the fault
-            await self._discard(
-                overdue.job_id,
-                "invalid_record",
-                f"the record of the job cannot run: {detail}",
-                overdue.job[: 2 * self._max_job_bytes],
-            )
-            return
-        self._pending_requeue = None
-        self._stats.reaped.add(overdue.was)
-        logger.info(
-            "job %s was %s and overdue: back on the queue",
-            *(overdue.job_id, overdue.was),
-            extra={"job_id": overdue.job_id},
-        )
-
-
-async def _log_errors(job_id: str, work: Awaitable[None]) -> None:
-    """Await ``work``, and log its error unless it is the store's: it concerns one job alone."""
-    try:
-        await work
-    except ConnectionError:
-        raise
-    except Exception:
-        logger.exception("job %s was due and cannot be requeued", job_id)

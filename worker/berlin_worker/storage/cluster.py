@@ -2,16 +2,19 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, Final
 
 import redis
 import redis.asyncio
 import redis.cluster
+from redis._parsers.commands import AsyncCommandsParser, CommandsParser
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisClusterException, SlotNotCoveredError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage.closed_transport import reporting_closed
@@ -52,16 +55,36 @@ class _AskedNode:
             node.release(connection)
 
 
+class _KnownCommands(AsyncCommandsParser):
+    """Knows the keys of our commands.
+
+    redis-py's parser would ask one node for them whenever the slots are asked for, and fail if that
+    node does not answer.
+    """
+
+    async def initialize(self, node: Any = None) -> None:
+        """Ask nothing."""
+
+    async def get_keys(self, *args: Any) -> tuple[Any, ...]:
+        """Return the first key of a command; the others have the same slot."""
+        return args[1:2]
+
+
 class AsyncCluster(redis.asyncio.RedisCluster):
     """An asyncio client of a cluster."""
 
     def __init__(self, *, at_once: int, **options: Any) -> None:
-        """``at_once``: how many commands run side by side; others wait for their turn."""
+        """``at_once``: how many commands of a node run side by side; others wait for their turn."""
         # A node of redis-py raises an error once it has no connection left. Pipelines, which are
         # few, do not wait.
         super().__init__(max_connections=_CONNECTIONS_MAX, **options)
-        self._turn = asyncio.Semaphore(at_once)
+        # One for each node: commands for one that does not answer hold up no others.
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(at_once)
+        )
         self._refreshed_s = -math.inf
+        self.commands_parser = _KnownCommands()
+        self._under_way = 0
         kind = reporting_closed(self.connection_kwargs["connection_class"])
         self.connection_kwargs["connection_class"] = kind
         self.nodes_manager.connection_kwargs["connection_class"] = kind
@@ -108,23 +131,17 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         await self.initialize()
         return [await self._ask(node, "INFO", section) for node in self.get_primaries()]
 
-    async def scan_all(
-        self, cursors: Mapping[str, int], match: str, count: int
-    ) -> tuple[dict[str, int], list[bytes]]:
-        """Go on with a scan of each primary; return the next cursor of each, and the keys.
+    def serving(self) -> list[str]:
+        """Return the primaries that serve slots, as ``host:port``; none before they are known."""
+        return [node.name for node in self.get_primaries()]
 
-        ``cursors`` is what the last call has returned, at first empty. A primary without an
-        entry is scanned from its beginning. Raises redis-py's errors.
-        """
+    async def ask_node(self, node: str, *command: Any) -> Any:
+        """Return the reply of one node; raises redis-py's errors."""
         await self.initialize()
-        after: dict[str, int] = {}
-        keys: list[bytes] = []
-        for node in self.get_primaries():
-            cursor = cursors.get(node.name, 0)
-            found = await self._ask(node, "SCAN", cursor, "MATCH", match, "COUNT", count)
-            after[node.name] = int(found[0])
-            keys += found[1]
-        return after, keys
+        found = self.nodes_manager.get_node(node_name=node)
+        if found is None:
+            raise ClusterUnavailable(f"{node} has left the cluster")
+        return await self._ask(found, *command)
 
     async def _ask(self, node: ClusterNode, *command: Any) -> Any:
         """Return the reply of one node; raises redis-py's errors."""
@@ -154,13 +171,46 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         made: AbstractConnection = node.connection_class(**node.connection_kwargs)
         return made
 
+    def _asked_node(self, command: tuple[Any, ...]) -> str:
+        """Return the node of a command's first key; empty if it has no key, or no node is known."""
+        key = key_of(command) if len(command) > 1 else None
+        if not self.knows_slots or not isinstance(key, str | bytes):
+            return ""
+        try:
+            return self.node_of(key)
+        except SlotNotCoveredError:
+            return ""
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
+        self._under_way += 1
         try:
-            async with self._turn:
+            async with self._turns[self._asked_node(args)]:
                 return await super().execute_command(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
+        finally:
+            self._under_way -= 1
+
+    async def aclose(self) -> None:
+        """Close all connections. redis-py, which calls this during commands too, keeps them open if
+        the last command has failed."""
+        if self._initialize and not self._under_way:
+            await self.nodes_manager.aclose()
+            await self.nodes_manager.aclose("startup_nodes")
+        await super().aclose()
+
+
+def key_of(command: Sequence[Any]) -> Any:
+    """Return the first key of a command of ours that has one (pure)."""
+    return command[3] if command[0] == "EVAL" else command[1]
+
+
+class _BlockingKnownCommands(CommandsParser):
+    """What :class:`_KnownCommands` is, for blocking clients."""
+
+    def get_keys(self, redis_conn: Any, *args: Any) -> tuple[Any, ...]:  # noqa: ARG002  # redis-py's signature
+        return args[1:2]
 
 
 class BlockingCluster(redis.RedisCluster):
@@ -171,25 +221,62 @@ class BlockingCluster(redis.RedisCluster):
             super().__init__(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
+        self.commands_parser = _BlockingKnownCommands(self)  # type: ignore[no-untyped-call]  # redis-py
+
+    def any_node(self, *command: Any) -> Any:
+        """Return the reply of the first primary that answers; raises redis-py's errors."""
+        nodes = self.get_primaries()  # type: ignore[no-untyped-call]  # redis-py
+        for left, node in zip(range(len(nodes) - 1, -1, -1), nodes, strict=True):
+            try:
+                return self.execute_command(*command, target_nodes=node)
+            except (RedisConnectionError, RedisTimeoutError, OSError):
+                if not left:
+                    raise
+        raise ClusterUnavailable("the cluster has no primary")
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""
+        if args == ("COMMAND",):
+            return {}  # redis-py asks for the keys of all commands, see above
         try:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
 
-async def uptime_s(client: redis.asyncio.Redis) -> float:
+async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -> float:
     """Return the uptime of a server in seconds; infinite if INFO lacks it.
 
-    Of a cluster the primary that was started last counts. Raises redis-py's errors.
+    Of a cluster that of ``node`` counts, or of the primary that was started last. Raises redis-py's
+    errors.
     """
     if isinstance(client, AsyncCluster):
-        infos = await client.infos("server")
+        await client.initialize()
+        nodes = [node] if node else client.serving()
+        infos = [await client.ask_node(each, "INFO", "server") for each in nodes]
     else:
         infos = [await client.info("server")]
     return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
+
+
+def ping(client: redis.Redis) -> None:
+    """Raise redis-py's errors unless the server, or any node of the cluster, answers."""
+    if isinstance(client, BlockingCluster):
+        client.any_node("PING")
+    else:
+        client.ping()
+
+
+def time_at(client: redis.Redis, key: str) -> tuple[int, int]:
+    """Return the time (s, µs) of the server that has ``key``; raises redis-py's errors."""
+    found: Any
+    if isinstance(client, BlockingCluster):
+        node = client.get_node_from_key(key)
+        found = client.execute_command("TIME", target_nodes=node)
+    else:
+        found = client.time()
+    seconds, micros = found
+    return int(seconds), int(micros)
 
 
 def open_cluster(url: RedisURL, options: dict[str, Any]) -> AsyncCluster:

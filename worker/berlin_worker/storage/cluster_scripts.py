@@ -1,6 +1,7 @@
 """Scripts on a Redis Cluster: one connection a node, and each call goes to the node of its slot."""
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable
+from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable, key_of
 from berlin_worker.storage.script_connection import Call, ScriptCalls, ScriptConnection
 from berlin_worker.telemetry.store_nodes import Observer
 
@@ -30,7 +31,7 @@ _TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = (0.02, 0.3)
 _LATER: Final = (TryAgainError, BusyLoadingError, ClusterDownError)
 """The slot moves, or has no server at the moment: the call has not run."""
-_AGAIN: Final = (
+AGAIN: Final = (
     *_LATER,
     *(AskError, ReadOnlyError, NoScriptError),
     *(RedisConnectionError, RedisTimeoutError, OSError),
@@ -80,29 +81,43 @@ class ClusterScriptConnection(ScriptCalls):
 
         Raises redis-py's errors if a node cannot be reached for 5 s.
         """
+        replies, error = await self._sent(calls, _TIMEOUT_S)
+        if error is not None:
+            raise error
+        return replies
+
+    async def outcomes(self, calls: Sequence[Call], *, within_s: float = _TIMEOUT_S) -> list[Any]:
+        """Return the replies to ``calls``, and the error of redis-py for each that got none.
+
+        No call is repeated once ``within_s`` would be over; with 0 each is sent once.
+        """
+        replies, _ = await self._sent(calls, within_s)
+        return replies
+
+    async def _sent(
+        self, calls: Sequence[Call], within_s: float
+    ) -> tuple[list[Any], Exception | None]:
         # A repeated call reads its arguments again.
         calls = [Call(script, keys, tuple(args)) for script, keys, args in calls]
         replies: list[Any] = [None] * len(calls)
         asking: dict[int, Target] = {}
         left: list[int] = list(range(len(calls)))
         clock = asyncio.get_running_loop().time
-        give_up = clock() + _TIMEOUT_S
+        give_up = clock() + within_s
         pause_s, longest_s = _PAUSE_S
         while left:
             error, late = await self._round(calls, left, asking, replies)
-            left = [at for at in left if isinstance(replies[at], _AGAIN)]
+            left = [at for at in left if isinstance(replies[at], AGAIN)]
             if not left:
                 break
             if clock() + pause_s > give_up:
-                if error is not None:
-                    raise error
-                break
+                return replies, error
             if error is not None:
                 await self._refresh()
             if error is not None or late:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, longest_s)
-        return replies
+        return replies, None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -125,15 +140,9 @@ class ClusterScriptConnection(ScriptCalls):
         replies: list[Any],
     ) -> tuple[Exception | None, bool]:
         """Send the calls ``left`` once; return what a node has failed by, and whether to wait."""
-        try:
-            by_target = await self._by_target(calls, left, asking)
-        except (RedisError, OSError) as error:
-            for at in left:
-                replies[at] = error
-            return error, True
-        work = (self._ask(target, [calls[at] for at in some]) for target, some in by_target.items())
-        failed: Exception | None = None
+        by_target, failed = await self._by_target(calls, left, asking, replies)
         late = False
+        work = (self._ask(target, [calls[at] for at in some]) for target, some in by_target.items())
         outcomes = await asyncio.gather(*work)
         for (target, some), outcome in zip(by_target.items(), outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -153,16 +162,31 @@ class ClusterScriptConnection(ScriptCalls):
         return failed, late
 
     async def _by_target(
-        self, calls: Sequence[Call], left: Sequence[int], asking: dict[int, Target]
-    ) -> dict[Target, list[int]]:
+        self,
+        calls: Sequence[Call],
+        left: Sequence[int],
+        asking: dict[int, Target],
+        replies: list[Any],
+    ) -> tuple[dict[Target, list[int]], Exception | None]:
+        """Return where the calls go; an error is in the place of those that no node serves."""
         found: defaultdict[Target, list[int]] = defaultdict(list)
+        failed: Exception | None = None
         # Not after each error, as redis-py would: the first node asked may be the one that hangs.
         if not self._cluster.knows_slots:
-            await self._cluster.initialize()
+            try:
+                await self._cluster.initialize()
+            except (RedisError, OSError) as error:
+                for at in left:
+                    replies[at] = error
+                return found, error
         for at in left:
-            target = asking.pop(at) if at in asking else self._target(calls[at])
-            found[target].append(at)
-        return found
+            try:
+                target = asking.pop(at) if at in asking else self._target(calls[at])
+            except ClusterUnavailable as error:
+                replies[at] = failed = error
+            else:
+                found[target].append(at)
+        return found, failed
 
     def _target(self, call: Call) -> Target:
         try:
@@ -220,14 +244,25 @@ class ClusterCommands(ClusterScriptConnection):
 
         Raises redis-py's errors if a node cannot be reached.
         """
-        calls = [Call("", (_key_of(command),), command) for command in commands]
-        return await self.run(calls)
+        return await self.run([_as_call(command) for command in commands])
+
+    async def outcomes_of(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to ``commands``, and an error in place of each that is missing."""
+        return await self.outcomes([_as_call(command) for command in commands])
+
+    async def node_of_command(self, command: Command) -> str:
+        """Return the node that serves a command; empty if none is known to.
+
+        The slots are asked for if they are not known yet.
+        """
+        if not self._cluster.knows_slots:
+            with contextlib.suppress(RedisError, OSError):
+                await self._cluster.initialize()
+        return self.node_of(str(key_of(command)))
 
 
-def _key_of(command: Command) -> str:
-    """Return the first key of a command (pure)."""
-    name, first, *_ = command
-    return str(command[3] if name == "EVAL" else first)
+def _as_call(command: Command) -> Call:
+    return Call("", (str(key_of(command)),), command)
 
 
 def script_connection(

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import ValidationError
 
@@ -21,6 +21,11 @@ class FleetReading:
     waiting: int | None = None
     dead_letters: int | None = None
     topology: Survey | None = None
+    unread: tuple[str, ...] = ()
+    """Which of ``workers`` and ``dead_letters`` a node of a cluster did not answer."""
+
+
+_UNREAD: Final = {"workers": "the workers", "dead_letters": "the number of dead letters"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,8 @@ class Fleet:
 
     ``unreadable`` counts workers whose status has an unknown version: no sum includes them. For
     each provider ``tokens`` has the newest token of all workers, and ``models`` the names of the
-    models that any worker serves.
+    models that any worker serves. ``unread`` names what a node of a cluster has not answered:
+    ``workers``, without whom all sums are 0, or ``dead_letters``.
     """
 
     ts: float
@@ -160,6 +166,7 @@ class Fleet:
     models: dict[str, list[str]]
     unreadable: int
     topology: TopologyRow | None = None
+    unread: tuple[str, ...] = ()
     workers: tuple[WorkerRow, ...] = field(default=())
 
     @classmethod
@@ -203,14 +210,26 @@ class Fleet:
             models=_models(rows),
             unreadable=unreadable,
             topology=TopologyRow.of(raw.topology) if raw.topology else None,
+            unread=raw.unread,
             workers=tuple(rows),
         )
+
+    @property
+    def unread_text(self) -> str:
+        """What is missing, and which servers do not answer; empty if all was read."""
+        if not self.unread:
+            return ""
+        what = " and ".join(_UNREAD.get(each, each) for each in self.unread)
+        away = ", ".join(self.topology.away) if self.topology else ""
+        return f"{what} cannot be read: {away or 'a node of the cluster'} does not answer"
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of version 1. Later releases only add fields."""
         found = asdict(self)
         if self.topology is None:  # not asked, or no answer
             del found["topology"]
+        if not self.unread:
+            del found["unread"]
         return {"v": 1, **found}
 
 

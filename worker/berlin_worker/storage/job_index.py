@@ -5,7 +5,6 @@ changes are collected and written together. A lost entry returns by a renewal or
 :meth:`JobIndex.heal`. An entry without an unfinished job is removed when it is due.
 """
 
-import asyncio
 import itertools
 import logging
 import re
@@ -20,6 +19,7 @@ from redis.exceptions import NoPermissionError
 
 from berlin_schemas import names
 from berlin_worker.storage import old_index
+from berlin_worker.storage.advisory import AdvisoryWriter
 from berlin_worker.storage.cluster import AsyncCluster
 from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 from berlin_worker.storage.scripts import source
@@ -39,9 +39,10 @@ _PENDING_MAX: Final = 10_000
 """Most collected changes; what is lost heals, or is removed later by a reaper."""
 _ENTRIES_A_CALL: Final = 1000
 """Lua passes at most about 8,000 values to one command."""
-_SCANNED_AT_ONCE: Final = 100
-_PATIENCE_S: Final = 0.5
-"""How long a claim waits for the node of its index entry."""
+_SCANNED: Final = (100, 1000)
+"""Keys of a scan; more while jobs can be found by a scan alone, since their entries are away."""
+_TURNS: Final = 1024
+"""Keys of turns: enough that each node of a cluster has one."""
 _STATE_KEYS: Final = "job:{*}:state"
 _STATE_KEY: Final = re.compile(rb"job:\{(%s)\}:state" % names.JOB_ID_PATTERN.encode())
 
@@ -114,7 +115,11 @@ class JobIndex:
         self._cursor = 0
         self._cursors: dict[str, int] = {}
         self._may_scan = True
-        self._under_way: set[asyncio.Task[list[Any]]] = set()
+        self._scanned = _SCANNED[False]
+        self._writer = AdvisoryWriter(self._run, lambda call: scripts.node_of(call.keys[0]))
+
+    async def _run(self, calls: Sequence[Call]) -> list[Any]:
+        return await self._scripts.run(calls)
 
     async def claimed_soon(self, job_id: str, delay_ms: int, ttl_s: int) -> None:
         """Add the entry of a job that is about to be claimed, on a cluster.
@@ -123,11 +128,7 @@ class JobIndex:
         the entry is written later.
         """
         call = Call(INDEX, [names.due_key(job_id)], [ttl_s, "LT", "", 1, delay_ms, job_id])
-        writing = self._start([call])
-        await asyncio.wait({writing}, timeout=_PATIENCE_S)
-        if writing.done():
-            writing.result()
-        else:
+        if await self._writer.write([call]):
             self.look_again(job_id, delay_ms)
 
     async def renewed(self, job_ids: Sequence[str], delay_ms: int) -> None:
@@ -135,26 +136,15 @@ class JobIndex:
 
         If a node does not answer at once, or fails, its entries are written later.
         """
-        if not job_ids:
-            return
-        entries = partition_of((delay_ms, job_id) for job_id in job_ids)
-        writing = self._start(changes(entries, ttl_s=self._ttl_s, one_slot=True))
-        await asyncio.wait({writing}, timeout=_PATIENCE_S)
-        if not writing.done() or writing.exception() is not None:
-            for job_id in job_ids:
-                self.look_again(job_id, delay_ms)
+        for missed in await self._missed(dict.fromkeys(job_ids, delay_ms)):
+            self.look_again(missed, delay_ms)
 
-    def _start(self, calls: Sequence[Call]) -> asyncio.Task[list[Any]]:
-        """Run ``calls`` by a task that no one has to wait for."""
-        task = asyncio.create_task(self._scripts.run(calls), name="job-index")
-        self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[list[Any]]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at: the caller may have gone on
+    async def _missed(self, delays_ms: Mapping[str, int | None], only: str = "") -> list[str]:
+        """Write entries on a cluster; return the job IDs of those that are left to write."""
+        entries = partition_of((delay_ms, job_id) for job_id, delay_ms in delays_ms.items())
+        calls = changes(entries, ttl_s=self._ttl_s, only=only, one_slot=True)
+        keys = {call.keys[0] for call in await self._writer.write(calls)}
+        return [job_id for job_id in delays_ms if names.due_key(job_id) in keys] if keys else []
 
     def renewals(self, job_ids: Iterable[str], delay_ms: int) -> list[Call]:
         """Return the calls that move entries of running jobs; they also restore lost ones."""
@@ -179,22 +169,42 @@ class JobIndex:
         self._due, self._new = {}, {}
         listed: list[Entry] = [(round((at - now) * 1000), job_id) for job_id, at in new.items()]
         jobs = {names.JOBS: listed} if listed else {}
+        newest = changes(jobs, ttl_s=self._ttl_s, only="NX", at_most=JOBS_MAX)
         try:
+            if self._one_slot:
+                due = {job_id: due[job_id] for job_id in await self._missed(due)}
+                if not await self._writer.write(newest):
+                    new = {}
+                # Of a node that does not answer they are written later.
+                self._due, self._new = due | self._due, new | self._new
+                return
             await self._write(due)
-            await self._scripts.run(changes(jobs, ttl_s=self._ttl_s, only="NX", at_most=JOBS_MAX))
+            await self._scripts.run(newest)
         except BaseException:
             self._due, self._new = due | self._due, new | self._new
             raise
 
-    async def take_turn(self, for_s: float) -> bool:
-        """Return whether this caller alone looks for due jobs for the next ``for_s``."""
-        for_ms = max(1, round(for_s * 1000))
-        return bool(await self._scripts.call(TAKE_TURN, [names.DUE_TURN], [for_ms]))
+    async def take_turn(self, for_s: float, node: str = "") -> bool:
+        """Return whether this caller alone looks for due jobs for the next ``for_s``.
 
-    async def find(self, limit: int) -> list[str]:
-        """Return the IDs of up to ``limit`` jobs that are due; remove members that are no IDs."""
+        On a cluster each node has a turn of its own.
+        """
+        for_ms = max(1, round(for_s * 1000))
+        key = names.DUE_TURN
+        if node:
+            turns = (names.turn_key(number) for number in range(_TURNS))
+            key = next((each for each in turns if self._scripts.node_of(each) == node), key)
+        return bool(await self._scripts.call(TAKE_TURN, [key], [for_ms]))
+
+    async def find(self, limit: int, node: str = "") -> list[str]:
+        """Return the IDs of up to ``limit`` jobs that are due; remove members that are no IDs.
+
+        On a cluster ``node`` is the one whose partitions are read; without it all are.
+        """
         first = secrets.randbelow(len(names.DUE_KEYS))  # no partition waits for the others
         keys = names.DUE_KEYS[first:] + names.DUE_KEYS[:first]
+        if node:
+            keys = tuple(key for key in keys if self._scripts.node_of(key) == node)
         parts = [[key] for key in keys] if self._one_slot else [keys]
         replies = await self._scripts.run([Call(FIND_DUE, part, [limit]) for part in parts])
         if removed := sum(count for _, count in replies):
@@ -209,15 +219,18 @@ class JobIndex:
             # The partition of a foreign member is not known.
             await self._scripts.run(
                 changes(
-                    {key: [(None, member) for member in foreign] for key in names.DUE_KEYS},
+                    {key: [(None, member) for member in foreign] for key in keys},
                     ttl_s=self._ttl_s,
                     one_slot=self._one_slot,
                 )
             )
         return [job_id for job_id in due.values() if job_id is not None]
 
-    async def heal(self, delay_ms: int) -> None:
+    async def heal(self, delay_ms: int, node: str = "") -> list[str]:
         """Look at some records, others at each call, and restore lost entries of unfinished jobs.
+
+        On a cluster ``node`` is the one whose records are looked at; without it all are. Returns
+        the jobs whose entries cannot be written, since other nodes do not answer.
 
         Entries of version 1.0 are moved, see :mod:`berlin_worker.storage.old_index`.
         """
@@ -227,31 +240,45 @@ class JobIndex:
         await self._write(dict.fromkeys(moved, 0), only="LT")
         await old_index.remove(self._redis, moved)
         if not self._may_scan:
-            return
+            return []
         try:
-            keys = await self._scan()
+            keys = await self._scan(node)
         except NoPermissionError as error:
             self._may_scan = False
             logger.warning("lost index entries of waiting jobs cannot be restored: %s", error)
-            return
+            return []
         job_ids = [found[1].decode() for key in keys if (found := _STATE_KEY.fullmatch(key))]
         held = {job_id for job_id, _ in left}
         statuses = await self.statuses(job_ids)
         unfinished = [job_id for job_id in job_ids if statuses[job_id] and job_id not in held]
-        await self._write(dict.fromkeys(unfinished, delay_ms), only="LT")
+        entries = dict.fromkeys(unfinished, delay_ms)
+        if self._one_slot:
+            missed = await self._missed(entries, only="LT")
+            self._scanned = _SCANNED[bool(missed)]
+            return missed
+        await self._write(entries, only="LT")
+        return []
 
-    async def _scan(self) -> list[bytes]:
+    async def _scan(self, node: str) -> list[bytes]:
         """Return some keys of records, others at each call."""
         if isinstance(self._redis, AsyncCluster):
-            self._cursors, keys = await self._redis.scan_all(
-                self._cursors, _STATE_KEYS, _SCANNED_AT_ONCE
-            )
-            return keys
-        scanned: Any = await self._redis.scan(
-            self._cursor, match=_STATE_KEYS, count=_SCANNED_AT_ONCE
-        )
+            return await self._scan_nodes(self._redis, [node] if node else self._redis.serving())
+        scanned: Any = await self._redis.scan(self._cursor, match=_STATE_KEYS, count=self._scanned)
         self._cursor, found = scanned
         return list(found)
+
+    async def _scan_nodes(self, cluster: AsyncCluster, nodes: Sequence[str]) -> list[bytes]:
+        keys: list[bytes] = []
+        # A node that has left is forgotten; one that returns is scanned from its beginning.
+        self._cursors = {each: self._cursors.get(each, 0) for each in cluster.serving()}
+        for node in nodes:
+            options = ("MATCH", _STATE_KEYS, "COUNT", self._scanned)
+            cursor, found = await cluster.ask_node(
+                node, "SCAN", self._cursors.get(node, 0), *options
+            )
+            self._cursors[node] = int(cursor)
+            keys += found
+        return keys
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, int]:
         """Return by job ID what ``unfinished.lua`` replies."""

@@ -1,24 +1,86 @@
 """The nodes of a cluster, as the jobs of a worker see them."""
 
 import asyncio
+import math
+from collections.abc import Sequence
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from berlin_schemas import names
-from berlin_worker.storage.job_index import UNFINISHED
+from berlin_worker.storage.cluster import AsyncCluster, uptime_s
+from berlin_worker.storage.job_index import UNFINISHED, JobIndex
 from berlin_worker.storage.redis_errors import unreachable
 from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 
 
 class JobNodes:
-    """Which node has a job, and whether any answers; ``scripts`` are those of the records."""
+    """Which node has a job, which are due by the entries at a node, and whether any answers.
 
-    def __init__(self, scripts: SharedScriptConnection) -> None:
+    ``scripts`` are those of the records, ``again_ms`` is after how long a postponed job is due.
+    """
+
+    def __init__(
+        self,
+        cluster: AsyncCluster,
+        scripts: SharedScriptConnection,
+        index: JobIndex,
+        *,
+        again_ms: int,
+    ) -> None:
+        self._cluster = cluster
         self._scripts = scripts
+        self._index = index
+        self._again_ms = again_ms
         self._asked: set[asyncio.Task[Any]] = set()
 
     def node_of(self, job_id: str) -> str:
         """Return the node that has the keys of a job; empty if that is not known."""
         return self._scripts.node_of(f"job:{{{job_id}}}:state")
+
+    def names(self) -> list[str]:
+        """Return the primaries that serve slots, as ``host:port``; none before they are known."""
+        return self._cluster.serving()
+
+    async def take_turn(self, node: str, for_s: float) -> bool:
+        """Return whether this caller alone searches ``node`` for the next ``for_s``.
+
+        Raises ``ConnectionError``.
+        """
+        with unreachable():
+            return await self._index.take_turn(for_s, node)
+
+    async def due(self, node: str, limit: int) -> list[str]:
+        """Return the IDs of up to ``limit`` jobs that are due by the entries at ``node``.
+
+        Raises ``ConnectionError``.
+        """
+        with unreachable():
+            return await self._index.find(limit, node)
+
+    def postpone(self, job_ids: Sequence[str]) -> None:
+        """Let jobs be due again after a lease."""
+        for job_id in job_ids:
+            self._index.look_again(job_id, self._again_ms)
+
+    async def up_s(self, node: str) -> float:
+        """Return the uptime of ``node`` in seconds; infinite if it has no INFO.
+
+        Raises ``ConnectionError``.
+        """
+        with unreachable():
+            try:
+                return await uptime_s(self._cluster, node)
+            except ResponseError:  # not every Redis service has INFO
+                return math.inf
+
+    async def heal(self, node: str) -> list[str]:
+        """Restore lost entries of some jobs whose records are at ``node``.
+
+        Returns the jobs whose entries cannot be written at present. Raises ``ConnectionError``.
+        """
+        with unreachable():
+            return await self._index.heal(self._again_ms, node)
 
     async def answers(self) -> None:
         """Return as soon as any node answers; raises ``ConnectionError`` if none does."""

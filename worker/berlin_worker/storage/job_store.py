@@ -85,7 +85,11 @@ class RedisStore:
         self._index = job_index.JobIndex(
             client, self._records, ttl_s=queue_ttl_s, one_slot=one_slot
         )
-        self.nodes = JobNodes(self._records) if one_slot else None
+        self.nodes = (
+            JobNodes(client, self._records, self._index, again_ms=self._lease_ms)
+            if isinstance(client, AsyncCluster)
+            else None
+        )
 
     @classmethod
     def from_settings(

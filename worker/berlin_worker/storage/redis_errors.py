@@ -66,7 +66,10 @@ def describe(where: str, error: BaseException) -> str:
     detail = type(error).__name__
     if where.startswith("rediss:") and isinstance(error, TimeoutError | RedisTimeoutError):
         detail += "; a server that speaks no TLS at this port would not either"
-    return f"Redis at {where} does not answer ({detail})"
+    # redis-py names the node of a cluster that has failed: others may answer.
+    node = getattr(getattr(error, "connection", None), "name", None)
+    at = f"node {node} of Redis" if isinstance(node, str) else "Redis"
+    return f"{at} at {where} does not answer ({detail})"
 
 
 def reply_of(error: BaseException) -> str:

@@ -7,7 +7,7 @@ an event). Connecting, TLS, authentication and parsing stay redis-py's.
 
 import abc
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
@@ -35,6 +35,11 @@ class Call(NamedTuple):
     script: str
     keys: Sequence[str]
     args: Iterable[Any]
+
+
+Groups = Sequence[Sequence[Call]]
+Outcomes = list[list[Any] | Exception]
+"""The replies to each group, or its first error."""
 
 
 class ScriptCalls(abc.ABC):
@@ -150,7 +155,7 @@ class SharedScriptConnection:
 
     def __init__(self, connection: Runner) -> None:
         self._connection = connection
-        self._batcher = self._new_batcher()
+        self._batcher = self._new_batcher(self._run)
 
     async def call(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
         """Return the reply; raises redis-py's errors. Redis may still run a cancelled call."""
@@ -170,26 +175,38 @@ class SharedScriptConnection:
         """Return the name of the only server, which is empty."""
         return ""
 
-    def _new_batcher(self) -> Batcher[Sequence[Call], list[Any]]:
+    def _new_batcher(
+        self, work: Callable[[Groups], Awaitable[Outcomes]]
+    ) -> Batcher[Sequence[Call], list[Any]]:
         # A batch without callers is cancelled: the pool may be closed next.
-        return Batcher(self._run, at_most=_AT_ONCE, cancel_unwanted=True)
+        return Batcher(work, at_most=_AT_ONCE, cancel_unwanted=True)
 
-    async def _run(self, groups: Sequence[Sequence[Call]]) -> list[list[Any] | Exception]:
-        calls = [call for group in groups for call in group]
+    async def _run(self, groups: Groups) -> Outcomes:
+        calls = flat(groups)
         try:
             replies = await self._connection.run(calls)
         except RedisConnectionError:
             # The connection was closed meanwhile. A script that did run finds its own result.
             replies = await self._connection.run(calls)
-        if len(calls) == len(groups):  # one call each: that of a job
-            return [reply if isinstance(reply, ResponseError) else [reply] for reply in replies]
-        outcomes: list[list[Any] | Exception] = []
-        at = 0
-        for group in groups:
-            part = replies[at : at + len(group)]
-            at += len(group)
-            outcomes.append(next((r for r in part if isinstance(r, ResponseError)), None) or part)
-        return outcomes
+        return outcomes_of(groups, replies)
+
+
+def flat(groups: Groups) -> list[Call]:
+    """Return the calls of ``groups`` in their order (pure)."""
+    return [call for group in groups for call in group]
+
+
+def outcomes_of(groups: Groups, replies: Sequence[Any]) -> Outcomes:
+    """Return for each group its part of ``replies``, or the first error in it (pure)."""
+    if len(replies) == len(groups):  # one call each: that of a job
+        return [reply if isinstance(reply, Exception) else [reply] for reply in replies]
+    outcomes: Outcomes = []
+    at = 0
+    for group in groups:
+        part = replies[at : at + len(group)]
+        at += len(group)
+        outcomes.append(next((r for r in part if isinstance(r, Exception)), None) or list(part))
+    return outcomes
 
 
 def _node_of(connection: Any) -> str:

@@ -99,7 +99,7 @@ def _sorted(found: Iterable[ServerState]) -> tuple[ServerState, ...]:
 def _of_cluster(url: RedisURL, client: redis.Redis) -> tuple[ServerState, ...]:
     cluster: Any = client
     try:
-        shards = cluster.execute_command(*_SHARDS, target_nodes=cluster.get_default_node())
+        shards = cluster.any_node(*_SHARDS)
         return servers_of(map(_as_text, shards), tls=url.uses_tls)
     except (
         redis.ResponseError

@@ -118,4 +118,6 @@ def _workers(redis: "Redis", settings: Settings) -> CheckResult:
     from berlin_worker.storage.fleet import Fleet  # noqa: PLC0415  # slow to import
 
     fleet = Fleet.of(read(redis, settings))
+    if "workers" in fleet.unread:
+        return CheckResult("workers", "warn", fleet.unread_text, "bring that node back")
     return checks.workers(len(fleet.workers) + fleet.unreadable, fleet.waiting)

@@ -88,7 +88,7 @@ def _of_sentinels(found: Survey) -> CheckResult:
 
 def _of_cluster(client: Any, found: Survey) -> CheckResult:
     return checks.cluster(
-        client.cluster_info(target_nodes=client.get_default_node()),
+        client.any_node("CLUSTER INFO"),
         primaries=sum(each.primary for each in found.servers),
         replicas=sum(not each.primary and not each.away for each in found.servers),
         bare=found.without_replica,

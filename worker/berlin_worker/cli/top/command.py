@@ -45,6 +45,8 @@ def top(*, once: bool, as_json: bool, interval_s: float) -> None:
       topology                        kind (single, sentinel, cluster), primaries, replicas,
                                       sentinels, and away: host:port of servers that are away
       models                          by provider: its default, and those that have answered
+      unread                          only if a node of a cluster is away: which of workers and
+                                      dead_letters it has
       unreadable                      workers of a version that this `berlin` cannot read
       workers                         a list: worker, host, pid, version, up_s, loop_lag_s, and
                                       the fields above that describe one worker

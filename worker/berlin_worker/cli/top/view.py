@@ -37,7 +37,11 @@ class FleetView:
         yield _summary(self._fleet)
         if self._problem is not None:
             yield Text(printable(self._problem), style="bold red")
+        if self._fleet.unread:
+            yield Text(printable(self._fleet.unread_text), style="bold red")
         rows = self._fleet.workers
+        if "workers" in self._fleet.unread:
+            return
         if not rows:
             yield Text("no worker is running: start one with `berlin worker`", style="yellow")
         else:
@@ -59,7 +63,8 @@ def _summary(fleet: Fleet) -> RenderableType:
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     draining = f", {fleet.draining} draining" if fleet.draining else ""
-    grid.add_row("workers", f"{len(fleet.workers)}{draining}   {_clock(fleet.ts)}")
+    workers = _UNKNOWN if "workers" in fleet.unread else len(fleet.workers)
+    grid.add_row("workers", f"{workers}{draining}   {_clock(fleet.ts)}")
     grid.add_row("queue", _queue(fleet))
     grid.add_row(
         "jobs",
