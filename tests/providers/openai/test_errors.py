@@ -178,7 +178,17 @@ def test_ends_of_a_large_file_are_not_shown_and_its_middle_is_not_searched(prefi
         (400, error("Unknown parameter: 'stream_options'.", None, "unknown_parameter"), True),
         (400, error("Unrecognized request argument supplied: stream_options"), True),
         (422, {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs"}]}, True),
+        (400, error("streamOptions is not supported"), True),
+        (400, error("This endpoint has no stream options."), True),
+        (400, "include_usage?", True),
+        # none is extra without it
+        (400, error("Extra inputs are not permitted"), True),
+        (422, {"detail": [{"msg": "Unexpected field"}]}, True),
+        (400, error("Unknown parameter: 'top_q'"), False),
+        (422, {"detail": [{"loc": ["body", "top_q"], "msg": "Extra inputs"}]}, False),
         (400, error("x"), False),
+        (400, "", False),
+        (404, error("stream_options"), False),
         (500, error("stream_options"), False),
     ],
 )

@@ -54,6 +54,14 @@ _STATUS_OF_KIND: Final = (
     (re.compile(r"overload|unavailable|server|internal|timeout", re.IGNORECASE), 500),
     (re.compile(r"invalid|bad.?request|not.?found|unprocessable", re.IGNORECASE), 400),
 )
+_USAGE_OPTION: Final = re.compile(r"stream[ _]?options|include[ _]?usage", re.IGNORECASE)
+_UNKNOWN_OPTION: Final = re.compile(
+    r"\b(?:additional|extra|unexpected|unknown|unrecognized|unsupported) "
+    r"(?:argument|field|input|key|option|parameter|propert)",
+    re.IGNORECASE,
+)
+_NAMED: Final = re.compile(r"[\"'`:]")
+"""Stands beside the name of an option."""
 _MESSAGE_KEYS: Final = ("message", "detail", "error_description", "msg", "error", "errors")
 
 
@@ -125,16 +133,34 @@ def in_stream(error: UpstreamError, show: Show) -> JobError:
 def no_stream(body: str, show: Show) -> JobError:
     """Return the error of a reply with status 200 that is no event stream."""
     value = _decoded(body)
-    if (error := read_error(value)) and not _is_answer(value):
+    if (error := read_error(value)) and not is_answer(value):
         return in_stream(error, show)
     message = "the upstream answered with no event stream: check the base URL"
     return JobError(ErrorCode.BAD_CHUNK, f"{message}: {show(body)}".removesuffix(": "))
 
 
+def is_answer(value: object) -> bool:
+    """Return whether decoded JSON is a whole answer: what a request without a stream gets."""
+    return isinstance(value, Mapping) and bool(value.get("choices")) and not value.get("error")
+
+
 def names_stream_options(status: int, body: str) -> bool:
-    """Return whether a server refuses a request for the option that asks for the usage."""
-    refused = status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
-    return refused and ("stream_options" in body or "include_usage" in body)
+    """Return whether a server refuses a request for the option that asks for the usage.
+
+    It may name no option at all: one that no parameter is extra without is the worker's.
+    """
+    if status not in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        return False
+    if _USAGE_OPTION.search(body):
+        return True
+    message = (read_error(_decoded(body)) or UpstreamError(body)).message
+    return _UNKNOWN_OPTION.search(message) is not None and _NAMED.search(message) is None
+
+
+def is_for_usage(error: JobError) -> bool:
+    """Return whether a stream's error refuses the request for the option of the usage."""
+    refuses = error.code is ErrorCode.UPSTREAM_ERROR and not error.retryable
+    return refuses and _USAGE_OPTION.search(error.message) is not None
 
 
 def _meaning(status: int, error: UpstreamError, *, is_throttled: bool) -> tuple[ErrorCode, bool]:
@@ -194,7 +220,3 @@ def _decoded(body: str) -> object:
     except ValueError:
         return None
     return value
-
-
-def _is_answer(value: object) -> bool:
-    return isinstance(value, Mapping) and bool(value.get("choices")) and not value.get("error")

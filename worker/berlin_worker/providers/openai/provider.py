@@ -107,7 +107,10 @@ class OpenAIProvider(Provider):
         messages = [message.model_dump(exclude_unset=True) for message in job.messages]
         proxy = job.proxy or self._proxy
         show = self._shower(lambda: messages, proxy)
-        response, body = await self._begin(_body(job, messages), proxy, show)
+        request = _body(job, messages)
+        # Some servers refuse the option for the usage in the stream's first event.
+        may_refuse = self._takes_stream_options
+        response, body = await self._begin(request, proxy, show, asks_usage=may_refuse)
         answer = AnswerDecoder(self._limits, show)
         # Deltas are yielded outside of every `except`: closing must raise nothing.
         try:
@@ -119,7 +122,14 @@ class OpenAIProvider(Provider):
                 _put(report, answer)
                 if failure:
                     response.close()  # before the yield: the reader may take its time
+                    if may_refuse and not deltas and errors.is_for_usage(failure):
+                        may_refuse = False
+                        body.forget()
+                        response, body = await self._begin(request, proxy, show, asks_usage=False)
+                        answer = AnswerDecoder(self._limits, show)
+                        continue
                 if deltas:
+                    may_refuse = False
                     yield deltas
                 elif data:
                     report.alive()
@@ -163,19 +173,21 @@ class OpenAIProvider(Provider):
             raise
 
     async def _begin(
-        self, body: dict[str, Any], proxy: str, show: Show
+        self, request: dict[str, Any], proxy: str, show: Show, *, asks_usage: bool
     ) -> tuple[aiohttp.ClientResponse, Body]:
-        response = await self._open(body, proxy, show)
+        response = await self._open(request, proxy, show, asks_usage=asks_usage)
         try:
             return response, Body(response, self._limits.max_text_bytes)
         except BaseException:
             response.close()
             raise
 
-    async def _open(self, body: dict[str, Any], proxy: str, show: Show) -> aiohttp.ClientResponse:
+    async def _open(
+        self, request: dict[str, Any], proxy: str, show: Show, *, asks_usage: bool
+    ) -> aiohttp.ClientResponse:
         """Return the response with a success status; raises ``JobError``."""
-        if self._takes_stream_options:
-            asking = {**body, "stream_options": {"include_usage": True}}
+        if asks_usage:
+            asking = {**request, "stream_options": {"include_usage": True}}
             response = await self._request("POST", self._completions, asking, proxy)
             refusal = await self._refusal(response, show)
             if refusal is None:
@@ -183,7 +195,7 @@ class OpenAIProvider(Provider):
             error, text = refusal
             if not errors.names_stream_options(response.status, text):
                 raise error
-        response = await self._request("POST", self._completions, body, proxy)
+        response = await self._request("POST", self._completions, request, proxy)
         await self._check_status(response, show)
         self._takes_stream_options = False
         return response
