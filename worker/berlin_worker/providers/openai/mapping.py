@@ -60,7 +60,8 @@ class ChunkMapper:
         Raises ``JobError``: ``bad_chunk`` for what is no chunk, ``upstream_error`` if the server
         has given the answer up.
         """
-        self._take_usage(chunk)
+        if chunk.get("usage") or "x_groq" in chunk:
+            self._take_usage(chunk)
         deltas: list[Delta] = []
         for choice in _objects(chunk.get("choices"), "choices"):
             if self._is_ours(choice.get("index")):
@@ -101,7 +102,8 @@ class ChunkMapper:
         return index == self._choice
 
     def _take_choice(self, choice: dict[str, Any], deltas: list[Delta]) -> None:
-        self._take_usage(choice)  # Moonshot's place for it
+        if "usage" in choice:  # Moonshot
+            self._take_usage(choice)
         # Some servers have no stream for some requests: the whole message comes as one chunk.
         # Others have the text of the older protocol, completions.
         delta = choice["delta"] if "delta" in choice else choice.get("message")

@@ -97,7 +97,7 @@ class AnswerDecoder:
         self._head = None
         template = self._template
         try:
-            for name, data in _separated(events):
+            for name, data in _separated(events) if self._reader.has_lines else events:
                 text = template.text_of(data) if template is not None and not name else None
                 if text is None:
                     found = self._decode(name, data, is_last=is_last)
@@ -226,8 +226,6 @@ class AnswerDecoder:
 
 def _separated(events: list[Event]) -> list[Event]:
     """Return ``events``, of which one may be several: some servers send no empty line after it."""
-    if not any(b"\n" in data for _, data in events):
-        return events
     found: list[Event] = []
     for name, data in events:
         if b"\n" in data and _decoded(data) is None:
