@@ -152,7 +152,7 @@ class Worker:
         assert self.provider.calls == self.provider.closed, "a stream was not closed"
 
     async def _discard(self, *message: Any) -> None:
-        await self.runner.discard(*message)
+        await self.runner.discard(*message, is_record=True)
 
     async def pause_renewals(self) -> None:
         """As if the process hung: what is under way is done, and then nothing is renewed."""

@@ -173,7 +173,7 @@ def _job_parts(
     )
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
-        await runner.discard(job_id, reason, detail, message)
+        await runner.discard(job_id, reason, detail, message, is_record=True)
 
     leases = Leases(
         store,
