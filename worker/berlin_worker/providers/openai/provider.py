@@ -292,6 +292,8 @@ def _model_names(data: bytes) -> list[str]:
     except ValueError:
         value = None
     listed = value.get("data") if isinstance(value, dict) else value
+    if listed is None and isinstance(value, dict) and value.get("object") == "list":
+        return []  # Ollama without a model
     if not isinstance(listed, list):
         message = "the upstream answered with no list of models: check the base URL"
         raise JobError(ErrorCode.BAD_CHUNK, message)
