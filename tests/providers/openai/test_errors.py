@@ -15,6 +15,7 @@ from berlin_worker.providers.openai import errors, redaction
 from berlin_worker.providers.openai.redaction import shower
 from berlin_worker.telemetry import redact
 from tests.support.openai_errors import AUTH, BODIES, CONTEXT, LIMITED, QUOTA, UPSTREAM, error
+from tests.support.openai_other_errors import OTHER_BODIES
 
 pytestmark = pytest.mark.unit
 
@@ -26,8 +27,11 @@ def shown(prompt: str = "") -> Any:
     return shower(lambda: [{"role": "user", "content": prompt}], [KEY])
 
 
+ALL_BODIES = BODIES | OTHER_BODIES
+
+
 @pytest.mark.parametrize(
-    ("status", "body", "code", "retryable", "part"), BODIES.values(), ids=list(BODIES)
+    ("status", "body", "code", "retryable", "part"), ALL_BODIES.values(), ids=list(ALL_BODIES)
 )
 def test_body_with_its_status(
     status: int, body: Any, code: ErrorCode, retryable: bool, part: str

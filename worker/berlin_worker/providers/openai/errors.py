@@ -28,6 +28,9 @@ _QUOTA_CODES: Final = frozenset(
         "insufficient_credits",
         "insufficient_balance",
         "quota_exceeded",
+        "exceeded_current_quota_error",  # Moonshot
+        "arrearage",  # Alibaba
+        "1113",  # Zhipu
     }
 )
 _QUOTA_WORDS: Final = re.compile(
@@ -44,12 +47,14 @@ _CONTEXT_WORDS: Final = re.compile(
     r"|maximum (?:context|model|input) length|context (?:length|size|window)[^.]{0,40} exceed"
     r"|exceeds?(?: the)?(?: available| model's| maximum)? (?:context|input length)"
     r"|`inputs` (?:tokens|must have less)|prompt is too long|input is too long"
-    r"|input token count .{0,20}exceeds",
+    r"|input token count .{0,20}exceeds"
+    r"|(?:longer|greater) than the (?:model's )?context length|with context length of only"
+    r"|range of input length should be|too many tokens: size limit",
     re.IGNORECASE,
 )
 _STATUS_OF_KIND: Final = (
     (re.compile(r"rate.?limit|too.?many|throttl|resource.?exhausted", re.IGNORECASE), 429),
-    (re.compile(r"content.?(?:filter|policy)", re.IGNORECASE), 400),
+    (re.compile(r"content.?(?:filter|policy)|inspection", re.IGNORECASE), 400),
     (re.compile(r"auth|api.?key|permission", re.IGNORECASE), 401),
     (re.compile(r"overload|unavailable|server|internal|timeout", re.IGNORECASE), 500),
     (re.compile(r"invalid|bad.?request|not.?found|unprocessable", re.IGNORECASE), 400),
@@ -62,6 +67,7 @@ _UNKNOWN_OPTION: Final = re.compile(
 )
 _NAMED: Final = re.compile(r"[\"'`:]")
 """Stands beside the name of an option."""
+_JSON_STARTS: Final = frozenset({"{", "["})
 _MESSAGE_KEYS: Final = ("message", "detail", "error_description", "msg", "error", "errors")
 
 
@@ -103,7 +109,12 @@ def read_error(body: object) -> UpstreamError | None:
         for key in ("code", "status", "status_code", "statusCode")
         if (number := _status(source.get(key)))
     )
-    return UpstreamError(message, " ".join(kinds), next(numbers, None))
+    found = UpstreamError(message, " ".join(kinds), next(numbers, None))
+    # Proxies put the body of the model's server into the message (Google's, Azure's).
+    if message.lstrip()[:1] in _JSON_STARTS and (inner := read_error(_decoded(message))):
+        kind = f"{found.kind} {inner.kind}".strip()
+        found = UpstreamError(inner.message or message, kind, found.status or inner.status)
+    return found
 
 
 def refusal(status: int, headers: Mapping[str, str], body: str, show: Show) -> JobError:
