@@ -11,7 +11,6 @@ from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 import aiohttp
-from pydantic_core import from_json
 from yarl import URL
 
 from berlin_schemas import ErrorCode, PromptJob
@@ -27,7 +26,7 @@ from berlin_worker.providers.body import (
 )
 from berlin_worker.providers.deltas import Delta
 from berlin_worker.providers.limits import Limits
-from berlin_worker.providers.openai import endpoints, errors
+from berlin_worker.providers.openai import endpoints, errors, models
 from berlin_worker.providers.openai.redaction import Show, shower
 from berlin_worker.providers.openai.reply import AnswerDecoder
 from berlin_worker.providers.response import BrokenResponse
@@ -156,7 +155,7 @@ class OpenAIProvider(Provider):
         except TimeoutError:
             message = "the list of models took too long"
             raise JobError(ErrorCode.UPSTREAM_TIMEOUT, message, retryable=True) from None
-        return sorted(_model_names(data))
+        return sorted(models.names(data))
 
     async def check_login(self) -> None:
         """Ask for the models once; raises ``JobError`` with advice as a note."""
@@ -284,18 +283,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         return await read_at_most(response, _MODELS_BYTES)
     except Exception as error:  # noqa: BLE001  # the edge, as in _request
         raise http.transport_error(error) from None
-
-
-def _model_names(data: bytes) -> list[str]:
-    try:
-        value: object = from_json(data)
-    except ValueError:
-        value = None
-    listed = value.get("data") if isinstance(value, dict) else value
-    if listed is None and isinstance(value, dict) and value.get("object") == "list":
-        return []  # Ollama without a model
-    if not isinstance(listed, list):
-        message = "the upstream answered with no list of models: check the base URL"
-        raise JobError(ErrorCode.BAD_CHUNK, message)
-    names = (model.get("id") for model in listed if isinstance(model, dict))
-    return [name for name in names if isinstance(name, str)]
