@@ -149,6 +149,10 @@ def test_neither_prompt_nor_key_is_shown(echo: str) -> None:
     assert KEY[-4:] not in message
 
 
+def test_short_key_is_hidden_as_a_whole_alone() -> None:
+    assert shower(list, ["local"])("key local, lo**al") == "key [hidden], lo**al"
+
+
 def test_short_texts_of_a_long_conversation_are_not_shown() -> None:
     turns = [{"role": "user", "content": f"my PIN is {number:04}"} for number in range(3000)]
     show = shower(lambda: turns, [])

@@ -96,6 +96,26 @@ def test_error_in_a_stream_keeps_its_words(data: bytes, message: str, retryable:
     assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, retryable)
 
 
+def test_call_of_the_older_protocol_is_a_tool_call() -> None:
+    pieces = [{"name": "f", "arguments": "{"}, {"arguments": "}"}]
+    data = b"".join(chunk({"function_call": piece}) for piece in pieces)
+    first, second = deltas_of(data, chunk(finish="function_call"))
+    assert isinstance(first, ToolCallDelta)
+    assert (first.name, first.arguments, second) == ("f", "{", ToolCallDelta(0, "}"))
+
+
+@pytest.mark.parametrize("delta", [{"content": [3]}, {"content": [{"thinking": [3]}]}])
+def test_parts_of_no_known_form_are_a_bad_chunk(delta: Any) -> None:
+    assert failure(chunk(delta)).code is ErrorCode.BAD_CHUNK
+
+
+def test_half_a_pair_meets_its_other_half_in_a_chunk_like_the_one_before() -> None:
+    for key in ("content", "reasoning"):
+        words = [chunk({key: word}) for word in ("a", "\ud83d", "\ude00", "b")]
+        found = deltas_of(*(half + b": ping\n\n" for half in words), DONE)
+        assert [getattr(each, "content", each) for each in found] == ["a", "😀", "b"]
+
+
 def test_text_and_error_without_a_line_between_are_both_read() -> None:
     found, error, _ = decode(chunk({"content": "x"}).replace(b"\n\n", b"\n") + ONE_LINE_END)
     assert found == ["x"]
