@@ -1,4 +1,4 @@
-"""WORKER_ENDPOINTS: names, addresses, and the variables of keys."""
+"""WORKER_ENDPOINTS: names, addresses, and the variables of each."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_list_of_endpoints() -> None:
         "vllm": "http://gpu1:8000/v1",
         "my-router": "https://openrouter.ai/api/v1",
     }
-    assert endpoints.key_variable("my-router") == "WORKER_ENDPOINT_KEY_MY_ROUTER"
+    assert endpoints.variable("KEY", "my-router") == "WORKER_ENDPOINT_KEY_MY_ROUTER"
     assert endpoints.parse("") == {}
 
 
@@ -57,7 +57,11 @@ def test_key_of_no_endpoint_is_a_misspelling() -> None:
         "WORKER_ENDPOINT_KEY_VLLM": "secret",
         "WORKER_ENDPOINT_KEY_VLM": "secret",
     }
+    environ |= {f"WORKER_ENDPOINT_{kind}_VLLM": "x" for kind in ("MODEL", "PROXY")}
     (warning,) = Settings.misspelt(environ)
     assert "WORKER_ENDPOINT_KEY_VLM is no setting" in warning
     assert "WORKER_ENDPOINT_KEY_VLLM?" in warning
-    assert not Settings.misspelt({"WORKER_ENDPOINT_KEY_X": "secret"})
+    assert not Settings.misspelt({"WORKER_ENDPOINT_KEY_X": "x", "WORKER_ENDPOINT_MODEL_X": "x"})
+    environ = {"WORKER_ENDPOINTS": "vllm=http://x/v1", "WORKER_ENDPOINT_MODEL_VLM": "x"}
+    (warning,) = Settings.misspelt(environ)
+    assert "WORKER_ENDPOINT_MODEL_VLLM?" in warning

@@ -50,6 +50,17 @@ async def test_job_without_text_completes(worker):
     assert events[-1].usage is None
 
 
+async def test_usage_that_no_event_can_hold_fails_no_job(worker):
+    async def stream(job, report):
+        yield ["Hello"]
+        report.usage = {"total_tokens": 7, "note": "\ud83d"}
+
+    async with worker(stream) as here:
+        await here.run()
+        end = (await here.log())[-1]
+    assert (end.type, end.usage) == ("completed", {"total_tokens": 7})
+
+
 async def test_queue_time_counts_from_the_submission(worker, redis_client):
     async with worker(says("a")) as here:
         ago = 5_000

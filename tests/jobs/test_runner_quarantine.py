@@ -6,6 +6,7 @@ import json
 import pytest
 
 from berlin_schemas import ErrorCode, names
+from berlin_worker.jobs.store import Overdue
 from tests.support.harness import JOB_ID, cancelled, says
 from tests.support.store_helpers import (
     JOB,
@@ -68,6 +69,21 @@ async def test_each_discarded_message_becomes_one_dead_letter(worker, redis_clie
             await here.runner.discard(None, "undecodable", "no task", b"x")
     letters = [fields for _, fields in await redis_client.xrange(names.DEAD_LETTERS)]
     assert [letter[b"message"] for letter in letters] == [b"x", b"y", b"x", b"x"]
+
+
+async def test_record_that_cannot_run_ends_its_job(worker, redis_client):
+    """Otherwise the job would be due, and its error in the log, for as long as the record lives."""
+    mark = "0" * 32
+    record = {"status": "queued", "job": b"{", "fingerprint": mark, f"fingerprint:{mark}": 1}
+    async with worker(says("never")) as here:
+        await redis_client.hset(names.state_key(JOB_ID), mapping=record)
+        await redis_client.expire(names.state_key(JOB_ID), 100)
+        overdue = Overdue(JOB_ID, "queued", b"{")
+        await here.leases._requeue(overdue)
+        assert await here.kinds() == ["failed"]
+        (end,) = await here.log()
+    assert "the record of the job cannot run" in end.error.message
+    assert here.job_queue.requeued == []
 
 
 async def fail_twice(redis_client, job_id):

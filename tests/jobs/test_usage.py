@@ -61,5 +61,9 @@ def test_usage_that_no_event_can_hold_is_left_out():
         value["a"] = value = {}
     for strange in ({"a": object()}, {"a": "\ud800"}, deep, "text", [1]):
         assert encodable(strange) is None
+    assert encodable({"a": "\ud800", "n": 1, "d": {"n": 2, "b": object()}}) == {
+        "n": 1,
+        "d": {"n": 2},
+    }
     assert usage_fields(1, {"a": 1}, {}) == {"usage": {"a": 1}, "usage_total": None}
     assert usage_fields(2, None, {"a": 1}) == {"usage": None, "usage_total": {"a": 1}}

@@ -234,6 +234,26 @@ def test_model_and_proxy_of_openai_are_not_those_of_other_endpoints() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_each_endpoint_has_its_model_and_proxy() -> None:
+    environ = {
+        "WORKER_ENDPOINTS": "vllm=http://gpu:1/v1,my-router=http://router/v1",
+        "WORKER_ENDPOINT_MODEL_MY_ROUTER": "llama3 ",
+        "WORKER_ENDPOINT_PROXY_MY_ROUTER": "http://me:router-proxy%2Dsecret@proxy:3128",
+    }
+    lookup = cache(**environ)
+    router: Any = lookup("my-router")
+    assert (router.default_model, lookup("vllm").default_model) == ("llama3", "")  # type: ignore[attr-defined]  # an optional part
+    assert router._proxy == environ["WORKER_ENDPOINT_PROXY_MY_ROUTER"]
+    assert "proxy-secret" not in known_secrets.LOG.hide("a line with router-proxy-secret")
+    settings = Settings.from_env(environ)
+    assert served.default_models(settings, environ, lookup) == {"my-router": "llama3"}
+    everywhere = settings.model_copy(update={"default_model": "other"})
+    assert set(served.default_models(everywhere, environ, lookup).values()) == {"other"}
+    with pytest.raises(SettingsError, match="WORKER_ENDPOINT_PROXY_VLLM") as caught:
+        cache(**environ, WORKER_ENDPOINT_PROXY_VLLM="socks5://me:proxy-secret@x")
+    assert "secret" not in str(caught.value)
+
+
 def test_worker_may_serve_one_endpoint_alone() -> None:
     environ = {"WORKER_ENDPOINTS": "a=http://x/v1,b=http://y/v1", "WORKER_PROVIDERS": "b"}
     lookup = cache(**environ)

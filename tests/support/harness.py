@@ -152,7 +152,7 @@ class Worker:
         assert self.provider.calls == self.provider.closed, "a stream was not closed"
 
     async def _discard(self, *message: Any) -> None:
-        await self.runner.discard(*message)
+        await self.runner.discard(*message, is_record=True)
 
     async def pause_renewals(self) -> None:
         """Stop renewing, as a process that hangs: calls under way end first."""

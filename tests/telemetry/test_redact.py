@@ -105,15 +105,31 @@ PROMPT = 'Write a poem\nabout "rivers" & the <sea>, in the style of somebody fam
         PROMPT[-30:],
         f"<pre>{html.escape(PROMPT)}</pre>",
         json.dumps({"error": {"prompt": PROMPT}}, indent=2),
+        PROMPT.replace("\n", "\r\n\t  "),
     ],
 )
-def test_echoed_prompt_is_hidden_whole_or_in_part(echo: str) -> None:
-    shown = words(f"refused: {echo} is too long", [], PROMPT, 200)
-    assert shown.startswith("refused: ")
+@pytest.mark.parametrize(
+    "before", ["", "Tolstoi, \u0412\u043e\u0439\u043d\u0430\n  " * 5000, '{"x":  "\\n"}\n' * 9000]
+)
+def test_echoed_prompt_is_hidden_whole_or_in_part(echo: str, before: str) -> None:
+    shown = words(f"refused: {echo} is too long", [], before + PROMPT, 200)
+    assert shown.startswith("refused:")
     assert "[hidden]" in shown
     assert shown.endswith("is too long")
     for word in ("poem", "rivers", "famous"):
         assert word not in shown
+
+
+SCRIPTS = r"Мой дядя самых честных правил 😀 \frac{\alpha}{\nu} \times " + "漢字かな" * 5
+
+
+@pytest.mark.parametrize(
+    "echo", [SCRIPTS, json.dumps(SCRIPTS), json.dumps(SCRIPTS, ensure_ascii=False)]
+)
+def test_echo_of_a_large_prompt_is_hidden_in_every_script(echo: str) -> None:
+    prompt = "0 " * 40_000 + SCRIPTS.replace(" 漢", "\u3000\n漢")
+    shown = words(f"refused: {echo} is too long", [], prompt, 200)
+    assert shown.replace('"', "").replace(" ", "") == "refused:[hidden]istoolong"
 
 
 def test_short_prompt_is_hidden_as_a_whole_and_a_tiny_one_never() -> None:

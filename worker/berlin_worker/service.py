@@ -65,10 +65,10 @@ async def lifespan(app: Celery) -> AsyncIterator[None]:
         http = await stack.enter_async_context(open_session(settings))
         job_queue = stack.enter_context(contextlib.closing(CeleryJobQueue(app)))
         stats = Stats(settings.metrics_named_models)
-        stats.default_models = served.default_models(settings, os.environ)
         tokens = RedisTokens(client, settings, stats)
         quarantine = Quarantine()
         provider = served.provider_cache(Services(http, tokens, settings, os.environ), settings)
+        stats.default_models = served.default_models(settings, os.environ, provider)
         parts = _job_parts(
             settings,
             client,
@@ -174,7 +174,7 @@ def _job_parts(
     )
 
     async def discard(job_id: str, reason: str, detail: str, message: bytes) -> None:
-        await runner.discard(job_id, reason, detail, message)
+        await runner.discard(job_id, reason, detail, message, is_record=True)
 
     leases = Leases(
         store,

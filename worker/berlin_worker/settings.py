@@ -80,7 +80,7 @@ class Settings(GatewaySettings):
     endpoints: str = _env(
         endpoints.SETTING,
         "",
-        "more such servers, `name=url,...`; keys: `WORKER_ENDPOINT_KEY_<NAME>`",
+        "more such servers, `name=url,...`; `WORKER_ENDPOINT_KEY_<NAME>`, `_MODEL_`, `_PROXY_`",
     )
 
     providers: str = _env(
@@ -224,7 +224,7 @@ class Settings(GatewaySettings):
     def misspelt(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
         """Return a warning for each variable that looks like a misspelt setting; no values."""
         known = {str(field.validation_alias) for field in cls.model_fields.values()}
-        known |= endpoints.key_variables(environ.get(endpoints.SETTING, ""))
+        known |= endpoints.variables_of(environ.get(endpoints.SETTING, ""))
         return [*celery_variables.warnings(environ), *misspelling.warnings(environ, known)]
 
     @property

@@ -15,6 +15,7 @@ from berlin_worker.providers.openai import errors, redaction
 from berlin_worker.providers.openai.redaction import shower
 from berlin_worker.telemetry import redact
 from tests.support.openai_errors import AUTH, BODIES, CONTEXT, LIMITED, QUOTA, UPSTREAM, error
+from tests.support.openai_other_errors import OTHER_BODIES
 
 pytestmark = pytest.mark.unit
 
@@ -26,8 +27,11 @@ def shown(prompt: str = "") -> Any:
     return shower(lambda: [{"role": "user", "content": prompt}], [KEY])
 
 
+ALL_BODIES = BODIES | OTHER_BODIES
+
+
 @pytest.mark.parametrize(
-    ("status", "body", "code", "retryable", "part"), BODIES.values(), ids=list(BODIES)
+    ("status", "body", "code", "retryable", "part"), ALL_BODIES.values(), ids=list(ALL_BODIES)
 )
 def test_body_with_its_status(
     status: int, body: Any, code: ErrorCode, retryable: bool, part: str
@@ -145,6 +149,10 @@ def test_neither_prompt_nor_key_is_shown(echo: str) -> None:
     assert KEY[-4:] not in message
 
 
+def test_short_key_is_hidden_as_a_whole_alone() -> None:
+    assert shower(list, ["local"])("key local, lo**al") == "key [hidden], lo**al"
+
+
 def test_short_texts_of_a_long_conversation_are_not_shown() -> None:
     turns = [{"role": "user", "content": f"my PIN is {number:04}"} for number in range(3000)]
     show = shower(lambda: turns, [])
@@ -178,7 +186,17 @@ def test_ends_of_a_large_file_are_not_shown_and_its_middle_is_not_searched(prefi
         (400, error("Unknown parameter: 'stream_options'.", None, "unknown_parameter"), True),
         (400, error("Unrecognized request argument supplied: stream_options"), True),
         (422, {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs"}]}, True),
+        (400, error("streamOptions is not supported"), True),
+        (400, error("This endpoint has no stream options."), True),
+        (400, "include_usage?", True),
+        # none is extra without it
+        (400, error("Extra inputs are not permitted"), True),
+        (422, {"detail": [{"msg": "Unexpected field"}]}, True),
+        (400, error("Unknown parameter: 'top_q'"), False),
+        (422, {"detail": [{"loc": ["body", "top_q"], "msg": "Extra inputs"}]}, False),
         (400, error("x"), False),
+        (400, "", False),
+        (404, error("stream_options"), False),
         (500, error("stream_options"), False),
     ],
 )

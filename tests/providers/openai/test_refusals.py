@@ -1,5 +1,7 @@
 """Requests that an OpenAI-compatible server or the provider refuses."""
 
+import asyncio
+import json
 import traceback
 from typing import Any
 
@@ -9,7 +11,9 @@ from berlin_schemas import ErrorCode
 from berlin_worker.embedded.openai_upstream import OpenAIUpstream
 from berlin_worker.errors import JobError
 from berlin_worker.providers.openai import OpenAIProvider
+from tests.support.framings import FRAMINGS, write
 from tests.support.openai_provider import KEY, Make, job, read
+from tests.support.raw_upstream import raw_upstream
 
 pytestmark = pytest.mark.contract
 
@@ -78,6 +82,30 @@ async def test_usage_is_not_asked_for_again_at_a_server_that_refuses(
         assert len(deltas) == 4
         assert upstream.completion_calls == calls
     assert ["stream_options" in call.body for call in upstream.calls] == [True, False, False, False]
+
+
+async def test_refusal_of_the_usage_may_be_in_the_stream() -> None:
+    asked: list[bool] = []
+
+    async def answer(writer: asyncio.StreamWriter, body: bytes) -> None:
+        sent = json.loads(body)
+        asked.append("stream_options" in sent)
+        word, code = sent["messages"][0]["content"].split()
+        text = {"choices": [{"delta": {"content": word}}]}
+        error = {"error": {"message": "Unsupported: stream_options", "code": int(code)}}
+        events: list[Any] = [text] if word != "-" else []
+        events += [error] if asked[-1] else []
+        data = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in events)
+        await write(writer, FRAMINGS["length"], data + b"data: [DONE]\n\n", "")
+
+    async with raw_upstream(answer, kind=OpenAIProvider) as read_raw, asyncio.timeout(60):
+        assert (await read_raw("- 500")).error  # it may pass
+        assert (await read_raw("word 400")).error  # a part of the answer is out
+        assert asked == [True, True]
+        for _ in range(2):
+            found = await read_raw("- 400")
+            assert (found.text, found.error) == ("", None)
+    assert asked == [True, True, True, False, False]
 
 
 async def test_refusal_for_another_reason_is_not_remembered(

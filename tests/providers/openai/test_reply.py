@@ -1,6 +1,5 @@
 """An answer of chat completions, cut anywhere, always gives the same deltas."""
 
-import itertools
 import json
 from typing import Any
 
@@ -9,66 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import ErrorCode
-from berlin_worker.errors import JobError
-from berlin_worker.providers.deltas import Delta, ReasoningDelta, ToolCallDelta
+from berlin_worker.providers.deltas import ReasoningDelta, ToolCallDelta
 from berlin_worker.providers.limits import Limits
-from berlin_worker.providers.openai.reply import AnswerDecoder
+from tests.support.openai_answers import DONE, USAGE, chunk, cut, decode, deltas_of, failure
 from tests.support.selection import examples
 
 pytestmark = pytest.mark.unit
-
-LIMITS = Limits(max_line_bytes=1 << 20, max_chunks=100_000, max_text_bytes=1 << 24)
-DONE = b"data: [DONE]\n\n"
-
-
-def chunk(
-    delta: Any = None, *, finish: str | None = None, padding: str | None = None, **fields: Any
-) -> bytes:
-    choice = {"index": 0, "delta": delta or {}, "logprobs": None, "finish_reason": finish}
-    value = {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1764412345,
-        "model": "gpt-4o-mini",
-        "choices": [choice],
-        "usage": None,
-        **fields,
-    }
-    if padding is not None:
-        value["obfuscation"] = padding
-    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
-
-
-def decode(
-    *pieces: bytes, limits: Limits = LIMITS
-) -> tuple[list[Delta], JobError | None, AnswerDecoder]:
-    decoder = AnswerDecoder(limits, str)
-    found: list[Delta] = []
-    for piece in pieces:
-        deltas, error = decoder.feed(piece)
-        found += deltas
-        if error:
-            return found, error, decoder
-    deltas, error = decoder.finish()
-    return found + deltas, error, decoder
-
-
-def deltas_of(*pieces: bytes) -> list[Delta]:
-    found, error, _ = decode(*pieces)
-    assert error is None, error
-    return found
-
-
-def failure(*pieces: bytes, limits: Limits = LIMITS) -> JobError:
-    _, error, _ = decode(*pieces, limits=limits)
-    assert error is not None
-    return error
-
-
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:stop] for start, stop in itertools.pairwise(edges)]
-
 
 texts = st.one_of(
     st.sampled_from(["", " token", '"', "\\", "content", '"content":"', "\n", "é", "😀", "\u2028"]),
@@ -143,6 +88,12 @@ def test_chunks_without_deltas_yield_nothing() -> None:
         ("content_filter", "content_filter"),
         ("function_call", "tool_calls"),
         ("max_tokens", "length"),
+        ("MAX_TOKENS", "length"),
+        ("STOP", "stop"),
+        ("SAFETY", "content_filter"),
+        ("content-filter", "content_filter"),
+        ("tool_use", "tool_calls"),
+        ("sensitive", "content_filter"),
     ],
 )
 def test_finish_reason_is_that_of_the_last_choice(sent: str, reason: str) -> None:
@@ -153,13 +104,12 @@ def test_finish_reason_is_that_of_the_last_choice(sent: str, reason: str) -> Non
     assert decoder.mapper.finish_reason == reason
 
 
-@pytest.mark.parametrize("reason", ["abort", "error", "insufficient_system_resource"])
+@pytest.mark.parametrize(
+    "reason", ["abort", "error", "insufficient_system_resource", "network_error", "ERROR"]
+)
 def test_answer_that_the_server_gave_up_is_retried(reason: str) -> None:
     error = failure(chunk({"content": "x"}), chunk(finish=reason), DONE)
     assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
-
-
-USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +120,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
         [chunk({"content": "y"}, usage={"total_tokens": 4}), chunk(finish="stop", usage=USAGE)],
         [chunk(choices=[], usage=USAGE), chunk(finish="stop")],
         [chunk(finish="stop", x_groq={"usage": USAGE})],
+        [chunk(choices=[{"delta": {}, "finish_reason": "stop", "usage": USAGE}])],  # Moonshot
     ],
 )
 def test_usage_is_read_with_choices_or_without(chunks: list[bytes]) -> None:
@@ -194,39 +145,6 @@ def test_answer_needs_its_mark_or_its_reason() -> None:
     for end in (b"data: [DONE]", b"data:[DONE]\n", b"data: [DONE]\r\n\r\n", chunk(finish="stop")):
         assert deltas_of(text + end) == ["x"]
     assert deltas_of(text + chunk(finish="stop")[:-2]) == ["x"]
-
-
-FILTERED = {
-    "index": 0,
-    "finish_reason": None,
-    "content_filter_results": {},
-    "content_filter_offsets": {},
-}
-WHOLE = {"role": "assistant", "content": "x"}
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        (chunk({"content": "x"}) + DONE).replace(b"\n\n", b"\r\r"),
-        (chunk({"content": "x"}) + DONE).replace(b"\n\n", b"\r\n\r\n"),
-        (chunk({"content": "x"}) + DONE).replace(b"data: ", b"data:"),
-        b"\xef\xbb\xbfretry: 3000\nid: 1\n" + chunk({"content": "x"}) + b": ping\n\n" + DONE,
-        # Azure: the filter's results for the prompt, and for text that is out
-        chunk(choices=[], prompt_filter_results=[{"prompt_index": 0}])
-        + chunk({"content": "x"}) + chunk(choices=[FILTERED]) + DONE,
-        # a proxy that has no stream for a model
-        chunk(choices=[{"index": 0, "message": WHOLE, "finish_reason": "stop"}]) + DONE,
-        chunk({"content": "x"}) + chunk(choices=[{"delta": None, "message": WHOLE}]) + DONE,
-        chunk({"content": "x"}, usage="none") + chunk(finish="", usage=[]) + DONE,
-        chunk({"content": "x"}) + chunk(choices=[{"finish_reason": ["stop"]}]) + DONE,
-        chunk({"content": "x"}, error=None) + chunk(error={}) + chunk(error="") + DONE,
-        chunk({"content": "x"}).replace(b"null", b"NaN") + DONE,
-    ],
-)  # fmt: skip
-def test_odd_servers_are_read(data: bytes) -> None:
-    assert deltas_of(data) == ["x"]
-    assert deltas_of(*(bytes([byte]) for byte in data)) == ["x"]
 
 
 def test_data_after_the_end_mark_is_ignored() -> None:
@@ -273,12 +191,6 @@ def test_page_is_no_stream() -> None:
         error = failure(*pieces)
         assert (error.code, error.retryable) == (ErrorCode.BAD_CHUNK, False)
         assert "base URL" in error.message
-
-
-def test_answer_that_is_not_streamed_is_no_stream() -> None:
-    body = {"object": "chat.completion", "choices": [{"message": {"content": "x"}}]}
-    error = failure(json.dumps(body).encode())
-    assert error.code is ErrorCode.BAD_CHUNK
 
 
 def test_tool_calls_of_an_answer_that_ends_early_are_begun() -> None:

@@ -163,6 +163,30 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
          for number, part in enumerate((A[:3], A[3:8], A[8:], ""))],
         [("a", "f", A)],
     ),
+    # LocalAI issue 9722
+    "all of a call repeated under other indices": (
+        [piece(index=0, id="a", name="f"), piece(A, index=1, id="a", name="f"),
+         piece(A, index=2, id="a", name="f"), piece(A, index=0, id="a", name="f")],
+        [("a", "f", A)],
+    ),
+    # agno 8880: the index of the first call, and then one of its own
+    "the second call begins at the index of the first": (
+        [piece(index=0, id="a", name="f"), piece(A, index=0), piece(index=0, id="b", name="f"),
+         piece(B[:5], index=1), piece(B[5:], index=1)],
+        [("a", "f", A), ("b", "f", B)],
+    ),
+    # vLLM issue 44098: ID and name once more in the last piece
+    "ID and name again at the end": (
+        [piece(index=0, id="a", name="f"), piece(A[:5], index=0),
+         piece(A[5:], index=0, id="a", name="f")],
+        [("a", "f", A)],
+    ),
+    # lmdeploy issue 3412: SGLang counts in the ID, the index stays 0
+    "short IDs, repeated": (
+        [piece(index=0, id="0", name="f"), piece(A, index=0, id="0", name="f"),
+         piece(index=0, id="1", name="f"), piece(B, index=0, id="1", name="f")],
+        [("0", "f", A), ("1", "f", B)],
+    ),
     "arguments as JSON": (
         [piece({"city": "Paris"}, index=0, id="a", name="f")], [("a", "f", '{"city":"Paris"}')],
     ),

@@ -4,11 +4,13 @@ import difflib
 from collections.abc import Collection, Iterator
 from typing import Final
 
+from berlin_worker.config import endpoints
+
 _OURS: Final = ("WORKER_", "BERLIN_")
 _DEBUG: Final = "BERLIN_DEBUG"
 """Read by the command line."""
-_KEY: Final = "WORKER_ENDPOINT_KEY_"
-"""Of the endpoints that are listed; without a list a key may be for another service."""
+_ENDPOINT: Final = tuple(f"{endpoints.PREFIX}{kind}_" for kind in endpoints.KINDS)
+"""Of the endpoints that are listed; without a list they may be for another service."""
 _FOREIGN: Final = frozenset(
     {
         "CELERY_BROKER_READ_URL",
@@ -38,8 +40,8 @@ def warnings(names: Collection[str], known: Collection[str]) -> list[str]:
 def _warning(name: str, names: Collection[str], known: Collection[str]) -> str | None:
     upper = name.upper()
     ours = upper.startswith(_OURS)
-    is_key = upper.startswith(_KEY) and not any(each.startswith(_KEY) for each in known)
-    if is_key or upper in _FOREIGN:
+    of_endpoint = upper.startswith(_ENDPOINT)
+    if (of_endpoint and not any(each.startswith(_ENDPOINT) for each in known)) or upper in _FOREIGN:
         return None
     cutoff = 0.0 if ours else _NEAR
     near = difflib.get_close_matches(upper, sorted(known), n=1, cutoff=cutoff)

@@ -202,7 +202,7 @@ class Attempt:
                     )
             chat.finished()
             if self._reader.cancel_reason is None:
-                await self._end_completed(report.finish_reason, report.usage)
+                await self._end_completed(report.finish_reason, self.usage)
         except (JobError, Fenced, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001  # a provider may be third-party code

@@ -70,10 +70,13 @@ class JobEnder:
         if await retry_until_available(lambda: self._store.revoke(job_id, running=running)):
             await self.cancel(job_id, "revoked")
 
-    async def discard(self, job_id: object, reason: str, detail: str, message: bytes) -> None:
+    async def discard(
+        self, job_id: object, reason: str, detail: str, message: bytes, *, is_record: bool = False
+    ) -> None:
         """Make a dead letter of a message that is no delivery of a job.
 
-        If it has a usable job ID, that job ends as ``failed`` with ``detail``.
+        If it has a usable job ID, that job ends as ``failed`` with ``detail``. ``is_record``: the
+        message is what the record of the job holds.
         """
         usable = job_id if isinstance(job_id, str) and is_job_id(job_id) else None
         # The broker delivers the message again if its acknowledgement is lost.
@@ -85,7 +88,8 @@ class JobEnder:
         )
         if usable is not None:
             # A job that has a record already has another message than this unreadable one.
-            facts = Facts(hashlib.sha256(message).hexdigest()[:32])
+            of_message = Facts(hashlib.sha256(message).hexdigest()[:32])
+            facts = NO_FACTS if is_record else of_message
             await self.refuse(usable, JobError(ErrorCode.INVALID_JOB, detail), facts=facts)
 
     async def refuse(

@@ -32,13 +32,13 @@ def add_usage(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
 
 
 def encodable(usage: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return ``usage``, or ``None`` if it is no object, or no event could hold it."""
+    """Return ``usage``, or its numbers if no event could hold it all; ``None`` if it has none."""
     if not isinstance(usage, dict):
         return None
     try:
         to_json(usage)
     except (PydanticSerializationError, ValueError, RecursionError):
-        return None
+        return add_usage(usage, {}) or None
     return usage
 
 

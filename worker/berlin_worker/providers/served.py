@@ -71,11 +71,16 @@ def configured_providers(settings: Settings, environ: Mapping[str, str]) -> froz
     return names
 
 
-def default_models(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return by provider the model of a job that names none, if there is one."""
+def default_models(
+    settings: Settings, environ: Mapping[str, str], provider: Callable[[str], Provider]
+) -> dict[str, str]:
+    """Return by provider the model of a job that names none, if there is one.
+
+    ``provider`` is what :func:`provider_cache` returns.
+    """
     found: dict[str, str] = {}
     for name in configured_providers(settings, environ):
-        own = getattr(load(name, settings, environ), "default_model", "")
+        own = getattr(provider(name), "default_model", "")
         if model := settings.default_model or (own if isinstance(own, str) else ""):
             found[name] = model
     return found

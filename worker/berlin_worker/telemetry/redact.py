@@ -26,6 +26,17 @@ _STRIDE: Final = 8
 """Finds every echo of 23 characters of a prompt: it holds a whole run that starts at a stride."""
 
 
+_LARGE_CHARS: Final = 65536
+"""A longer prompt is searched in one form, for fewer characters: it would hold up other jobs."""
+_LARGE_LIMIT: Final = 250
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/])|[bfnrt])")
+_NO_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\[^\"\\/bfnrtu]")
+"""Stands in no JSON string: the text repeats a prompt as it is."""
+_BLANKS: Final = bytes(range(33)) + b"\x7f"
+_BLANK_TO_SPACE: Final = bytes.maketrans(_BLANKS, b" " * len(_BLANKS))
+_WIDE_SPACES: Final = [char.encode() for char in "\xa0\u2003\u2009\u200b\u2028\u202f\u3000\ufeff"]
+
+
 def hide(text: str, secrets: Iterable[str]) -> str:
     """Return ``text`` without ``secrets``, also if they are URL-, JSON- or HTML-encoded."""
     return hider(secrets)(text)
@@ -59,8 +70,14 @@ def words(text: str, secrets: Sequence[str], prompt: str, limit: int) -> str:
 
 
 def _without(text: str, prompt: str, limit: int) -> str:
+    if len(prompt) > _LARGE_CHARS:
+        limit = min(limit, _LARGE_LIMIT)
+        text = _folded(_unescaped(text))[: limit + _RUN_CHARS + _STRIDE]
+        sources = {_spaced(prompt)}
+    else:
+        sources = _echoes(prompt)
     hidden = bytearray(len(text))
-    for source in _echoes(prompt):
+    for source in sources:
         if len(source) < _RUN_CHARS + _STRIDE:
             for found in re.finditer(re.escape(source), text):
                 hidden[slice(*found.span())] = b"\1" * len(source)
@@ -94,6 +111,29 @@ def _echoes(prompt: str) -> set[str]:
         return set()
     quoted = (prompt, json.dumps(prompt)[1:-1], json.dumps(prompt, ensure_ascii=False)[1:-1])
     return {_folded(form) for form in quoted}
+
+
+def _unescaped(text: str) -> str:
+    """Return ``text`` without JSON's escapes, and without any other backslash."""
+    if _NO_ESCAPE.search(text) is not None:
+        return text.replace("\\", "")
+
+    def char(found: re.Match[str]) -> str:
+        return chr(int(found[1], 16)) if found[1] else (found[2] or " ").strip("\\")
+
+    plain = _ESCAPE.sub(char, text).replace("\\", "")
+    return plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _spaced(prompt: str) -> str:
+    """Return a large prompt, unquoted, nearly as :func:`_unescaped` and :func:`_folded` do."""
+    data = prompt.encode("utf-8", "surrogatepass").translate(_BLANK_TO_SPACE, b"\\")
+    if not data.isascii():
+        for space in _WIDE_SPACES:
+            data = data.replace(space, b" ")
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return data.decode("utf-8", "replace")
 
 
 def _folded(text: str) -> str:

@@ -41,22 +41,23 @@ def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     ``openai`` if nothing asks for it: no prompt goes to the public server only because a job names
     the provider.
     """
-    model = proxy = ""
+    key_of, proxy_of = "OPENAI_API_KEY", "OPENAI_PROXY"
     if name:
-        variable = listed.key_variable(name)
-        url, key = listed.parse(settings.endpoints)[name], environ.get(variable, "")
+        key_of, model_of, proxy_of = (listed.variable(kind, name) for kind in listed.KINDS)
+        url, key = listed.parse(settings.endpoints)[name], environ.get(key_of, "")
+        model, proxy = environ.get(model_of, "").strip(), environ.get(proxy_of, "").strip()
     elif not is_configured(settings, environ):
         message = "set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs no key"
         raise SettingsError(message)
     else:
-        variable, secret = "OPENAI_API_KEY", settings.openai_api_key
+        secret = settings.openai_api_key
         url, key = settings.openai_url, secret.get_secret_value() if secret else ""
         model, proxy = settings.openai_model, settings.openai_proxy or ""
     key = key.strip()
     if " " in key or not (key.isascii() and key.isprintable()):
-        raise SettingsError(f"{variable}: it has a character that no HTTP header can hold")
+        raise SettingsError(f"{key_of}: it has a character that no HTTP header can hold")
     if proxy and (problem := http.proxy_problem(proxy)):
-        raise SettingsError(f"OPENAI_PROXY: {problem}")
+        raise SettingsError(f"{proxy_of}: {problem}")
     return Endpoint(url, key, model, proxy)
 
 

@@ -28,6 +28,9 @@ _QUOTA_CODES: Final = frozenset(
         "insufficient_credits",
         "insufficient_balance",
         "quota_exceeded",
+        "exceeded_current_quota_error",  # Moonshot
+        "arrearage",  # Alibaba
+        "1113",  # Zhipu
     }
 )
 _QUOTA_WORDS: Final = re.compile(
@@ -44,16 +47,27 @@ _CONTEXT_WORDS: Final = re.compile(
     r"|maximum (?:context|model|input) length|context (?:length|size|window)[^.]{0,40} exceed"
     r"|exceeds?(?: the)?(?: available| model's| maximum)? (?:context|input length)"
     r"|`inputs` (?:tokens|must have less)|prompt is too long|input is too long"
-    r"|input token count .{0,20}exceeds",
+    r"|input token count .{0,20}exceeds"
+    r"|(?:longer|greater) than the (?:model's )?context length|with context length of only"
+    r"|range of input length should be|too many tokens: size limit",
     re.IGNORECASE,
 )
 _STATUS_OF_KIND: Final = (
     (re.compile(r"rate.?limit|too.?many|throttl|resource.?exhausted", re.IGNORECASE), 429),
-    (re.compile(r"content.?(?:filter|policy)", re.IGNORECASE), 400),
+    (re.compile(r"content.?(?:filter|policy)|inspection", re.IGNORECASE), 400),
     (re.compile(r"auth|api.?key|permission", re.IGNORECASE), 401),
     (re.compile(r"overload|unavailable|server|internal|timeout", re.IGNORECASE), 500),
     (re.compile(r"invalid|bad.?request|not.?found|unprocessable", re.IGNORECASE), 400),
 )
+_USAGE_OPTION: Final = re.compile(r"stream[ _]?options|include[ _]?usage", re.IGNORECASE)
+_UNKNOWN_OPTION: Final = re.compile(
+    r"\b(?:additional|extra|unexpected|unknown|unrecognized|unsupported) "
+    r"(?:argument|field|input|key|option|parameter|propert)",
+    re.IGNORECASE,
+)
+_NAMED: Final = re.compile(r"[\"'`:]")
+"""Stands beside the name of an option."""
+_JSON_STARTS: Final = frozenset({"{", "["})
 _MESSAGE_KEYS: Final = ("message", "detail", "error_description", "msg", "error", "errors")
 
 
@@ -95,7 +109,12 @@ def read_error(body: object) -> UpstreamError | None:
         for key in ("code", "status", "status_code", "statusCode")
         if (number := _status(source.get(key)))
     )
-    return UpstreamError(message, " ".join(kinds), next(numbers, None))
+    found = UpstreamError(message, " ".join(kinds), next(numbers, None))
+    # Proxies put the body of the model's server into the message (Google's, Azure's).
+    if message.lstrip()[:1] in _JSON_STARTS and (inner := read_error(_decoded(message))):
+        kind = f"{found.kind} {inner.kind}".strip()
+        found = UpstreamError(inner.message or message, kind, found.status or inner.status)
+    return found
 
 
 def refusal(status: int, headers: Mapping[str, str], body: str, show: Show) -> JobError:
@@ -125,16 +144,34 @@ def in_stream(error: UpstreamError, show: Show) -> JobError:
 def no_stream(body: str, show: Show) -> JobError:
     """Return the error of a reply with status 200 that is no event stream."""
     value = _decoded(body)
-    if (error := read_error(value)) and not _is_answer(value):
+    if (error := read_error(value)) and not is_answer(value):
         return in_stream(error, show)
     message = "the upstream answered with no event stream: check the base URL"
     return JobError(ErrorCode.BAD_CHUNK, f"{message}: {show(body)}".removesuffix(": "))
 
 
+def is_answer(value: object) -> bool:
+    """Return whether decoded JSON is a whole answer: what a request without a stream gets."""
+    return isinstance(value, Mapping) and bool(value.get("choices")) and not value.get("error")
+
+
 def names_stream_options(status: int, body: str) -> bool:
-    """Return whether a server refuses a request for the option that asks for the usage."""
-    refused = status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
-    return refused and ("stream_options" in body or "include_usage" in body)
+    """Return whether a server refuses a request for the option that asks for the usage.
+
+    It may name no option at all: one that no parameter is extra without is the worker's.
+    """
+    if status not in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        return False
+    if _USAGE_OPTION.search(body):
+        return True
+    message = (read_error(_decoded(body)) or UpstreamError(body)).message
+    return _UNKNOWN_OPTION.search(message) is not None and _NAMED.search(message) is None
+
+
+def is_for_usage(error: JobError) -> bool:
+    """Return whether a stream's error refuses the request for the option of the usage."""
+    refuses = error.code is ErrorCode.UPSTREAM_ERROR and not error.retryable
+    return refuses and _USAGE_OPTION.search(error.message) is not None
 
 
 def _meaning(status: int, error: UpstreamError, *, is_throttled: bool) -> tuple[ErrorCode, bool]:
@@ -194,7 +231,3 @@ def _decoded(body: str) -> object:
     except ValueError:
         return None
     return value
-
-
-def _is_answer(value: object) -> bool:
-    return isinstance(value, Mapping) and bool(value.get("choices")) and not value.get("error")

@@ -11,12 +11,33 @@ from berlin_worker.providers.openai.tool_calls import ToolCalls, new_id
 
 _REASONS: Final = {
     "function_call": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",  # Anthropic's, behind proxies
     "max_tokens": "length",
-    "model_length": "length",
+    "max_output_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "model_length": "length",  # Mistral
+    "blocklist": "content_filter",  # Google's, to "spii"
+    "prohibited_content": "content_filter",
+    "recitation": "content_filter",
+    "safety": "content_filter",
+    "spii": "content_filter",
+    "guardrail_intervened": "content_filter",  # Bedrock
+    "refusal": "content_filter",
+    "sensitive": "content_filter",  # Zhipu
 }
-"""Reasons of servers that are the protocol's by another name."""
-_ABORTED: Final = frozenset({"abort", "error", "insufficient_system_resource"})
-"""Reasons of an answer that the server gave up: vLLM and SGLang, OpenRouter, DeepSeek."""
+"""Reasons of servers that are the protocol's by another name, in small letters."""
+_ABORTED: Final = frozenset(
+    {
+        "abort",  # vLLM, SGLang
+        "error",  # OpenRouter
+        "insufficient_system_resource",  # DeepSeek
+        "malformed_function_call",  # Google
+        "network_error",  # Zhipu
+    }
+)
+"""Reasons of an answer that the server gave up."""
+_PART_KEYS: Final = ("text", "content")
 
 
 class ChunkMapper:
@@ -39,7 +60,8 @@ class ChunkMapper:
         Raises ``JobError``: ``bad_chunk`` for what is no chunk, ``upstream_error`` if the server
         has given the answer up.
         """
-        self._take_usage(chunk)
+        if chunk.get("usage") or "x_groq" in chunk:
+            self._take_usage(chunk)
         deltas: list[Delta] = []
         for choice in _objects(chunk.get("choices"), "choices"):
             if self._is_ours(choice.get("index")):
@@ -64,9 +86,9 @@ class ChunkMapper:
         text, self.reasoning_half = join_halves(self.reasoning_half, content)
         return text
 
-    def _take_usage(self, chunk: dict[str, Any]) -> None:
-        usage = chunk.get("usage")
-        if not usage and isinstance(groq := chunk.get("x_groq"), dict):
+    def _take_usage(self, holder: dict[str, Any]) -> None:
+        usage = holder.get("usage")
+        if not usage and isinstance(groq := holder.get("x_groq"), dict):
             usage = groq.get("usage")
         if isinstance(usage, dict) and usage:
             self.usage = usage
@@ -80,14 +102,20 @@ class ChunkMapper:
         return index == self._choice
 
     def _take_choice(self, choice: dict[str, Any], deltas: list[Delta]) -> None:
+        if "usage" in choice:  # Moonshot
+            self._take_usage(choice)
         # Some servers have no stream for some requests: the whole message comes as one chunk.
+        # Others have the text of the older protocol, completions.
         delta = choice["delta"] if "delta" in choice else choice.get("message")
+        if delta is None and "delta" not in choice:
+            delta = {"content": choice.get("text")}
         if isinstance(delta, dict):
             self._take_delta(delta, deltas)
         elif delta is not None:
             raise bad_part("delta")
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
+            reason = reason.lower().replace("-", "_")  # Google's have capitals
             if reason in _ABORTED:
                 message = f"the upstream has given the answer up (finish_reason {reason})"
                 raise JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)
@@ -97,9 +125,11 @@ class ChunkMapper:
         # A server that sends both names sends one text.
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         content = delta.get("content")
-        if isinstance(content, list):
-            thought, content = _of_parts(content)
+        if isinstance(content, list | dict):
+            thought, content = _of_parts(content, "content")
             reasoning = reasoning or thought
+        if isinstance(reasoning, list | dict):
+            reasoning = "".join(_of_parts(reasoning, "reasoning"))
         if reasoning and (text := self.reasoning(_string(reasoning, "reasoning"))):
             deltas.append(ReasoningDelta(text))
         if content and (text := self.text(_string(content, "content"))):
@@ -121,11 +151,16 @@ def bad_part(name: str) -> JobError:
 
 
 def _objects(value: object, name: str) -> list[dict[str, Any]]:
+    """Return the objects of a list, or the one that stands in place of a list."""
     if value is None:
         return []
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return value
-    raise bad_part(name)
+    objects: list[dict[str, Any]] = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict):
+            objects.append(item)
+        elif item is not None:
+            raise bad_part(name)
+    return objects
 
 
 def _string(value: object, name: str) -> str:
@@ -134,17 +169,20 @@ def _string(value: object, name: str) -> str:
     return value
 
 
-def _of_parts(parts: list[Any]) -> tuple[str, str]:
+def _of_parts(parts: list[Any] | dict[str, Any], name: str) -> tuple[str, str]:
     """Return reasoning and text of a content in parts, as Mistral's reasoning models send it."""
     reasoning, text = "", ""
-    for part in parts:
+    for part in parts if isinstance(parts, list) else [parts]:
+        if isinstance(part, str):
+            text += part
+            continue
         if not isinstance(part, dict):
-            raise bad_part("content")
+            raise bad_part(name)
         thinking = part.get("thinking")
         if isinstance(thinking, list):
-            reasoning += _of_parts(thinking)[1]
+            reasoning += _of_parts(thinking, name)[1]
         elif isinstance(thinking, str):
             reasoning += thinking
-        elif isinstance(part.get("text"), str):
-            text += part["text"]
+        else:
+            text += next((part[key] for key in _PART_KEYS if isinstance(part.get(key), str)), "")
     return reasoning, text

@@ -11,7 +11,6 @@ from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 import aiohttp
-from pydantic_core import from_json
 from yarl import URL
 
 from berlin_schemas import ErrorCode, PromptJob
@@ -26,7 +25,7 @@ from berlin_worker.providers.body import (
 )
 from berlin_worker.providers.deltas import Delta
 from berlin_worker.providers.limits import Limits
-from berlin_worker.providers.openai import endpoints, errors
+from berlin_worker.providers.openai import endpoints, errors, models
 from berlin_worker.providers.openai.redaction import Show, shower
 from berlin_worker.providers.openai.reply import AnswerDecoder
 from berlin_worker.providers.response import BrokenResponse
@@ -107,7 +106,10 @@ class OpenAIProvider(Provider):
         messages = [message.model_dump(exclude_unset=True) for message in job.messages]
         proxy = job.proxy or self._proxy
         show = self._shower(lambda: messages, proxy)
-        response, body = await self._begin(_body(job, messages), proxy, show)
+        request = _body(job, messages)
+        # Some servers refuse the option for the usage in the stream's first event.
+        may_refuse = self._takes_stream_options
+        response, body = await self._begin(request, proxy, show, asks_usage=may_refuse)
         answer = AnswerDecoder(self._limits, show)
         # Deltas are yielded outside of every `except`: closing must raise nothing.
         try:
@@ -119,7 +121,14 @@ class OpenAIProvider(Provider):
                 _put(report, answer)
                 if failure:
                     response.close()  # before the yield: the reader may take its time
+                    if may_refuse and not deltas and errors.is_for_usage(failure):
+                        may_refuse = False
+                        body.forget()
+                        response, body = await self._begin(request, proxy, show, asks_usage=False)
+                        answer = AnswerDecoder(self._limits, show)
+                        continue
                 if deltas:
+                    may_refuse = False
                     yield deltas
                 elif data:
                     report.alive()
@@ -146,7 +155,7 @@ class OpenAIProvider(Provider):
         except TimeoutError:
             message = "the list of models took too long"
             raise JobError(ErrorCode.UPSTREAM_TIMEOUT, message, retryable=True) from None
-        return sorted(_model_names(data))
+        return sorted(models.names(data))
 
     async def check_login(self) -> None:
         """Ask for the models once; raises ``JobError`` with advice as a note."""
@@ -163,19 +172,21 @@ class OpenAIProvider(Provider):
             raise
 
     async def _begin(
-        self, body: dict[str, Any], proxy: str, show: Show
+        self, request: dict[str, Any], proxy: str, show: Show, *, asks_usage: bool
     ) -> tuple[aiohttp.ClientResponse, Body]:
-        response = await self._open(body, proxy, show)
+        response = await self._open(request, proxy, show, asks_usage=asks_usage)
         try:
             return response, Body(response, self._limits.max_text_bytes)
         except BaseException:
             response.close()
             raise
 
-    async def _open(self, body: dict[str, Any], proxy: str, show: Show) -> aiohttp.ClientResponse:
+    async def _open(
+        self, request: dict[str, Any], proxy: str, show: Show, *, asks_usage: bool
+    ) -> aiohttp.ClientResponse:
         """Return the response with a success status; raises ``JobError``."""
-        if self._takes_stream_options:
-            asking = {**body, "stream_options": {"include_usage": True}}
+        if asks_usage:
+            asking = {**request, "stream_options": {"include_usage": True}}
             response = await self._request("POST", self._completions, asking, proxy)
             refusal = await self._refusal(response, show)
             if refusal is None:
@@ -183,7 +194,7 @@ class OpenAIProvider(Provider):
             error, text = refusal
             if not errors.names_stream_options(response.status, text):
                 raise error
-        response = await self._request("POST", self._completions, body, proxy)
+        response = await self._request("POST", self._completions, request, proxy)
         await self._check_status(response, show)
         self._takes_stream_options = False
         return response
@@ -264,16 +275,3 @@ async def _read_soon(body: Body) -> bytes:
             return await body.read()
     except TimeoutError:
         return b""
-
-
-def _model_names(data: bytes) -> list[str]:
-    try:
-        value: object = from_json(data)
-    except ValueError:
-        value = None
-    listed = value.get("data") if isinstance(value, dict) else value
-    if not isinstance(listed, list):
-        message = "the upstream answered with no list of models: check the base URL"
-        raise JobError(ErrorCode.BAD_CHUNK, message)
-    names = (model.get("id") for model in listed if isinstance(model, dict))
-    return [name for name in names if isinstance(name, str)]

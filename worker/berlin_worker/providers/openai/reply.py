@@ -4,6 +4,7 @@ An answer ends with ``[DONE]``, or with a finish reason and the end of a body th
 that ends without both, or within an event, was cut: another attempt may bring the rest.
 """
 
+import json
 from typing import Final
 
 from pydantic_core import from_json
@@ -11,7 +12,7 @@ from pydantic_core import from_json
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 from berlin_worker.providers.deltas import Delta, ReasoningDelta
-from berlin_worker.providers.limits import Limits, lenient_json
+from berlin_worker.providers.limits import Limits
 from berlin_worker.providers.openai import errors
 from berlin_worker.providers.openai.mapping import ChunkMapper
 from berlin_worker.providers.openai.redaction import Show
@@ -20,6 +21,8 @@ from berlin_worker.providers.openai.template import ChunkTemplate
 
 PAGE_BYTES: Final = 16384
 _DONE: Final = b"[DONE]"
+_PAGES: Final = frozenset({b"<", b"{", b"["})
+"""What a body begins with that is no event stream: HTML, or JSON."""
 _LEARNT: Final = 8
 """The chunks in a row that may be learnt as a template which no chunk fits."""
 
@@ -43,7 +46,9 @@ class AnswerDecoder:
         self._bytes = 0
         self._chunks = 0
         self._head: bytearray | None = bytearray()
-        """The beginning of the body, until there is an event."""
+        """The beginning of the body, until there is an event; of JSON up to a line's limit."""
+        self._opening = b""
+        """The first byte of the body that is no space."""
         self.mapper = ChunkMapper()
         self.is_done = False
         """The server has marked the end: nothing more counts."""
@@ -54,10 +59,11 @@ class AnswerDecoder:
         if self._template is not None and (texts := self._quick(data)) is not None:
             return texts, None
         if self._head is not None:
-            self._head += data[: PAGE_BYTES - len(self._head)]
-            if self._is_page():
-                is_full = len(self._head) == PAGE_BYTES
-                return [], errors.no_stream(self._page(), self._show) if is_full else None
+            self._opening = self._opening or data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            most = self._limits.max_line_bytes if self._opening == b"{" else PAGE_BYTES
+            self._head += data[: max(0, most - len(self._head))]
+            if self._opening in _PAGES:
+                return [], self._no_stream() if len(self._head) >= most else None
         excess = self._bytes - self._limits.max_text_bytes
         deltas: list[Delta] = []
         events = self._reader.feed(data if excess <= 0 else data[: max(0, len(data) - excess)])
@@ -73,8 +79,8 @@ class AnswerDecoder:
         """Return the deltas that the end of a whole body completes, and the error after them."""
         if self.is_done:
             return [], None
-        if self._head is not None and self._is_page():
-            return [], errors.no_stream(self._page(), self._show)
+        if self._head is not None and self._opening in _PAGES:
+            return self._take_whole()
         deltas: list[Delta] = []
         error = self._take_all(self._reader.finish(), deltas, is_last=True)
         if error is not None or self.is_done:
@@ -91,7 +97,7 @@ class AnswerDecoder:
         self._head = None
         template = self._template
         try:
-            for name, data in events:
+            for name, data in _separated(events) if self._reader.has_lines else events:
                 text = template.text_of(data) if template is not None and not name else None
                 if text is None:
                     found = self._decode(name, data, is_last=is_last)
@@ -147,18 +153,15 @@ class AnswerDecoder:
         text = data.strip()
         if not text:
             return []
-        if text == _DONE:
+        if _is_mark(text):
             self.is_done = True
             return self.mapper.finish()
-        try:
-            chunk = from_json(data, cache_strings="keys")
-        except ValueError:
-            chunk = lenient_json(data)
-        if chunk is None and is_last:
+        chunk = _decoded(data)
+        if chunk is None and is_last and name != b"error":
             if self.mapper.finish_reason is not None:
                 return []
             raise self._cut()
-        if failure := self._failure(name, chunk):
+        if failure := self._failure(name, text if chunk is None else chunk):
             raise failure
         if not isinstance(chunk, dict):
             shown = self._show(data[:PAGE_BYTES].decode(errors="replace"))
@@ -180,7 +183,8 @@ class AnswerDecoder:
             chunk = {"error": found}
         error = errors.read_error(chunk)
         if error is None and name == b"error":
-            error = errors.UpstreamError("")
+            words = chunk.decode(errors="replace") if isinstance(chunk, bytes) else chunk
+            error = errors.UpstreamError(words if isinstance(words, str) else "")
         return error and errors.in_stream(error, self._show)
 
     def _learn(self, data: bytes, chunk: dict[str, object], deltas: list[Delta]) -> None:
@@ -200,8 +204,53 @@ class AnswerDecoder:
             message += f": {self._show(stray)}"
         return JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)
 
-    def _is_page(self) -> bool:
-        return bool(self._head) and self._page().lstrip("\ufeff \t\r\n")[:1] in {"<", "{", "["}
+    def _take_whole(self) -> Decoded:
+        """Return the deltas of an answer in one piece: some servers do not stream all of them."""
+        whole = _decoded(bytes(self._head or b""))
+        if not (isinstance(whole, dict) and errors.is_answer(whole)):
+            return [], self._no_stream()
+        if failure := self._failure(b"", whole):
+            return [], failure
+        deltas: list[Delta] = []
+        try:
+            found = self.mapper.map(whole)
+        except JobError as error:
+            return [], error
+        self.is_done = True
+        return deltas, self._add([*found, *self.mapper.finish()], deltas)
 
-    def _page(self) -> str:
-        return bytes(self._head or b"").decode(errors="replace")
+    def _no_stream(self) -> JobError:
+        page = bytes(self._head or b"")[:PAGE_BYTES]
+        return errors.no_stream(page.decode(errors="replace"), self._show)
+
+
+def _separated(events: list[Event]) -> list[Event]:
+    """Return ``events``, of which one may be several: some servers send no empty line after it."""
+    found: list[Event] = []
+    for name, data in events:
+        if b"\n" in data and _decoded(data) is None:
+            found += [(name, line) for line in data.split(b"\n")]
+        else:
+            found.append((name, data))
+    return found
+
+
+def _is_mark(text: bytes) -> bool:
+    """Return whether the data of an event marks the end, as the protocol has it or nearly so."""
+    return text == _DONE or (len(text) <= len(_DONE) + 2 and text.strip(b'"').upper() == _DONE)
+
+
+def _decoded(data: bytes) -> object:
+    """Return what ``data`` holds, or ``None`` if it is no JSON.
+
+    By the standard of event streams invalid UTF-8 is replaced. pydantic is quicker than the
+    standard library, and refuses half a surrogate pair, which another delta may complete.
+    """
+    try:
+        value: object = from_json(data, cache_strings="keys")
+    except ValueError:
+        try:
+            value = json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            return None
+    return value

@@ -31,6 +31,7 @@ class EventReader:
         "_line",
         "_max_bytes",
         "_name",
+        "has_lines",
         "is_between",
         "is_full",
         "stray",
@@ -46,6 +47,8 @@ class EventReader:
         self._begun = False
         self.is_between = False
         """A line that comes now begins an event."""
+        self.has_lines = False
+        """An event had several lines of data."""
         self.is_full = False
         """A line or an event is over the limit: no event follows."""
         self.stray = bytearray()
@@ -99,6 +102,7 @@ class EventReader:
                 line = line.removeprefix(_BOM)  # noqa: PLW2901  # the first line alone may have it
             if not line:
                 if self._data:
+                    self.has_lines = self.has_lines or len(self._data) > 1
                     events.append((self._name, b"\n".join(self._data)))
                     self._data, self._data_bytes = [], 0
                 self._name = b""

@@ -5,7 +5,7 @@ repeat or renumber each of them, so a piece goes
 
 1. to the call that has its ID. But with another name it begins a new call, which gets an ID of
    ours, and so it does under another index once that call is complete: some servers give one ID to
-   all calls, and then the index tells them apart;
+   all calls, and then the index tells them apart. All of a complete call once more is dropped;
 2. with an unknown ID to a new call. But a piece without a name goes to the call of its index:
    some servers make a new ID for each piece;
 3. without an ID to the call of its index, unless it names a function and that call is complete:
@@ -43,6 +43,11 @@ class _Call:
     arguments: str = ""
     half: str = ""
     is_begun: bool = False
+
+    def is_repeated_by(self, name: str, arguments: str) -> bool:
+        # No piece of a JSON object goes on with all of that object.
+        is_same = name == self.name and arguments == self.arguments
+        return is_same and arguments.startswith("{") and self.is_complete()
 
     def is_complete(self) -> bool:
         try:
@@ -87,6 +92,8 @@ class ToolCalls:
             function = {}
         call_id, name = _text(piece.get("id")), _text(function.get("name"))
         index, arguments = _index(piece.get("index")), _arguments(function)
+        if (known := self._by_id.get(call_id)) and known.is_repeated_by(name, arguments):
+            return []
         call = self._find(call_id, index, name, arguments)
         call.id = call.id or call_id
         call.given_id = call.given_id or call_id
