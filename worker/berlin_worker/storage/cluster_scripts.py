@@ -81,7 +81,10 @@ class ClusterScriptConnection(ScriptCalls):
         Raises redis-py's errors if a node cannot be reached for 5 s.
         """
         # A repeated call reads its arguments again.
-        calls = [Call(script, keys, tuple(args)) for script, keys, args in calls]
+        calls = [
+            call if isinstance(call.args, Sequence) else call._replace(args=tuple(call.args))
+            for call in calls
+        ]
         replies: list[Any] = [None] * len(calls)
         asking: dict[int, Target] = {}
         left: list[int] = list(range(len(calls)))
@@ -131,10 +134,11 @@ class ClusterScriptConnection(ScriptCalls):
             for at in left:
                 replies[at] = error
             return error, True
-        work = (self._ask(target, [calls[at] for at in some]) for target, some in by_target.items())
+        work = [self._ask(target, [calls[at] for at in some]) for target, some in by_target.items()]
         failed: Exception | None = None
         late = False
-        outcomes = await asyncio.gather(*work)
+        # A lane of the journal has one node: without `gather`, which makes a task of each.
+        outcomes = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         for (target, some), outcome in zip(by_target.items(), outcomes, strict=True):
             if isinstance(outcome, Exception):
                 failed = outcome
