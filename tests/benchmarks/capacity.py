@@ -3,15 +3,18 @@
 A fleet is as large as its first limit lets it be: a core of a worker, a core of a node
 (Redis runs commands on one), the memory of the logs until they expire, a network card, or the
 one Redis of the queue. The costs are measured: those of a worker by ``make bench``, where its
-figures are published, those of an event store by ``tests.benchmarks.store``.
+figures are published, those of an event store by ``tests.benchmarks.cluster``, on one Redis and on
+a cluster: there each event is a call of its own within a batch.
 
 The formulae, for ``n`` streams with ``r`` chunks a second each, ``c`` chunks to a job:
 
     chunks a second   C = n r                jobs a second  J = C / c
-    events in a call  k = max(1, C / processes / nodes * round_trip_s)
-    worker cores      (C (chunk_us + call_us / k) + J job_us) / 1e6 / busy
+    events in a batch k = max(1, C / processes / nodes * period_s): the round trip, on a cluster
+                          at least a turn of the journal
+    worker cores      (C (chunk_us + [cluster_chunk_us] + batch_us / k) + J job_us) / 1e6 / busy
     worker memory     n stream_bytes + processes idle_bytes
-    event store cores (C (event_us + store_call_us / k) + J store_job_us
+    event store cores (C (event_us + [cluster_event_us]
+                       + (store_batch_us + (1 - busy) store_wake_us) / k) + J store_job_us
                        + n / renew_interval_s renewal_us) / 1e6 / busy
     log memory        (log_ttl_s + c / r) (C event_bytes + J record_bytes)
     network           C in_bytes in; C out_bytes for each reader of a job out
@@ -44,19 +47,28 @@ class Costs:
 
     chunk_us: float = 50.0
     """CPU of a worker, from the upstream's bytes to the store, less its part of a call."""
-    call_us: float = 62.0
-    """CPU of a worker for a call of the script, however many events it carries."""
-    bench_events_a_call: float = 10.0
-    """How many it carries where ``make bench`` measures: about what gathers in a round trip."""
+    batch_us: float = 110.0
+    """CPU of a worker for a batch to one server, however many events it holds."""
+    bench_events_a_batch: float = 10.0
+    """How many it holds where ``make bench`` measures: about what gathers in a round trip."""
+    cluster_chunk_us: float = 8.0
+    """What a chunk costs a worker more on a cluster."""
     round_trip_s: float = 1e-3
+    turn_s: float = 2e-3
+    """How often a worker sends a batch to a node of a cluster at most."""
     job_us: float = 780.0
     """CPU of a worker for a job besides its chunks."""
     stream_bytes: float = 48_000.0
     idle_bytes: float = 90e6
     """Memory of a worker process that waits."""
-    event_us: float = 13.0
+    event_us: float = 10.5
     """CPU of the event store to append an event and publish it to one reader."""
-    store_call_us: float = 25.0
+    store_batch_us: float = 9.0
+    """CPU of a server to read a batch, to reply and to write to readers, while it is awake."""
+    store_wake_us: float = 79.0
+    """What a batch costs more that finds the server asleep: a share of 1 - busy does."""
+    cluster_event_us: float = 2.0
+    """What an event costs more on a cluster: it is a call of the script of its own."""
     store_job_us: float = 130.0
     """The same for the record of a job: submitted, claimed, ended."""
     renewal_us: float = 3.0
@@ -92,7 +104,7 @@ class Need:
 
     chunks_a_second: float
     jobs_a_second: float
-    events_a_call: float
+    events_a_batch: float
     worker_cores: float
     worker_processes: int
     worker_bytes: float
@@ -113,10 +125,24 @@ class Need:
         return max(self.nodes_by, key=self.nodes_by.__getitem__) if self.nodes > 1 else ""
 
 
+def worker_us(costs: Costs, *, events_a_batch: float, cluster: bool) -> float:
+    """CPU of a worker for a chunk, µs."""
+    return costs.chunk_us + cluster * costs.cluster_chunk_us + costs.batch_us / events_a_batch
+
+
+def store_us(costs: Costs, *, events_a_batch: float, cluster: bool, busy: float) -> float:
+    """CPU of all servers of the event store for a chunk, µs, besides jobs and leases.
+
+    ``busy``: which share of its time a server works.
+    """
+    batch_us = costs.store_batch_us + (1 - busy) * costs.store_wake_us
+    return costs.event_us + cluster * costs.cluster_event_us + batch_us / events_a_batch
+
+
 def need(load: Load, costs: Costs) -> Need:
     """The formulae above. A share of a core counts as a whole process, store or queue.
 
-    More nodes mean fewer events in each call, and so more work: the number is raised
+    More nodes mean fewer events in each batch, and so more work: the number is raised
     until it is enough for itself.
     """
     nodes = 1
@@ -128,29 +154,32 @@ def need(load: Load, costs: Costs) -> Need:
 def _with(load: Load, costs: Costs, nodes: int) -> Need:
     chunks = load.streams * load.chunks_a_second
     jobs = chunks / load.chunks_a_job
-    processes, together = 1, costs.bench_events_a_call
+    processes, together = 1, costs.bench_events_a_batch
+    cluster = nodes > 1
+    period_s = max(costs.round_trip_s, costs.turn_s) if cluster else costs.round_trip_s
     for _ in range(50):  # each says what the other is; this settles long before
-        worker_us = chunks * (costs.chunk_us + costs.call_us / together) + jobs * costs.job_us
-        processes = math.ceil(_cores(load, worker_us))
-        together = max(1.0, chunks / processes / nodes * costs.round_trip_s)
-    store_us = chunks * (costs.event_us + costs.store_call_us / together)
-    store_us += jobs * costs.store_job_us
-    store_us += load.streams / load.renew_interval_s * costs.renewal_us
+        workers_us = chunks * worker_us(costs, events_a_batch=together, cluster=cluster)
+        workers_us += jobs * costs.job_us
+        processes = math.ceil(_cores(load, workers_us))
+        together = max(1.0, chunks / processes / nodes * period_s)
+    servers_us = chunks * store_us(costs, events_a_batch=together, cluster=cluster, busy=load.busy)
+    servers_us += jobs * costs.store_job_us
+    servers_us += load.streams / load.renew_interval_s * costs.renewal_us
     logged_s = load.log_ttl_s + load.chunks_a_job / load.chunks_a_second
     log_bytes = logged_s * (chunks * costs.event_bytes + jobs * costs.record_bytes)
     bits = 8 * chunks * max(costs.in_bytes, costs.out_bytes * load.readers_a_job)
     return Need(
         chunks_a_second=chunks,
         jobs_a_second=jobs,
-        events_a_call=together,
-        worker_cores=_cores(load, worker_us),
+        events_a_batch=together,
+        worker_cores=_cores(load, workers_us),
         worker_processes=processes,
         worker_bytes=load.streams * costs.stream_bytes + processes * costs.idle_bytes,
-        store_cores=_cores(load, store_us),
+        store_cores=_cores(load, servers_us),
         log_bytes=log_bytes,
         network_bits_a_second=bits,
         nodes_by={
-            "CPU": math.ceil(_cores(load, store_us)),
+            "CPU": math.ceil(_cores(load, servers_us)),
             "memory": math.ceil(log_bytes / load.store_memory_bytes),
             "network": math.ceil(bits / (load.network_bits_a_second * load.busy)),
         },
@@ -183,7 +212,7 @@ def costs_of(figures: dict[str, Any]) -> Costs:
     )
     costs = Costs()
     found = {
-        "chunk_us": chunk_us and chunk_us - costs.call_us / costs.bench_events_a_call,
+        "chunk_us": chunk_us and chunk_us - costs.batch_us / costs.bench_events_a_batch,
         "stream_bytes": _median(runs, "flight-5000", "memory_a_stream"),
         "idle_bytes": _median(runs, "memory", "idle_memory_bytes"),
         "job_us": _median(runs, "jobs", "cpu_us_a_chunk"),
@@ -199,7 +228,7 @@ def _median(runs: Iterable[dict[str, Any]], scenario: str, figure: str) -> float
 def table(costs: Costs) -> str:
     """Return a Markdown table: for each number of streams one fleet, and fleets of few nodes."""
     head = [
-        *("streams", "fleets", "nodes", "events a call", "worker cores", "worker memory"),
+        *("streams", "fleets", "nodes", "events a batch", "worker cores", "worker memory"),
         *("store cores", "logs for 60 min", "for 5 min", "network", "each queue", "first limit"),
     ]
     lines = [_row(head), _row(["---"] * len(head))]
@@ -221,7 +250,7 @@ def _shown(load: Load, costs: Costs, count: int, each: Need) -> str:
             f"{load.streams:,}",
             f"{count:,}",
             f"{count * each.nodes:,}",
-            f"{each.events_a_call:.1f}",
+            f"{each.events_a_batch:.1f}",
             _number(count * each.worker_cores),
             _bytes(count * each.worker_bytes),
             _number(count * each.store_cores),

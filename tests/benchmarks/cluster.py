@@ -45,6 +45,8 @@ class Cost(NamedTuple):
 
     worker_us: float
     node_us: tuple[float, ...]
+    events_a_read: float
+    """How many events a server finds at once when it reads: what a batch holds."""
 
     @property
     def servers_us(self) -> float:
@@ -91,15 +93,17 @@ def cost(bench: Bench, store: Servers, *, streams: int, window_s: float) -> Cost
                 raise Failed(f"the streams did not begin, see {_LOG}")
             time.sleep(0.2)
         used = _used(worker.pid, pids)
-        sent = sum(_appended(store))
+        sent, reads = _counted(store)
         time.sleep(window_s)
         used = [after - before for after, before in zip(_used(worker.pid, pids), used, strict=True)]
-        sent = sum(_appended(store)) - sent
+        sent, reads = (
+            after - before for after, before in zip(_counted(store), (sent, reads), strict=True)
+        )
         read: dict[str, Any] = output.wait_for("reader", _PATIENCE_S)
     if read["unsound"] or read["chunks"] != streams * chunks:
         raise Failed(f"the reader has missed events: {read}")
     worker_us, *node_us = (seconds / sent * 1e6 for seconds in used)
-    return Cost(worker_us, tuple(node_us))
+    return Cost(worker_us, tuple(node_us), sent / reads)
 
 
 def _streams(client: redis.Redis, number: int) -> bool:
@@ -111,14 +115,16 @@ def _used(worker: int, nodes: Sequence[int]) -> list[float]:
     return [measure.cpu_s(measure.tree(worker)), *(measure.cpu_s([node]) for node in nodes)]
 
 
-def _appended(store: Servers) -> list[int]:
-    """Return the number of events that each node has appended."""
-    counts = []
+def _counted(store: Servers) -> tuple[int, int]:
+    """Return how many events all nodes have appended, and how often they have read a socket."""
+    events = reads = 0
     for server in store.nodes:
         with redis.Redis.from_url(server.url) as client:
-            stats: Any = client.info("commandstats")
-        counts.append(int(stats.get("cmdstat_xadd", {}).get("calls", 0)))
-    return counts
+            commands: Any = client.info("commandstats")
+            stats: Any = client.info("stats")
+        events += int(commands.get("cmdstat_xadd", {}).get("calls", 0))
+        reads += int(stats["total_reads_processed"])
+    return events, reads
 
 
 def table(single: Sequence[Cost], cluster: Sequence[Cost]) -> str:
@@ -136,6 +142,14 @@ def table(single: Sequence[Cost], cluster: Sequence[Cost]) -> str:
         _row("all servers", servers, "<= 1.5"),
         _row("the busiest server", busiest, ""),
         ("events that the servers carry", "1", f"{carried:.2f}", "", ">= 2"),
+        (
+            "events that a server reads at once",
+            *(
+                f"{statistics.median(c.events_a_read for c in costs):.1f}"
+                for costs in (single, cluster)
+            ),
+            *("", ""),
+        ),
         (
             *("share of each server", "100 %"),
             ", ".join(f"{us / three.servers_us:.0%}" for us in three.node_us),
@@ -155,6 +169,7 @@ def _median(costs: Sequence[Cost]) -> Cost:
     return Cost(
         statistics.median(each.worker_us for each in costs),
         tuple(map(statistics.median, zip(*(each.node_us for each in costs), strict=True))),
+        statistics.median(each.events_a_read for each in costs),
     )
 
 

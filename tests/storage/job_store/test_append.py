@@ -19,6 +19,8 @@ from tests.support.store_helpers import (
 
 pytestmark = pytest.mark.contract
 
+STATE, LOG = names.state_key(ID), names.log_key(ID)
+
 
 async def test_same_bytes_are_published_and_logged_under_their_seq(store, redis_client):
     async with subscribed(redis_client, ID) as channel:
@@ -175,6 +177,46 @@ async def test_log_that_was_evicted_gets_a_ttl_again(store, redis_client):
     log.chunk(["a"])
     assert await append(store, log)
     assert await redis_client.ttl(names.log_key(ID)) > 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "case",  # the change, whether the events are taken, the entries that stay in the log
+    [
+        (["EXPIRE", LOG, "1000"], True, 1),
+        (["HSET", STATE, "seq", "1.0"], True, 1),
+        (["DEL", LOG], True, 0),
+        (["SET", LOG, "text"], False, None),
+        (["XADD", LOG, "9999-1", "a", "b"], False, None),
+        (["HSET", STATE, "seq", "one"], False, 1),
+        (["HDEL", STATE, "seq"], False, 1),
+        (["HSET", STATE, "status", "queued"], False, 1),
+        (["HSET", STATE, "attempt", "2"], False, 1),
+        (["DEL", STATE], False, 1),
+    ],
+)
+async def test_next_events_of_a_job_whose_keys_another_client_has_changed(
+    store, redis_client, case, count
+):
+    harm, taken, entries = case
+    log = open_log(await claim(store))
+    await append(store, log)
+    if harm[0] == "SET":
+        await redis_client.delete(harm[1])
+    await redis_client.execute_command(*harm)
+    log.chunk(["a"] * count)
+    batch = log.take()
+    assert await store.append([batch]) == [taken]
+    if entries is None:
+        assert not await redis_client.exists(LOG)
+    else:
+        logged = [fields[b"event"] for _, fields in await redis_client.xrange(LOG)]
+        assert logged[entries:] == (batch.events if taken else [])
+        assert len(logged) == entries + taken * count
+        assert await redis_client.ttl(LOG) > 0
+    if taken:
+        kept = await record(redis_client, ID)
+        assert (kept["seq"], kept["chunks"]) == (str(1 + count), str(count))
 
 
 async def test_read_of_very_many_chunks_is_one_call(store, redis_client):

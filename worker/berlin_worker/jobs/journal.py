@@ -15,6 +15,9 @@ from berlin_worker.jobs.journal_lane import EventStore, Lane
 from berlin_worker.telemetry.stats import Stats
 
 _SHARED_AGAIN_S: Final = 5.0
+_TURN_S: Final = 0.002
+"""How often a lane of a cluster begins a batch at most. The events of a process are spread over the
+nodes, and a batch costs a node as much as five events, however few it holds."""
 _ONE: Final = ""
 """The name of the only lane."""
 
@@ -96,7 +99,8 @@ class Journal:
         lane = self._lanes.get(name)
         if lane is None:
             moved = None if self._node_of is None else self._moved
-            lane = Lane(self._store, limit=0, stats=self.stats, moved=moved)
+            turn_s = 0.0 if self._node_of is None else _TURN_S
+            lane = Lane(self._store, limit=0, stats=self.stats, turn_s=turn_s, moved=moved)
             self._lanes[name] = lane
             self._new_lane.set()
             self._share()

@@ -1,12 +1,14 @@
 """One lane of the journal: it sends the events of its logs, one batch at a time.
 
-It has no timer: when idle it sends at once, and under load the batches grow. Its buffer is
-bounded: if the store is slow, ``wait_for_room`` stops the readers of the upstream.
+When idle it sends at once, and under load the batches grow. Lanes of several nodes also take
+turns of a clock. The buffer is bounded: if the store is slow, ``wait_for_room`` stops the readers
+of the upstream.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
@@ -37,6 +39,9 @@ class EventStore(Protocol):
 class Lane:
     """The writer of some logs; ``limit`` bounds its buffer, in bytes.
 
+    ``turn_s``: it begins at most one batch in each turn of so many seconds of the clock; 0: as soon
+    as the reply to the last one is there. The turns of all lanes begin at the same moments.
+
     ``moved`` gives a log to another lane and returns true, if it belongs there by now. It is
     asked before each batch: only then no event of the log is on its way.
     """
@@ -47,11 +52,14 @@ class Lane:
         *,
         limit: int,
         stats: Stats,
+        turn_s: float = 0.0,
         moved: "Callable[[JobLog, Lane], bool] | None" = None,
     ) -> None:
         self._store = store
         self.limit = limit
         self._stats = stats
+        self._turn_s = turn_s
+        self._sent_at = -math.inf
         self._moved = moved
         self._queue: deque[JobLog] = deque()
         self._wake = asyncio.Event()
@@ -105,12 +113,14 @@ class Lane:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
+                if self._turn_s and self.buffered_bytes < _BATCH_BYTES:
+                    await asyncio.sleep(left_of_turn(self._turn_s, self._sent_at, time.monotonic()))
                 batches = self._take()
                 if not batches:
                     continue
-                sent_at = time.monotonic()
+                self._sent_at = time.monotonic()
                 replies = await self._send(batches)
-                self._count(batches, replies, time.monotonic() - sent_at)
+                self._count(batches, replies, time.monotonic() - self._sent_at)
                 for batch, taken in zip(batches, replies, strict=True):
                     batch.log.settle(batch, taken=taken)
                     self.freed(batch.size)
@@ -153,3 +163,10 @@ class Lane:
                     logger.warning("the event store does not answer, events wait: %s", error)
                 tries += 1
                 await asyncio.sleep(wait_s)
+
+
+def left_of_turn(turn_s: float, sent_at: float, now: float) -> float:
+    """Return the seconds until the turn after that of ``sent_at`` begins; 0 if it has (pure)."""
+    if now - sent_at >= turn_s:
+        return 0.0
+    return max((sent_at // turn_s + 1) * turn_s - now, 0.0)

@@ -8,7 +8,7 @@ from berlin_worker.storage.script_connection import Call
 from berlin_worker.storage.scripts import source
 
 APPEND: Final = source("append", "publish")
-_SHARDED: Final = source("append", "spublish")
+_SHARDED: Final = source("append", "spublish", first="append_next")
 
 
 def script(*, one_slot: bool) -> str:

@@ -98,7 +98,10 @@ class ClusterScriptConnection(ScriptCalls):
         self, calls: Sequence[Call], within_s: float
     ) -> tuple[list[Any], Exception | None]:
         # A repeated call reads its arguments again.
-        calls = [Call(script, keys, tuple(args)) for script, keys, args in calls]
+        calls = [
+            call if isinstance(call.args, Sequence) else call._replace(args=tuple(call.args))
+            for call in calls
+        ]
         replies: list[Any] = [None] * len(calls)
         asking: dict[int, Target] = {}
         left: list[int] = list(range(len(calls)))
@@ -142,8 +145,9 @@ class ClusterScriptConnection(ScriptCalls):
         """Send the calls ``left`` once; return what a node has failed by, and whether to wait."""
         by_target, failed = await self._by_target(calls, left, asking, replies)
         late = False
-        work = (self._ask(target, [calls[at] for at in some]) for target, some in by_target.items())
-        outcomes = await asyncio.gather(*work)
+        work = [self._ask(target, [calls[at] for at in some]) for target, some in by_target.items()]
+        # A lane of the journal has one node: without `gather`, which makes a task of each.
+        outcomes = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         for (target, some), outcome in zip(by_target.items(), outcomes, strict=True):
             if isinstance(outcome, Exception):
                 failed = outcome

@@ -4,9 +4,12 @@ import hashlib
 from importlib.resources import files
 
 
-def source(name: str, *before: str) -> str:
-    """Return the prelude, the scripts ``before`` and the script ``name`` (without ``.lua``)."""
-    return "".join(map(_read, ("prelude", *before, name)))
+def source(name: str, *before: str, first: str = "") -> str:
+    """Return the prelude, the scripts ``before`` and the script ``name`` (without ``.lua``).
+
+    The script ``first`` precedes the prelude: it does without the functions there.
+    """
+    return "".join(map(_read, filter(None, (first, "prelude", *before, name))))
 
 
 def sha1(script: str) -> str:

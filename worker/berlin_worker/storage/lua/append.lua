@@ -37,16 +37,24 @@ for k = 1, #KEYS, 2 do
     replies[#replies + 1] = 0
   else
     local taken = 1
+    local new = seq == 0  -- a new log has no TTL; a claim has renewed that of any other
     for n = math.max(first, seq + 1), last do
-      local added = pcall('XADD', log, n .. '-0', 'event', ARGV[base + n])
+      local id, event, added = n .. '-0', ARGV[base + n], false
+      if not new then
+        added = pcall('XADD', log, 'NOMKSTREAM', id, 'event', event)
+        new = not added  -- another client has removed it
+      end
+      if new then
+        added = pcall('XADD', log, id, 'event', event)
+      end
       if type(added) == 'table' then
         if hopeless(added) then
           taken = 0
           break
         end
-        call('XADD', log, n .. '-0', 'event', ARGV[base + n])  -- raises the error
+        call('XADD', log, id, 'event', event)  -- raises the error
       end
-      call(PUBLISH, channel, ARGV[base + n])
+      call(PUBLISH, channel, event)
     end
     if taken == 0 then
       -- The lease expires, and the next attempt begins a new log.
@@ -60,7 +68,7 @@ for k = 1, #KEYS, 2 do
       call('HDEL', state, 'owner', 'job', 'lease_ms')
       call('EXPIRE', state, ttl)
       call('EXPIRE', log, ttl)
-    elseif taken == 1 and call('TTL', log) < 0 then
+    elseif taken == 1 and new and call('TTL', log) < 0 then
       local left = call('TTL', state)
       call('EXPIRE', log, left > 0 and left or LONGEST_S)
     end
