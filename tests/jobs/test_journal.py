@@ -2,17 +2,12 @@
 
 import asyncio
 import gc
-import math
-import time
 import weakref
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from berlin_schemas import Started, decode
 from berlin_worker.errors import Fenced
-from berlin_worker.jobs.journal_lane import left_of_turn
 from berlin_worker.jobs.lifecycle import Phase
 from tests.support.journal_harness import JOB, Harness, completed, failed, head
 from tests.support.waiting import until
@@ -288,68 +283,3 @@ async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
             assert gone() is None
         finally:
             gc.enable()
-
-
-# Lanes of a cluster
-
-
-async def test_log_follows_its_slot_to_another_node_and_keeps_its_order():
-    nodes = {}
-    async with Harness(node_of=lambda job_id: nodes.get(job_id, "one")) as harness:
-        logs = [harness.started(f"job-{number}") for number in range(4)]
-        for step in range(20):
-            for number, log in enumerate(logs):
-                log.chunk(["x" * 100])
-                nodes[log.job_id] = ("one", "two", "three")[(step + number) % 3]
-            await asyncio.sleep(0)  # batches of all sizes: some are on their way, some wait
-        for log in logs:
-            await log.end(completed(log))
-        assert harness.fenced == []
-        assert {log.seq for log in logs} == {22}
-        assert harness.journal.buffered_bytes == 0
-
-
-@given(
-    turn_s=st.sampled_from([0.001, 0.002, 0.5]),
-    sent_at=st.floats(0, 1e7),
-    later_s=st.floats(0, 1),
-)
-def test_each_turn_of_a_lane_has_one_batch(turn_s, sent_at, later_s):
-    now = sent_at + later_s
-    left_s = left_of_turn(turn_s, sent_at, now)
-    assert 0 <= left_s <= turn_s + 1e-6
-    if left_s:
-        next_turn = (now + left_s) / turn_s
-        assert next_turn == pytest.approx(round(next_turn), abs=1e-4)
-        assert round(next_turn) > sent_at / turn_s - 1e-4
-    else:
-        assert (now + 1e-6) // turn_s > sent_at // turn_s or later_s >= turn_s - 1e-6
-    assert left_of_turn(turn_s, -math.inf, now) == 0
-
-
-async def test_events_of_one_turn_go_together_and_lanes_of_an_idle_process_send_at_once():
-    harness = Harness(node_of=lambda job_id: job_id)
-    async with harness:
-        logs = [harness.started(f"job-{number}") for number in range(3)]
-        begun_s = time.monotonic()
-        for _ in range(300):
-            for log in logs:
-                log.chunk(["x"])
-            await asyncio.sleep(0)
-        await harness.journal.drained()
-        turns = (time.monotonic() - begun_s) / 0.002
-    assert len(harness.store.calls) <= 3 * (turns + 2)
-    assert [len(harness.store.events[log.job_id]) for log in logs] == [301] * 3
-
-
-async def test_node_that_does_not_answer_fills_its_own_part_of_the_buffer():
-    async with Harness(limit=2000, node_of=lambda job_id: job_id) as harness:
-        harness.store.gate.clear()
-        full, free = harness.started("full"), harness.started("free")
-        await harness.store.held_up()
-        full.chunk(["x" * 1000])
-        assert full.writer.full
-        assert not free.writer.full
-        harness.store.gate.set()
-        await full.writer.wait_for_room()
-        await harness.journal.drained()

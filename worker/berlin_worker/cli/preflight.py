@@ -15,7 +15,7 @@ from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.config.checked_urls import redis_address
 from berlin_worker.settings import Settings
 from berlin_worker.storage import connections, supported_servers
-from berlin_worker.storage.cluster import ping
+from berlin_worker.storage.blocking_cluster import ping
 from berlin_worker.storage.redis_errors import refusal, reply_of
 
 TIMEOUT_S: Final = 3.0

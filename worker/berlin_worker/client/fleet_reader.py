@@ -12,7 +12,7 @@ from berlin_worker.config import urls
 from berlin_worker.config.broker_url import for_kombu
 from berlin_worker.settings import Settings
 from berlin_worker.storage import connections
-from berlin_worker.storage.cluster import time_at
+from berlin_worker.storage.blocking_cluster import time_at
 from berlin_worker.storage.fleet import FleetReading
 from berlin_worker.storage.redis_errors import is_temporary
 from berlin_worker.storage.survey import Survey, survey

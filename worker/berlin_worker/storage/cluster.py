@@ -1,4 +1,4 @@
-"""Clients of a Redis Cluster whose errors are redis-py's ``RedisError`` as everywhere else."""
+"""An asyncio client of a Redis Cluster, whose errors are ``RedisError`` as everywhere else."""
 
 import asyncio
 import math
@@ -8,14 +8,12 @@ from typing import Any, Final
 
 import redis
 import redis.asyncio
-import redis.cluster
-from redis._parsers.commands import AsyncCommandsParser, CommandsParser
+from redis._parsers.commands import AsyncCommandsParser
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, SlotNotCoveredError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage.closed_transport import reporting_closed
@@ -127,11 +125,6 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
-    async def infos(self, section: str) -> list[dict[str, Any]]:
-        """Return a section of INFO of each primary; raises redis-py's errors."""
-        await self.initialize()
-        return [await self._ask(node, "INFO", section) for node in self.get_primaries()]
-
     def serving(self) -> list[str]:
         """Return the primaries that serve slots, as ``host:port``; none before they are known."""
         return [node.name for node in self.get_primaries()]
@@ -212,44 +205,6 @@ def key_of(command: Sequence[Any]) -> Any:
     return command[3] if command[0] == "EVAL" else command[1]
 
 
-class _BlockingKnownCommands(CommandsParser):
-    """What :class:`_KnownCommands` is, for blocking clients."""
-
-    def get_keys(self, redis_conn: Any, *args: Any) -> tuple[Any, ...]:  # noqa: ARG002  # redis-py's signature
-        return args[1:2]
-
-
-class BlockingCluster(redis.RedisCluster):
-    """A blocking client of a cluster, which connects at once."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        try:
-            super().__init__(*args, **options)
-        except RedisClusterException as error:
-            raise ClusterUnavailable(str(error)) from error
-        self.commands_parser = _BlockingKnownCommands(self)  # type: ignore[no-untyped-call]  # redis-py
-
-    def any_node(self, *command: Any) -> Any:
-        """Return the reply of the first primary that answers; raises redis-py's errors."""
-        nodes = self.get_primaries()  # type: ignore[no-untyped-call]  # redis-py
-        for left, node in zip(range(len(nodes) - 1, -1, -1), nodes, strict=True):
-            try:
-                return self.execute_command(*command, target_nodes=node)
-            except (RedisConnectionError, RedisTimeoutError, OSError):
-                if not left:
-                    raise
-        raise ClusterUnavailable("the cluster has no primary")
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Run one command; raises redis-py's errors."""
-        if args == ("COMMAND",):
-            return {}  # redis-py asks for the keys of all commands, see above
-        try:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py
-        except RedisClusterException as error:
-            raise ClusterUnavailable(str(error)) from error
-
-
 async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -> float:
     """Return the uptime of a server in seconds; infinite if INFO lacks it.
 
@@ -265,26 +220,6 @@ async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -
     return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
 
 
-def ping(client: redis.Redis) -> None:
-    """Raise redis-py's errors unless the server, or any node of the cluster, answers."""
-    if isinstance(client, BlockingCluster):
-        client.any_node("PING")
-    else:
-        client.ping()
-
-
-def time_at(client: redis.Redis, key: str) -> tuple[int, int]:
-    """Return the time (s, µs) of the server that has ``key``; raises redis-py's errors."""
-    found: Any
-    if isinstance(client, BlockingCluster):
-        node = client.get_node_from_key(key)
-        found = client.execute_command("TIME", target_nodes=node)
-    else:
-        found = client.time()
-    seconds, micros = found
-    return int(seconds), int(micros)
-
-
 def open_cluster(url: RedisURL, options: dict[str, Any]) -> AsyncCluster:
     """Return an asyncio client; it connects at its first command."""
     nodes = [ClusterNode(host, port) for host, port in url.nodes]
@@ -293,9 +228,3 @@ def open_cluster(url: RedisURL, options: dict[str, Any]) -> AsyncCluster:
     return AsyncCluster(
         startup_nodes=nodes, require_full_coverage=False, at_once=at_once, **options
     )
-
-
-def open_blocking_cluster(url: RedisURL, options: dict[str, Any]) -> BlockingCluster:
-    """Return a blocking client. Raises redis-py's errors: it connects at once."""
-    nodes = [redis.cluster.ClusterNode(*node) for node in url.nodes]  # type: ignore[no-untyped-call]  # redis-py
-    return BlockingCluster(startup_nodes=nodes, require_full_coverage=False, **options)

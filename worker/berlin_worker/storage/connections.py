@@ -20,8 +20,9 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from berlin_worker.config import urls
 from berlin_worker.config.broker_url import tls_options
 from berlin_worker.config.redis_url import RedisURL
+from berlin_worker.storage.blocking_cluster import open_blocking_cluster
 from berlin_worker.storage.closed_transport import reporting_closed
-from berlin_worker.storage.cluster import open_blocking_cluster, open_cluster
+from berlin_worker.storage.cluster import open_cluster
 from berlin_worker.storage.primary_pool import BlockingPrimaryPool, PrimaryPool
 from berlin_worker.storage.sentinel import watch_of
 

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_worker.config import urls
-from berlin_worker.storage.cluster import AsyncCluster, BlockingCluster
+from berlin_worker.storage.blocking_cluster import BlockingCluster
+from berlin_worker.storage.cluster import AsyncCluster
 
 
 def database_of(client: Any) -> int:
