@@ -79,7 +79,7 @@ async def test_record_that_cannot_run_ends_its_job(worker, redis_client):
         await redis_client.hset(names.state_key(JOB_ID), mapping=record)
         await redis_client.expire(names.state_key(JOB_ID), 100)
         overdue = Overdue(JOB_ID, "queued", b"{")
-        await here.leases._requeue(overdue)
+        await here.leases._reaper._requeue(overdue)
         assert await here.kinds() == ["failed"]
         (end,) = await here.log()
     assert "the record of the job cannot run" in end.error.message
