@@ -143,10 +143,7 @@ class ClusterClient:
     def __init__(self, shards: Any) -> None:
         self.shards = shards
 
-    def get_default_node(self) -> None:
-        pass
-
-    def execute_command(self, *_: str, target_nodes: None) -> Any:
+    def any_node(self, *_: str) -> Any:
         if isinstance(self.shards, Exception):
             raise self.shards
         return self.shards

@@ -68,7 +68,7 @@ def http(body: Any, *, status: str = "200 OK", headers: str = "") -> bytes:
         (http([{"id": "a", "object": "model"}]), ["a"]),  # Together
         (http({"object": "list", "data": None}), []),  # Ollama without a model
         (http({"data": [{"id": 3}, "x", None, {"id": "a"}]}), ["a"]),
-        (http(gzip.compress(b'{"data": []}'), headers="Content-Encoding: gzip\r\n"), []),
+        (http(gzip.compress(b'{"data": []}', mtime=0), headers="Content-Encoding: gzip\r\n"), []),
     ],
 )
 async def test_list_of_models(serve: Serve, reply: bytes, names: list[str]) -> None:
