@@ -35,7 +35,7 @@ coverage: .venv/.dev ## branch coverage by the same tests without the chaos ones
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term-missing:skip-covered
 
 test-quick: .venv/.dev ## unit and contract tests that start no server, in under a minute
-	@$(BIN)/pytest -n $(WORKERS) -q -p no:schemathesis --quick
+	@$(BIN)/pytest -n $$((3 * $(WORKERS) / 2)) --dist worksteal -q -p no:schemathesis --quick
 
 fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a worker: make fuzz [ITEMS=n]
 	@BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
