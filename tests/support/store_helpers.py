@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import redis.asyncio
@@ -64,6 +65,15 @@ class LosesReplies(redis.asyncio.Redis):
     """Sends a command; while ``lose`` is set, it then behaves as if its connection had broken."""
 
     lose: int = 0
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """Lose every reply: on a cluster a lost one of the index alone is no error."""
+        self.lose = sys.maxsize
+        try:
+            yield
+        finally:
+            self.lose = 0
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Execute a command; the replies of the next ``lose`` commands are lost."""

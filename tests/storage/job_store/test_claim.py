@@ -22,8 +22,7 @@ pytestmark = pytest.mark.contract
 
 async def test_claim_whose_reply_was_lost_is_found_by_the_same_call_alone(lossy):
     store = make_store(lossy)
-    lossy.lose = 1
-    with pytest.raises(ConnectionError):
+    with lossy.cut(), pytest.raises(ConnectionError):
         await claim(store, call="mine")
     again = await claim(store, call="mine")
     assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 1, 0)
@@ -34,8 +33,7 @@ async def test_claim_whose_reply_was_lost_is_found_by_the_same_call_alone(lossy)
 async def test_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(lossy):
     store = make_store(lossy)
     await claim(store)
-    lossy.lose = 1
-    with pytest.raises(ConnectionError):
+    with lossy.cut(), pytest.raises(ConnectionError):
         await claim(store, b"", call="mine", held_attempt=1)
     again = await claim(store, b"", call="mine", held_attempt=1)
     assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 2, 1)
@@ -206,6 +204,5 @@ async def test_server_that_cannot_be_reached_is_the_builtin_connection_error(los
         lambda: store.dead_letter(ID, "reason", call="x", job=b""),
     )
     for call in calls:
-        lossy.lose = 1
-        with pytest.raises(ConnectionError):
+        with lossy.cut(), pytest.raises(ConnectionError):
             await call()
