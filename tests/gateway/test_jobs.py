@@ -244,6 +244,9 @@ async def test_body_of_another_type_and_a_bad_key_are_refused(harness: Harness) 
         "POST", "/v1/jobs", json=job("x"), headers={"Idempotency-Key": "x" * 256}
     )
     assert (status, answer["error"]["param"]) == (400, "Idempotency-Key")
+    reserved = job("x") | {"job_id": "idem-" + "0" * 40}
+    status, _, answer = await harness.call("POST", "/v1/jobs", json=reserved)
+    assert (status, answer["error"]["param"]) == (400, "job_id")
 
 
 async def test_body_that_does_not_fit_its_encoding_is_a_400(

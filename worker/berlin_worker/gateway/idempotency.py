@@ -18,10 +18,15 @@ _key: Final = re.compile(KEY_PATTERN)
 def job_id_of(request: web.Request, job: dict[str, Any], tenant: str | None) -> str | None:
     """Return the ID that the key of a request gives its job within ``tenant``, or ``None``.
 
-    A job that carries an ID is safe to repeat by that. Raises a 400 for a key that is too long.
+    A job that carries an ID is safe to repeat by that. Raises a 400 for a key that is too long, and
+    for an ID that is reserved: it could be that of another tenant's key.
     """
     key = request.headers.get("Idempotency-Key")
-    if key is None or job.get("job_id") is not None:
+    own = job.get("job_id")
+    if isinstance(own, str) and own.startswith(_PREFIX):
+        message = f"job_id: {_PREFIX} begins the IDs of jobs with an Idempotency-Key"
+        raise Problem(400, ErrorCode.INVALID_JOB, message, param="job_id")
+    if key is None or own is not None:
         return None
     if not _key.fullmatch(key):
         message = "Idempotency-Key: it has 1 to 255 printable ASCII characters"

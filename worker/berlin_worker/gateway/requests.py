@@ -66,7 +66,8 @@ def job_of_caller(
 ) -> tuple[dict[str, Any], str | None]:
     """Return ``job`` with the tenant of its caller, and the job ID by its ``Idempotency-Key``.
 
-    Raises a 403 for a model that the key does not allow, and a 400 for a bad ``Idempotency-Key``.
+    Raises a 403 for a model that the key does not allow, and a 400 for a bad ``Idempotency-Key``
+    or a reserved ID.
     """
     job = job | {"tenant": caller.tenant}
     request.app[GATEWAY].check_models(caller, job)
