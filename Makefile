@@ -9,8 +9,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-# Tests mostly wait for servers, so two for each core; each has a Redis of its own.
-WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 2 * $(CORES) : 16)))
+# Tests mostly wait for servers, so five for two cores; each has a Redis of its own.
+WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 5 * $(CORES) / 2 : 16)))
 # Images of containers often set it. Then each of the processes of a test run compiles all its
 # libraries: 1.3 s of CPU for a worker in place of 0.5.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,7 +35,7 @@ coverage: .venv/.dev ## branch coverage by the same tests without the chaos ones
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term-missing:skip-covered
 
 test-quick: .venv/.dev ## unit and contract tests that start no server, in under a minute
-	@$(BIN)/pytest -n $$((3 * $(WORKERS) / 2)) --dist worksteal -q -p no:schemathesis --quick
+	@$(BIN)/pytest -n $$(($(WORKERS) + 1)) --dist worksteal -q -p no:schemathesis --quick
 
 fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a worker: make fuzz [ITEMS=n]
 	@BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
