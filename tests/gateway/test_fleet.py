@@ -9,6 +9,7 @@ import redis.asyncio
 
 from berlin_schemas import names
 from berlin_worker.gateway import model_providers
+from berlin_worker.gateway.jobs import queue_position
 from berlin_worker.providers import offered
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness, announce, serve
@@ -132,10 +133,22 @@ async def test_models_are_left_out_while_redis_refuses_the_reading(
     assert "no right" not in json.dumps(body)
 
 
-async def test_queued_job_shows_how_many_wait(worker: InProcessWorker, harness: Harness) -> None:
+@pytest.mark.parametrize(
+    ("waiting", "later", "place"),
+    [(5, 2, 3), (5, 0, 5), (1, 3, 1), (0, 0, 1), (None, 2, None), (5, None, None)],
+)
+def test_queue_position_leaves_out_later_jobs(
+    waiting: int | None, later: int | None, place: int | None
+) -> None:
+    assert queue_position(waiting, later) == place
+
+
+async def test_queued_job_shows_its_place(worker: InProcessWorker, harness: Harness) -> None:
     async with redis.asyncio.Redis.from_url(worker.redis_url) as store:
+        await store.zadd(names.JOBS, {"waits": 1})
         fields = {"status": "queued", "tenant": "acme", "created_ms": 1}
         await store.hset(names.state_key("waits"), mapping=fields)
         await store.expire(names.state_key("waits"), 60)
     _, _, body = await harness.call("GET", "/v1/jobs/waits")
     assert (body["status"], body["queued_jobs"]) == ("queued", 0)
+    assert body["queue_position"] == 1

@@ -133,7 +133,7 @@ async def test_stream_continues_after_its_worker_was_killed(
     async with serve(fleet.env["REDIS_URL"], tmp_path) as harness:
         await page.open(harness.url + "/")
         await send(page, harness, "[[stall:2*1]] a b c d")
-        await page.until(f"{STATE} === 'in the queue: one of 1 that wait'")
+        await page.until(f"{STATE} === 'in the queue: number 1 of 1 that wait'")
         with fleet.worker(**QUICK_LEASES) as first:
             await page.until(f"{TEXT} !== ''")
             first.kill()

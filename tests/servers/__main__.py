@@ -1,6 +1,6 @@
 """Real servers of the protocol of OpenAI, which nobody here wrote: ``make test-servers``.
 
-Each gets an environment of its own below ``.servers``, and the same four tests through the queue:
+Each gets an environment of its own below ``.servers``, and the same tests through the queue:
 a bare Celery producer in front, a bare redis-py reader behind. Prints a table for tests/README.md;
 ends with 1 if a test has failed.
 """
@@ -27,6 +27,7 @@ from tests.servers.checks import (
     cancel,
     cancel_costs,
     main_job,
+    reasoning,
     streams,
     tool_call,
     until,
@@ -125,6 +126,9 @@ def litellm(queue: Queue) -> Iterator[tuple[str, dict[str, Callable[[], str]]]]:
                 f"{url}/v1",
                 {
                     "main job": lambda: main_job(queue, job_of("Hello", "mock")),
+                    "reasoning": lambda: reasoning(
+                        queue, job_of("[[reasoning:3]] Hello", "behind")
+                    ),
                     "tool call": lambda: tool_call(
                         queue, job_of("[[tool_calls:1]]", "behind", tools=[_TOOL])
                     ),

@@ -65,6 +65,17 @@ def main_job(queue: Queue, job: Job) -> str:
     return f"{len(chunks)} chunks, {tokens} tokens, {last['finish_reason']}"
 
 
+def reasoning(queue: Queue, job: Job) -> str:
+    """Reasoning arrives apart from the text, and before it."""
+    events = queue.wait(queue.send(job))
+    assert events[-1]["type"] == "completed", events[-1]
+    kinds = [event["type"] for event in events if event["type"] in {"reasoning", "chunk"}]
+    assert kinds == sorted(kinds, reverse=True), kinds
+    assert {*kinds} == {"reasoning", "chunk"}, kinds
+    text = "".join(event["content"] for event in events if event["type"] == "reasoning")
+    return f"{kinds.count('reasoning')} events, {text}"[:80]
+
+
 def tool_call(queue: Queue, job: Job) -> str:
     """A tool call arrives whole."""
     events = queue.wait(queue.send(job))

@@ -117,6 +117,12 @@ class AsyncClient(AsyncSurface):
             )
         return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
 
+    async def submitted_later(self, job_id: str) -> int | None:
+        """Return how many of the newest jobs came after a job; ``None`` if it is none of them."""
+        self._enter()
+        with _naming(job_id):
+            return await self._asked(lambda: records.submitted_later(self._store.redis, job_id))
+
     async def status(self, job_id: str) -> JobStatus:
         self._enter()
         with _naming(job_id):

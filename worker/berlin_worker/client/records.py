@@ -89,6 +89,21 @@ async def newest(
     return await _with_ends(ask, found[:limit])
 
 
+async def submitted_later(redis: Redis, job_id: str) -> int | None:
+    """Return how many jobs of the index are newer than one; ``None`` if it has no entry.
+
+    ``None`` too if an ACL forbids to count. Raises redis-py's errors.
+    """
+    try:
+        created: Any = await redis.zscore(names.JOBS, job_id)
+        if created is None:
+            return None
+        later: int = await redis.zcount(names.JOBS, f"({created!r}", "+inf")
+    except NoPermissionError:
+        return None
+    return later
+
+
 def place_of(job: JobStatus) -> Place:
     """Return the place of a job that :func:`newest` has returned."""
     return (round((job.created_ts or 0.0) * 1000), job.job_id)

@@ -85,10 +85,12 @@ class ListedJob(_Body):
 class Job(ListedJob):
     """A job with its result, which is ``None`` before the end, and once the log has expired.
 
-    ``queued_jobs`` is how many jobs wait for a worker, while this one does.
+    While it waits for a worker, ``queued_jobs`` is how many jobs do, and ``queue_position`` its
+    place among them; 1 is the next. ``None`` is unknown.
     """
 
     queued_jobs: int | None = None
+    queue_position: int | None = None
     result: JobResult | None = None
     usage: dict[str, Any] | None = None
 

@@ -90,7 +90,10 @@ async def look_up(request: web.Request) -> web.Response:
     job = await owned_job(request, "read", request.match_info["job_id"])
     shown = _shown(job)
     if job.status == "queued":
-        shown["queued_jobs"] = await gateway.fleet.waiting()
+        waiting = await gateway.fleet.waiting()
+        later = await gateway.client.submitted_later(job.job_id)
+        shown["queued_jobs"] = waiting
+        shown["queue_position"] = queue_position(waiting, later)
     if job.status in TERMINAL_TYPES:
         try:
             result = await gateway.client.result(job.job_id, timeout_s=gateway.lookup_s)
@@ -102,6 +105,15 @@ async def look_up(request: web.Request) -> web.Response:
             shown["result"] = _result(result)
             shown["usage"] = result.usage
     return web.json_response(shown)
+
+
+def queue_position(waiting: int | None, later: int | None) -> int | None:
+    """Return the place of a queued job, 1 for the next, at the most (pure).
+
+    Of ``waiting`` jobs those stand behind it that came ``later``. Jobs of other priorities, and
+    those of bare producers, count as older. ``None`` if either is unknown.
+    """
+    return None if waiting is None or later is None else max(1, waiting - later)
 
 
 @routes.post("/v1/jobs/{job_id}/cancel")

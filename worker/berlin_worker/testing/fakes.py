@@ -92,6 +92,9 @@ class _AsyncFake(AsyncSurface):
     async def attached(self, job_id: str) -> str | None:
         return self._script.callers.get(job_id)
 
+    async def submitted_later(self, job_id: str) -> int | None:  # noqa: ARG002  # a script has no queue
+        return None
+
     async def cancel(self, job_id: str, reason: str | None = None) -> None:
         self._script.cancel(job_id, reason or "requested")
 

@@ -58,12 +58,15 @@ function toolCall({ index, name, arguments: piece }) {
 const seconds = (ms) => (ms === null ? "none" : `${(ms / 1000).toFixed(2)} s`);
 
 async function watchQueue(kept) {
-  // Until a worker begins, the page says how many jobs wait.
+  // Until a worker begins, the page shows the place of the job.
   while (job === kept && at("state").textContent.startsWith("in the queue")) {
     try {
-      const { queued_jobs } = await call("GET", `v1/jobs/${kept.job_id}?ticket=${encodeURIComponent(kept.ticket)}`);
+      const { queued_jobs, queue_position } = await call("GET", `v1/jobs/${kept.job_id}?ticket=${encodeURIComponent(kept.ticket)}`);
       if (job !== kept || !at("state").textContent.startsWith("in the queue")) return;
-      if (queued_jobs) at("state").textContent = `in the queue: one of ${queued_jobs} that wait`;
+      if (queued_jobs) {
+        const place = queue_position === null ? "one" : `number ${queue_position}`;
+        at("state").textContent = `in the queue: ${place} of ${queued_jobs} that wait`;
+      }
     } catch { /* EventSource shows what is wrong */ }
     await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
   }
