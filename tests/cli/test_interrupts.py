@@ -15,8 +15,10 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(autouse=True)
 def handlers():
     """Restore what an event loop does not, and coverage needs."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield before
+    before = in_place()
+    # A shell starts what it runs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield in_place()
     for number, handler in before.items():
         signal.signal(number, handler)
 
