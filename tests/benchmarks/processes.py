@@ -111,7 +111,7 @@ class Subscriber:
     @classmethod
     @contextlib.contextmanager
     def listening(cls, port: int, jobs: int, *, tell: bool = False) -> Iterator[Self]:
-        """Subscribed, with the server's word for it."""
+        """Yield a subscriber once the server has confirmed its subscription."""
         options = ["--tell"] if tell else []
         command = [sys.executable, "-m", "tests.benchmarks.subscriber", str(port), str(jobs)]
         with process([*command, *options], cwd=ROOT) as running:

@@ -65,7 +65,7 @@ _FULL = (
     Scenario("workers-2", "two workers, flat out", 1000, 200, 0, ("ours",), streams=500, workers=2),
 )
 
-# How much smaller: jobs, chunks. The pace stays, and so does what is measured of one chunk.
+# Factors for the numbers of jobs and chunks. The pace stays, so the figures of a chunk compare.
 _SHRINK: Mapping[Size, tuple[float, float]] = {
     "quick": (0.3, 0.3),
     "tiny": (0.01, 0.1),

@@ -86,7 +86,7 @@ def test_all_that_was_replicated_ends_once_and_right_after_a_failover(make_site,
 
 
 def test_failover_loses_only_writes_that_were_not_replicated(make_site, pair, report):
-    """The replica lags when the primary dies. Streams go back to where it stands, by a reset."""
+    """The replica lags when the primary dies: each stream restarts with a ``reset``."""
     streams = size(10, 100)
     site = make_site(pair.address.url_of(pair.primary.url))
     with site.worker("-c", str(streams)), site.worker("-c", str(streams)):

@@ -1,4 +1,4 @@
-"""Requeuing of jobs whose lease has expired, and of jobs that no message stands for."""
+"""Requeuing of jobs whose lease has expired, and of jobs whose message was lost."""
 
 import asyncio
 import logging

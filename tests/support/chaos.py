@@ -1,4 +1,4 @@
-"""What every chaos test stands on: a Redis, an upstream and workers that may be harmed.
+"""The environment of a chaos test: a Redis, an upstream and workers that may be harmed.
 
 Sizes: the short form is for CI. ``make chaos`` sets ``BERLIN_CHAOS=full`` for the table in the
 README, and ``reduced`` on Sentinels and a cluster. ``BERLIN_CHAOS_SEED`` repeats a run, as far as

@@ -192,6 +192,6 @@ class Worker:
 async def cancelled(task: asyncio.Task[None]) -> AsyncIterator[None]:
     """Cancel ``task`` after the block, and see that it ends as cancelled."""
     yield
-    task.cancel()  # once: a second time would cut short how it ends
+    task.cancel()  # once: a second cancellation would cut its clean-up short
     await asyncio.wait({task}, timeout=30)
     assert task.cancelled()

@@ -237,7 +237,7 @@ def test_listing_of_dead_letters_shows_prompts_only_on_request(quick_fleet):
 
 
 class Touch:
-    """What unpickles by creating a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path

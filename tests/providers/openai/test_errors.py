@@ -189,7 +189,7 @@ def test_ends_of_a_large_file_are_not_shown_and_its_middle_is_not_searched(prefi
         (400, error("streamOptions is not supported"), True),
         (400, error("This endpoint has no stream options."), True),
         (400, "include_usage?", True),
-        # none is extra without it
+        # Of our request only this option can be extra.
         (400, error("Extra inputs are not permitted"), True),
         (422, {"detail": [{"msg": "Unexpected field"}]}, True),
         (400, error("Unknown parameter: 'top_q'"), False),

@@ -12,7 +12,7 @@ from berlin_schemas import names
 def count(app: Celery) -> dict[str, int]:
     """Return ``waiting`` on the queue, and (Redis) ``unacknowledged``: those that workers hold.
 
-    Over a connection of its own. Raises what the broker's client raises.
+    Uses a connection of its own. Raises the errors of the broker's client.
     """
     with app.connection_for_write() as connection:
         channel = connection.channel()

@@ -39,7 +39,7 @@ class Reader:
             async with contextlib.aclosing(stream):
                 async for deltas in stream:
                     if self._detached:
-                        return  # it was cancelled, and goes on
+                        return  # the provider ignores its cancellation
                     watchdog.saw_chunk()
                     if self.cancel_reason is not None:
                         continue

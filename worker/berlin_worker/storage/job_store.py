@@ -218,7 +218,7 @@ class RedisStore:
                 await pipeline.execute()
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
-        """Set the cancel flag of a job, known or not; one that runs only if ``running``.
+        """Set the cancel flag of a job, known or not; of a running job only if ``running``.
 
         Returns whether the job waits by its record (``revoke.lua``).
         """

@@ -31,7 +31,7 @@ def observed(
     ``queue_depth`` returns the number of messages by state, and blocks; ``open_redis`` opens a
     client, and may block too.
 
-    In the event loop of the jobs. Raises ``SettingsError`` where it cannot listen.
+    Runs in the event loop of the jobs. Raises ``SettingsError`` if it cannot listen.
     """
     if settings.http_port is None:
         yield

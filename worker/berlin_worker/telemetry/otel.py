@@ -60,8 +60,7 @@ class OtelTracer:
     def delivery(self, job_id: str, headers: Mapping[str, str]) -> Iterator["_JobTrace"]:
         """Open the span ``worker.generate``, below the current one or else the producer's.
 
-        One is current where the process is instrumented as a whole: that one has the producer's
-        above it.
+        If the whole process is instrumented, a span is current, and its parent is the producer's.
         """
         if not names.is_job_id(job_id):
             job_id = "(none that can be used)"

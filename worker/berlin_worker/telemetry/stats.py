@@ -1,9 +1,9 @@
 """The counters of a worker: plain numbers that any module adds to and any reader reads. Pure.
 
-One :class:`Stats` for a process. All of it is written in the event loop's thread, but for what
-says otherwise, and read in any. Nothing here depends on the readers: ``berlin_worker.telemetry``
-renders it for Prometheus. What happens for each chunk is an attribute of its own, and costs an
-addition.
+One :class:`Stats` for a process. The event loop's thread writes it, except for attributes that
+name another thread; any thread reads it. Nothing here depends on the readers:
+``berlin_worker.telemetry`` renders it for Prometheus. What is counted for each chunk is an
+attribute of its own, and costs an addition.
 """
 
 import re

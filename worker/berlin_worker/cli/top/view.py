@@ -22,7 +22,7 @@ _LAGS_S: Final = 0.25
 _MODELS: Final = 3
 """Maximum number of models whose tokens are shown."""
 _OTHER_LINES: Final = 12
-"""Maximum number of lines above and below the table of workers, but for tokens and servers."""
+"""Maximum number of lines above and below the table of workers, without tokens and servers."""
 
 
 class FleetView:

@@ -77,7 +77,7 @@ class ChunkMapper:
         return [*deltas, *self._tool_calls.finish()]
 
     def text(self, content: str) -> str:
-        """Return a text delta, possibly empty, after half a pair that has waited for it."""
+        """Return a text delta, possibly empty; half a surrogate pair waits for the next delta."""
         text, self.text_half = join_halves(self.text_half, content)
         return text
 
