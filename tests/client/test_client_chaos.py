@@ -119,7 +119,7 @@ async def test_half_open_connection_is_replaced(server, real_redis_url, monkeypa
 async def test_requests_to_a_stalled_server_are_repeated_over_a_new_connection(
     server, real_redis_url, monkeypatch
 ):
-    """Thousands of subscriptions are on the way when it stops."""
+    """The server stops while thousands of subscriptions are under way."""
     monkeypatch.setattr(subscriptions_module, "_PING_EVERY_S", 0.1)
     ids = [f"job-{n:0>100}" for n in range(5000)]
     await written(server, ids[0])

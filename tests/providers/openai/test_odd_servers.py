@@ -56,7 +56,7 @@ def test_odd_servers_are_read(data: bytes) -> None:
 
 
 def test_invalid_utf_8_and_bare_control_characters_are_read() -> None:
-    """As the standard of event streams has it, for servers that cut a character in two."""
+    """Invalid UTF-8 becomes U+FFFD (WHATWG): some servers cut a character in two."""
     sent = [b'data: {"choices": [{"delta": {"content": "%b"}}]}\n\n' % text
             for text in (b"caf\xe9", b"\xf0\x9f", b"a\tb")]  # fmt: skip
     assert deltas_of(*sent, DONE) == ["caf\ufffd", "\ufffd", "a\tb"]

@@ -109,7 +109,7 @@ class Gateway:
             logger.warning("job %s goes on, although its caller has gone: %s", job_id, error)
 
     async def abandoned(self) -> None:
-        """Wait until each job that was to be cancelled later has been, or goes on."""
+        """Wait until each abandoned job has been cancelled, or has a caller again."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
