@@ -33,7 +33,7 @@ def message(**changes: Any) -> dict[str, Any]:
 
 
 def with_field(text: str) -> bytes:
-    """A message with a field of this text, which need not be JSON."""
+    """Return a message with a field of this text, even if that is no JSON."""
     return json.dumps(message()).replace('"lang"', f'{text}, "lang"').encode()
 
 

@@ -74,7 +74,7 @@ class AsyncClient(AsyncSurface):
         message: dict[str, str | int] = {"cancel": job_id}
         if reason is not None:
             message["reason"] = reason
-        if store.database:  # without it the flag alone names the job
+        if store.database:  # without it the cancel flag in the record decides
             message["fleet"] = store.database
         command = (names.CONTROL_CHANNEL, json.dumps(message))
         if store.is_cluster:

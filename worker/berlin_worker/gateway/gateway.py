@@ -124,7 +124,7 @@ class Gateway:
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 CALLER: Final = web.RequestKey("caller", Caller)
 JOB_ID: Final = web.RequestKey("job_id", str)
-"""The job that a request has submitted: its ID is a header also of an error."""
+"""The job that a request has submitted: errors, too, carry its ID in a header."""
 
 
 def caller_of(request: web.Request) -> Caller:

@@ -6,7 +6,7 @@ from berlin_schemas import PromptJob
 
 
 def candidates(job: PromptJob) -> Sequence[PromptJob]:
-    """Return the job as each of its candidates is to run it.
+    """Return one job for each candidate: the form in which that candidate runs it.
 
     ``job`` names its provider and model. A fallback without options runs with those of the job.
     """

@@ -12,7 +12,10 @@ _TOO_MANY_REQUESTS: Final = 429
 
 
 class Cooldowns(Protocol):
-    """The models that cool down, of the whole fleet. No call raises: without Redis none does."""
+    """The models that cool down, of the whole fleet.
+
+    No call raises: without Redis no model cools down.
+    """
 
     async def remaining_s(self, provider: str, model: str) -> float:
         """Return for how long (s) no worker should call the model; 0 if it may."""

@@ -37,8 +37,9 @@ class Shutdown:
 
     def on_signal(self, sig: str, how: str, **_: Any) -> None:
         """Count a signal: each SIGINT or SIGQUIT after the first signal cuts one wait short."""
-        # Supervisors send SIGTERM twice, by chance or to a group: as Celery's pools, this one
-        # does not hurry for it. A second SIGINT or SIGQUIT asks to stop without waiting.
+        # Supervisors may send SIGTERM twice, for instance to a process and to its group. Like
+        # Celery's pools, this one does not hurry for it. A second SIGINT or SIGQUIT asks to stop
+        # without waiting.
         if not self._signals or sig == "SIGINT" or how == "Cold":
             self._signals += 1
         self._callbacks.wake()
