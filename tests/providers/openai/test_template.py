@@ -8,10 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import ErrorCode
-from berlin_worker.providers.deltas import Delta, ReasoningDelta
+from berlin_worker.providers.deltas import ReasoningDelta
 from berlin_worker.providers.limits import Limits
 from berlin_worker.providers.openai.reply import AnswerDecoder
 from berlin_worker.providers.openai.template import ChunkTemplate
+from tests.support.openai_answers import decode
 from tests.support.selection import examples
 
 pytestmark = pytest.mark.unit
@@ -39,16 +40,7 @@ def _event(shape: str, inside: bytes, padding: bytes | None) -> bytes:
 
 def _decoded(reads: list[bytes]) -> tuple[str, str, bool, ErrorCode | None]:
     """Return text, reasoning, whether every delta has a text, and the code of the error."""
-    decoder = AnswerDecoder(_LIMITS, str)
-    found: list[Delta] = []
-    for data in reads:
-        deltas, error = decoder.feed(data)
-        found += deltas
-        if error:
-            break
-    else:
-        deltas, error = decoder.finish()
-        found += deltas
+    found, error, _ = decode(*reads, limits=_LIMITS)
     thought = [delta.content for delta in found if isinstance(delta, ReasoningDelta)]
     said = [delta for delta in found if isinstance(delta, str)]
     return "".join(said), "".join(thought), all(thought) and all(said), error and error.code
