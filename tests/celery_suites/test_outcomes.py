@@ -1,4 +1,4 @@
-"""The comparison of two runs of a suite: only what is known, and as it is known, may differ."""
+"""The comparison of two runs of a suite: they may differ only in the outcomes that are listed."""
 
 from pathlib import Path
 

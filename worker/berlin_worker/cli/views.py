@@ -98,7 +98,8 @@ class TextView:
     def _calls(self, but: int | None = None) -> bytes:
         """Return the lines of the calls that are complete and were not printed.
 
-        More may come for the call ``but``. At the end a call is printed also if it was cut.
+        The call ``but`` is left out, since more of it may come. At the end all calls are printed,
+        even one that was cut.
         """
         lines = b""
         for index, call in self._answer.tool_calls.items():

@@ -77,7 +77,7 @@ def cluster(
         return CheckResult("topology", "fail", message, "see CLUSTER NODES: jobs of the rest wait")
     if bare or replicas < primaries:
         without = f": {', '.join(bare)} has none" if bare else ""
-        hint = f"give each primary a replica{without}; the jobs of one without are lost with it"
+        hint = f"give each primary a replica{without}; if one without dies, its jobs are lost"
         return CheckResult("topology", "warn", message, hint)
     return CheckResult("topology", "ok", message)
 
