@@ -197,9 +197,9 @@ def test_top_survives_an_outage_of_redis_and_ctrl_c_quits():
 
 
 @pytest.mark.parametrize("leave", ["q", "Q", "SIGTERM"])
-def test_q_quits_and_restores_the_terminal(redis_server: RedisProcess, leave: str) -> None:
+def test_q_quits_and_restores_the_terminal(real_redis_url: str, leave: str) -> None:
     with contextlib.closing(
-        Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": ""})
+        Terminal({"REDIS_URL": real_redis_url, "CELERY_BROKER_URL": ""})
     ) as terminal:
         before = terminal.mode()
         wait_until(lambda: "no worker is running" in terminal.text(), "the view")
@@ -216,11 +216,9 @@ def test_q_quits_and_restores_the_terminal(redis_server: RedisProcess, leave: st
 
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}])
-def test_fleet_is_shown_once_on_a_dumb_terminal(
-    redis_server: RedisProcess, env: dict[str, str]
-) -> None:
+def test_fleet_is_shown_once_on_a_dumb_terminal(real_redis_url: str, env: dict[str, str]) -> None:
     with contextlib.closing(
-        Terminal({"REDIS_URL": redis_server.url, "CELERY_BROKER_URL": "", **env})
+        Terminal({"REDIS_URL": real_redis_url, "CELERY_BROKER_URL": "", **env})
     ) as terminal:
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
         assert terminal.process.returncode == 0
