@@ -45,8 +45,7 @@ fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a 
 chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size: make chaos [TOPOLOGY=cluster] [PART=1/3]
 	@$(if $(TOPOLOGY)$(PART)$(CHAOS),,rm -f chaos.json)
 	@status=0; for kind in $(or $(TOPOLOGY),single sentinel cluster); do \
-		form=full; [ $$kind = single ] || form=reduced; \
-		BERLIN_CHAOS=$$form BERLIN_CHAOS_REPORT=chaos.json $(BIN)/pytest -v -n 2 --dist loadgroup \
+		BERLIN_CHAOS=full BERLIN_CHAOS_REPORT=chaos.json $(BIN)/pytest -v -n 2 --dist loadgroup \
 			--topology $$kind $(if $(PART),--part $(PART)) $(or $(CHAOS),tests/chaos) || status=1; \
 	done; $(BIN)/python -m tests.support.chaos_report chaos.json; exit $$status
 

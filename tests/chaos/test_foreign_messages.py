@@ -46,7 +46,7 @@ def submit_by_hand(site, text, *, countdown_s=0.0, follow=False):
 
 def test_foreign_routing_keys_and_repeated_tags_lose_nothing(site, report):
     """Every fifth job is scheduled: it is held, and given back, without being begun."""
-    faults, jobs, random = size(6, 60, 20), size(150, 2000, 700), chance()
+    faults, jobs, random = size(6, 60), size(150, 2000), chance()
 
     def submit() -> None:
         for n in range(jobs):

@@ -15,7 +15,7 @@ def without_ttl(site: Environment) -> list[str]:
 
 def test_garbage_in_redis_and_kills_together_lose_nothing(site, report):
     """What others have written belongs to jobs of its own: it must not touch those that run."""
-    kills, jobs, random = size(3, 30, 15), size(60, 1500, 750), chance()
+    kills, jobs, random = size(3, 30), size(60, 1500), chance()
     garbage = size(300, 5000)
 
     def submit() -> None:

@@ -18,7 +18,7 @@ def left_over(url: str) -> int:
 
 def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit, report):
     """One story: a start of RabbitMQ takes as long as all the rest of the short form."""
-    kills, jobs, random = size(3, 20, 8), size(60, 1000, 400), chance()
+    kills, jobs, random = size(3, 20), size(60, 1000), chance()
     site = make_site(broker_url=rabbit.url)
 
     def submit() -> None:

@@ -14,8 +14,8 @@ from tests.support.workers import wait_until
 
 BATCHES = 15
 WARM_UP = size(8, 3)  # 800 jobs at the least: until then the allocator still grows
-LOG_TTL_S = size(20, 120, 40)  # longer than a batch, whose logs are judged when it is over
-MOST_KIB_PER_1000 = size(4096, 256, 1024)  # a short run is half warm-up: it finds what is gross
+LOG_TTL_S = size(20, 120)  # longer than a batch, whose logs are judged when it is over
+MOST_KIB_PER_1000 = size(4096, 256)  # a short run is half warm-up: it finds what is gross
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def together(parts: list[Figures]) -> Figures:
 
 def test_worker_that_runs_for_long_grows_in_nothing(make_site, report):
     """Batches, each waited for, so that each footprint is that of a worker with nothing to do."""
-    jobs = size(1_500, 20_000, 4_500)
+    jobs = size(1_500, 20_000)
     batch = jobs // BATCHES
     taken: list[Footprint] = []
     judged: list[Figures] = []

@@ -86,12 +86,12 @@ async def test_record_that_cannot_run_ends_its_job(worker, redis_client):
     assert here.job_queue.requeued == []
 
 
-async def fail_twice(redis_client, job_id):
+async def fail_twice(redis_client, job_id, *, ran_ms=0):
     await load_scripts(redis_client)
     store = make_store(redis_client)
     for n in range(2):
         await store.claim(job_id, JOB, call=f"{job_id}-{n}", deadline_s=50.0)
-        await expire_lease(redis_client, job_id)
+        await expire_lease(redis_client, job_id, ran_ms)
 
 
 async def test_final_attempt_runs_in_isolation_and_waiting_jobs_count_no_failed_attempt(
@@ -115,6 +115,30 @@ async def test_final_attempt_runs_in_isolation_and_waiting_jobs_count_no_failed_
         await neighbour
         assert (await here.kinds("neighbour")) == ["started", "chunk", "completed"]
     assert (await record(redis_client, "neighbour"))["failed_attempts"] == "2"
+
+
+async def test_job_that_had_run_for_long_with_its_lost_worker_waits_for_no_slot(
+    worker, redis_client
+):
+    """Two machines fail in turn: of all jobs that ran there none is to blame."""
+    await fail_twice(redis_client, "killer")
+    jobs = [f"job-{n}" for n in range(40)]
+    for job_id in jobs:
+        await fail_twice(redis_client, job_id, ran_ms=3001)
+    key = names.state_key("job-0")
+    await redis_client.hset(key, "cleared", 3)  # it has lost five workers, all of them late
+    async with worker(says("x", hangs=True)) as here:
+        killer = here.start("killer")
+        await here.logged(2, "killer")
+        tasks = {job_id: here.start(job_id) for job_id in jobs}
+        await until(lambda: here.runner.quarantine.waits("job-0"))
+        for job_id in jobs[1:]:
+            await here.logged(2, job_id)
+            kept = await record(redis_client, job_id)
+            assert (kept["failed_attempts"], kept["cleared"]) == ("1", "1")
+        for task in (tasks.pop("job-0"), killer, *tasks.values()):
+            async with cancelled(task):
+                pass
 
 
 async def test_job_that_survives_its_observation_leaves_the_quarantine(worker, redis_client):

@@ -1,8 +1,7 @@
 """The environment of a chaos test: a Redis, an upstream and workers that may be harmed.
 
 Sizes: the short form is for CI. ``make chaos`` sets ``BERLIN_CHAOS=full`` for the table in the
-README, and ``reduced`` on Sentinels and a cluster. ``BERLIN_CHAOS_SEED`` repeats a run, as far as
-chance decides.
+README. ``BERLIN_CHAOS_SEED`` repeats a run, as far as chance decides.
 """
 
 import os
@@ -30,21 +29,15 @@ from tests.support.history import History
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import WorkerProcess, wait_until
 
-_FORM = os.environ.get("BERLIN_CHAOS", "")
-FULL = _FORM in {"full", "reduced"}
+FULL = os.environ.get("BERLIN_CHAOS") == "full"
 
 Kind = Literal["client", "bare"]
 Servers = RedisProcess | SentinelSet | Cluster
 
 
-def size(short: int, full: int, reduced: int | None = None) -> int:
-    """The size of a run in this form, or a limit in seconds: short ones run several at a time.
-
-    ``reduced`` is as ``full`` if it is not given.
-    """
-    if not FULL:
-        return short
-    return full if _FORM == "full" or reduced is None else reduced
+def size(short: int, full: int) -> int:
+    """The size of a run in this form, or a limit in seconds: short ones run several at a time."""
+    return full if FULL else short
 
 
 def chance() -> random.Random:

@@ -123,10 +123,14 @@ def event(log: JobLog, kind: Any, **fields: Any) -> Any:
     return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=1.0, **fields)
 
 
-async def expire_lease(client: redis.asyncio.Redis, job_id: str) -> None:
-    """Make the job look as if its worker had been silent for longer than the lease."""
+async def expire_lease(client: redis.asyncio.Redis, job_id: str, ran_ms: int = 0) -> None:
+    """Make the job look as if its worker had been silent for longer than the lease.
+
+    Until then it had run for ``ran_ms``.
+    """
     if await client.exists(names.state_key(job_id)):
-        await client.hset(names.state_key(job_id), "lease_ms", "1")
+        times = {"first_lease_ms": 1, "lease_ms": 1 + ran_ms}
+        await client.hset(names.state_key(job_id), mapping=times)
     await make_due(client, job_id)
 
 

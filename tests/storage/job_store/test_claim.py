@@ -39,6 +39,39 @@ async def test_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(lossy
     assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 2, 1)
 
 
+async def test_claim_tells_how_long_the_last_lost_attempt_had_run(store, redis_client):
+    assert (await claim(store)).lost_after_ms == 0
+    await expire_lease(redis_client, ID, ran_ms=5000)
+    assert (await claim(store)).lost_after_ms == 5000  # its message came back before the reaper
+    assert (await claim(store, held_attempt=2)).lost_after_ms == 5000
+    await expire_lease(redis_client, ID)
+    await store.reap(ID, again_running_s=6, again_queued_s=30)
+    assert (await claim(store)).lost_after_ms == 0
+    await store.renew([(ID, 4)])
+    await expire_lease(redis_client, ID, ran_ms=7000)
+    await store.reap(ID, again_running_s=6, again_queued_s=30)
+    assert (await claim(store, call="mine")).lost_after_ms == 7000
+    assert (await claim(store, call="mine")).lost_after_ms == 7000
+    await store.release(ID, 5)
+    assert (await claim(store)).lost_after_ms == 7000
+
+
+async def test_renewals_show_how_long_a_lost_attempt_had_run(redis_client):
+    store = make_store(redis_client, lease_s=0.001)
+    first = await claim(store)
+
+    async def renewed_later():
+        await store.renew([(ID, 1)])
+        kept = await record(redis_client, ID)
+        return kept["lease_ms"] > kept["first_lease_ms"]
+
+    while not await renewed_later():
+        pass
+    while (lost := await claim(store, call="other")).status != "claimed":
+        pass
+    assert 0 < lost.lost_after_ms < lost.now_ms - first.now_ms
+
+
 async def test_fresh_job_is_claimed_and_recorded(store, redis_client):
     got = await claim(store)
     assert (got.status, got.attempt, got.seq, got.chunks, got.failed_attempts) == (

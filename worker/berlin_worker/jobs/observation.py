@@ -2,6 +2,9 @@
 
 :mod:`berlin_worker.jobs.quarantine` decides when it begins. This module releases the job while it
 waits, claims it again, and clears its last failed attempt in time.
+
+Most workers die of other causes than a job, and take jobs along that have run for long. Such a
+job has passed its observation already, and begins at once.
 """
 
 import asyncio
@@ -37,9 +40,15 @@ async def under_observation(
     """Wait for a slot, claim the job again, and clear its last failed attempt in time.
 
     A job that runs alone is cleared when it has survived. One of a group is cleared at once,
-    since another job of the group may be the one that kills the worker.
+    since another job of the group may be the one that kills the worker. So is a job whose lost
+    attempt has run for longer than an observation, ``max_attempts`` times: one that kills its
+    workers late waits then as others do.
     """
     job_id = claim.job_id
+    has_survived = claim.lost_after_ms > quarantine.observation_s * 1000
+    if has_survived and await _clear_failure(claim, store, policy, times=1):
+        yield claim
+        return
     waits = quarantine.busy
     if waits:
         # A lost worker must not count against a job that only waits.
@@ -70,13 +79,16 @@ async def _clear_after_survival(
     await _clear_failure(claim, store, policy)
 
 
-async def _clear_failure(claim: Claim, store: JobStore, policy: RetryPolicy) -> None:
-    await retry_until_available(
+async def _clear_failure(
+    claim: Claim, store: JobStore, policy: RetryPolicy, *, times: int = _CLEARED_UP_TO
+) -> bool:
+    """Clear the last failed attempt, up to ``times * max_attempts`` times; return whether."""
+    return await retry_until_available(
         lambda: store.clear_failure(
             claim.job_id,
             claim.attempt,
             failed_attempts=claim.failed_attempts - 1,
             # Not for ever: a job that kills its workers late would go on to do so.
-            at_most=_CLEARED_UP_TO * policy.max_attempts,
+            at_most=times * policy.max_attempts,
         )
     )

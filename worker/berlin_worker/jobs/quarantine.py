@@ -6,7 +6,8 @@ than 16 jobs wait, half of them begin together. If the process dies then, no job
 counts a failed attempt, and the next group is smaller.
 
 After two faults of the machines, without such a job, 100 of 200 jobs have begun after 3 s, 187
-after 12 s, and the last after 51 s.
+after 12 s, and the last after 51 s. Jobs that had run for longer than an observation do not wait:
+see :mod:`berlin_worker.jobs.observation`.
 """
 
 import asyncio

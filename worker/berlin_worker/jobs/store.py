@@ -57,6 +57,8 @@ class Claim:
     - ``cancel_reason``: why the job is to be cancelled; empty if it is not.
     - ``leased_ms``: when the lease of another attempt runs out, unless it is renewed; 0 if no
       attempt has one.
+    - ``lost_after_ms``: how long the last attempt that lost its worker is known to have run; 0 if
+      there was none.
     - ``never_began``: the job was cancelled before its first attempt opened.
     """
 
@@ -71,6 +73,7 @@ class Claim:
     started_ms: int
     now_ms: int
     leased_ms: int = 0
+    lost_after_ms: int = 0
     never_began: bool = False
     progress: Progress = NO_PROGRESS
 
@@ -114,8 +117,8 @@ class JobStore(Protocol):
 
     async def clear_failure(
         self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
-    ) -> None:
-        """Set the ``failed_attempts`` of a running job, ``at_most`` so often."""
+    ) -> bool:
+        """Set the ``failed_attempts`` of a running job, ``at_most`` so often; return whether."""
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep ``progress`` in the record, for the next claim."""

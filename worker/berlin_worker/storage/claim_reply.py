@@ -10,7 +10,7 @@ from berlin_worker.storage import stored_values
 def claim_of(job_id: str, reply: Sequence[Any]) -> tuple[Claim, bool]:
     """Return the claim, and whether the job has had no record before."""
     status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, saved = reply
-    created_ms, started_ms, now_ms, leased_ms = times
+    created_ms, started_ms, now_ms, leased_ms, lost_after_ms = times
     progress = NO_PROGRESS
     if saved:
         progress = Progress.from_json(stored_values.json_object(saved))
@@ -26,6 +26,7 @@ def claim_of(job_id: str, reply: Sequence[Any]) -> tuple[Claim, bool]:
         started_ms=started_ms,
         now_ms=now_ms,
         leased_ms=leased_ms,
+        lost_after_ms=lost_after_ms,
         never_began=before == b"cancelled" and seq <= 1,
         progress=progress,
     )

@@ -201,11 +201,12 @@ class RedisStore:
 
     async def clear_failure(
         self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
-    ) -> None:
-        """Set the ``failed_attempts`` of a running job (``clear_failure.lua``)."""
+    ) -> bool:
+        """Set the ``failed_attempts`` of a running job (``clear_failure.lua``); return whether."""
         with unreachable():
             args = [attempt, failed_attempts, at_most]
-            await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
+            reply = await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
+        return bool(reply)
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep in the record what the next claim returns of earlier attempts."""

@@ -65,7 +65,7 @@ for k = 1, #KEYS, 2 do
     end
     if taken == 1 and ending ~= '' then
       call('HSET', state, 'status', ending)
-      call('HDEL', state, 'owner', 'job', 'lease_ms')
+      call('HDEL', state, 'owner', 'job', 'lease_ms', 'first_lease_ms')
       call('EXPIRE', state, ttl)
       call('EXPIRE', log, ttl)
     elseif taken == 1 and new and call('TTL', log) < 0 then

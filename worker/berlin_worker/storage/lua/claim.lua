@@ -12,18 +12,20 @@
 --       8 fingerprint of the job object ('' if the caller has none)
 --       9... further fields of the record and their values
 -- reply {outcome, attempt, seq, chunks, failed_attempts, cancel reason, created, started, now,
---        leased, status, progress}
+--        leased, lost_after, status, progress}
 --       outcome 'claimed', 'finished', 'leased', 'not_queued', or 'conflict' (the record is that of
---       another job with this ID); times in ms; leased until, or 0; status as it was before the
---       claim; progress is what earlier attempts have saved; cancel reason '' if the job is not to be cancelled
+--       another job with this ID); times in ms; leased until, or 0; lost_after is how long the last
+--       attempt that lost its worker is known to have run; status as it was before the claim;
+--       progress is what earlier attempts have saved; cancel reason '' if the job is not to be cancelled
 
 -- Others may write records and logs: a key of another type is removed, a field that is no whole
 -- number counts as missing, and a log that does not fit its record begins anew.
 local r = heal('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'chunks', 'failed_attempts',
                'cancel', 'created_ms', 'started_ms', 'owner', 'fingerprint', 'revoked', 'lease_ms',
-               'progress')
+               'progress', 'first_lease_ms', 'lost_after_ms')
 local status, attempt = r[1], whole(r[2], 0)
 local seq, chunks = whole(r[3], 0), whole(r[4], 0)
+local lost_after = whole(r[15], 0)
 local now = now_ms()
 local created, started = math.min(whole(r[7], now), now), math.min(whole(r[8], now), now)
 
@@ -35,7 +37,7 @@ end
 local function reply(outcome, fields)
   return {outcome, fields.attempt or attempt, seq, chunks,
           fields.failed_attempts or whole(r[5], 0), cancel_reason, fields.created or 0,
-          fields.started or 0, now, fields.leased or 0, status or '', r[13] or ''}
+          fields.started or 0, now, fields.leased or 0, lost_after, status or '', r[13] or ''}
 end
 
 -- A record of an older version has no fingerprint, and is not compared; garbage counts as missing.
@@ -61,6 +63,9 @@ if status == 'running' then
     return reply('leased', {leased = lease})
   end
   failed_attempts = count_failed(r[5])
+  if tonumber(ARGV[5]) ~= attempt then
+    lost_after = known_to_run_ms(r[12], r[14])
+  end
 elseif tonumber(ARGV[5]) ~= 0 then
   return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
 end
@@ -69,10 +74,13 @@ end
 local lease = string.format('%.0f', now + ARGV[2])
 local fields = {'status', 'running', 'attempt', attempt + 1, 'failed_attempts', failed_attempts, 'owner', ARGV[1],
                 'created_ms', created, 'started_ms', started,
-                'lease_ms', lease}
+                'lease_ms', lease, 'first_lease_ms', lease}
 local function add(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
+end
+if lost_after > 0 or r[15] then
+  add('lost_after_ms', lost_after)
 end
 if ARGV[4] ~= '' then
   add('job', ARGV[4])

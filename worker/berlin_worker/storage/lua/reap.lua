@@ -13,7 +13,7 @@
 
 local now = now_ms()
 local r, wrong = try('HMGET', KEYS[1], 'status', 'job', 'created_ms', 'queued_ms', 'trace', 'lease_ms',
-                     'failed_attempts')
+                     'failed_attempts', 'first_lease_ms')
 if wrong then
   return {'running', tonumber(ARGV[1]), '', ''}
 end
@@ -28,7 +28,8 @@ end
 local again = tonumber(ARGV[2])
 if status == 'running' then
   again = tonumber(ARGV[1])
-  redis.call('HSET', KEYS[1], 'status', 'queued', 'failed_attempts', count_failed(r[7]))
+  redis.call('HSET', KEYS[1], 'status', 'queued', 'failed_attempts', count_failed(r[7]),
+             'lost_after_ms', known_to_run_ms(r[6], r[8]))
   redis.call('HDEL', KEYS[1], 'owner')
 elseif status ~= 'queued' then
   status = 'queued'
