@@ -24,15 +24,15 @@ def test_garbage_in_redis_and_kills_together_lose_nothing(site, report):
             site.submit(None, "[[delay:0.02]]", how=how, follow=n % 20 == 0)
 
     places = ["record", "control", "channel"]
-    with (
-        Replicas(2, lambda: site.worker("-c", "8", WORKER_MAX_ATTEMPTS="50")) as replicas,
-        in_background(submit),
-        in_background(lambda: fuzz.write(site.redis, garbage, places)),
-    ):
-        for _ in range(kills):
-            time.sleep(random.uniform(0.5, 2))  # chance decides what it hits
-            site.history.fault()
-            replicas.kill(random.randrange(2))
+    with Replicas(2, lambda: site.worker("-c", "8", WORKER_MAX_ATTEMPTS="50")) as replicas:
+        with (
+            in_background(submit),
+            in_background(lambda: fuzz.write(site.redis, garbage, places)),
+        ):
+            for _ in range(kills):
+                time.sleep(random.uniform(0.5, 2))  # chance decides what it hits
+                site.history.fault()
+                replicas.kill(random.randrange(2))
         site.history.wait(size(90, 600))
         # On a cluster a record is not written with its index entry: the workers' search finds it.
         wait_until(lambda: not without_ttl(site), "workers have healed all records")

@@ -128,6 +128,24 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
     await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0, at_most=9)
 
 
+async def test_search_finds_records_of_no_known_status_and_gives_others_a_ttl(worker, redis_client):
+    """Whatever another client writes without an index entry: nothing stays for ever."""
+    records = {
+        "strange": {"status": "x"},
+        "empty": {"status": ""},
+        "over": {"status": "completed"},
+        "no-status": {"cancel": 1},
+    }
+    for job_id, fields in records.items():
+        await redis_client.hset(names.state_key(job_id), mapping=fields)
+    await other_type(redis_client, STATE)
+    for _ in range(2):  # fewer keys than one call looks at
+        await worker.store.heal_index()
+    assert {each.decode() for each in await indexed(redis_client)} == {"strange", "empty"}
+    for job_id in ("over", "no-status", JOB_ID):
+        assert await redis_client.ttl(names.state_key(job_id)) > 0
+
+
 async def test_due_job_that_cannot_run_ends_for_its_reader(worker, redis_client):
     """Every kind of record that is due: the reaper ends it, and goes on to the next."""
     records = {
