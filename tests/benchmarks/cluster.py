@@ -1,10 +1,11 @@
 """``python -m tests.benchmarks.cluster``: one Redis beside a Redis Cluster of three primaries.
 
-The same load on both, in turns: a worker with paced streams, a reader that follows all of them, the
-queue on a Redis of its own. What counts is the CPU of the worker and of each server for a chunk,
-while all streams are in flight. No node has a replica.
+The load is the same on both, in turns: a worker with paced streams, a reader that follows all of
+them, the queue on a Redis of its own. Measured is the CPU of the worker and of each server for a
+chunk, while all streams are in flight. No node has a replica.
 
-Three primaries carry as much more than one Redis as the busiest of them has less to do for a chunk.
+If the busiest of three primaries spends half of the CPU of one Redis for a chunk, the three carry
+twice the load.
 """
 
 import argparse
@@ -46,7 +47,7 @@ class Cost(NamedTuple):
     worker_us: float
     node_us: tuple[float, ...]
     events_a_read: float
-    """How many events a server finds at once when it reads: what a batch holds."""
+    """How many events a server reads at once: the size of a batch."""
 
     @property
     def servers_us(self) -> float:
@@ -66,7 +67,7 @@ def servers(kind: str, binary: Path) -> Iterator[Servers]:
 
 
 def cost(bench: Bench, store: Servers, *, streams: int, window_s: float) -> Cost:
-    """Return what a chunk costs with so many streams; raises :class:`Failed`."""
+    """Return the cost of a chunk with this number of streams; raises :class:`Failed`."""
     chunks = round((window_s + 8.0) * 1000 / _EVERY_MS)
     ours = CONTENDERS["ours"]
     env = environ(ours, redis_url=store.url, berlin_url=bench.berlin_url, streams=streams)

@@ -1,4 +1,4 @@
-"""An environment for each kind of peer: some force versions that others cannot live with."""
+"""An environment for each kind of peer: some require versions that others do not support."""
 
 import contextlib
 import subprocess
@@ -8,7 +8,7 @@ from tests.benchmarks.fleet import ENVS, HERE
 
 
 def install(name: str) -> None:
-    """Make ``.bench/envs/<name>`` from its requirements, unless it is there as they say."""
+    """Make ``.bench/envs/<name>`` from its requirements, unless it is up to date."""
     requirements = HERE / "requirements" / f"{name}.txt"
     place = ENVS / name
     installed = place / ".installed"

@@ -1,4 +1,4 @@
-"""What SENTINEL FAILOVER costs a client: ``python -m tests.benchmarks.failover [--rounds 10]``.
+"""The cost of SENTINEL FAILOVER to a client: ``python -m tests.benchmarks.failover [--rounds 10]``.
 
 A client writes one entry after another, and notes those that are acknowledged. After the failover
 the entries that the new primary lacks are lost. The first of them is the first that the former

@@ -1,4 +1,4 @@
-"""The contenders: how each is started, and how many streams one worker of it can hold."""
+"""The contenders: their commands, and how many streams one worker of each can hold."""
 
 import os
 import sys
@@ -28,12 +28,12 @@ class Contender:
     environ: dict[str, str] = field(default_factory=dict)
 
     def command(self, streams: int, number: int = 0) -> list[str]:
-        """The command of the worker of this number, for this many streams."""
+        """Return the command of the worker of this number, for this many streams."""
         first, *rest = (word.format(streams=streams, number=number) for word in self.worker)
         return [str(self._bin / first), *rest]
 
     def produce(self) -> list[str] | None:
-        """The command of the producer."""
+        """Return the command of the producer."""
         return [str(self._bin / "python"), self.producer] if self.producer else None
 
     @property
@@ -140,7 +140,7 @@ CONTENDERS = {
 def environ(
     contender: Contender, *, redis_url: str, berlin_url: str, streams: int
 ) -> dict[str, str]:
-    """The environment of its worker and of its producer."""
+    """Return the environment of its worker and of its producer."""
     return {
         **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
         "PYTHONPATH": str(HERE),

@@ -2,7 +2,7 @@
 
 
 def between(readme: str, name: str, text: str) -> str:
-    """``readme`` with ``text`` between the marks of ``name``; ``ValueError`` if it has none."""
+    """Return ``readme`` with ``text`` between the marks of ``name``; raises ``ValueError``."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if begin not in readme or end not in readme:
         raise ValueError(f"README.md: put {begin.strip()} and {end} where the table shall stand")

@@ -1,4 +1,4 @@
-"""What a process and all its children use, from ``/proc``. Linux only."""
+"""CPU and memory of a process and all its children, from ``/proc``. Linux only."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of ``/proc/<pid>/stat`` from the state on (``man 5 proc``: field 3)."""
+    """Return the fields of ``/proc/<pid>/stat`` from the state on (``man 5 proc``: field 3)."""
     # The second field is the name, in parentheses, and may hold anything.
     return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def tree(root: int) -> list[int]:
-    """The process and all its descendants that are alive."""
+    """Return the process and all its descendants that are alive."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
@@ -42,7 +42,7 @@ def cpu_s(pids: Iterable[int]) -> float:
 
 
 def unique_bytes(pids: Iterable[int]) -> int:
-    """Unique set size: the memory that would be free again if these processes ended."""
+    """Return the unique set size: the memory that would be free again if these processes ended."""
     kilobytes = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -53,7 +53,7 @@ def unique_bytes(pids: Iterable[int]) -> int:
 
 
 def tcp_connections(pid: int, to_port: int | None = None) -> int:
-    """The established TCP connections of a process, all of them or those to one port."""
+    """Return the established TCP connections of a process, all of them or those to one port."""
     held = set()
     for entry in (_PROC / str(pid) / "fd").iterdir():
         with contextlib.suppress(OSError):  # it has just been closed
@@ -70,7 +70,7 @@ def tcp_connections(pid: int, to_port: int | None = None) -> int:
 
 
 def machine_busy_s() -> float:
-    """CPU time of the whole machine since it started: all that is not idle."""
+    """Return the CPU time of the whole machine since it started: all that is not idle."""
     fields = (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
     return (user + nice + system + irq + softirq + steal) / _TICKS

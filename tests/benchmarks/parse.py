@@ -1,7 +1,7 @@
-"""What a chunk costs from bytes to text, by protocol: ``python -m tests.benchmarks.parse``.
+"""The cost of a chunk from bytes to text, by protocol: ``python -m tests.benchmarks.parse``.
 
 Each figure is the best of several rounds, which take turns, in µs of CPU of this machine. The JSON
-readers are shown beside for what they would cost alone; one that is not installed is left out.
+readers are in the table with their own cost; one that is not installed is left out.
 """
 
 import importlib
@@ -37,7 +37,7 @@ def _openai(event: bytes, count: int) -> Callable[[], object]:
 
 
 def _padded(count: int, word: bytes = b"token") -> Callable[[], object]:
-    """Chunks as OpenAI sends them, each padded to another length."""
+    """Return chunks as OpenAI sends them, each padded to another length."""
     event = PADDED.replace(b"token", word)
     reads = [
         b"".join(
@@ -51,7 +51,7 @@ def _padded(count: int, word: bytes = b"token") -> Callable[[], object]:
 
 
 def _varying() -> Callable[[], object]:
-    """Chunks that differ in more than their text: the JSON reader has each of them."""
+    """Return chunks that differ in more than their text: the JSON reader has each of them."""
     decoder, number = AnswerDecoder(_LIMITS, str), iter(range(1 << 60))
     return lambda: decoder.feed(_OTHER % (next(number), *_TIME))
 

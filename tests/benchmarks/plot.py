@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("svg")
-from matplotlib import pyplot  # the backend comes first
+from matplotlib import pyplot  # after the choice of the backend
 
 OURS, OTHERS = "#1f6feb", "#8c959f"
 PANELS = (
@@ -22,7 +22,7 @@ PANELS = (
 
 
 def main(figures: Path, picture: Path) -> None:
-    """Three panels, a bar for each contender, thin lines from the worst round to the best."""
+    """Draw three panels: a bar for each contender, a thin line from its worst round to its best."""
     figures_of_run = json.loads(figures.read_text())
     titles: dict[str, str] = figures_of_run["titles"]
     mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "figures", "axes.spines.right": False})
@@ -63,7 +63,7 @@ def main(figures: Path, picture: Path) -> None:
 
 
 def values(runs: list[dict], scenario: str, contender: str, key: str, scale: float) -> list[float]:
-    """The rounds of one figure."""
+    """Return the rounds of one figure."""
     return [
         run[key] * scale
         for run in runs

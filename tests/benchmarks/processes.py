@@ -36,7 +36,7 @@ def process(
     env: Mapping[str, str] | None = None,
     log: IO[str] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process with its standard input open; all it prints goes to ``log``, if given."""
+    """Run a process with its standard input open; its output goes to ``log``, if given."""
     started = subprocess.Popen(
         command,
         cwd=cwd,
@@ -45,7 +45,7 @@ def process(
         stdout=log or subprocess.PIPE,
         stderr=log,
         text=True,
-        start_new_session=True,  # so that its children end with it
+        start_new_session=True,  # its children end with it
     )
     try:
         yield started
@@ -61,7 +61,7 @@ def _end(started: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         started.kill()
         started.wait()
-    # It leads a session of its own, so this reaches those that it started and no other.
+    # The process leads a session of its own, so the signal reaches its children and no other.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
     for stream in (started.stdin, started.stdout):
@@ -85,7 +85,7 @@ class Output:
         self._lines.put(None)
 
     def wait_for(self, key: str, timeout_s: float = START_TIMEOUT_S) -> Any:
-        """The value of the next line with ``key``; raises ``Failed`` if none comes."""
+        """Return the value of the next line with ``key``; raises ``Failed`` if none comes."""
         give_up = time.monotonic() + timeout_s
         while True:
             try:
@@ -120,13 +120,13 @@ class Subscriber:
             yield subscriber
 
     def chunks_so_far(self) -> int:
-        """The number of chunks that it has heard."""
+        """Return the number of chunks that it has received."""
         self._running.send_signal(signal.SIGUSR1)
         chunks: int = self.wait_for("mark")
         return chunks
 
     def give_up(self, timeout_s: float) -> dict[str, Any]:
-        """The result; where the jobs do not end in time, of what has been heard."""
+        """Return the result; if the jobs do not end in time, that of the events so far."""
         try:
             result: dict[str, Any] = self.wait_for("result", timeout_s)
         except Failed:
@@ -137,7 +137,7 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all runs share: one Redis and one upstream process."""
+    """One Redis and one upstream process, which all runs share."""
 
     server: RedisProcess
     upstream_pid: int
@@ -160,7 +160,7 @@ class Bench:
         return f"http://127.0.0.1:{self.upstream_port}"
 
     def upstream_ms(self, calls: int = 200) -> list[float]:
-        """From request to first chunk over one connection, in order: the upstream's own time."""
+        """Return the upstream's own times from request to first chunk (ms), in ascending order."""
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream_port)
         taken = []
         for _ in range(calls):

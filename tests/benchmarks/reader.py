@@ -16,7 +16,7 @@ from berlin_worker.client import AsyncClient
 
 
 async def follow(client: AsyncClient, job_id: str) -> tuple[int, bool]:
-    """The number of chunks, and whether each came once, in order, up to ``completed``."""
+    """Return the number of chunks, and whether each came once, in order, up to ``completed``."""
     chunks, sound, completed = 0, True, False
     async for event in client.stream(job_id):
         if isinstance(event, Chunk):

@@ -1,4 +1,4 @@
-"""The figures as Markdown: medians, spreads, ratios to ours, and what was to be reached. Pure."""
+"""The figures as Markdown: medians, spreads, ratios to ours, and targets. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
 
 
 def markdown(figures: dict[str, Any]) -> str:
-    """All tables, the one of the targets first."""
+    """Return all tables, the one of the targets first."""
     runs = with_memory(figures["runs"])
     parts = [targets(figures)]
     for scenario in scenarios(figures["size"]):
@@ -81,7 +81,7 @@ def markdown(figures: dict[str, Any]) -> str:
 
 
 def targets(figures: dict[str, Any]) -> str:
-    """Where and when it was measured, and what was to be reached."""
+    """Return machine and time of the measurement, and the table of targets."""
     own = figures["upstream_first_chunk_ms"]["p50"]
     rows = [
         _row([v.target, v.measured, {True: "yes", False: "no", None: "—"}[v.held]])
@@ -109,12 +109,12 @@ Ours carries the log, the fence and the lease; none of the others does. All figu
 
 
 def filled(readme: str, figures: dict[str, Any]) -> str:
-    """``readme`` with its section on speed between the marks; ``ValueError`` if it has none."""
+    """Return ``readme`` with the section on speed between its marks; raises ``ValueError``."""
     return between(readme, "benchmark", f"{_SECTION}{targets(figures)}")
 
 
 def table(scenario: Scenario, runs: Runs) -> str:
-    """One scenario: a row for each contender; the first figure has spread and ratio to ours."""
+    """Return a scenario, a row for each contender; first figures have spread and ratio to ours."""
     columns = _COLUMNS[scenario.name.split("-", maxsplit=1)[0]]
     first, *others = columns
     head = ["", first.title, "spread", "to ours", *(c.title for c in others), ""]
@@ -142,7 +142,7 @@ def table(scenario: Scenario, runs: Runs) -> str:
 
 
 def summary(runs: Runs, contender: str, path: str) -> Summary | None:
-    """The rounds of a contender; ``None`` if none has the figure."""
+    """Return the rounds of a contender; ``None`` if none has the figure."""
     found = [
         value
         for run in runs
@@ -153,7 +153,7 @@ def summary(runs: Runs, contender: str, path: str) -> Summary | None:
 
 
 def at(run: dict[str, Any], path: str) -> float | None:
-    """The figure at a dotted path."""
+    """Return the figure at a dotted path."""
     value: Any = run
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -161,7 +161,7 @@ def at(run: dict[str, Any], path: str) -> float | None:
 
 
 def with_memory(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs, with what each stream in flight adds to a worker that holds one."""
+    """Return the runs, with what each stream in flight adds to a worker that holds one."""
     runs = list(runs)
     idle = {
         run["contender"]: run["idle_memory_bytes"] for run in runs if "idle_memory_bytes" in run

@@ -56,7 +56,7 @@ class Run:
         self._stack.close()
 
     def figures(self) -> dict[str, Any]:
-        """What was measured; raises :class:`Failed`."""
+        """Run the scenario; return what was measured; raises :class:`Failed`."""
         match self._scenario.kind:
             case "backlog":
                 return self._backlog()
@@ -145,7 +145,7 @@ class Run:
         }
 
     def _window(self, window_s: float) -> dict[str, Any]:
-        """What the streams in flight cost together, without their beginnings and ends."""
+        """Return the cost of the streams in flight, without their beginnings and ends."""
         chunks, cpu = self._subscriber.chunks_so_far(), measure.cpu_s(self._pids())
         time.sleep(window_s)
         more_chunks, more_cpu = self._subscriber.chunks_so_far(), measure.cpu_s(self._pids())
@@ -158,7 +158,7 @@ class Run:
         producer = self._start_producer()
         self._order_all()
         if producer is not None:
-            # It ends with its orders: the whole backlog is there before a worker is.
+            # The producer ends with its orders: the whole backlog is queued before a worker starts.
             self._orders[0].close()
             producer.wait(_PATIENCE_S)
         self._start_workers()
@@ -194,7 +194,7 @@ class Run:
         self._order_all()
         paced_s = scenario.chunks * scenario.every_ms / 1000
         self._subscriber.wait_for("started", _PATIENCE_S + paced_s)
-        # By now it has replayed what there was, and all is live.
+        # By now the reader has replayed the logs, and all its streams are live.
         time.sleep(paced_s / 4)
         connections = measure.tcp_connections(reader.pid)
         read: dict[str, Any] = output.wait_for("reader", _PATIENCE_S + 4 * paced_s)
@@ -205,7 +205,7 @@ class Run:
         return {**judged, "reader": read, "sound": sound}
 
     def _judged(self, result: dict[str, Any]) -> dict[str, Any]:
-        """What arrived, and whether it was all that should have."""
+        """Return the figures of what has arrived, and whether all of it has."""
         expected = self._scenario.jobs * self._scenario.chunks
         whole = result["chunks"] == expected and result["ended"] == self._scenario.jobs
         return {

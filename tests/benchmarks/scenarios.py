@@ -20,10 +20,10 @@ EVERYBODY = (*BERLIN, *OPENAI)
 class Scenario:
     """One load. ``jobs`` jobs of ``chunks`` chunks, ``streams`` of them at a time.
 
-    ``every_ms`` is the pace of each stream, 0: flat out. ``kind`` says how it is run: ``streams``
+    ``every_ms`` is the pace of each stream, 0: flat out. The ``kind`` of a run is ``streams``
     (all at once), ``backlog`` (enqueued before the worker starts), ``idle`` (one after the other),
-    ``memory`` (no jobs: what the worker takes by itself, when it may hold one stream),
-    ``reader`` (as ``streams``, and one process reads along by the client of this project).
+    ``memory`` (no jobs: the memory of a worker that may hold one stream) or ``reader`` (as
+    ``streams``, and one process reads along by the client of this project).
     ``rounds_at_most`` bounds what costs much time and varies little.
     """
 
@@ -40,7 +40,7 @@ class Scenario:
     rounds_at_most: int = 100
 
     def held_by(self, max_streams: int) -> "Scenario":
-        """The same for a worker that holds fewer streams: fewer jobs, where all run at once."""
+        """Return the scenario for a worker of fewer streams: fewer jobs, if all run at once."""
         if self.kind in {"streams", "reader"} and self.jobs > max_streams:
             return replace(self, jobs=max_streams, streams=max_streams)
         return replace(self, streams=min(self.streams, max_streams))
@@ -73,7 +73,7 @@ _SHRINK: Mapping[Size, tuple[float, float]] = {
 
 
 def scenarios(size: Size) -> tuple[Scenario, ...]:
-    """All scenarios; ``quick`` with a third of jobs and chunks, ``tiny`` to see that they run."""
+    """Return all scenarios: ``quick`` with a third of jobs and chunks, ``tiny`` to try the code."""
     return _FULL if size == "full" else tuple(_shrunk(scenario, size) for scenario in _FULL)
 
 

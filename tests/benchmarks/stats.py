@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile of values in ascending order; raises ``ValueError`` for none."""
+    """Return the nearest-rank percentile of ascending values; raises ``ValueError`` for none."""
     if not ordered:
         raise ValueError("no values")
     return ordered[max(math.ceil(len(ordered) * percent / 100) - 1, 0)]
@@ -31,12 +31,12 @@ class Summary:
         return cls(median, half / median if median else 0.0, len(values))
 
     def ratio(self, to: "Summary") -> float | None:
-        """How many times ``to`` this is."""
+        """Return how many times ``to`` this is."""
         return self.median / to.median if to.median else None
 
 
 def jobs_a_second(heard_ns: Sequence[int]) -> float | None:
-    """The rate at which jobs were heard, without the first tenth, in which a worker starts up.
+    """Return the rate of jobs without the first tenth, in which a worker starts up.
 
     ``None`` if there are too few.
     """

@@ -64,7 +64,7 @@ async def measure(url: str, pid: int, *, jobs: int, chunks: int, together: int) 
 
 
 def _job_id(number: int) -> str:
-    """As long as a UUID, and it shows in every key, channel and event."""
+    """Return a job ID as long as a UUID: it is in every key, channel and event."""
     return f"{number:08}-0000-4000-8000-000000000000"
 
 
@@ -84,7 +84,7 @@ async def _begun(job_id: str, store: RedisStore, journal: Journal) -> JobLog:
 
 
 async def _counted(client: redis.asyncio.Redis) -> dict[str, int]:
-    """Bytes over the network, bytes in memory."""
+    """Return the bytes over the network, and those in memory."""
     stats: dict[str, Any] = await client.info("stats")
     memory: dict[str, Any] = await client.info("memory")
     return {

@@ -4,7 +4,7 @@ It speaks RESP by itself, so that it is not the bottleneck, and PSUBSCRIBEs ``jo
 
 Run as a script, with the port of Redis and the number of jobs, it prints one JSON object a line:
 ``ready`` once subscribed, ``warm`` at the end of a job whose ID begins with ``warm`` (which counts
-for nothing else), ``started`` once every job has been heard of, ``ended`` with the ID of each that
+for nothing else), ``started`` once every job has had an event, ``ended`` with the ID of each that
 ends (``--tell``), ``mark`` with the number of chunks so far (SIGUSR1), and ``result`` at the end of
 the last job or at SIGTERM.
 """
@@ -29,7 +29,7 @@ _SETTLE_NS = 1_000_000_000
 
 
 class Tally:
-    """What was heard. All times in ns of the monotonic clock."""
+    """The events that were received. All times are in ns of the monotonic clock."""
 
     def __init__(self) -> None:
         self.next_index: dict[bytes, int] = {}
@@ -42,7 +42,7 @@ class Tally:
         self.last_heard = 0
 
     def chunk(self, job: bytes, text: bytes, now: int) -> None:
-        """A chunk of ``job``: its text opens with the time of its sending and its index."""
+        """Count a chunk of ``job``; its text opens with the time of its sending and its index."""
         sent_text, index_text, _ = text.split(b" ", 2)
         sent, index = int(sent_text), int(index_text)
         if index != self.next_index.get(job, 0):
@@ -58,7 +58,7 @@ class Tally:
         self.last_heard = now
 
     def result(self) -> dict[str, Any]:
-        """All of it as JSON. ``steady`` is the time in which every stream was in flight."""
+        """Return all figures as JSON. ``steady``: while every stream was in flight."""
         firsts = sorted(self.first_heard.values())
         begin = max((first for first, _ in self.sent_range.values()), default=0) + _SETTLE_NS
         end = min((last for _, last in self.sent_range.values()), default=0)

@@ -1,4 +1,4 @@
-"""What is to be reached, and whether it was. Pure."""
+"""The targets, and whether they were reached. Pure."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _TWO_WORKERS = 1.7
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A target; ``held`` is ``None`` where the run cannot say."""
+    """A target; ``held`` is ``None`` if the run does not have its figures."""
 
     target: str
     measured: str
@@ -27,7 +27,7 @@ class Verdict:
 
 
 def verdicts(runs: Runs, *, upstream_ms: float) -> list[Verdict]:
-    """Every target, in the order in which it was set."""
+    """Return every target, in the order in which it was set."""
     return list(_verdicts(_Medians(runs), upstream_ms))
 
 
@@ -47,13 +47,13 @@ class _Medians:
         return statistics.median(values) if values else None
 
     def best(self, scenario: str, contenders: Sequence[str], key: str, pick: Any) -> Any:
-        """``(figure, contender)`` of the best of them; ``None`` if none has the figure."""
+        """Return ``(figure, contender)`` of the best of them; ``None`` if none has the figure."""
         found = [(v, c) for c in contenders if (v := self(scenario, c, key)) is not None]
         return pick(found) if found else None
 
 
 def _verdicts(median: _Medians, upstream_ms: float) -> Iterator[Verdict]:
-    # The target names no pace, so it is asked of a slow one and of the fastest.
+    # The target names no pace, so a slow one and the fastest are both measured.
     for scenario, pace in (("stream", "10 a second each"), ("flat", "flat out")):
         ours = median(scenario, "ours", "cpu_us_a_chunk")
         yield _at_most(

@@ -1,4 +1,4 @@
-"""The benchmark runs: ours and the floor, with next to nothing to do."""
+"""The benchmark runs: ours and the floor, with very little to do."""
 
 import json
 import subprocess

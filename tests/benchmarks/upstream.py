@@ -1,11 +1,11 @@
 """The upstream of the benchmark on a bare ``asyncio.Protocol`` over uvloop.
 
-It speaks Berlin's protocol and OpenAI's. The prompt says what is streamed:
+It serves Berlin's protocol and OpenAI's. The prompt determines the stream:
 ``chunks=200 every_ms=100 per_write=1``; ``every_ms=0`` is flat out. The text of a chunk opens with
 the time of its write (ns of the monotonic clock, which all processes of a machine share) and its
 index, so that a reader can count lag, loss and duplicates.
 
-Run as a script it prints its port, and ends when its standard input does.
+Run as a script it prints its port, and ends when its standard input ends.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _GOLDEN = 0.6180339887  # its multiples fill an interval evenly, whatever their 
 
 
 def prompt(chunks: int, every_ms: int, per_write: int = 1) -> str:
-    """The prompt that asks for this reply."""
+    """Return the prompt that requests this reply."""
     return f"chunks={chunks} every_ms={every_ms} per_write={per_write}"
 
 
@@ -67,8 +67,8 @@ class Pacer:
     def begin(self, connection: "Connection") -> None:
         """Write the first chunk now, and each further one in its time.
 
-        The second comes after a part of the interval: replies that begin together would
-        else go on in step, as a burst, and the quickest worker would see the worst one.
+        The second comes after a part of the interval. Else replies that begin together would go on
+        together, as bursts, and the quickest worker would have the worst bursts.
         """
         self._phase = (self._phase + _GOLDEN) % 1.0
         connection.due = self._now() - int(self._phase * connection.every_ms)
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
             self._pacer.begin(self)
 
     def write(self) -> bool:
-        """Write what one turn writes; whether more is to come."""
+        """Write the chunks of one turn; return whether more are to come."""
         if self._transport is None:
             return False
         last = min(self._index + self._per_write, self._chunks)

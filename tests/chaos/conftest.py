@@ -1,4 +1,4 @@
-"""Fixtures of the chaos tests: servers of their own to harm, and the table of what came of it."""
+"""Fixtures of the chaos tests: servers that a test may harm, and the table of the results."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -31,27 +31,27 @@ LONGEST_FIRST = (
     *("reader_of_many", "reader_that_redis_cuts_off", "half_open", "killed_and_comes_back"),
     *("each_fault", "is_blocked", "random_kills", "test_sentinel.py", "test_cluster.py"),
 )
-"""Parts of names of tests: these take half a minute, or most of it. Of several processes none is
-left alone with one of them at the end."""
+"""Parts of names of tests that take about half a minute. They begin first, so at the end no process
+runs one of them alone."""
 
 
 ONE_TOPOLOGY: Final = {
-    # Sentinels and clusters exist so that no address has to lead to another server.
+    # Clients of Sentinels and of a cluster find the new primary: no address leads to another one.
     "test_failover.py": "single",
-    # There another server is promoted meanwhile: the rows about a primary that is killed.
+    # Elsewhere another server is promoted meanwhile: the rows on a killed primary are for that.
     "test_redis_that_is_killed_and_comes_back_is_found_again": "single",
-    # By a proxy in front of one address. Of a cluster: a node cut off from workers and clients.
+    # These need a proxy in front of one address. A cluster has a test of a node that is cut off.
     "test_worker_behind_a_half_open_connection_comes_back": "single",
     "test_reader_that_redis_cuts_off_resumes_from_its_cursor": "single",
-    # Full is a server, not a topology; the queue of a cluster is on another one.
+    # A server is full, not a topology. The queue of a cluster is on another server.
     "test_full_redis_refuses_jobs_and_loses_none": "single",
     # Replicas are flushed with their primary, so it is one fault on all.
     "test_flushed_redis_ends_what_runs_and_the_worker_goes_on": "single",
-    # The upstream, and what a message is: neither has to do with where the events are.
+    # The upstream, and the format of messages: neither depends on the event store.
     "test_upstream_faults.py": "single",
     "test_poison_among_good_messages_is_dead_lettered_once_and_stops_nobody": "single",
     "test_hung_worker_keeps_no_job": "single",
-    # What only Sentinels do, and only a cluster.
+    # Faults of Sentinels alone, and of a cluster alone.
     "test_sentinel.py": "sentinel",
     "test_cluster.py": "cluster",
 }
@@ -59,7 +59,7 @@ ONE_TOPOLOGY: Final = {
 
 
 def topology_of(item: pytest.Item) -> str:
-    """The topology on which a chaos test runs."""
+    """Return the topology on which a chaos test runs."""
     given: str | None = getattr(item, "callspec", None) and item.callspec.params.get("kind")  # type: ignore[attr-defined]  # of functions alone
     alone = (kind for part, kind in ONE_TOPOLOGY.items() if part in item.nodeid)
     return given or next(alone, chosen(item.config))
@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A chaos test may take longer than another. ``--topology`` leaves out those of another one."""
+    """Give chaos tests more time; with ``--topology`` select those of that topology alone."""
     mine = [item for item in items if HERE in item.path.parents]
     if config.getoption(OPTION):
         others = [item for item in mine if topology_of(item) != chosen(config)]
@@ -111,7 +111,7 @@ def make_redis() -> Iterator[Callable[..., RedisProcess]]:
 
 @pytest.fixture
 def rabbit() -> Iterator[RabbitProcess]:
-    """A RabbitMQ of the test's own."""
+    """Run a RabbitMQ of the test's own."""
     binary = needed(find_rabbitmq(), "rabbitmq-server")
     with RabbitProcess(binary) as server:
         yield server
@@ -119,7 +119,7 @@ def rabbit() -> Iterator[RabbitProcess]:
 
 @pytest.fixture
 def upstream() -> Iterator[UpstreamProcess]:
-    """An upstream in a process of its own that replies with what it is asked."""
+    """Run an upstream in a process of its own; its reply is the prompt."""
     with UpstreamProcess() as started:
         yield started
 
@@ -159,13 +159,13 @@ def make_site(
 
 @pytest.fixture
 def site(make_site: Callable[..., Environment]) -> Environment:
-    """A ``Environment`` without anything special."""
+    """Return an ``Environment`` with default options."""
     return make_site()
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Add a row to the table, then fail the test if anything was not right."""
+    """Return a function that adds a row to the table, then fails the test if there are problems."""
 
     def add(fault: str, figures: Figures, *, runs: int = 1, note: str = "") -> None:
         row = Row(

@@ -45,7 +45,7 @@ def site(make_site, make_redis, nodes) -> Environment:
 
 
 def probe(site: Environment) -> float:
-    """Seconds until a job that is submitted now is done."""
+    """Submit a job; return the seconds until it is done."""
     began = time.monotonic()
     job_id = site.submit(chunks=1, how="bare")
     wait_until(lambda: job_id not in site.history.unfinished, "a worker that takes jobs")
@@ -108,7 +108,7 @@ def test_node_that_joins_and_leaves_under_load_loses_nothing(site, nodes, report
         move_slots(nodes, slots, primaries(nodes)[0])
         take_out(nodes, node)
         back_s = probe(site)
-        # What removes index entries of no job has forgotten the node, too.
+        # The search that removes index entries without a job has forgotten the node, too.
         entries = {names.due_key(job_id): job_id for job_id in map(str, range(1000))}
         for key, job_id in entries.items():
             site.redis.zadd(key, {job_id: 0})
@@ -133,7 +133,7 @@ def test_cluster_that_is_down_for_5_s_loses_nothing(site, nodes, report):
         down += [replica_of(nodes, each) for each in down]
         site.history.fault()
         with stopped(down):
-            wait_until(lambda: is_down(nodes.servers[0]), "the last primary knows it")
+            wait_until(lambda: is_down(nodes.servers[0]), "the last primary notices it")
             time.sleep(5)
         wait_until_served(nodes)
         back_s = probe(site)

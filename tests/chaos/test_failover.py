@@ -23,13 +23,13 @@ SLOW = "[[delay:0.1]]"
 
 @dataclass
 class Pair:
-    """Two servers and the address by which everybody else knows the primary."""
+    """Two servers, and the address by which workers and clients reach the primary."""
 
     primary: RedisProcess
     replica: RedisProcess
     address: TcpProxy
     link: TcpProxy
-    """By which the replica follows the primary."""
+    """The connection by which the replica follows the primary."""
     old: redis.Redis
     new: redis.Redis
 
@@ -55,14 +55,14 @@ def pair(make_redis) -> Iterator[Pair]:
 
 
 def begun(site: Environment, count: int, *, chunks: int, follow: bool = False) -> list[str]:
-    """Jobs that stream."""
+    """Submit jobs; return their IDs once all stream."""
     job_ids = [site.submit(None, SLOW, chunks=chunks, follow=follow) for _ in range(count)]
     wait_until(lambda: site.streaming(job_ids), "all stream")
     return job_ids
 
 
 def test_all_that_was_replicated_ends_once_and_right_after_a_failover(make_site, pair, report):
-    """A primary that is given up in order: it takes no more writes, and its replica catches up."""
+    """Before the failover the primary takes no more writes, so its replica catches up."""
     streams = size(20, 200)
     site = make_site(pair.address.url_of(pair.primary.url))
     with site.worker("-c", str(streams)), site.worker("-c", str(streams)):
@@ -96,7 +96,7 @@ def test_failover_loses_only_writes_that_were_not_replicated(make_site, pair, re
         next(reading)
         pair.link.blackhole()
         written = pair.old.info("replication")["master_repl_offset"]
-        late = [site.client.submit("accepted, and then nobody knows of it") for _ in range(10)]
+        late = [site.client.submit("accepted, and then lost") for _ in range(10)]
         wait_until(lambda: site.streaming(job_ids, 20), "they stream on")
         assert pair.new.info("replication")["slave_repl_offset"] <= written
         site.history.fault()

@@ -1,4 +1,4 @@
-"""Messages of producers that are none of Celery's, and what is no message, while workers die."""
+"""Messages of producers other than Celery, and bytes that are no message, while workers die."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ POISON = [
 
 
 def submit_by_hand(site, text, *, countdown_s=0.0, follow=False):
-    """As gocelery writes it: in the name of another queue; and with one tag for all."""
+    """Submit a job as gocelery does: with the name of another queue, and one tag for all jobs."""
     job_id = names.new_job_id()
     job = {"messages": [{"role": "user", "content": f"[[delay:0.05]] {text}"}]}
     headers = {"task": names.TASK, "id": job_id}
@@ -45,7 +45,7 @@ def submit_by_hand(site, text, *, countdown_s=0.0, follow=False):
 
 
 def test_foreign_routing_keys_and_repeated_tags_lose_nothing(site, report):
-    """Every fifth job is scheduled: it is held, and given back, without being begun."""
+    """Every fifth job is scheduled: a worker holds it, and requeues it before it begins."""
     faults, jobs, random = size(6, 60), size(150, 2000), chance()
 
     def submit() -> None:
@@ -53,7 +53,7 @@ def test_foreign_routing_keys_and_repeated_tags_lose_nothing(site, report):
             submit_by_hand(
                 site, words(f"job{n}", 20), countdown_s=8.0 * (n % 5 == 0), follow=n % 50 == 0
             )
-            time.sleep(0.01)  # lasts as long as the faults do
+            time.sleep(0.01)  # submissions last as long as the faults
 
     env = {"WORKER_MAX_ATTEMPTS": "50", "WORKER_DRAIN_TIMEOUT_S": "0.5"}
     with (
@@ -87,14 +87,14 @@ def test_poison_among_good_messages_is_dead_lettered_once_and_stops_nobody(site,
             site.broker.lpush(names.QUEUE, POISON[n % len(POISON)])
             if n % 10 == 0:
                 site.broker.publish("/0.celery.pidbox", POISON[n % len(POISON)])
-            time.sleep(0.01)  # the same
+            time.sleep(0.01)  # submissions last as long as the faults
 
     with (
         Replicas(3, lambda: site.worker("-c", "50", WORKER_MAX_ATTEMPTS="50")) as replicas,
         in_background(submit),
     ):
         for _ in range(kills):
-            time.sleep(random.uniform(0.2, 3))  # the same
+            time.sleep(random.uniform(0.2, 3))  # chance decides what it hits
             site.history.fault()
             replicas.kill(random.randrange(3))
         figures = site.history.check(size(120, 900))

@@ -9,12 +9,12 @@ from tests.support.workers import wait_until
 
 
 def without_ttl(site: Environment) -> list[str]:
-    """Jobs of the garbage whose records have no TTL."""
+    """Return the jobs of the garbage whose records have no TTL."""
     return [job_id for job_id in fuzz.JOBS if site.redis.ttl(names.state_key(job_id)) == -1]
 
 
 def test_garbage_in_redis_and_kills_together_lose_nothing(site, report):
-    """What others have written belongs to jobs of its own: it must not touch those that run."""
+    """The garbage is in jobs of its own: it must not affect those that run."""
     kills, jobs, random = size(3, 30), size(60, 1500), chance()
     garbage = size(300, 5000)
 

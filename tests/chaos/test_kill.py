@@ -29,9 +29,9 @@ def test_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
 
 @pytest.mark.parametrize("young", [True, False])
 def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report, young):
-    """Each of them is one loss from its end; that they all are says that none is to blame.
+    """Each stream is one loss from its end. Since all are, none of them is the cause.
 
-    Those that had run for longer than an observation begin at once.
+    Streams that had run for longer than an observation begin at once.
     """
     streams, chunks = size(6, 200), 1 if young else 50
     with site.worker("-c", "300") as first:

@@ -1,4 +1,4 @@
-"""One client follows thousands of jobs, and what it is connected to is disturbed meanwhile."""
+"""One client follows thousands of jobs, while a fault hits its connections or their servers."""
 
 import redis
 
@@ -11,7 +11,7 @@ from tests.support.workers import wait_until
 
 
 def reading(site: Environment) -> list[tuple[redis.Redis, str]]:
-    """The readers' connections that have subscriptions: a client of the server, and the ID."""
+    """Return server and ID of each connection of the readers that has subscriptions."""
     return [
         (server, each["id"])
         for server in site.nodes
@@ -21,7 +21,7 @@ def reading(site: Environment) -> list[tuple[redis.Redis, str]]:
 
 
 def disturb(site: Environment, job_ids: list[str]) -> str:
-    """Do what may cost a reader events, and return what it was."""
+    """Do what may cost a reader events; return its name for the table."""
     if isinstance(site.servers, Cluster):
         slots = used_slots(site.servers, job_ids)[: size(20, 500)]
         move_slots(site.servers, slots)
@@ -37,7 +37,7 @@ def disturb(site: Environment, job_ids: list[str]) -> str:
 def test_reader_of_many_jobs_loses_nothing(make_site, report, kind):
     jobs = size(150, 5000)
     site = make_site(reread=True)
-    slow = f"[[delay:{size(1, 4)}]]"  # a start under load is the subject of other tests
+    slow = f"[[delay:{size(1, 4)}]]"  # other tests are about a start under load
     slots = str(jobs // 2 + 4)
     with site.worker("-c", slots), site.worker("-c", slots):
         job_ids = [

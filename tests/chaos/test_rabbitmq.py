@@ -11,13 +11,13 @@ from tests.support.workers import VERBOSE, wait_until
 
 
 def left_over(url: str) -> int:
-    """Messages on the queue, with no worker to hold any."""
+    """Return how many messages are on the queue while no worker holds any."""
     with Connection(url) as connection:
         return int(connection.default_channel.queue_declare("prompts", passive=True).message_count)
 
 
 def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit, report):
-    """One story: a start of RabbitMQ takes as long as all the rest of the short form."""
+    """Two faults in one test: a start of RabbitMQ takes as long as all else in the short form."""
     kills, jobs, random = size(3, 20), size(60, 1000), chance()
     site = make_site(broker_url=rabbit.url)
 
@@ -60,7 +60,7 @@ def test_killed_workers_and_then_a_killed_broker_lose_nothing(make_site, rabbit,
 
 @pytest.mark.skipif(not FULL, reason="takes a minute")
 def test_hung_worker_keeps_no_job(make_site, rabbit, tmp_path, report):
-    """RabbitMQ goes on delivering to it, until its main thread, which lives on, notices."""
+    """RabbitMQ delivers to the hung worker until its main thread, which still runs, notices."""
     site = make_site(broker_url=rabbit.url, **installed(tmp_path))
     block_s = 30
     with site.worker("-c", "50", *VERBOSE) as hung:

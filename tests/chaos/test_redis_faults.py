@@ -1,4 +1,4 @@
-"""Redis and the way to it fail: streams in flight go on, and each job ends once and right."""
+"""Redis or the network fails: streams in flight go on, and each job ends once and right."""
 
 import time
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ SLOW = "[[delay:0.1]]"
 
 
 def streaming(site: Environment, count: int, *, chunks: int = 150) -> list[str]:
-    """Jobs that have begun to stream; some of them have a live reader."""
+    """Submit jobs; return their IDs once all stream. Some have a live reader."""
     job_ids = [
         site.submit(None, SLOW, chunks=chunks, follow=n % 10 == 0, how=("client", "bare")[n % 2])
         for n in range(count)
@@ -24,7 +24,7 @@ def streaming(site: Environment, count: int, *, chunks: int = 150) -> list[str]:
 
 
 def seconds_until_consuming(site: Environment) -> float:
-    """How long it takes from now until a fresh job has ended."""
+    """Submit a job; return the seconds until it has ended."""
     began = time.monotonic()
     probe = site.submit(chunks=1)
     wait_until(lambda: probe not in site.history.unfinished, "a worker that takes jobs")
@@ -32,7 +32,7 @@ def seconds_until_consuming(site: Environment) -> float:
 
 
 def takes_as_many_as_it_may(site: Environment, slots: int) -> None:
-    """Of more jobs than there are slots, all slots take one and the rest is left in the queue."""
+    """Submit more jobs than there are slots: each slot takes one, the rest stays in the queue."""
     job_ids = [site.client.submit(f"[[endless]] {SLOW} on and on") for _ in range(slots + 3)]
     wait_until(lambda: site.upstream.ask("open_streams") == slots, f"{slots} streams")
     assert site.broker.llen("prompts") == 3
@@ -56,7 +56,7 @@ def test_connections_cut_a_hundred_times_cost_no_second_call(site, report):
             for server, known in zip(servers, mine, strict=True):
                 theirs = ids(server) - known
                 cut += sum(server.client_kill_filter(_id=each) for each in theirs)
-            time.sleep(0.1)  # so that the next cut meets what this one has made of them
+            time.sleep(0.1)  # so that the next cut hits the new connections
         assert site.history.unfinished == job_ids, "the cuts came too late"
         figures = site.history.check()
         calls = site.upstream.ask("completion_calls")
@@ -73,7 +73,7 @@ def test_connections_cut_a_hundred_times_cost_no_second_call(site, report):
 
 
 def ids(server: redis.Redis) -> set[str]:
-    """The connections of a server."""
+    """Return the connections of a server."""
     return {client["id"] for client in server.client_list()}
 
 
@@ -81,7 +81,7 @@ def ids(server: redis.Redis) -> set[str]:
     "outage", [(3, 1, 30), (3, 3, 0), (10, 3, 60)], ids=lambda outage: "-".join(map(str, outage))
 )
 def test_redis_that_is_killed_and_comes_back_is_found_again(make_redis, make_site, report, outage):
-    """With the log of every write on disk; ten seconds are longer than a lease."""
+    """Redis logs every write to disk; ten seconds are longer than a lease."""
     down_s, replicas, streams = outage
     server = make_redis(appendonly="yes", appendfsync="always")
     site = make_site(server.url)
@@ -132,8 +132,8 @@ def test_worker_behind_a_half_open_connection_comes_back(make_redis, make_site, 
                     assert not set(short) & set(site.history.unfinished)
                 else:
                     wait_until(lambda: taken_over(site, long), "all taken over", 60)
-                    # The cut-off worker may still reach the broker: it must not hold what it
-                    # cannot begin.
+                    # The cut-off worker may still reach the broker: it must not hold messages that
+                    # it cannot begin.
                     new = {site.submit(chunks=1) for _ in range(20)}
                     wait_until(lambda: not new & set(site.history.unfinished), "new jobs run", 60)
                 events.heal()
@@ -151,7 +151,7 @@ def test_worker_behind_a_half_open_connection_comes_back(make_redis, make_site, 
 
 
 def seconds_until_receiving(site: Environment, worker: WorkerProcess) -> float:
-    """How long it takes from now until this worker, of several, receives a job."""
+    """Submit jobs until this worker, of several, receives one; return the seconds."""
     began = time.monotonic()
     received = worker.log.count("] received")
 
@@ -165,5 +165,5 @@ def seconds_until_receiving(site: Environment, worker: WorkerProcess) -> float:
 
 
 def taken_over(site: Environment, job_ids: Iterable[str]) -> bool:
-    """Whether each of the jobs is at its second attempt, or a later one."""
+    """Return whether each of the jobs is at its second attempt, or a later one."""
     return all(int(site.redis.hget(f"job:{{{each}}}:state", "attempt")) > 1 for each in job_ids)

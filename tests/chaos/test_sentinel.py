@@ -38,14 +38,14 @@ def site(make_site, sentinels) -> Environment:
 
 
 def replicated(site: Environment, sentinels: SentinelSet, streams: int) -> list[str]:
-    """Jobs as of :func:`begun`; the replica has all that they have written so far."""
+    """Return jobs of :func:`begun` once the replica has all that they have written."""
     job_ids = begun(site, streams)
     wait_until(lambda: has_caught_up(sentinels), "the replica has it all")
     return job_ids
 
 
 def probe(site: Environment) -> float:
-    """Seconds until a new job is accepted and done."""
+    """Return the seconds until a new job is accepted and done."""
     began = time.monotonic()
     job_id = ""
     while not job_id:
@@ -94,7 +94,7 @@ def test_dead_sentinel_stops_nobody(site, sentinels, report):
 
 
 def published(server: Member, job_ids: list[str]) -> int:
-    """How many events of the jobs a server has."""
+    """Return how many events of the jobs a server has."""
     with server.client() as client, client.pipeline(transaction=False) as pipeline:
         for job_id in job_ids:
             pipeline.xlen(names.log_key(job_id))

@@ -1,4 +1,4 @@
-"""Workers that are asked to stop: what is short ends, what is long is handed on at once."""
+"""Workers that get SIGTERM: short jobs end, long ones are handed on at once."""
 
 import json
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_rolling_restart_under_load_fails_nothing(site, report):
 
 
 def gap_s(log):
-    """From the last event of the first attempt to the first of the second."""
+    """Return the seconds from the last event of the first attempt to the first of the second."""
     events = [json.loads(data) for _, data in log]
     at = next(n for n, event in enumerate(events) if event["attempt"] > 1)
     return events[at]["ts"] - events[at - 1]["ts"]

@@ -1,4 +1,4 @@
-"""Workers that fall silent and come back: what they worked on is no longer theirs."""
+"""Workers that fall silent and come back: other workers have their jobs by then."""
 
 import json
 import signal
@@ -68,7 +68,7 @@ def test_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, 
             for n in range(streams)
         ]
         wait_until(lambda: site.streaming(job_ids, 3), "all stream")
-        # The deed comes after two words, when the other worker is there.
+        # The provider blocks after two words, when the other worker is ready.
         job_ids.append(
             site.submit(
                 "one two three four",
@@ -85,7 +85,7 @@ def test_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, 
         other = stack.enter_context(site.worker("-c", "300"))
         wait_until((tmp_path / "once").exists, "it is blocked")
         site.history.fault()
-        # The consumer of a worker whose loop hangs lives, and would take these.
+        # The consumer of a worker whose loop hangs still runs, and would take these.
         late = [site.submit(None, "[[delay:0.01]]") for _ in range(50)]
         wait_until(lambda: restarted(site, job_ids), "all are taken over")
         wait_until(lambda: not set(late) & set(site.history.unfinished), "the late ones are done")
@@ -100,7 +100,7 @@ def test_worker_whose_event_loop_is_blocked_counts_as_dead(make_site, tmp_path, 
 
 
 def began(site, job_id):
-    """When the job said ``started``, as a Unix time."""
+    """Return when the job published ``started``, as a Unix time."""
     [(_, fields)] = site.redis.xrange(f"job:{{{job_id}}}:log", count=1)
     return json.loads(fields[b"event"])["ts"]
 
@@ -126,6 +126,6 @@ def test_job_whose_message_vanished_is_found(site, report, busy):
         wait_until(lambda: lost not in site.history.unfinished, "it is found", timeout_s=60)
         assert bool(site.broker.llen("prompts")) == busy
         if busy:
-            stack.enter_context(site.worker("-c", "50"))  # the rest is not what is waited for
+            stack.enter_context(site.worker("-c", "50"))  # quickly runs the rest
         figures = site.history.check()
     report("a message that vanished", figures, note="found 30 s after its submission")

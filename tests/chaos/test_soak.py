@@ -13,17 +13,17 @@ from tests.support.checker import Figures
 from tests.support.workers import wait_until
 
 BATCHES = 15
-WARM_UP = size(8, 3)  # 800 jobs at the least: until then the allocator still grows
-LOG_TTL_S = size(20, 120)  # longer than a batch, whose logs are judged when it is over
-MOST_KIB_PER_1000 = size(4096, 256)  # a short run is half warm-up: it finds what is gross
+WARM_UP = size(8, 3)  # at least 800 jobs: until then the allocator still grows
+LOG_TTL_S = size(20, 120)  # longer than a batch, whose logs are checked at its end
+MOST_KIB_PER_1000 = size(4096, 256)  # a short run is half warm-up: it finds large leaks
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a worker holds when ``jobs`` are behind it.
+    """The resources of a worker after ``jobs`` jobs.
 
-    Its connections to the upstream are not counted among the files: those of one batch are kept
-    for the next, as many as were busy at once.
+    ``files`` leaves out its connections to the upstream: the worker keeps those of one batch for
+    the next, as many as were busy at once.
     """
 
     jobs: int
@@ -55,7 +55,7 @@ def together(parts: list[Figures]) -> Figures:
 
 
 def test_worker_that_runs_for_long_grows_in_nothing(make_site, report):
-    """Batches, each waited for, so that each footprint is that of a worker with nothing to do."""
+    """The test waits for each batch, so each footprint is that of an idle worker."""
     jobs = size(1_500, 20_000)
     batch = jobs // BATCHES
     taken: list[Footprint] = []
@@ -65,7 +65,7 @@ def test_worker_that_runs_for_long_grows_in_nothing(make_site, report):
         for n in range(1, BATCHES + 1):
             with site.new_history() as site.history:
                 for m in range(batch):
-                    # One in ten fails at first: failures leave things lying about too.
+                    # One in ten fails at first: failures may leave something behind, too.
                     faults = "[[status:503*1]]" if m % 10 == 0 else ""
                     site.submit(None, faults, chunks=10, how="bare" if m % 2 else "client")
                 judged.append(site.history.check(size(60, 300)))

@@ -17,13 +17,13 @@ from tests.support.proxy import TcpProxy
 from tests.support.workers import WorkerProcess, wait_until
 
 LIMIT = "pubsub 2mb 1mb 5"
-"""Some tenths of a second of all jobs: a client on a busy machine may lag that far, and is not cut
-off for it before the stall."""
+"""Some tenths of a second of all jobs: a client on a busy machine may lag that far, and Redis must
+not cut it off before the stall."""
 CHUNK_BYTES = 4096
 
 
 def read_by_the_contract(url: str, job_id: str, given_up: Event) -> Iterator[bytes]:
-    """The four steps of "Reading without a gap", with nothing but a Redis client."""
+    """Yield events by the four steps of "Reading without a gap", with a Redis client alone."""
     cursor = 0
     while not given_up.is_set():
         with redis.Redis.from_url(url) as client, client.pubsub() as channel:
@@ -69,7 +69,7 @@ def test_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_sit
     jobs, chunks = size(4, 12), size(2000, 2500)
     given_up = Event()
     with (
-        # Or the system holds most of a job for the reader, and Redis has nothing to cut it off for.
+        # Else the system buffers most of a job for the reader, and Redis has no reason to cut it.
         TcpProxy.of(server.url, buffer_bytes=64 * 1024) as proxy,
         ThreadPoolExecutor() as threads,
         ExitStack() as stack,
@@ -121,7 +121,7 @@ def test_reader_that_redis_cuts_off_resumes_from_its_cursor(make_redis, make_sit
 
 
 def follow(site: Any, chunks: int) -> str:
-    """A job of some megabytes, with a live reader."""
+    """Submit a job of some megabytes, with a live reader; return its ID."""
     word = f"{site.redis.dbsize():x}".ljust(CHUNK_BYTES - 1, "x") + " "
     job_id: str = site.client.submit(f"[[chunks:{chunks}]] [[delay:0.004]] {word}")
     site.history.accept(job_id, word * chunks, follow=True)

@@ -1,6 +1,6 @@
-"""The upstream fails: each job ends as the contract says, and its readers see nothing else.
+"""The upstream fails: each job ends by the contract, and its readers see nothing else.
 
-All cases of the table run at once, on two workers, among jobs that nothing happens to.
+All cases of the table run at once, on two workers, among jobs without a fault.
 """
 
 import json
@@ -17,10 +17,10 @@ MODES = ("restart", "fail", "keep")
 
 @dataclass(frozen=True)
 class Case:
-    """What the upstream does to a prompt, and how a job with it ends in each of ``MODES``.
+    """A fault of the upstream, and how its job ends in each of ``MODES``.
 
-    ``attempts`` are those with ``restart``; the others have as many where nothing was
-    published, else one. ``chunks`` are published before the fault.
+    ``attempts`` is for ``restart``. The other modes have as many if nothing was published before
+    the fault, else one. ``chunks`` are published before the fault.
     """
 
     faults: str
@@ -32,11 +32,11 @@ class Case:
     fields: dict[str, Any] = field(default_factory=dict)
 
     def ending(self, mode: str) -> str:
-        """How the job ends; by default all modes end alike."""
+        """Return how the job ends; by default all modes end alike."""
         return getattr(self, mode) or self.restart
 
     def tries(self, mode: str) -> int:
-        """How many attempts it takes."""
+        """Return how many attempts it takes."""
         return self.attempts if mode == "restart" or not self.chunks else 1
 
 
@@ -125,7 +125,7 @@ def test_each_fault_of_the_upstream_ends_as_the_contract_says(site, report):
 
 
 def test_401_in_mid_fleet_costs_one_login(site, report):
-    """All tokens are worthless at once, while three workers have jobs under way."""
+    """All tokens expire at once, while three workers have jobs under way."""
     expiries, jobs = size(2, 10), size(90, 600)
     with ExitStack() as stack:
         for _ in range(3):

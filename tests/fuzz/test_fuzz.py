@@ -20,11 +20,11 @@ pytestmark = pytest.mark.integration
 
 ITEMS = int(os.environ.get("BERLIN_FUZZ_ITEMS", "300"))
 EVERY = 50
-"""So many items lie between two jobs that must be served."""
+"""The number of items between two jobs that must be served."""
 
 
 def due(raw: redis.Redis) -> bool:
-    """Whether something waits for the reaper since a while, or its index cannot be read."""
+    """Return whether the reaper is late with an index entry, or the index cannot be read."""
     try:
         before_ms = raw.time()[0] * 1000 - 1000
         return any(raw.zrangebyscore(key, "-inf", before_ms) for key in names.DUE_KEYS)

@@ -1,4 +1,4 @@
-"""A living worker, and anything on its queue and on Celery's channels: it serves the next job.
+"""Garbage on the queue and on Celery's channels, beside a worker: it serves the next job.
 
 ``BERLIN_FUZZ_ITEMS`` is how many items there are of each kind, 300 by default.
 """
@@ -23,14 +23,14 @@ _BATCHES = int(os.environ.get("BERLIN_FUZZ_ITEMS", "300")) // _IN_A_BATCH
 fuzzed = settings(
     max_examples=_BATCHES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    # To look for a smaller batch would be to wait, again and again, for a worker that is dead.
+    # No shrinking: each smaller batch would wait for a worker that is dead.
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
 
 
 @pytest.fixture(scope="module")
 def living(redis_server):
-    """A fleet whose queue is empty, and a worker that listens to all that Celery offers."""
+    """Yield a fleet with an empty queue, and a worker with all of Celery's channels."""
     with upstream_in_thread() as upstream:
         fleet = Fleet(redis_server.url.removesuffix("/0") + "/3", upstream)
         fleet.redis.flushdb()
@@ -39,7 +39,7 @@ def living(redis_server):
 
 
 def serves(living) -> None:
-    """Return when all is worked off, a job has been served, and remote control has answered."""
+    """Wait until the queue is empty, a job has been served, and remote control has answered."""
     fleet, worker = living
     assert fleet.ended(fleet.send(prompt("next")))[-1]["type"] == "completed"
     wait_until(lambda: not fleet.redis.exists("prompts", "unacked:prompts"), "all worked off")

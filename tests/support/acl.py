@@ -36,7 +36,7 @@ TOKEN = "token:berlin:0123456789abcdef"
 
 @dataclass(frozen=True)
 class Guarded:
-    """A server on which the ACL file holds, and a user of the test's own who may do all."""
+    """A server with the ACL file, and a further user, ``admin``, who may do all."""
 
     server: RedisProcess
     passwords: dict[str, str]
@@ -46,14 +46,14 @@ class Guarded:
         return f"redis://{user}:{self.passwords[user]}@{address}"
 
     def broker_url(self, user: str) -> str:
-        """The URL of the queue; empty if it is on the same server."""
+        """Return the URL of the queue; empty if it is on the same server."""
         return ""
 
     def client(self, user: str) -> redis.Redis:
         return connections.blocking(self.url(user), timeout_s=10)
 
     def denials(self) -> list[str]:
-        """What was refused since the last look."""
+        """Return what was refused since the last call."""
         with self.client("admin") as admin:
             return refused(admin)
 
@@ -85,7 +85,7 @@ class GuardedTopology(Guarded):
         return found
 
     def members(self) -> list[Member]:
-        """All servers, Sentinels among them."""
+        """Return all servers, Sentinels among them."""
         sentinels = getattr(self.topology, "sentinels", [])
         return [*self.topology.servers, *sentinels]
 
@@ -111,14 +111,14 @@ class GuardedTopology(Guarded):
 
 
 def refused(admin: redis.Redis) -> list[str]:
-    """What a server has refused since the last look."""
+    """Return what a server has refused since the last call."""
     log: Any = admin.acl_log()
     admin.acl_log_reset()
     return [f"{e['username']}: {e['reason']} {e['object']} in {e['context']}" for e in log]
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line of an ACL file; a selector in parentheses is one word."""
+    """Return the words of a line of an ACL file; a selector in parentheses is one word."""
     return re.findall(r"\([^)]*\)|\S+", line)
 
 

@@ -29,7 +29,7 @@ class Authority:
     def sign(
         self, name: str, *, ip: Sequence[str] = (), expired: bool = False, password: str = ""
     ) -> tuple[Path, Path]:
-        """Paths of a certificate for ``name`` (a DNS name) and addresses, and of its key."""
+        """Return the paths of a certificate for a DNS name and addresses, and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[x509.GeneralName] = [x509.DNSName(name)]

@@ -104,7 +104,7 @@ class Fleet:
         self.broken: set[str] = set()
         self.failed: set[str] = set()
         self.left = -1
-        """So many submissions until Redis is away; never, below 0."""
+        """The number of submissions until Redis is away; below 0 it never is."""
 
     async def submit(self, prompt: dict[str, Any], *, job_id: str) -> str:
         if self.left == 0:
@@ -131,7 +131,7 @@ class Fleet:
         return JobStatus(job_id, "completed" if job_id in self.jobs else "unknown")
 
     def answered(self, text: str) -> int:
-        """How many jobs with this prompt were completed."""
+        """Return how many jobs with this prompt were completed."""
         return sum(
             job["messages"][-1]["content"] == text and job_id not in self.failed
             for job_id, job in self.jobs.items()

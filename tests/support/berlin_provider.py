@@ -28,7 +28,7 @@ def job(prompt: str = "Hello", **fields: Any) -> PromptJob:
 async def read(
     provider: BerlinProvider, prompt: str = "Hello", report: Report | None = None, **fields: Any
 ) -> tuple[str, JobError | None]:
-    """The text until the end or the error, and the error."""
+    """Return the text up to the end or the error, and the error."""
     text = ""
     try:
         async with aclosing(provider.stream(job(prompt, **fields), report or Report())) as stream:
@@ -44,7 +44,7 @@ async def read(
 async def read_from(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
 ) -> tuple[str, JobError | None]:
-    """What the provider reads where ``handler`` answers the completion."""
+    """Return what the provider reads if ``handler`` answers the completion."""
 
     async def login(_: web.Request) -> web.Response:
         return web.json_response({"data": {"token": "a-token"}})

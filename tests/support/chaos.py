@@ -1,7 +1,7 @@
-"""The environment of a chaos test: a Redis, an upstream and workers that may be harmed.
+"""The environment of a chaos test: a Redis, an upstream and workers that a test may harm.
 
 Sizes: the short form is for CI. ``make chaos`` sets ``BERLIN_CHAOS=full`` for the table in the
-README. ``BERLIN_CHAOS_SEED`` repeats a run, as far as chance decides.
+README. ``BERLIN_CHAOS_SEED`` repeats the random choices of a run.
 """
 
 import os
@@ -36,30 +36,30 @@ Servers = RedisProcess | SentinelSet | Cluster
 
 
 def size(short: int, full: int) -> int:
-    """The size of a run in this form, or a limit in seconds: short ones run several at a time."""
+    """Return the size of a run, or a limit in seconds: short runs are several at a time."""
     return full if FULL else short
 
 
 def chance() -> random.Random:
-    """Random numbers of the test's own; the seed is printed, and shown where the test fails."""
+    """Return random numbers of the test's own; pytest shows the printed seed if the test fails."""
     seed = int(os.environ.get("BERLIN_CHAOS_SEED") or secrets.randbelow(10**6))
     print(f"BERLIN_CHAOS_SEED={seed}")  # noqa: T201  # pytest shows it
     return random.Random(seed)
 
 
 def words(name: str, count: int) -> str:
-    """A reply of ``count`` chunks that is like no other job's."""
+    """Return a reply of ``count`` chunks that differs from that of every other job."""
     return " ".join(f"{name}.{n}" for n in range(count))
 
 
 class Environment(AbstractContextManager["Environment"]):
     """Producers, workers, an upstream and the history, around a Redis of the test's own.
 
-    ``redis_url`` is the way that no fault touches: the history looks at it. Workers and
-    producers take ``worker_url`` and ``client_url`` where they are given (by way of a proxy).
-    The queue is there too, or on ``broker_url``. ``servers`` are those of ``redis_url``, for tests
-    that harm them. ``reread``: see ``History``.
-    ``upstream`` is given by its settings, so that it too may stand behind a proxy.
+    The history reads ``redis_url``, a way that no fault touches. Workers and producers use
+    ``worker_url`` and ``client_url``, which may lead through a proxy, if they are given. The queue
+    is on that server too, or on ``broker_url``. ``servers`` are those of ``redis_url``, for tests
+    that harm them. ``reread``: see ``History``. Workers find the upstream by its settings, so it
+    may be behind a proxy, too.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Environment(AbstractContextManager["Environment"]):
         self.client = self._stack.enter_context(Client(self._client_url, self._broker_url))
         broker = for_kombu(self._broker_url)
         self._app = Celery(broker=broker.url, set_as_current=False)
-        # Or nobody knows whether RabbitMQ has a message; other brokers do not know the option.
+        # Else a producer cannot know whether RabbitMQ has its message. Others ignore the option.
         self._app.conf.broker_transport_options = {
             "confirm_publish": True,
             **broker.transport_options,
@@ -114,7 +114,7 @@ class Environment(AbstractContextManager["Environment"]):
         self._stack.close()
 
     def new_history(self) -> History:
-        """A history without jobs; enter it, and make it the environment's."""
+        """Return a history without jobs; a test enters it and sets it as ``history``."""
         return History(
             self.redis,
             self._client_url,
@@ -130,7 +130,7 @@ class Environment(AbstractContextManager["Environment"]):
         return [self._stack.enter_context(redis.Redis.from_url(node.url)) for node in found]
 
     def worker(self, *arguments: str, **env: str) -> WorkerProcess:
-        """A worker, not yet started; ``env`` holds further settings."""
+        """Return a worker, not yet started; ``env`` holds further settings."""
         return WorkerProcess("berlin_worker", *arguments, env=self.env | env)
 
     def submit(
@@ -147,9 +147,9 @@ class Environment(AbstractContextManager["Environment"]):
     ) -> str:
         """Submit a job, enter it into the history, and return its ID.
 
-        ``text`` is what the upstream will reply, made up where it is ``None``; ``faults`` go
-        before it in the prompt (``[[delay:0.05]]``). Where they change the text, say
-        ``whole=False``: it is not compared. ``fields`` are those of the job object.
+        The upstream will reply ``text``, or ``chunks`` words if it is ``None``. ``faults`` go
+        before it in the prompt (``[[delay:0.05]]``). With ``whole=False``, for faults that change
+        the text, it is not compared. ``fields`` are those of the job object.
         """
         self._sent += 1
         text = words(f"job{self._sent}", chunks) if text is None else text
@@ -170,11 +170,14 @@ class Environment(AbstractContextManager["Environment"]):
         return job_id
 
     def send(self, job: Any, job_id: str) -> None:
-        """Bare ``send_task``, as a producer that knows nothing but the contract."""
+        """Send a job by a bare ``send_task``, as a producer that has only the contract does."""
         self._app.send_task(names.TASK, args=[job], queue=names.QUEUE, task_id=job_id)
 
     def streaming(self, job_ids: Iterable[str], chunks: int = 1, attempt: int = 1) -> bool:
-        """Whether each, in this or a later attempt, has published ``chunks`` since its reset."""
+        """Return whether each job, in this attempt or a later one, has published ``chunks``.
+
+        Only chunks since its last reset count.
+        """
         with self.redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hmget(names.state_key(job_id), "chunks", "attempt")
@@ -183,7 +186,7 @@ class Environment(AbstractContextManager["Environment"]):
 
 
 class Replicas(AbstractContextManager["Replicas"]):
-    """Workers that a supervisor keeps running: one that ends is started anew, as often as it does.
+    """Workers that a supervisor keeps running: it replaces each one that ends.
 
     ``start`` makes a worker, not yet started.
     """
@@ -197,7 +200,7 @@ class Replicas(AbstractContextManager["Replicas"]):
         self.restarts = 0
 
     def kill(self, number: int) -> None:
-        """SIGKILL for one of them, ready or not."""
+        """Send SIGKILL to one of them, ready or not."""
         with self._lock:
             self.workers[number].kill()
 
@@ -249,7 +252,7 @@ def in_background(work: Callable[[], None]) -> Iterator[None]:
 
 
 def begun(site: Environment, streams: int) -> list[str]:
-    """Jobs that stream, half of them with a reader, and as many that wait."""
+    """Return jobs that stream, half of them with a reader; as many others wait."""
     job_ids = [
         site.submit(
             None,

@@ -1,6 +1,6 @@
 """The table of the chaos tests: each adds a row, pytest prints them all at the end.
 
-The rows travel with the reports of the tests, so that it works with xdist as well.
+The rows are part of the reports of the tests, so xdist passes them on.
 ``BERLIN_CHAOS_REPORT`` names a file that keeps them, as JSON: a further run replaces the rows of
 the same faults on the same topology, so that the parts of a run add up.
 ``python -m tests.support.chaos_report <file>`` writes the table into ``tests/README.md``.
@@ -42,18 +42,18 @@ class Row:
 
     @property
     def place(self) -> tuple[str, int]:
-        """By which a row is known, and sorted."""
+        """The key of a row, by which rows are sorted, too."""
         return self.fault.casefold(), list(TITLES).index(self.topology)
 
     def cells(self) -> tuple[str, ...]:
-        """As text, in the order of :data:`HEAD`."""
+        """Return the row as texts, in the order of :data:`HEAD`."""
         took = "none" if self.worst_recovery_s is None else f"{self.worst_recovery_s:.1f} s"
         numbers = (str(self.runs), took, str(self.lost), str(self.duplicated))
         return (self.fault, TITLES[self.topology], *numbers, self.note)
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
-    """One row for each fault and topology, by name: sums, and the worst recovery."""
+    """Return one row for each fault and topology, by name: sums, and the worst recovery."""
     found: dict[tuple[str, int], Row] = {}
     for row in rows:
         seen = found.get(row.place)
@@ -75,13 +75,13 @@ def merged(rows: Iterable[Row]) -> list[Row]:
 
 
 def updated(kept: Iterable[Row], rows: Sequence[Row]) -> list[Row]:
-    """The rows of earlier parts of a run and those of this one, which replace them."""
+    """Return the rows of earlier parts of a run and those of this one, which replace them."""
     new = {row.place for row in rows}
     return merged([*(row for row in kept if row.place not in new), *rows])
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table, and how long each topology took, for a README."""
+    """Return the table, and how long each topology took, for a README."""
     lines = [HEAD, tuple("---" for _ in HEAD), *(row.cells() for row in rows)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     days = sorted({row.day for row in rows if row.day})
@@ -97,7 +97,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def plain(rows: Sequence[Row]) -> list[str]:
-    """The table in columns, for a terminal."""
+    """Return the table in columns, for a terminal."""
     lines = [HEAD, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (map(str.ljust, line, widths) for line in lines)
@@ -105,12 +105,12 @@ def plain(rows: Sequence[Row]) -> list[str]:
 
 
 def properties(row: Row) -> tuple[str, Mapping[str, Any]]:
-    """The row as it travels with the report of a test."""
+    """Return the row as a property of the report of a test."""
     return PROPERTY, asdict(row)
 
 
 def rows_of(report: Any) -> list[Row]:
-    """The rows of a test, with its time and its day; the note shows if it failed."""
+    """Return the rows of a test, with its time and its day; the note shows if it failed."""
     if getattr(report, "when", None) != "call":
         return []
     found = [Row(**value) for name, value in report.user_properties if name == PROPERTY]
@@ -128,14 +128,14 @@ def rows_of(report: Any) -> list[Row]:
 
 
 def load(place: Path) -> list[Row]:
-    """The rows that a file keeps; none if it does not exist."""
+    """Return the rows that a file keeps; none if it does not exist."""
     if not place.exists():
         return []
     return [Row(**each) for each in json.loads(place.read_text(encoding="utf-8"))]
 
 
 def inserted(text: str, rows: Sequence[Row]) -> str:
-    """A README with the table between its markers. Raises ``ValueError`` if it lacks them."""
+    """Return a README with the table between its markers; raises ``ValueError`` without them."""
     head, _, rest = text.partition(_BEGIN)
     _, end, tail = rest.partition(_END)
     if not end:

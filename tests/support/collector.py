@@ -1,4 +1,4 @@
-"""A collector of traces: what OpenTelemetry sends by OTLP over HTTP, as plain values."""
+"""A collector of traces: it keeps the spans that OpenTelemetry sends by OTLP over HTTP."""
 
 import contextlib
 import gzip
@@ -30,14 +30,14 @@ class Span:
 
 @dataclass
 class Collector:
-    """All spans that have arrived; ``raw`` is what came over the wire."""
+    """All spans that have arrived; ``raw`` has the bytes of all requests."""
 
     url: str = ""
     spans: list[Span] = field(default_factory=list)
     raw: bytes = b""
 
     def named(self, name: str, count: int = 1) -> list[Span]:
-        """The spans of this name, once there are ``count``."""
+        """Return the spans of this name, once there are ``count``."""
 
         def found() -> list[Span]:
             return [span for span in tuple(self.spans) if span.name == name]
@@ -53,7 +53,7 @@ class Collector:
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
 
     def take(self, body: bytes) -> None:
-        """One request."""
+        """Keep the spans of one request."""
         self.raw += body
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             for scope in resource.scope_spans:
@@ -80,11 +80,11 @@ def _value(message: Any) -> Any:
 
 @contextlib.contextmanager
 def collector() -> Iterator[Collector]:
-    """A collector that listens while the block runs."""
+    """Run a collector while the block runs."""
     held = Collector()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # http.server calls it so
+        def do_POST(self) -> None:  # the name that http.server calls
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)

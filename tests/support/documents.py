@@ -46,7 +46,7 @@ class Block:
 
 
 def text_of(document: str) -> str:
-    """The text of a document, by its path from the root."""
+    """Return the text of a document, by its path from the root."""
     return (ROOT / document).read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from berlin_worker.jobs.watchdog import Watchdog
 
 
 class _NoWait(selectors.DefaultSelector):
-    """Does not sleep: where the loop would wait for its next timer, its clock is set there."""
+    """Does not sleep: instead of a wait for the next timer, it moves the clock of the loop."""
 
     loop: "FakeClockLoop"
 
@@ -19,7 +19,7 @@ class _NoWait(selectors.DefaultSelector):
 
 
 class FakeClockLoop(asyncio.SelectorEventLoop):
-    """An event loop in which time passes only where everything waits for a timer."""
+    """An event loop in which time passes only while everything waits for a timer."""
 
     def __init__(self):
         selector = _NoWait()

@@ -1,9 +1,11 @@
 """A provider that harms its own worker, and the installation that lets a worker find it.
 
-It echoes the last message word by word. Options: ``delay_s`` before each word, ``act``
-(``kill``: SIGKILL for its own process; ``block``: hold up the event loop for ``block_s``;
-``ignore_cancel``: hang, and swallow every cancellation) after two words, and ``once``, a file: the
-act happens only as long as there is none.
+It echoes the last message word by word. Its options:
+
+- ``delay_s``: a pause before each word.
+- ``act``: a harm after two words. ``kill`` sends SIGKILL to its own process, ``block`` blocks the
+  event loop for ``block_s``, ``ignore_cancel`` hangs and swallows every cancellation.
+- ``once``: a file. The harm happens only if the file does not exist yet, and creates it.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ GROUP = "berlin_worker.providers"
 
 
 def installed(site: Path) -> dict[str, str]:
-    """The environment of a worker that has it as provider ``faulty``."""
+    """Return the environment of a worker that has this provider as ``faulty``."""
     metadata = site / "faulty-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
@@ -32,7 +34,7 @@ def installed(site: Path) -> dict[str, str]:
 
 
 def with_clock_ahead(site: Path, seconds: float) -> dict[str, str]:
-    """The environment of a worker whose clock is ``seconds`` ahead of all others."""
+    """Return the environment of a worker whose clock is ``seconds`` ahead of all others."""
     (site / "sitecustomize.py").write_text(
         f"import time\n_time = time.time\ntime.time = lambda: _time() + {seconds}\n"
     )
@@ -40,16 +42,16 @@ def with_clock_ahead(site: Path, seconds: float) -> dict[str, str]:
 
 
 class FaultyProvider:
-    """See above."""
+    """The provider; the docstring of the module has its options."""
 
     def __init__(self, services: Any) -> None:
         pass
 
     def check(self, job: Any) -> None:
-        """Anything goes."""
+        """Accept any job."""
 
     async def stream(self, job: Any, report: Any) -> AsyncGenerator[list[str], None]:
-        """Word by word, and a bad deed after two of them."""
+        """Yield word by word, and harm the worker after two words."""
         options = job.options
         for n, word in enumerate(job.messages[-1].content.split(" ")):
             await asyncio.sleep(options.get("delay_s", 0))
@@ -59,7 +61,7 @@ class FaultyProvider:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if options["act"] == "ignore_cancel":
                     await _ignore_cancel()
-                time.sleep(options["block_s"])  # noqa: ASYNC251  # holding up the loop is the deed
+                time.sleep(options["block_s"])  # noqa: ASYNC251  # to block the loop is the harm
 
 
 async def _ignore_cancel() -> None:
@@ -69,7 +71,7 @@ async def _ignore_cancel() -> None:
 
 
 def first_time(once: str | None) -> bool:
-    """Whether the file was not there yet; it is from now on."""
+    """Return whether the file did not exist; create it."""
     if once is None:
         return True
     try:

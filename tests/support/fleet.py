@@ -1,4 +1,4 @@
-"""A producer and a reader that know nothing but the contract, and the parts they talk to."""
+"""A producer and a reader that use only the contract, with Redis, workers and an upstream."""
 
 import json
 import threading
@@ -20,12 +20,12 @@ QUICK_LEASES = {
     "WORKER_RENEW_INTERVAL_S": "0.3",
     "WORKER_REAP_INTERVAL_S": "0.1",
 }
-"""Settings of workers that notice within a second that one of them is dead."""
+"""Settings with which workers notice within a second that one of them is dead."""
 TERMINAL = {"completed", "failed", "cancelled"}
 
 
 class Fleet:
-    """A producer and a reader that know nothing but the contract, and the parts they talk to."""
+    """A producer and a reader that use only the contract, with Redis, workers and an upstream."""
 
     def __init__(self, redis_url: str, upstream: Upstream, broker_url: str = "") -> None:
         self.env = {
@@ -46,7 +46,7 @@ class Fleet:
     def worker(
         self, *arguments: str, alone: bool = True, fork: bool = True, **env: str
     ) -> WorkerProcess:
-        """A worker of the fleet, not yet started; see :class:`WorkerProcess`."""
+        """Return a worker of the fleet, not yet started; see :class:`WorkerProcess`."""
         return WorkerProcess(
             "berlin_worker", *arguments, env=self.env | env, alone=alone, fork=fork
         )
@@ -64,7 +64,7 @@ class Fleet:
         return [json.loads(event) for event in self.log(job_id)]
 
     def ended(self, job_id: str) -> list[dict[str, Any]]:
-        """The events of the job, once the last of them is terminal."""
+        """Wait for the end of a job; return its events."""
 
         def over() -> bool:
             events = self.events(job_id)
@@ -74,11 +74,11 @@ class Fleet:
         return self.events(job_id)
 
     def attempt(self, job_id: str) -> int:
-        """The attempt at which the job is."""
+        """Return the number of the job's current attempt."""
         return int(self.redis.hget(f"job:{{{job_id}}}:state", "attempt") or 0)
 
     def running(self, job_id: str) -> None:
-        """Return when the job has published a chunk."""
+        """Wait until the job has published a chunk."""
         wait_until(lambda: any(e["type"] == "chunk" for e in self.events(job_id)), "a first chunk")
 
 
@@ -88,9 +88,9 @@ def prompt(text: str, **fields: Any) -> dict[str, Any]:
 
 @contextmanager
 def recorded(fleet: Fleet, *job_ids: str) -> Iterator[dict[str, list[bytes]]]:
-    """Everything that is published about each job, by its ID, from the acknowledgement on.
+    """Yield all that is published for each job, by its ID, once the subscription is acknowledged.
 
-    A reader of a single Redis gets other jobs too: there a pattern can be subscribed.
+    On a single Redis other jobs are recorded too: there the reader subscribes to a pattern.
     """
     heard: dict[str, list[bytes]] = {}
     over = threading.Event()
@@ -113,7 +113,7 @@ def recorded(fleet: Fleet, *job_ids: str) -> Iterator[dict[str, list[bytes]]]:
 
 
 def _subscribed(fleet: Fleet, job_ids: tuple[str, ...]) -> Iterator[Any]:
-    """Subscriptions that are acknowledged; of a cluster one for each node."""
+    """Yield acknowledged subscriptions: one, or one for each node of a cluster."""
     if not fleet.is_cluster:
         reader: Any = fleet.redis.pubsub()
         reader.psubscribe("job:*")

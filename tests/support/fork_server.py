@@ -1,8 +1,8 @@
 """Python programs started by fork, from a process that has imported their libraries already.
 
-The imports of a worker take a second of CPU time, a fork takes a hundredth of it. What a test gets
-is a process of its own in every other respect: environment, signals, pipes, exit code. On Linux
-only: elsewhere, and for what a fork cannot give, a new interpreter starts as usual.
+The imports of a worker take a second of CPU time, a fork takes a hundredth of it. In every other
+respect a test gets a process of its own: environment, signals, pipes, exit code. This is for Linux
+only. Elsewhere, and if a fork would behave otherwise, a new interpreter starts as usual.
 """
 
 import atexit
@@ -135,7 +135,7 @@ def _environ_of_server() -> dict[str, str]:
 
 
 class _Server:
-    """The process that forks, one for each process of pytest; it ends with that process."""
+    """The process that forks: one for each process of pytest, with which it ends."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -171,7 +171,7 @@ def _server() -> _Server:
 
 @contextlib.contextmanager
 def _subreaper() -> Any:
-    """Become the parent of orphaned descendants, as a fork of the server is one."""
+    """Become the parent of orphaned descendants: a fork of the server is one."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
@@ -189,13 +189,13 @@ def _measure() -> Any:
 
 
 def _preload_measured(config: str) -> None:
-    """Import all that forks need, and write which lines of the project that ran."""
+    """Import all that forks need, and save which lines of the project the imports ran."""
     os.environ[_MEASURED] = config
     measured = _measure()
     _preload()
     measured.stop()
     measured.save()
-    measured._auto_save = False  # a fork would write the same once more when it exits
+    measured._auto_save = False  # a fork would write these lines once more when it exits
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -221,7 +221,7 @@ def _serve(requests: socket.socket) -> list[str]:
             os._exit(0)
         ours, theirs = os.pipe()
         if (middle := os.fork()) == 0:
-            # The second fork loses its parent at once, so that pytest's process becomes it.
+            # The second fork loses its parent at once, so pytest's process becomes its parent.
             if (pid := os.fork()) == 0:
                 for fd in (ours, theirs, requests.detach()):
                     os.close(fd)

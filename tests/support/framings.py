@@ -16,9 +16,9 @@ class Framing:
     body: Callable[[bytes], bytes]
     is_sound: bool = True
     missing: int = 0
-    """Bytes that the length names and that never come."""
+    """How many bytes fewer come than the length promises."""
     end: str = "keep"
-    """What follows: ``keep`` the connection, ``close`` it, or ``reset`` it."""
+    """After the body: ``keep`` the connection, ``close`` it, or ``reset`` it."""
 
 
 def chunked(data: bytes, size: int = 7) -> bytes:

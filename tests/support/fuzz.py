@@ -96,7 +96,7 @@ keys = st.one_of(
 
 
 def values(key: str) -> st.SearchStrategy[Command]:
-    """Commands that leave a value of any type under ``key``."""
+    """Return commands that leave a value of any type under ``key``."""
     return st.one_of(
         texts.map(lambda text: ("SET", key, text)),
         st.tuples(texts, texts).map(lambda pair: ("HSET", key, *pair)),
@@ -114,14 +114,14 @@ def values(key: str) -> st.SearchStrategy[Command]:
 
 
 def _any_value() -> st.SearchStrategy[list[Command]]:
-    """A value of any type; what stands there is removed, or not."""
+    """Return commands for a value of any type; a former value is removed first, or not."""
     return st.tuples(st.booleans(), keys.flatmap(values)).map(
         lambda drawn: [*([("DEL", drawn[1][1])] if drawn[0] else []), drawn[1]]
     )
 
 
 def _record() -> st.SearchStrategy[list[Command]]:
-    """A record with some fields right and some wrong, which is due at once."""
+    """Return commands for a record that is due at once: some fields are right, some wrong."""
 
     def commands(drawn: tuple[str, bytes, bytes, str, dict[str, Any]]) -> list[Command]:
         job_id, status, job, score, fields = drawn
@@ -152,7 +152,10 @@ def _channel() -> st.SearchStrategy[list[Command]]:
 
 
 def _token() -> st.SearchStrategy[list[Command]]:
-    """``{token}`` stands for the key of the worker's token: see :func:`placed`."""
+    """Return commands at a token, its lock and its refusals.
+
+    ``{token}`` stands for the key of the worker's token: see :func:`placed`.
+    """
     beside = st.sampled_from(["{token}", "token:{{token}}:lock", "token:{{token}}:refusals"])
     return beside.flatmap(values).map(lambda command: [("DEL", command[1]), command])
 
@@ -189,7 +192,7 @@ def _held() -> st.SearchStrategy[list[Command]]:
 
 
 def _pidbox() -> st.SearchStrategy[list[Command]]:
-    """Not ``shutdown``: it ends a worker by right."""
+    """Return broadcasts of remote control, without ``shutdown``: that rightly ends a worker."""
     method = st.sampled_from(["revoke", "terminate", "ping", "rate_limit", "time_limit", "x"])
     body = st.fixed_dictionaries(
         {}, optional={"method": method, "arguments": jsons, "destination": jsons, "ticket": jsons}
@@ -214,7 +217,7 @@ def _pidbox() -> st.SearchStrategy[list[Command]]:
 
 
 def _events() -> st.SearchStrategy[list[Command]]:
-    """Celery's events, which workers read that know of each other."""
+    """Return events of Celery, which workers read that look for each other."""
     kinds = st.sampled_from(["worker.heartbeat", "worker.online", "task.multi"])
     return st.tuples(kinds, _envelope() | texts).map(
         lambda each: [("PUBLISH", f"/{{db}}.celeryev/{each[0]}", each[1])]
@@ -222,7 +225,7 @@ def _events() -> st.SearchStrategy[list[Command]]:
 
 
 def _kombu() -> st.SearchStrategy[list[Command]]:
-    """Values of any type under kombu's own keys, and under those of the queue."""
+    """Return values of any type under kombu's own keys, and under those of the queue."""
     key = st.sampled_from(
         [
             *("prompts", "prompts\x06\x163", "unacked:prompts", "unacked_index:prompts"),
@@ -245,22 +248,22 @@ PLACES: Final[dict[str, Callable[[], st.SearchStrategy[list[Command]]]]] = {
     "events": _events,
     "kombu": _kombu,
 }
-"""What writes into each kind of place."""
+"""Makes the strategy for each kind of place."""
 
 
 def chosen() -> list[str]:
-    """The kinds of places of this run."""
+    """Return the kinds of places of this run."""
     named = os.environ.get("BERLIN_FUZZ_PLACES", "")
     return [each for each in named.split(",") if each] or list(PLACES)
 
 
 def items(places: list[str]) -> st.SearchStrategy[list[Command]]:
-    """One item: the commands that write it."""
+    """Return a strategy of items: each is the commands that write it."""
     return st.one_of(*(PLACES[name]() for name in places))
 
 
 def placed(command: Command, *, token: str, database: int) -> Command:
-    """``command`` with the names that only the running worker knows."""
+    """Return ``command`` with the names that depend on the running worker."""
     key = command[1].replace("{token}", token).replace("{db}", str(database))
     return (command[0], key, *command[2:])
 
@@ -281,13 +284,13 @@ def write(
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],  # what a worker has read cannot be taken back: no shrinking
+        phases=[Phase.generate],  # no shrinking: the worker has read the items already
     )
     @given(items(places))
     def write_one(commands: list[Command]) -> None:
         nonlocal written
         for command in commands:
-            # Redis itself refuses some: a key of another type, an ID that is past.
+            # Redis itself refuses some: a key has another type, or an ID is not the newest.
             with contextlib.suppress(ResponseError):
                 raw.execute_command(*placed(command, token=token, database=0))
         written += 1

@@ -1,4 +1,4 @@
-"""Anything that may be written where Celery's workers read: messages, commands, events."""
+"""Garbage for all that Celery's workers read, as strategies: messages, commands, events."""
 
 import base64
 import json
@@ -26,11 +26,11 @@ anything = st.recursive(
 
 _FURTHER = ("group", "chord", "chain", "parent_id", "ignore_result", "argsrepr", "shadow", "meth")
 _FURTHER += ("replaced_task_nesting", "is_eager", "called_directly", "hostname", "delivery_info")
-"""Headers that Celery takes for parts of its request; None as producers send them."""
+"""Headers that Celery copies into its request; producers send them as None."""
 
 
 def task(text: str = "Hi") -> dict[str, Any]:
-    """A message for ``worker.generate``, as a producer sends it."""
+    """Return a message for ``worker.generate``, as a producer sends it."""
     job_id = str(uuid.uuid4())
     job = {"messages": [{"role": "user", "content": text}], "provider": "echo"}
     return {
@@ -64,7 +64,7 @@ def task(text: str = "Hi") -> dict[str, Any]:
 
 
 def broadcast(body: Any, headers: Any = None, exchange: str = "celery.pidbox") -> dict[str, Any]:
-    """A message of remote control or of an event, as kombu publishes it."""
+    """Return a message of remote control or of an event, as kombu publishes it."""
     return {
         "body": base64.b64encode(json.dumps(body).encode()).decode(),
         "content-type": "application/json",
@@ -81,7 +81,7 @@ def broadcast(body: Any, headers: Any = None, exchange: str = "celery.pidbox") -
 
 
 def changed(message: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The message with another value at ``path`` (``headers.id``)."""
+    """Return the message with another value at ``path`` (``headers.id``)."""
     inner = message
     *outer, last = path.split(".")
     for key in outer:
@@ -91,7 +91,7 @@ def changed(message: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def paths(message: dict[str, Any]) -> list[str]:
-    """The paths of all that is in a message, two levels deep and more if it matters."""
+    """Return the paths of all parts of a message: two levels, and some of the third."""
     return [
         f"{outer}{inner}"
         for outer, value in message.items()

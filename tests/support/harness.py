@@ -37,12 +37,12 @@ class ScriptedProvider:
         self.refuses: BaseException | None = None
 
     def check(self, job: PromptJob) -> None:
-        """Raises ``refuses``."""
+        """Raise ``refuses``, if a test has set it."""
         if self.refuses is not None:
             raise self.refuses
 
     async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
-        """Counts how often it was called and closed."""
+        """Play a script; count how often a stream was opened and closed."""
         script = self.scripts[min(self.calls, len(self.scripts) - 1)]
         self.calls += 1
         try:
@@ -54,7 +54,7 @@ class ScriptedProvider:
 
 
 def says(*deltas: str, then: BaseException | None = None, hangs: bool = False) -> Stream:
-    """A stream of one read for each delta, and how it ends."""
+    """Return a stream with one read for each delta; then it hangs, raises ``then``, or ends."""
 
     async def stream(job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
         for delta in deltas:
@@ -76,13 +76,13 @@ class FakeJobQueue:
         self.broken = False
 
     async def requeue(self, job_id: str, job: bytes, trace: bytes = b"") -> None:
-        """Note it."""
+        """Note the job; raise an error while ``broken``."""
         if self.broken:
             raise ConnectionError("broker: away")
         self.requeued.append(job_id)
 
     async def depth(self) -> int:
-        """``queue_length``."""
+        """Return ``queue_length``."""
         return self.queue_length
 
 
@@ -155,7 +155,7 @@ class Worker:
         await self.runner.discard(*message, is_record=True)
 
     async def pause_renewals(self) -> None:
-        """Stop renewing, as a process that hangs: calls under way end first."""
+        """Stop renewing, as a process that hangs does: calls under way end first."""
         await self._renewing.acquire()
 
     async def _renew_one_by_one(
@@ -173,15 +173,15 @@ class Worker:
         return asyncio.create_task(self.run(job_id, **fields))
 
     async def log(self, job_id: str = JOB_ID) -> list[Event]:
-        """The log of a job so far."""
+        """Return the log of a job so far."""
         return await read_log(self.client, job_id)
 
     async def kinds(self, job_id: str = JOB_ID) -> list[str]:
-        """The types of the events in the log of a job."""
+        """Return the types of the events in the log of a job."""
         return [event.type for event in await self.log(job_id)]
 
     async def logged(self, count: int, job_id: str = JOB_ID) -> list[Event]:
-        """The log, once it has ``count`` events."""
+        """Return the log, once it has ``count`` events."""
         async with asyncio.timeout(30):
             while len(events := await self.log(job_id)) < count:  # noqa: ASYNC110  # it is in Redis
                 await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""The history of a chaos run: what was accepted, who follows it, and whether it all came right."""
+"""The history of a chaos run: accepted jobs, their live readers, and the check of the result."""
 
 import asyncio
 import threading
@@ -23,12 +23,13 @@ _AT_ONCE = 500
 
 
 class History:
-    """``client`` reads the truth: give it a connection that no fault touches.
+    """Accepted jobs, and what Redis and live readers have of them at the end.
 
-    ``broker`` has the queue, by default on the same server; of RabbitMQ it cannot look at any.
-    ``reader_url`` is where live readers connect, by way of a proxy if the fault is theirs. With
-    ``reread`` a reader that gets ``CursorExpired`` reads again from the start, and is counted.
-    Close it, or use it as a context manager.
+    ``client`` reads records and logs: its connection must be one that no fault touches. ``broker``
+    has the queue, by default on the same server; a queue on RabbitMQ is not checked. Live readers
+    connect to ``reader_url``, which leads through a proxy if the fault is for them. With ``reread``
+    a reader that gets ``CursorExpired`` reads again from the start, and is counted. Close the
+    history, or use it as a context manager.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class History:
         return [job_id for job_id in left if job_id not in self._over]
 
     def log(self, job_id: str) -> Log:
-        """The log of a job."""
+        """Return the log of a job."""
         return self._logs([job_id])[job_id]
 
     def wait(self, timeout_s: float = 120.0) -> bool:
-        """Whether all jobs end in time, and what was queued and held for them is gone."""
+        """Return whether all jobs end in time, and their messages and index entries are gone."""
         give_up = time.monotonic() + timeout_s
         while (
             self.unfinished
@@ -104,10 +105,10 @@ class History:
         return True
 
     def check(self, timeout_s: float = 120.0) -> Figures:
-        """Wait for all jobs to end, and then look at everything.
+        """Wait for all jobs to end, and then check logs, readers and keys.
 
-        Raises nothing for what is wrong: it stands in the figures, which the ``report``
-        fixture writes down before it fails the test.
+        Problems raise no error. They are in the figures, which the ``report`` fixture writes down
+        before it fails the test.
         """
         self.wait(timeout_s)
         followed = self._readers.heard(30.0)
@@ -154,13 +155,13 @@ class History:
         with self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.ttl(key)
-            # -2: it has expired in between, which is as good as a TTL.
+            # -2: the key has expired since the scan, so it had a TTL.
             ttls = zip(keys, pipeline.execute(), strict=True)
             return {key.decode(): ttl for key, ttl in ttls if ttl != -2}
 
 
 class _Readers:
-    """Live readers, as the client library makes them: one event loop in a thread."""
+    """Live readers of the client library, on one event loop in a thread."""
 
     def __init__(self, url: str, broker_url: str | None, *, reread: bool) -> None:
         self._url = url
@@ -182,7 +183,7 @@ class _Readers:
         return len(self._seen.get(job_id, ()))
 
     def heard(self, timeout_s: float) -> dict[str, list[bytes]]:
-        """What each has seen; one that is not done in time has seen what it has seen."""
+        """Wait for the readers to end, or for the timeout; return the events that each has seen."""
         give_up = time.monotonic() + timeout_s
         for reading in self._reading.values():
             try:

@@ -1,4 +1,4 @@
-"""Asking a worker's HTTP port, as a probe and as Prometheus do."""
+"""Requests to the HTTP port of a worker, as probes and Prometheus send them."""
 
 import json
 import re
@@ -18,14 +18,14 @@ Samples = dict[str, dict[frozenset[str], float]]
 
 
 def url_of(worker: WorkerProcess) -> str:
-    """Where the HTTP port of a worker is, by its log."""
+    """Return the URL of a worker's HTTP port, which its log has."""
     found = re.search(r"http://127\.0\.0\.1:\d+", worker.log)
-    assert found is not None, "the worker does not tell its port"
+    assert found is not None, "the log of the worker does not have its port"
     return found[0]
 
 
 def get(url: str, **headers: str) -> tuple[int, str, str]:
-    """Status, content type and body."""
+    """Return status, content type and body."""
     request = urllib.request.Request(url, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
@@ -36,14 +36,14 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
 
 
 def failing(url: str) -> tuple[int, set[str]]:
-    """The status of a probe, and the checks that failed."""
+    """Return the status of a probe, and the checks that failed."""
     status, _, body = get(url)
     checks: dict[str, dict[str, Any]] = json.loads(body)["checks"]
     return status, {name for name, check in checks.items() if not check["ok"]}
 
 
 def scrape(url: str) -> Samples:
-    """The samples of each metric, by their labels (``name=value``)."""
+    """Return the samples of each metric, by their labels (``name=value``)."""
     found: Samples = {}
     for family in text_string_to_metric_families(get(f"{url}/metrics")[2]):
         for sample in family.samples:
@@ -53,6 +53,6 @@ def scrape(url: str) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
-    """The sum of all samples of a metric that have these labels."""
+    """Return the sum of all samples of a metric that have these labels."""
     wanted = {f"{label}={each}" for label, each in labels.items()}
     return sum(sample for found, sample in samples.get(name, {}).items() if wanted <= found)

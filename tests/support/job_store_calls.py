@@ -34,6 +34,6 @@ def completed(log):
 
 
 def ended(log):
-    """``log`` with a terminal event added (no caller waits for it)."""
+    """Add a terminal event to ``log`` and return ``log``; no caller waits for the event."""
     log.event(completed(log))
     return log

@@ -1,8 +1,8 @@
-"""A plain model of one job in the store: what claims, appends and releases must lead to."""
+"""A plain model of one job in the store: the results of claims, appends and releases."""
 
 
 class Model:
-    """What the record of one job should say, in the words of the contract."""
+    """What the record of one job must hold, by the contract."""
 
     def __init__(self):
         self.status = None
@@ -14,7 +14,7 @@ class Model:
         self.log_broken = False
 
     def claim(self, held, only_queued):
-        """The claim's status; begins the attempt if it is ``claimed``."""
+        """Return the status of a claim; begin the attempt if it is ``claimed``."""
         if self.status == "over":
             return "finished"
         if only_queued and self.status != "queued":

@@ -41,7 +41,7 @@ class JobWriter:
         await self.append(Started(**self._base()))
 
     async def chunk(self, content: str, *, publish: bool = True) -> None:
-        """``publish=False`` loses the message on its way."""
+        """Append a chunk; with ``publish=False`` its message is lost."""
         await self.append(Chunk(**self._base(), content=content), publish=publish)
 
     async def reset(self) -> None:
@@ -59,7 +59,7 @@ class JobWriter:
         await self.append(Cancelled(**self._base(), reason="requested"), status="cancelled")
 
     async def whole(self, *contents: str) -> None:
-        """A job from its start to its end."""
+        """Write a job from its start to its end."""
         await self.started()
         for content in contents:
             await self.chunk(content)

@@ -10,7 +10,7 @@ TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, tota
 
 
 class MemoryStore:
-    """Takes batches as Redis would; ``gate`` holds calls up, ``answers`` overrides replies."""
+    """Takes batches as Redis does; calls wait for ``gate``, then raise the next of ``failures``."""
 
     def __init__(self):
         self.calls = []
@@ -46,7 +46,7 @@ class MemoryStore:
 
 
 class Harness:
-    """A journal with its writer, and what happened to it."""
+    """A journal with its writer, and the jobs that were fenced."""
 
     def __init__(self, limit=1 << 20, node_of=None, nodes=tuple):
         self.store = MemoryStore()

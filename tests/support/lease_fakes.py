@@ -6,7 +6,7 @@ QUEUED_MS = 1000
 
 
 class FakeLeaseStore:
-    """A store that answers what the test says."""
+    """A store whose answers the test sets."""
 
     def __init__(self):
         self.replies = {}

@@ -1,10 +1,10 @@
-"""An upstream to log in at, for tests of tokens: no HTTP, but a gate and a count."""
+"""An upstream without HTTP for tests of tokens: it counts logins, which wait for a gate."""
 
 import asyncio
 
 
 class Upstream:
-    """Counts logins; each waits for ``gate`` and then hands out a token or raises."""
+    """Counts logins; each waits for ``gate``, and then returns a token or raises ``error``."""
 
     def __init__(self) -> None:
         self.logins = 0

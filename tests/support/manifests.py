@@ -1,4 +1,4 @@
-"""`deploy/` as it is meant: compose files with their variables, kustomizations rendered."""
+"""The files of `deploy/`: compose files with their variables, kustomizations rendered."""
 
 import copy
 import hashlib
@@ -29,7 +29,7 @@ def tool(name: str) -> str:
 
 
 def compose(environ: Mapping[str, str]) -> Manifest:
-    """`deploy/compose.yaml` with its variables from ``environ``; ``KeyError`` for a missing one."""
+    """Return `deploy/compose.yaml` with variables from ``environ``; raises ``KeyError``."""
 
     def value(match: re.Match[str]) -> str:
         return "$" if match[0] == "$$" else environ[match["name"]]
@@ -41,7 +41,7 @@ def compose(environ: Mapping[str, str]) -> Manifest:
 
 
 def container_environ(service: Manifest, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a service of the compose file, whose `.env` is ``environ``."""
+    """Return the variables of a service of the compose file, whose `.env` is ``environ``."""
     files = service.get("env_file", [])
     assert files in ([], [".env"]), files
     given = dict(environ) if files else {}
@@ -49,16 +49,16 @@ def container_environ(service: Manifest, environ: Mapping[str, str]) -> dict[str
 
 
 def example_environ() -> list[str]:
-    """The variables of `.env.example`."""
+    """Return the variables of `.env.example`."""
     lines = (DEPLOY / ".env.example").read_text().splitlines()
     return [line.partition("=")[0] for line in lines if line and not line.startswith("#")]
 
 
 def rendered(folder: Path) -> list[Manifest]:
-    """What `kustomize build` makes of a folder, as far as ours go; ``AssertionError`` beyond.
+    """Return the output of `kustomize build` for a folder of ours.
 
-    Resources, generated config maps, labels, images and JSON patches; the hash in the name of a
-    config map is another one.
+    Supported are resources, generated config maps, labels, images and JSON patches. Anything else
+    is an ``AssertionError``. The hash in the name of a config map differs from that of `kustomize`.
     """
     said = yaml.safe_load((folder / "kustomization.yaml").read_text())
     known = {
@@ -83,13 +83,13 @@ def rendered(folder: Path) -> list[Manifest]:
 
 
 def one(manifests: list[Manifest], kind: str) -> Manifest:
-    """The only manifest of a kind."""
+    """Return the only manifest of a kind."""
     (found,) = (each for each in manifests if each["kind"] == kind)
     return found
 
 
 def pod_selectors(manifests: list[Manifest]) -> list[dict[str, str]]:
-    """The labels by which Deployment, Service and other manifests select the pods."""
+    """Return the labels by which Deployment, Service and other manifests select the pods."""
     deployment = one(manifests, "Deployment")["spec"]
     return [
         deployment["selector"]["matchLabels"],
@@ -151,12 +151,12 @@ def _patch(made: list[Manifest], wanted: Manifest) -> None:
         place = found
         for part in way:
             place = place[part]
-        assert step["op"] == "remove", "the only one that we use"
+        assert step["op"] == "remove", "the only operation that we use"
         del place[last]
 
 
 def without_hashes(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    """By kind and name, with the hashes of generated names cut off: to compare two renderings."""
+    """Return manifests by kind and name, without hashes in names: to compare two renderings."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):

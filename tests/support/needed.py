@@ -1,4 +1,4 @@
-"""What a test needs of the machine: in CI it must be there, at a desk the test is skipped."""
+"""Programs that a test needs: in CI they must exist, at a desk the test is skipped."""
 
 import os
 from typing import TypeVar

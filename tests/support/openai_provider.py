@@ -24,7 +24,7 @@ def job(prompt: Any = "Hello", **fields: Any) -> PromptJob:
 async def read(
     provider: Provider, prompt: Any = "Hello", report: Report | None = None, **fields: Any
 ) -> tuple[list[Delta], JobError | None]:
-    """The deltas until the end or the error, and the error."""
+    """Return the deltas up to the end or the error, and the error."""
     found: list[Delta] = []
     try:
         async with aclosing(provider.stream(job(prompt, **fields), report or Report())) as stream:

@@ -20,7 +20,7 @@ _VARIABLES = {"$__rate_interval": "5m", "$instance": ".*", "$provider": ".*"}
 
 @dataclass(frozen=True)
 class Expression:
-    """One expression, and where it stands. Variables of Grafana have a value."""
+    """One expression, and its place. Variables of Grafana have a value."""
 
     where: str
     text: str
@@ -28,7 +28,7 @@ class Expression:
 
 @dataclass
 class Samples:
-    """What `/metrics` of some workers said: the labels of each sample, by its name."""
+    """The output of `/metrics` of some workers: the labels of each sample, by its name."""
 
     samples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
@@ -39,7 +39,7 @@ class Samples:
                 self.samples.setdefault(sample.name, []).append(sample.labels)
 
     def missing(self, text: str) -> Iterator[str]:
-        """Return the series that an expression names and no sample has."""
+        """Yield the series that an expression names and no sample has."""
         selectors = list(selectors_of(text))
         labels: set[str] = set()
         for name, matchers in selectors:
@@ -70,7 +70,7 @@ def _fits(labels: dict[str, str], label: str, operator: str, value: str) -> bool
 
 
 def selectors_of(text: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """Each metric of an expression with its matchers: label, operator, value."""
+    """Yield each metric of an expression with its matchers: label, operator, value."""
     bare = re.sub(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", text)
     for match in re.finditer(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\}|\()?", re.sub(r"\[.*?\]", "", bare)):
         name, rest = match.groups()
@@ -80,13 +80,13 @@ def selectors_of(text: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 
 def grouped_by(text: str) -> set[str]:
-    """The labels by which an expression groups or matches."""
+    """Return the labels by which an expression groups or matches."""
     clauses = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", text)
     return {label.strip() for clause in clauses for label in clause.split(",") if label.strip()}
 
 
 def expressions() -> list[Expression]:
-    """Every expression of the alerts and of the dashboard, its variables' queries too."""
+    """Return every expression of the alerts and of the dashboard, its variables' queries too."""
     rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
     board = json.loads((DEPLOY / "grafana" / "dashboards" / "berlin.json").read_text())
     found = [

@@ -6,8 +6,8 @@
         ...
         proxy.heal()
 
-It runs in a thread of its own; its methods may be called from any thread, and what they
-order is in force when they return.
+It runs in a thread of its own. Its methods may be called from any thread, and have taken effect
+when they return.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ Mode = Literal["pass", "stall", "blackhole", "refuse"]
 class TcpProxy:
     """Listens on a free loopback port, or at ``listen``, and forwards to ``host:port``.
 
-    ``buffer_bytes`` is how much of what the server sends the system may hold back for it; by
-    default that grows to megabytes.
+    ``buffer_bytes`` is the size of the system's buffer for bytes of the server that the proxy has
+    not read yet; by default it grows to megabytes.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class TcpProxy:
 
     @classmethod
     def of(cls, url: str, *, buffer_bytes: int | None = None) -> Self:
-        """A proxy in front of what ``url`` names."""
+        """Return a proxy in front of the server that ``url`` names."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         return cls(parts.hostname, parts.port, buffer_bytes=buffer_bytes)
 
     def url_of(self, url: str) -> str:
-        """``url`` with the address of the proxy in place of the server's."""
+        """Return ``url`` with the address of the proxy in place of the server's."""
         parts = urlsplit(url)
         login = parts.netloc.rpartition("@")
         return parts._replace(netloc=f"{login[0]}{login[1]}127.0.0.1:{self.port}").geturl()
@@ -80,8 +80,8 @@ class TcpProxy:
     def blackhole(self) -> None:
         """Swallow all bytes, and the end of a connection too: both sides look half-open.
 
-        New connections are taken and get no answer. What was open meanwhile never comes
-        back: :meth:`heal` is for connections that are made after it.
+        New connections are accepted and get no answer. All connections of that time stay dead:
+        :meth:`heal` helps only connections that are made after it.
         """
         self._set("blackhole")
 
@@ -154,8 +154,8 @@ class TcpProxy:
             if self._mode == "refuse":
                 return
             with contextlib.suppress(OSError):
-                # The server is connected to at once in each mode: a client that waits in a
-                # stall, or in a black hole, has a peer that waits for it.
+                # The proxy connects to the server at once in each mode: in a stall or a black hole,
+                # too, the server has a connection that waits.
                 far_reader, far_writer = await self._connect()
                 link.writers.append(far_writer)
                 async with asyncio.TaskGroup() as pumps:
@@ -170,7 +170,7 @@ class TcpProxy:
             return await asyncio.open_connection(*self._target)
         far = socket.socket()
         try:
-            # Before the connection: its window is agreed upon then.
+            # Before the connection is made: TCP agrees on its window then.
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer_bytes)
             far.setblocking(False)
             await asyncio.get_running_loop().sock_connect(far, self._target)

@@ -9,7 +9,7 @@ from berlin_schemas import names
 
 
 async def queue(client: redis.asyncio.Redis) -> list[dict]:
-    """The messages on the queue, oldest first, each with its decoded ``args``."""
+    """Return the messages on the queue, oldest first, each with its decoded ``args``."""
     messages = [json.loads(data) for data in await client.lrange(names.QUEUE, 0, -1)]
     for message in messages:
         message["args"] = json.loads(base64.b64decode(message["body"]))[0]

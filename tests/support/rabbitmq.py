@@ -19,7 +19,7 @@ _FOLDERS = (Path("/usr/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))
 
 
 def find_rabbitmq() -> Path | None:
-    """The server's start script; Debian's in /usr/sbin wants root and a fixed home."""
+    """Return the server's start script; that of Debian in /usr/sbin requires root and its home."""
     for folder in _FOLDERS:
         if (folder / "rabbitmq-server").is_file():
             return folder / "rabbitmq-server"
@@ -109,7 +109,7 @@ class RabbitProcess:
         self.stop()
 
     def _answers(self) -> bool:
-        # What no version of AMQP begins with: RabbitMQ says in reply which one it speaks.
+        # No version of AMQP begins so: RabbitMQ replies with the version that it supports.
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port), 1) as peer,

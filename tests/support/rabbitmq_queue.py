@@ -6,7 +6,7 @@ from amqp.exceptions import NotFound
 
 
 def messages(broker: Any) -> int:
-    """How many messages are ready on the queue; with none unacknowledged once it is deleted."""
+    """Return how many messages are ready on the queue; 0 if the queue does not exist."""
     try:
         declared = broker.channel().queue_declare("prompts", passive=True)
     except NotFound:

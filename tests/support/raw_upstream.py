@@ -1,4 +1,4 @@
-"""An upstream that writes its answers byte by byte, as it likes: Berlin's, or another one."""
+"""An upstream whose answers a test writes byte by byte: Berlin's, or another one."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @contextlib.asynccontextmanager
 async def _serving(complete: Answer, login: Answer | None) -> AsyncIterator[str]:
-    """Yields the URL of a server that answers logins and all other requests by these."""
+    """Yield the URL of a server: ``login`` answers logins, ``complete`` all other requests."""
     serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,7 +98,7 @@ async def raw_upstream(
     kind: type[Provider] = BerlinProvider,
     **environ: str,
 ) -> AsyncIterator[Callable[..., Awaitable[Read]]]:
-    """Yields a function that sends a prompt to ``complete`` and reads the answer by a provider."""
+    """Yield a function that sends a prompt to ``complete`` and reads the answer by a provider."""
     async with _serving(complete, login) as url:
         settings = Settings.from_env(
             {

@@ -15,7 +15,7 @@ def base(seq: int) -> dict[str, object]:
 
 
 def life(chunks: int) -> list[Event]:
-    """started, chunks, completed."""
+    """Return the events of a job: ``started``, chunks, ``completed``."""
     middle = [Chunk(**base(seq), content=f"<{seq}>") for seq in range(2, chunks + 2)]
     end = Completed(**base(chunks + 2), finish_reason="stop", timings=ZERO)
     return [Started(**base(1)), *middle, end]
@@ -26,12 +26,12 @@ def entry(event: Event) -> Entry:
 
 
 def later(seq: int) -> bytes:
-    """An event of a type that a later version may have."""
+    """Return an event of a type that a later version may have."""
     return json.dumps({"v": 1, **base(seq), "type": "thought", "depth": 3}).encode()
 
 
 def reader_at(cursor: int) -> Replay:
-    """A reader that has read the log up to ``cursor`` and listens."""
+    """Return a reader that has read the log up to ``cursor`` and listens."""
     replay = Replay(JOB)
     replay.page([entry(event) for event in life(cursor + 5)[:cursor]])
     assert replay.need is Need.LISTEN

@@ -4,7 +4,7 @@ import redis
 
 
 def caught_up(primary: redis.Redis, replica: redis.Redis) -> bool:
-    """Whether the replica has all that the primary has written."""
+    """Return whether the replica has all that the primary has written."""
     written = primary.info("replication")["master_repl_offset"]
     here = replica.info("replication")
     follows = here["role"] == "slave" and here["master_link_status"] == "up"

@@ -24,8 +24,8 @@ class TaskFailed(Exception):
 class Sent:
     """A task that was sent.
 
-    Reads what Celery has stored, in place of ``AsyncResult``, which opens connections when it
-    is garbage-collected.
+    Reads the result that Celery has stored. ``AsyncResult`` is not used: it opens connections when
+    it is garbage-collected.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Sent:
         return str(self.meta["status"])
 
     def get(self) -> Any:
-        """The result, once there is one; raises :class:`TaskFailed`."""
+        """Wait for the result and return it; raises :class:`TaskFailed`."""
         final = ("SUCCESS", "FAILURE", "REVOKED")
         wait_until(lambda: self.state in final, f"the end of {self.id}")
         meta = self.meta
@@ -53,7 +53,7 @@ class Sent:
         raise TaskFailed(f"{meta['status']} {error['exc_type']}: {error['exc_message']}")
 
     def terminate(self) -> None:
-        """``revoke --terminate``."""
+        """Revoke the task with ``terminate``."""
         self.app.celery.control.revoke(self.id, terminate=True)
 
 
@@ -70,7 +70,7 @@ class SampleApp:
         self.redis = redis.Redis.from_url(url, decode_responses=True)
 
     def worker(self, *arguments: str, wait: bool = True, **conf: Any) -> WorkerProcess:
-        """A worker, not yet started; ``conf`` holds further Celery settings."""
+        """Return a worker, not yet started; ``conf`` holds further Celery settings."""
         merged = json.dumps({**json.loads(self.env["SAMPLE_CONF"]), **conf})
         return WorkerProcess(APP, *arguments, env={**self.env, "SAMPLE_CONF": merged}, wait=wait)
 
@@ -83,7 +83,7 @@ class SampleApp:
         return self.send(task, *args, **options).get()
 
     def notes(self) -> list[str]:
-        """What the tasks have noted, in order."""
+        """Return what the tasks have noted, in order."""
         return list(self.redis.lrange("notes", 0, -1))
 
     def wait_for_note(self, note: str, times: int = 1) -> None:
@@ -95,17 +95,17 @@ class SampleApp:
         self.redis.set(f"release:{name}", 1)
 
     def unacked(self) -> int:
-        """How many messages are with a worker."""
+        """Return how many messages are with a worker."""
         return int(self.redis.hlen("unacked"))
 
     def queued(self) -> list[str]:
-        """The task IDs in the queue, the next to be delivered first."""
+        """Return the task IDs in the queue, the next to be delivered first."""
         raw = reversed(self.redis.lrange("celery", 0, -1))
         return [json.loads(each)["headers"]["id"] for each in raw]
 
     def inspect(self, worker: WorkerProcess, what: str) -> Any:
-        """The answer of ``worker`` to ``celery inspect <what>``."""
-        # Celery logs that it is ready a moment before it listens: a question may be missed.
+        """Return the answer of ``worker`` to ``celery inspect <what>``."""
+        # Celery logs that it is ready a moment before it subscribes, so a request may be lost.
         replies: Any = wait_until(
             getattr(self.celery.control.inspect([worker.hostname], timeout=5, limit=1), what),
             f"a reply to inspect {what}",
@@ -113,15 +113,15 @@ class SampleApp:
         return replies[worker.hostname]
 
     def control(self, worker: WorkerProcess, command: str, **arguments: Any) -> Any:
-        """The answer of ``worker`` to ``celery control <command>``."""
-        self.inspect(worker, "ping")  # it listens: a command must not be sent twice
+        """Return the answer of ``worker`` to ``celery control <command>``."""
+        self.inspect(worker, "ping")  # wait until it is subscribed: no command may be sent twice
         replies = self.celery.control.broadcast(
             command, arguments, [worker.hostname], reply=True, timeout=5, limit=1
         )
         return replies[0][worker.hostname]
 
     def close(self) -> None:
-        """Close all connections, those too that Celery would leave to the garbage collector."""
+        """Close all connections, also those that Celery would leave to the garbage collector."""
         self.celery.close()
         kombu.pools.reset()
         self.redis.close()
@@ -129,7 +129,7 @@ class SampleApp:
 
 @contextmanager
 def sample_app(url: str, broker_url: str | None = None, **conf: Any) -> Iterator[SampleApp]:
-    """A :class:`SampleApp` whose connections are closed at the end."""
+    """Yield a :class:`SampleApp` whose connections are closed at the end."""
     client = SampleApp(url, broker_url, **conf)
     with closing(client):
         yield client

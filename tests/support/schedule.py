@@ -1,7 +1,8 @@
 """The order of the tests of a parallel run: the longest begin first.
 
-With ``--dist worksteal`` each process begins with one part of the collected tests. When its own
-part is done it takes half of what another has left. A long test that begins last would run alone.
+With ``--dist worksteal`` each process begins with one part of the collected tests. When it has
+finished its part, it takes half of the tests that another process has left. A long test that begins
+last would run alone.
 """
 
 from collections.abc import Callable, Sequence

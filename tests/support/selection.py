@@ -80,7 +80,7 @@ def _of_tests(used: object) -> bool:
 
 
 def _uses(used: FunctionType | type) -> Iterator[object]:
-    """Yield what the names of a function, or of a class's methods, stand for in their module."""
+    """Yield the objects in their module that a function, or the methods of a class, name."""
     functions = [used] if isinstance(used, FunctionType) else vars(used).values()
     for function in map(inspect.unwrap, filter(inspect.isfunction, functions)):
         for name in _names(function.__code__):

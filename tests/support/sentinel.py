@@ -13,19 +13,19 @@ from tests.support.workers import wait_until
 
 
 def replica_of(sentinels: SentinelSet) -> Member:
-    """The server that is not the primary."""
+    """Return the server that is not the primary."""
     [replica] = (server for server in sentinels.servers if server is not sentinels.primary())
     return replica
 
 
 def has_caught_up(sentinels: SentinelSet) -> bool:
-    """Whether the replica has all that the primary has written."""
+    """Return whether the replica has all that the primary has written."""
     with sentinels.primary().client() as primary, replica_of(sentinels).client() as replica:
         return caught_up(primary, replica)
 
 
 def fail_over(sentinels: SentinelSet) -> Member:
-    """SENTINEL FAILOVER, and wait until the former primary, which is returned, follows."""
+    """Order SENTINEL FAILOVER; return the former primary once it follows the new one."""
     former = sentinels.primary()
     wait_until(lambda: has_caught_up(sentinels), "the replica has it all")
     wait_until(lambda: _is_taken(sentinels), "a Sentinel takes the command")
@@ -35,7 +35,7 @@ def fail_over(sentinels: SentinelSet) -> Member:
 
 
 def kill_primary(sentinels: SentinelSet) -> Member:
-    """SIGKILL, and wait until the replica is promoted; returns what was killed."""
+    """Send SIGKILL to the primary; return it once the replica is promoted."""
     former = sentinels.primary()
     former.kill()
     wait_until(lambda: sentinels.primary() is not former, "the replica is promoted")
@@ -44,15 +44,15 @@ def kill_primary(sentinels: SentinelSet) -> Member:
 
 @contextlib.contextmanager
 def cut_off_replica(sentinels: SentinelSet) -> Iterator[Member]:
-    """Yield a replica that gets nothing any more, and kill the primary after the block.
+    """Yield a replica that receives nothing any more, and kill the primary after the block.
 
-    Returns once the replica is promoted, without what was written in the block.
+    At the end the replica is promoted. It lacks all that was written in the block.
     """
     former, replica = sentinels.primary(), replica_of(sentinels)
     assert replica.pid is not None
     os.kill(replica.pid, signal.SIGSTOP)
     try:
-        with former.client() as client:  # else what is on its way would be read later
+        with former.client() as client:  # else the replica would read later what is on its way
             client.client_kill_filter(_type="replica")
         yield replica
         former.kill()

@@ -27,7 +27,7 @@ CLUSTERED: Final[set[int]] = set()
 
 
 def is_clustered(client: redis.asyncio.Redis) -> bool:
-    """Whether ``client`` is connected to a node of a cluster of the tests."""
+    """Return whether ``client`` is connected to a node of a cluster of the tests."""
     return client.connection_pool.connection_kwargs.get("port") in CLUSTERED
 
 
@@ -38,7 +38,7 @@ def make_store(
     lease_s: float = 60.0,
     one_slot: bool | None = None,
 ) -> RedisStore:
-    """A store whose leases do not run out by themselves while a test runs."""
+    """Return a store whose leases do not expire while a test runs."""
     store = RedisStore(
         client,
         owner=owner,
@@ -68,7 +68,7 @@ class LosesReplies(redis.asyncio.Redis):
 
     @contextlib.contextmanager
     def cut(self) -> Iterator[None]:
-        """Lose every reply: on a cluster a lost one of the index alone is no error."""
+        """Lose every reply; on a cluster the loss of an index write's reply alone is no error."""
         self.lose = sys.maxsize
         try:
             yield
@@ -80,7 +80,7 @@ class LosesReplies(redis.asyncio.Redis):
         return await self.losing(super().execute_command)(*args, **options)
 
     def losing(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """``call``, whose replies are lost as those of commands are."""
+        """Return ``call``, of which replies are lost as those of commands are."""
 
         async def lossy(*args: Any, **options: Any) -> Any:
             reply = await call(*args, **options)
@@ -94,7 +94,7 @@ class LosesReplies(redis.asyncio.Redis):
 
 @contextlib.asynccontextmanager
 async def loses_replies(url: str) -> AsyncIterator[LosesReplies]:
-    """A client of ``url`` that loses replies on demand."""
+    """Yield a client of ``url`` that loses replies on demand."""
     async with LosesReplies.from_url(url) as client:
         yield client
 
@@ -103,12 +103,12 @@ class NoStore:
     """For logs that are emptied by hand."""
 
     async def append(self, batch: list[Batch]) -> list[bool]:
-        """Is never called."""
+        """Fail: a test must not call it."""
         raise NotImplementedError
 
 
 def open_log(claim: Claim, *, opened: bool = True) -> JobLog:
-    """A log for ``claim`` that no writer empties; ``opened`` has said ``started``."""
+    """Return a log for ``claim`` that no writer empties; with ``opened`` it has ``started``."""
     journal = Journal(NoStore(), buffer_bytes=1 << 30)
     log = journal.open(
         claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=lambda: None
@@ -119,14 +119,14 @@ def open_log(claim: Claim, *, opened: bool = True) -> JobLog:
 
 
 def event(log: JobLog, kind: Any, **fields: Any) -> Any:
-    """The next event of ``log``."""
+    """Return the next event of ``log``."""
     return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=1.0, **fields)
 
 
 async def expire_lease(client: redis.asyncio.Redis, job_id: str, ran_ms: int = 0) -> None:
-    """Make the job look as if its worker had been silent for longer than the lease.
+    """Change the record as if the worker had been silent for longer than the lease.
 
-    Until then it had run for ``ran_ms``.
+    Before that the job had run for ``ran_ms``.
     """
     if await client.exists(names.state_key(job_id)):
         times = {"first_lease_ms": 1, "lease_ms": 1 + ran_ms}
@@ -143,24 +143,24 @@ async def make_due(client: redis.asyncio.Redis, job_id: str, score: float | str 
 
 
 async def due_at(client: redis.asyncio.Redis, job_id: str) -> float | None:
-    """The score of the index entry of the job."""
+    """Return the score of the index entry of the job."""
     score: float | None = await client.zscore(names.due_key(job_id), job_id)
     return score
 
 
 async def indexed(client: redis.asyncio.Redis) -> set[bytes]:
-    """The members of all partitions of the index."""
+    """Return the members of all partitions of the index."""
     return {each for key in names.DUE_KEYS for each in await client.zrange(key, 0, -1)}
 
 
 async def record(client: redis.asyncio.Redis, job_id: str) -> dict[str, str]:
-    """The record of a job."""
+    """Return the record of a job."""
     found: dict[bytes, bytes] = await client.hgetall(names.state_key(job_id))
     return {name.decode(): value.decode() for name, value in found.items()}
 
 
 async def raw_log(client: redis.asyncio.Redis, job_id: str) -> list[bytes]:
-    """The bytes of the log of a job; checks its IDs and its field."""
+    """Return the bytes of the log of a job; check its IDs and its field."""
     entries = await client.xrange(names.log_key(job_id))
     for n, (entry_id, fields) in enumerate(entries, 1):
         assert entry_id.decode() == f"{n}-0"
@@ -169,14 +169,14 @@ async def raw_log(client: redis.asyncio.Redis, job_id: str) -> list[bytes]:
 
 
 async def read_log(client: redis.asyncio.Redis, job_id: str) -> list[Event]:
-    """The events of the log of a job; checks what holds for every log."""
+    """Return the events of the log of a job; check what holds for every log."""
     events = [decode(data) for data in await raw_log(client, job_id)]
     check_log(events, job_id)
     return events
 
 
 def check_log(events: list[Event], job_id: str) -> None:
-    """What the contract says of every log."""
+    """Assert what holds for every log by the contract."""
     assert [each.seq for each in events] == list(range(1, len(events) + 1))
     assert {each.job_id for each in events} <= {job_id}
     attempts = [each.attempt for each in events]
@@ -186,7 +186,7 @@ def check_log(events: list[Event], job_id: str) -> None:
 
 
 def text_of(events: list[Event]) -> str:
-    """What a reader has at the end: the chunks since the last reset."""
+    """Return the text that a reader has at the end: the chunks since the last reset."""
     text = ""
     for each in events:
         if each.type == "chunk":
@@ -197,7 +197,7 @@ def text_of(events: list[Event]) -> str:
 
 
 async def check_keys(client: redis.asyncio.Redis) -> None:
-    """Every key has a TTL, but for the dead letters, and is one that the contract names."""
+    """Assert that the contract names each key, and that all but the dead letters have a TTL."""
     for key in [key.decode() async for key in client.scan_iter()]:
         assert key.startswith(("job:{", "worker:")), f"{key} is no key of the contract"
         if key != names.DEAD_LETTERS:
@@ -212,7 +212,7 @@ class Channel:
         self.messages: list[bytes] = []
 
     async def read(self, count: int) -> list[bytes]:
-        """All messages so far, once there are ``count``."""
+        """Wait for ``count`` messages; return all that have come."""
         async with asyncio.timeout(30):
             while len(self.messages) < count:
                 message = await self._pubsub.get_message(timeout=1.0)
@@ -223,7 +223,7 @@ class Channel:
 
 @contextlib.asynccontextmanager
 async def subscribed(client: redis.asyncio.Redis, job_id: str) -> AsyncIterator[Channel]:
-    """The channel of a job; the subscription is acknowledged."""
+    """Yield the channel of a job, once its subscription is acknowledged."""
     async with client.pubsub() as pubsub:
         if is_clustered(client):
             await pubsub.ssubscribe(names.sharded_channel(job_id))
@@ -238,10 +238,10 @@ async def subscribed(client: redis.asyncio.Redis, job_id: str) -> AsyncIterator[
 
 
 def job_object(**fields: Any) -> dict[str, Any]:
-    """A valid job object."""
+    """Return a valid job object."""
     return {"messages": [{"role": "user", "content": "Hello"}], **fields}
 
 
 def job_bytes(**fields: Any) -> bytes:
-    """A valid job object as JSON."""
+    """Return a valid job object as JSON."""
     return json.dumps(job_object(**fields)).encode()

@@ -26,7 +26,7 @@ class Taker:
         self.redelivered.append(message.delivery_info.get("redelivered", False))
 
     def turn(self, timeout=0.1):
-        """Read what there is, and ask for more."""
+        """Read the messages that have come, and ask for more."""
         with contextlib.suppress(TimeoutError, socket.timeout):
             self.connection.drain_events(timeout=timeout)
 

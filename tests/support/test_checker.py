@@ -1,4 +1,4 @@
-"""The judge of the chaos tests sees each thing that can be wrong."""
+"""The checker of the chaos tests finds each violation of the contract."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ JOB = Accepted("j", "a b c")
 def written(
     *events: tuple[int, str] | tuple[int, str, Any], **head: Any
 ) -> list[tuple[str, bytes]]:
-    """A log of ``(attempt, type, content or finish reason or error code)``."""
+    """Return a log of ``(attempt, type, content or finish reason or error code)``."""
     log = []
     for seq, (attempt, kind, *more) in enumerate(events, 1):
         event: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The fork server of the tests: forks are processes of their own, where a fork does the same."""
+"""The fork server of the tests: a fork is a process of its own, like a new interpreter."""
 
 import os
 import signal

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 class Echo:
-    """A server that sends back what it gets, and knows who left."""
+    """A server that sends back what it receives, and counts connections that have ended."""
 
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -93,8 +93,8 @@ def hears_nothing(peer: socket.socket) -> bool:
 def test_proxy_forwards_both_ways_and_passes_on_the_close(proxy, client, echo):
     assert ask(client) == b"hello"
     client.close()
-    wait_until(lambda: echo.left == 1, "the server hears of it")
-    wait_until(lambda: proxy.connections == 0, "the proxy forgets it")
+    wait_until(lambda: echo.left == 1, "the server notices the close")
+    wait_until(lambda: proxy.connections == 0, "the proxy has closed it, too")
 
 
 def test_cut_connection_is_reset_and_a_new_one_passes(proxy, client):
@@ -129,7 +129,7 @@ def test_black_hole_swallows_bytes_and_ends_and_never_gives_them_back(proxy, cli
     client.sendall(b"lost")
     with connected(proxy) as during:
         during.sendall(b"lost too")
-        wait_until(lambda: proxy.accepted == 2, "the proxy has taken it, while it is a black hole")
+        wait_until(lambda: proxy.accepted == 2, "the proxy, still a black hole, has accepted it")
         assert hears_nothing(client)
         proxy.heal()
         assert hears_nothing(client)
@@ -139,7 +139,7 @@ def test_black_hole_swallows_bytes_and_ends_and_never_gives_them_back(proxy, cli
     with connected(proxy) as after:
         assert ask(after) == b"hello"
     assert b"lost" not in echo.heard
-    wait_until(lambda: echo.left == 1, "the server hears of the end of the last one alone")
+    wait_until(lambda: echo.left == 1, "the server notices the end of the last connection alone")
 
 
 def test_refused_connections_are_reset_until_healing(proxy, client):

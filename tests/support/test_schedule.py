@@ -1,4 +1,4 @@
-"""Each long test is among the first of a part, and no test is lost or moved without need."""
+"""Each long test is among the first of a part. All tests run, the others in their order."""
 
 import pytest
 from hypothesis import given

@@ -18,7 +18,7 @@ _FIXTURES: Final = {"sentinel": "sentinel_set", "cluster": "cluster"}
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Where workers and clients connect."""
+    """The servers to which workers and clients connect."""
 
     kind: str
     redis_url: str

@@ -25,7 +25,7 @@ class Recorder:
         self.otel = self.provider.get_tracer("test")
 
     def tracer(self, **changes: object) -> OtelTracer:
-        return OtelTracer(self.otel, **changes)  # type: ignore[arg-type]  # as the test says
+        return OtelTracer(self.otel, **changes)  # type: ignore[arg-type]  # options of the test
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:

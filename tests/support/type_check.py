@@ -1,4 +1,4 @@
-"""What mypy finds in a snippet that a user of the package might write."""
+"""Errors that mypy finds in a snippet, as a user of the package might write it."""
 
 import fcntl
 from pathlib import Path
@@ -8,7 +8,7 @@ from mypy import api
 
 _ROOT: Final = Path(__file__).parents[2]
 _CACHE: Final = _ROOT / ".mypy_cache/snippets"
-"""Shared, one run at a time: without it each snippet has mypy check the whole package anew."""
+"""Shared, one run at a time: without it mypy would check the whole package for each snippet."""
 
 
 def mypy_errors(snippet: str, folder: Path) -> list[tuple[int, str]]:

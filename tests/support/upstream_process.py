@@ -1,6 +1,6 @@
 """The stand-in upstream in a process of its own: thousands of streams cost the test nothing.
 
-Its reply is the prompt without its faults: what a job's text must be is what it asked for.
+Its reply is the prompt without the faults in it. So a test knows the text of each job.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class UpstreamProcess(AbstractContextManager["UpstreamProcess"]):
         self._lock = threading.Lock()
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """The value of an attribute of the upstream, or what a call of its method returns."""
+        """Return an attribute of the upstream, or the result of a call of its method."""
         with self._lock:
             line = json.dumps([name, args, kwargs])
             self._process.stdin.write(line + "\n")
@@ -45,7 +45,7 @@ class UpstreamProcess(AbstractContextManager["UpstreamProcess"]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()  # its sign to end
+        self._process.stdin.close()  # the process ends when its input does
         self._process.stdout.close()
         self._process.wait()
 

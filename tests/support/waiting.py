@@ -1,4 +1,4 @@
-"""Waiting for a condition on the event loop, in place of sleeping for luck."""
+"""Wait for a condition on the event loop, in place of a sleep that may be too short."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> Non
 
 
 async def stopped(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end; see ``berlin_worker.service`` for why once may not do."""
+    """Cancel a task until it has ended; ``berlin_worker.service`` has why once may not do."""
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)

@@ -18,7 +18,7 @@ from tests.support.fork_server import PythonProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
-"""How long a condition may take on a busy machine; a failing test waits this long, no other."""
+"""How long a condition may take on a busy machine: only a failing test waits this long."""
 
 T = TypeVar("T")
 
@@ -40,8 +40,8 @@ def wait_until(condition: Callable[[], T], what: str = "", timeout_s: float = TI
 def listens(port: int) -> bool:
     """Return whether a server accepts connections on a port of this machine.
 
-    Wait for it before a health check that is a process: many of them take the CPU from the server
-    that starts.
+    Wait for it before a health check that starts a process: many such processes take the CPU from
+    the server that starts.
     """
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
@@ -56,8 +56,8 @@ class WorkerProcess:
     """``celery -A <app> worker <arguments>`` in a process of its own.
 
     As a context manager it starts the worker and waits until it is ready; on exit it kills
-    the process, and prints its log if the test failed. ``wait=False`` does not wait, for workers
-    that must not start; ``alone=False`` lets it look for others, as Celery does by default.
+    the process, and prints its log if the test failed. ``wait=False`` is for workers that must not
+    start: nothing waits. With ``alone=False`` it looks for other workers, Celery's default.
     ``fork=False`` starts an interpreter of its own: see :mod:`tests.support.fork_server`.
     """
 
@@ -71,7 +71,7 @@ class WorkerProcess:
         alone: bool = True,
         fork: bool = True,
     ) -> None:
-        # Mingle and gossip cost a second of start-up and say nothing about one worker.
+        # Mingle and gossip cost a second of start-up and are of no use to one worker.
         quick = ("--without-mingle", "--without-gossip") if alone else ()
         self._command: list[str] = [
             *(sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", *quick),
@@ -100,7 +100,7 @@ class WorkerProcess:
     def hostname(self) -> str:
         """The node name, for ``inspect`` and ``control``."""
         found = re.search(rf'w{os.getpid()}-[^"\s]+', self.log)
-        assert found is not None, "it has not printed its name yet"
+        assert found is not None, "the worker has not printed its name yet"
         return found[0]
 
     def start(self, *, wait: bool = True) -> Self:

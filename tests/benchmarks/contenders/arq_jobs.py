@@ -15,14 +15,14 @@ logging = {"version": 1}  # as quiet as the others: by itself it logs each job
 
 
 async def generate(ctx: dict[str, Any], job_id: str, prompt: str) -> None:
-    """The job."""
+    """Run one job."""
     async for delta in deltas(ctx["session"], prompt):
         await ctx["events"].publish(f"job:{job_id}", chunk(job_id, delta))
     await ctx["events"].publish(f"job:{job_id}", completed(job_id))
 
 
 async def startup(ctx: dict[str, Any]) -> None:
-    """One session and one pool for all jobs."""
+    """Open one session and one pool for all jobs."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
     ctx["session"] = aiohttp.ClientSession(connector=connector, timeout=timeout)
@@ -53,7 +53,7 @@ class Worker:
 
 
 async def main() -> None:
-    """The producer."""
+    """Run the producer."""
     pool = await arq.create_pool(RedisSettings.from_dsn(REDIS_URL))
     await produce(
         lambda job_id, prompt: pool.enqueue_job("generate", job_id, prompt, _job_id=job_id)

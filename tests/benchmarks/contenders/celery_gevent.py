@@ -20,7 +20,7 @@ session.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=STREAMS))
 
 @app.task(name="stream")
 def generate(job_id: str, prompt: str) -> None:
-    """The task."""
+    """Run one job."""
     call = session.post(COMPLETIONS, json=body(prompt), headers=HEADERS, stream=True)
     with call as response:
         response.raise_for_status()

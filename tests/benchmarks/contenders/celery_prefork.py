@@ -12,7 +12,7 @@ app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=1)
 
 
 async def stream(job_id: str, prompt: str) -> None:
-    """One job, with a session and a connection of its own: a loop ends with ``asyncio.run``."""
+    """Run one job, with a session and a connection of its own: a loop ends with ``asyncio.run``."""
     timeout = aiohttp.ClientTimeout(total=None)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
@@ -25,7 +25,7 @@ async def stream(job_id: str, prompt: str) -> None:
 
 @app.task(name="stream")
 def generate(job_id: str, prompt: str) -> None:
-    """The task."""
+    """Run one job in a loop of its own."""
     asyncio.run(stream(job_id, prompt))
 
 

@@ -22,13 +22,13 @@ session: aiohttp.ClientSession
 
 @worker_init.connect
 def start_loop(**_: object) -> None:
-    """The loop and the session, before the first job."""
+    """Start the loop and open the session, before the first job."""
     threading.Thread(target=loop.run_forever, daemon=True).start()
     asyncio.run_coroutine_threadsafe(open_session(), loop).result()
 
 
 async def open_session() -> None:
-    """One session for all jobs."""
+    """Open one session for all jobs."""
     global session  # noqa: PLW0603  # a worker process has one
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
@@ -36,7 +36,7 @@ async def open_session() -> None:
 
 
 async def stream(job_id: str, prompt: str) -> None:
-    """One job."""
+    """Stream one job."""
     async for delta in deltas(session, prompt):
         await client.publish(f"job:{job_id}", chunk(job_id, delta))
     await client.publish(f"job:{job_id}", completed(job_id))
@@ -44,7 +44,7 @@ async def stream(job_id: str, prompt: str) -> None:
 
 @app.task(name="stream")
 def generate(job_id: str, prompt: str) -> None:
-    """The task."""
+    """Run one job on the shared loop."""
     asyncio.run_coroutine_threadsafe(stream(job_id, prompt), loop).result()
 
 

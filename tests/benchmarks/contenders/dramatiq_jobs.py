@@ -18,7 +18,7 @@ session: aiohttp.ClientSession | None = None
 
 
 def shared_session() -> aiohttp.ClientSession:
-    """One session for all jobs, opened by the first: it belongs to the loop."""
+    """Return the session of all jobs, which the first one opens: it belongs to the loop."""
     global session  # noqa: PLW0603  # a worker process has one
     if session is None:
         connector = aiohttp.TCPConnector(limit=0)
@@ -29,7 +29,7 @@ def shared_session() -> aiohttp.ClientSession:
 
 @dramatiq.actor
 async def generate(job_id: str, prompt: str) -> None:
-    """The actor."""
+    """Run one job."""
     async for delta in deltas(shared_session(), prompt):
         await client.publish(f"job:{job_id}", chunk(job_id, delta))
     await client.publish(f"job:{job_id}", completed(job_id))

@@ -1,4 +1,4 @@
-"""The floor: what streaming costs when nothing is promised.
+"""The floor: the cost of streaming without any guarantee.
 
 One asyncio process. aiohttp reads lines, ``json.loads`` decodes them, a PUBLISH is packed by hand
 and written without waiting. No queue (jobs come on the standard input), no log, no fence, no lease.
@@ -16,7 +16,7 @@ from shared import REDIS_URL, chunk, completed, deltas
 
 
 def publish(job_id: str, event: str) -> bytes:
-    """PUBLISH as RESP."""
+    """Return a PUBLISH as RESP."""
     channel, data = f"job:{job_id}".encode(), event.encode()
     return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
         *(len(channel), channel),
@@ -39,7 +39,7 @@ class Redis(asyncio.Protocol):
 async def stream(
     session: aiohttp.ClientSession, redis: asyncio.Transport, job_id: str, prompt: str
 ) -> None:
-    """One job."""
+    """Stream one job."""
     async for delta in deltas(session, prompt):
         redis.write(publish(job_id, chunk(job_id, delta)))
     redis.write(publish(job_id, completed(job_id)))

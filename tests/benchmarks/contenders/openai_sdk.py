@@ -1,6 +1,6 @@
-"""OpenAI's own SDK over aiohttp: what its reading of a stream costs, and nothing is promised.
+"""OpenAI's own SDK over aiohttp: the cost of its reading of a stream, without any guarantee.
 
-As the floor: one asyncio process, a PUBLISH packed by hand for each chunk, no queue, no log.
+Like the floor it is one asyncio process, a PUBLISH packed by hand for each chunk, no queue, no log.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from shared import REDIS_URL, chunk, completed
 
 
 async def stream(client: AsyncOpenAI, redis: asyncio.Transport, job_id: str, prompt: str) -> None:
-    """One job."""
+    """Stream one job."""
     messages: Any = [{"role": "user", "content": prompt}]
     answer = await client.chat.completions.create(
         model="gpt-4o-mini",

@@ -1,6 +1,6 @@
-"""Ours: the producer alone, a bare Celery app that knows nothing but the contract.
+"""Ours: the producer alone, a bare Celery app that uses only the contract.
 
-The worker is ``celery -A berlin_worker worker -c <streams>``, as anybody starts it.
+The worker is ``celery -A berlin_worker worker -c <streams>``, the ordinary command.
 """
 
 from celery import Celery

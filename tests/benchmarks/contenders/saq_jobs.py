@@ -14,14 +14,14 @@ queue = Queue.from_url(REDIS_URL)
 
 
 async def generate(ctx: dict[str, Any], *, job_id: str, prompt: str) -> None:
-    """The job."""
+    """Run one job."""
     async for delta in deltas(ctx["session"], prompt):
         await ctx["events"].publish(f"job:{job_id}", chunk(job_id, delta))
     await ctx["events"].publish(f"job:{job_id}", completed(job_id))
 
 
 async def startup(ctx: dict[str, Any]) -> None:
-    """One session and one pool for all jobs."""
+    """Open one session and one pool for all jobs."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
     ctx["session"] = aiohttp.ClientSession(connector=connector, timeout=timeout)
@@ -46,7 +46,7 @@ settings = {
 
 
 async def main() -> None:
-    """The producer. By itself a job has 10 s."""
+    """Run the producer. By default a job has 10 s."""
     await queue.connect()
     await produce(
         lambda job_id, prompt: queue.enqueue("generate", job_id=job_id, prompt=prompt, timeout=600)

@@ -1,4 +1,4 @@
-"""What every contender would write the same: the call to the upstream, the events, the producer.
+"""Code that all contenders share: the call to the upstream, the events, the producer.
 
 Runs in each contender's own environment, so it needs aiohttp at most.
 """
@@ -13,17 +13,17 @@ from typing import Any
 REDIS_URL = os.environ["REDIS_URL"]
 STREAMS = int(os.environ["BENCH_STREAMS"])
 COMPLETIONS = os.environ["BERLIN_URL"] + "/api/chat/completions"
-HEADERS = {"token": "a-token"}  # they log in nowhere: the upstream takes any token
+HEADERS = {"token": "a-token"}  # contenders do not log in: the upstream accepts any token
 
 
 def body(prompt: str) -> dict[str, Any]:
-    """The body of a completion."""
+    """Return the body of a completion."""
     options = {"model": "gpt-3.5-turbo", "temperature": 0, "max_tokens": 1888}
     return {"prompt": prompt, "parentMessageId": str(uuid.uuid4()), "options": options}
 
 
 async def deltas(session: Any, prompt: str) -> AsyncIterator[str]:
-    """The deltas of one completion over an ``aiohttp.ClientSession``."""
+    """Yield the deltas of one completion over an ``aiohttp.ClientSession``."""
     async with session.post(COMPLETIONS, json=body(prompt), headers=HEADERS) as response:
         response.raise_for_status()
         async for line in response.content:
@@ -32,17 +32,17 @@ async def deltas(session: Any, prompt: str) -> AsyncIterator[str]:
 
 
 def chunk(job_id: str, content: str) -> str:
-    """A chunk event."""
+    """Return a chunk event."""
     return json.dumps({"job_id": job_id, "type": "chunk", "content": content})
 
 
 def completed(job_id: str) -> str:
-    """The event that ends a job."""
+    """Return the event that ends a job."""
     return json.dumps({"job_id": job_id, "type": "completed"})
 
 
 def orders() -> Iterator[tuple[str, str]]:
-    """``(job ID, prompt)`` of each job to enqueue: one JSON object a line, until the end."""
+    """Yield ``(job ID, prompt)`` of each job to enqueue: one JSON object a line of the input."""
     for line in sys.stdin:
         order = json.loads(line)
         yield order["job_id"], order["prompt"]

@@ -20,7 +20,7 @@ class Context:
 
 @asynccontextmanager
 async def lifespan() -> AsyncGenerator[Context, None]:
-    """One session for all tasks."""
+    """Open one session for all tasks."""
     logging.getLogger("streaq").setLevel(logging.WARNING)  # by itself it logs each job
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
@@ -38,14 +38,14 @@ worker = Worker(
 
 @worker.task(ttl=0)
 async def generate(job_id: str, prompt: str) -> None:
-    """The task."""
+    """Run one job."""
     async for delta in deltas(worker.context.session, prompt):
         await worker.redis.publish(f"job:{job_id}", chunk(job_id, delta))
     await worker.redis.publish(f"job:{job_id}", completed(job_id))
 
 
 async def main() -> None:
-    """The producer."""
+    """Run the producer."""
     async with worker:
         await produce(generate.enqueue)
 

@@ -13,7 +13,7 @@ broker = RedisStreamBroker(REDIS_URL)
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def startup(state: TaskiqState) -> None:
-    """One session and one pool for all jobs."""
+    """Open one session and one pool for all jobs."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
     state.session = aiohttp.ClientSession(connector=connector, timeout=timeout)
@@ -40,7 +40,7 @@ async def generate(job_id: str, prompt: str) -> None:
 
 
 async def main() -> None:
-    """The producer."""
+    """Run the producer."""
     await broker.startup()
     await produce(generate.kiq)
     await broker.shutdown()

@@ -1,6 +1,6 @@
 """The floor: an aiohttp handler that copies one redis-py subscription into each response.
 
-It promises nothing: no log, no cursor, no order, no bound. Prints its port.
+It gives no guarantee: no log, no cursor, no order, no bound. Prints its port.
 """
 
 import asyncio

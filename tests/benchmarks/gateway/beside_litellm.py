@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks.gateway.beside_litellm``: chats by the gateway, and by LiteLLM.
 
-Both have the same stand-in of an upstream behind them. LiteLLM's proxy asks it by itself; with our
-gateway a worker does, so its CPU counts, too. ``tests.servers`` installs the proxy.
+Both use one stand-in for an upstream. LiteLLM's proxy calls it by itself. Behind our gateway a
+worker calls it, so the CPU of the worker counts, too. ``tests.servers`` installs the proxy.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def main() -> None:
         for _ in range(given.rounds):
             for serve in (ours, litellm):
                 with serve(behind) as (url, pids):
-                    asyncio.run(chats(url, 3))  # what is loaded at the first request
+                    asyncio.run(chats(url, 3))  # the first requests load modules
                     used = [measure.cpu_s(measure.tree(pid)) for pid in pids]
                     pieces = asyncio.run(chats(url, given.streams))
                     spent = [

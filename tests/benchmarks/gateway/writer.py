@@ -24,7 +24,7 @@ _TTL_S = 3600
 
 
 class Queue:
-    """What a log needs of a journal: the bytes are taken at once."""
+    """The part of a journal that a log uses; it takes the bytes at once."""
 
     full = False
 
