@@ -1,5 +1,5 @@
-# What a contributor types. Everything happens in .venv, which is made on first use
-# from the lock files; `make` alone lists the targets.
+# Commands for contributors. All of them use .venv, which the first one makes from the lock files.
+# `make` alone lists the targets.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,10 +9,10 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-# Tests mostly wait for servers, so five for two cores; each has a Redis of its own.
+# Tests mostly wait for servers, so two cores get five processes; each has a Redis of its own.
 WORKERS ?= $(shell echo $$(($(CORES) < 8 ? 5 * $(CORES) / 2 : 16)))
-# Images of containers often set it. Then each of the processes of a test run compiles all its
-# libraries: 1.3 s of CPU for a worker in place of 0.5.
+# Images of containers often set it. Then each process of a test run compiles all its libraries:
+# a worker takes 1.3 s of CPU to start, not 0.5.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
@@ -30,7 +30,7 @@ test: .venv/.dev ## every test, in parallel and random order
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos
 	@$(MAKE) chaos-short
 
-# Apart from `make test`: on Python 3.11 a test that is measured takes twice the CPU, or more.
+# Not a part of `make test`: on Python 3.11 a measured test takes twice the CPU, or more.
 coverage: .venv/.dev ## branch coverage by the same tests without the chaos ones; fails below 97 %
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore tests/chaos --cov --cov-report=term-missing:skip-covered
 
@@ -41,7 +41,7 @@ fuzz: .venv/.dev ## 10,000 items of garbage in Redis and on the queue, beside a 
 	@BERLIN_FUZZ_ITEMS=$(or $(ITEMS),10000) \
 		$(BIN)/pytest -v --timeout 3600 tests/fuzz/test_fuzz.py tests/fuzz/test_fuzz_queue.py
 
-# Apart from the others: these count seconds, and a fault needs the machine for itself.
+# Not among the other tests: these count seconds, so a fault needs the machine for itself.
 chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size: make chaos [TOPOLOGY=cluster] [PART=1/3]
 	@$(if $(TOPOLOGY)$(PART)$(CHAOS),,rm -f chaos.json)
 	@status=0; for kind in $(or $(TOPOLOGY),single sentinel cluster); do \
@@ -49,7 +49,7 @@ chaos: .venv/.dev ## kill, cut, fill and restart everything, at full size: make 
 			--topology $$kind $(if $(PART),--part $(PART)) $(or $(CHAOS),tests/chaos) || status=1; \
 	done; $(BIN)/python -m tests.support.chaos_report chaos.json; exit $$status
 
-chaos-short: .venv/.dev ## the same in some two minutes, six at a time
+chaos-short: .venv/.dev ## the chaos tests at a small size, some two minutes, six at a time
 	@$(BIN)/pytest -n 6 --dist loadgroup --durations=8 tests/chaos
 
 test-celery: .venv/.dev ## Celery's and kombu's own suites on our pool and transport: make test-celery [SUITES=tasks]
@@ -94,7 +94,7 @@ smoke: .venv/.dev ## build the wheel and try it with the source tree out of the 
 	@tests/smoke/run
 
 # Extras and groups are resolved for every platform and Python from 3.11, with the hashes
-# of every file. The second lock follows the first, so that one .venv serves both.
+# of every file. The second lock has the versions of the first, so one .venv serves both.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command 'make lock'
 
@@ -108,9 +108,9 @@ clean: ## remove the environment and everything that was built
 
 # --- The environment ---------------------------------------------------------
 
-# uv does in 2 s what takes pip 11, most of it reading index pages. Where uv cannot be had or
-# does not get through (a mirror that only pip's configuration names), pip does the same.
-# $(1): requirements, which the lock files pin to the last dependency.
+# uv takes 2 s, pip 11, mostly for index pages. If uv cannot be installed or reaches no index (for
+# instance a mirror that only the configuration of pip names), pip installs all.
+# $(1): requirements, of which the lock files pin every dependency.
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(1) 2>/dev/null || { \
 	$(BIN)/python -m ensurepip >/dev/null && $(BIN)/python -m pip install --quiet --no-deps $(1); }
 
@@ -130,7 +130,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 	$(call install-locked,requirements-dev.lock)
 	@touch .venv/.demo
 
-# pip runs from the wheel that Python carries (installing it takes 4 s) to fetch uv.
+# pip runs from the wheel that Python contains, to fetch uv: to install pip takes 4 s.
 PIP_WHEEL = $(if $(PYTHON),$(shell $(PYTHON) -c 'import ensurepip, pathlib, sysconfig; \
 	place = sysconfig.get_config_var("WHEEL_PKG_DIR") or pathlib.Path(ensurepip.__file__).with_name("_bundled"); \
 	print(*pathlib.Path(place).glob("pip-*.whl"))' 2>/dev/null))

@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave files without a quick level out of a quick run: half of the time goes into imports."""
+    """Leave files without a quick level out of a quick run: imports take half of its time."""
     quick = config.getoption(selection.OPTION) and collection_path.name.startswith("test_")
     return True if quick and not selection.is_quick_file(collection_path) else None
 
@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(
 ) -> Iterator[None]:
     """Mark the tests that start a Redis server, and leave them out of a quick run.
 
-    Then, in a parallel run, let the longest begin first, whatever order the others have.
+    In a parallel run the longest begin first; the others keep their order.
     """
     servers = {item for item in items if selection.starts_server(item)}
     for item in servers:
@@ -215,7 +215,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options by which one topology, and a quick run, are chosen."""
+    """Add options for one topology, a part of the chaos tests, and a quick run."""
     parser.addoption(
         selection.OPTION,
         action="store_true",

@@ -1,4 +1,4 @@
-"""The tree keeps its shape: floors, sizes of files and functions, one level a test file."""
+"""The shape of the tree: floors, sizes of files and functions, one level for each test file."""
 
 import ast
 import tomllib

@@ -3,8 +3,9 @@
     python -m tests.celery_suites [celery] [kombu] [PART...] [-k EXPRESSION] [--beside VARIANT]
 
 The suites come from the sdists of the locked versions. Their environment is ``.suites/env``.
-Each part of a suite has a Redis of its own, on ours and beside it, and all parts run at once: they
-wait more than they work. What fails is run once more by itself, since the suites count seconds.
+Each part of a suite runs on ours and on the stock parts, each time with a Redis of its own. All
+parts run at once: they mostly wait. A failed test runs once more by itself, since the suites count
+seconds.
 """
 
 import argparse
@@ -25,7 +26,7 @@ BESIDE: Final = {"celery": "threads", "kombu": "stock"}
 
 
 def main() -> int:
-    """Return 0 if each difference is expected and each part is at its end."""
+    """Return 0 if each difference is expected and each part has ended."""
     names = sorted({part.suite for part in PARTS} | {part.name for part in PARTS})
     parser = argparse.ArgumentParser(prog="python -m tests.celery_suites", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
@@ -79,7 +80,7 @@ def print_result(result: Result) -> None:
 def differences(suite: str, results: Collection[Result], *, whole: bool) -> list[str]:
     """Return a line for each difference of a suite that ``expected.toml`` does not have.
 
-    Unless the ``whole`` suite ran, an expected difference of a test that did not run is none.
+    If a part of the suite ran, not the ``whole``, tests that did not run make no difference.
     """
     ours: dict[str, str] = {}
     theirs: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What came out of a suite, and whether it is what ``expected.toml`` says. No I/O but reading."""
+"""The outcomes of a suite, compared with ``expected.toml``. The only I/O is reading."""
 
 import enum
 import tomllib
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 ANY: Final = "any"
-"""Expected of a test that chance decides."""
+"""The expected outcome of a test that depends on chance."""
 _OUTCOMES: Final = ("failed", "skipped", "passed")
 """From the strongest to the weakest: a test whose teardown failed has failed."""
 
@@ -17,7 +17,7 @@ _PASSED, _FAILED, _NOTHING_TO_RUN = 0, 1, 5  # exit codes of pytest
 
 @dataclass(frozen=True)
 class Difference:
-    """One test that ends in another way than on the stock parts, or must not be run."""
+    """One test that ends in another way than on the stock parts."""
 
     ours: str
     theirs: str
@@ -28,7 +28,7 @@ class Difference:
 class Outcomes:
     """How each test ended, ``passed``, ``failed`` or ``skipped``, by its pytest node ID.
 
-    A test that began and did not end has failed: ``unfinished`` names it too.
+    A test that began and did not end has failed: it is in ``unfinished``, too.
     """
 
     by_test: Mapping[str, str]
@@ -61,7 +61,7 @@ def outcomes_of(record: Iterable[str]) -> Outcomes:
 
 
 class Next(enum.Enum):
-    """What follows a pytest process."""
+    """The step after a pytest process."""
 
     END = enum.auto()
     RESUME = enum.auto()
@@ -99,7 +99,7 @@ def figures(found: Mapping[str, str]) -> str:
 def complaints(
     ours: Mapping[str, str], theirs: Mapping[str, str], expected: Mapping[str, Difference]
 ) -> list[str]:
-    """Return a line for each difference that is not expected, and each that is gone."""
+    """Return a line for each unexpected difference, and for each expected one that is gone."""
     lines = []
     for name in sorted(ours.keys() | theirs.keys() | expected.keys()):
         found = ours.get(name, "missing"), theirs.get(name, "missing")

@@ -7,7 +7,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Part:
-    """Tests of a suite that run in one process: paths, and what of them other parts run."""
+    """Tests of a suite that run in one process: paths, and those of them that other parts run."""
 
     suite: str
     name: str
@@ -30,14 +30,13 @@ _FLAGS_OF_CHORDS: Final = [
 ]
 _TASKS: Final = "t/integration/test_tasks.py"
 _CLASS_BASED: Final = f"{_TASKS}::test_class_based_tasks"
-# Not here: tests of other backends, of beat, of Django and of upgrades, which have no pool and
-# no Redis queue.
+# Left out: tests of other backends, beat, Django and upgrades. They use no pool and no Redis queue.
 PARTS: Final = (
     Part("celery", "canvas-1", _HALF_OF_CANVAS),
     Part("celery", "canvas-2", [_CANVAS], [*_HALF_OF_CANVAS, *_FLAGS_OF_CHORDS]),
     Part("celery", "canvas-3", _FLAGS_OF_CHORDS),
     Part("celery", "tasks", [_TASKS], [_CLASS_BASED]),
-    # Apart: on `threads` its task stays active, and the teardowns of other tests wait for its end.
+    # By itself: on `threads` its task stays active, and teardowns of other tests wait for its end.
     Part("celery", "class-based", [_CLASS_BASED]),
     Part(
         "celery",
@@ -51,7 +50,7 @@ PARTS: Final = (
                 "events_state_memory_leak",
             )
         ],
-        # Of Django, which is not installed.
+        # Tests of Django, which is not installed.
         [f"t/integration/test_worker.py::test_django_fixup_{name}"
          for name in ("direct_worker", "installs_django_task_for_celery_subclass")],
     ),

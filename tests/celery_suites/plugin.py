@@ -1,4 +1,4 @@
-"""The pytest plugin that lets a suite of Celery or kombu use what ``SUITE_VARIANT`` names.
+"""The pytest plugin with which a suite of Celery or kombu uses the parts of ``SUITE_VARIANT``.
 
 ``threads`` and ``prefork`` are Celery's pools of these names on kombu's transport, ``stock`` is
 kombu's transport alone. ``ours`` is ``AsyncioPool``, its task class, and our transport. It runs in
@@ -28,7 +28,7 @@ RECORD = Path(os.environ["SUITE_RECORD"])
 LEFT_OUT = frozenset(Path(os.environ["SUITE_LEFT_OUT"]).read_text().splitlines())
 """Node IDs of the tests that an earlier process has ended."""
 STEP_LIMIT_S = float(os.environ["SUITE_STEP_LIMIT_S"])
-STACKS = os.dup(2)  # pytest captures 2 later
+STACKS = os.dup(2)  # pytest will capture descriptor 2
 OURS = VARIANT == "ours"
 # The suite asks for Celery's default pool by its name.
 POOLS = {"ours": "berlin_worker.pool:AsyncioPool", "threads": "celery.concurrency.thread:TaskPool"}
@@ -107,20 +107,20 @@ _FORGETFUL = "test_trace_log_arguments"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what has ended, and complete the stand-ins of kombu's tests."""
+    """Leave out tests that have ended, and complete the stand-ins of kombu's tests."""
     ended = [item for item in items if item.nodeid in LEFT_OUT]
     config.hook.pytest_deselected(items=ended)
     items[:] = [item for item in items if item.nodeid not in LEFT_OUT]
     modules: set[Any] = {getattr(item, "module", None) for item in items}
     for module in modules:
         if module is not None and module.__name__.endswith("transport.test_redis"):
-            redis.poll = eventio.poll  # the module replaces it for kombu's, imported above already
+            redis.poll = eventio.poll  # the test module has replaced it after our import above
             if OURS:
                 _complete(module.Client)
 
 
 def _complete(client: Any) -> None:
-    """Give a stand-in what each client of redis-py has, and our channel uses."""
+    """Give a stand-in the parts of a client of redis-py that our channel uses."""
     connection = client._sconnection
     client.connection_pool = None
     connection.pack_commands = lambda self, commands: b""

@@ -1,4 +1,4 @@
-"""The environment of the suites, and the folder that has it and all that a run writes."""
+"""The environment of the suites, in the folder with all files of a run."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ PYTHON: Final = PLACE / "env" / "bin" / "python"
 
 
 def clean_up() -> None:
-    """Remove what an earlier run left, and let servers keep their data where the next looks."""
+    """Remove the files of an earlier run; servers keep their data in a folder that this removes."""
     for pattern in ("*.record", "*.leftout", "*.log", "*.xml"):
         for old in PLACE.glob(pattern):
             old.unlink()
@@ -36,7 +36,7 @@ def locked(package: str) -> str:
 
 
 def install() -> None:
-    """Make the environment of the suites, unless it is there as the requirements say."""
+    """Make the environment of the suites, unless it has the requirements already."""
     requirements = [ROOT / "requirements-dev.lock", HERE / "requirements.txt"]
     wanted = "".join(each.read_text() for each in requirements)
     marker = PLACE / "installed"
@@ -66,7 +66,7 @@ def unpacked(package: str) -> Path:
 
 
 def mortal(program: Path) -> Path:
-    """Return a program that does the same, and ends with this one even if that is killed."""
+    """Return a wrapper of a program, which ends with this process even if that is killed."""
     setpriv = shutil.which("setpriv")  # of Linux
     if setpriv is None:
         return program

@@ -1,4 +1,4 @@
-"""Run one part of a suite on one variant, to its end whatever its tests do."""
+"""Run one part of a suite on one variant to its end, even if its tests hang or crash."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tests.celery_suites.parts import Part
 from tests.celery_suites.programs import PLACE, PYTHON, ROOT
 
 LIMIT_S: Final = 1500
-"""A part that has not ended by then counts with the tests that have."""
+"""After this time only the tests of a part that have ended count."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def ended(run: Run) -> Result:
 
 
 def _processes(result: Result, end: float, left_out: set[str]) -> None:
-    """Run pytest until each test has ended that is not ``left_out``."""
+    """Run pytest until each test that is not ``left_out`` has ended."""
     run = result.run
     while not result.incomplete:
         result.processes += 1
@@ -109,7 +109,7 @@ def pytest_once(run: Run, files: Path, left_out: set[str], limit_s: float) -> in
             "SUITE_RECORD": str(files.with_suffix(".record")),
             "SUITE_STEP_LIMIT_S": str(run.step_limit_s),
             "SUITE_LEFT_OUT": str(files.with_suffix(".leftout")),
-            # As in the CI of Celery: tests of log lines need it.
+            # As in the CI of Celery: tests of log lines require it.
             "WORKER_LOGLEVEL": "INFO",
             "TEST_BROKER": server.url,
             "TEST_BACKEND": server.url,

@@ -29,7 +29,7 @@ RACED = Difference("any", "passed", "chance decides")
         ({"a": "failed", "b": "failed"}, {"a": "passed", "b": "failed"}, 0),
         ({"a": "failed", "b": "failed"}, {"a": "passed", "b": "passed"}, 1),
         ({"a": "failed"}, {"a": "passed", "b": "passed"}, 1),
-        ({"a": "passed"}, {"a": "passed"}, 1),  # mended: the table must say so
+        ({"a": "passed"}, {"a": "passed"}, 1),  # mended: the table must drop it
         ({}, {}, 1),
         ({"a": "failed", "raced": "passed"}, {"a": "passed", "raced": "passed"}, 0),
         ({"a": "failed", "raced": "failed"}, {"a": "passed", "raced": "passed"}, 0),

@@ -1,4 +1,4 @@
-"""A part of a suite comes to its end, whatever its tests do."""
+"""A part of a suite comes to its end, even if its tests hang or crash."""
 
 import sys
 import textwrap
@@ -59,7 +59,7 @@ def test_last():
 def test_hanging_and_crashing_tests_fail_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # The plugins of this environment cost each process as much time as all else.
+    # To load the plugins of this environment would double the time of each process.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "test_them.py").write_text(textwrap.dedent(TESTS))
     server = find_server()
