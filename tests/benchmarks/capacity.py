@@ -2,8 +2,8 @@
 
 A fleet is as large as its first limit lets it be: a core of a worker, a core of a node
 (Redis runs commands on one), the memory of the logs until they expire, a network card, or the
-one Redis of the queue. The costs are measured: those of a worker by ``make bench``, where its
-figures are published, those of an event store by ``tests.benchmarks.cluster``, on one Redis and on
+one Redis of the queue. The costs are measured: those of a worker by ``make bench``, if its figures
+are published, those of an event store by ``tests.benchmarks.cluster``, on one Redis and on
 a cluster: there each event is a call of its own within a batch.
 
 The formulae, for ``n`` streams with ``r`` chunks a second each, ``c`` chunks to a job:

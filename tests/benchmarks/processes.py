@@ -25,7 +25,7 @@ _STOP_TIMEOUT_S = 5.0
 
 
 class Failed(Exception):
-    """A run gave no figures; the message says why."""
+    """A run gave no figures; the message has the reason."""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """One process that reads all events: counts chunks and ends, and takes the lag of each chunk.
 
-It speaks RESP by itself, so that it is not the bottleneck, and PSUBSCRIBEs ``job:*``.
+It parses RESP by itself, so that it is not the bottleneck, and PSUBSCRIBEs ``job:*``.
 
 Run as a script, with the port of Redis and the number of jobs, it prints one JSON object a line:
 ``ready`` once subscribed, ``warm`` at the end of a job whose ID begins with ``warm`` (which counts

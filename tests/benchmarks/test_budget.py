@@ -54,6 +54,6 @@ def test_parts_add_up_to_the_cpu_of_the_worker_and_the_dearest_comes_first():
     ]
 
 
-def test_readme_has_a_place_for_it():
+def test_readme_has_a_place_for_the_budget():
     readme = (ROOT / "tests/README.md").read_text()
     assert "| row |" in between(readme, "budget", "| row |")

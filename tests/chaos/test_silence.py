@@ -12,7 +12,7 @@ from tests.support.faulty_provider import installed
 from tests.support.workers import wait_until
 
 
-def test_worker_stopped_past_its_lease_says_nothing_stale_and_works_on(site, report):
+def test_worker_stopped_past_its_lease_publishes_nothing_stale_and_works_on(site, report):
     streams = size(30, 200)
     with site.worker("-c", "300") as sleeper:
         job_ids = [

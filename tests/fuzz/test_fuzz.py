@@ -40,7 +40,7 @@ def let_producers_send(raw: redis.Redis) -> None:
             raw.delete(key)
 
 
-def test_worker_lives_and_serves_the_next_job_whatever_stands_in_redis(fleet):
+def test_worker_serves_the_next_job_whatever_redis_contains(fleet):
     job_ids = (f"served-{n}" for n in itertools.count())
     token = names.token_key("berlin", fleet.upstream.account)
     with (

@@ -233,7 +233,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_headers_of_any_type_leave_no_message_in_nobody_s_hands(living, name):
+def test_message_with_headers_of_any_type_is_worked_off(living, name):
     fleet, _ = living
     item = task()
     item["headers"].update(HEADERS[name])

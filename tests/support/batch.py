@@ -24,7 +24,7 @@ TIMINGS = Timings(queue_ms=1, login_ms=0, first_chunk_ms=2, stream_ms=3, total_m
 
 
 class FakeClient:
-    """Jobs end when the test says so, or at once; counts what is sent."""
+    """Jobs end when the test opens their gate, or at once; counts submissions."""
 
     def __init__(self, *, at_once: bool = True) -> None:
         self.sent: Counter[str] = Counter()

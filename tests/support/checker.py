@@ -114,18 +114,18 @@ def _disorder(job_id: str, log: Log, events: Sequence[Mapping[str, Any]]) -> Ite
 def _mixed_attempts(events: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     attempt, published = 0, 0  # published: chunks since the last reset
     for n, event in enumerate(events, 1):
-        kind, speaks = event["type"], event["attempt"]
-        if speaks < attempt:
-            yield f"attempt {speaks} speaks after attempt {attempt}, at {n}"
-        elif speaks > attempt and kind == "chunk":
-            yield f"attempt {speaks} does not open, at {n}"
-        elif speaks == attempt and kind in {"started", "reset"}:
+        kind, current = event["type"], event["attempt"]
+        if current < attempt:
+            yield f"attempt {current} publishes after attempt {attempt}, at {n}"
+        elif current > attempt and kind == "chunk":
+            yield f"attempt {current} does not open, at {n}"
+        elif current == attempt and kind in {"started", "reset"}:
             yield f"attempt {attempt} opens twice, at {n}"
         if kind == "started" and published:
             yield f"{published} chunks are not taken back by a reset, at {n}"
         elif kind == "reset" and not published:
             yield f"a reset without chunks, at {n}"
-        attempt = max(attempt, speaks)
+        attempt = max(attempt, current)
         published = 0 if kind == "reset" else published + (kind == "chunk")
 
 

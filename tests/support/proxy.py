@@ -70,7 +70,7 @@ class TcpProxy:
         return sum(not link.left for link in tuple(self._links))
 
     def cut(self) -> None:
-        """Reset every connection, on both sides; new ones are as the mode says."""
+        """Reset every connection, on both sides; the mode decides about new ones."""
         self._order(lambda: [link.abort() for link in tuple(self._links)])
 
     def stall(self) -> None:

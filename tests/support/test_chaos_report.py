@@ -78,7 +78,7 @@ def test_table_is_written_between_the_markers():
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_pytest_shows_it_and_keeps_it_whatever_became_of_the_test(tmp_path, monkeypatch, passed):
+def test_pytest_shows_and_keeps_the_rows_even_if_a_test_failed(tmp_path, monkeypatch, passed):
     place = tmp_path / "rows.json"
     monkeypatch.setenv("BERLIN_CHAOS_REPORT", str(place))
     report = SimpleNamespace(

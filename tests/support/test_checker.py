@@ -105,7 +105,7 @@ def test_valid_history_has_no_violation(job, log):
         (changed(WHOLE, 1, seq=7), "wrong", "with seq 7"),
         (changed(WHOLE, 1, v=2), "wrong", "version 2"),
         (changed(WHOLE, 1, job_id="other"), "wrong", "is of other"),
-        (changed(RESTARTED, 3, attempt=1), "wrong", "attempt 1 speaks after attempt 2"),
+        (changed(RESTARTED, 3, attempt=1), "wrong", "attempt 1 publishes after attempt 2"),
         (changed(RESTARTED, 2, type="started"), "wrong", "not taken back"),
         (changed(WHOLE, 2, attempt=2), "wrong", "attempt 2 does not open"),
         (changed(WHOLE, 1, content=""), "wrong", "an empty chunk"),
@@ -130,7 +130,7 @@ def test_valid_history_has_no_violation(job, log):
         ),
     ],
 )
-def test_each_thing_that_is_wrong_is_seen(log, kind, detail):
+def test_each_violation_is_found(log, kind, detail):
     assert any(p.kind == kind and detail in p.detail for p in problems_of(JOB, log))
 
 
@@ -140,7 +140,7 @@ def test_text_that_was_kept_must_be_what_the_reply_begins_with():
     assert kinds(job, log) == {"wrong"}
 
 
-def test_reader_saw_the_log_or_it_did_not():
+def test_reader_that_missed_or_repeated_an_event_is_a_problem():
     heard = [data for _, data in WHOLE]
     assert unlike_the_log("j", heard, WHOLE) == []
     for wrong in ([], heard[:-1], heard[1:], [*heard[:2], *heard[1:]], [heard[0]] * len(heard)):
@@ -163,7 +163,7 @@ def test_keys_without_a_ttl_and_unknown_keys_are_reported():
 
 
 def test_recovery_runs_from_the_fault_to_the_next_attempt_s_first_event():
-    # Events at 1 to 5 s; attempt 2 speaks first at 3 s.
+    # Events at 1 to 5 s; attempt 2 begins at 3 s.
     assert recovery_s(RESTARTED, [2.5]) == 0.5
     assert recovery_s(RESTARTED, [2.2, 2.9]) == pytest.approx(0.8)
     assert recovery_s(RESTARTED, [0.5, 1.5, 3.5]) is None

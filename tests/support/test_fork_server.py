@@ -28,7 +28,7 @@ CELERY = [sys.executable, "-m", "celery"]
         (["celery", "-A", "a"], {}, False),
     ],
 )
-def test_only_a_command_that_a_fork_runs_alike_is_forked(
+def test_only_a_command_that_behaves_alike_in_a_fork_is_forked(
     command: list[str], changes: dict[str, str], forks: bool
 ) -> None:
     assert can_fork(command, ENV | changes) is forks

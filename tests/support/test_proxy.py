@@ -80,7 +80,7 @@ def is_reset(peer: socket.socket) -> bool:
         return True
 
 
-def hears_nothing(peer: socket.socket) -> bool:
+def receives_nothing(peer: socket.socket) -> bool:
     peer.settimeout(0.1)
     try:
         return peer.recv(1000) == b"never"
@@ -109,7 +109,7 @@ def test_stalled_bytes_arrive_after_healing(proxy, client):
     ask(client)
     proxy.stall()
     client.sendall(b"late")
-    assert hears_nothing(client)
+    assert receives_nothing(client)
     proxy.heal()
     assert client.recv(1000) == b"late"
 
@@ -118,7 +118,7 @@ def test_connection_made_in_a_stall_goes_on_when_it_is_healed(proxy):
     proxy.stall()
     with connected(proxy) as peer:
         peer.sendall(b"late")
-        assert hears_nothing(peer)
+        assert receives_nothing(peer)
         proxy.heal()
         assert peer.recv(1000) == b"late"
 
@@ -130,10 +130,10 @@ def test_black_hole_swallows_bytes_and_ends_and_never_gives_them_back(proxy, cli
     with connected(proxy) as during:
         during.sendall(b"lost too")
         wait_until(lambda: proxy.accepted == 2, "the proxy, still a black hole, has accepted it")
-        assert hears_nothing(client)
+        assert receives_nothing(client)
         proxy.heal()
-        assert hears_nothing(client)
-        assert hears_nothing(during)
+        assert receives_nothing(client)
+        assert receives_nothing(during)
     client.close()
     wait_until(lambda: proxy.connections == 0, "the proxy has seen that both left")
     with connected(proxy) as after:
@@ -153,7 +153,7 @@ def test_refused_connections_are_reset_until_healing(proxy, client):
         assert ask(again) == b"hello"
 
 
-def test_its_url_keeps_all_but_the_address(proxy, echo):
+def test_url_of_the_proxy_keeps_all_but_the_address(proxy, echo):
     url = f"redis://user:secret@127.0.0.1:{echo.port}/3?x=1"
     assert TcpProxy.of(url)._target == ("127.0.0.1", echo.port)
     assert proxy.url_of(url) == f"redis://user:secret@127.0.0.1:{proxy.port}/3?x=1"

@@ -1,6 +1,6 @@
 """The stand-in upstream in a process of its own: thousands of streams cost the test nothing.
 
-Its reply is the prompt without the faults in it. So a test knows the text of each job.
+Its reply is the prompt without the faults in it. So each job has an expected text.
 """
 
 import asyncio
