@@ -133,6 +133,7 @@ UNUSABLE: dict[str, dict[str, Any]] = {
 def garbage_fleet(redis_server):
     with upstream_in_thread() as upstream:
         fleet = Fleet(redis_server.url.removesuffix("/0") + "/2", upstream)
+        fleet.redis.flushdb()
         with fleet.worker("-c", "2", "--loglevel", "DEBUG") as worker:
             yield fleet, worker
 

@@ -92,7 +92,8 @@ def test_workers_with_different_clocks_run_each_scheduled_job_once_and_none_earl
 
 def test_scheduled_jobs_of_a_foreign_producer_return_to_their_list(fleet):
     """The messages have the routing key of another queue, and all of them one tag."""
-    sent = schedule(fleet, 6, countdown_s=12)
+    # Two workers start and hold them before they are due.
+    sent = schedule(fleet, 6, countdown_s=25)
     foreign = []
     for raw in fleet.redis.lrange(QUEUE, 0, -1):
         message = json.loads(raw)

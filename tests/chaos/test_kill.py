@@ -10,10 +10,10 @@ from tests.support.workers import wait_until
 
 
 def test_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
-    streams = size(40, 200)
+    streams, chunks = size(40, 200), size(160, 100)  # the next worker starts while all stream
     with site.worker("-c", "300") as doomed:
         job_ids = [
-            site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 20 == 0, how=how)
+            site.submit(None, "[[delay:0.1]]", chunks=chunks, follow=n % 20 == 0, how=how)
             for n in range(streams // 2)
             for how in ("client", "bare")
         ]
@@ -33,16 +33,16 @@ def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report, yo
 
     Streams that had run for longer than an observation begin at once.
     """
-    streams, chunks = size(6, 200), 1 if young else 50
+    streams, before = size(6, 200), 1 if young else 50
     with site.worker("-c", "300") as first:
         job_ids = [
-            site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 20 == 0)
+            site.submit(None, "[[delay:0.1]]", chunks=size(180, 100), follow=n % 20 == 0)
             for n in range(streams)
         ]
-        wait_until(lambda: site.streaming(job_ids, chunks), "all stream")
+        wait_until(lambda: site.streaming(job_ids, before), "all stream")
         with site.worker("-c", "300") as second:
             first.kill()
-            wait_until(lambda: site.streaming(job_ids, chunks, attempt=2), "all stream again")
+            wait_until(lambda: site.streaming(job_ids, before, attempt=2), "all stream again")
             with site.worker("-c", "300"):
                 site.history.fault()
                 second.kill()

@@ -17,7 +17,7 @@ def test_sigterm_lets_short_jobs_end_and_hands_long_ones_on(site, report, remapp
     env = {"REMAP_SIGTERM": "SIGQUIT"} if remapped else {}
     with site.worker("-c", "300", WORKER_DRAIN_TIMEOUT_S=f"{drain_s}", **env) as leaving:
         long = [
-            site.submit(None, "[[delay:0.1]]", chunks=size(100, 250), how=how, follow=n % 5 == 0)
+            site.submit(None, "[[delay:0.1]]", chunks=size(160, 250), how=how, follow=n % 5 == 0)
             for n in range(streams)
             for how in ("client", "bare")
         ]
@@ -34,7 +34,7 @@ def test_sigterm_lets_short_jobs_end_and_hands_long_ones_on(site, report, remapp
 
 
 def test_rolling_restart_under_load_fails_nothing(site, report):
-    jobs = size(300, 2000)
+    jobs = size(450, 2000)
 
     def submit() -> None:
         for n in range(jobs):

@@ -16,7 +16,7 @@ def test_worker_stopped_past_its_lease_publishes_nothing_stale_and_works_on(site
     streams = size(30, 200)
     with site.worker("-c", "300") as sleeper:
         job_ids = [
-            site.submit(None, "[[delay:0.1]]", chunks=100, follow=n % 5 == 0)
+            site.submit(None, "[[delay:0.1]]", chunks=size(160, 100), follow=n % 5 == 0)
             for n in range(streams)
         ]
         wait_until(lambda: site.streaming(job_ids, 3), "all stream")

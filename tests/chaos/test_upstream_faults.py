@@ -40,7 +40,7 @@ class Case:
         return self.attempts if mode == "restart" or not self.chunks else 1
 
 
-SHORT = {"idle_timeout_s": 1, "first_chunk_timeout_s": 1}
+SHORT = {"idle_timeout_s": 1, "first_chunk_timeout_s": 5}
 WAIT_S = 3
 DONE, KEPT = "completed", "completed:interrupted"
 

@@ -204,10 +204,19 @@ class Replicas(AbstractContextManager["Replicas"]):
         with self._lock:
             self.workers[number].kill()
 
-    def __enter__(self) -> Self:
+    def stop(self) -> None:
+        """Let each worker end in order, and replace none."""
+        self._ended.set()
+        self._thread.join()
         for worker in self.workers:
-            worker.start()
-        self._thread.start()
+            worker.stop()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as started:
+            for worker in self.workers:
+                started.enter_context(worker)
+            self._thread.start()
+            started.pop_all()
         return self
 
     def __exit__(

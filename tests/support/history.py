@@ -76,7 +76,7 @@ class History:
     @property
     def unfinished(self) -> list[str]:
         """The jobs that have no end yet."""
-        left = [job_id for job_id in self._jobs if job_id not in self._over]
+        left = [job_id for job_id in self.job_ids if job_id not in self._over]
         for start in range(0, len(left), _AT_ONCE):
             part = left[start : start + _AT_ONCE]
             with self._redis.pipeline(transaction=False) as pipeline:

@@ -6,9 +6,11 @@ and keeps nothing.
 """
 
 import contextlib
+import fcntl
 import functools
 import importlib.resources
 import importlib.util
+import os
 import platform
 import random
 import shutil
@@ -60,16 +62,37 @@ def free_port() -> int:
     """Return a free loopback TCP port outside the range that systems assign themselves.
 
     No port is returned twice within a thousand calls, since the servers of a topology are
-    started after all their ports are chosen. Raises ``Unavailable`` after 100 ports in use.
+    started after all their ports are chosen; nor by two processes of a user.
+    Raises ``Unavailable`` after 100 ports in use.
     """
     for port in _random.sample(_PORTS, 100):
-        if port in _returned:
+        if port in _returned or not _reserved(port):
             continue
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             _returned.append(port)
             return port
     raise Unavailable(f"no free port among a hundred of {_PORTS[0]} to {_PORTS[-1]}")
+
+
+@functools.cache
+def _reservations() -> int | None:
+    """Return the descriptor of a file of which each process locks the bytes of its ports."""
+    place = Path(tempfile.gettempdir(), f"berlin-ports-{os.getuid()}.lock")
+    with contextlib.suppress(OSError):  # without it chance keeps processes apart
+        return os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    return None
+
+
+def _reserved(port: int) -> bool:
+    """Reserve the port for this process until its end; return ``False`` if another one has it."""
+    file = _reservations()
+    if file is not None:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except BlockingIOError:
+            return False
+    return True
 
 
 class RedisProcess:
@@ -124,7 +147,7 @@ class RedisProcess:
                 process_group=0,
             )
         give_up = time.monotonic() + _START_TIMEOUT_S
-        while not _answers(self.port):
+        while not _answers(self.port) or self._process.poll() is not None:
             if self._process.poll() is not None or time.monotonic() > give_up:
                 self.kill()
                 last_line = log.read_text(errors="replace").strip().splitlines()[-1:]
