@@ -69,7 +69,7 @@ class ChannelRegistry:
             self._removed(name)
 
     def discard(self, subscription: Subscription) -> None:
-        """:meth:`close` from any thread, also after the event loop is gone."""
+        """Close a subscription from any thread, also after the event loop was closed."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so are the connections
             self._loop.call_soon_threadsafe(self.close, subscription)
 
