@@ -1,4 +1,4 @@
-"""Readers of garbage in records and indexes: each gets an answer or one of the errors of ours."""
+"""Readers of garbage in records and indexes: each gets an answer or a ``ClientError``."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

@@ -1,4 +1,4 @@
-"""The connection of readers, fed with bytes: what is a message, and whose reply is whose."""
+"""The connection of readers, fed with bytes: messages, and replies to their own requests."""
 
 import asyncio
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The synchronous client: the same reading and submitting, from any thread."""
+"""The synchronous client: reading and submitting from any thread."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def inspector(redis_url) -> Iterator[redis.Redis]:
 
 
 def write(url: str, job_id: str, *contents: str) -> None:
-    """A whole job, written from a thread that has no event loop."""
+    """Write a whole job from a thread that has no event loop."""
 
     async def work() -> None:
         async with redis.asyncio.Redis.from_url(url) as server:
