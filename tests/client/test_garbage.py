@@ -34,7 +34,7 @@ async def test_field_that_is_garbage_ends_a_reader_with_an_answer_or_an_error(
         if field != "status":
             assert (await client.status(JOB)).status == "failed", value
             assert [job.job_id for job in await client.list()] == [JOB], value
-            # The record says that the job is over, and no log exists.
+            # By its record the job is over, and no log exists.
             with pytest.raises(ClientError):
                 await client.result(JOB, timeout_s=5)
         else:

@@ -1,4 +1,4 @@
-"""Submitting while the broker or Redis fails: what remains, and what the error says."""
+"""Submitting while the broker or Redis fails: what remains, and the error message."""
 
 import asyncio
 import socket

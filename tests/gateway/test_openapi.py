@@ -58,7 +58,7 @@ def test_gateway_answers_as_documented(case: schemathesis.Case, harness: Harness
     code = response.json()["error"]["code"] if response.status_code in {400, 422} else ""
     if code == "idempotency_key_reused" or (code == "invalid_job" and case.body is not NOT_SET):
         # Another example has used this job ID or key; or the job breaks a rule that JSON Schema
-        # does not know, such as that content may be missing beside tool calls alone.
+        # cannot express, such as that content may be missing beside tool calls alone.
         assert case.method == "POST"
     else:
         # HTTP strips the spaces of a header, so an invalid one may arrive as a valid one.

@@ -1,7 +1,7 @@
 """Reads logs and records: reads that many readers request at once share a round trip.
 
-Thousands of readers may come back to the log at once (after a reconnect, say). Their reads share
-a connection with the live events, and delay these by one batch at the most.
+Thousands of readers may read the log at once, for instance after a reconnect. Their reads share a
+connection with the live events, and delay these by one batch at the most.
 
 A reader needs the right to read logs alone. Where an ACL forbids it the records, which hold
 prompts, a snapshot asks only whether a record exists: the log shows whether the job has begun.

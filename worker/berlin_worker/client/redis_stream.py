@@ -100,7 +100,7 @@ class RedisStream(Stream):
             self._subscriptions.discard(self._subscription)
 
     async def _step(self, parse: Parse[E]) -> list[E]:
-        """Do what the core needs next; return the events to deliver."""
+        """Take the step that the core needs next; return the events to deliver."""
         await self.start()
         replay, job_id = self._replay, self.job_id
         if replay.need is Need.PAGE:

@@ -99,7 +99,7 @@ class Replay:
         self._doubted = False
 
     def page(self, entries: Sequence[Entry], parse: Parse[Any] = parse_message) -> list[Any]:
-        """Take a page of the log, that was read by :attr:`next_page`.
+        """Take a page of the log that was read by :attr:`next_page`.
 
         ``parse`` makes the events: ``entries.parse_message`` or ``raw_events.parse_raw``.
 
@@ -239,7 +239,7 @@ class Replay:
         self._listen(status, may_wait=may_wait)
 
     def _listen(self, status: str | None, *, may_wait: bool) -> None:
-        """Wait for what follows, unless the record shows for the second time that nothing can."""
+        """Wait for events, unless the record shows for the second time that no event can follow."""
         doubted, self._doubted = self._doubted, status not in _UNFINISHED
         if doubted and self._doubted and not may_wait:
             record = "has expired" if status is None else "has a status that no worker writes"

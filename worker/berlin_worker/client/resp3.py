@@ -117,7 +117,7 @@ class Resp3Connection:
                 await self._connection.read_response()
 
     async def serve(self) -> None:
-        """Read until the connection ends, and raise what ended it."""
+        """Read until the connection ends, and raise the error that ended it."""
         stream: asyncio.StreamReader = self._connection._reader  # noqa: SLF001  # see above
         while data := await stream.read(_READ_BYTES):
             self.received = True

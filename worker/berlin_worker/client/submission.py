@@ -33,7 +33,7 @@ def prepare(
     *,
     max_bytes: int = MAX_JOB_BYTES,
 ) -> Submission:
-    """Return the submission of ``prompt``; ``fields`` of the job object win over its own.
+    """Return the submission of ``prompt``; ``fields`` override those of its job object.
 
     Its ID is ``job_id``, else the one that the job carries, else a new one. ``max_bytes`` limits
     its job object. Raises :class:`~berlin_schemas.InvalidJob`.

@@ -35,7 +35,7 @@ class AsyncSurface(abc.ABC):
 
         Raises :class:`~berlin_schemas.InvalidJob` before anything is sent, and
         :class:`~berlin_worker.errors.Unavailable` if the job was not accepted; if that is not
-        certain, its message says so and names the job. Raises
+        certain, its message states it and names the job. Raises
         :class:`~berlin_worker.errors.JobIdReused` if ``job_id`` is that of a job with another
         payload.
         """

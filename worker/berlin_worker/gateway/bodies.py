@@ -112,7 +112,7 @@ class Model(_Body):
 
 
 class Models(_Body):
-    """The models that the caller may name, as far as the gateway knows them."""
+    """The models that the caller may name, of those that the gateway has found."""
 
     object: Literal["list"]
     data: list[Model]

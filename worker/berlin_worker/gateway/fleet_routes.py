@@ -22,7 +22,7 @@ async def fleet(request: web.Request) -> web.Response:
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
-    """List the models that the caller may name, as far as the gateway knows them."""
+    """List the models that the caller may name, of those that the gateway has found."""
     return web.json_response({"object": "list", "data": await _listed(request)})
 
 

@@ -118,7 +118,7 @@ def queue_position(waiting: int | None, later: int | None) -> int | None:
 
 @routes.post("/v1/jobs/{job_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
-    """Ask for a job to be cancelled; one that has ended stays as it is."""
+    """Request the cancellation of a job; one that has ended stays as it is."""
     job = await owned_job(request, "cancel", request.match_info["job_id"])
     await request.app[GATEWAY].client.cancel(job.job_id)
     return web.json_response({"job_id": job.job_id, "cancel_requested": True}, status=202)
@@ -126,7 +126,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 @routes.post("/v1/jobs/{job_id}/tickets")
 async def issue_ticket(request: web.Request) -> web.Response:
-    """Return a ticket: a browser follows this job by it, and nothing else."""
+    """Return a ticket, by which a browser may read this job alone."""
     job = await owned_job(request, "read", request.match_info["job_id"])
     if caller_of(request).job_id is not None:
         raise Problem(403, "forbidden", "a ticket gives no further ticket: use the API key")
