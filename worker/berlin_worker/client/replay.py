@@ -27,8 +27,7 @@ The rules (schemas/README.md, "Reading without a gap"):
    was read, and the two are compared.
 6. Version 1 only gains fields and types of events, which are skipped if they are not
    known. An event of another version may mean anything: that is an error, and so is a job
-   that is over without a terminal event that can be read. No such case
-   ends without an error.
+   that is over without a terminal event that can be read. No such case ends without an error.
 
 A caller takes the step that :attr:`Replay.need` names, and passes its outcome to
 :meth:`Replay.page`, :meth:`Replay.snapshot` or :meth:`Replay.messages`; if nothing came, it calls

@@ -1,7 +1,7 @@
 """The OpenAI dialect of chats: a request as a job, events as chunks or one answer (pure).
 
-Source: OpenAI's API reference, "Chat"; DeepSeek, vLLM and LiteLLM name the deltas of
-reasoning ``reasoning_content``.
+Source: OpenAI's API reference, "Chat". DeepSeek, vLLM and LiteLLM name the deltas of reasoning
+``reasoning_content``.
 """
 
 from dataclasses import dataclass, field
