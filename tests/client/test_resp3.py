@@ -176,3 +176,15 @@ async def test_end_of_the_connection_fails_waiting_and_later_requests():
         await waiting
     with pytest.raises(RedisConnectionError):
         await ends.connection.ask([("GET", "k")])
+
+
+async def test_transport_that_has_ended_is_a_lost_connection(monkeypatch):
+    """As uvloop's raises, until the end of the connection has been noticed."""
+    ends = Ends()
+
+    def write(_: bytes) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+    monkeypatch.setattr(ends.wire, "write", write)
+    with pytest.raises(RedisConnectionError):
+        await ends.connection.ask([("GET", "k")])

@@ -117,6 +117,31 @@ def test_closing_ends_readers_in_other_threads_with_an_error(redis_url, inspecto
     assert not [thread for thread in left if thread.name.startswith("berlin-client")]
 
 
+def test_closing_a_stream_ends_its_reader_in_another_thread(client, inspector):
+    inspector.hset(names.state_key(JOB), "status", "queued")
+    stream = client.stream(JOB)
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(list, stream)
+        wait_for_subscribers(inspector, JOB, 1)
+        stream.close()
+        assert reading.result(30) == []
+
+
+def test_interrupt_loses_no_event_that_has_arrived(client, redis_url, monkeypatch):
+    write(redis_url, JOB, "a", "b")
+    stream = client.stream(JOB)
+
+    def interrupted(portal, work, run=sync._Portal.run):
+        run(portal, work)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sync._Portal, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    assert [event.seq for event in stream] == [1, 2, 3, 4]
+
+
 def test_stream_of_a_closed_client_is_an_error_not_a_hang(redis_url):
     client = Client(redis_url, settings=Settings())
     stream = client.stream(JOB)

@@ -188,7 +188,10 @@ class Resp3Connection:
             raise RedisConnectionError("the connection has ended")
         if asked:
             self._requests.extend(asked)
-            writer.write(b"".join(map(hiredis.pack_command, commands)))
+            try:
+                writer.write(b"".join(map(hiredis.pack_command, commands)))
+            except RuntimeError as error:  # uvloop, once the transport has ended
+                raise RedisConnectionError("the connection has ended") from error
 
     def _has_unsubscribed(self, channel: bytes) -> bool:
         return bool(self._requests) and self._requests[0].unsubscribes == channel

@@ -202,10 +202,9 @@ class SyncStream:
     def __next__(self) -> Event:
         if not self._ready:
             # All events that have arrived: a change of threads costs more than an event.
-            batch = self._portal.run(self._batch())
-            if not batch:
+            self._portal.run(self._fill())
+            if not self._ready:
                 raise StopIteration
-            self._ready.extend(batch)
         return self._ready.popleft()
 
     def close(self) -> None:
@@ -226,11 +225,10 @@ class SyncStream:
     ) -> None:
         self.close()
 
-    async def _batch(self) -> list[Event]:
-        try:
-            return await self._stream.batch()
-        except StopAsyncIteration:
-            return []
+    async def _fill(self) -> None:
+        # Here, not in the caller's thread: an interrupt there would drop what has arrived.
+        with contextlib.suppress(StopAsyncIteration):
+            self._ready.extend(await self._stream.batch())
 
 
 class _Portal:
