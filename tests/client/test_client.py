@@ -9,7 +9,7 @@ from berlin_worker.client import AsyncClient, JobFailed, JobStatus, Options, Una
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.errors import SettingsError
 from berlin_worker.settings import Settings
-from tests.support.client_helpers import JOB, wait_for_readers
+from tests.support.client_helpers import JOB, next_message, wait_for_readers
 
 pytestmark = pytest.mark.contract
 
@@ -56,9 +56,9 @@ async def test_status_returns_the_fields_of_the_record(client, writer):
 async def test_cancelling_sets_the_flag_and_publishes_to_the_workers(client, redis_client):
     async with redis_client.pubsub() as control:
         await control.subscribe(names.CONTROL_CHANNEL)
-        await control.get_message(timeout=5)
+        await next_message(control)
         await client.cancel(JOB, reason="changed my mind")
-        message = await control.get_message(timeout=5)
+        message = await next_message(control)
     assert json.loads(message["data"]) == {"cancel": JOB, "reason": "changed my mind"}
     assert await redis_client.hget(names.state_key(JOB), "cancel") == b"1"
     assert await redis_client.ttl(names.state_key(JOB)) > 0

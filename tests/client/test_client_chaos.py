@@ -21,13 +21,13 @@ CHUNKS = 20
 
 
 async def written(server, job_id: str) -> str:
-    """A job that is over."""
+    """Write a job that is over, and return its ID."""
     await JobWriter(server, job_id).whole("a")
     return job_id
 
 
 async def write_all(server, ids: list[str]) -> None:
-    """All jobs a step at a time, in turn, each with its end."""
+    """Write all jobs to their ends, in turn, one event of each at a time."""
     writers = [JobWriter(server, job_id) for job_id in ids]
     for writer in writers:
         await writer.started()
@@ -70,7 +70,7 @@ async def test_readers_survive_the_loss_of_their_connection_again_and_again(serv
 
 
 async def test_events_published_during_a_disconnection_are_read_after_it(server, real_redis_url):
-    """Not by looking at the log now and then: that is switched off here."""
+    """A reconnect alone causes the reading: looking at the log by time is switched off."""
     writer = JobWriter(server, "job-1")
     await writer.started()
     async with make_client(real_redis_url, reread_after_s=3600) as client:
@@ -165,7 +165,7 @@ async def test_forbidden_channel_fails_only_its_own_reader():
 
 
 async def test_all_readers_of_an_unavailable_server_give_up_in_time():
-    """Not one after the other: together they would wait for minutes."""
+    """They wait at the same time: one after the other they would wait for minutes."""
     with own_server(appendonly="yes", appendfsync="always") as process:
         async with (
             redis.asyncio.Redis.from_url(process.url) as server,

@@ -31,6 +31,16 @@ async def test_closing_unsubscribes_and_ends_the_iterator(client, writer):
     await wait_for_readers(writer.client, 0)
 
 
+async def test_closing_ends_a_reader_that_waits_in_another_task(client, writer):
+    await writer.queued()
+    stream = client.stream(JOB)
+    reading = asyncio.create_task(seqs(stream))
+    await wait_for_readers(writer.client, 1)
+    await stream.aclose()
+    assert await asyncio.wait_for(reading, 30) == []
+    await wait_for_readers(writer.client, 0)
+
+
 async def test_cancelled_reader_unsubscribes(client, writer):
     await writer.queued()
     reading = asyncio.create_task(seqs(client.stream(JOB)))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.contract
 
 
 async def test_pages_beyond_the_output_buffer_limit_are_read_in_parts():
-    """Such a page ends the connection, and would do so again and again."""
+    """A page beyond the limit ends the connection each time that it is requested."""
     with own_server(**{"client-output-buffer-limit": "pubsub 600kb 0 0"}) as process:
         async with (
             redis.asyncio.Redis.from_url(process.url) as server,

@@ -26,7 +26,7 @@ def tracer() -> Iterator[trace.Tracer]:
 
 
 async def traceparents(client) -> dict[str, str | None]:
-    """The header of each message on the queue, by the prompt that it carries."""
+    """Return the header of each message on the queue, by the prompt of the message."""
     found = {}
     for raw in await client.lrange(names.QUEUE, 0, -1):
         message = json.loads(raw)
@@ -56,22 +56,20 @@ async def test_each_message_continues_the_trace_of_its_own_caller(client, redis_
         assert from_carrier(carrier) == {"traceparent": header}
 
 
-async def test_outside_of_a_trace_nothing_is_said_of_one(client, redis_client):
+async def test_message_and_record_outside_of_a_trace_name_none(client, redis_client):
     job_id = await client.submit("x")
     assert await traceparents(redis_client) == {"x": None}
     assert await redis_client.hget(names.state_key(job_id), "trace") is None
 
 
-async def test_client_for_threads_continues_it_too(redis_url, redis_client, tracer):
+async def test_sync_client_continues_the_trace_too(redis_url, redis_client, tracer):
     with Client(redis_url, settings=Settings()) as client:
         with tracer.start_as_current_span("request") as span:
             await asyncio.to_thread(client.submit, "x")
         assert await traceparents(redis_client) == {"x": header_of(span)}
 
 
-async def test_where_celery_is_instrumented_its_span_is_below_the_callers(
-    client, redis_client, tracer
-):
+async def test_span_of_an_instrumented_celery_is_below_the_callers(client, redis_client, tracer):
     provider = TracerProvider(shutdown_on_exit=False)
     instrumentor = CeleryInstrumentor()
     instrumentor.instrument(tracer_provider=provider)

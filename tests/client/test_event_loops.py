@@ -69,7 +69,7 @@ def test_async_client_in_another_thread_is_an_error_at_once(used, name):
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in {"aclose", "aenter"}])
-def test_client_that_was_closed_says_so(fake_redis_url, name):
+def test_closed_async_client_is_an_error(fake_redis_url, name):
     async def work() -> None:
         client = AsyncClient(fake_redis_url, settings=Settings(), options=QUICK)
         await client.submit("x")
@@ -140,7 +140,7 @@ def test_many_threads_and_loops_share_a_sync_client(fake_redis_url):
 
 
 @pytest.mark.parametrize("used_before", [False, True])
-def test_sync_client_that_was_closed_says_so(fake_redis_url, used_before):
+def test_closed_sync_client_is_an_error(fake_redis_url, used_before):
     client = Client(fake_redis_url, settings=Settings(), options=QUICK)
     if used_before:
         client.submit("x")
@@ -155,7 +155,7 @@ def test_sync_client_that_was_closed_says_so(fake_redis_url, used_before):
 
 
 def child(work: Callable[[], object], ending: str) -> None:
-    """Exit code 0 if ``work`` ends as ``ending`` says: "fine", or a text of a ``ClientError``."""
+    """Exit with 0 if ``work`` ends by ``ending``: "fine", or a text of a ``ClientError``."""
     message = "fine"
     try:
         work()
@@ -174,14 +174,14 @@ def exit_code(work: Callable[[], object], ending: str) -> int | None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it forks with threads, on purpose
-def test_after_a_fork_clients_work_or_say_why_not(real_redis_url):
+def test_clients_after_a_fork_work_or_name_the_reason(real_redis_url):
     write(real_redis_url, "job-1", "a", "b")
     with Client(real_redis_url, settings=Settings(), options=QUICK) as client:
         stream = client.stream("job-1")
         next(stream)
         held, release = threading.Event(), threading.Event()
 
-        def hold() -> None:  # as a thread of the parent may, in the moment of the fork
+        def hold() -> None:  # as a thread of the parent may at the moment of the fork
             with client._lock, client._portal._lock:
                 held.set()
                 release.wait(60)

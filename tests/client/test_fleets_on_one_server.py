@@ -12,6 +12,7 @@ from berlin_worker.cli.doctor import shared_server
 from berlin_worker.client import AsyncClient, Client, Options
 from berlin_worker.settings import Settings
 from berlin_worker.storage.databases import database_of, other_fleets
+from tests.support.client_helpers import next_message
 from tests.support.harness import ScriptedProvider, Worker, cancelled, says
 from tests.support.job_writer import TIMINGS
 from tests.support.store_helpers import raw_log, subscribed
@@ -129,7 +130,7 @@ async def test_reader_finds_its_own_events_while_another_fleet_never_pauses(urls
 async def test_control_message_names_the_database_if_it_is_not_0(urls, kind):
     async with redis.asyncio.Redis.from_url(urls[0]) as server, server.pubsub() as control:
         await control.subscribe(names.CONTROL_CHANNEL)
-        await control.get_message(timeout=5)
+        await next_message(control)
         for url in urls[:2]:
             if kind == "async":
                 async with AsyncClient(url, settings=Settings()) as client:
@@ -137,7 +138,7 @@ async def test_control_message_names_the_database_if_it_is_not_0(urls, kind):
             else:
                 with Client(url, settings=Settings()) as client:
                     await asyncio.to_thread(client.cancel, "mine")
-        heard = [json.loads((await control.get_message(timeout=5))["data"]) for _ in range(2)]
+        heard = [json.loads((await next_message(control))["data"]) for _ in range(2)]
     assert heard == [{"cancel": "mine"}, {"cancel": "mine", "fleet": 1}]
 
 

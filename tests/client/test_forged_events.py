@@ -1,4 +1,4 @@
-"""Whatever is published on a job's channel: a reader never takes a forged log for the real one."""
+"""Forged events on a job's channel: no reader gets a whole answer that has one of them."""
 
 import asyncio
 

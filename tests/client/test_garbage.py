@@ -1,4 +1,4 @@
-"""Readers of garbage in records and indexes: each gets an answer or one of the errors of ours."""
+"""Readers of garbage in records and indexes: each gets an answer or a ``ClientError``."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,7 +34,7 @@ async def test_field_that_is_garbage_ends_a_reader_with_an_answer_or_an_error(
         if field != "status":
             assert (await client.status(JOB)).status == "failed", value
             assert [job.job_id for job in await client.list()] == [JOB], value
-            # The record says that the job is over, and no log exists.
+            # By its record the job is over, and no log exists.
             with pytest.raises(ClientError):
                 await client.result(JOB, timeout_s=5)
         else:

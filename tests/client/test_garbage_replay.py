@@ -81,7 +81,7 @@ RECORDS = st.fixed_dictionaries(
 
 
 def check_end(events: list[Event], after: int) -> None:
-    """A reader that ended without an error has read the end, or had it already."""
+    """Check that a reader without an error has read the end, or had it already."""
     assert [each.seq for each in events] == sorted({each.seq for each in events})
     if after == 0:
         assert events
@@ -122,7 +122,7 @@ def place(entry: Entry) -> tuple[int, int]:
 
 
 async def read(client: AsyncClient, job_id: str, after: int) -> list[Event] | None:
-    """Return the events, or None if the reader ended with an error of ours."""
+    """Return the events, or ``None`` if the reader ended with a ``ClientError``."""
     try:
         async with asyncio.timeout(20), client.stream(job_id, after=after) as stream:
             return [each async for each in stream]

@@ -26,7 +26,7 @@ async def letters(client: redis.asyncio.Redis) -> list[dict[str, Any]]:
 
 
 async def bring_into(state: str, client: AsyncClient, worker: Worker) -> asyncio.Task[Any] | None:
-    """Bring the job ``mine`` into a state; returns its task if it runs."""
+    """Bring the job ``mine`` into a state; return its task if it runs."""
     if state == "waits":
         await client.submit("Hello", job_id="mine")
     elif state == "runs":
@@ -41,7 +41,7 @@ async def bring_into(state: str, client: AsyncClient, worker: Worker) -> asyncio
 
 
 async def kept_record(client):
-    """The record of the job without its lease, which each renewal changes."""
+    """Return the record of the job without its lease, which each renewal changes."""
     found = await record(client, "mine")
     found.pop("lease_ms", None)
     return found
@@ -76,7 +76,7 @@ async def test_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_job_
     async with Worker(redis_client, provider) as worker:
         running = await bring_into(state, client, worker)
         before, log = await kept_record(redis_client), await worker.log("mine")
-        for _ in range(2):  # delivered again, it is one letter
+        for _ in range(2):  # delivered again, it is one entry of the dead letters
             await worker.run("mine", messages=OTHER)
             await worker.run("mine", messages=OTHER, redelivered=True)
         await worker.run("mine", messages=OTHER, proxy="http://not-allowed.test:1")
@@ -132,7 +132,7 @@ async def test_job_that_celery_has_revoked_before_it_is_submitted_never_runs(cli
         assert await worker.kinds("mine") == ["cancelled"]
 
 
-def test_sync_client_raises_the_same(redis_url):
+def test_sync_client_raises_for_another_payload(redis_url):
     with Client(redis_url, settings=Settings(), options=QUICK) as client:
         client.submit("Hello", job_id="mine")
         client.submit("Hello", job_id="mine", deadline_s=600)

@@ -257,7 +257,7 @@ def test_pages_have_full_size_again_after_the_end_of_the_log():
 
 
 def regrown(before: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """A log that went back to event ``before``, and has grown again by another attempt."""
+    """Return a log that went back to ``before`` and has grown again by another attempt."""
     again = [Reset(**(base(before + 1) | {"attempt": 2}), reason="lost")]
     again += [Chunk(**(base(n) | {"attempt": 2}), content="x") for n in range(before + 2, 20)]
     return [entry(event) for event in (*life(before + 1)[:before], *again)]

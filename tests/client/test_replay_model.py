@@ -77,7 +77,7 @@ class Run:
     delivered: list[int] = field(default_factory=list)
 
     def step(self, *, quiet: bool = False) -> None:
-        """The reader's next move; what :class:`berlin_worker.client.stream.Stream` does."""
+        """Make the reader's next move, as :class:`berlin_worker.client.stream.Stream` does."""
         events: list[Event] = []
         match self.replay.need:
             case Need.PAGE:

@@ -27,7 +27,7 @@ def test_types_of_a_later_version_are_skipped_but_counted():
 
 
 def of_version(version: object, event: Event) -> bytes:
-    """``event`` as another version of the contract may have it."""
+    """Return ``event`` as another version of the contract may have it."""
     return json.dumps({**event.model_dump(mode="json"), "v": version}).encode()
 
 

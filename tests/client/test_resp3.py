@@ -1,4 +1,4 @@
-"""The connection of readers, fed with bytes: what is a message, and whose reply is whose."""
+"""The connection of readers, fed with bytes: messages, and replies to their own requests."""
 
 import asyncio
 from itertools import pairwise
@@ -174,5 +174,17 @@ async def test_end_of_the_connection_fails_waiting_and_later_requests():
     assert ends.wire.aborted  # whatever has not been sent yet
     with pytest.raises(Lost):
         await waiting
+    with pytest.raises(RedisConnectionError):
+        await ends.connection.ask([("GET", "k")])
+
+
+async def test_transport_that_has_ended_is_a_lost_connection(monkeypatch):
+    """As uvloop's raises, until the end of the connection has been noticed."""
+    ends = Ends()
+
+    def write(_: bytes) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+    monkeypatch.setattr(ends.wire, "write", write)
     with pytest.raises(RedisConnectionError):
         await ends.connection.ask([("GET", "k")])

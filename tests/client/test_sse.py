@@ -1,4 +1,4 @@
-"""Server-sent events: the job's own bytes, from where a browser stopped, from both clients."""
+"""Server-sent events of both clients: the job's own bytes, after a browser's last event."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a client makes of a prompt, and what it shows of a URL."""
+"""Jobs that a client makes of prompts, and addresses that it shows of URLs."""
 
 import pytest
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.unit
 HI = [{"role": "user", "content": "Hi"}]
 
 
-def test_new_id_is_given_where_none_is_named():
+def test_prompt_without_an_id_gets_a_new_one():
     assert prepare("Hi", None, {}).job_id != prepare("Hi", None, {}).job_id
 
 

@@ -1,4 +1,4 @@
-"""Submitting while the broker or Redis fails: what remains, and what the error says."""
+"""Submitting while the broker or Redis fails: what remains, and the error message."""
 
 import asyncio
 import socket
@@ -173,7 +173,7 @@ async def test_submission_works_after_a_restart_of_the_broker():
             server.start()
             await client.submit("Hello")
             server.kill()
-            server.start()  # the connections that lie idle are dead, and nobody knows yet
+            server.start()  # the idle connections are dead, which the client has not noticed
             await client.submit("Hello")
         async with redis.asyncio.Redis.from_url(server.url) as inspector:
             assert len(await queue(inspector)) == 1

@@ -1,4 +1,4 @@
-"""What a user of the client meets: names, types, errors, and sets that a later version extends."""
+"""The public client: names, types, errors, and sets that a later version extends."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ def test_errors_survive_pickling():
         assert vars(copy) == vars(error)
 
 
-async def test_unavailable_names_the_job_and_a_timeout_says_what_to_do(fake_redis_url):
+async def test_unavailable_names_the_job_and_a_timeout_the_next_step(fake_redis_url):
     away = "redis://127.0.0.1:1/0"
     options = package.Options(submit_timeout_s=0.5, give_up_after_s=0.1)
     async with package.AsyncClient(away, options=options) as client:

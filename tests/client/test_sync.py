@@ -1,4 +1,4 @@
-"""The synchronous client: the same reading and submitting, from any thread."""
+"""The synchronous client: reading and submitting from any thread."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def inspector(redis_url) -> Iterator[redis.Redis]:
 
 
 def write(url: str, job_id: str, *contents: str) -> None:
-    """A whole job, written from a thread that has no event loop."""
+    """Write a whole job from a thread that has no event loop."""
 
     async def work() -> None:
         async with redis.asyncio.Redis.from_url(url) as server:
@@ -115,6 +115,31 @@ def test_closing_ends_readers_in_other_threads_with_an_error(redis_url, inspecto
             reading.result(30)
     left = set(threading.enumerate()) - before
     assert not [thread for thread in left if thread.name.startswith("berlin-client")]
+
+
+def test_closing_a_stream_ends_its_reader_in_another_thread(client, inspector):
+    inspector.hset(names.state_key(JOB), "status", "queued")
+    stream = client.stream(JOB)
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(list, stream)
+        wait_for_subscribers(inspector, JOB, 1)
+        stream.close()
+        assert reading.result(30) == []
+
+
+def test_interrupt_loses_no_event_that_has_arrived(client, redis_url, monkeypatch):
+    write(redis_url, JOB, "a", "b")
+    stream = client.stream(JOB)
+
+    def interrupted(portal, work, run=sync._Portal.run):
+        run(portal, work)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sync._Portal, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    assert [event.seq for event in stream] == [1, 2, 3, 4]
 
 
 def test_stream_of_a_closed_client_is_an_error_not_a_hang(redis_url):

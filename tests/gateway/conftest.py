@@ -27,7 +27,7 @@ from berlin_worker.testing import InProcessWorker
 
 
 class Scripted:
-    """A provider whose prompt says what happens.
+    """A provider whose prompt is its script.
 
     Words to repeat, ``THINK...`` as reasoning, ``CALL...`` as a tool call, ``HANG``; or alone
     ``FAIL <code>``.

@@ -1,4 +1,4 @@
-"""The official OpenAI client, unchanged, and the bytes that it reads."""
+"""Chats by OpenAI's own client, unchanged, and the bytes that it reads."""
 
 import asyncio
 import contextlib
@@ -168,7 +168,7 @@ async def test_stream_has_comments_and_data_alone(harness: Harness) -> None:
         text += await response.read()
     lines = text.decode().splitlines()
     assert {line.partition(":")[0] for line in lines if line} <= {"", "data"}
-    # A comment never stands alone between two empty lines: some clients take that for an event.
+    # A comment never stands alone between two empty lines: some clients read that as an event.
     assert ": waiting\n\n" not in text.decode()
     last = json.loads([line for line in lines if line][-1].removeprefix("data: "))
     assert last["error"]["code"] == "cancelled"

@@ -1,4 +1,4 @@
-"""When a stream without events sends a ping: soon after its start, and then now and again."""
+"""Pings of a stream without events: the first soon after its start, more at intervals."""
 
 import asyncio
 from typing import Any

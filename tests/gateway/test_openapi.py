@@ -17,12 +17,12 @@ from tests.gateway.conftest import Harness, serve
 
 pytestmark = [
     pytest.mark.integration,
-    # schemathesis does so; the examples still vary as Hypothesis has it.
+    # schemathesis uses it; the examples still vary as Hypothesis decides.
     pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
 ]
 
 EXAMPLES = 20
-"""A few: each is a request. 500 of them found nothing more."""
+"""Few, since each is a request; 500 of them found nothing more."""
 
 schema = schemathesis.openapi.from_dict(document())
 
@@ -58,10 +58,10 @@ def test_gateway_answers_as_documented(case: schemathesis.Case, harness: Harness
     code = response.json()["error"]["code"] if response.status_code in {400, 422} else ""
     if code == "idempotency_key_reused" or (code == "invalid_job" and case.body is not NOT_SET):
         # Another example has used this job ID or key; or the job breaks a rule that JSON Schema
-        # does not know, such as that content may be missing beside tool calls alone.
+        # cannot express, such as that content may be missing beside tool calls alone.
         assert case.method == "POST"
     else:
-        # HTTP takes the spaces off a header, so a wrong one may arrive as a right one.
+        # HTTP strips the spaces of a header, so an invalid one may arrive as a valid one.
         stripped = "Idempotency-Key" in case.headers
         case.validate_response(
             response, excluded_checks=[negative_data_rejection] if stripped else None

@@ -1,4 +1,4 @@
-"""What callers get when Redis, a log, a worker or the gateway itself is away."""
+"""Answers to callers while Redis, a log, a worker or the gateway itself is away."""
 
 import asyncio
 import contextlib

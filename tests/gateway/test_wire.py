@@ -1,4 +1,4 @@
-"""Streams on the wire: readers of all kinds, and those that do not read."""
+"""Streams on the wire: HTTP versions and methods, and readers that do not read."""
 
 import asyncio
 import contextlib

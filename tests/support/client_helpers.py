@@ -24,6 +24,15 @@ async def seqs(stream: AsyncIterable[Event]) -> list[int]:
     return [event.seq async for event in stream]
 
 
+async def next_message(pubsub: Any) -> dict[str, Any]:
+    """Return the next message of redis-py's ``pubsub``; raises ``TimeoutError`` after 60 s."""
+    async with asyncio.timeout(60):
+        while (message := await pubsub.get_message(timeout=5)) is None:
+            pass
+    found: dict[str, Any] = message
+    return found
+
+
 async def wait_for_readers(
     client: redis.asyncio.Redis, count: int, job_id: str = JOB, *, timeout_s: float = 60.0
 ) -> None:

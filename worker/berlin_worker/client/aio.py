@@ -35,12 +35,13 @@ T = TypeVar("T")
 class AsyncClient(AsyncSurface):
     """Submits jobs and follows them, in one event loop.
 
-    What is not given comes from ``settings``, and those from the environment (``REDIS_URL``,
-    ``CELERY_BROKER_URL``). However many jobs are followed, they share one connection. Nothing
-    is connected before it is needed; close it by ``async with`` or :meth:`aclose`. A reader of a
-    Redis Cluster needs no broker; submitting needs one besides the cluster. Every method
-    raises :class:`~berlin_worker.errors.Unavailable` if Redis or the broker does not answer. A
-    URL that cannot be used is a :class:`~berlin_worker.errors.SettingsError` at once.
+    Missing arguments come from ``settings``, and missing ``settings`` from the environment
+    (``REDIS_URL``, ``CELERY_BROKER_URL``). However many jobs are followed, they share one
+    connection. Nothing is connected before it is needed; close it by ``async with`` or
+    :meth:`aclose`. A reader of a Redis Cluster needs no broker; submitting needs one besides the
+    cluster. Every method raises :class:`~berlin_worker.errors.Unavailable` if Redis or the broker
+    does not answer. A URL that cannot be used is a :class:`~berlin_worker.errors.SettingsError` at
+    once.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class AsyncClient(AsyncSurface):
         await redis.execute_command("PUBLISH", *command, target_nodes=node)  # type: ignore[no-untyped-call]  # redis-py
 
     async def attach(self, job_id: str, caller: str) -> None:
-        """Write into the record of a job who waits for it now; the last one counts."""
+        """Write into the record of a job which caller waits for it; the last call counts."""
         self._enter()
         state = names.state_key(job_id)
         with _naming(job_id):
@@ -109,7 +110,7 @@ class AsyncClient(AsyncSurface):
             )
 
     async def attached(self, job_id: str) -> str | None:
-        """Return who waits for a job, by the last :meth:`attach`."""
+        """Return the caller of the last :meth:`attach` to a job, ``None`` if there was none."""
         self._enter()
         with _naming(job_id):
             [found] = await self._asked(
@@ -118,7 +119,7 @@ class AsyncClient(AsyncSurface):
         return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
 
     async def submitted_later(self, job_id: str) -> int | None:
-        """Return how many of the newest jobs came after a job; ``None`` if it is none of them."""
+        """Return how many jobs of the index are newer than a job; ``None`` if it is not listed."""
         self._enter()
         with _naming(job_id):
             return await self._asked(lambda: records.submitted_later(self._store.redis, job_id))

@@ -57,7 +57,11 @@ class ChannelRegistry:
         await asyncio.shield(self._channels[subscription.channel].acknowledged)
 
     def close(self, subscription: Subscription) -> None:
-        """Deliver nothing more to ``subscription``; the last one of a channel unsubscribes."""
+        """Deliver nothing more to ``subscription``; the last one of a channel unsubscribes.
+
+        A reader that waits for its next message, in another task, wakes up.
+        """
+        subscription.wake_idle()
         name = subscription.channel
         channel = self._channels.get(name)
         if channel is None:
@@ -69,7 +73,7 @@ class ChannelRegistry:
             self._removed(name)
 
     def discard(self, subscription: Subscription) -> None:
-        """:meth:`close` from any thread, also after the event loop is gone."""
+        """Close a subscription from any thread, also after the event loop was closed."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so are the connections
             self._loop.call_soon_threadsafe(self.close, subscription)
 

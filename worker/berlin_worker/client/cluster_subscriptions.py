@@ -1,7 +1,7 @@
-"""All readers of a client on a Redis Cluster: one connection a node, with its slots' channels.
+"""All readers of a client on a Redis Cluster: one connection to each node, for its channels.
 
 A channel moves with its slot: the node that loses it ends the subscription, and the node that has
-it now gets a new one. The readers of a channel that has moved are signalled to read the log.
+it now gets a new one. The readers of a channel that has moved get a signal to read the log.
 """
 
 import asyncio

@@ -48,7 +48,7 @@ MESSAGE: Final[dict[str, Any]] = {
     "ignore_result": True,
     "retry": False,
 }
-"""How every message of ours is sent: options of ``send_task``."""
+"""The options of ``send_task`` for each message."""
 
 
 _TOO_LARGE: Final = (
@@ -133,7 +133,7 @@ class Enqueuer:
             try:
                 # In the caller's context: instrumentation of Celery reads it too.
                 sending.context.run(self._send, sending)
-            except Exception as error:  # noqa: BLE001  # goes to the one who asked
+            except Exception as error:  # noqa: BLE001  # its caller gets it
                 outcomes.append(error)
             else:
                 outcomes.append(None)
@@ -180,7 +180,7 @@ class Enqueuer:
 
     def _connected(self) -> Any:
         if self._producer is None:
-            # By its URL: the app's own configuration gives way to CELERY_BROKER_URL.
+            # The URL is named here: CELERY_BROKER_URL overrides that of the app's configuration.
             connection = self._app.connection_for_write(self._url)
             connection.ensure_connection(
                 max_retries=1, interval_start=0.2, timeout=_SOCKET_TIMEOUT_S

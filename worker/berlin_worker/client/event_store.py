@@ -121,7 +121,7 @@ class EventStore:
         )
 
     async def aclose(self) -> None:
-        """Close what was opened, for good."""
+        """Close all connections that were opened, for good."""
         self._closed = True
         opened = vars(self)
         parts = (

@@ -1,7 +1,7 @@
 """Reads logs and records: reads that many readers request at once share a round trip.
 
-Thousands of readers may come back to the log at once (after a reconnect, say); what they ask
-shares a connection with the live events, and holds these up by one batch at the most.
+Thousands of readers may read the log at once, for instance after a reconnect. Their reads share a
+connection with the live events, and delay these by one batch at the most.
 
 A reader needs the right to read logs alone. Where an ACL forbids it the records, which hold
 prompts, a snapshot asks only whether a record exists: the log shows whether the job has begun.
@@ -22,9 +22,9 @@ from berlin_worker.storage.batcher import Batcher
 from berlin_worker.storage.connections import Command
 
 _READS_AT_ONCE: Final = 16
-"""Reads in one round trip. While 64 readers of long logs keep a process busy, its live events
-come 70 ms late at p99; with 64 reads, even over a connection of their own, 116 ms, and the logs
-are read no faster."""
+"""Reads in one round trip. While 64 readers of long logs keep a process busy, its live events are
+70 ms late at p99. With 64 reads in a round trip, even over a separate connection, they are 116 ms
+late, and the logs are read no faster."""
 
 
 class LogReader:

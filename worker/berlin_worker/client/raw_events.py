@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from berlin_worker.client import entries
 
 _TEXT: Final = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\bfnrt]|u00[01][0-9a-f]))'
-"""Characters of a JSON string. Other escapes, which may name half a character, are decoded."""
+"""Characters of a JSON string. Events with other escapes, such as half a character, are decoded."""
 _FORM: Final = re.compile(
     rb'[1-9][0-9]{0,8},"type":"(?:(chunk|reasoning)|tool_call)"(?:,"db":([1-9][0-9]{0,8}))?,'
     rb'"ts":[1-9][0-9]{0,11}(?:\.[0-9]{1,20})?,"seq":([1-9][0-9]{0,14}),'

@@ -73,8 +73,8 @@ class ServerCommands(RecordCommands):
 class NodeCommands(RecordCommands):
     """The commands on the nodes of a cluster.
 
-    An entry of a node that does not answer is left out: a worker writes it when it claims the job,
-    or restores it from the record.
+    An index entry at a node that does not answer is left out. A worker writes it when it claims
+    the job, or restores it from the record.
     """
 
     def __init__(self, commands: ClusterCommands) -> None:

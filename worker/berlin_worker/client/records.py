@@ -1,7 +1,7 @@
 """Status of jobs: by their records, or, if an ACL forbids that, of one job by its log.
 
 Records hold prompts, so a service that only shows replies need not have the right to read them.
-Whatever stands in Redis is input: a record that makes no sense is no reason to fail.
+The content of Redis is untrusted input: a record that makes no sense raises no error.
 """
 
 import logging
@@ -77,7 +77,7 @@ async def newest(
         )
         offset += len(page)
         places = sorted(_places(page), reverse=True)
-        # A job that came meanwhile has moved all others: what has been seen is skipped.
+        # A job that came meanwhile has moved all others: places that were seen are skipped.
         places = [place for place in places if cursor is None or place < cursor]
         if places:
             cursor = places[-1]

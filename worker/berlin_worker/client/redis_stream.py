@@ -100,7 +100,7 @@ class RedisStream(Stream):
             self._subscriptions.discard(self._subscription)
 
     async def _step(self, parse: Parse[E]) -> list[E]:
-        """Do what the core needs next; return the events to deliver."""
+        """Take the step that the core needs next; return the events to deliver."""
         await self.start()
         replay, job_id = self._replay, self.job_id
         if replay.need is Need.PAGE:
@@ -146,7 +146,7 @@ class RedisStream(Stream):
         return waited_s < self._options.wait_for_start_s
 
     async def _acknowledged(self, subscription: Subscription) -> None:
-        # What is not submitted yet need not be waited for as long as what is under way.
+        # Before the submission no job is under way, so its own, shorter timeout applies.
         options = self._options
         patience_s = options.submit_timeout_s if self._submit else options.give_up_after_s
         try:

@@ -27,11 +27,11 @@ The rules (schemas/README.md, "Reading without a gap"):
    was read, and the two are compared.
 6. Version 1 only gains fields and types of events, which are skipped if they are not
    known. An event of another version may mean anything: that is an error, and so is a job
-   that is over without a terminal event that can be read. Nothing ends in silence.
+   that is over without a terminal event that can be read. No such case ends without an error.
 
-A caller asks :attr:`Replay.need`, does that, and feeds what came of it: :meth:`Replay.page`,
-:meth:`Replay.snapshot`, :meth:`Replay.messages`, or :meth:`Replay.missed` and
-:meth:`Replay.idle` if nothing came. Events that come back are to be delivered.
+A caller takes the step that :attr:`Replay.need` names, and passes its outcome to
+:meth:`Replay.page`, :meth:`Replay.snapshot` or :meth:`Replay.messages`; if nothing came, it calls
+:meth:`Replay.missed` or :meth:`Replay.idle`. It delivers the events that these methods return.
 """
 
 import enum
@@ -98,7 +98,7 @@ class Replay:
         self._doubted = False
 
     def page(self, entries: Sequence[Entry], parse: Parse[Any] = parse_message) -> list[Any]:
-        """Take a page of the log, that was read by :attr:`next_page`.
+        """Take a page of the log that was read by :attr:`next_page`.
 
         ``parse`` makes the events: ``entries.parse_message`` or ``raw_events.parse_raw``.
 
@@ -134,7 +134,7 @@ class Replay:
 
     @property
     def next_page(self) -> tuple[int, int]:
-        """The ``seq`` after which the next page of the log begins, and its most entries."""
+        """The ``seq`` after which the next page of the log begins, and its largest size."""
         known = self._last_digest is not None
         return self.confirmed - known, self.page_size + known
 
@@ -183,15 +183,15 @@ class Replay:
             )
 
     def page_lost(self) -> None:
-        """The connection ended while a page was on its way: ask for less.
+        """Make pages smaller, since the connection ended while a page was on its way.
 
-        It may have been more than the server keeps for a subscriber that is behind
-        (``client-output-buffer-limit pubsub``, by default 32 MB), and then it always is.
+        The page may exceed what the server keeps for a subscriber that is behind
+        (``client-output-buffer-limit pubsub``, by default 32 MB). It would do so each time.
         """
         self.page_size = max(1, self.page_size // _SHRINK)
 
     def snapshot(self, seen: JobSnapshot, *, may_wait: bool) -> None:
-        """Take what the record and the end of the log say.
+        """Take the content of the record and the end of the log.
 
         ``may_wait``: whether a job of which there is no trace may still appear. Raises
         :class:`CursorExpired` if nothing can come any more, :class:`UnsupportedVersion` if
@@ -238,7 +238,7 @@ class Replay:
         self._listen(status, may_wait=may_wait)
 
     def _listen(self, status: str | None, *, may_wait: bool) -> None:
-        """Wait for what follows, unless the record shows for the second time that nothing can."""
+        """Wait for events, unless the record shows for the second time that no event can follow."""
         doubted, self._doubted = self._doubted, status not in _UNFINISHED
         if doubted and self._doubted and not may_wait:
             record = "has expired" if status is None else "has a status that no worker writes"
@@ -250,8 +250,8 @@ class Replay:
     def messages(self, batch: Iterable[bytes], parse: Parse[Any] = parse_message) -> list[Any]:
         """Take messages of the channel, in the order of their arrival.
 
-        From the first that does not fit the rest is dropped: all that was published
-        before the log is read is in the log.
+        The first message that does not fit is dropped, and so are all after it: the log holds
+        each event that was published before the log is read.
         """
         events: list[Any] = []
         for data in batch:
@@ -265,9 +265,8 @@ class Replay:
             if database != self._database:
                 if database:
                     continue
-                self.need = (
-                    Need.PAGE
-                )  # an event without a database: the log decides whether it is of this job
+                # An event without a database: the log decides whether it is of this job.
+                self.need = Need.PAGE
                 break
             if seq <= self.confirmed:
                 continue
@@ -284,12 +283,12 @@ class Replay:
         return events
 
     def missed(self) -> None:
-        """Messages may have been lost: the connection broke, or a buffer was full."""
+        """Read the log next: a broken connection or a full buffer may have lost messages."""
         if self.need is not Need.NOTHING:
             self.need = Need.PAGE
 
     def idle(self) -> None:
-        """Nothing has arrived for a while: a message may have been lost, or the log expired."""
+        """Take a snapshot next: after a silence, a message may be lost or the log expired."""
         if self.need is Need.LISTEN:
             self.need = Need.SNAPSHOT
 

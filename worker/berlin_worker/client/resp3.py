@@ -1,7 +1,7 @@
 """One connection for messages and for commands: RESP3 marks what the server pushes.
 
-redis-py connects, with TLS and login, but reads either messages or replies, one at a time:
-1.7 µs of CPU a message, where what has arrived is read as a whole here: 0.8 µs.
+redis-py connects, with TLS and login, but it reads either messages or replies, one at a time:
+1.7 µs of CPU a message. This module parses all bytes that have arrived at once: 0.8 µs.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _READ_BYTES: Final = 64 * 1024
 _NO_MORE: Final = object()
 _CONFIRMED: Final = {b"subscribe", b"ssubscribe"}
 _LOG: Final = b":log"
-"""What follows the name of a sharded channel in that of its job's log."""
+"""The name of a job's log is that of its sharded channel with this suffix."""
 _IN_TURN: Final = {*_CONFIRMED, b"unsubscribe", b"sunsubscribe", b"pong"}
 """Replies to commands, though they may come as messages do."""
 _NOT_SERVED: Final = (AskError, TryAgainError, ClusterDownError)
@@ -65,18 +65,19 @@ class _Request:
 
 
 class Resp3Connection:
-    """Commands out, replies and messages in; for one life of one connection.
+    """Sends commands, and receives replies and messages, until its connection ends.
 
     ``on_message`` is called with a channel and the data, ``on_subscribed`` with a channel and
     ``None``, or the error by which this user may not read it. With ``on_moved`` the channels are
-    sharded ones of a cluster: it is called with each that this node does not serve, or serves no
-    more, and with whether a SSUBSCRIBE was refused. All must be quick and raise nothing.
+    sharded ones of a cluster. It is called with each channel that this node does not serve, or no
+    longer serves, and with whether a SSUBSCRIBE was refused. All three must be quick and raise
+    nothing.
 
-    A replica takes a SSUBSCRIBE, but gets no messages until its new primary knows it. It redirects
-    each read of a key, so one of the channel's log follows each SSUBSCRIBE.
+    A replica accepts a SSUBSCRIBE, but gets no messages until its new primary counts it among its
+    replicas. It redirects each read of a key, so a read of the log follows each SSUBSCRIBE.
 
-    Nothing waits until the server has read what is sent. The silence of a server that reads no
-    more shows it, and little is sent meanwhile.
+    Sending never waits for the server to read. A server that reads no more is found by its
+    silence, and little is sent until then.
     """
 
     def __init__(
@@ -102,8 +103,8 @@ class Resp3Connection:
             notEnoughData=_NO_MORE,
         )
         self.pushes = False
-        """Whether messages come as pushes, so that :meth:`ask` may be used. To be known from
-        the first confirmed SUBSCRIBE on: a server may take HELLO and not keep to it."""
+        """Whether messages come as pushes, so that :meth:`ask` may be used. The first confirmed
+        SUBSCRIBE shows it: a server may accept HELLO 3 and still send no pushes."""
         self.received = False
         """Whether anything has come since this was last set to false."""
 
@@ -116,7 +117,7 @@ class Resp3Connection:
                 await self._connection.read_response()
 
     async def serve(self) -> None:
-        """Read until the connection ends, and raise what ended it."""
+        """Read until the connection ends, and raise the error that ended it."""
         stream: asyncio.StreamReader = self._connection._reader  # noqa: SLF001  # see above
         while data := await stream.read(_READ_BYTES):
             self.received = True
@@ -124,8 +125,11 @@ class Resp3Connection:
         raise RedisConnectionError("the server has closed the connection")
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived. Raises what ends the connection: a SUBSCRIBE fails for another
-        reason than a right that is missing, or there is a reply that nobody has asked for."""
+        """Take bytes that have arrived.
+
+        Raises an error, which ends the connection, for a SUBSCRIBE that fails for another reason
+        than a missing right, and for a reply without a request.
+        """
         self._parser.feed(data)
         while (reply := self._parser.gets()) is not _NO_MORE:
             pushed = type(reply) is hiredis.PushNotification
@@ -174,7 +178,7 @@ class Resp3Connection:
         for asked in self._requests:
             fail(asked.answer, Lost("the connection ended before the reply"))
         if writer := self._connection._writer:  # noqa: SLF001  # see above
-            writer.transport.abort()  # what a peer that reads no more has not taken is given up
+            writer.transport.abort()  # give up what a peer has not read
         with contextlib.suppress(RedisError):
             await self._connection.disconnect()
 
@@ -184,7 +188,10 @@ class Resp3Connection:
             raise RedisConnectionError("the connection has ended")
         if asked:
             self._requests.extend(asked)
-            writer.write(b"".join(map(hiredis.pack_command, commands)))
+            try:
+                writer.write(b"".join(map(hiredis.pack_command, commands)))
+            except RuntimeError as error:  # uvloop, once the transport has ended
+                raise RedisConnectionError("the connection has ended") from error
 
     def _has_unsubscribed(self, channel: bytes) -> bool:
         return bool(self._requests) and self._requests[0].unsubscribes == channel
@@ -212,11 +219,11 @@ class Resp3Connection:
 
 
 def _ignore(_channel: bytes, _refused: bool) -> None:
-    """Take no notice: a server that is no node of a cluster moves no channel."""
+    """Do nothing: a server outside of a cluster moves no channel."""
 
 
 def fail(future: asyncio.Future[Any], error: Exception) -> None:
-    """End a future by ``error`` unless it is done; nobody need wait for it."""
+    """End a future by ``error`` unless it is done; no task needs to await it."""
     if not future.done():
         future.set_exception(error)
         future.exception()  # else asyncio logs that nobody has retrieved it

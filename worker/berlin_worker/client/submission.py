@@ -33,11 +33,10 @@ def prepare(
     *,
     max_bytes: int = MAX_JOB_BYTES,
 ) -> Submission:
-    """Return the submission of ``prompt``; ``fields`` of the job object win over its own.
+    """Return the submission of ``prompt``; ``fields`` override those of its job object.
 
     Its ID is ``job_id``, else the one that the job carries, else a new one. ``max_bytes`` limits
-    its job object. Raises
-    :class:`~berlin_schemas.InvalidJob`.
+    its job object. Raises :class:`~berlin_schemas.InvalidJob`.
     """
     job = {**_as_object(prompt), **{name: _plain(value) for name, value in fields.items()}}
     if job_id is None:
@@ -45,7 +44,7 @@ def prepare(
     if not is_job_id(job_id):
         raise InvalidJob("a job ID is 1 to 128 characters of A-Z a-z 0-9 _ -")
     parsed, data = parse_job(job, job_id, max_bytes=max_bytes)
-    # The worker sees what JSON makes of the object: lists for tuples, strings for keys.
+    # The worker gets the object as JSON makes it: lists for tuples, strings for keys.
     return Submission(job_id, job, data, facts_of(json.loads(data), parsed))
 
 

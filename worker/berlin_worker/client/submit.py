@@ -1,7 +1,7 @@
 """Accepting a job: its record first, then its message; both, or an error and neither.
 
 The record makes submitting idempotent, and lets the workers find a job whose message was
-lost. A message that fails takes the record with it, so that an error means "not accepted".
+lost. If sending the message fails, the record is removed: an error means "not accepted".
 """
 
 import asyncio
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 64
 _SLOTS_S: Final = 1.0
-"""How long a submission waits to know the node of its record; then it shares a line with others."""
+"""How long a submission waits for the node of its record; then it uses a lane without a node."""
 _AGAIN_MS: Final = round(QUEUED_AGAIN_S * 1000)
 
 _Argument = str | bytes | int
@@ -67,7 +67,7 @@ class _Withdrawal(IntEnum):
 
 
 class _Lane:
-    """The submissions whose records are at one node: those at others do not wait for them."""
+    """The submissions whose records are at one node; submissions at others do not wait for them."""
 
     def __init__(self, run: Callable[[list[_Call]], Awaitable[list[int | Exception]]]) -> None:
         self.calls: Batcher[_Call, int] = Batcher(run, at_most=_AT_ONCE, closed=closed)

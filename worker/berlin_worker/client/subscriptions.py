@@ -3,10 +3,10 @@
 A reader opens a :class:`Subscription` for its channel, waits until the subscription is
 acknowledged (sending SUBSCRIBE is not enough: a message published right after it is
 lost), and takes its messages from there. A reader that does not keep up, and every
-reader after the connection was lost, gets a signal in their place: the log has it all.
+reader after the connection was lost, gets a signal in their place: the log has all events.
 
-What is asked goes over the same connection, beside the subscriptions; if a server or a
-proxy does not push messages (RESP3), over others.
+Reads of the logs use this connection, too. If a server or a proxy does not push messages
+(RESP3), they use other connections.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 _PING_EVERY_S: Final = 2.5
 _SILENT_INTERVALS: Final = 4
-"""A connection on which not even a PONG has come for so many intervals is half open: a new one is
-made. Counted, not timed, so that a client that was busy itself does not take it for silence."""
+"""After so many intervals without even a PONG, a connection counts as half open and is replaced.
+They are counted, not timed: a client that was busy itself would measure a silence."""
 _BACKOFF_S: Final = (0.05, 2.0)
 _TICK_S: Final = 0.5
 
@@ -52,12 +52,12 @@ class SubscriptionManager(ChannelRegistry):
         self._reread_after_s = reread_after_s
         self._changed = asyncio.Event()
         self._changes: set[bytes] = set()
-        # Of the present connection: what the commands sent so far leave subscribed, and how
-        # many SUBSCRIBEs of a channel have no answer yet.
+        # Of the present connection: the channels that are subscribed after the commands sent so
+        # far, and how many SUBSCRIBEs of each channel have no answer yet.
         self._subscribed: set[bytes] = set()
         self._unanswered: Counter[bytes] = Counter()
-        # The connection to ask, once it has answered a SUBSCRIBE, for only then it is known
-        # whether it pushes; or why there is none.
+        # The connection for ask(), or the error by which none exists. It is set once it has
+        # answered a SUBSCRIBE: this answer shows whether it pushes messages.
         self._usable: asyncio.Future[Resp3Connection] = self._loop.create_future()
         self._connection: Resp3Connection | None = None
         self._task: asyncio.Task[None] | None = None

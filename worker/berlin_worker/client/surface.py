@@ -30,12 +30,12 @@ class AsyncSurface(abc.ABC):
 
         ``prompt`` is a :class:`~berlin_schemas.PromptJob`, a job object, a list of messages, or the
         text of one message; ``job_fields`` are further fields of the job object
-        (``model="..."``). With a ``job_id`` of the caller's own submitting is idempotent: the
+        (``model="..."``). With a ``job_id`` of the caller's own, submitting is idempotent: the
         job runs once, however often it is submitted.
 
         Raises :class:`~berlin_schemas.InvalidJob` before anything is sent, and
         :class:`~berlin_worker.errors.Unavailable` if the job was not accepted; if that is not
-        certain, its message says so and names the job. Raises
+        certain, its message states it and names the job. Raises
         :class:`~berlin_worker.errors.JobIdReused` if ``job_id`` is that of a job with another
         payload.
         """
@@ -124,8 +124,8 @@ class AsyncSurface(abc.ABC):
         """Return the newest jobs, newest first: those of ``tenant`` and with ``status``, if given.
 
         ``before`` is the last job of the page before this one. An event store lists its
-        newest 10,000 jobs, as long as their records last. A job shows once it was submitted by a
-        client or taken by a worker. Needs the right to read records.
+        newest 10,000 jobs, as long as their records last. A job is listed once a client
+        has submitted it or a worker has taken it. Needs the right to read records.
         """
 
     @abc.abstractmethod

@@ -182,8 +182,8 @@ async def _closing(frames: AsyncGenerator[bytes, None]) -> None:
 class SyncStream:
     """The events of a job, each once and in order, up to its terminal one.
 
-    An iterator, and a context manager for those who leave early and want to be sure when it
-    is closed. See :class:`berlin_worker.client.stream.Stream`, which it reads.
+    An iterator, and a context manager that closes it at a known moment. It reads a
+    :class:`berlin_worker.client.stream.Stream`.
     """
 
     def __init__(self, portal: "_Portal", stream: Stream) -> None:
@@ -201,11 +201,10 @@ class SyncStream:
 
     def __next__(self) -> Event:
         if not self._ready:
-            # All that is there in one go: changing threads costs more than an event.
-            batch = self._portal.run(self._batch())
-            if not batch:
+            # All events that have arrived: a change of threads costs more than an event.
+            self._portal.run(self._fill())
+            if not self._ready:
                 raise StopIteration
-            self._ready.extend(batch)
         return self._ready.popleft()
 
     def close(self) -> None:
@@ -226,11 +225,10 @@ class SyncStream:
     ) -> None:
         self.close()
 
-    async def _batch(self) -> list[Event]:
-        try:
-            return await self._stream.batch()
-        except StopAsyncIteration:
-            return []
+    async def _fill(self) -> None:
+        # Here, not in the caller's thread: an interrupt there would drop what has arrived.
+        with contextlib.suppress(StopAsyncIteration):
+            self._ready.extend(await self._stream.batch())
 
 
 class _Portal:
@@ -246,7 +244,7 @@ class _Portal:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do ``work`` in the loop and wait for it; interrupted, it is cancelled."""
+        """Do ``work`` in the loop and wait for it; cancel it if the wait is interrupted."""
         if self.pid != os.getpid():  # the lock may be held by a thread of the parent
             work.close()
             raise ClientError(_FORKED)

@@ -27,7 +27,7 @@ def closed() -> ClientError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How patient a client is, and how much it remembers."""
+    """How long a client waits, and how much it keeps in memory."""
 
     wait_for_start_s: float = 60.0
     """How long a stream from the start waits for a job without any trace: one put

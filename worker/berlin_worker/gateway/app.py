@@ -96,7 +96,7 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
     allowed = None
     try:
         if _is_preflight(request):
-            return web.Response(status=204)  # _add_headers says what a page of this origin may do
+            return web.Response(status=204)  # _add_headers adds the rights of its origin
         return await handler(request)
     except Problem as error:
         problem = error
@@ -133,12 +133,12 @@ def _of_http(error: web.HTTPException, max_job_bytes: int) -> Problem:
 
 def _as_response(problem: Problem) -> web.Response:
     headers = {}
-    if problem.status == 401:  # noqa: PLR2004  # RFC 9110: a 401 says how to log in
+    if problem.status == 401:  # noqa: PLR2004  # RFC 9110: a 401 names the way to log in
         headers["WWW-Authenticate"] = "Bearer"
     if problem.code in {"unavailable", "stopping"}:
         headers["Retry-After"] = _RETRY_AFTER_S
     else:
-        # The worker has retried already: OpenAI's clients would pay for the prompt again.
+        # The worker has retried already: a retry by OpenAI's client would pay for the prompt again.
         headers["x-should-retry"] = "false"
     return web.Response(
         status=problem.status,
@@ -160,8 +160,8 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
         if _is_preflight(request):
-            # OpenAI's client for browsers sends headers of its own, which change by release. None
-            # of them gives a page more than its API key does, so those that it asks for may come.
+            # OpenAI's client for browsers sends headers of its own, which change by release. No
+            # header gives a page more rights than its API key does, so all of them are allowed.
             asked = request.headers.get("Access-Control-Request-Headers", "")
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
             response.headers["Access-Control-Allow-Headers"] = asked
@@ -207,7 +207,7 @@ class _Metrics:
             streams.labels(kind).set_function(count)
 
     async def show(self, _: web.Request) -> web.Response:
-        """Answer as Prometheus reads it."""
+        """Return the metrics in the text format of Prometheus."""
         text = generate_latest(self._registry)
         return web.Response(body=text, content_type="text/plain", charset="utf-8")
 

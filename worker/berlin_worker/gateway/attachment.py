@@ -1,4 +1,4 @@
-"""Callers that wait for the end of a job: one that no caller waits for any more is cancelled."""
+"""Callers that wait for the end of a job. A job whose last caller leaves is cancelled."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ class Attachment:
     async def events(self) -> Events:
         """Yield the events up to the terminal one, and ``None`` for a ping.
 
-        Raises a :class:`Problem` if the job waits too long for a worker, or the gateway leaves.
+        Raises a :class:`Problem` if the job waits too long for a worker, or the gateway stops.
         """
         clock = asyncio.get_running_loop().time
         give_up, started = clock() + self._gateway.settings.gateway_wait_s, False
@@ -67,7 +67,7 @@ async def attached(
     stream = gateway.client.submit_and_stream(job, job_id=job_id)
     attachment = Attachment(gateway, stream)
     request[JOB_ID] = stream.job_id
-    # Others may attach to a job with a key, at another gateway, too: the last one counts.
+    # Callers at other gateways may attach to a job with a key, too: the last one counts.
     caller_id = secrets.token_hex(8) if may_be_attached(stream.job_id) else ""
     gateway.callers[stream.job_id] += 1
     try:

@@ -36,14 +36,14 @@ class Accepted(_Body):
 
 
 class CancelRequested(_Body):
-    """A job that was asked to end."""
+    """A job whose cancellation was requested."""
 
     job_id: str
     cancel_requested: Literal[True]
 
 
 class Ticket(_Body):
-    """A ticket for one job; it ends after ``expires_in_s`` seconds."""
+    """A ticket for one job; it expires after ``expires_in_s`` seconds."""
 
     ticket: str
     expires_in_s: int
@@ -85,8 +85,8 @@ class ListedJob(_Body):
 class Job(ListedJob):
     """A job with its result, which is ``None`` before the end, and once the log has expired.
 
-    While it waits for a worker, ``queued_jobs`` is how many jobs do, and ``queue_position`` its
-    place among them; 1 is the next. ``None`` is unknown.
+    While the job waits for a worker, ``queued_jobs`` is the number of waiting jobs, and
+    ``queue_position`` its place among them: 1 is the next. ``None`` means unknown.
     """
 
     queued_jobs: int | None = None
@@ -112,7 +112,7 @@ class Model(_Body):
 
 
 class Models(_Body):
-    """The models that the caller may name, as far as the gateway knows them."""
+    """The models that the caller may name, of those that the gateway has found."""
 
     object: Literal["list"]
     data: list[Model]

@@ -1,4 +1,4 @@
-"""``/v1/chat/completions`` and ``/v1/models``: OpenAI's clients over the queue."""
+"""``/v1/chat/completions``: OpenAI's clients over the queue."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ async def _streamed(
                     continue
                 failure = failure_of(events[-1])
                 if failure is not None and not out.begun:
-                    raise failure  # a status is clearer than a part of the answer
+                    raise failure  # the status of an error is clearer than a part of the answer
                 chunks = [_frame(chunk) for event in events for chunk in writer.chunks(event)]
                 if chunks:
                     await out.write(chunks)

@@ -1,7 +1,7 @@
 """The OpenAI dialect of chats: a request as a job, events as chunks or one answer (pure).
 
-Source: OpenAI's API reference, "Chat"; ``reasoning_content`` is what DeepSeek, vLLM and LiteLLM
-name the deltas of reasoning.
+Source: OpenAI's API reference, "Chat". DeepSeek, vLLM and LiteLLM name the deltas of reasoning
+``reasoning_content``.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ FINISH_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filt
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A request: its job, and how the answer is wanted."""
+    """A request: its job, and the form of the answer."""
 
     job: Object
     stream: bool
@@ -46,14 +46,14 @@ def parse_request(body: Object) -> ChatRequest:
         raise invalid("stream_options", "must be an object")
     n = body.get("n")
     if n is not None and (isinstance(n, bool) or n != 1):
-        raise invalid("n", "one answer to a request: send the request several times")
+        raise invalid("n", "must be 1: send the request several times")
     job = {name: value for name, value in body.items() if name in _JOB_FIELDS and value is not None}
     job["options"] = {
         name: value
         for name, value in body.items()
         if name not in _JOB_FIELDS and name not in _REPLY_FIELDS and value is not None
     }
-    # What has been sent to a client cannot be taken back, so a job never begins again after it.
+    # Text that a client has received cannot be taken back, so the job must not begin again.
     job["on_interrupt"] = "fail"
     return ChatRequest(job, stream, flag(options or {}, "include_usage"))
 
@@ -70,7 +70,7 @@ def refuse_unsupported(body: Object) -> None:
     """Raise a 400 for a field that the gateway sets itself, or that no answer would reflect."""
     for name in _SET_BY_GATEWAY:
         if name in body:
-            raise invalid(name, "is no field of this request: POST /v1/jobs takes whole jobs")
+            raise invalid(name, "is not a field of this request: POST /v1/jobs takes whole jobs")
     for name, message in _NOT_CARRIED.items():
         if body.get(name) not in (None, False):
             raise invalid(name, message)
@@ -78,14 +78,14 @@ def refuse_unsupported(body: Object) -> None:
 
 @dataclass(slots=True)
 class Head:
-    """What every chunk of an answer repeats. ``created`` is Unix time in seconds."""
+    """The fields that each chunk of an answer repeats. ``created`` is Unix time in seconds."""
 
     job_id: str
     model: str
     created: int
 
     def learn(self, event: Object) -> None:
-        """Take the model that answers from ``started`` or ``completed``."""
+        """Set the model to the one that a ``started`` or ``completed`` event names."""
         if event.get("type") in {"started", "completed"} and isinstance(event.get("model"), str):
             self.model = event["model"]
 

@@ -13,14 +13,15 @@ from berlin_worker.client.stream import Stream
 PING_S: Final = 10.0
 """Proxies and load balancers cut silent responses, many after 60 s, some after 30 s."""
 FIRST_PING_S: Final = 0.75
-"""A caller sees within a second that its request was taken."""
+"""A caller sees within a second that its request was accepted."""
 STALL_S: Final = 30.0
-"""A reader that has not made room for so long is cut; it comes back with its cursor."""
+"""A reader that makes no room for so long is cut off; it can continue by its cursor."""
 PIECE_BYTES: Final = 32 * 1024
-"""Written at once at the most. For a reader that does not read, aiohttp keeps up to 128 KiB of the
-response; the client keeps ``Options.buffer_bytes`` of events, and then reads them from the log."""
+"""The largest piece that is written at once. For a reader that does not read, aiohttp keeps up to
+128 KiB of the response. The client keeps ``Options.buffer_bytes`` of events; the log has all."""
 SEND_BUFFER_BYTES: Final = 128 * 1024
-"""Asked of the system for each stream. It would keep megabytes for a reader that does not read."""
+"""The send buffer of each stream's socket. By default the system would keep megabytes for a reader
+that does not read."""
 _TICK_S: Final = 0.25
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -44,7 +45,7 @@ class EventResponse:
 
     @property
     def response(self) -> web.StreamResponse:
-        """What the handler returns."""
+        """The response that the handler returns."""
         return self._response
 
     @property
@@ -85,7 +86,7 @@ class EventResponse:
 
 
 class OpenStreams:
-    """Counts the open streams of one kind, and ends their waits when the gateway leaves."""
+    """Counts the open streams of one kind, and ends their waits when the gateway shuts down."""
 
     def __init__(self) -> None:
         self._waits: dict[asyncio.Timeout, float] = {}

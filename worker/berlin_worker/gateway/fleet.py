@@ -26,7 +26,7 @@ Models = frozenset[tuple[str, str]]
 _TIMEOUT_S: Final = 3.0
 _FLEET_S: Final = 1.0
 _ENDPOINTS_S: Final = 60.0
-"""How long a list of models of an upstream is good for."""
+"""How long a list of an upstream's models is used."""
 
 
 class CachedFleet:
@@ -40,10 +40,10 @@ class CachedFleet:
         self._offered: tuple[float, Models] | None = None
 
     async def read(self) -> Fleet:
-        """Return the fleet as it was a second ago at the most. Raises ``Unavailable``."""
+        """Return the fleet as of a second ago or later. Raises ``Unavailable``."""
         async with self._reading:
             if self._fleet is None or time.monotonic() > self._fleet[0]:
-                # Kombu, which counts what waits at other brokers than Redis, blocks.
+                # Kombu counts the waiting jobs at brokers other than Redis, and it blocks.
                 fleet = await asyncio.to_thread(self._read)
                 self._fleet = time.monotonic() + _FLEET_S, fleet
             return self._fleet[1]
@@ -69,10 +69,10 @@ class CachedFleet:
             return None
 
     async def models(self) -> Models:
-        """Return what can be asked for, as far as it is known.
+        """Return the models that a job may name, as far as they are known.
 
-        That is the default model of the gateway, what the workers announce, and what the
-        endpoints offer whose settings the gateway has, too.
+        These are the default model of the gateway, the models that workers announce, and those
+        of the endpoints for which the gateway has settings.
         """
         settings = self._settings
         found = set(await self._endpoints())

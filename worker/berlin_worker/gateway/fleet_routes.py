@@ -15,14 +15,14 @@ _PATTERN: Final = re.compile(r"[*?\[]")
 
 @routes.get("/v1/fleet")
 async def fleet(request: web.Request) -> web.Response:
-    """Return the fleet, by the JSON object of `berlin top --json`."""
+    """Return the fleet as the JSON object that `berlin top --json` prints."""
     need(request, "fleet")
     return web.json_response((await request.app[GATEWAY].fleet.read()).as_json())
 
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
-    """List the models that the caller may name, as far as the gateway knows them."""
+    """List the models that the caller may name, of those that the gateway has found."""
     return web.json_response({"object": "list", "data": await _listed(request)})
 
 
@@ -39,14 +39,14 @@ async def model(request: web.Request) -> web.Response:
 async def _listed(request: web.Request) -> list[dict[str, Any]]:
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     default = gateway.settings.default_provider
-    # What a key names in full is a model that somebody means to use.
+    # A model that a key names in full is listed even if no worker announces it.
     named = [name for name in caller.models if name and not _PATTERN.search(name)]
     found = await gateway.fleet.models()
     ids = {model for _, model in found} | {f"{provider}/{model}" for provider, model in found}
     found |= {(default, name) for name in named if name not in ids and "/" not in name}
     return [
         {"id": model, "object": "model", "created": 0, "owned_by": provider}
-        # The default provider's come first: a request that names a model alone means them.
+        # Models of the default provider come first: a request without a provider means them.
         for provider, model in sorted(found, key=lambda each: (each[0] != default, each))
         if caller.may_use(provider, model)
     ]

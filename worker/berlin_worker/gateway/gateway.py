@@ -1,4 +1,4 @@
-"""What all requests of one gateway share."""
+"""The state that all requests of one gateway share."""
 
 import asyncio
 import contextlib
@@ -39,14 +39,14 @@ class Gateway:
     fleet: CachedFleet
     providers: ModelProviders
     followers: OpenStreams = field(default_factory=OpenStreams)
-    """Readers that come back with a cursor, at another replica if need be."""
+    """Streams whose readers can continue by a cursor, also at another replica."""
     chats: OpenStreams = field(default_factory=OpenStreams)
-    """Requests that cannot be continued: at the end of the gateway they may finish."""
+    """Requests that cannot be continued. They may finish while the gateway shuts down."""
     tracer: Tracer = OFF
     lookup_s: float = _LOOKUP_S
-    """How long a request waits for a log that should be there."""
+    """How long a request waits for a log that should exist."""
     callers: Counter[str] = field(default_factory=Counter)
-    """How many requests wait for the answer of a job: a retry may attach to it."""
+    """The number of requests that wait for each job: a retry may attach to a job."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -89,7 +89,8 @@ class Gateway:
     def cancel_later(self, job_id: str, caller: str = "") -> None:
         """Cancel a job whose caller has gone, unless one waits after WORKER_GATEWAY_ABANDON_S.
 
-        With ``caller`` a retry may reach another gateway: then the record names another one.
+        With ``caller``, a retry may have attached at another gateway: then the record names another
+        caller, and the job goes on.
         """
         task = asyncio.create_task(self._cancel_later(job_id, caller))
         self._tasks.add(task)
@@ -114,7 +115,7 @@ class Gateway:
             await asyncio.wait(self._tasks)
 
     async def aclose(self) -> None:
-        """Cancel at once what would be cancelled later, and close the client."""
+        """End the waits of :meth:`cancel_later` at once, and close the client."""
         self._leaving.set()
         await self.abandoned()
         await self.providers.aclose()
@@ -128,12 +129,12 @@ JOB_ID: Final = web.RequestKey("job_id", str)
 
 
 def caller_of(request: web.Request) -> Caller:
-    """Return who sends the request, as the middleware has found."""
+    """Return the sender of the request, which the middleware has set."""
     return request[CALLER]
 
 
 def need(request: web.Request, scope: Scope) -> Caller:
-    """Return the caller. Raises a 403 if its key lacks ``scope``, or a ticket names no job here."""
+    """Return the caller. Raises a 403 if it lacks ``scope``, or has a ticket and names no job."""
     caller = caller_of(request)
     if caller.job_id is not None and "job_id" not in request.match_info:
         raise Problem(403, "forbidden", "a ticket reads one job: use the API key")

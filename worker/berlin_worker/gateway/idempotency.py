@@ -16,25 +16,26 @@ _key: Final = re.compile(KEY_PATTERN)
 
 
 def job_id_of(request: web.Request, job: dict[str, Any], tenant: str | None) -> str | None:
-    """Return the ID that the key of a request gives its job within ``tenant``, or ``None``.
+    """Return the job ID that follows from the key of a request and from ``tenant``.
 
-    A job that carries an ID is safe to repeat by that. Raises a 400 for a key that is too long, and
-    for an ID that is reserved: it could be that of another tenant's key.
+    Returns ``None`` without a key, and for a job with an ID of its own: the ID makes it safe to
+    repeat. Raises a 400 for an invalid key, and for an ID that is reserved: it could be that of
+    another tenant's key.
     """
     key = request.headers.get("Idempotency-Key")
     own = job.get("job_id")
     if isinstance(own, str) and own.startswith(_PREFIX):
-        message = f"job_id: {_PREFIX} begins the IDs of jobs with an Idempotency-Key"
+        message = f"job_id: {_PREFIX} is reserved for jobs with an Idempotency-Key"
         raise Problem(400, ErrorCode.INVALID_JOB, message, param="job_id")
     if key is None or own is not None:
         return None
     if not _key.fullmatch(key):
-        message = "Idempotency-Key: it has 1 to 255 printable ASCII characters"
+        message = "Idempotency-Key: must be 1 to 255 printable ASCII characters"
         raise Problem(400, ErrorCode.INVALID_JOB, message, param="Idempotency-Key")
     scope = json.dumps([tenant, key]).encode()
     return f"{_PREFIX}{hashlib.sha256(scope).hexdigest()[:40]}"
 
 
 def may_be_attached(job_id: str) -> bool:
-    """Return whether a retry can come to the job by its ``Idempotency-Key``."""
+    """Return whether a retry can reach the job by its ``Idempotency-Key``."""
     return job_id.startswith(_PREFIX)

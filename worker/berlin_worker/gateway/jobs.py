@@ -56,7 +56,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     if caller.tenant is not None:
         if tenant not in {None, caller.tenant}:
             raise Problem(
-                403, "forbidden", "tenant: the API key is another tenant's", param="tenant"
+                403, "forbidden", "tenant: the API key belongs to another tenant", param="tenant"
             )
         tenant = caller.tenant
     limit = whole_number(request, "limit", 50, most=_MOST_LISTED)
@@ -108,17 +108,17 @@ async def look_up(request: web.Request) -> web.Response:
 
 
 def queue_position(waiting: int | None, later: int | None) -> int | None:
-    """Return the place of a queued job, 1 for the next, at the most (pure).
+    """Return the greatest place that a queued job can have; 1 is the next (pure).
 
-    Of ``waiting`` jobs those stand behind it that came ``later``. Jobs of other priorities, and
-    those of bare producers, count as older. ``None`` if either is unknown.
+    Of the ``waiting`` jobs, the ``later`` ones stand behind it. Jobs of other priorities, and
+    those of bare producers, count as older. Returns ``None`` if either number is unknown.
     """
     return None if waiting is None or later is None else max(1, waiting - later)
 
 
 @routes.post("/v1/jobs/{job_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
-    """Ask for a job to be cancelled; one that has ended stays as it is."""
+    """Request the cancellation of a job; one that has ended stays as it is."""
     job = await owned_job(request, "cancel", request.match_info["job_id"])
     await request.app[GATEWAY].client.cancel(job.job_id)
     return web.json_response({"job_id": job.job_id, "cancel_requested": True}, status=202)
@@ -126,7 +126,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 @routes.post("/v1/jobs/{job_id}/tickets")
 async def issue_ticket(request: web.Request) -> web.Response:
-    """Return a ticket: a browser follows this job by it, and nothing else."""
+    """Return a ticket, by which a browser may read this job alone."""
     job = await owned_job(request, "read", request.match_info["job_id"])
     if caller_of(request).job_id is not None:
         raise Problem(403, "forbidden", "a ticket gives no further ticket: use the API key")
@@ -136,7 +136,7 @@ async def issue_ticket(request: web.Request) -> web.Response:
 
 @routes.get("/v1/jobs/{job_id}/events")
 async def follow(request: web.Request) -> web.StreamResponse:
-    """Stream the events of a job; ``?wait_s=`` returns those that are there as JSON instead."""
+    """Stream the events of a job; with ``?wait_s=`` return the present ones as JSON."""
     gateway = request.app[GATEWAY]
     job = await owned_job(request, "read", request.match_info["job_id"])
     after = sse.cursor(request.query.get("after"))

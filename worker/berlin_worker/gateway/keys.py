@@ -29,7 +29,7 @@ _BYTES: Final = 32
 
 
 class Key(BaseModel):
-    """One key: whose it is and what it allows. ``models`` are patterns as of a shell."""
+    """One key: its tenant, and what it allows. ``models`` are shell patterns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -48,7 +48,7 @@ class KeyFile(BaseModel):
 
 
 class Caller(BaseModel):
-    """Who sends a request. ``tenant`` is ``None`` for a gateway without keys: it sees all jobs.
+    """The sender of a request. Without a ``tenant`` (a gateway without keys) it sees all jobs.
 
     ``job_id`` is set for a ticket, which reads that job and nothing else.
     """
@@ -91,7 +91,7 @@ class Keys:
         return bool(self._keys)
 
     def caller(self, text: str) -> Caller | None:
-        """Return who has the key ``text``; the time taken does not depend on the answer."""
+        """Return the caller with the key ``text``; the time taken does not depend on the result."""
         digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
         found: Key | None = None
         for known, key in self._keys:
@@ -119,7 +119,7 @@ class WatchedKeys(Keys):
         super().__init__(_read(path))
 
     def caller(self, text: str) -> Caller | None:
-        """Return who has the key ``text``, by the file as it was ``check_s`` ago at the latest."""
+        """Return the caller with the key ``text``, by the file as of ``check_s`` ago or later."""
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._check_s
             if (stamp := _stamp(self._path)) != self._stamp:
@@ -137,7 +137,7 @@ class WatchedKeys(Keys):
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
-    """Return what changes with a file, also when a link to it is moved; ``None`` without one."""
+    """Return values that change with the file or a link to it; ``None`` if no file exists."""
     try:
         found = Path(path).stat()
     except OSError:
@@ -146,7 +146,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def named_models(job: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield provider and model of each candidate of a job that is not checked yet.
+    """Yield provider and model of each candidate of ``job``, which may be invalid.
 
     The provider `berlin` takes a model among the options, too.
     """

@@ -13,7 +13,7 @@ from berlin_worker.gateway.fleet import CachedFleet
 logger = logging.getLogger(__name__)
 
 REFRESH_S: Final = 5.0
-"""A request that finds an older list has it read again, and does not wait for it."""
+"""A request that finds an older list starts a new reading, and does not wait for it."""
 EXPIRE_S: Final = 60.0
 """A request that finds an older list waits for the reading, within ``_WAIT_S``."""
 _WAIT_S: Final = 2.0
@@ -35,7 +35,7 @@ def sole_providers(models: Iterable[tuple[str, str]], default: str) -> dict[str,
 
 
 class ModelProviders:
-    """Remembers which models have one provider alone. While Redis is away, the last list holds."""
+    """Remembers which models have one provider alone. The last list is used while Redis is away."""
 
     def __init__(self, fleet: CachedFleet, default: str) -> None:
         self._fleet = fleet
@@ -45,7 +45,7 @@ class ModelProviders:
         self._reading: asyncio.Task[None] | None = None
 
     async def completed(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Return ``job`` with the provider of its model, if it names none and one alone has it."""
+        """Return ``job`` with a provider if it names none and exactly one serves its model."""
         model = job.get("model")
         if job.get("provider") is not None or not isinstance(model, str):
             return job
@@ -69,7 +69,7 @@ class ModelProviders:
             self._reading = None
 
     async def aclose(self) -> None:
-        """End a reading that goes on."""
+        """Cancel a reading that is under way."""
         if self._reading is not None:
             self._reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -34,7 +34,7 @@ _PROBLEMS: Final = {
     408: "The body took too long.",
     410: "The events of the job have expired.",
     413: "The job is too large.",
-    415: "The body is no JSON.",
+    415: "The body is not JSON.",
     422: "The Idempotency-Key or job ID belongs to another request.",
     503: "Redis or the broker does not answer.",
 }
@@ -206,5 +206,5 @@ def document() -> Object:
 
 
 async def show(_: web.Request) -> web.Response:
-    """Answer with the document."""
+    """Return the document."""
     return web.json_response(document())

@@ -1,4 +1,4 @@
-"""What requests carry: JSON bodies and numbers in the query, each with one clear error."""
+"""Reads JSON bodies and numbers of the query; an invalid one raises one clear error."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from berlin_worker.gateway.keys import Caller, Scope
 from berlin_worker.gateway.problems import Problem
 
 BODY_S: Final = 60.0
-"""A body that takes longer holds a connection, and no job comes of it."""
+"""The longest time for a body: a slower one only holds a connection."""
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 
 
@@ -37,9 +37,9 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     except web.HTTPRequestEntityTooLarge:
         raise
     except (ValueError, RecursionError):
-        raise Problem(400, "invalid_json", "the body is no valid JSON in UTF-8") from None
+        raise Problem(400, "invalid_json", "the body is not valid JSON in UTF-8") from None
     if not isinstance(found, dict):
-        raise Problem(400, "invalid_json", "the body is no JSON object")
+        raise Problem(400, "invalid_json", "the body is not a JSON object")
     return found
 
 
@@ -50,7 +50,7 @@ def _refused(name: str) -> None:
 def whole_number(
     request: web.Request, name: str, default: int, *, least: int = 1, most: int
 ) -> int:
-    """Return a whole number of the query. Raises a 400 for another text, or out of bounds."""
+    """Return a whole number of the query. Raises a 400 for other text, or out of bounds."""
     text = request.query.get(name)
     if text is None:
         return default

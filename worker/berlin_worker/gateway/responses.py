@@ -27,7 +27,7 @@ _MOST_EVENTS: Final = 999_999_999
 
 @routes.post("/v1/responses")
 async def create(request: web.Request) -> web.StreamResponse:
-    """Submit a response. In the background the answer is the response as it is at once."""
+    """Submit a response. In background mode return its present state at once."""
     gateway, caller = request.app[GATEWAY], need(request, "submit")
     wanted = parse_request(await json_object(request))
     job = await gateway.providers.completed(wanted.job)
@@ -46,7 +46,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def _answered(
     request: web.Request, job: Object, job_id: str | None, *, stream: bool
 ) -> web.StreamResponse:
-    """Answer a request that is not in the background: without its caller the job is cancelled."""
+    """Answer a request that is not in the background; if its caller leaves, cancel the job."""
     gateway = request.app[GATEWAY]
     async with attached(request, job, job_id) as attachment:
         status = await gateway.client.status(attachment.job_id)
@@ -105,7 +105,7 @@ def _writer(
 
 
 async def _snapshot(gateway: Gateway, status: JobStatus) -> Object:
-    """Return a response as far as the log of its job goes now."""
+    """Return a response by the events that the log of its job has now."""
     writer, after, ended = _writer(gateway, status), 0, False
     while not ended:
         events, ended = await gateway.poll(status.job_id, after, 0)
@@ -144,7 +144,7 @@ async def _streamed(
                 await out.write(_frames(made, after))
     except (Problem, ClientError) as error:
         problem = error if isinstance(error, Problem) else of_client(error)
-        # With the number of the last event a reader that resumes misses none.
+        # The error has the number of the last event, so that a reader that resumes misses none.
         await out.write([_error(problem, made[-1]["sequence_number"])])
     await out.finish()
     return out.response

@@ -1,8 +1,8 @@
 """The events of OpenAI's Responses, made from those of a job (pure).
 
 Source: OpenAI's API reference, "Responses" and "Streaming events". The events of a response follow
-from those of its job alone, and so do their sequence numbers: whichever gateway a client comes back
-to, ``starting_after`` means the same event.
+from those of its job alone, and so do their sequence numbers: ``starting_after`` means the same
+event at every gateway.
 """
 
 from dataclasses import dataclass, field
@@ -209,7 +209,7 @@ def _blank(kind: str, item_id: str) -> Object:
 
 
 def _usage(usage: Any) -> Object | None:
-    """Return the usage by the names that Responses have for it."""
+    """Return the usage under the field names of Responses."""
     if not isinstance(usage, dict):
         return None
     sent, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0

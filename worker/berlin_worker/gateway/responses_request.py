@@ -1,6 +1,6 @@
 """A request for a response of OpenAI's, as a job (pure).
 
-It is the subset by which background mode works. Source: OpenAI's API reference, "Responses".
+It covers the subset that background mode needs. Source: OpenAI's API reference, "Responses".
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _TEXT_PARTS: Final = frozenset({"input_text", "output_text", "text"})
 
 @dataclass(frozen=True, slots=True)
 class ResponseRequest:
-    """A request: its job, and how the answer is wanted."""
+    """A request: its job, and the form of the answer."""
 
     job: Object
     background: bool
@@ -105,7 +105,7 @@ def _messages(given: Any) -> list[Object]:
     messages: list[Object] = []
     for item in given:
         if item.get("type") == "reasoning":
-            continue  # an item of an earlier output, which chats do not take back
+            continue  # an item of an earlier output, which chats do not accept
         message = _message(item)
         if "tool_calls" in message and messages and "tool_calls" in messages[-1]:
             # Parallel calls are one message: the results of all must follow it.

@@ -1,4 +1,4 @@
-"""Runs a gateway until a signal, and lets its streams end well."""
+"""Serves a gateway, and lets its streams finish at the end."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
 """Tickets: each lets its holder read one job for a quarter of an hour (pure).
 
 A ticket is ``<job ID>.<Unix time of its end>.<HMAC-SHA256 of both, base64url>``. A browser puts it
-into a URL, because EventSource sends no headers; so it is short-lived, and reads only.
+into a URL, because EventSource sends no headers. So a ticket is short-lived and for reading only.
 """
 
 import base64

@@ -1,5 +1,5 @@
-// The page of the gateway: send a prompt, follow its events, and go on after a reload; and the
-// fleet. The browser keeps job and ticket for this tab alone; EventSource comes back with its cursor.
+// The page of the gateway. It sends a prompt and follows its events, also after a reload, and it
+// shows the fleet. Job and ticket are stored for this tab alone; EventSource resumes by its cursor.
 
 const at = (id) => document.getElementById(id);
 const [ask, prompt, model, key, keyField, cancel, problem] =
@@ -67,7 +67,7 @@ async function watchQueue(kept) {
         const place = queue_position === null ? "one" : `number ${queue_position}`;
         at("state").textContent = `in the queue: ${place} of ${queued_jobs} that wait`;
       }
-    } catch { /* EventSource shows what is wrong */ }
+    } catch { /* the handler of EventSource shows the error */ }
     await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
   }
 }
@@ -130,8 +130,8 @@ function follow(kept) {
     source.addEventListener(type, (message) => handle(JSON.parse(message.data)));
   }
   source.onerror = () => {
-    if (source.readyState !== EventSource.CLOSED) return; // it connects again by itself
-    stop("lost"); // the job is kept: a page that is left sees this error, too
+    if (source.readyState !== EventSource.CLOSED) return; // EventSource reconnects by itself
+    stop("lost"); // the job stays stored: leaving the page raises this error, too
     show("The gateway refuses this job: it has expired, or its ticket has. Send the prompt again.");
   };
   watchQueue(kept);
@@ -163,7 +163,7 @@ cancel.addEventListener("click", async () => {
 let listed = [];
 
 function chosen() {
-  // As the gateway does for chats: a model of one provider alone goes there.
+  // A model that one provider alone serves goes to it, as in chats.
   if (!model.value) return {};
   const owners = listed.filter(({ id }) => id === model.value).map(({ owned_by }) => owned_by);
   return { model: model.value, ...(owners.length === 1 ? { provider: owners[0] } : {}) };
@@ -229,7 +229,7 @@ async function watchFleet() {
         showFleet(await call("GET", "v1/fleet"));
         show("", at("fleet-problem"));
       } catch (error) {
-        show(error.message, at("fleet-problem")); // the figures stay, and are old
+        show(error.message, at("fleet-problem")); // the last figures stay on the page
       }
     }
     await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
