@@ -239,7 +239,7 @@ def test_highest_priority_comes_first_and_no_message_is_popped_early(server, tak
 
 
 def test_global_keyprefix_is_refused(connect):
-    with pytest.raises(SettingsError, match="global_keyprefix is not supported; what separates"):
+    with pytest.raises(SettingsError, match="global_keyprefix is not supported: give each fleet"):
         connect(global_keyprefix="a:").channel()
 
 

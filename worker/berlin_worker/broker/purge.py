@@ -199,7 +199,7 @@ def install(app: Celery) -> None:
             return run_and_end_jobs(*args, **options)
         except (OperationalError, *app.connection_for_write().connection_errors) as error:
             message = f"the purge has stopped, what is left is still on the queue: {error}"
-            raise click.ClickException(f"{message}; `berlin doctor` says what is wrong") from None
+            raise click.ClickException(f"{message}; run `berlin doctor` for the cause") from None
 
     def run_and_end_jobs(*args: Any, **options: Any) -> Any:
         asked = set(options["queues"] or [names.QUEUE]) - set(options["exclude_queues"] or [])
