@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 
 class Channel:
-    """Notes what is sent by one pipeline."""
+    """A channel that records what each pipeline sends."""
 
     do_restore = False
     reserves = True

@@ -31,7 +31,7 @@ os.getuid = os.geteuid = lambda: {uid}
 from berlin_worker.celery import app
 app.Worker()
 """
-"""What a worker does before it connects, as a user whose group has no name."""
+"""The steps of a worker before it connects, as a user whose group has no name."""
 
 
 def python(code: str) -> "subprocess.Popen[str]":
