@@ -19,7 +19,7 @@ class ConsumerHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celer
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        """Start to beat; Celery calls this for each connection to the broker."""
+        """Start beating; Celery calls this for each connection to the broker."""
 
         def beat() -> None:
             LIVENESS.consumer.beat()
@@ -29,7 +29,7 @@ class ConsumerHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celer
         self._timer = consumer.timer.call_repeatedly(_TICK_S, beat)
 
     def stop(self, consumer: Any) -> None:
-        """Stop to beat.
+        """Stop beating.
 
         Celery calls this when the connection is gone, and at the beginning of a shutdown.
         """

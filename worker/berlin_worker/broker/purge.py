@@ -64,8 +64,8 @@ class PurgeMixin:
 async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
     """End the jobs of all messages on ``lists``, remove the messages, and return their number.
 
-    Messages in the hash ``held`` stay, since their workers remove them; they count if their job
-    ends. ``client`` blocks, and this event loop runs nothing else. Raises redis-py's errors, and
+    Messages in the hash ``held`` stay, since their workers remove them. Each of them counts if
+    this call ends its job. ``client`` blocks, and this event loop runs nothing else. Raises redis-py's errors, and
     the builtin ``ConnectionError`` and ``TimeoutError``.
     """
     purged = 0

@@ -61,7 +61,7 @@ class ExtendVisibility(bootsteps.StartStopStep):  # type: ignore[misc]  # celery
         ]
 
     def stop(self, consumer: Any) -> None:
-        """Stop the timers, unless the pool drains.
+        """Stop requeuing for others, and the timers unless the pool drains.
 
         Celery calls this when the connection is gone, and at the beginning of a shutdown.
         """

@@ -49,7 +49,7 @@ _REFUSED: Final[Mapping[str, tuple[str, str]]] = {
         "a worker that starts must not end the jobs of others: run `celery -A berlin_worker purge`",
     ),
 }
-"""Name of an option that is refused whatever its value: how it is written, and what to do."""
+"""Name of an option that is refused with any value: how it is written, and what to do instead."""
 
 
 def pool_refusal(pool: str) -> str | None:

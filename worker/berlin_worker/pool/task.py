@@ -72,7 +72,7 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             _return_to_queue(self.message)
         except self.connection_errors as error:
             AsyncioRequest._dead = self.message.channel
-            logger.warning("The broker is away: it will deliver this task again: %r", error)
+            logger.warning("The broker is away, and delivers the tasks again later: %r", error)
         else:
             self.send_event("task-rejected", requeue=True)
 
