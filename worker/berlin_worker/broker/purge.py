@@ -65,8 +65,8 @@ async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
     """End the jobs of all messages on ``lists``, remove the messages, and return their number.
 
     Messages in the hash ``held`` stay, since their workers remove them. Each of them counts if
-    this call ends its job. ``client`` blocks, and this event loop runs nothing else. Raises redis-py's errors, and
-    the builtin ``ConnectionError`` and ``TimeoutError``.
+    this call ends its job. ``client`` blocks, and this event loop runs nothing else. Raises
+    redis-py's errors, and the builtin ``ConnectionError`` and ``TimeoutError``.
     """
     purged = 0
     async with AsyncExitStack() as stack:
