@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(autouse=True)
 def life(monkeypatch):
-    """The signs of this process, as they were, afterwards; the consumer has long been silent."""
+    """Make the consumer silent for long; afterwards the heartbeats are as before."""
     for name, value in {"consumer": Heartbeat(), "draining": False, "slots": None}.items():
         monkeypatch.setattr(LIVENESS, name, value)
     LIVENESS.consumer._at -= 1000

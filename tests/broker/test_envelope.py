@@ -56,7 +56,7 @@ LENIENT = {
     "half a surrogate pair beside NaN": '"x": "\\udfff", "y": NaN',
     "half a surrogate pair below 300 levels": f'"x": {"[" * 300}"\\udfff"{"]" * 300}',
 }
-"""What Redis's cjson, Python's json or another lenient parser takes."""
+"""Texts that Redis's cjson, Python's json or another lenient parser accepts."""
 
 
 @pytest.mark.parametrize("name", LENIENT)

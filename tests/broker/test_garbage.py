@@ -126,7 +126,7 @@ UNUSABLE: dict[str, dict[str, Any]] = {
     "no properties": {"raw": {"properties": None}},
     "no delivery tag": {"properties": {"delivery_tag": None}},
 }
-"""What cannot run, though it bears the ID of a job: parts of a message."""
+"""Parts of messages that have a job ID and cannot run."""
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +175,10 @@ ODD: dict[str, dict[str, Any]] = {
     "no job ID in its place": {"embed": {"id": "../x"}},
     "a part of another type": {"embed": {"delivery_info": 7, "retries": "x"}},
     "something in the place of a method": {"embed": {"get": 7, "update": 7}},
-    "the same in the headers": {"headers": {"get": 7, "update": 7, "_get_custom_headers": 7}},
+    "methods in the headers": {"headers": {"get": 7, "update": 7, "_get_custom_headers": 7}},
     "another name": {"headers": {"shadow": FORGED}},
 }
-"""What Celery would take over into its request."""
+"""Parts of messages that Celery would copy into its request."""
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -25,7 +25,7 @@ MESSAGE = message()
 
 
 class Channel(Guarded):
-    """What the guard uses of kombu's channel; ``deliver`` handles each message."""
+    """The parts of kombu's channel that the guard uses; ``deliver`` handles each message."""
 
     keyprefix_queue, sep = "_kombu.binding.%s", "\x06\x16"
     connection_errors = (RedisConnectionError, OSError)

@@ -1,4 +1,4 @@
-"""What the options of ``celery worker`` name: a missing file, user or module is one line."""
+"""Targets of the options of ``celery worker``: a missing file, user or module is one line."""
 
 import os
 import sys

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 
 class Channel:
-    """Notes what is sent by one pipeline."""
+    """A channel that records what each pipeline sends."""
 
     do_restore = False
     reserves = True
@@ -150,7 +150,7 @@ def test_what_no_worker_wrote_and_what_cannot_be_given_back_is_logged(hub, caplo
     replies = iter([(1, b"WRONGTYPE", b"garbage"), (0, b"")])
     monkeypatch.setattr(qos, "_run", lambda *_: next(replies))
     qos.restore_visible(num=None, interval=1)
-    assert "'garbage' held what no worker wrote" in caplog.text
+    assert "'garbage' had a value that no worker writes" in caplog.text
     assert "cannot be given back" in caplog.text
     assert next(replies, None) is None
     qos.channel.active_queues = set()

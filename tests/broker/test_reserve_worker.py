@@ -51,7 +51,7 @@ def send(connect):
 
 
 def waits_by(server, command):
-    """Whether a connection waits for a message by that command."""
+    """Return whether a connection waits for a message by that command."""
     return command in {client["cmd"] for client in server.client_list()}
 
 
@@ -71,7 +71,7 @@ def test_channel_that_has_collected_replies_reserves_messages(server, connect, s
 
 
 def waiting(server):
-    """What is on the queue, the first to be served first."""
+    """Return the messages of the queue, the first to be served first."""
     wait_until(lambda: server.llen("prompts"), "a message")
     messages = [json.loads(raw) for raw in reversed(server.lrange("prompts", 0, -1))]
     return [json.loads(base64.b64decode(message["body"])) for message in messages]
@@ -91,7 +91,7 @@ def test_first_message_comes_with_the_wait_and_the_others_together(server, taker
     server.config_resetstat()
     send("after")
     one.until(101)
-    # Of the two that reply, the second began to wait again: nothing asks in circles.
+    # Of the two calls that reply, the second began to wait again: no call follows without a wait.
     assert calls(server, "evalsha") + calls(server, "eval") <= 3
 
 
@@ -197,7 +197,7 @@ def test_message_of_another_priority_is_found_when_the_wait_ends(server, taker, 
 
 
 def test_message_of_another_priority_ends_the_wait_of_a_worker_at_once(server, connect, send):
-    """The wait would last for ten minutes: what ends it is the message."""
+    """The wait would last for ten minutes: the message ends it."""
     connection = connect(priority_steps=[0, 5], polling_interval=600)
     before, hub = get_event_loop(), Hub()
     set_event_loop(hub)
@@ -215,7 +215,7 @@ def test_message_of_another_priority_ends_the_wait_of_a_worker_at_once(server, c
         for body, step in sent:
             send_to_idle(body, priority=step)
         assert one.got == [body for body, _ in sent]
-        # One that is full takes no part, and one that is closed waits no more.
+        # A full consumer takes no message, and a closed channel waits no more.
         one.consumer.qos(prefetch_count=len(one.got))
         send("waits", priority=5)
         for _ in range(5):
@@ -239,7 +239,7 @@ def test_highest_priority_comes_first_and_no_message_is_popped_early(server, tak
 
 
 def test_global_keyprefix_is_refused(connect):
-    with pytest.raises(SettingsError, match="global_keyprefix is not supported; what separates"):
+    with pytest.raises(SettingsError, match="global_keyprefix is not supported: give each fleet"):
         connect(global_keyprefix="a:").channel()
 
 

@@ -44,7 +44,7 @@ def takers(real_redis_url):
 
 
 def message(body, tag="always the same", exchange="celery", routing_key="celery", **fields):
-    """As hand-made producers write it: in the name of another queue, and with one tag for all."""
+    """Return a message of a hand-made producer: for another queue, and with one tag for all."""
     properties = {
         "delivery_tag": tag,
         "delivery_info": {"exchange": exchange, "routing_key": routing_key},
@@ -62,7 +62,7 @@ def message(body, tag="always the same", exchange="celery", routing_key="celery"
 
 
 def lists(server):
-    """What is on each list, the first to be served first."""
+    """Return the messages of each list, the first to be served first."""
     keys = sorted(server.scan_iter("prompts*"))
     return {key.decode(): server.lrange(key, 0, -1)[::-1] for key in keys}
 
@@ -87,7 +87,7 @@ def test_messages_with_one_tag_are_held_each(server, takers):
 
 @pytest.mark.parametrize("way", ["time", "restore", "reject", "requeue"])
 def test_requeued_message_is_unchanged_and_on_its_own_list(server, takers, way):
-    """Also where the bytes are not what a parser would write, and name another queue."""
+    """The bytes are some that no parser would write, and they name another queue."""
     spaced = message("low", priority=0).replace(b": ", b" :\t") + b"\n "
     first, second = message("first"), message("second", headers={"x": "\udfff"})
     server.lpush("prompts\x06\x166", spaced)

@@ -34,7 +34,7 @@ def test_message_is_held_while_its_worker_drains(fleet):
         with fleet.worker(*VERBOSE) as other:
             assert leaving.stop() == 0
             wait_until(lambda: fleet.attempt(job_id) == 2, "handed on")
-            # Handed back, not given back behind the back of its worker and dropped.
+            # Its worker released it: it was not requeued, and dropped, before that.
             assert other.log.count("] received") == 1
 
 
@@ -53,5 +53,5 @@ def test_stopped_worker_leaves_no_pending_acknowledgement(fleet):
         job_ids = [fleet.send(prompt(f"number {number}")) for number in range(50)]
         fleet.ended(job_ids[0])
         assert worker.stop() == 0
-        # Each has ended, or waits again; none is still somebody's.
+        # Each job has ended, or waits again: no worker holds one.
         assert fleet.redis.zcard(INDEX) == fleet.redis.hlen("unacked:prompts") == 0

@@ -1,4 +1,4 @@
-"""Options of ``celery worker`` that cannot work: each is one line that says what to do instead."""
+"""Options of ``celery worker`` that cannot work: one line for each names what to do instead."""
 
 import pytest
 

@@ -129,7 +129,7 @@ def test_all_servers_are_found_by_their_names(monkeypatch, tmp_path):
     assert embedded.find_servers() == found
 
 
-def test_machine_without_a_server_runs_fakeredis_or_says_what_to_install(monkeypatch):
+def test_machine_without_a_server_runs_fakeredis_or_names_what_to_install(monkeypatch):
     monkeypatch.setattr(embedded, "find_server", lambda: None)
     with embedded.any_redis() as (url, what), redis.Redis.from_url(url) as client:
         assert client.ping()

@@ -1,4 +1,4 @@
-"""What surrounds all tasks of a worker, the loop itself, and the connection to the broker."""
+"""The lifespan around all tasks of a worker, its event loop, and its connection to the broker."""
 
 import signal
 from collections.abc import Iterator
@@ -75,7 +75,9 @@ def test_loop_that_dies_takes_the_worker_down_and_requeues(app: SampleApp) -> No
     assert (app.unacked(), app.queued()) == (0, [sent.id])
 
 
-def test_loop_of_the_standard_library_does_as_well(app: SampleApp, tmp_path: Path) -> None:
+def test_loop_of_the_standard_library_runs_limits_and_cancels_tasks(
+    app: SampleApp, tmp_path: Path
+) -> None:
     (tmp_path / "uvloop.py").write_text("raise ImportError('not installed')")
     worker = app.worker("-c", "2", worker_pool_drain_timeout=0)
     worker.env["PYTHONPATH"] += f":{tmp_path}"

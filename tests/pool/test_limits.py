@@ -1,4 +1,4 @@
-"""How many tasks are in flight, and what becomes of those that wait."""
+"""The number of tasks in flight, and the tasks that wait for a slot."""
 
 import time
 from collections.abc import Iterator

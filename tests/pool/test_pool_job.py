@@ -89,7 +89,7 @@ async def test_plain_body_ends_before_start_returns(harness: Harness) -> None:
 
 
 class Held:
-    """What a frame of the task holds."""
+    """An object that a frame of the task holds."""
 
 
 async def test_failed_task_leaves_no_frames_for_the_garbage_collector(harness: Harness) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What would end or replace this process; its handlers and Celery's state stay as they are."""
+    """Record the calls that would end or replace this process; its handlers stay as they are."""
     found = []
     fake = SimpleNamespace(send=lambda **sent: found.append(("stop", sent["sig"])))
     fake.connect = lambda handler: found.append(("connect", handler.__name__))

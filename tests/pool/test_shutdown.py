@@ -1,4 +1,4 @@
-"""Ending a worker: nothing is lost, nothing runs twice, and the user always gets out."""
+"""Ending a worker: no task is lost or runs twice, and the user can always end the worker."""
 
 import signal
 from collections.abc import Iterator

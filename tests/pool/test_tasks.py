@@ -186,11 +186,11 @@ def test_failure_while_cleaning_up_is_logged_and_does_not_undo_the_revocation(
     app.wait_for_note("start messy")
     sent.terminate()
     worker.wait_for_log(f"Task {sent.id} failed while cleaning up")
-    app.run("add", 1, 1)  # what the consumer had to do for the first one is done after that
+    app.run("add", 1, 1)  # after that the consumer has handled the first task
     assert sent.state == "REVOKED"
 
 
-def test_inspect_tells_what_is_active(app: SampleApp, worker: WorkerProcess) -> None:
+def test_inspect_shows_active_tasks(app: SampleApp, worker: WorkerProcess) -> None:
     sent = app.send("hold", "inspected")
     app.wait_for_note("start inspected")
     (active,) = app.inspect(worker, "active")

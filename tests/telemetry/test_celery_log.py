@@ -31,7 +31,7 @@ os.getuid = os.geteuid = lambda: {uid}
 from berlin_worker.celery import app
 app.Worker()
 """
-"""What a worker does before it connects, as a user whose group has no name."""
+"""The steps of a worker before it connects, as a user whose group has no name."""
 
 
 def python(code: str) -> "subprocess.Popen[str]":
@@ -58,7 +58,7 @@ def test_undelivered_line_causes_no_further_lines():
 def test_line_that_cannot_be_formatted_is_reported_on_stderr_with_its_place():
     with python(LOG + "logging.error('%d', 'no number')\nlogging.error('next')") as process:
         log = process.communicate("\n")[1]
-    assert "This could not be logged, of <string>:11" in log
+    assert "A line could not be logged, of <string>:11" in log
     assert "TypeError" in log
     assert '"event": "next"' in log
     assert log.count("Traceback") == 1

@@ -31,7 +31,7 @@ def stats_of(worker: Worker) -> Stats:
 
 
 def jobs(worker: Worker) -> dict[str, int]:
-    """How many jobs have ended in which way, as far as any has."""
+    """Return how many jobs have ended, by their end."""
     return stats_of(worker).snapshot()["jobs"]
 
 
@@ -177,7 +177,7 @@ async def test_overdue_job_counts_as_its_former_state(worker, redis_client, monk
 async def test_full_buffer_counts_once_for_each_time_that_it_fills(worker):
     async with worker(says(*["x" * 100] * 5), buffer_bytes=50) as here:
         await here.run()
-    # Each read, and what the attempt says of itself, fills so small a buffer anew.
+    # Each read, and each event of the attempt itself, fills so small a buffer anew.
     assert 5 <= stats_of(here).journal_full <= 7
 
 

@@ -37,7 +37,7 @@ READING = Gauges(
 
 
 def busy() -> Stats:
-    """Numbers of which each has been added to."""
+    """Return numbers each of which has been added to."""
     stats = Stats()
     for code in ("", *ErrorCode):
         stats.operation(

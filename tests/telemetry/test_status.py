@@ -185,7 +185,7 @@ async def test_blocked_event_loop_fails_livez_while_blocked_and_recovers(harness
 
 
 def failures_until(url: str, status: int) -> set[str]:
-    """What fails once the probe answers with ``status``."""
+    """Return the failed checks once the probe answers with ``status``."""
     give_up = time.monotonic() + 30
     while time.monotonic() < give_up:
         found, failed = failing(url)

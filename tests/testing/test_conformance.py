@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 class Right:
-    """A provider that keeps all rules; options say what it refuses and when it fails."""
+    """A provider that keeps all rules; options of a job decide whether it refuses or fails."""
 
     reads = (["Hello, "], [ReasoningDelta("so"), ToolCallDelta(0, "", id="1", name="f")])
 
@@ -98,7 +98,7 @@ class NeverFails(Right):
 
 
 class GoesOn(Right):
-    """Ends its task later than a cancelled one may."""
+    """A provider whose task ends later after a cancellation than the rule allows."""
 
     async def stream(self, job, report):
         for _ in range(10):

@@ -78,7 +78,7 @@ async def test_scripted_answers_and_failures_reach_an_async_client_in_order():
         assert (await client.status("nobody")).status == "unknown"
 
 
-def test_sync_fake_does_the_same():
+def test_scripted_answers_and_failures_reach_a_sync_client_in_order():
     with FakeClient() as client:
         client.reply("a b", Failure())
         stream = client.submit_and_stream("one")

@@ -100,7 +100,7 @@ class TestShouting(ProviderConformance):
 
 
 class _Bad(Shouting):
-    """Breaks a rule; which one, the subclass says."""
+    """A provider that breaks a rule; each subclass breaks another one."""
 
 
 class _Empty(_Bad):
@@ -116,7 +116,7 @@ class _Silent(_Bad):
 
 class _Bare(_Bad):
     async def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[list[str], None]:
-        yield "text"  # type: ignore[misc]  # that is its fault
+        yield "text"  # type: ignore[misc]  # the broken rule
 
 
 class _Raises(_Bad):

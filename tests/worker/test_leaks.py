@@ -213,7 +213,7 @@ def test_redis_password_is_in_no_log_and_no_reply(quick_fleet):
         fleet.ended(fleet.send(prompt("x")))
         inspect = fleet.app.control.inspect(timeout=5, limit=1)
         replies = json.dumps([inspect.stats(), inspect.conf(with_defaults=True), inspect.report()])
-        # StoreUnavailable, and wrong: what the errors of both say.
+        # From here on Redis refuses the user: the errors that follow must not show the password.
         fleet.redis.acl_setuser("tester", enabled=False)
         fleet.redis.client_kill_filter(user="tester")
         worker.wait_for_log("cannot be")

@@ -161,7 +161,7 @@ def test_second_delivery_of_a_job_is_dropped(fleet):
     assert len(fleet.upstream.prompts) == 2
 
 
-def test_stopped_worker_hands_its_job_on_and_the_reader_is_told(fleet):
+def test_stopped_worker_releases_its_job_and_the_reader_gets_a_reset(fleet):
     with fleet.worker(WORKER_DRAIN_TIMEOUT_S="0.1") as first:
         job_id = fleet.send(prompt("[[stall:2*1]] a b c d"))
         fleet.running(job_id)
@@ -185,7 +185,7 @@ def test_killed_workers_job_is_restarted_elsewhere(fleet):
     assert events[-1]["attempt"] == 2
 
 
-def test_without_credentials_the_worker_says_so_in_one_line_and_ends(fleet):
+def test_worker_without_credentials_ends_with_one_line(fleet):
     worker = WorkerProcess(
         "berlin_worker", env=fleet.env | {"BERLIN_ACCOUNT": "", "BERLIN_PASSWORD": ""}, wait=False
     )

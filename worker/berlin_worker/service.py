@@ -117,7 +117,7 @@ class _JobParts:
 
 
 def _opener(settings: Settings) -> Callable[[], redis.Redis]:
-    """Return what opens a client for the thread of the metrics."""
+    """Return a function that opens a client for the thread of the metrics."""
     return functools.partial(blocking, settings.redis_url, timeout_s=2.0)
 
 
@@ -228,8 +228,8 @@ def _stop_worker() -> None:
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
-    # A loop, for one cancellation may get lost: redis-py sends each command by asyncio.wait_for,
-    # which before Python 3.12 swallows a cancellation that arrives as the command has been sent.
+    # A loop, since one cancellation may get lost: redis-py sends each command by asyncio.wait_for.
+    # Before Python 3.12 that swallows a cancellation that arrives as the command has been sent.
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)

@@ -62,7 +62,7 @@ class PromptRequest(AsyncioRequest):
         self._argsrepr = self._kwargsrepr = "<hidden>"
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
 
-    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002  # safe it is
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002  # always safe
         """Return what ``inspect`` shows of the request."""
         shown: dict[str, Any] = super().info(safe=True)
         return shown
@@ -136,7 +136,7 @@ async def generate(self: PromptTask, *args: Any, **kwargs: Any) -> None:
 
 @task_revoked.connect(sender=generate, weak=False)  # type: ignore[untyped-decorator]  # celery has no types
 def revoked(request: Context, *, expired: bool, **_: Any) -> None:
-    """End a job as ``cancelled`` that Celery drops before it starts."""
+    """End a job that Celery drops before it starts: as ``cancelled``."""
     running.cancel(request.id, "expired" if expired else "revoked")
 
 

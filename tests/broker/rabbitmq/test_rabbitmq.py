@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_bare_producer_and_bare_subscriber_receive_the_bytes_of_the_log(fleet):
-    early = fleet.send(prompt("before there is a worker"))  # and so the producer's queue it is
+    early = fleet.send(prompt("before there is a worker"))  # so the producer declares the queue
     with fleet.worker("-c", "10"), recorded(fleet) as published:
         job_id = fleet.send(prompt("Grüße 🙂 and more"))
         events = fleet.ended(job_id)

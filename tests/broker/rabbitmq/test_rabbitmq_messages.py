@@ -81,7 +81,7 @@ def test_garbage_becomes_a_dead_letter_and_does_not_loop(fleet, broker):
     assert SECRET not in worker.log
     letters = [fields for _, fields in fleet.redis.xrange("worker:dead")]
     assert len(letters) == len(garbages)
-    # Nobody has decompressed anything: the bomb lies there as it came.
+    # No bomb was decompressed: its dead letter holds the message as it came.
     assert max(len(letter[b"message"]) for letter in letters) <= 100_000
     assert messages(broker) == 0
 
@@ -151,7 +151,7 @@ def test_revoke_flags_what_waits_ends_what_runs_and_holds_after_a_restart(fleet,
         worker.kill()
     for job_id in later:
         fleet.send(prompt("too late"), task_id=job_id)
-    with fleet.worker("-c", "4", **QUICK_LEASES) as worker:  # it has heard of no revoke
+    with fleet.worker("-c", "4", **QUICK_LEASES) as worker:  # it has received no revoke
         for job_id in later:
             assert [each["reason"] for each in fleet.ended(job_id)] == ["revoked"]
         wait_until(lambda: fleet.attempt(spared) == 2, "restarted")

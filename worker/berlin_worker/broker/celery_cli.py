@@ -1,8 +1,7 @@
-"""Celery's command line: where its broker comes from, and an option that the contract names.
+"""Celery's command line: the variable that names its broker, and the option ``--terminate``.
 
-``celery -A berlin_worker control revoke ID --terminate`` ends a task that runs.
-
-Celery 5.7 has no such option; its own form is ``control terminate SIGTERM ID``.
+``celery -A berlin_worker control revoke ID --terminate`` ends a task that runs. Celery 5.7 has no
+such option; its own form is ``control terminate SIGTERM ID``.
 """
 
 import functools
@@ -34,7 +33,7 @@ def broker_variable(environ: Mapping[str, str]) -> str | None:
 
 
 def install() -> None:
-    """Add the option, if this process is Celery's command line."""
+    """Add ``--terminate``, if this process is Celery's command line."""
     control = loaded_command("control")
     if control is None:
         return

@@ -1,7 +1,7 @@
 """The arguments of Celery's remote control commands: one table, checked before a command runs.
 
-Celery passes the arguments of a message on as they are. A command that runs with a wrong one
-may leave a state that shows later: a second queue, a pool without slots, a rate that never ends.
+Celery passes the arguments of a message on as they are. A wrong argument may leave a state whose
+effect appears later: a second queue, a pool without slots, a rate that never ends.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from berlin_schemas import names
 
 MOST_SLOTS: Final = 65535
-"""The most messages that AMQP lets a consumer hold; kombu takes a larger number for no limit."""
+"""The most messages that AMQP lets a consumer hold; for kombu a larger number is no limit."""
 _LONGEST_TEXT: Final = 255
 _LONGEST_LIMIT_S: Final = 366 * 86400
 _RATE: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?(/[smh])?", re.ASCII)
@@ -38,7 +38,7 @@ class Facts(NamedTuple):
 
 class _Argument(NamedTuple):
     accepts: Callable[[Any], bool]
-    """Takes a value other than None: None is an argument that was not given."""
+    """Receives a value other than None; None means that the argument was not given."""
     expected: str
     required: bool = False
 
@@ -114,7 +114,7 @@ def _is_some(value: Any) -> bool:
 
 
 def _are_revoked(value: Any) -> bool:
-    """IDs, or, of older workers, IDs with times."""
+    """Return whether these are IDs or, as older workers send them, IDs with times."""
     return isinstance(value, list | dict) and all(map(_is_text, value))
 
 
@@ -157,7 +157,7 @@ _TEXT: Final = _Argument(_is_text, f"printable text of at most {_LONGEST_TEXT} c
 _NEEDED: Final = _TEXT._replace(required=True)
 _IDS: Final = _Argument(
     lambda value: _is_one_text_or_more(value) and _is_some(value),
-    "a task ID, or a list of some",
+    "a task ID, or a list of task IDs",
     required=True,
 )
 _SLOTS: Final = _Argument(_is_count, f"a whole number of slots from 1 to {MOST_SLOTS}")

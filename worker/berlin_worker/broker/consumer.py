@@ -55,7 +55,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
 
     def _guard_gossip(self, gossip: Any) -> None:
         """Drop invalid events: Celery's consumer of events has no ``on_decode_error``."""
-        # No election: the elected worker would send any task to any queue.
+        # No election takes place: the elected worker would send any task to any queue.
         gossip.event_handlers = {}
         gossip.on_message = guarded_events(gossip.on_message)
         get_consumers = gossip.get_consumers
@@ -83,7 +83,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         return super().ensure_connected(conn)
 
     def update_strategies(self) -> None:
-        """Run the tasks of the app, without Celery's own.
+        """Keep the tasks of the app only: Celery's own tasks are removed.
 
         One message of ``celery.group`` makes a worker send any task to any queue, which may be any
         key of Redis.
@@ -144,7 +144,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
             message.ack_log_error(logger, self.connection_errors)
 
     def _release(self, message: Any) -> None:
-        """Let the broker deliver a message again: Redis after the visibility timeout."""
+        """Let the broker deliver a message again; Redis does so after the visibility timeout."""
         release = getattr(getattr(message.channel, "qos", None), "release", None)
         if release is None:
             message.reject_log_error(logger, self.connection_errors, requeue=True)

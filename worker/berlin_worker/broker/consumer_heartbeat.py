@@ -19,7 +19,7 @@ class ConsumerHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celer
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        """Celery calls this for each connection to the broker."""
+        """Start beating; Celery calls this for each connection to the broker."""
 
         def beat() -> None:
             LIVENESS.consumer.beat()
@@ -29,7 +29,10 @@ class ConsumerHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celer
         self._timer = consumer.timer.call_repeatedly(_TICK_S, beat)
 
     def stop(self, consumer: Any) -> None:
-        """Celery calls this when the connection is gone, and at the beginning of a shutdown."""
+        """Stop beating.
+
+        Celery calls this when the connection is gone, and at the beginning of a shutdown.
+        """
         LIVENESS.draining = consumer.blueprint.state == bootsteps.CLOSE
         if self._timer is not None:
             self._timer.cancel()

@@ -39,7 +39,7 @@ def _bounded(make: Callable[[], Any], most_bytes: int) -> Callable[[bytes], byte
         decoder = make()
         body: bytes = decoder.decompress(data, most_bytes)
         if not decoder.eof:
-            raise BodyTooLarge(f"not whole within {most_bytes} bytes")
+            raise BodyTooLarge(f"the body does not end within {most_bytes} bytes")
         return body
 
     return decompress

@@ -139,7 +139,7 @@ def job_id_of(message: dict[str, Any]) -> str:
 
 
 def job_id_in(raw: bytes) -> str:
-    """Return the job ID in a message, valid or not; an empty string if it has none."""
+    """Return the job ID in a message, which may be invalid; an empty string if it has none."""
     try:
         return job_id_of(read(raw))
     except InvalidEnvelope as error:

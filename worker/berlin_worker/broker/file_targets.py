@@ -26,7 +26,7 @@ def file_refusal(option: str, path: Path) -> str | None:
     """Return why a worker cannot use the file for an option (for instance ``pidfile``), or None."""
     try:
         if "\0" in str(path):
-            raise ValueError  # noqa: TRY301  # newer Pythons return False instead of raising it
+            raise ValueError  # noqa: TRY301  # newer Pythons return False and do not raise it
         if path.is_dir():
             return f"{shown(path)} is a directory: name a file in it"
         target = Path(os.path.realpath(path))

@@ -48,7 +48,7 @@ class Guarded:
         if client is None:
             if self.connection is None:
                 raise RedisConnectionError("the connection of this channel is gone")
-            # One client is reused: to make one costs more than most commands.
+            # One client is reused: to create a client costs more than most commands.
             if self._client is None or self._client.connection_pool is not self.pool:
                 self._client = self._create_client()
             client = self._client

@@ -48,7 +48,7 @@ class CeleryJobQueue:
             names.TASK,
             args=[json.loads(job)],
             task_id=job_id,
-            # Last, so that a trace in a record that others have written sets none of them.
+            # These come last: the trace of a record, which other clients may write, replaces none.
             headers={**trace, "id": job_id, "task": names.TASK, names.FIRST: True},
             **MESSAGE,
         )
@@ -60,7 +60,7 @@ class CeleryJobQueue:
             except ChannelError:
                 return 0  # the queue does not exist yet
             except (*connection.connection_errors, *connection.channel_errors) as error:
-                # kombu raises it for a failed send only; other calls raise the driver's own errors.
+                # kombu raises OperationalError for a failed send only, else the driver's errors.
                 raise OperationalError(str(error)) from error
             waiting: int = declared.message_count
             return waiting

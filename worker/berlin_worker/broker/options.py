@@ -10,6 +10,6 @@ def check_options(transport_options: Mapping[str, Any]) -> None:
     """Raise ``SettingsError`` for an option that this transport would obey in part only."""
     if transport_options.get("global_keyprefix"):
         raise SettingsError(
-            "broker_transport_options: global_keyprefix is not supported; what separates two "
-            "fleets is a Redis database or server of their own for each (CELERY_BROKER_URL)"
+            "broker_transport_options: global_keyprefix is not supported: give each fleet a Redis "
+            "database or server of its own (CELERY_BROKER_URL)"
         )

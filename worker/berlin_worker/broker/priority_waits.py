@@ -18,9 +18,11 @@ from redis.exceptions import RedisError, ResponseError
 logger = get_logger(__name__)
 
 _RETRY_S: Final = 10.0
-"""Until then a message is found when the channel's own wait ends, within a second."""
+"""After a lost wait, no new one begins for this time. Meanwhile a message is found when the
+channel's own wait ends, within a second."""
 _REFUSED_S: Final = 300.0
-"""The Redis user lacks a right (deploy/redis/users.acl), or the server is full."""
+"""The pause after a refusal: the Redis user lacks a right (deploy/redis/users.acl), or the server
+is full."""
 _LATE: Final = "messages of other priorities are found a second late: %s"
 
 
@@ -35,7 +37,7 @@ class WaitEnder:
     def identify(self, connection: Any) -> None:
         """Ask the server for the ID of the connection that is about to wait, once per socket.
 
-        A server that refuses leaves the wait as long as it is. Raises what redis-py raises.
+        If the server refuses, the wait cannot be ended early. Raises redis-py's errors.
         """
         if self._socket is connection._sock:  # noqa: SLF001  # redis-py has no public name for it
             return
@@ -59,7 +61,7 @@ class WaitEnder:
 
 
 class PriorityWaits:
-    """The waits of one channel, in kombu's event loop. Without an event loop it does nothing.
+    """The waits of one channel, in kombu's event loop; without an event loop there are none.
 
     ``connect`` makes a connection; ``wake`` is called when a list has a message.
     """

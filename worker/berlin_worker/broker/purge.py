@@ -64,9 +64,9 @@ class PurgeMixin:
 async def _purge(client: Any, lists: Sequence[str], held: str) -> int:
     """End the jobs of all messages on ``lists``, remove the messages, and return their number.
 
-    Messages in the hash ``held`` stay, since their workers remove them; they count if their job
-    ends. ``client`` blocks, and this event loop runs nothing else. Raises redis-py's errors, and
-    the builtin ``ConnectionError`` and ``TimeoutError``.
+    Messages in the hash ``held`` stay, since their workers remove them. Each of them counts if
+    this call ends its job. ``client`` blocks, and this event loop runs nothing else. Raises
+    redis-py's errors, and the builtin ``ConnectionError`` and ``TimeoutError``.
     """
     purged = 0
     async with AsyncExitStack() as stack:
@@ -199,7 +199,7 @@ def install(app: Celery) -> None:
             return run_and_end_jobs(*args, **options)
         except (OperationalError, *app.connection_for_write().connection_errors) as error:
             message = f"the purge has stopped, what is left is still on the queue: {error}"
-            raise click.ClickException(f"{message}; `berlin doctor` says what is wrong") from None
+            raise click.ClickException(f"{message}; run `berlin doctor` for the cause") from None
 
     def run_and_end_jobs(*args: Any, **options: Any) -> Any:
         asked = set(options["queues"] or [names.QUEUE]) - set(options["exclude_queues"] or [])

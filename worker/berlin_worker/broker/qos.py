@@ -177,7 +177,7 @@ class QoS(redis.QoS):
                     "requeue_expired", keys, [self.visibility_timeout, most, int(search)]
                 )
                 for key in deleted:
-                    logger.warning("%a held what no worker wrote, and was deleted", key)
+                    logger.warning("%a had a value that no worker writes, and was deleted", key)
                 if failure:
                     logger.warning("messages of dead workers cannot be given back: %a", failure)
                 if not more or num:

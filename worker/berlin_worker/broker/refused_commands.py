@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 REFUSED: Final = {
     "result": "jobs have no result in Celery: `berlin status ID` and `berlin tail ID` show them",
-    "migrate": "a message is nothing without the record of its job: let the workers empty the old "
+    "migrate": "the record of a job does not move with its message: let the workers empty the old "
     "broker's queue, and let the producers send to the new one",
 }
 """Name of a command, and what to do instead."""

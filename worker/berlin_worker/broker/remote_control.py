@@ -19,7 +19,7 @@ from berlin_worker.broker.guard import is_lost_connection
 logger = get_logger(__name__)
 
 _LATEST_CLOCK: Final = 2**53
-"""Logical clocks count messages. No worker counts this far, and the value would spread."""
+"""Logical clocks count messages. No worker counts this far, and workers would pass the value on."""
 _FIELDS: Final = ("method", "arguments", "reply_to", "ticket")
 
 

@@ -20,7 +20,7 @@ _tracer: tracing.Tracer = tracing.OFF
 
 @contextlib.contextmanager
 def serving(dispatcher: "Dispatcher", tracer: tracing.Tracer) -> Iterator[None]:
-    """Make both arguments those of this process; call it in the event loop of jobs."""
+    """Register both arguments for this process while the block runs; enter it in the event loop."""
     global _running, _tracer  # a process has one worker, one loop, one dispatcher
     _running, _tracer = (dispatcher, asyncio.get_running_loop()), tracer
     try:

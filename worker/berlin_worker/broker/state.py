@@ -28,4 +28,5 @@ class BrokerState:
 
 
 STATE: Final = BrokerState()
-"""Of this process: kombu makes the channels, and Celery the consumer and the requests."""
+"""The state of this process. It is global, because kombu creates the channels, and Celery the
+consumer and the requests."""

@@ -1,4 +1,7 @@
-"""Validate a message: Celery would accept it and drop it later, and the job would not end. Pure."""
+"""Validate a message. Pure.
+
+Celery would accept an invalid message and drop it later, and its job would not end.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -36,7 +39,7 @@ def validate(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime |
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise InvalidMessage("not_a_task", "arguments: a list and an object are needed")
     if follow_ups and not isinstance(follow_ups, dict):
-        raise InvalidMessage("not_a_task", "what follows the arguments is no object")
+        raise InvalidMessage("not_a_task", "follow-ups: an object or null is needed")
     if any(map(headers.get, _FOLLOW_UPS)) or any(map((follow_ups or {}).get, _FOLLOW_UPS)):
         detail = "links, chains, chords and groups are refused: follow the job by its channel"
         raise InvalidMessage("follow_up", detail)
@@ -47,7 +50,7 @@ def validate(headers: Mapping[str, Any], payload: Sequence[Any], eta: datetime |
             "not_a_task", "stamped_headers, stamps: names and an object are needed"
         )
     if eta is not None and not _has_timestamp(eta):
-        raise InvalidMessage("not_a_task", "eta: beyond what a clock can tell")
+        raise InvalidMessage("not_a_task", "eta: this date is out of range")
 
 
 def _are_limits(limits: Any) -> bool:
@@ -61,7 +64,7 @@ def _are_limits(limits: Any) -> bool:
 
 
 def _are_stamps(stamped: Any, stamps: Any) -> bool:
-    """Return whether Celery can compare them with the stamps that have been revoked."""
+    """Return whether Celery can compare these stamps with the revoked ones."""
     if not stamped:
         return True
     names = isinstance(stamped, list) and all(isinstance(name, str) for name in stamped)

@@ -43,7 +43,7 @@ class ExtendVisibility(bootsteps.StartStopStep):  # type: ignore[misc]  # celery
         self._paused = False
 
     def start(self, consumer: Any) -> None:
-        """Celery calls this for each connection to the broker."""
+        """Start the timers; Celery calls this for each connection to the broker."""
         repeat = consumer.timer.call_repeatedly
         self._paused = False
         self._timers = [repeat(HUNG_S / 2, self._check, (consumer,))]
@@ -61,14 +61,17 @@ class ExtendVisibility(bootsteps.StartStopStep):  # type: ignore[misc]  # celery
         ]
 
     def stop(self, consumer: Any) -> None:
-        """Celery calls this when the connection is gone, and at the beginning of a shutdown."""
+        """Stop requeuing for others, and the timers unless the pool drains.
+
+        Celery calls this when the connection is gone, and at the beginning of a shutdown.
+        """
         STATE.restores_from = inf
         # At a shutdown the pool still drains: its messages are extended until shutdown().
         if consumer.blueprint.state != bootsteps.CLOSE:
             self._cancel()
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002  # Celery's signature
-        """Celery calls this when all other steps have stopped."""
+        """Stop the timers; Celery calls this when all other steps have stopped."""
         self._cancel()
         if self._qos is not None:
             self._qos.flush_acks()  # no turn of the event loop follows the last one
@@ -115,7 +118,7 @@ def redelivered_at_once(delivery_info: Mapping[str, Any], conf: Settings) -> boo
     does so after ``VISIBILITY_TIMEOUT_S``, when the leases have expired, or when the worker itself
     has released the job. ``conf`` is the configuration of the app.
     """
-    # conf last: to look up a setting costs more than all else here.
+    # conf is read last: to look up a setting costs more than the rest of this function.
     return bool(delivery_info.get("redelivered")) and not conf.broker_read_url.startswith(
         ("redis", "sentinel")
     )
@@ -129,6 +132,7 @@ def suspend_or_resume(pool: Any) -> None:
     """
     suspended = pool.silent_s > HUNG_S or running.silent_s() > CUT_OFF_S
     if suspended != STATE.suspended:
-        change = "hangs, or is cut off from Redis: no more jobs" if suspended else "can work again"
+        stopped = "hangs, or is cut off from Redis: it takes no more jobs"
+        change = stopped if suspended else "can work again"
         logger.warning("this worker %s", change)
         STATE.suspended = suspended

@@ -49,7 +49,7 @@ _REFUSED: Final[Mapping[str, tuple[str, str]]] = {
         "a worker that starts must not end the jobs of others: run `celery -A berlin_worker purge`",
     ),
 }
-"""Name of an option that is refused whatever its value: how it is written, and what to do."""
+"""Name of an option that is refused with any value: how it is written, and what to do instead."""
 
 
 def pool_refusal(pool: str) -> str | None:
@@ -85,7 +85,9 @@ def _slots_refusal(options: Mapping[str, Any]) -> str | None:
     if slots == "auto":
         return "--concurrency auto counts CPUs: name the most streams in flight, for example 1000"
     if multiplier is not None and multiplier < 1:
-        return "--prefetch-multiplier must be 1 or more: with less no message is ever taken, or all"
+        return (
+            "--prefetch-multiplier must be 1 or more: with less the worker takes no message, or all"
+        )
     most = MOST_SLOTS // (multiplier or 1)
     if slots is not None and not 1 <= slots <= most:
         return (
@@ -98,7 +100,7 @@ def _slots_refusal(options: Mapping[str, Any]) -> str | None:
 def _time_refusal(options: Mapping[str, Any]) -> str | None:
     interval = options.get("heartbeat_interval")
     if interval is not None and interval < 1:
-        return "--heartbeat-interval must be 1 or more, s: for none use --without-heartbeat"
+        return "--heartbeat-interval must be 1 s or more: to send none use --without-heartbeat"
     for name, written in (("time_limit", "--time-limit"), ("soft_time_limit", "--soft-time-limit")):
         limit = options.get(name)
         if limit is not None and not (isfinite(limit) and limit >= 0):

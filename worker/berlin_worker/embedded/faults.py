@@ -147,7 +147,7 @@ FAULTS: Final[dict[str, Callable[..., Plan]]] = {
     ),
     # the answer ends at its limit of tokens
     "length": lambda plan: replace(plan, finish_reason="length"),
-    # usage in the chunk with the finish reason, never, or a 400 to who asks for it
+    # usage in the chunk with the finish reason, never, or a 400 for a client that asks
     "usage_inside": lambda plan: replace(plan, usage="inside"),
     "no_usage": lambda plan: replace(plan, usage="never"),
     "refuse_usage": lambda plan: replace(plan, usage="refused"),

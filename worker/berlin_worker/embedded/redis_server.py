@@ -121,7 +121,7 @@ class RedisProcess:
 
     @property
     def name(self) -> str:
-        """Name and version of the server, for a banner."""
+        """Name of the server's binary, for a banner."""
         return self._binary.name
 
     @property
@@ -143,7 +143,7 @@ class RedisProcess:
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
-                # Ctrl-C at a terminal reaches only its owner, which ends it.
+                # A Ctrl-C at a terminal must not end the server: its owner does that.
                 process_group=0,
             )
         give_up = time.monotonic() + _START_TIMEOUT_S

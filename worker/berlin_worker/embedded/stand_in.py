@@ -96,7 +96,7 @@ class StandIn:
         """Start to listen at :attr:`url`. Raises ``OSError`` if the port is taken."""
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_routes(self.routes())
-        # aiohttp cancels the handler when its client disconnects: so it is noticed.
+        # aiohttp cancels the handler when its client disconnects: so the stand-in counts it.
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01
         )

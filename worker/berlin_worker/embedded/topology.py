@@ -23,8 +23,8 @@ _NODE_TIMEOUT_MS: Final = 2000
 # A node of a cluster names no replica before the first ping of replication: after 10 s by default.
 _REPLICATION: Final = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
 _SENTINEL_PERIODS_MS: Final = {"publish-period": 200, "info-period": 1000, "ask-period": 200}
-"""How often Sentinels exchange what they know. With their own periods, up to 10 s, a failover
-takes 11 s in place of 2, and a former primary becomes a replica after 10 s in place of 1."""
+"""How often Sentinels exchange their state. With the default periods, up to 10 s, a failover takes
+11 s in place of 2, and a former primary becomes a replica after 10 s in place of 1."""
 
 
 class Member(RedisProcess):
@@ -54,7 +54,7 @@ class Member(RedisProcess):
 
 
 class Sentinel(Member):
-    """A Sentinel; it rewrites its own file of settings, and finds it after a restart."""
+    """A Sentinel; it rewrites its own file of settings, and reads it after a restart."""
 
     def __init__(self, binary: Path, tls: Mapping[str, str], password: str = "") -> None:
         super().__init__(binary, {}, tls, password)
@@ -141,7 +141,7 @@ class SentinelSet(_Topology):
         return f"{self._scheme}+sentinel://{self._login}{hosts}/{self.name}/0{self._query}"
 
     def primary(self) -> Member:
-        """Return the server that the Sentinels that live name as the primary."""
+        """Return the server that a running Sentinel names as the primary."""
         ports = {server.public_port: server for server in self.servers}
         for sentinel in self.sentinels:
             if sentinel.pid is not None:
@@ -235,7 +235,7 @@ class Cluster(_Topology):
 
     def _meet(self) -> None:
         with self.servers[0].client() as client:
-            for server in self.servers[1:]:  # a node that is known takes no harm
+            for server in self.servers[1:]:  # to meet a known node changes nothing
                 bus = server.directive("cluster-port")
                 client.execute_command("CLUSTER MEET", "127.0.0.1", server.public_port, bus)
         wait_for(
@@ -261,7 +261,7 @@ def wait_for(done: Callable[[], bool], what: str) -> None:
     give_up = time.monotonic() + _READY_TIMEOUT_S
     while not _is_done(done):
         if time.monotonic() > give_up:
-            raise Unavailable(f"waited in vain until {what}")
+            raise Unavailable(f"not reached within a minute: {what}")
         time.sleep(0.05)
 
 

@@ -3,8 +3,8 @@
 One event loop in one thread runs all tasks of the worker. Celery's own tracer runs each
 of them, unmodified, in a greenlet on that thread; if the body of the task is a
 coroutine, the greenlet hands it to the loop and sleeps until it has ended. So signals,
-retries, results and time limits are Celery's, and a task in flight costs a few dozen
-kilobytes in place of a process.
+retries, results and time limits are Celery's. A task in flight costs no process, but a few
+dozen kilobytes.
 
     app = Celery("proj", task_cls=AsyncioTask)
     app.conf.worker_pool = "berlin_worker.pool:AsyncioPool"
@@ -33,11 +33,11 @@ Settings, all optional:
 ``worker_pool_drain_timeout``
     At shutdown, the seconds that running tasks may go on. ``None``, the default: no limit.
     Then they are cancelled, and the messages of ``acks_late`` tasks go back to the queue.
-    Where it is set, ``REMAP_SIGTERM=SIGQUIT`` makes no difference: SIGTERM is bounded already.
+    If it is set, ``REMAP_SIGTERM=SIGQUIT`` makes no difference: SIGTERM is bounded already.
 ``worker_pool_cleanup_timeout``
     The seconds a cancelled task, and the lifespan, may take to clean up at shutdown. Default 10.
 
-This package imports nothing else of ours.
+This package imports no other package of this project.
 """
 
 from berlin_worker.pool.context import CancelCause, Requeued, cancel_cause

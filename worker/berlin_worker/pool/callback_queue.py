@@ -1,4 +1,4 @@
-"""Calls from the loop's thread into the main one, which owns Celery's requests and the broker."""
+"""Calls from the loop's thread into the main thread: it owns Celery's requests and the broker."""
 
 import contextlib
 import select
@@ -30,7 +30,7 @@ class CallbackQueue:
         self._writer.setblocking(False)
 
     def attach(self, hub: Any) -> None:
-        """Read from ``hub``'s loop; once for each connection to the broker."""
+        """Let ``hub`` run the callbacks; call this once for each connection to the broker."""
         self._hub = hub
         hub.add_reader(self._reader, self._read)
 
@@ -40,7 +40,7 @@ class CallbackQueue:
         return not self._callbacks
 
     def post(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` run in the main thread; from any thread."""
+        """Let the main thread run ``callback``. Any thread may call this."""
         if self._has_hub:
             self._callbacks.append(callback)
         else:
@@ -48,7 +48,10 @@ class CallbackQueue:
         self.wake()
 
     def wake(self) -> None:
-        """Wake the main thread, unless a wake-up is pending; from any thread or signal handler."""
+        """Wake the main thread, unless a wake-up is pending.
+
+        Any thread or signal handler may call this.
+        """
         if not self._awake:
             self._awake = True
             with contextlib.suppress(OSError):  # full, so it is awake; or closed

@@ -27,7 +27,7 @@ class Requeued(Reject):  # type: ignore[misc]  # celery has no type information
 
 
 class RunningJob(Protocol):
-    """A job as code in its task finds it."""
+    """The job of a task, as code in that task uses it."""
 
     cause: CancelCause | None
     soft_limit_hit: bool

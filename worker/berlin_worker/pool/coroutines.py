@@ -1,4 +1,4 @@
-"""How a coroutine is driven under a soft time limit, and the tracebacks it leaves (no state)."""
+"""Drive a coroutine under a soft time limit, and shorten its tracebacks (no state)."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
@@ -10,7 +10,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 
 class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):  # type: ignore[misc]  # celery has no type information
-    """Both, since ``TaskGroup`` stops its children on ``CancelledError`` alone."""
+    """The soft limit as a coroutine sees it.
+
+    It is a ``CancelledError``, too: ``TaskGroup`` stops its children on that error alone.
+    """
 
 
 @coroutine

@@ -19,7 +19,7 @@ logger = get_logger(__name__)
 
 FILES_OF_PROCESS: Final = 128
 """Files of a worker beside its streams. Measured: 29 files, and up to 32 connections to the event
-store under load; the rest is for probes of its HTTP port, for DNS and for exporters."""
+store under load. The rest is for probes of its HTTP port, for DNS and for exporters."""
 
 SPARE_SHARE: Final = 10
 """One file more for every 10 streams: the last connection of a slot may still be closing."""

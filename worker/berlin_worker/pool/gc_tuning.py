@@ -18,7 +18,7 @@ _THRESHOLDS: Final = (20_000, 5, 20)
 
 @contextlib.contextmanager
 def relaxed_gc() -> Iterator[None]:
-    """Collect seldom while the block runs, and never the objects that existed before it."""
+    """Collect seldom while the block runs; objects that existed before it are never collected."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()

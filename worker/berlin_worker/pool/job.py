@@ -164,7 +164,7 @@ class Job:
 
     def _requeue(self) -> None:
         try:
-            raise Requeued("the worker is shutting down", requeue=True)  # noqa: TRY301  # below
+            raise Requeued("the worker is shutting down", requeue=True)  # noqa: TRY301  # caught here
         except Requeued:
             self._on_failure(ExceptionInfo())  # needs a traceback, so it must have been raised
 

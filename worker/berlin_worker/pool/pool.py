@@ -47,7 +47,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self._numbers = count(1)
         self._waiting: deque[_Entry] = deque()
         self._running: dict[int, Job] = {}
-        self._lock = threading.RLock()  # of the two above; contended without a hub only
+        self._lock = threading.RLock()  # guards both; several threads take it without a hub only
         self._inbox: deque[Job] = deque()
         self._inbox_announced = False
         self._callbacks = CallbackQueue(has_hub=not self.options.get("threads", True))
@@ -83,12 +83,12 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             platforms.signals["SIGTERM"] = self._stop_warm
 
     def register_with_event_loop(self, loop: Any) -> None:
-        """Celery calls this for each connection to the broker."""
+        """Let ``loop`` run the callbacks; Celery calls this for each connection to the broker."""
         self._callbacks.attach(loop)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        # Here, in the loop's thread: with several apps in a process another one would be current.
+        # In the loop's thread: with several apps in a process another app would be current there.
         self.app.set_current()
         configured = self.app.conf.get("worker_pool_lifespan")
         if configured is None:
@@ -165,10 +165,10 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         while self._inbox:
             self._inbox.popleft().start(self._thread.loop)
 
-    def _post_end(self, job: Job, report: Callable[[], None] | None) -> None:  # in the loop's
+    def _post_end(self, job: Job, report: Callable[[], None] | None) -> None:  # loop's thread
         self._callbacks.post(partial(self._on_end, job, report))
 
-    def _post_limit(self, callback: Any, soft: bool, limit_s: float) -> None:  # in the loop's
+    def _post_limit(self, callback: Any, soft: bool, limit_s: float) -> None:  # loop's thread
         if callback:
             self._callbacks.post(partial(callback, soft, limit_s))
 
@@ -199,7 +199,7 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
             self._admit(entry)
 
     def flush(self) -> None:
-        """Forget the waiting tasks: the connection is lost, and the broker delivers them again."""
+        """Drop the waiting tasks: the connection is lost, and the broker delivers them again."""
         with self._lock:
             self._waiting.clear()
 
@@ -245,12 +245,15 @@ class AsyncioPool(BasePool):  # type: ignore[misc]  # celery has no type informa
         self._shutdown.note_unstarted()
 
     def on_stop(self) -> None:
-        """Warm shutdown. A cold one calls this in a signal handler, and on_terminate later."""
+        """Shut down warmly.
+
+        A cold shutdown calls this in a signal handler, and ``on_terminate`` later.
+        """
         if self._state == self.CLOSE:
             self._shutdown.finish(self, self.app.conf.get("worker_pool_drain_timeout"))
 
     def on_terminate(self) -> None:
-        """Cold shutdown, after the soft one if there was any."""
+        """Shut down coldly, after the soft shutdown if there was one."""
         self._shutdown.finish(self, 0)
 
     def _stop_warm(self, *_: Any) -> None:  # a signal handler, as Celery's

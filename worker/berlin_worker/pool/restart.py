@@ -69,7 +69,7 @@ class Restart:
         platforms.signals["SIGHUP"] = self._on_sighup
 
     def _on_sighup(self, *_: Any) -> None:
-        # A worker that is being stopped stops; one that is being restarted restarts once.
+        # A worker that is stopping goes on to stop; one that is restarting restarts once.
         if self._stopping:
             return
         # Without its terminal, a worker in the background would have no output: it stops.
@@ -88,13 +88,13 @@ class Restart:
         """Replace the process if a restart was requested."""
         if not self._requested:
             return
-        # Ignored until the new worker handles it: a SIGHUP in between would end the process.
+        # SIGHUP is ignored until the new worker handles it: until then it would end the process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         main = sys.modules["__main__"]
         script = None if getattr(main, "__spec__", None) else getattr(main, "__file__", None)
         arguments = command_line(sys.orig_argv, len(sys.argv), script, is_root=os.geteuid() == 0)
         platforms.close_open_fds([sys.__stdin__, sys.__stdout__, sys.__stderr__])
-        os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606  # it is itself again
+        os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606  # its own command line
 
 
 RESTART: Final = Restart()

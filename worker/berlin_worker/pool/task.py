@@ -1,4 +1,4 @@
-"""The task class with ``async def`` bodies, and a request that returns to its queue."""
+"""The task class with ``async def`` bodies, and a request that can go back to its queue."""
 
 import asyncio
 import functools
@@ -72,7 +72,7 @@ class AsyncioRequest(Request):  # type: ignore[misc]  # celery has no type infor
             _return_to_queue(self.message)
         except self.connection_errors as error:
             AsyncioRequest._dead = self.message.channel
-            logger.warning("Without a broker, tasks go back when it notices: %r", error)
+            logger.warning("The broker is away, and delivers the tasks again later: %r", error)
         else:
             self.send_event("task-rejected", requeue=True)
 
@@ -82,7 +82,7 @@ def discard_of(request: Request) -> Callable[[], None] | None:
 
     Another task may block the event loop between the acceptance of this one and its start. In the
     meantime it may be revoked, or expire. Called in the loop's thread; the function is to be
-    called in the main thread. ``request`` may be of any class, as tasks may be.
+    called in the main thread. ``request`` may be of any class, since a task may be.
     """
     expires = request.expires
     expired = expires is not None and datetime.now(expires.tzinfo) > expires
@@ -123,13 +123,13 @@ def error_of(exc_info: Any) -> Any:
 def _return_to_queue(message: Any) -> None:
     """Return ``message`` to the broker; it is the next one to be delivered.
 
-    kombu's Redis transport would put a rejected message behind all others
-    (``restore_by_tag(leftmost=True)``, where BRPOP takes from the right).
+    kombu's Redis transport would put a rejected message behind all others: it calls
+    ``restore_by_tag(leftmost=True)``, and BRPOP takes from the right.
     """
     qos: Any = getattr(message.channel, "qos", None)
     if hasattr(qos, "restore_by_tag"):
         qos.restore_by_tag(message.delivery_tag)
-        # Not qos.ack(): its next consumer has the message under this tag, and would lose it.
+        # Not qos.ack(): the next consumer holds the message under this tag, and would lose it.
         virtual.QoS.ack(qos, message.delivery_tag)  # type: ignore[no-untyped-call]
     else:
         message.reject(requeue=True)

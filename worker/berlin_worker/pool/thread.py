@@ -23,7 +23,7 @@ class LoopThread:
     """An event loop (uvloop if it is installed) in a daemon thread.
 
     ``on_crash(error)`` is called in the loop's thread if the lifespan, or the loop itself, ends
-    without being asked to; ``on_exit()`` last of all.
+    without being asked to. ``on_exit()`` is called last of all.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -50,7 +50,7 @@ class LoopThread:
     def start(self, poll: Callable[[], None]) -> None:
         """Return when the lifespan has been entered.
 
-        ``poll`` is called every now and then, and may raise to give up. Raises
+        ``poll`` is called about five times a second, and may raise an error to give up. Raises
         :class:`LifespanError`.
         """
         self._thread.start()

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 _FRESH_S: Final = 2.0
-"""An answer is used for this long: however many ask, what is behind it is asked no more often."""
+"""Seconds for which an answer is used, so that many callers do not ask the server more often."""
 
 
 class NoAnswer(Exception):
@@ -48,11 +48,11 @@ class Probe(Generic[T]):
             raise NoAnswer(f"cannot be reached ({type(error).__name__})") from None
 
     def close(self) -> None:
-        """Give the thread back; what it is doing is not waited for."""
+        """Stop the thread, without waiting for the call that it runs."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def ask_all(probes: Iterable[Probe[Any]]) -> None:
-    """Ask all at once: the callers wait as long as the slowest takes, not for the sum."""
+    """Ask all at once: the caller then waits for the slowest answer, not for the sum of all."""
     for probe in probes:
         probe.ask()

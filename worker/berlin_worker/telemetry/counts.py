@@ -1,4 +1,4 @@
-"""Numbers that are added to in one thread and read in any. Pure."""
+"""Numbers that one thread adds to and any thread reads. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ CALL_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 
 class Counts:
     """Counts events, for each combination of label values.
 
-    Those that are ``known`` stand at 0 from the start: a rate sees their first increase.
+    Those that are ``known`` begin at 0, so that a rate includes their first increase.
     """
 
     __slots__ = ("_values",)
@@ -31,14 +31,15 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """Over all combinations."""
+        """The sum over all combinations."""
         return sum(self._values.copy().values())
 
 
 class Histogram:
-    """Counts values by the first of ``bounds`` that is not exceeded; the last count: the rest.
+    """Counts values by the first of ``bounds`` that they do not exceed.
 
-    ``counts`` are those of each interval alone, not cumulative.
+    ``counts`` has a number for each interval alone, not cumulative; the last one is for values
+    above all bounds.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -49,7 +50,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """``value`` was seen, ``times`` times."""
+        """Count ``value``, ``times`` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
@@ -61,8 +62,8 @@ class Histogram:
     def quantile(self, q: float) -> float | None:
         """Return the value below which the share ``q`` of all lies, interpolated in its interval.
 
-        As Prometheus' ``histogram_quantile`` has it: above the last bound, that bound.
-        ``None`` where nothing was seen.
+        Like Prometheus' ``histogram_quantile`` it returns the last bound for any value above it.
+        ``None`` if no value was counted.
         """
         counts = self.counts.copy()
         rank, below, low = q * sum(counts), 0, 0.0
@@ -92,11 +93,11 @@ class Histograms:
         return found
 
     def items(self) -> Iterable[tuple[Labels, Histogram]]:
-        """Each combination and its histogram."""
+        """Return each combination of labels with its histogram: a copy of the table."""
         return self._each.copy().items()
 
     def merged(self) -> Histogram:
-        """All of them as one."""
+        """Return one histogram with the sums of all."""
         whole = Histogram(self._bounds)
         for each in self._each.copy().values():
             whole.counts = [a + b for a, b in zip(whole.counts, each.counts, strict=True)]

@@ -1,4 +1,4 @@
-"""The HTTP port of a worker, put together: numbers, checks, and what serves them."""
+"""The HTTP port of a worker: metrics and probes, joined to the server that serves them."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ def observed(
     from berlin_worker.telemetry.status import StatusReporter  # noqa: PLC0415
 
     LIVENESS.loop.beat()
-    LIVENESS.consumer.beat()  # it begins when the jobs can run
+    LIVENESS.consumer.beat()  # the consumer begins when jobs can run
     observer = StatusReporter(
         LIVENESS,
         inside,

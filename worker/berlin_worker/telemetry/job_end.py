@@ -21,7 +21,7 @@ ATTRIBUTE: Final = "job_end"
 
 
 def is_logged(event: Terminal) -> bool:
-    """Return whether the log takes the line of this end; if not, nobody needs its figures."""
+    """Return whether the log takes the line of this end; if not, no figures are needed for it."""
     return logger.isEnabledFor(_level_of(event))
 
 
@@ -32,7 +32,7 @@ def log_end(
     chunks: int,
     durations_ms: Mapping[str, float | None],
 ) -> None:
-    """Log the end of a job: ``failed`` as a warning, all else for information."""
+    """Log the end of a job: ``failed`` at level WARNING, any other end at level INFO."""
     if is_logged(event):
         fields = fields_of(event, about=about, chunks=chunks, durations_ms=durations_ms)
         logger.log(_level_of(event), EVENT, extra={ATTRIBUTE: fields})
@@ -53,7 +53,7 @@ def fields_of(
 
     ``reason`` is the finish reason of a completed job, the reason of a cancelled one, and the
     HTTP status of a failed one if the upstream sent one. ``chunks`` counts those that the
-    reader keeps: what came before the last ``reset`` is not among them.
+    reader keeps, which are those after the last ``reset``.
     """
     code: str | None = None
     reason: str | None

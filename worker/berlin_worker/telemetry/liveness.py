@@ -1,7 +1,7 @@
 """Heartbeats of the two halves of a worker: the event loop, and Celery's consumer.
 
-A worker works only while both run. Each beats a few times a second; any thread may read how
-long ago the last beat was.
+A worker works only while both run. Each beats once a second or more often; any thread may read
+how long ago the last beat was.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The job that the running code works for, for the lines that it logs.
 
-Set in the asyncio task of the job, and seen by the tasks that it starts.
+The asyncio task of the job sets it, and the tasks that it starts inherit it.
 """
 
 from contextvars import ContextVar

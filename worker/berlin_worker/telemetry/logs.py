@@ -106,7 +106,7 @@ def formatter(
 
 
 def secrets_of(settings: "Settings") -> set[str]:
-    """Return what the settings hold that no line may show: secret fields, passwords in URLs."""
+    """Return the secrets of the settings: secret fields, and passwords in URLs."""
     found: set[str] = set()
     for _, value in settings:
         if isinstance(value, SecretStr):
@@ -138,17 +138,17 @@ def say_json(message: str, *_: Any) -> None:
 
 
 class _PastTheLog(logging.Handler):
-    """Report a line that could not be logged on the original stderr.
+    """A handler that reports, on the original stderr, a line that could not be logged.
 
     The standard library reports it on ``sys.stderr``, which Celery redirects to the log: one line
     whose reader has gone would become dozens.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
-        with contextlib.suppress(OSError):  # that has no reader either
+        with contextlib.suppress(OSError):  # stderr has no reader either
             if sys.__stderr__ is not None:
                 place = f"{record.pathname}:{record.lineno}"
-                print(f"This could not be logged, of {place}", file=sys.__stderr__)
+                print(f"A line could not be logged, of {place}", file=sys.__stderr__)
                 traceback.print_exc(file=sys.__stderr__)
 
 

@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry; needs the extra ``otel``, so nothing imports it before that is known.
+"""Spans by OpenTelemetry. It needs the extra ``otel``: it is imported if traces are wanted.
 
 Names of spans and attributes follow the GenAI and messaging conventions,
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; ours begin with ``berlin.``.
@@ -113,7 +113,7 @@ class OtelTracer:
             yield _RequestTrace(span)
 
     def _server(self, provider: str) -> dict[str, Any]:
-        # Read once for each provider: of a job that has one, so there are few.
+        # Read once for each provider; only providers that exist get here, so there are few.
         if provider not in self._servers:
             self._servers[provider] = _server(self._server_url(provider))
         return self._servers[provider]
@@ -184,7 +184,7 @@ class _JobTrace:
 
     @property
     def carrier(self) -> str:
-        """Points at the producer's span, so that deliveries stand side by side; else at ours."""
+        """The producer's span, so that deliveries stand side by side; or else this span."""
         known = self._parent if self._parent.get_span_context().is_valid else self._span
         headers: dict[str, str] = {}
         propagate.inject(headers, trace.set_span_in_context(known, Context()))
@@ -232,7 +232,7 @@ class _Chat:
                 yield deltas
 
     def first_chunk(self) -> None:
-        # From the request on, by the convention: the wait for a login is no part of it.
+        # By the convention it counts from the request on: without the wait for a login.
         after_s = time.monotonic() - self._begun - self._report.login_s
         self._span.set_attribute("gen_ai.response.time_to_first_chunk", round(max(after_s, 0.0), 6))
 

@@ -61,7 +61,7 @@ def _make_provider(environ: Mapping[str, str]) -> TracerProvider | None:
 
 
 async def _shut_down(provider: TracerProvider) -> None:
-    """Send what is left, in a thread that nobody waits for in the end: a collector may be away."""
+    """Send the spans that are left, in a thread: a silent collector delays this by 5 s at most."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def work() -> None:

@@ -1,6 +1,7 @@
 """Decide what ``/livez`` and ``/readyz`` answer. Pure.
 
-- A worker is alive if its event loop and its consumer beat. One that is not should be restarted.
+- A worker is alive if its event loop and its consumer beat. A worker that is not alive should be
+  restarted.
 - It is ready if it can take jobs: it is alive, broker and Redis answer, the upstream gives a
   token, and it does not drain. A worker that drains is alive and not ready.
 """

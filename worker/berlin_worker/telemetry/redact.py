@@ -23,15 +23,17 @@ _MARKUP: Final = re.compile(
 )
 _RUN_CHARS: Final = 16
 _STRIDE: Final = 8
-"""Finds every echo of 23 characters of a prompt: it holds a whole run that starts at a stride."""
+"""Runs are compared at each multiple of this. So any echo of 23 characters of a prompt is found: it
+holds a whole run that starts at a multiple."""
 
 
 _LARGE_CHARS: Final = 65536
-"""A longer prompt is searched in one form, for fewer characters: it would hold up other jobs."""
+"""A longer prompt is searched in one form, for fewer characters: the full search would delay other
+jobs."""
 _LARGE_LIMIT: Final = 250
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/])|[bfnrt])")
 _NO_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\[^\"\\/bfnrtu]")
-"""Stands in no JSON string: the text repeats a prompt as it is."""
+"""Matches an escape that no JSON string has: then the text repeats the prompt unescaped."""
 _BLANKS: Final = bytes(range(33)) + b"\x7f"
 _BLANK_TO_SPACE: Final = bytes.maketrans(_BLANKS, b" " * len(_BLANKS))
 _WIDE_SPACES: Final = [char.encode() for char in "\xa0\u2003\u2009\u200b\u2028\u202f\u3000\ufeff"]

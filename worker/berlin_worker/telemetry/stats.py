@@ -2,8 +2,8 @@
 
 One :class:`Stats` for a process. The event loop's thread writes it, except for attributes that
 name another thread; any thread reads it. Nothing here depends on the readers:
-``berlin_worker.telemetry`` renders it for Prometheus. What is counted for each chunk is an
-attribute of its own, and costs an addition.
+``berlin_worker.telemetry`` renders it for Prometheus. A value that each chunk changes is a plain
+attribute, so that counting costs one addition.
 """
 
 import re
@@ -35,7 +35,7 @@ _model_name: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,64}", re.ASCII)
 
 
 class Models:
-    """Which models are named in metrics: the listed ones, or else the first few that answer.
+    """The models that metrics name: the listed ones, or else the first few that answer.
 
     All others count as ``other``: a job may name any model, and a label that takes any value
     fills the memory of the metrics server.
@@ -48,7 +48,7 @@ class Models:
         self._listed = bool(self._named)
 
     def label(self, model: str) -> str:
-        """``model``, or ``other``."""
+        """Return ``model``, or ``other`` if metrics do not name it."""
         return model if model in self._named else _OTHER
 
     def answered(self, model: str) -> str:
@@ -67,7 +67,7 @@ class Stats:
     """The numbers of one process since its start; times in seconds.
 
     Histograms and counts name their labels in the comment beside them. ``error`` is a code of the
-    contract, or empty where there was none.
+    contract, or empty if there was none.
     """
 
     def __init__(self, models: Iterable[str] = ()) -> None:
@@ -126,9 +126,9 @@ class Stats:
     ) -> None:
         """Count a call of an upstream that has ended.
 
-        ``stream_s`` is the time from its first chunk to its last, of ``chunks`` in all: the gaps
-        between them count by their mean, once for each. ``usage`` is what the upstream has
-        reported, by OpenAI's names.
+        ``stream_s`` is the time from the first to the last of its ``chunks``. Each gap between two
+        of them is counted with the mean of all gaps. ``usage`` is the report of the upstream, by
+        OpenAI's names.
         """
         for kind, tokens in tokens_of(usage):
             self.token_usage.of(provider, self.models.answered(model), kind).observe(tokens)

@@ -18,18 +18,18 @@ class StoreNodes:
         self._known: set[str] = set()
 
     def called(self, node: str, took_s: float) -> None:
-        """The node has replied to the calls that were sent to it together."""
+        """Count a reply of the node to all calls that were sent to it together."""
         self.calls.of(self._label(node)).observe(took_s)
 
     def failed(self, node: str, error: BaseException) -> None:
-        """The node has not replied, or has refused or redirected a call."""
+        """Count a call that the node has not answered, or has refused or redirected."""
         self.errors.add(self._label(node), type(error).__name__)
 
     def connected(self, node: str) -> None:
-        """A connection to the node was made."""
+        """Count a new connection to the node."""
         label = self._label(node)
         self.connections.add(label)
-        # At 0 from the start: a rate sees the first increase.
+        # These begin at 0, so that a rate includes their first increase.
         self.calls.of(label)
         self.errors.add(label, "ConnectionError", n=0)
 
@@ -43,4 +43,4 @@ class StoreNodes:
 
 
 Observer = StoreNodes | None
-"""What is given to connections that may be observed."""
+"""The counters to which a connection reports, or ``None``."""

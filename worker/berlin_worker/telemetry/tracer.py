@@ -33,7 +33,7 @@ async def open_tracer(
 ) -> AsyncIterator[Tracer]:
     """Open the tracer of this process, and send what it holds when the block ends.
 
-    It is that of ``opentelemetry-instrument`` if that has started the worker, else the one that
+    If ``opentelemetry-instrument`` has started the worker, its tracer is used, else the one that
     the environment describes. ``server_url`` returns the URL of a provider's upstream.
     """
     if not asked_for(environ) and "opentelemetry.sdk.trace" not in sys.modules:

@@ -38,7 +38,7 @@ class Chat(Protocol):
     """The span of one call upstream."""
 
     def reading(self, stream: AsyncGenerator[D, None]) -> AsyncGenerator[D, None]:
-        """``stream`` itself, unless the operator wants the text of replies in traces."""
+        """Return ``stream``, or one that keeps the text if the operator wants it in traces."""
 
     def first_chunk(self) -> None:
         """Record that the first chunk has arrived."""
@@ -142,7 +142,7 @@ CURRENT: Final[ContextVar[JobTrace]] = ContextVar("job_trace", default=OFF)
 def current() -> JobTrace:
     """Return the trace of the delivery that the running code works for, or :data:`OFF`.
 
-    Set in the asyncio task of the job, and seen by the tasks that it starts.
+    The asyncio task of the job sets it, and the tasks that it starts inherit it.
     """
     return CURRENT.get()
 
@@ -174,7 +174,7 @@ def inject() -> dict[str, str]:
 def to_carrier(headers: Mapping[str, str]) -> str:
     """Return ``headers`` as the record of a job stores them; empty if they are too large.
 
-    Not the baggage: it belongs to this delivery, not to a later one.
+    The baggage is left out: it belongs to this delivery, not to a later one.
     """
     kept = {name: value for name, value in headers.items() if name != "baggage"}
     text = json.dumps(kept, separators=(",", ":")) if kept else ""

@@ -12,7 +12,7 @@
 - :class:`berlin_worker.testing.conformance.ProviderConformance` tests a provider of another
   package.
 
-Nothing here imports pytest, but for the plugin.
+Only the plugin imports pytest.
 """
 
 from berlin_worker.testing import events

@@ -30,14 +30,14 @@ _ANSWER_S: Final = 60.0
 
 @contextlib.asynccontextmanager
 async def services(environ: Mapping[str, str]) -> AsyncIterator[Services]:
-    """Lend what a worker lends to its providers; tokens live in memory."""
+    """Yield the services that a worker gives to its providers; tokens are kept in memory."""
     settings = Settings.from_env(environ)
     async with open_session(settings) as http:
         yield Services(http, LocalTokens(), settings, environ)
 
 
 class ProviderConformance:
-    """Subclass it and set what is yours."""
+    """The tests. Subclass it, and set the class variables of your provider."""
 
     provider_class: ClassVar[type[Provider]]
     environ: ClassVar[Mapping[str, str]] = {}
@@ -51,7 +51,7 @@ class ProviderConformance:
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Provider]:
-        """The provider, as a worker makes it."""
+        """Yield the provider, built as a worker builds it."""
         async with services(self.environ) as lent:
             yield type(self).provider_class(lent)
 
@@ -120,7 +120,7 @@ class ProviderConformance:
         self._run(work)
 
     def test_cancelled_stream_ends(self) -> None:
-        """A cancellation comes out as ``CancelledError``, at any moment of the stream."""
+        """A cancellation is raised as ``CancelledError``, at any moment of the stream."""
 
         async def work(provider: Provider) -> None:
             for steps in (0, 1, 2, 5, 20):
@@ -136,7 +136,7 @@ class ProviderConformance:
         self._run(work)
 
     def test_failure_is_a_job_error(self) -> None:
-        """An upstream that fails comes out as ``JobError``, with a message."""
+        """A failure of the upstream is raised as ``JobError``, with a message."""
 
         async def work(provider: Provider) -> None:
             if self.failing_job is None:

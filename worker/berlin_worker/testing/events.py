@@ -1,4 +1,4 @@
-"""Builders of events; what is not given has a value that fits the contract.
+"""Builders of events. A field that is not given gets a value that fits the contract.
 
 Every builder takes the head of an event too: ``job_id``, ``seq``, ``attempt``, ``ts``.
 """

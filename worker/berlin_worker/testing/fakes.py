@@ -140,7 +140,7 @@ class FakeAsyncClient(Scripted, _AsyncFake):
 
 
 class FakeClient(Scripted, Client):
-    """A :class:`~berlin_worker.client.Client` that a test scripts, with an event loop as it has.
+    """A :class:`~berlin_worker.client.Client` that a test scripts; it runs an event loop, too.
 
     The events of an unknown job raise ``CursorExpired`` at once.
     """

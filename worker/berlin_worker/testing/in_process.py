@@ -1,8 +1,8 @@
 """A worker in a thread of the test's process, on a fakeredis of its own.
 
-It runs jobs by the code that workers run them by, and so real clients, and any Celery
-producer, work on it. It is one process and never dies: nothing is reaped, and a
-scheduled message (``eta``) runs at once.
+It runs jobs with the code of real workers, so real clients, and any Celery producer, can use
+it. It is one process and never dies, so no job is reaped. A scheduled message (``eta``) runs
+at once.
 """
 
 import asyncio
@@ -70,11 +70,11 @@ class InProcessWorker:
         self._failed: BaseException | None = None
 
     def client(self) -> Client:
-        """A synchronous client of this worker; the caller closes it."""
+        """Return a synchronous client of this worker; the caller closes it."""
         return Client(self.redis_url, settings=self._settings)
 
     def async_client(self) -> AsyncClient:
-        """An asynchronous client of this worker; the caller closes it."""
+        """Return an asynchronous client of this worker; the caller closes it."""
         return AsyncClient(self.redis_url, settings=self._settings)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The jobs behind the fake clients: what was submitted, and how it ends. No I/O."""
+"""The jobs behind the fake clients: the submissions, and how each one ends. No I/O."""
 
 import threading
 import time
@@ -109,7 +109,10 @@ class Script:
                 self._notify()
 
     def after(self, job_id: str, seq: int) -> tuple[list[Event], bool]:
-        """Return the events beyond ``seq``, and if the job is over; raises ``CursorExpired``."""
+        """Return the events after ``seq``, and whether the job is over.
+
+        Raises ``CursorExpired`` for an unknown job.
+        """
         with self._lock:
             self.check()
             if job_id not in self.jobs:
@@ -149,7 +152,7 @@ class Script:
             self._listeners.add(listener)
 
     def unlisten(self, listener: Callable[[], None]) -> None:
-        """Call it no more."""
+        """Stop calling ``listener``."""
         with self._lock:
             self._listeners.discard(listener)
 

@@ -5,7 +5,7 @@ from berlin_worker.testing.script import Answer, Reply, Script
 
 
 class Scripted:
-    """Methods by which a test scripts and reads, beside the client's own."""
+    """Methods with which a test scripts answers and reads jobs, beside those of the client."""
 
     def __init__(self, answer: Answer | None = None) -> None:
         self._script = Script(answer)
@@ -15,7 +15,10 @@ class Scripted:
         self._script.add(replies)
 
     def finish(self, job_id: str, reply: Reply = "") -> None:
-        """Let a ``Pending`` job go on with ``reply`` to its end; raises ``KeyError``."""
+        """Let a ``Pending`` job go on with ``reply`` to its end.
+
+        Raises ``KeyError`` for an unknown job, and ``ValueError`` for one that is over.
+        """
         self._script.finish(job_id, reply)
 
     @property
