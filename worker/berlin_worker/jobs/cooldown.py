@@ -44,7 +44,7 @@ def cooldown_s(error: JobError) -> float:
 
 
 def choose(waits_s: Sequence[float]) -> int:
-    """Return the place of the candidate to try: the first that is free, else the first to be."""
+    """Return the place of the candidate to try: the first free one, or the next to be free."""
     return min(range(len(waits_s)), key=lambda place: max(waits_s[place], 0.0))
 
 

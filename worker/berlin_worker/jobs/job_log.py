@@ -215,7 +215,7 @@ class JobLog:
 
 
 def _fields_of(delta: ReasoningDelta | ToolCallDelta) -> tuple[str, str]:
-    """Return the type of the event of a delta and its fields as JSON; none of an empty delta."""
+    """Return the type of the event of a delta and its fields as JSON (empty for an empty delta)."""
     if isinstance(delta, ReasoningDelta):
         return "reasoning", f'"content":{_quote(delta.content)}' if delta.content != "" else ""
     if not isinstance(delta, ToolCallDelta) or type(delta.index) is not int or delta.index < 0:
