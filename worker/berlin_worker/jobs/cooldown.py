@@ -49,7 +49,7 @@ def choose(waits_s: Sequence[float]) -> int:
 
 
 def still_cooling(wait_s: float) -> JobError:
-    """Return the error of a job whose deadline comes before its model is free."""
+    """Return the error of a job whose deadline comes before its model may be called."""
     message = "the upstream has refused the model with 429, and its Retry-After outlasts deadline_s"
     return JobError(
         ErrorCode.RATE_LIMITED,

@@ -52,10 +52,10 @@ class Batch:
 class JobLog:
     """The log of one job, as one attempt writes it.
 
-    If the store refuses the attempt, the log calls ``on_fenced``, once, which should stop the
-    work. If the work waits in :meth:`flush` or :meth:`end`, that raises :class:`Fenced` instead.
-    From then on every append raises it. ``error`` is the error code of a failed job. ``writer``
-    sends its events, which name the ``database``.
+    If the store refuses the attempt, the log calls ``on_fenced`` once, which should stop the work.
+    If the work waits in :meth:`flush` or :meth:`end`, these raise :class:`Fenced` instead. After
+    that every append raises ``Fenced``. ``error`` is the error code of a failed job. ``writer``
+    sends the events, which name the ``database``.
     """
 
     __slots__ = (

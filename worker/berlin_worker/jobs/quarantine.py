@@ -1,4 +1,4 @@
-"""Quarantine: jobs that the loss of one more worker would end begin alone, or in small groups.
+"""Quarantine: a job that one more lost worker would end begins alone, or in a small group.
 
 A job that kills its worker takes its neighbours with it, and each counts one failed attempt. So
 before its final attempt a job runs in isolation, and a crash takes no other job with it. If more

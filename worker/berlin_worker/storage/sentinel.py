@@ -1,9 +1,10 @@
-"""Follow the primary that Sentinels watch: one thread asks them, and all connections obey.
+"""Follow the primary that Sentinels watch: one thread asks for it, and ends connections elsewhere.
 
 Sentinels demote a former primary only seconds after they have promoted another server. A client
 that stays connected to it meanwhile writes what will be lost. So a thread of each process asks all
-Sentinels twice a second, and ends every connection that leads elsewhere. The newest answer counts
-(``config-epoch``): a Sentinel that is cut off, or has just started, may name a former primary.
+Sentinels twice a second, and ends every connection that does not lead to the primary. The newest
+answer counts (``config-epoch``): a Sentinel that is cut off, or has just started, may name a former
+primary.
 """
 
 import asyncio
