@@ -1,4 +1,4 @@
-"""Fallbacks and usage: who is tried, who has answered, and what the attempts have cost."""
+"""Fallbacks and usage: which candidates are tried, which one answers, the usage of all attempts."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ FALLBACKS = [
 
 @pytest.fixture
 def worker(checked_redis):
-    """Makes workers from a dictionary: the script of each provider, by its name in the job."""
+    """Make workers from a dictionary: the script of each provider, by its name in the job."""
 
     def make(scripts, **changes):
         seen = []

@@ -1,4 +1,4 @@
-"""The table of events: what may follow what, and what may not."""
+"""The table of events: which event may follow in each phase, and which may not."""
 
 import itertools
 
@@ -64,5 +64,5 @@ def test_job_can_fail_and_be_cancelled_at_any_time_before_it_is_over(phase):
     ("seq", "chunks", "phase"),
     [(0, 0, Phase.NEW), (1, 0, Phase.RUNNING), (9, 0, Phase.RUNNING), (9, 3, Phase.STREAMING)],
 )
-def test_phase_follows_from_what_the_record_tells(seq, chunks, phase):
+def test_phase_follows_from_seq_and_chunks_of_the_record(seq, chunks, phase):
     assert phase_of(seq, chunks) is phase

@@ -1,4 +1,4 @@
-"""Quarantine begin in groups that halve; each group ends with its jobs, or when it has lasted."""
+"""Jobs leave the quarantine in groups that halve. A group lasts until its jobs end, or for 3 s."""
 
 import asyncio
 
@@ -33,7 +33,7 @@ class Job:
 
 @pytest.fixture
 async def jobs():
-    """Start jobs by name; whatever still runs at the end is cancelled."""
+    """Start jobs by name; those that still run at the end are cancelled."""
     started = []
 
     async def start(quarantine, count):
@@ -113,7 +113,7 @@ async def test_group_lasts_until_the_last_of_it_has_ended(jobs):
     await until(lambda: running(others) == ["job-9"])
 
 
-async def test_who_waits_is_known_and_may_give_up(jobs):
+async def test_job_that_waits_is_known_and_may_give_up(jobs):
     quarantine = Quarantine(LONG_S)
     first, second, third = await jobs(quarantine, 3)
     assert [quarantine.waits(job.name) for job in (first, second, third)] == [False, True, True]

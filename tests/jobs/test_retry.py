@@ -65,7 +65,7 @@ def test_after_chunks_on_interrupt_decides():
     assert decided(error, streaming=True, on_interrupt="keep") == KeepPartial()
 
 
-def test_error_that_is_not_retryable_fails_even_where_the_text_might_be_kept():
+def test_error_that_is_not_retryable_fails_even_if_the_text_might_be_kept():
     error = failure(retryable=False)
     assert decided(error, streaming=True, on_interrupt="keep") == Fail(error)
 

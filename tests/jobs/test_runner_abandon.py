@@ -22,8 +22,8 @@ def soon(monkeypatch):
 class Clinging:
     """A stream that hangs after its first chunk, and again when it is cancelled.
 
-    ``how``: while it cleans up (``finally``), or because it swallows the cancellation and then
-    goes on as if nothing had been said (``swallow``). It ends once it is let go.
+    ``how``: it hangs while it cleans up (``finally``), or it swallows the cancellation and then
+    goes on (``swallow``). It ends after :meth:`leaves`.
     """
 
     def __init__(self, how):

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture
 def worker(checked_redis):
-    """Makes workers that learn nothing from renewing leases: that is what would come too late."""
+    """Make workers that renew no lease during a test: no renewal reports the cancellation."""
     return lambda *scripts: Worker(
         checked_redis, ScriptedProvider(*scripts), renew_interval_s=1000.0
     )

@@ -1,4 +1,4 @@
-"""What a trace shows of a job, however it ends: the runner with a tracer, over a real store."""
+"""The trace of a job, however the job ends: the runner with a tracer, over a real store."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ BROKEN = JobError(ErrorCode.UPSTREAM_ERROR, "the secret text", retryable=True, u
 
 
 class Traced:
-    """Deliveries to a worker, and the spans that came of them."""
+    """Deliveries to a worker, and their spans."""
 
     def __init__(self, worker: Worker, exporter: InMemorySpanExporter, tracer: OtelTracer) -> None:
         self.worker = worker
@@ -43,7 +43,7 @@ class Traced:
 
     @property
     def outcome(self) -> tuple[object, object]:
-        """Of the only delivery: how it ended, and its error code."""
+        """How the only delivery ended, and its error code."""
         [delivery] = self.deliveries
         attributes = delivery.attributes or {}
         return attributes.get("berlin.job.outcome"), attributes.get("error.type")
@@ -135,7 +135,7 @@ async def test_job_that_a_shutdown_stops_is_released(traced, provider):
 async def test_terminal_event_stands_if_the_task_is_stopped_during_its_append(
     traced,
 ):
-    # The record is over before its worker knows: a renewal finds the lease gone.
+    # The record is finished before its worker has the reply: a renewal finds the lease gone.
     append = traced.worker.store.append
 
     async def append_slowly(batch):
@@ -171,7 +171,7 @@ async def test_job_that_another_worker_has_taken_is_lost(traced, provider, redis
     assert traced.outcome == ("lost", None)
 
 
-async def test_record_tells_of_the_trace_and_of_nothing_where_none_is_made(traced, redis_client):
+async def test_record_holds_a_trace_only_if_a_tracer_runs(traced, redis_client):
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     await traced.run(headers={"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"})
     carrier = (await record(redis_client, JOB_ID))["trace"]

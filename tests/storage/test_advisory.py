@@ -1,4 +1,4 @@
-"""Writes that no caller waits for."""
+"""Writes that no caller has to wait for."""
 
 import asyncio
 

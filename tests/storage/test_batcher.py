@@ -10,7 +10,7 @@ pytestmark = pytest.mark.unit
 
 
 class Doubler:
-    """Doubles numbers; an odd batch member of 13 is that caller's error, 99 fails the batch."""
+    """Doubles numbers; for 13 that caller gets an error, and 99 fails the whole batch."""
 
     def __init__(self):
         self.batches = []

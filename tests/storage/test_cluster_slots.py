@@ -161,7 +161,7 @@ PATHS: dict[Callable[[Job], Awaitable[object]], object] = {
     Job.claim: "leased",
     Job.append: [True],
 }
-"""What each returns, whatever the slot does; after the cancellation a renewal reports it."""
+"""The result of each path, wherever its slot is; after `cancel` that of `renew` is another one."""
 
 OF_BOTH_KEYS = (Job.claim, Job.append)
 OF_THE_LOG = (Job.read,)

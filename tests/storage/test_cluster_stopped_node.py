@@ -1,4 +1,4 @@
-"""A primary that does not answer: jobs of the other nodes go on, its own go on after it returns."""
+"""A primary that does not answer: jobs of other nodes go on, and its own jobs when it is back."""
 
 import asyncio
 import itertools

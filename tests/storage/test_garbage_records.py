@@ -129,7 +129,7 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
 
 
 async def test_search_finds_records_of_no_known_status_and_gives_others_a_ttl(worker, redis_client):
-    """Whatever another client writes without an index entry: nothing stays for ever."""
+    """No record that another client writes without an index entry stays for ever."""
     records = {
         "strange": {"status": "x"},
         "empty": {"status": ""},

@@ -34,7 +34,7 @@ async def until_gone(client, key):
             await asyncio.sleep(0.01)
 
 
-async def test_worker_that_announces_itself_can_be_found_and_read(redis_client):
+async def test_worker_is_found_and_read_after_its_first_heartbeat(redis_client):
     await worker_heartbeat(redis_client, "one").heartbeat()
     await worker_heartbeat(redis_client, "two").heartbeat()
     assert await fleet(redis_client) == {"one", "two"}
@@ -86,7 +86,7 @@ async def test_heartbeat_continues_after_an_outage_of_redis_and_stops_at_once(re
     async with Flaky(connection_pool=redis_client.connection_pool) as client:
         task = asyncio.create_task(worker_heartbeat(client, "one").beat_forever())
         async with asyncio.timeout(30):
-            while not await redis_client.exists(names.alive_key("one")):  # noqa: ASYNC110  # the same
+            while not await redis_client.exists(names.alive_key("one")):  # noqa: ASYNC110  # in Redis
                 await asyncio.sleep(0.01)
         await stopped(task)
     async with redis.asyncio.Redis(port=1) as nowhere:

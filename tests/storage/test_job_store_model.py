@@ -1,7 +1,7 @@
 """The Lua scripts against a plain model: workers, lost replies, expired leases, in any order.
 
 Time is ``lease_ms`` of a record, which the test sets if a lease shall run out. The index of
-unfinished jobs loses entries and gets stray ones; it must always heal.
+unfinished jobs loses entries and gets foreign ones; it must always heal.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ WORKERS = range(3)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Each worker holds at most one log for each job, which it may not know to be stale."""
+    """Each worker holds at most one log for each job; the log may be stale."""
 
     jobs = st.sampled_from(JOBS)
     workers = st.sampled_from(WORKERS)

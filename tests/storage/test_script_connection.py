@@ -1,4 +1,4 @@
-"""Scripts over a connection of their own: each caller gets its own reply, whatever befalls it."""
+"""Scripts over one connection: each caller gets its own reply, even if the connection fails."""
 
 import asyncio
 

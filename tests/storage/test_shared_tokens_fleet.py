@@ -196,8 +196,8 @@ async def test_wrong_credentials_reach_the_upstream_no_faster_than_the_back_off(
     for result in results:
         assert not result["tokens"]
         assert set(result["errors"]) == {"auth_failed"}
-    # The n-th pause is at least half of 0.5 s times 2**n; a little is left to rounding.
-    # What follows the fourth login may be sooner: it is cut short by the end of the hammering.
+    # The n-th pause is at least half of 0.5 s times 2**n; the factor leaves room for rounding.
+    # The pause after the fourth login does not count: the callers stop during it.
     gaps = [after - before for before, after in itertools.pairwise(server.times[:4])]
     for turn, gap in enumerate(gaps):
         assert gap > 0.24 * 2**turn
@@ -237,7 +237,7 @@ async def test_process_that_slept_through_its_lock_takes_the_newer_token(
             assert await worker.answer() == only("secret-2")
     server.release.set()
     os.kill(sleeper.pid, signal.SIGCONT)
-    # Its login is answered or has timed out, whichever it sees first: neither is news any more.
+    # Its login has an answer or has timed out. Either way another process has a newer token.
     assert await sleeper.answer() == only("secret-2")
     assert await ask_all(fleet, "refused") == [only("secret-3")] * PROCESSES
     assert server.logins == 3

@@ -109,7 +109,7 @@ def test_certificate_that_shall_not_be_checked_is_not_checked(secured: Secured, 
 def distrusted(
     request: pytest.FixtureRequest, authority: Authority, secured: Secured, tmp_path: Path
 ) -> Iterator[tuple[str, str]]:
-    """The URL of a server that is not to be trusted, and what is to be said of it."""
+    """The URL of a server that is not to be trusted, and the expected part of the message."""
     if request.param == "another authority":
         yield secured.url(ssl_ca_certs=Authority(tmp_path, "other").path), "certificate"
         return

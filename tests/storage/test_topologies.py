@@ -1,4 +1,4 @@
-"""The main job, and all around it, on each topology: one worker and each command."""
+"""The main job and each command, on each topology, with one worker."""
 
 import json
 import os

@@ -1,12 +1,12 @@
-"""A process of the fleet in ``test_tokens_fleet.py``: many callers of one shared token.
+"""A process of the fleet in ``test_shared_tokens_fleet.py``: many callers of one shared token.
 
-Started with the Redis URL, the login URL and the settings (JSON). Takes a command
-for each line of its input (JSON) and answers each with one line:
+Its arguments are the Redis URL, the login URL and the settings (JSON). It takes a command
+from each line of its input (JSON) and answers each with one line:
 
     {"do": "get", "callers": 50}       all callers ask at once
     {"do": "refused", "callers": 50}   all have got a 401 with the token that they hold
-    {"do": "hammer", "callers": 50}    all ask again and again, whatever the result ...
-    {"do": "stop"}                     ... until now; prints their results
+    {"do": "hammer", "callers": 50}    all ask again and again, whatever the result; no answer
+    {"do": "stop"}                     the callers of "hammer" stop; the answer is their results
 
 The answer is ``{"tokens": [...], "errors": {code: count}}``, without duplicates.
 """

@@ -39,7 +39,7 @@ async def test_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(lossy
     assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 2, 1)
 
 
-async def test_claim_tells_how_long_the_last_lost_attempt_had_run(store, redis_client):
+async def test_claim_returns_how_long_the_last_lost_attempt_had_run(store, redis_client):
     assert (await claim(store)).lost_after_ms == 0
     await expire_lease(redis_client, ID, ran_ms=5000)
     assert (await claim(store)).lost_after_ms == 5000  # its message came back before the reaper

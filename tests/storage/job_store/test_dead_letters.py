@@ -25,7 +25,7 @@ async def test_dead_letter_whose_reply_was_lost_is_added_once(store, lossy, redi
     lossy.lose = 1
     with pytest.raises(ConnectionError):
         await elsewhere.dead_letter(ID, "reason", call="x", job=JOB)
-    for each in (elsewhere, store):  # the sender again, and who has taken over from it
+    for each in (elsewhere, store):  # the sender again, and the worker that took over
         await each.dead_letter(ID, "reason", call="x", job=JOB)
     assert await redis_client.xlen(names.DEAD_LETTERS) == 1
     await store.dead_letter(ID, "reason", call="y", job=JOB)

@@ -35,7 +35,7 @@ async def test_lost_job_is_reaped_by_one_of_many_and_is_due_again_later(store, r
 
 
 async def test_uptime_of_the_server_defaults_to_long_enough(request, redis_url):
-    # fakeredis has no INFO, as some services; it hangs up on who asks, so it is asked once.
+    # fakeredis has no INFO, as some services. It closes the connection at INFO: one call is enough.
     knows = "fake" not in request.node.callspec.id
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         store = make_store(client)
@@ -57,12 +57,12 @@ async def test_queued_job_is_reaped_once_the_watermark_has_passed_it(store, redi
     created_ms = int((await record(redis_client, ID))["created_ms"])
     times = {"again_running_s": 6, "again_queued_s": 0}
     assert await store.reap(ID, **times, watermark_ms=created_ms) is None
-    # All times are whole milliseconds: in the same one it would not stand behind.
+    # All times are whole milliseconds: within one millisecond the job would not be behind.
     while (now := await redis_client.time())[0] * 1000 + now[1] // 1000 <= created_ms:
         pass
     overdue = await store.reap(ID, **times, watermark_ms=created_ms + 1)
     assert overdue is not None
-    # It is on the queue again, behind what has passed it by until now.
+    # It is on the queue again, behind all that was consumed until now.
     assert await store.reap(ID, **times, watermark_ms=created_ms + 1) is None
 
 

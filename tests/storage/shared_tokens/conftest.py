@@ -14,7 +14,7 @@ from tests.support.shared_tokens import ACCOUNT, PASSWORD, SETTINGS, MakeSource
 
 @pytest.fixture(autouse=True)
 def every_key_has_a_ttl(redis_url: str) -> Iterator[None]:
-    """Whatever a test did: under ``token:``, and nowhere else, keys that expire."""
+    """Check after each test that all keys are under ``token:``, and expire."""
     yield
     with redis.Redis.from_url(redis_url) as client:
         for key in client.scan_iter():
@@ -24,7 +24,7 @@ def every_key_has_a_ttl(redis_url: str) -> Iterator[None]:
 
 @pytest.fixture
 async def process(redis_url: str) -> AsyncIterator[MakeSource]:
-    """Makes the source of one more process, with a connection pool of its own."""
+    """Make the source of one more process, with a connection pool of its own."""
     async with AsyncExitStack() as stack:
 
         def make(

@@ -1,4 +1,4 @@
-"""Shared tokens if Redis is away, older than expected or holds garbage."""
+"""Shared tokens if Redis is away, holds an older state, or holds garbage."""
 
 import asyncio
 import contextlib

@@ -29,8 +29,8 @@ async def run_abandonable(
 
     - :class:`CancelledItself` replaces a ``CancelledError`` of the work's own, which would look
       like a cancellation of the caller.
-    - A cancellation of the caller calls ``on_cancel``, cancels the work, and is raised within
-      ``CANCEL_GRACE_S`` even if the work ignores it.
+    - If the caller is cancelled, ``on_cancel`` is called and the work cancelled. The cancellation
+      is raised within ``CANCEL_GRACE_S`` even if the work ignores it.
     """
     task = asyncio.create_task(_outcome(work), name=name)
     try:

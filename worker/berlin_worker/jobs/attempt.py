@@ -122,7 +122,7 @@ class Attempt:
         self._stop(Stopped(None))
 
     def cancel(self, reason: str) -> None:
-        """Stop, and end the job as cancelled; before, read on for the usage of the upstream."""
+        """Stop, and end the job as cancelled; first read on for the usage of the upstream."""
         wait_s = self._reader.read_on(reason)
         if wait_s:
             asyncio.get_running_loop().call_later(wait_s, self._stop, Stopped(reason))

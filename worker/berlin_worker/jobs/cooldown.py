@@ -44,12 +44,12 @@ def cooldown_s(error: JobError) -> float:
 
 
 def choose(waits_s: Sequence[float]) -> int:
-    """Return the place of the candidate to try: the first that is free, else the first to be."""
+    """Return the place of the candidate to try: the first free one, or the next to be free."""
     return min(range(len(waits_s)), key=lambda place: max(waits_s[place], 0.0))
 
 
 def still_cooling(wait_s: float) -> JobError:
-    """Return the error of a job whose deadline comes before its model is free."""
+    """Return the error of a job whose deadline comes before its model may be called."""
     message = "the upstream has refused the model with 429, and its Retry-After outlasts deadline_s"
     return JobError(
         ErrorCode.RATE_LIMITED,

@@ -29,7 +29,7 @@ class Dispatcher:
 
     @property
     def silent_s(self) -> float:
-        """For how long the event store has not answered, s."""
+        """Seconds since the last answer of the event store."""
         return self._leases.silent_s
 
     async def revoke(self, job_ids: Sequence[str], *, running: bool) -> None:

@@ -52,10 +52,10 @@ class Batch:
 class JobLog:
     """The log of one job, as one attempt writes it.
 
-    If the store refuses the attempt, the log calls ``on_fenced``, once, which should stop the
-    work. If the work waits in :meth:`flush` or :meth:`end`, that raises :class:`Fenced` instead.
-    From then on every append raises it. ``error`` is the error code of a failed job. ``writer``
-    sends its events, which name the ``database``.
+    If the store refuses the attempt, the log calls ``on_fenced`` once, which should stop the work.
+    If the work waits in :meth:`flush` or :meth:`end`, these raise :class:`Fenced` instead. After
+    that every append raises ``Fenced``. ``error`` is the error code of a failed job. ``writer``
+    sends the events, which name the ``database``.
     """
 
     __slots__ = (
@@ -215,7 +215,7 @@ class JobLog:
 
 
 def _fields_of(delta: ReasoningDelta | ToolCallDelta) -> tuple[str, str]:
-    """Return the type of the event of a delta and its fields as JSON; none of an empty delta."""
+    """Return the type of the event of a delta and its fields as JSON (empty for an empty delta)."""
     if isinstance(delta, ReasoningDelta):
         return "reasoning", f'"content":{_quote(delta.content)}' if delta.content != "" else ""
     if not isinstance(delta, ToolCallDelta) or type(delta.index) is not int or delta.index < 0:

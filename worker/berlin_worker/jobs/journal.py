@@ -68,7 +68,7 @@ class Journal:
 
     @property
     def buffered_bytes(self) -> int:
-        """How many bytes wait."""
+        """The bytes that wait to be sent."""
         return sum([lane.buffered_bytes for lane in self._lanes.values()])
 
     async def run(self) -> None:

@@ -39,11 +39,12 @@ class EventStore(Protocol):
 class Lane:
     """The writer of some logs; ``limit`` bounds its buffer, in bytes.
 
-    ``turn_s``: it begins at most one batch in each turn of so many seconds of the clock; 0: as soon
-    as the reply to the last one is there. The turns of all lanes begin at the same moments.
+    ``turn_s``: the clock is divided into turns of so many seconds, and the lane begins at most one
+    batch in each. With 0 it begins a batch as soon as it has the reply to the last one. The turns
+    of all lanes begin at the same moments.
 
-    ``moved`` gives a log to another lane and returns true, if it belongs there by now. It is
-    asked before each batch: only then no event of the log is on its way.
+    ``moved`` gives a log to another lane and returns true, if the log belongs there by now. The
+    lane calls it before each batch, since only then no event of the log is on its way.
     """
 
     def __init__(

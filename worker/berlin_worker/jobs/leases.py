@@ -146,7 +146,7 @@ class Leases:
                 task.cancel()
 
     async def reap_forever(self) -> None:
-        """Every ``reap_interval_s`` put overdue jobs back on the queue, until cancelled."""
+        """Put overdue jobs back on the queue every ``reap_interval_s``, until cancelled."""
         await self._reaper.run()
 
     async def _reap_all(self) -> None:
@@ -160,10 +160,10 @@ class Leases:
             logger.warning("leases cannot be renewed: %s", error)
 
     async def _renew_all(self, *, within_s: float = 0.0) -> None:
-        # An entry moves a lease ahead, so it need not move at each renewal. Should it be due too
+        # An entry moves a lease ahead, so it need not move at each renewal. If it is due too
         # early, a reaper finds the lease in the record.
         self._moves_index = not self._moves_index
-        # Neighbours in the index, so that a renewal of some jobs changes few of its partitions.
+        # Sorted by partition of the index, so that each call changes few partitions.
         held = sorted(self._held.items(), key=lambda each: names.due_key(each[0]))
         if self._nodes is None:
             await self._renew(held, within_s)

@@ -3,8 +3,8 @@
 :mod:`berlin_worker.jobs.quarantine` decides when it begins. This module releases the job while it
 waits, claims it again, and clears its last failed attempt in time.
 
-Most workers die of other causes than a job, and take jobs along that have run for long. Such a
-job has passed its observation already, and begins at once.
+Most workers die of other causes than a job. A job that had run for long with a lost worker has
+passed its observation already, and begins at once.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from berlin_worker.jobs.store import Claim, JobStore
 from berlin_worker.jobs.store_retry import retry_until_available
 
 _CLEARED_UP_TO: Final = 3
-"""A job is cleared at most this many times ``max_attempts``. Attempts are no measure: each job that
-waits for a slot, and is released for that, begins two in the life of one worker."""
+"""A job is cleared at most this many times ``max_attempts``. The number of its attempts is no
+limit: a job that is released while it waits for a slot begins two attempts in one worker."""
 
 
 def is_final_attempt(claim: Claim, policy: RetryPolicy) -> bool:
@@ -39,10 +39,10 @@ async def under_observation(
 ) -> AsyncIterator[Claim]:
     """Wait for a slot, claim the job again, and clear its last failed attempt in time.
 
-    A job that runs alone is cleared when it has survived. One of a group is cleared at once,
-    since another job of the group may be the one that kills the worker. So is a job whose lost
-    attempt has run for longer than an observation, ``max_attempts`` times: one that kills its
-    workers late waits then as others do.
+    - A job that runs alone is cleared when it has survived its observation.
+    - A job of a group is cleared at once, since another job of the group may kill the worker.
+    - A job whose lost attempt ran for longer than an observation is cleared at once, and waits for
+      no slot. After ``max_attempts`` times it waits as others do: it may kill its workers late.
     """
     job_id = claim.job_id
     has_survived = claim.lost_after_ms > quarantine.observation_s * 1000
@@ -82,13 +82,16 @@ async def _clear_after_survival(
 async def _clear_failure(
     claim: Claim, store: JobStore, policy: RetryPolicy, *, times: int = _CLEARED_UP_TO
 ) -> bool:
-    """Clear the last failed attempt, up to ``times * max_attempts`` times; return whether."""
+    """Clear the last failed attempt, up to ``times * max_attempts`` times.
+
+    Returns whether it was cleared.
+    """
     return await retry_until_available(
         lambda: store.clear_failure(
             claim.job_id,
             claim.attempt,
             failed_attempts=claim.failed_attempts - 1,
-            # Not for ever: a job that kills its workers late would go on to do so.
+            # Without a limit a job that kills its workers late would run again without end.
             at_most=times * policy.max_attempts,
         )
     )

@@ -21,7 +21,7 @@ class Outages:
         self._asked: dict[str, float] = {}
 
     def serving(self, nodes: Collection[str], now: float) -> None:
-        """Note which nodes have the jobs; a further one has taken over from one that failed."""
+        """Note which nodes have the jobs; a new node has taken over from one that failed."""
         for node in self._since.keys() - set(nodes):
             del self._since[node]
             self._asked.pop(node, None)
@@ -45,7 +45,7 @@ class Outages:
         self._since[node] = None
 
     def settled(self, node: str, now: float) -> bool:
-        """Return whether each lease at ``node`` could be renewed by now."""
+        """Return whether workers had the time to renew each lease at ``node``."""
         since = self._since.get(node, -math.inf)
         if now - self._asked.get(node, now) > _SILENCE_S:
             return False

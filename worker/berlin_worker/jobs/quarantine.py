@@ -1,13 +1,13 @@
-"""Quarantine: jobs that the loss of one more worker would end begin alone, or in small groups.
+"""Quarantine: a job that one more lost worker would end begins alone, or in a small group.
 
 A job that kills its worker takes its neighbours with it, and each counts one failed attempt. So
 before its final attempt a job runs in isolation, and a crash takes no other job with it. If more
 than 16 jobs wait, half of them begin together. If the process dies then, no job of that group
 counts a failed attempt, and the next group is smaller.
 
-After two faults of the machines, without such a job, 100 of 200 jobs have begun after 3 s, 187
-after 12 s, and the last after 51 s. Jobs that had run for longer than an observation do not wait:
-see :mod:`berlin_worker.jobs.observation`.
+An example: machines have failed twice, and none of 200 jobs kills its worker. Then 100 jobs have
+begun after 3 s, 187 after 12 s, and the last one after 51 s. Jobs that had run for longer than an
+observation do not wait: see :mod:`berlin_worker.jobs.observation`.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Final
 
 OBSERVATION_S: Final = 3.0
 """How long a group runs before the next one begins; a job that survives it leaves the quarantine.
-Longer would be surer: a job that kills its worker later may take a neighbour with it."""
+A job that kills its worker after this time may take a neighbour with it."""
 
 _ALONE_UP_TO: Final = 16
 """Up to this many begin one by one, so that one that kills its worker takes no neighbour along."""

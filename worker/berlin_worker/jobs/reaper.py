@@ -35,7 +35,7 @@ class JobQueue(Protocol):
         """Put the message of a job on the queue again."""
 
     async def depth(self) -> int:
-        """How many messages wait on the queue."""
+        """Return how many messages wait on the queue."""
 
 
 class SearchedNodes(Protocol):
@@ -45,7 +45,7 @@ class SearchedNodes(Protocol):
         """Return the nodes that have records of jobs."""
 
     def node_of(self, job_id: str) -> str:
-        """Return the node that has the record of a job; empty if none is known to."""
+        """Return the node that has the record of a job; empty if no node is known to have it."""
 
     async def take_turn(self, node: str, for_s: float) -> bool:
         """Return whether this caller alone searches ``node`` for the next ``for_s``."""
@@ -75,22 +75,22 @@ class _OneServer:
     def names(self) -> list[str]:
         return [_ONE]
 
-    def node_of(self, job_id: str) -> str:  # noqa: ARG002  # that of a cluster needs it
+    def node_of(self, job_id: str) -> str:  # noqa: ARG002  # only a cluster needs the job ID
         return _ONE
 
-    async def take_turn(self, node: str, for_s: float) -> bool:  # noqa: ARG002  # as above
+    async def take_turn(self, node: str, for_s: float) -> bool:  # noqa: ARG002  # only one node
         return await self._store.take_turn(for_s)
 
-    async def due(self, node: str, limit: int) -> list[str]:  # noqa: ARG002  # as above
+    async def due(self, node: str, limit: int) -> list[str]:  # noqa: ARG002  # only one node
         return await self._store.due(limit)
 
     def postpone(self, job_ids: Sequence[str]) -> None:
         """Do nothing: the only server has just answered."""
 
-    async def up_s(self, node: str) -> float:  # noqa: ARG002  # as above
+    async def up_s(self, node: str) -> float:  # noqa: ARG002  # only one node
         return await self._store.up_s()
 
-    async def heal(self, node: str) -> list[str]:  # noqa: ARG002  # as above
+    async def heal(self, node: str) -> list[str]:  # noqa: ARG002  # only one node
         await self._store.heal_index()
         return []
 
@@ -142,7 +142,7 @@ class Reaper:
                 task.cancel()
 
     async def search(self) -> None:
-        """Search once; on a cluster begin to, at each node that is not searched still.
+        """Search once. On a cluster, start a search of each node whose last search has ended.
 
         Raises ``ConnectionError`` if the broker, or the only server, cannot answer.
         """
@@ -172,7 +172,7 @@ class Reaper:
             found[self._nodes.node_of(job_id)].append(job_id)
         for home, job_ids in found.items():
             if not self.outages.settled(home, clock()):
-                # They would hide those that can be reaped.
+                # If they stayed due, they would hide jobs that can be reaped.
                 self._nodes.postpone(job_ids)
             else:
                 await self._found_at(home, job_ids)

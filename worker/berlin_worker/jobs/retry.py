@@ -35,9 +35,10 @@ class RetryPolicy:
 def spread_s(asked_s: float, *, remaining_s: float, jitter: float) -> float:
     """Return the wait (s) that an upstream has asked for, lengthened by a random part.
 
-    Without it, all jobs of the fleet that the upstream has refused would call it at one instant.
-    ``jitter`` in [0, 1) is the share of a quarter of the wait, of at least 1 s if the wait is as
-    long, and of 15 s at most. No job misses its deadline, in ``remaining_s``, only for that part.
+    Without that part, all jobs of the fleet that the upstream has refused would call it at one
+    instant. The longest part is a quarter of the wait, but at least 1 s (or the whole wait, if that
+    is shorter) and at most 15 s; ``jitter``, in [0, 1), is the share of it. No job misses its
+    deadline, in ``remaining_s``, because of this part.
     """
     longest_s = min(asked_s, max(asked_s / 4, 1.0), _LONGEST_SPREAD_S, (remaining_s - asked_s) / 2)
     lengthened_s = asked_s + jitter * max(longest_s, 0.0)

@@ -106,8 +106,8 @@ class Runner(JobEnder):
     ) -> Outcome:
         """Run the job of one delivery to its end, or drop the delivery if the job is not free.
 
-        A job that is ``redelivered`` may have a dead worker. If so, this delivery is its place in
-        the queue, and waits here until that worker's lease has expired.
+        The worker of a ``redelivered`` job may be dead. If it is, this delivery is the place of the
+        job in the queue, and waits here until the lease of that worker has expired.
 
         Raises ``CancelledError`` after a cancellation from outside, once the job has been ended
         or released; nothing else.

@@ -43,7 +43,7 @@ class Stopper:
             else:
                 raise Fenced(attempt.claim.job_id)
             return
-        # From now on nothing else stops it: the end is under way.
+        # From now on nothing else stops the attempt: its end is under way.
         attempt.stopped = Stopped(None)
         # If Redis is away too, the lease expires instead.
         with contextlib.suppress(TimeoutError, ConnectionError, Fenced):

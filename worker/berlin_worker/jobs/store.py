@@ -118,7 +118,10 @@ class JobStore(Protocol):
     async def clear_failure(
         self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
     ) -> bool:
-        """Set the ``failed_attempts`` of a running job, ``at_most`` so often; return whether."""
+        """Set the ``failed_attempts`` of a running job, up to ``at_most`` times for each job.
+
+        Returns whether they were set.
+        """
 
     async def save_progress(self, job_id: str, progress: Progress) -> None:
         """Keep ``progress`` in the record, for the next claim."""
@@ -138,7 +141,7 @@ class JobStore(Protocol):
         """Give a record that holds nothing but a cancel flag a TTL."""
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
-        """Set the cancel flag of a job, of one that runs only if ``running``.
+        """Set the cancel flag of a job; that of a running job only if ``running``.
 
         Returns whether the job waits.
         """

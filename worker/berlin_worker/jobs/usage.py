@@ -1,7 +1,7 @@
-"""Usage of attempts: what the events of a job say of it, and its sum (pure).
+"""Usage of attempts: its fields in the events of a job, and its sum (pure).
 
-Usage is the object that an upstream reports, by OpenAI's names. It is input: any field may be
-missing, or hold anything.
+Usage is the object that an upstream reports, by OpenAI's names. Any field may be missing, or hold
+anything.
 """
 
 from collections.abc import Mapping

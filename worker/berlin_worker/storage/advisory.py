@@ -1,4 +1,4 @@
-"""Writes that no caller has to wait for: entries of indexes, which heal if they are lost."""
+"""Writes that no caller has to wait for: index entries, which are restored if they are lost."""
 
 import asyncio
 import functools
@@ -18,8 +18,8 @@ class AdvisoryWriter(Generic[Write]):
     """Send writes to the nodes of a cluster, and wait for none that does not answer.
 
     ``run`` sends writes of one node; its replies may hold errors. ``node_of`` names the node of a
-    write. A node counts as silent for as long as a write to it is under way after its caller has
-    gone on; until then no further write is sent to it.
+    write. A node counts as silent while a write to it is under way whose caller has gone on. During
+    that time no further write is sent to it.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Listen for cancellations on the control channel (schemas/README.md, "Cancelling").
 
-A lost message does no harm: the client has set a flag in the record, and the worker reads it
-when it claims the job and whenever it renews the lease.
+A lost message does no harm: the client has set a flag in the record. A worker reads the flag when
+it claims the job and whenever it renews the lease.
 
 All databases of a server, and so all fleets on it, share the channel. A message may name a fleet
 by the number of its database. A message without that is for the fleet whose record of the job

@@ -27,7 +27,10 @@ class ClusterUnavailable(RedisConnectionError):
 
 
 class _AskedNode:
-    """A node that a command asks for a slot that it imports; otherwise the node itself."""
+    """A node that imports the slot of a command: ASKING precedes the command.
+
+    All other attributes are those of the node itself.
+    """
 
     def __init__(self, node: ClusterNode) -> None:
         self._node = node
@@ -112,7 +115,7 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             raise ClusterUnavailable(str(error)) from error
 
     async def refresh(self) -> None:
-        """Ask the nodes for their slots anew, but not right after the last time.
+        """Ask the nodes for their slots anew, unless they were asked within the last 0.1 s.
 
         Raises ``ClusterUnavailable``.
         """
@@ -142,7 +145,7 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         try:
             return await node.execute_command(*command)
         except RedisConnectionError:
-            # It may have left the cluster: only commands for slots learn that by themselves.
+            # It may have left the cluster. Only commands for a slot are redirected then.
             await self.refresh()
             raise
 
@@ -192,8 +195,11 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             self._under_way -= 1
 
     async def aclose(self) -> None:
-        """Close all connections. redis-py, which calls this during commands too, keeps them open if
-        the last command has failed."""
+        """Close all connections.
+
+        redis-py calls this during commands, too. Its own method keeps the connections open if the
+        last command has failed.
+        """
         if self._initialize and not self._under_way:
             await self.nodes_manager.aclose()
             await self.nodes_manager.aclose("startup_nodes")
@@ -208,8 +214,8 @@ def key_of(command: Sequence[Any]) -> Any:
 async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -> float:
     """Return the uptime of a server in seconds; infinite if INFO lacks it.
 
-    Of a cluster that of ``node`` counts, or of the primary that was started last. Raises redis-py's
-    errors.
+    On a cluster this is the uptime of ``node``, or else of the primary that was started last.
+    Raises redis-py's errors.
     """
     if isinstance(client, AsyncCluster):
         await client.initialize()

@@ -129,7 +129,7 @@ class ClusterScriptConnection(ScriptCalls):
             await node.connection.aclose()
 
     def node_of(self, key: str) -> str:
-        """Return the node that serves a key; empty if none is known to."""
+        """Return the node that serves a key; empty if no node is known to serve it."""
         try:
             return self._cluster.node_of(key) if self._cluster.knows_slots else ""
         except SlotNotCoveredError:
@@ -142,7 +142,7 @@ class ClusterScriptConnection(ScriptCalls):
         asking: dict[int, Target],
         replies: list[Any],
     ) -> tuple[Exception | None, bool]:
-        """Send the calls ``left`` once; return what a node has failed by, and whether to wait."""
+        """Send the calls ``left`` once; return the error of a node, and whether to wait."""
         by_target, failed = await self._by_target(calls, left, asking, replies)
         late = False
         work = [self._ask(target, [calls[at] for at in some]) for target, some in by_target.items()]
@@ -172,7 +172,10 @@ class ClusterScriptConnection(ScriptCalls):
         asking: dict[int, Target],
         replies: list[Any],
     ) -> tuple[dict[Target, list[int]], Exception | None]:
-        """Return where the calls go; an error is in the place of those that no node serves."""
+        """Return the calls of each target, and an error of a node.
+
+        In ``replies`` an error is in the place of each call that no node serves.
+        """
         found: defaultdict[Target, list[int]] = defaultdict(list)
         failed: Exception | None = None
         # Not after each error, as redis-py would: the first node asked may be the one that hangs.
@@ -251,11 +254,11 @@ class ClusterCommands(ClusterScriptConnection):
         return await self.run([_as_call(command) for command in commands])
 
     async def outcomes_of(self, commands: Sequence[Command]) -> list[Any]:
-        """Return the replies to ``commands``, and an error in place of each that is missing."""
+        """Return the replies to ``commands``; an error is in the place of a missing reply."""
         return await self.outcomes([_as_call(command) for command in commands])
 
     async def node_of_command(self, command: Command) -> str:
-        """Return the node that serves a command; empty if none is known to.
+        """Return the node that serves a command; empty if no node is known to serve it.
 
         The slots are asked for if they are not known yet.
         """

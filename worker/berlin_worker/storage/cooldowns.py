@@ -1,7 +1,7 @@
 """Cooldowns of models in Redis, shared by the fleet: one key with a TTL for each model.
 
-A process asks Redis about a model at most every ``FRESH_S``, and not for each job. It knows of its
-own cooldowns at once.
+A process asks Redis about a model at most every ``FRESH_S``, and not for each job. Its own
+cooldowns apply at once.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class RedisCooldowns:
         if len(self._asked_at) >= _MODELS_MAX:
             self._asked_at.clear()
             self._until.clear()
-        # Noted before the reply: the jobs that begin meanwhile do not ask, too.
+        # Noted before the reply, so that jobs that begin meanwhile do not ask as well.
         self._asked_at[named] = now
         await self._within_patience(self._ask(named))
         return max(self._until.get(named, 0.0) - time.monotonic(), 0.0)

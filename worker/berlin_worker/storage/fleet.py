@@ -22,7 +22,7 @@ class FleetReading:
     dead_letters: int | None = None
     topology: Survey | None = None
     unread: tuple[str, ...] = ()
-    """Which of ``workers`` and ``dead_letters`` a node of a cluster did not answer."""
+    """``workers``, ``dead_letters``, if the node of a cluster that has them did not answer."""
 
 
 _UNREAD: Final = {"workers": "the workers", "dead_letters": "the number of dead letters"}
@@ -139,8 +139,8 @@ class Fleet:
 
     ``unreadable`` counts workers whose status has an unknown version: no sum includes them. For
     each provider ``tokens`` has the newest token of all workers, and ``models`` the names of the
-    models that any worker serves. ``unread`` names what a node of a cluster has not answered:
-    ``workers``, without whom all sums are 0, or ``dead_letters``.
+    models that any worker serves. ``unread`` names what could not be read, since a node of a
+    cluster did not answer: ``workers`` (then all sums are 0) or ``dead_letters``.
     """
 
     ts: float
@@ -171,7 +171,7 @@ class Fleet:
 
     @classmethod
     def of(cls, raw: FleetReading) -> Self:
-        """The fleet as it was read."""
+        """Return the fleet as it was read."""
         readable, unreadable = _readable(raw.statuses)
         rows = sorted(
             (WorkerRow.of(each, raw.now_ts) for each in readable),

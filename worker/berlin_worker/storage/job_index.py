@@ -40,7 +40,8 @@ _PENDING_MAX: Final = 10_000
 _ENTRIES_A_CALL: Final = 1000
 """Lua passes at most about 8,000 values to one command."""
 _SCANNED: Final = (100, 1000)
-"""Keys of a scan; more while jobs can be found by a scan alone, since their entries are away."""
+"""Keys that one scan looks at. The larger number holds while a node with index entries is away:
+then only a scan finds the jobs of these entries."""
 _TURNS: Final = 1024
 """Keys of turns: enough that each node of a cluster has one."""
 _STATE_KEYS: Final = "job:{*}:state"
@@ -175,7 +176,7 @@ class JobIndex:
                 due = {job_id: due[job_id] for job_id in await self._missed(due)}
                 if not await self._writer.write(newest):
                     new = {}
-                # Of a node that does not answer they are written later.
+                # The entries of a node that does not answer are written later.
                 self._due, self._new = due | self._due, new | self._new
                 return
             await self._write(due)

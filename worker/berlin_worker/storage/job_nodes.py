@@ -15,9 +15,9 @@ from berlin_worker.storage.script_connection import Call, SharedScriptConnection
 
 
 class JobNodes:
-    """Which node has a job, which are due by the entries at a node, and whether any answers.
+    """Questions to the nodes: which has a job, which jobs are due by its entries, does any answer.
 
-    ``scripts`` are those of the records, ``again_ms`` is after how long a postponed job is due.
+    ``scripts`` are those of the records. A postponed job is due again after ``again_ms``.
     """
 
     def __init__(

@@ -202,7 +202,10 @@ class RedisStore:
     async def clear_failure(
         self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
     ) -> bool:
-        """Set the ``failed_attempts`` of a running job (``clear_failure.lua``); return whether."""
+        """Set the ``failed_attempts`` of a running job, up to ``at_most`` times for each job.
+
+        Returns whether they were set (``clear_failure.lua``).
+        """
         with unreachable():
             args = [attempt, failed_attempts, at_most]
             reply = await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)

@@ -1,4 +1,4 @@
-"""The servers behind a URL, each as a URL of its own: for what is asked of every single one."""
+"""The servers behind a URL, each as a URL of its own, for questions to every single server."""
 
 from typing import Any, NamedTuple
 

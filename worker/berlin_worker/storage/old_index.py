@@ -19,7 +19,7 @@ WITHOUT_LEASE: Final = 2
 _AT_ONCE: Final = 500
 
 Overdue = tuple[str, float]
-"""Job ID, and for how long the job has been due, ms; negative if it will be later."""
+"""Job ID, and for how long the job has been due, ms; negative if it is not due yet."""
 
 
 async def entries(client: Redis) -> list[Overdue]:

@@ -171,7 +171,7 @@ class SharedScriptConnection:
             return []
         return await self._batcher.ask(calls)
 
-    def node_of(self, key: str) -> str:  # noqa: ARG002  # that of a cluster needs it
+    def node_of(self, key: str) -> str:  # noqa: ARG002  # only a cluster needs the key
         """Return the name of the only server, which is empty."""
         return ""
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 def source(name: str, *before: str, first: str = "") -> str:
     """Return the prelude, the scripts ``before`` and the script ``name`` (without ``.lua``).
 
-    The script ``first`` precedes the prelude: it does without the functions there.
+    The script ``first`` precedes the prelude: it uses no function of the prelude.
     """
     return "".join(map(_read, filter(None, (first, "prelude", *before, name))))
 

@@ -1,9 +1,10 @@
-"""Follow the primary that Sentinels watch: one thread asks them, and all connections obey.
+"""Follow the primary that Sentinels watch: one thread asks for it, and ends connections elsewhere.
 
 Sentinels demote a former primary only seconds after they have promoted another server. A client
 that stays connected to it meanwhile writes what will be lost. So a thread of each process asks all
-Sentinels twice a second, and ends every connection that leads elsewhere. The newest answer counts
-(``config-epoch``): a Sentinel that is cut off, or has just started, may name a former primary.
+Sentinels twice a second, and ends every connection that does not lead to the primary. The newest
+answer counts (``config-epoch``): a Sentinel that is cut off, or has just started, may name a former
+primary.
 """
 
 import asyncio
@@ -31,11 +32,11 @@ Address = tuple[str, int]
 _TIMEOUT_S: Final = 1.0
 _ASK_EVERY_S: Final = 0.5
 _SKIP_S: Final = 10.0
-"""A Sentinel that has not answered is asked last, and again after this time."""
+"""A Sentinel that has not answered is skipped for this time, unless no other names the primary."""
 _SETTLE_S: Final = 2.0
-"""How long after a change of the primary a busy process may write to the former one at most."""
+"""A busy process may write to the former primary for at most this long after a change."""
 _IDLE_ROUNDS: Final = 10
-"""The thread ends after as many rounds without a connection."""
+"""The thread ends after this many rounds without a connection."""
 
 
 class Follower(Protocol):

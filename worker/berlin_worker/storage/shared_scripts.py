@@ -57,7 +57,7 @@ class SharedClusterScripts(SharedScriptConnection):
         return replies
 
     def node_of(self, key: str) -> str:
-        """Return the node that serves a key; empty if none is known to."""
+        """Return the node that serves a key; empty if no node is known to serve it."""
         return self._connection.node_of(key)
 
     async def _ask(self, node: str, calls: Sequence[Call]) -> list[Any]:

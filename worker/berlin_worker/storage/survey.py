@@ -33,7 +33,10 @@ class ServerState:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All servers that hold data, primaries first; ``sentinels``: host:port, and who answers."""
+    """All servers that hold data, primaries first.
+
+    ``sentinels``: host:port of each, and whether it answers.
+    """
 
     kind: Topology
     servers: tuple[ServerState, ...] = ()
@@ -101,9 +104,8 @@ def _of_cluster(url: RedisURL, client: redis.Redis) -> tuple[ServerState, ...]:
     try:
         shards = cluster.any_node(*_SHARDS)
         return servers_of(map(_as_text, shards), tls=url.uses_tls)
-    except (
-        redis.ResponseError
-    ):  # a user without the right: CLUSTER SLOTS names only nodes that are up
+    except redis.ResponseError:
+        # The user has no right to it. CLUSTER SLOTS names only nodes that are up.
         return _sorted(
             ServerState(place(node.host, node.port), node.server_type == "primary")
             for node in cluster.get_nodes()

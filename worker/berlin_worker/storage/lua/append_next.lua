@@ -1,6 +1,6 @@
 -- Append the next events of a running job on a cluster: what nearly every call of append.lua does
 -- there. Each call has one job, and to make the functions of the prelude costs as much as an event.
--- Whatever is not as usual is left, unchanged, to append.lua behind it.
+-- Any other case is left, unchanged, to append.lua, which follows.
 --
 -- KEYS, ARGV and reply are those of append.lua.
 

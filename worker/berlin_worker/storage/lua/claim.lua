@@ -1,5 +1,5 @@
--- Begin an attempt of a job, if it is free: one that nobody works on, or whose lease
--- has run out. The attempt number fences every earlier attempt.
+-- Begin an attempt of a job, if the job is free: no attempt works on it, or the lease of that
+-- attempt has run out. The attempt number fences every earlier attempt.
 --
 -- The lease of a running job is the field lease_ms.
 --
@@ -7,16 +7,18 @@
 -- ARGV  1 owner, unique to this call   2 lease, ms   3 TTL of record and log, s
 --       4 job object, JSON ('' to leave what is there)
 --       5 attempt of the caller that gives way to its next one (0: none)
---       6 '1' to claim only what is known and queued
+--       6 '1' to claim only a job whose record is queued
 --       7 headers by which a later message of the job continues its trace, JSON ('' for none)
 --       8 fingerprint of the job object ('' if the caller has none)
 --       9... further fields of the record and their values
 -- reply {outcome, attempt, seq, chunks, failed_attempts, cancel reason, created, started, now,
 --        leased, lost_after, status, progress}
 --       outcome 'claimed', 'finished', 'leased', 'not_queued', or 'conflict' (the record is that of
---       another job with this ID); times in ms; leased until, or 0; lost_after is how long the last
---       attempt that lost its worker is known to have run; status as it was before the claim;
---       progress is what earlier attempts have saved; cancel reason '' if the job is not to be cancelled
+--       another job with this ID)
+--       times in ms; leased is the end of the lease of another attempt, or 0; lost_after is how long
+--       the last attempt that lost its worker is known to have run
+--       status as it was before the claim; progress is what earlier attempts have saved; cancel
+--       reason '' if the job is not to be cancelled
 
 -- Others may write records and logs: a key of another type is removed, a field that is no whole
 -- number counts as missing, and a log that does not fit its record begins anew.

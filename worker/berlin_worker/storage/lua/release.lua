@@ -1,9 +1,9 @@
--- Hand a running job back, at a shutdown: the next claim gets it at once, and no failed
--- attempt is counted.
+-- Release a running job, at a shutdown or while it waits in quarantine: the next claim gets it at
+-- once, and no failed attempt is counted.
 --
 -- KEYS  1 job:{id}:state
 -- ARGV  1 attempt   2 look at it again after, ms
--- reply 1 handed back; 0 it was not this attempt's any more
+-- reply 1 released; 0 this attempt does not have the job any more
 
 local r = try('HMGET', KEYS[1], 'attempt', 'status')
 if r[1] ~= ARGV[1] or r[2] ~= 'running' then

@@ -1,4 +1,4 @@
--- Renew the leases of jobs of a process, and say which are not its own any more.
+-- Renew the leases of jobs of a process. Return which jobs it has lost, and which are cancelled.
 --
 -- KEYS  job:{id}:state of each job; on a cluster those of one slot
 -- ARGV  1 lease, ms, then for each job: attempt

@@ -3,7 +3,7 @@
 -- KEYS  1 unacked   2 unacked_index   3 the list for a message whose own list takes none
 --       4 redelivered (hash, see unacked_entry.lua)
 -- ARGV  1 RPUSH: each is the next to be served, the last one first; LPUSH: behind all others
---       2... tags; one that is not held any more is passed over
+--       2... tags; a tag that is not held any more is skipped
 -- reply OK, or the error of the first that no list takes: it stays held, and those after it
 
 for n = 2, #ARGV do

@@ -1,7 +1,7 @@
--- Move messages from the lists of a queue into the hands of a consumer, in one step: kombu pops
--- first and writes down after, so a worker that is killed in between takes the message with it.
+-- Move messages from the lists of a queue to a consumer, in one step. kombu removes a message from
+-- its list first and notes it second: a worker that is killed in between loses the message.
 --
--- The script never looks into a message: the worker has the one parser. Tags are the worker's own.
+-- The script does not parse messages: only the worker does. The worker chooses the tags.
 --
 -- KEYS  1 unacked (hash: tag -> entry, see unacked_entry.lua)   2 unacked_index (zset: tag -> since when, s)
 --       3 redelivered (hash, see unacked_entry.lua)
@@ -11,10 +11,11 @@
 -- reply {1 if more wait, list, tag, message, 1 if a worker held it before, ...}: lists are counted
 -- from 1
 -- A full server, or a wrong type of key 1 or 2, is an error before anything has moved. A list of a
--- wrong type is passed over; its error is the reply if there is nothing else to take.
+-- wrong type is skipped; its error is the reply if there is nothing else to take.
 
 local since = now_ms() / 1000
--- RPOP alone a full server would allow; this changes nothing, and is refused.
+-- A full server would allow RPOP, and refuse what follows. This command changes nothing, and a full
+-- server refuses it.
 redis.call('ZADD', KEYS[2], 'XX', since, '')
 redis.call('HLEN', KEYS[1])
 
@@ -32,7 +33,7 @@ for list = 4, #KEYS do
       break
     end
     room = room - 1
-    local tag = ARGV[2] .. ('%03d'):format((#reply - 1) / 4) -- in order, also where times are equal
+    local tag = ARGV[2] .. ('%03d'):format((#reply - 1) / 4) -- in order even if times are equal
     redis.call('HSET', KEYS[1], tag, make_entry(KEYS[list], raw))
     redis.call('ZADD', KEYS[2], since, tag)
     reply[#reply + 1] = list - 3

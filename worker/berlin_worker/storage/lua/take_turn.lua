@@ -6,6 +6,6 @@
 
 local left = redis.call('PTTL', KEYS[1])
 if left == -1 or left > 60000 then
-  redis.call('DEL', KEYS[1])  -- no worker takes it for as long
+  redis.call('DEL', KEYS[1])  -- no worker takes a turn of that length
 end
 return redis.call('SET', KEYS[1], '', 'NX', 'PX', ARGV[1]) and 1 or 0

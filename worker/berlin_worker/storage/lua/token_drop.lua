@@ -1,6 +1,6 @@
--- Delete a token that the upstream has refused, unless a newer one has replaced it. If it was
--- fresh, an immediate login could go on without end: then no worker logs in during a pause, as
--- after a failed login.
+-- Delete a token that the upstream has refused, unless a newer one has replaced it. If the token was
+-- fresh, logins and refusals could follow each other without end. So a pause begins, as after a
+-- failed login, and no worker logs in before its end.
 --
 -- KEYS  1 token   2 failed logins   3 tokens refused while fresh, in a row (string: count)
 -- ARGV  1 gen that was refused   2 a token is fresh for so long, ms   3 error JSON

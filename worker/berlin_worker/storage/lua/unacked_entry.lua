@@ -1,11 +1,11 @@
--- Stands before the scripts of the queue. An entry of `unacked` is a message and the list that it
--- came from: "<bytes of the list's name>:<list><message>". The message is never looked into.
+-- Prepended to the scripts of the queue. An entry of `unacked` is a message and the list that it
+-- came from: "<bytes of the list's name>:<list><message>". No script parses the message.
 
 local function make_entry(list, raw)
   return #list .. ':' .. list .. raw
 end
 
--- Return list and message; if it is no such entry, no list, and all of it as the message.
+-- Return list and message. For a value that is no such entry return nil, and all of it as message.
 local function read_entry(entry)
   local digits, start = entry:match('^(%d+):()')
   local size = tonumber(digits)
@@ -20,8 +20,8 @@ end
 local MOST_REDELIVERED = 10000
 local REDELIVERED_TTL_S = 86400
 
--- A name for a message, of bounded cost: the end of a message holds its delivery tag. fakeredis has
--- no sha1hex.
+-- Return a name for a message, at a bounded cost: the end of a message holds its delivery tag.
+-- fakeredis has no sha1hex.
 local function fingerprint(raw)
   local ending = #raw .. ':' .. raw:sub(-4096)
   return redis.sha1hex and redis.sha1hex(ending) or ending
@@ -36,8 +36,9 @@ local function mark_redelivered(key, raw)
 end
 
 -- Put the message of a tag on its list again by `push` (RPUSH: it is the next to be served; LPUSH:
--- the last), or on `otherwise` if it has no list or that takes none; list it in `redelivered`.
--- Return an error if neither list takes it: then it stays. A tag without an entry is dropped.
+-- the last), or on `otherwise` if it has no list, or its list takes no message; add it to
+-- `redelivered`. Return an error if neither list takes it: then it stays held. A tag without an
+-- entry is dropped.
 local function give_back(tag, push, otherwise, redelivered)
   local entry = redis.call('HGET', KEYS[1], tag)
   if entry then

@@ -1,5 +1,5 @@
--- Return which records are of jobs that wait or run. A record that is of none, and that another
--- client has written without a TTL, gets one.
+-- Return which records are of jobs that wait or run. Any other record without a TTL, which another
+-- client has written, gets one.
 --
 -- KEYS  job:{id}:state of each job; on a cluster those of one slot
 -- reply for each job: 1 it waits or runs, or has a status that no job has; 2 it runs by a record
