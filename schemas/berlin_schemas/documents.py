@@ -246,7 +246,7 @@ def _for_readers(schema: Document) -> Document:
 
 
 def _as_draft_7(schema: Document) -> Document:
-    """Return a schema of AsyncAPI's dialect, where ``items`` lists the items of a tuple."""
+    """Return a schema in AsyncAPI's dialect: there ``items`` lists the items of a tuple."""
     if isinstance(items := schema.pop("prefixItems", None), list):
         schema["items"] = items
     return schema

@@ -80,7 +80,7 @@ _CONTENT_TAGS: Final[Mapping[type, str]] = {str: "text", list: "parts", type(Non
 
 
 def _content_tag(content: object) -> str | None:
-    tag = _CONTENT_TAGS.get(type(content))  # that of each job; a caller may pass a subclass
+    tag = _CONTENT_TAGS.get(type(content))  # enough for JSON; a caller may pass a subclass
     return tag or next(
         (tag for kind, tag in _CONTENT_TAGS.items() if isinstance(content, kind)), None
     )
@@ -177,10 +177,9 @@ def parse_job(
 ) -> tuple[PromptJob, bytes]:
     """Return the job in a decoded job object, and that object as compact UTF-8 JSON.
 
-    ``job_id`` is the Celery task ID, which the object's own must equal; ``max_bytes`` is the
-    limit of WORKER_MAX_JOB_BYTES. Raises
-    :class:`InvalidJob`, whose message names the invalid fields and never repeats their
-    values: a prompt must not reach a log through an error.
+    ``job_id`` is the Celery task ID; a ``job_id`` in the object must equal it. ``max_bytes`` is the
+    limit of WORKER_MAX_JOB_BYTES. Raises :class:`InvalidJob`. Its message names the invalid fields
+    and never repeats their values: a prompt must not reach a log through an error.
     """
     if not isinstance(obj, dict):
         raise InvalidJob(f"a job is a JSON object, not {_json_type(obj)}")

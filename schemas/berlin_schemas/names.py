@@ -71,7 +71,7 @@ def state_key(job_id: str) -> str:
 
 
 def due_key(job_id: str | bytes) -> str:
-    """Return the key of the partition, of the index of unfinished jobs, that holds a job."""
+    """Return the key of the partition that holds a job in the index of unfinished jobs."""
     data = job_id.encode() if isinstance(job_id, str) else job_id
     return DUE_KEYS[zlib.crc32(data) % len(DUE_KEYS)]
 
@@ -96,9 +96,9 @@ def token_key(provider: str, account: str) -> str:
 
 
 def limit_key(provider: str, model: str) -> str:
-    """Return the key of what limits the calls of a model, in one cluster slot for each.
+    """Return the key of the limits of a model's calls; all keys of one model have one cluster slot.
 
-    A name of other characters than ``A-Z a-z 0-9 . _ : / @ + -`` has its digest there.
+    If a name has other characters than ``A-Z a-z 0-9 . _ : / @ + -``, the key holds its digest.
     """
     return f"limit:{{{_plain(provider)}:{_plain(model)}}}"
 
