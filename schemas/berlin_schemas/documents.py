@@ -50,7 +50,7 @@ _REF: Final = "#/components/schemas/{model}"
 
 
 def as_text(document: Document) -> str:
-    """Return the document as it is committed."""
+    """Return the text of a document as it is committed."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

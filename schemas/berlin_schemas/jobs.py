@@ -44,7 +44,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 MAX_FALLBACKS: Final = 16
 MAX_METADATA_KEYS: Final = 16
 MAX_METADATA_BYTES: Final = 4096
-"""As compact UTF-8 JSON."""
+"""Limit of ``metadata`` as compact UTF-8 JSON."""
 
 
 def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -219,7 +219,7 @@ _WORDING: Final = {
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
 }
-"""Problems in terms of JSON, for types whose message by pydantic is about Python."""
+"""Messages in terms of JSON, by the type of pydantic's error: its own ones are about Python."""
 
 
 def _explain(error: ValidationError) -> str:

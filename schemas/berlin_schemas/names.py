@@ -20,7 +20,7 @@ DUE_KEYS: Final = tuple(f"worker:due:{{{number:02}}}" for number in range(64))
 """Partitions of the index of unfinished jobs: sorted sets by the time (ms) at which a reaper looks
 at each job. The braces give each its own cluster slot."""
 DUE_TURN: Final = "worker:due:turn"
-"""Exists while one worker looks for due jobs; on a cluster each node has a key, `turn_key`."""
+"""Key that exists while one worker looks for due jobs; on a cluster one a node, `turn_key`."""
 JOBS: Final = "worker:jobs"
 """Sorted set of the newest jobs, by the time (ms) of their submission."""
 FLEET: Final = "worker:fleet"

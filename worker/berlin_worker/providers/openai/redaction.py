@@ -16,13 +16,13 @@ Show = Callable[[str], str]
 
 _SHOWN_CHARS: Final = 500
 _SHORT_CHARS: Final = range(8, 24)
-"""A text of this length is found as a whole only; :func:`words` finds parts of a longer one."""
+"""Lengths of texts that are found only as a whole; :func:`words` finds parts of longer ones."""
 _MOST_SHORT: Final = 64
 _HIDDEN: Final = "[hidden]"
 _EDGE_CHARS: Final = 3
-"""Servers show the ends of a wrong key, with asterisks or dots between them."""
+"""Characters at each end of a wrong key that servers show, with asterisks or dots between."""
 _KEYS: Final = re.compile(r"\b(?:sk-|AIza|Bearer )[A-Za-z0-9_-][A-Za-z0-9_.*-]{3,200}")
-"""Keys that are not ours: a proxy may repeat the one that it has for the next server."""
+"""Keys of others: a proxy may show the key that it uses for the next server."""
 
 
 def shower(messages: Callable[[], Sequence[Mapping[str, Any]]], secrets: Sequence[str]) -> Show:
