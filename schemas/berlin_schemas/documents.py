@@ -50,7 +50,7 @@ _REF: Final = "#/components/schemas/{model}"
 
 
 def as_text(document: Document) -> str:
-    """Return the document as it is committed."""
+    """Return the text of a document as it is committed."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -246,7 +246,7 @@ def _for_readers(schema: Document) -> Document:
 
 
 def _as_draft_7(schema: Document) -> Document:
-    """Return a schema of AsyncAPI's dialect, where ``items`` lists the items of a tuple."""
+    """Return a schema in AsyncAPI's dialect: there ``items`` lists the items of a tuple."""
     if isinstance(items := schema.pop("prefixItems", None), list):
         schema["items"] = items
     return schema

@@ -179,7 +179,7 @@ _OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
 
 def encode(event: Event) -> bytes:
     """Return the event as one line of JSON; fields of ``None`` and database 0 are left out."""
-    fields = event.__dict__  # each job has two of these: getattr would cost more than to_json
+    fields = event.__dict__  # for two events a job: getattr would cost more than to_json
     leave_out = {name for name in _OPTIONAL.get(event.type, ()) if fields[name] is None}
     if not event.db:
         leave_out.add("db")

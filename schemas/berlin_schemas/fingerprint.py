@@ -1,7 +1,7 @@
 """The fingerprint of a job object: two jobs with one ID are one job if their fingerprints match.
 
 The order of keys, fields that hold their default, ``job_id``, and the spelling of a number (``1``,
-``1.0``) do not count. The rules read the object itself, not the model: so a version with further
+``1.0``) do not count. The rules use the object itself, not the model. So a version with further
 fields computes an equal fingerprint, and an object that breaks the contract has one, too.
 """
 

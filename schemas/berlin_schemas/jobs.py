@@ -44,7 +44,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 MAX_FALLBACKS: Final = 16
 MAX_METADATA_KEYS: Final = 16
 MAX_METADATA_BYTES: Final = 4096
-"""As compact UTF-8 JSON."""
+"""Limit of ``metadata`` as compact UTF-8 JSON."""
 
 
 def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -80,7 +80,7 @@ _CONTENT_TAGS: Final[Mapping[type, str]] = {str: "text", list: "parts", type(Non
 
 
 def _content_tag(content: object) -> str | None:
-    tag = _CONTENT_TAGS.get(type(content))  # that of each job; a caller may pass a subclass
+    tag = _CONTENT_TAGS.get(type(content))  # enough for JSON; a caller may pass a subclass
     return tag or next(
         (tag for kind, tag in _CONTENT_TAGS.items() if isinstance(content, kind)), None
     )
@@ -177,10 +177,9 @@ def parse_job(
 ) -> tuple[PromptJob, bytes]:
     """Return the job in a decoded job object, and that object as compact UTF-8 JSON.
 
-    ``job_id`` is the Celery task ID, which the object's own must equal; ``max_bytes`` is the
-    limit of WORKER_MAX_JOB_BYTES. Raises
-    :class:`InvalidJob`, whose message names the invalid fields and never repeats their
-    values: a prompt must not reach a log through an error.
+    ``job_id`` is the Celery task ID; a ``job_id`` in the object must equal it. ``max_bytes`` is the
+    limit of WORKER_MAX_JOB_BYTES. Raises :class:`InvalidJob`. Its message names the invalid fields
+    and never repeats their values: a prompt must not reach a log through an error.
     """
     if not isinstance(obj, dict):
         raise InvalidJob(f"a job is a JSON object, not {_json_type(obj)}")
@@ -220,7 +219,7 @@ _WORDING: Final = {
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
 }
-"""Problems in terms of JSON, for types whose message by pydantic is about Python."""
+"""Messages in terms of JSON, by the type of pydantic's error: its own ones are about Python."""
 
 
 def _explain(error: ValidationError) -> str:

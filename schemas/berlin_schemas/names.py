@@ -20,7 +20,7 @@ DUE_KEYS: Final = tuple(f"worker:due:{{{number:02}}}" for number in range(64))
 """Partitions of the index of unfinished jobs: sorted sets by the time (ms) at which a reaper looks
 at each job. The braces give each its own cluster slot."""
 DUE_TURN: Final = "worker:due:turn"
-"""Exists while one worker looks for due jobs; on a cluster each node has a key, `turn_key`."""
+"""Key that exists while one worker looks for due jobs; on a cluster one a node, `turn_key`."""
 JOBS: Final = "worker:jobs"
 """Sorted set of the newest jobs, by the time (ms) of their submission."""
 FLEET: Final = "worker:fleet"
@@ -71,7 +71,7 @@ def state_key(job_id: str) -> str:
 
 
 def due_key(job_id: str | bytes) -> str:
-    """Return the key of the partition, of the index of unfinished jobs, that holds a job."""
+    """Return the key of the partition that holds a job in the index of unfinished jobs."""
     data = job_id.encode() if isinstance(job_id, str) else job_id
     return DUE_KEYS[zlib.crc32(data) % len(DUE_KEYS)]
 
@@ -96,9 +96,9 @@ def token_key(provider: str, account: str) -> str:
 
 
 def limit_key(provider: str, model: str) -> str:
-    """Return the key of what limits the calls of a model, in one cluster slot for each.
+    """Return the key of the limits of a model's calls; all keys of one model have one cluster slot.
 
-    A name of other characters than ``A-Z a-z 0-9 . _ : / @ + -`` has its digest there.
+    If a name has other characters than ``A-Z a-z 0-9 . _ : / @ + -``, the key holds its digest.
     """
     return f"limit:{{{_plain(provider)}:{_plain(model)}}}"
 

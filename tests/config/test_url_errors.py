@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
         ("redis://h?db=-1", "db must be"),
         ("redis://h?db=", "db must be .* is empty"),
         ("redis://h?db", "db must be"),
-        ("redis://h?db=1&db=2", "db stands there twice"),
+        ("redis://h?db=1&db=2", "db is given twice"),
         ("redis://h?db=1&virtual_host=2", "db and virtual_host differ"),
         ("redis://h/one", "the path must be the number of a database"),
         ("redis://h/0/1", "the path must be the number of a database"),

@@ -35,7 +35,7 @@ FORMS = [
 
 
 def words_in(error: BaseException) -> str:
-    """All that an error holds or prints, with its causes and contexts."""
+    """Return all text that an error holds or prints, with its causes and contexts."""
     chain: list[str] = []
     current: BaseException | None = error
     while current is not None:
@@ -69,7 +69,7 @@ def test_no_error_and_no_address_holds_a_part_of_a_password(
 
 
 def shown_by(environ: dict[str, str]) -> str:
-    """All that settings, or their error, show of their URLs."""
+    """Return all text about URLs in the settings, or in their error."""
     try:
         settings = Settings.from_env(environ)
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""The URLs of the settings: redis-py and kombu take them alike."""
+"""The URLs of the settings: they mean the same to redis-py and kombu."""
 
 from urllib.parse import quote
 
@@ -61,7 +61,7 @@ def test_readable_unescaped_password_means_the_same_to_both(url: str) -> None:
         ("redis://h/3/", 3),
         ("redis://h?db=3", 3),
         ("redis://h/?db=03", 3),
-        # As redis-py has it: the option comes first.
+        # As in redis-py: the option overrides the path.
         ("redis://h/0?db=3", 3),
         ("redis://h/0?virtual_host=3", 3),
         ("unix:///run/r.sock", 0),
@@ -85,7 +85,7 @@ def test_store_and_queue_are_one_database(url: str, db: int) -> None:
 
 
 class _Unconnected:
-    """What kombu's channel asks of itself to make its parameters."""
+    """A stand-in for kombu's channel: the attributes from which it makes its parameters."""
 
     max_connections = socket_timeout = socket_connect_timeout = socket_keepalive = None
     socket_keepalive_options = health_check_interval = retry_on_timeout = client_name = None

@@ -33,7 +33,7 @@ def raw_deflate(data: bytes) -> bytes:
 
 
 def flushed(wbits: int) -> Encode:
-    """As servers stream: what each line makes goes out at once."""
+    """Return an encoder that flushes after each line, as servers do that stream."""
 
     def encode(data: bytes) -> bytes:
         deflate = zlib.compressobj(wbits=wbits)
@@ -47,7 +47,7 @@ def flushed(wbits: int) -> Encode:
 
 
 def encoders() -> Mapping[str, tuple[str, Encode]]:
-    """By a name for the test: the coding and what applies it."""
+    """Return each coding and its encoder, by a name for the test."""
     found: dict[str, tuple[str, Encode]] = {
         "gzip": ("gzip", gzip.compress),
         "gzip, flushed": ("GZip", flushed(31)),
@@ -84,7 +84,7 @@ TEXT = b"".join(b'{"content": "word%d "}\n' % number for number in range(30))
 def decode(
     name: str, pieces: list[bytes], max_bytes: int = 1 << 24
 ) -> tuple[bytes, JobError | None]:
-    """What comes out until the end or the error, and the error."""
+    """Return the decoded bytes until the end or the error, and the error."""
     found = bytearray()
     try:
         decoder = BodyDecoder(codings_of([name]), max_bytes)
@@ -136,7 +136,7 @@ def test_large_bodies_are_decoded_whole_in_bounded_pieces(
     pieces = list(decoder.feed(data))
     decoder.finish()
     assert sum(map(len, pieces)) == size
-    assert max(map(len, pieces)) <= 2 * PIECE_BYTES  # Brotli may exceed what it is given
+    assert max(map(len, pieces)) <= 2 * PIECE_BYTES  # Brotli may exceed its limit
 
 
 @pytest.mark.parametrize("name", [name for name in CODINGS if name != "br"])

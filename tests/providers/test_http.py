@@ -46,7 +46,7 @@ def aiohttp_exceptions() -> list[type[Exception]]:
 
 
 def build(kind: type[Exception]) -> Exception:
-    """An instance whose text holds a secret; the signatures differ."""
+    """Return an instance whose text holds a secret. The signatures of the classes differ."""
     request: Any = SimpleNamespace(real_url=f"http://u:{SECRET}@proxy")
     key: Any = SimpleNamespace(host=f"u:{SECRET}@proxy", port=1, ssl=True, is_ssl=True)
     attempts: list[tuple[Any, ...]] = [

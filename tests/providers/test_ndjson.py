@@ -17,8 +17,8 @@ pytestmark = pytest.mark.unit
 
 LIMITS = Limits(max_line_bytes=1 << 20, max_chunks=100_000, max_text_bytes=1 << 24)
 
-# Text as it may come in one delta: also halves of surrogate pairs, and all that some
-# call the end of a line.
+# Text as it may come in one delta: also halves of surrogate pairs, and all characters that some
+# readers take for the end of a line.
 odd = st.sampled_from(["\ud83d", "\ude00", "\u2028", "\x85", "\x0b", "\x1c", "\r", "\n", "é", "😀"])
 deltas = st.lists(st.lists(st.one_of(odd, st.text(max_size=3)), max_size=4).map("".join))
 
@@ -51,7 +51,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def whole(text: str) -> str:
-    """What a careful reader makes of UTF-16 halves, written down a second time, naively."""
+    """Return ``text`` with halves of pairs joined or replaced: the rules once more, naively."""
     joined = re.sub(
         "[\ud800-\udbff][\udc00-\udfff]",
         lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"),

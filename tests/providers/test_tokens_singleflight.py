@@ -10,7 +10,7 @@ pytestmark = pytest.mark.unit
 
 
 class Work:
-    """Runs until ``gate`` opens; counts its runs and says how each ended."""
+    """Runs until ``gate`` opens; counts its runs and records how each ended."""
 
     def __init__(self) -> None:
         self.runs = 0

@@ -1,4 +1,4 @@
-"""Names, the JSON Schema, and what importing the contract drags in."""
+"""The names of the contract: keys, channels and job IDs."""
 
 import re
 

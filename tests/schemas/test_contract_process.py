@@ -1,4 +1,4 @@
-"""The contract's package in a process of its own: what its import loads."""
+"""The modules that an import of the contract loads, in a process of its own."""
 
 import subprocess
 import sys

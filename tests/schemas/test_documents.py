@@ -1,4 +1,4 @@
-"""The documents of the contract: whole, and those that are committed are those of the code."""
+"""The documents of the contract are whole, and the committed ones equal those of the code."""
 
 import json
 import re

@@ -24,7 +24,7 @@ values = st.recursive(
 
 
 def shuffled(value):
-    """``value`` with the keys of each object in another order."""
+    """Return ``value`` with the keys of each object in another order."""
     if isinstance(value, dict):
         items = [(name, shuffled(item)) for name, item in value.items()]
         random.shuffle(items)

@@ -1,4 +1,4 @@
-"""Jobs that the contract refuses, and what the error says."""
+"""Jobs that the contract refuses, and the message of each error."""
 
 import logging
 from typing import Any

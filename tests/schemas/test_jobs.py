@@ -1,4 +1,4 @@
-"""The job object: what is taken, what is refused, and what a refusal never shows."""
+"""The job object: valid ones, and the limits of size, depth and metadata."""
 
 import json
 

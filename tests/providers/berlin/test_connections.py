@@ -30,7 +30,7 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture
 def self_signed(tmp_path: Path) -> ssl.SSLContext:
-    """The TLS context of a server whose certificate is its own."""
+    """Return the TLS context of a server with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -55,7 +55,7 @@ async def test_slow_reader_loses_nothing_when_the_connection_breaks(
 ) -> None:
     async with aclosing(berlin.stream(job("[[chunks:50]] [[cut:50]]"), Report())) as stream:
         text = "".join(await anext(stream))
-        # The connection is gone, and what it brought lies in the buffer.
+        # The connection is closed, and its data is in the buffer.
         await until(lambda: upstream.open_streams == 0)
         with contextlib.suppress(JobError):
             async for deltas in stream:

@@ -38,7 +38,7 @@ BODIES = {
 
 
 def is_whole(coding: str, sent: bytes, framing: Framing) -> bool:
-    """Whether nothing says that ``sent`` is not all: written down a second time, naively."""
+    """Return whether ``sent`` looks complete: the rules written a second time, naively."""
     if not framing.is_sound:
         return False
     if coding in {"", "identity"}:

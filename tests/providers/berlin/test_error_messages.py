@@ -32,7 +32,7 @@ def answers(
     pause_s: float = 0.0,
     end: bool = True,
 ) -> Answer:
-    """Writes ``pieces`` until the connection closes."""
+    """Return an answer that writes ``pieces``, without a length, and closes the connection."""
 
     async def answer(writer: asyncio.StreamWriter, _: bytes) -> None:
         writer.write(f"HTTP/1.1 {status}\r\n{headers}\r\n".encode())

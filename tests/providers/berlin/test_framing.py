@@ -103,7 +103,7 @@ async def test_reply_whose_framing_breaks_ends_at_once(broken: bytes, pause_s: f
 
     async with asyncio.timeout(5):
         text, error = await read_from(breaks)
-    assert text in {"a", ""}  # all in one read, it is no reply at all
+    assert text in {"a", ""}  # in one read with its head, such a body is no reply at all
     assert error is not None
     assert (error.code, error.retryable) == (ErrorCode.UPSTREAM_ERROR, True)
 
@@ -114,7 +114,7 @@ async def test_connection_keeps_nothing_of_earlier_replies(upstream: Upstream, m
         assert await read(provider) == (REPLY, None)
     connector: Any = provider._account._session.connector
     [[(protocol, _)]] = connector._conns.values()
-    assert len(protocol.closed._callbacks) == 1  # that asks for its error
+    assert len(protocol.closed._callbacks) == 1  # response._retrieve_error
 
 
 async def test_bytes_that_are_no_http_are_an_upstream_error() -> None:

@@ -51,7 +51,7 @@ async def test_only_a_whole_answer_is_completed(framing: Framing, coding: str) -
         place = int(json.loads(body)["messages"][0]["content"])
         await write(writer, framing, whole[:place], coding)
 
-    # The reader's own tests cut at each byte; here the ends of the protocol and of the body count.
+    # The reader's own tests cut at each byte. These test the ends of the protocol and of the body.
     places = [0, 1, 12, 40, len(whole) // 2, *range(len(whole) - 9, len(whole) + 1)]
     if not coding:
         places += [*range(0, len(REASON), 9), *range(len(REASON) - 9, len(whole))]
@@ -64,7 +64,7 @@ async def test_only_a_whole_answer_is_completed(framing: Framing, coding: str) -
 
 
 def check(text: str, error: Exception | None, sent: bytes, framing: Framing, coding: str) -> None:
-    """The rules, written down a second time, naively."""
+    """Check an answer by the rules, which are written here a second time, naively."""
     assert text in BEGINNINGS
     if not coding:
         # The last event needs no empty line; a carriage return alone ends a line, too.

@@ -1,4 +1,4 @@
-"""Answers that leave the protocol, as servers in use send them, are read all the same."""
+"""Answers that break the protocol, as servers in use send them, can be read."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ WHOLE = {"role": "assistant", "content": "x"}
         (chunk({"content": "x"}) + DONE).replace(b"\n\n", b"\r\n\r\n"),
         (chunk({"content": "x"}) + DONE).replace(b"data: ", b"data:"),
         b"\xef\xbb\xbfretry: 3000\nid: 1\n" + chunk({"content": "x"}) + b": ping\n\n" + DONE,
-        # Azure: the filter's results for the prompt, and for text that is out
+        # Azure: the filter's results for the prompt, and for text that was sent
         chunk(choices=[], prompt_filter_results=[{"prompt_index": 0}])
         + chunk({"content": "x"}) + chunk(choices=[FILTERED]) + DONE,
         # a proxy that has no stream for a model

@@ -99,8 +99,8 @@ async def test_refusal_of_the_usage_may_be_in_the_stream() -> None:
         await write(writer, FRAMINGS["length"], data + b"data: [DONE]\n\n", "")
 
     async with raw_upstream(answer, kind=OpenAIProvider) as read_raw, asyncio.timeout(60):
-        assert (await read_raw("- 500")).error  # it may pass
-        assert (await read_raw("word 400")).error  # a part of the answer is out
+        assert (await read_raw("- 500")).error  # a retryable error
+        assert (await read_raw("word 400")).error  # a part of the answer was yielded
         assert asked == [True, True]
         for _ in range(2):
             found = await read_raw("- 400")

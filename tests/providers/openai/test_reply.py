@@ -31,7 +31,7 @@ parts = st.lists(
 def test_cuts_and_escapes_change_nothing(
     sent: list[tuple[str, str]], places: list[int], plain: bool, padded: bool
 ) -> None:
-    """The template's quick way and the decoder give one text, whatever stands in it."""
+    """The template's fast path and the decoder return one text, whatever it contains."""
     data = b""
     for number, (key, text) in enumerate(sent):
         one = chunk({key: text}, padding="x" * (number % 5) if padded else None)
@@ -50,7 +50,7 @@ def test_cuts_and_escapes_change_nothing(
 
 
 def whole(pieces: Any) -> str:
-    """Halves of pairs joined, and others replaced."""
+    """Return the joined pieces: halves of pairs are joined, and single halves replaced."""
     return "".join(pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -24,7 +24,7 @@ streams = st.lists(pieces, max_size=30).map(b"".join)
 
 
 def slow(data: bytes) -> list[Event]:
-    """The standard, line by line, over the whole stream at once."""
+    """Read the whole stream by the standard, line by line."""
     data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     events: list[Event] = []
     name, buffer = b"", b""

@@ -1,4 +1,4 @@
-"""The quick way by a template gives what the decoder of each chunk gives, whatever is sent."""
+"""The fast path by a template returns what the decoder of each chunk returns."""
 
 from typing import Final
 from unittest import mock

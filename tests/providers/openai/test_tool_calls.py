@@ -32,7 +32,7 @@ def piece(
 
 
 def assembled(pieces: list[dict[str, Any]]) -> list[tuple[str | None, str | None, str]]:
-    """ID, name and arguments of each call, after a check of the deltas."""
+    """Return ID, name and arguments of each call, after a check of the deltas."""
     counter = itertools.count()
     calls = ToolCalls(lambda: f"made-{next(counter)}")
     deltas = [delta for one in pieces for delta in calls.add([one])] + calls.finish()

@@ -16,7 +16,7 @@ class KombuBroker(NamedTuple):
     url: str
     transport_options: dict[str, Any]
     use_ssl: dict[str, Any] | None = None
-    """Celery's ``broker_use_ssl``, where the URL cannot say it."""
+    """Celery's ``broker_use_ssl``, if the URL cannot hold these options."""
     transport: str | None = None
     """Celery's ``broker_transport``: a module and a class, or ``None`` for kombu's own."""
 
@@ -39,7 +39,7 @@ def for_kombu(broker_url: str) -> KombuBroker:
 
 
 def _sentinels(redis: RedisURL, options: dict[str, Any]) -> KombuBroker:
-    # One of them: the transport asks all, and kombu would go on to the next with its own.
+    # One Sentinel: our transport asks all. For the next URL kombu would use its own transport.
     first = redis.place.partition(",")[0]
     path = "" if redis.db is None else f"/{redis.db}"
     return KombuBroker(

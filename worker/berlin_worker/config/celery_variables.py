@@ -1,4 +1,4 @@
-"""Variables of the environment by which Celery would be configured past our settings (pure)."""
+"""Variables of the environment that configure Celery and bypass our settings (pure)."""
 
 from collections.abc import Collection
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from berlin_worker.errors import SettingsError
 
 BROKERS: Final = ("CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
-"""Celery prefers these to ``CELERY_BROKER_URL``, unchecked: ours must all name one broker."""
+"""Celery prefers these to ``CELERY_BROKER_URL``: all that are set must name one broker."""
 _IGNORED: Final = ("CELERY_CONFIG_MODULE", "CELERY_LOADER")
 
 

@@ -13,7 +13,7 @@ def check(
     """Read the files that the ``ssl_`` options of a URL name, as a connection will.
 
     Raises ``SettingsError`` with one line that names ``setting``, the option and the file;
-    ``labels`` are the settings of options that stand in no URL.
+    ``labels`` are the settings of options that come from no URL.
     """
     names = labels or {name: f"{setting}: {name}" for name in options}
     for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):

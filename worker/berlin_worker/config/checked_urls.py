@@ -27,8 +27,8 @@ def broker_address(url: str, setting: str, tls: Mapping[str, str]) -> str:
 def queue_address(url: str, redis_url: str, tls: Mapping[str, str], *, needed: bool) -> str:
     """Return the URL of the queue in one spelling: ``url``, or else ``redis_url``.
 
-    If that is a cluster, which holds no queue, the result is empty, or ``SettingsError`` is raised
-    if a queue is ``needed``. Raises as :func:`redis_address` does.
+    A cluster cannot hold the queue. If ``redis_url`` names one, return "", or raise
+    ``SettingsError`` if a queue is ``needed``. Raises as :func:`redis_address` does.
     """
     if url:
         return broker_address(url, "CELERY_BROKER_URL", tls)

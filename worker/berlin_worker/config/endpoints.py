@@ -11,7 +11,7 @@ SETTING: Final = "WORKER_ENDPOINTS"
 PREFIX: Final = "WORKER_ENDPOINT_"
 Kind = Literal["KEY", "MODEL", "PROXY"]
 KINDS: Final[tuple[Kind, ...]] = ("KEY", "MODEL", "PROXY")
-"""What each endpoint may have a variable for."""
+"""The parts of an endpoint that may have a variable."""
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 _FORM: Final = "name=https://host/v1, comma-separated"
 
@@ -44,6 +44,6 @@ def parse(listed: str) -> Mapping[str, str]:
 
 
 def variables_of(listed: str) -> set[str]:
-    """Return the variables that the entries of ``listed`` may have, also if it cannot be used."""
+    """Return the variables that the entries of ``listed`` may have, even of unusable entries."""
     names = [entry.partition("=")[0].strip() for entry in listed.split(",") if entry]
     return {variable(kind, name) for kind in KINDS for name in names}

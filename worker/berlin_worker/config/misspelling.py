@@ -10,7 +10,7 @@ _OURS: Final = ("WORKER_", "BERLIN_")
 _DEBUG: Final = "BERLIN_DEBUG"
 """Read by the command line."""
 _ENDPOINT: Final = tuple(f"{endpoints.PREFIX}{kind}_" for kind in endpoints.KINDS)
-"""Of the endpoints that are listed; without a list they may be for another service."""
+"""Variables of listed endpoints; without a list they may belong to another service."""
 _FOREIGN: Final = frozenset(
     {
         "CELERY_BROKER_READ_URL",

@@ -26,6 +26,6 @@ HUNG_S: Final = 2.0
 CUT_OFF_S: Final = 4.0
 """An event store that does not answer for longer gets no more jobs."""
 VISIBILITY_TIMEOUT_S: Final = 8
-"""When Redis delivers a message again that no worker has acknowledged or renewed."""
+"""Time (s) until Redis delivers a message again that no worker has acknowledged or renewed."""
 QUEUED_AGAIN_S: Final = 30.0
 """How often the reaper looks at a job that waits, in case its message is lost."""

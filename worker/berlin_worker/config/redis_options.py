@@ -160,19 +160,18 @@ def read(
 ) -> dict[str, str]:
     """Return the options that are used, by name, with values that redis-py and kombu read alike.
 
-    ``tls``: the URL asks for TLS; ``sentinel``: it names Sentinels. Raises
-    :class:`InvalidOption`. Its text repeats an unknown
-    name, or a value, only if ``show`` is set: both may be a part of a password that was not
-    percent-encoded.
+    ``tls``: the URL asks for TLS; ``sentinel``: it names Sentinels. Raises :class:`InvalidOption`.
+    The error repeats an unknown name, or a value, only if ``show`` is set: both may be a part of a
+    password that was not percent-encoded.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()
     for name, value in pairs:
         if name in seen:
-            raise InvalidOption(f"the option {name} stands there twice: keep one")
+            raise InvalidOption(f"the option {name} is given twice: keep one")
         option = _option(name, value, show=show)
         seen.add(name)
-        # An "&" that is not percent-encoded makes options of the rest of a password.
+        # After an "&" that is not percent-encoded, the rest of a password looks like options.
         show = show and not option.secret
         if option.tls and not tls:
             raise InvalidOption(f"the option {name} needs TLS: write rediss:// instead of redis://")

@@ -15,7 +15,7 @@ _OWN_CERTIFICATE: Final = frozenset({"ssl_certfile", "ssl_keyfile"})
 
 @dataclass(frozen=True, slots=True)
 class RedisURL:
-    """A Redis: where it is, as whom, which database, and how to connect."""
+    """A Redis: its address, login and database, and the options of a connection."""
 
     scheme: str
     """``redis``, ``rediss`` or ``unix``: how each server is reached, Sentinels included."""
@@ -30,7 +30,7 @@ class RedisURL:
     topology: Topology = "single"
     """Kind of ``place``: one server, Sentinels of a primary, or nodes of a cluster."""
     primary: str = ""
-    """The name by which the Sentinels know the primary."""
+    """The name of the primary in the configuration of the Sentinels."""
     sentinel_login: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """``username`` and ``password`` for the Sentinels; ``userinfo`` is for the primary."""
 
@@ -79,8 +79,8 @@ class RedisURL:
     def with_tls(self, options: Mapping[str, str]) -> Self:
         """Return this URL with the ``ssl_`` options that it lacks; without TLS as it is.
 
-        A certificate and its key belong together: a URL that names its own has none of
-        ``options``.
+        A certificate and its key belong together: if the URL names its own certificate, neither is
+        taken from ``options``.
         """
         if not self.uses_tls:
             return self

@@ -10,7 +10,7 @@ Short = Annotated[float, Field(ge=0.001, le=3600, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Name = Annotated[str, Field(max_length=128)]
 Ttl = Annotated[int, Field(gt=0, le=315_360_000)]
-"""Seconds until Redis removes a key; it refuses too great a number."""
+"""Seconds until Redis removes a key; Redis refuses a number that is too large."""
 
 
 def env(variable: str, default: Any, description: str, *, private: bool = False) -> Any:

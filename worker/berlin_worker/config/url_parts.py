@@ -60,7 +60,7 @@ def split(url: str, setting: str, form: str, *, several: bool = False) -> Parts:
     scheme, authority, path, query, fragment = match.groups(default="")
     login, at, place = authority.rpartition("@")
     hosts = tuple(place.split(",")) if several else (place,)
-    # What follows an unencoded "/", "?" or "#" in a password holds the "@" that ends it.
+    # If a password has an unencoded "/", "?" or "#", the "@" that ends the login comes after it.
     if fragment or "@" in path + query or not all(map(_is_host, hosts)):
         raise SettingsError(f"{setting}: it cannot be read as {form}; {ENCODE}")
     # An "@" in the login may end the login of the first of several hosts.

@@ -74,7 +74,7 @@ def parse_redis(url: str, setting: str) -> RedisURL:
 
 
 def _located(found: RedisURL, parts: Parts, options: dict[str, str], setting: str) -> RedisURL:
-    """Return ``found`` with what the path and the options say about the place."""
+    """Return ``found`` with the database, primary or socket that path and options name."""
     if found.topology == "cluster":
         db = _database(parts.path, options, setting)
         if db:
@@ -136,7 +136,7 @@ def broker(url: str, setting: str = "CELERY_BROKER_URL") -> str:
 
 
 def broker_of(redis_url: str, setting: str = "REDIS_URL") -> str:
-    """Return the URL of a Redis as that of the queue, too, if no other is set.
+    """Return the URL of the queue if none is set: that of the Redis itself.
 
     Raises ``SettingsError`` if it names a cluster, for which kombu has no transport.
     """
@@ -224,7 +224,7 @@ def _socket(parts: Parts, setting: str) -> str:
 
 
 def _database(path: str | None, options: dict[str, str], setting: str) -> int | None:
-    """Return the number of the database. An option comes before the path, as in redis-py."""
+    """Return the number of the database. An option overrides the path, as in redis-py."""
     named = {int(options[name]) for name in ("db", "virtual_host") if name in options}
     if len(named) > 1:
         raise SettingsError(f"{setting}: the options db and virtual_host differ: keep one")

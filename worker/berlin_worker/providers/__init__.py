@@ -3,7 +3,7 @@
 A package brings a provider by an entry point in the group
 ``berlin_worker.providers``: jobs use its name; its value is
 ``module:Class``, a class of the shape of :class:`berlin_worker.providers.base.Provider`.
-Nothing is imported before a job asks for it.
+A provider is imported at its first use.
 """
 
 import functools
@@ -26,7 +26,7 @@ _DISTRIBUTION: Final = "berlin-worker"
 
 
 def names() -> list[str]:
-    """Return every name that :func:`load` takes, sorted."""
+    """Return every name that :func:`load` accepts, sorted."""
     return sorted(_installed())
 
 
@@ -37,7 +37,7 @@ def built_in() -> list[str]:
 
 @functools.cache
 def load(name: str) -> "type[Provider]":
-    """Return the class of a provider. The first call imports it, which may take its time.
+    """Return the class of a provider. The first call imports it, which may take long.
 
     Raises ``JobError(INVALID_JOB)`` for a name that no installed package has, and
     ``SettingsError`` for a package that has it but cannot be used.
@@ -54,7 +54,7 @@ def load(name: str) -> "type[Provider]":
 
 
 def refresh() -> None:
-    """Forget what was found, so that packages that were installed meanwhile are found."""
+    """Empty the caches, so that packages that were installed since then are found."""
     importlib.invalidate_caches()
     _installed.cache_clear()
     load.cache_clear()
@@ -66,7 +66,7 @@ def _installed() -> "Mapping[str, tuple[EntryPoint, ...]]":
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in sorted(entry_points(group=GROUP), key=_is_ours, reverse=True):
         others = found.get(point.name, ())
-        # Ours come first: no package may take the name and with it the credentials.
+        # Ours come first: no package may take a built-in name, and with it the credentials.
         if others and _is_ours(others[0]):
             continue
         if point.value not in {other.value for other in others}:

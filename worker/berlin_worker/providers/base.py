@@ -90,8 +90,8 @@ class Provider(Protocol):
     """One upstream. Built once for a process, in its event loop: ``Class(services)``.
 
     Everything here runs in that loop, for thousands of jobs at once: no call may block, and
-    nothing of one job may be kept in the provider. What a class may offer besides is listed in
-    :class:`OptionalParts`.
+    nothing of one job may be kept in the provider. :class:`OptionalParts` lists what a class may
+    offer in addition.
     """
 
     def __init__(self, services: Services) -> None:
@@ -104,9 +104,9 @@ class Provider(Protocol):
     def check(self, job: PromptJob) -> None:
         """Raise ``JobError(INVALID_JOB)`` for a job that the upstream would not take.
 
-        The message names the field or option at fault, never its value. It raises nothing else,
-        does no I/O and takes well under a millisecond: it runs before the job is claimed, and
-        what it lets pass must not be refused by :meth:`stream` as ``invalid_job``.
+        The message names the field or option at fault, never its value. The method raises nothing
+        else, does no I/O and takes well under a millisecond: it runs before the job is claimed.
+        If it accepts a job, :meth:`stream` must not refuse that job as ``invalid_job``.
         """
 
     def stream(self, job: PromptJob, report: Report) -> AsyncGenerator[Deltas, None]:
@@ -125,13 +125,13 @@ class Provider(Protocol):
           once a delta has been yielded. No message holds a secret or the prompt.
         - A refusal with status 429 is ``JobError(RATE_LIMITED, upstream_status=429)``; its
           ``retry_after_s`` is how long no worker sends jobs to that model.
-        - What the upstream sends that is no delta is reported by ``report.alive()``; usage and
-          the reason of the end are put into ``report`` before the generator ends.
+        - It calls ``report.alive()`` for data of the upstream that is no delta. It puts usage and
+          finish reason into ``report`` before the generator ends.
         - Every call makes a request of its own, also for the same job.
         - ``aclose()`` and a cancellation close the connection to the upstream within a second, at
           any point, and raise nothing but ``CancelledError``. Timeouts are the runner's:
           it cancels.
-        - While the reader does not ask for more, it reads a bounded amount ahead.
+        - While the runner does not ask for more, it reads only a bounded amount ahead.
         """
 
 
@@ -142,14 +142,14 @@ class OptionalParts(Protocol):
     """
 
     default_model: str
-    """The model of jobs that name none (the operator's WORKER_DEFAULT_MODEL comes first)."""
+    """The model of jobs that name none (the operator's WORKER_DEFAULT_MODEL takes precedence)."""
 
     @classmethod
     def is_configured(cls, settings: "Settings", environ: Mapping[str, str]) -> bool:
         """Return whether the environment has what the provider needs, its login for example.
 
-        Asked of built-in providers: one that is configured is built when the worker starts, so
-        that wrong settings end the start instead of the first job.
+        Called for built-in providers alone. A worker builds those that are configured when it
+        starts, so that wrong settings end the start instead of the first job.
         """
 
     @classmethod
@@ -158,8 +158,8 @@ class OptionalParts(Protocol):
     ) -> "Mapping[str, type[Provider]]":
         """Return further providers that the environment names, each with its class.
 
-        Asked of built-in providers. Raises ``SettingsError``. No installed provider has such a
-        name.
+        Called for built-in providers alone. Raises ``SettingsError``. The name of an installed
+        provider cannot be used again.
         """
 
     @classmethod

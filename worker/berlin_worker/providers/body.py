@@ -1,8 +1,8 @@
 """Read the body of a reply from aiohttp, decode it, and check that it is whole.
 
-A body is whole only if its framing, its codings and the end of its connection are. aiohttp reports
-a broken framing; it does not report a coding that stops early, nor a connection that is
-reset while a body lasts until the connection's end (RFC 9112, 8: such a body is incomplete).
+A body is whole only if its framing and its codings are complete, and its connection ended in
+order. aiohttp reports a broken framing. It does not report a coding that stops early, nor the reset
+of a connection whose end is the end of the body (RFC 9112, 8: such a body is incomplete).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ ERROR_BODY_TIMEOUT_S: Final = 5.0
 _MAX_CODED_BYTES: Final = 65536
 """Limit for the compressed body of an error or of a login."""
 _EMPTY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT})
-# Codecs that are not for text, or have side effects: no page has one of these as charset.
+# Codecs that are not for text, or have side effects: they are no charset of a page.
 _NO_CHARSETS: Final = frozenset(
     {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 )
@@ -33,9 +33,9 @@ class Body:
     """The body of one response; :meth:`forget` it when no more is read.
 
     ``read`` returns the next bytes, decoded, or ``b""`` at the end; then :meth:`finish` raises
-    if the body was cut. It raises ``JobError`` for bytes that cannot be decoded, and what
-    aiohttp raises if the framing is broken. Once the connection is closed it fails: aiohttp 3.14
-    closes a connection on which the framing is broken, and its reader waits for ever.
+    if the body was cut. ``read`` raises ``JobError`` for bytes that cannot be decoded, and what
+    aiohttp raises if the framing is broken. It also fails once the connection is closed: aiohttp
+    3.14 closes a connection whose framing is broken, and aiohttp's own reader then waits for ever.
     """
 
     __slots__ = ("_closed", "_content", "_decoder", "_error", "_pieces", "_until_close", "read")
@@ -43,7 +43,10 @@ class Body:
     read: Callable[[], Awaitable[bytes]]
 
     def __init__(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
-        """``max_bytes`` bounds a coded body as it comes. Raises ``JobError`` for its codings."""
+        """``max_bytes`` limits a coded body before it is decoded.
+
+        Raises ``JobError`` for a coding that cannot be decoded.
+        """
         transfer = _values(response, "Transfer-Encoding")
         chunked = transfer[-1:] == ["chunked"]
         codings = []
@@ -85,9 +88,9 @@ class Body:
                 raise JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)
 
     def drain_buffer(self) -> bytes:
-        """Return what arrived before the connection broke: aiohttp's reader withholds it."""
+        """Return the bytes that came before the connection broke: aiohttp's reader keeps them."""
         if self._decoder is not None:
-            return b""  # read already: see below
+            return b""  # _read_coded has decoded it already
         return _drain(self._content)
 
     async def _read_coded(self) -> bytes:
@@ -132,7 +135,7 @@ async def read_error_body(response: aiohttp.ClientResponse, timeout_s: float) ->
 async def drain(body: Body, timeout_s: float) -> None:
     """Read what is left of a body whose reply is complete, so that its connection can be reused.
 
-    Return after that time, or 64 KiB, or an error: then the connection is of no further use.
+    Return after that time, or 64 KiB, or an error: then the connection cannot be reused.
     """
     left = _MAX_CODED_BYTES
     try:

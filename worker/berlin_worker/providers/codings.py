@@ -1,9 +1,9 @@
 """The content codings of a reply: compressed bytes, cut anywhere, to plain ones. Pure.
 
 RFC 9110, 8.4: a body may have several codings, listed in the order in which they were
-applied; names ignore case. A body is complete only if each of its codings is: gzip
-has a trailer, zlib a checksum, raw deflate a last block. A coded body without a single
-byte is cut, too. Members of a coding that follow each other are read as one.
+applied; the case of their names does not matter. A body is complete only if each of its codings
+is: gzip has a trailer, zlib a checksum, raw deflate a last block. So a coded body without a
+single byte was cut, too. Members of a coding that follow each other are read as one.
 """
 
 import importlib
@@ -16,11 +16,11 @@ from berlin_worker.errors import JobError
 
 PIECE_BYTES: Final = 65536
 """The largest piece of output: the limits stop a decompression bomb long before memory is full."""
-# A member's decoder copies all that follows the member, so it gets a little at a time.
+# A member's decoder copies all bytes after the member, so it gets few bytes at a time.
 _WINDOW_BYTES: Final = 4096
 _MOST_CODINGS: Final = 4
-# RFC 1950: the low half of the first byte of a zlib stream names its method, 8. Raw
-# deflate never begins so, unless an encoder fills its padding with ones.
+# RFC 1950: the low half of the first byte of a zlib stream is its method, 8. Raw deflate
+# never begins with this value, unless an encoder fills its padding with ones.
 _ZLIB_METHOD: Final = 8
 
 
@@ -45,7 +45,7 @@ class _Zlib:
 
     def decode(self, data: bytes) -> bytes:
         member = self._object
-        # The tail is all the input that has not been used; `data` is empty then.
+        # The tail holds all input that has not been used. If there is a tail, `data` is empty.
         piece = member.decompress(member.unconsumed_tail or data, PIECE_BYTES)
         self.eof, self.rest = member.eof, member.unused_data
         # A full piece may leave output in zlib's window, also without a tail of the input.
@@ -60,13 +60,13 @@ class _Brotli:
     def __init__(self, decompressor: Any) -> None:
         self._decompressor = decompressor
         self._process = getattr(decompressor, "process", None) or decompressor.decompress
-        # What follows the end in one call is an error of the library already.
+        # The library itself raises an error for bytes after the end within one call.
         self.eof, self.rest, self.pending = False, b"", False
 
     def decode(self, data: bytes) -> bytes:
         piece: bytes = self._process(data, output_buffer_limit=PIECE_BYTES)
         self.eof = self._decompressor.is_finished()
-        # brotli takes input also while output is pending: only an empty piece means that none is.
+        # brotli takes input while output is pending, too: only an empty piece means no more output.
         self.pending = bool(piece) and not self.eof
         return piece
 
@@ -157,7 +157,7 @@ class _Layer:
         try:
             return member.decode(data)
         except Exception as error:  # noqa: BLE001  # each library has an error of its own
-            message = f"the body is no {self._name}, which its content coding names"
+            message = f"the body cannot be decoded by its content coding {self._name}"
             raise _broken(f"{message} ({type(error).__name__})") from None
 
     def finish(self) -> None:
@@ -177,13 +177,13 @@ class BodyDecoder:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the pieces that ``data`` completes, none empty, each of about 64 KiB at most.
 
-        Raises ``JobError(UPSTREAM_ERROR)`` for data that no coding makes: retryable. For more
-        than ``max_bytes``: not retryable. To be read to its end before the next call.
+        Raises ``JobError(UPSTREAM_ERROR)``: retryable for invalid data, not retryable for more
+        than ``max_bytes``. Read the iterator to its end before the next call.
         """
         self._left -= len(data)
         if self._left < 0:
-            # A coding may have bytes without an end that bring no text at all.
-            message = f"the upstream sent more than {self._max_bytes} bytes, the most that is taken"
+            # A coded body may be endless and decode to no text at all.
+            message = f"the upstream sent more than {self._max_bytes} bytes, which is the limit"
             raise JobError(ErrorCode.UPSTREAM_ERROR, f"{message} (WORKER_MAX_TEXT_BYTES)")
         return _through(self._layers, data)
 

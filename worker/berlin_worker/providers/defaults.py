@@ -21,7 +21,7 @@ class JobDefaults:
     def model_of(self, job: PromptJob, provider: Provider | None = None) -> str | None:
         """Return the model that ``job`` names, or else the operator's choice or the provider's own.
 
-        ``None`` if nobody names one: the default of the schema is then no model of that provider.
+        Return ``None`` if none is named: the schema's default is no model of that provider.
         """
         if "model" in job.model_fields_set:
             return job.model
@@ -33,7 +33,7 @@ class JobDefaults:
     ) -> tuple[PromptJob, Provider]:
         """Return the job with provider and model filled in, and its provider.
 
-        What the job names itself always counts, also if it is what the schema has as default.
+        A name in the job always counts, even if it equals the default of the schema.
         Raises what ``provider_of`` raises.
         """
         changes: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The deltas of a stream: text as ``str``, and the two kinds of a delta that are no text."""
+"""The deltas of a stream: text as ``str``, and two types for reasoning and tool calls."""
 
 from dataclasses import dataclass
 

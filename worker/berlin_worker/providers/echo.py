@@ -53,7 +53,7 @@ class EchoProvider(Provider):
         sent_words = 0
         for _ in range(_repeat(job)):
             for word in words:
-                # Also without a delay: a long echo must let the other jobs run.
+                # A sleep even without a delay: other jobs must run during a long echo.
                 await asyncio.sleep(delay_s if isinstance(delay_s, int | float) else 0)
                 yield [word]
                 sent_words += 1

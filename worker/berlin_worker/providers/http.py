@@ -26,8 +26,8 @@ def open_session(
     """Return a session for many streams at once; the caller closes it.
 
     Nothing of the environment (proxies, ``.netrc``) and no cookie changes a request.
-    Only connecting has a timeout: a stream may be long and slow, and its reader
-    keeps the deadlines. ``read_timeout_s`` bounds the silence for a reader that does not.
+    Only connecting has a timeout: a stream may be long and slow, and its reader enforces
+    the deadlines. ``read_timeout_s`` limits the silence of the upstream if no reader does.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
@@ -98,8 +98,8 @@ class _Mapping(NamedTuple):
     retryable: bool = True
 
 
-# The first match counts, so the narrower class comes first. A fault that no repetition
-# heals (a certificate, an address) is not retryable.
+# The first match counts, so the narrower class comes first. A fault that another attempt
+# cannot mend (a certificate, an address) is not retryable.
 _TRANSPORT_ERRORS: Final = (
     _Mapping(
         (
@@ -127,7 +127,7 @@ _TRANSPORT_ERRORS: Final = (
     ),
     _Mapping(
         (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError),
-        "the proxy does not lead to the upstream",
+        "no connection through the proxy to the upstream",
     ),
     _Mapping((aiohttp.ClientConnectorDNSError,), "the host name of the upstream does not resolve"),
     _Mapping((aiohttp.ClientSSLError, ssl.SSLError), "no TLS connection to the upstream"),

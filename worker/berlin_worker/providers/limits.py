@@ -1,4 +1,4 @@
-"""Limits of one reply, and text whose characters come in halves. Pure."""
+"""Limits of one reply, and surrogate pairs that two deltas share. Pure."""
 
 import json
 import re
@@ -32,7 +32,7 @@ class Limits:
         return _too_much(f"{self.max_line_bytes} bytes in one line", "WORKER_MAX_LINE_BYTES")
 
     def too_many(self) -> JobError:
-        """Return the error of one chunk more than the limit."""
+        """Return the error of a reply with more chunks than the limit."""
         return _too_much(f"{self.max_chunks} chunks", "WORKER_MAX_CHUNKS")
 
     def too_large(self) -> JobError:
@@ -41,9 +41,10 @@ class Limits:
 
 
 def join_halves(half: str, content: str) -> tuple[str, str]:
-    """Return the text of both, and a last half of a surrogate pair that waits for the next text.
+    """Return ``half`` and ``content`` as one text, and the half of a pair that the text ended with.
 
-    The text always encodes as UTF-8: a half without its other half becomes U+FFFD.
+    That half, or "", is the ``half`` of the next call. The text always encodes as UTF-8: a half
+    without its other half becomes U+FFFD.
     """
     text = half + content
     if _SURROGATE.search(text) is None:
@@ -57,7 +58,8 @@ def join_halves(half: str, content: str) -> tuple[str, str]:
 def lenient_json(data: bytes) -> object:
     """Return what ``data`` holds, or ``None`` if it is no JSON.
 
-    pydantic is quicker, and refuses half a surrogate pair, which another delta may complete.
+    pydantic's parser is quicker, but it refuses half a surrogate pair, which the next delta may
+    complete.
     """
     try:
         return json.loads(data.decode("utf-8-sig"))
@@ -66,5 +68,5 @@ def lenient_json(data: bytes) -> object:
 
 
 def _too_much(what: str, setting: str) -> JobError:
-    message = f"the upstream sent more than {what}, the most that is taken ({setting})"
+    message = f"the upstream sent more than {what}, which is the limit ({setting})"
     return JobError(ErrorCode.UPSTREAM_ERROR, message)

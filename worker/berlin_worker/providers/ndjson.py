@@ -1,13 +1,13 @@
 """The reply of the upstream: bytes, cut anywhere, to text deltas. Pure.
 
 The reply is newline-delimited JSON, one ``{"content": "<delta>"}`` a line. Blank
-lines are skipped, and the end of the body is the end of the reply. Of a key that
-stands twice the last counts, as in every common JSON reader. Whatever else comes
+lines are skipped, and the end of the body is the end of the reply. If an object has
+a key twice, the last value counts, as in every common JSON reader. Any other line
 (a ``content`` that is missing or no string, other JSON, no JSON, no UTF-8) is a
-bad chunk. Only ``\\n`` ends a line: U+2028 and its like are text.
+bad chunk. Only ``\\n`` ends a line: U+2028 and similar characters are text.
 
-A body may end after its last line without a newline. If it ends within a line, what is there
-may be the beginning of a line: then the reply was cut, and another attempt may bring the rest.
+A body may end after its last line without a newline. If its last line is incomplete
+JSON, the reply was cut, and another attempt may bring the rest.
 """
 
 import re
@@ -25,7 +25,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _REST_BYTES: Final = 16384
 
 Decoded = tuple[list[str], JobError | None]
-"""The deltas that are sound, and the error that comes after them, if any."""
+"""The valid deltas, and the error that follows them, if any."""
 
 
 class ReplyDecoder:
@@ -69,7 +69,7 @@ class ReplyDecoder:
     def finish(self) -> Decoded:
         """Return the deltas that the end of the body completes: a last line needs no newline.
 
-        A beginning of a line is ``upstream_error``, retryable: the reply was cut.
+        A body that ends within a line is ``upstream_error``, retryable: the reply was cut.
         """
         line, self._line = bytes(self._line), bytearray()
         deltas, error = self._decode([line])
@@ -132,13 +132,13 @@ def _is_beginning(line: bytes) -> bool:
     try:
         from_json(line)
     except ValueError as error:
-        # The one kind of error that the partial mode lets pass.
+        # The partial mode accepts this one kind of error, so it is handled here.
         if str(error).startswith("trailing characters"):
             return False
     else:
         return False
     try:
-        # Within an object: alone, the beginning of a number or of `null` is an error.
+        # As a value in an object: alone, the beginning of a number or of `null` would be an error.
         from_json(b'{"":' + line, allow_partial="trailing-strings")
     except ValueError:
         return False

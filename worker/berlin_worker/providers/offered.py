@@ -1,4 +1,4 @@
-"""The models that an upstream offers, asked of it once."""
+"""The models that an upstream offers, as one request returns them."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ async def models_of(name: str, settings: Settings, environ: Mapping[str, str]) -
 
     Raises ``JobError`` if its upstream does not answer, ``SettingsError`` if it lacks a setting.
     """
-    # A worker that serves this provider alone: the others may lack settings.
+    # Build this provider alone: the others may lack settings.
     alone = settings.model_copy(update={"providers": name, "default_provider": name})
     async with open_session(alone) as session:
         services = Services(session, LocalTokens(), alone, environ)
@@ -32,7 +32,7 @@ def built_in_with_models() -> list[str]:
 
 
 def with_endpoint(settings: Settings, environ: Mapping[str, str]) -> list[str]:
-    """Return the providers that offer a list and are set up here. Raises ``SettingsError``."""
+    """Return the configured providers that offer a list of models. Raises ``SettingsError``."""
     found = []
     for name in sorted(configured_providers(settings, environ)):
         kind = load(name, settings, environ)

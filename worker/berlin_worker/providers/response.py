@@ -1,4 +1,4 @@
-"""A response that remembers its status line and learns how its connection ends.
+"""A response that keeps its status line and the outcome of its connection.
 
 aiohttp parses a packet as a whole: if a broken body follows the head in the same packet, or if
 one header is broken, it drops the status with the rest. Its error then carries a status of
@@ -36,7 +36,7 @@ class BrokenResponse(aiohttp.ClientPayloadError):
 
 
 class Response(aiohttp.ClientResponse):
-    """A response that learns how its connection ends, also if that is before its head is read."""
+    """A response with a future of its connection's end, which may come before the head is read."""
 
     # A slot: one more entry would make its dictionary grow.
     __slots__ = ("connection_end",)
@@ -79,7 +79,7 @@ class _HeadRecorder(asyncio.Protocol):
         transport.set_protocol(self)
 
     def stop(self) -> None:
-        """Connect aiohttp with the transport again, so that chunks take no detour."""
+        """Connect aiohttp with the transport again, so that chunks do not pass through here."""
         if not self._transport.is_closing():
             self._transport.set_protocol(self._protocol)
 
@@ -124,6 +124,6 @@ CONTEXT: Final = contextvars.Context()
 
 
 def _retrieve_error(closed: "asyncio.Future[None]") -> None:
-    # Else asyncio logs an error that nobody has retrieved.
+    # Otherwise asyncio logs an error that was never retrieved.
     if not closed.cancelled():
         closed.exception()

@@ -47,9 +47,9 @@ def load(name: str, settings: Settings, environ: Mapping[str, str]) -> type[Prov
 def configured_providers(settings: Settings, environ: Mapping[str, str]) -> frozenset[str]:
     """Return the names of the providers that a worker builds at its start.
 
-    WORKER_PROVIDERS lists them; otherwise each built-in provider that the environment configures
-    is one, and each that it names. The default provider is another if a setting names it, or if
-    none is configured. Raises ``SettingsError`` for one that is not there.
+    WORKER_PROVIDERS lists them. If it is empty, they are the built-in providers that the
+    environment configures, and those that it names. The default provider is added if a setting
+    names it, or if none is configured. Raises ``SettingsError`` for a name without a provider.
     """
     if settings.served_providers:
         names = settings.served_providers
@@ -87,9 +87,9 @@ def default_models(
 
 
 def lacks_settings(settings: Settings, environ: Mapping[str, str]) -> bool:
-    """Return whether a provider to be built is not configured at all: is this a worker's machine?
+    """Return whether a provider that a worker would build has no settings here at all.
 
-    Raises ``SettingsError`` as :func:`configured_providers` does.
+    Such a machine may run no worker. Raises ``SettingsError`` as :func:`configured_providers` does.
     """
     wanted = configured_providers(settings, environ)
     return not all(_is_configured(name, settings, environ, default=True) for name in wanted)
@@ -176,7 +176,7 @@ def provider_cache(services: Services, settings: Settings) -> Callable[[str], Pr
     logger.info(
         "providers: %s%s; jobs that name none go to %s",
         ", ".join(sorted(wanted)),
-        "" if served else ", and each other installed one that a job names",
-        default if default in wanted else f"{default}, which is not served: they are refused",
+        "" if served else ", and every other installed one that a job names",
+        default if default in wanted else f"{default}, which is not served: such jobs are refused",
     )
     return provider

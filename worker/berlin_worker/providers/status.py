@@ -72,7 +72,7 @@ def _phrase(status: int) -> str:
 def retry_after_s(value: str | None, now: datetime, *, unit_s: float = 1.0) -> float | None:
     """Return ``Retry-After`` (RFC 9110, 10.2.3: seconds or a date) in seconds, at most a day.
 
-    ``unit_s``: the unit of a number, for headers that have another one.
+    ``unit_s``: the seconds of one unit, for headers with a number of another unit.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Messages as text, for providers that take nothing else. Pure."""
+"""Messages as text, for providers that take text alone. Pure."""
 
 from collections.abc import Mapping, Sequence
 

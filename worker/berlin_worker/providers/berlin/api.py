@@ -55,7 +55,7 @@ class Prompt:
 
     def body(self) -> bytes:
         """Return the body of one call, with a new message ID."""
-        # Not uuid4: its system call lets another thread take the turn.
+        # Not uuid4: its system call would let another thread run.
         message_id = uuid.UUID(int=random.getrandbits(128), version=4)
         return wire.completion_body(self.text, self.model, self.options, str(message_id))
 
@@ -109,10 +109,10 @@ class Account:
         *,
         raw_errors: bool = False,
     ) -> AsyncGenerator[list[str], None]:
-        """Yield the deltas of one completion; each list came in one read. Raises ``JobError``.
+        """Yield the deltas of one completion, in a list for each read. Raises ``JobError``.
 
         The error of a bad line shows 200 characters of what the upstream sent there, without
-        markup, secrets and prompt; with ``raw_errors`` the line as it came, without secrets.
+        markup, secrets and prompt. With ``raw_errors`` it shows the whole line without secrets.
         Closing the generator closes the connection.
         """
         response, body, quote = await self._begin(prompt, tokens, proxy, report, raw_errors)
@@ -277,9 +277,9 @@ async def _timed(get: Callable[[], Awaitable[Token]], report: Report) -> Token:
 
 
 async def _with_more(line: bytes, body: Body) -> bytes:
-    """``line`` and what comes after it at once, 16 KiB at most: the words of one error."""
+    """Return ``line`` and the bytes that follow soon, 16 KiB at most: the words of one error."""
     data = bytearray(line)
-    with contextlib.suppress(Exception):  # what has come is enough
+    with contextlib.suppress(Exception):  # the bytes so far are enough
         async with asyncio.timeout(_MORE_WORDS_S):
             while len(data) < ERROR_BODY_BYTES and (piece := await body.read()):
                 data += piece

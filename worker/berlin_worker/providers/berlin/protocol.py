@@ -16,7 +16,7 @@ from berlin_schemas import ErrorCode, Message
 from berlin_worker.errors import JobError
 from berlin_worker.providers.text import text_of
 
-# Below the address of the upstream, which may have a path of its own.
+# Relative to the URL of the upstream, which may have a path of its own.
 LOGIN_PATH: Final = "api/login"
 COMPLETION_PATH: Final = "api/chat/completions"
 DEFAULT_MODEL: Final = "gpt-3.5-turbo"
@@ -28,7 +28,7 @@ DEFAULT_OPTIONS: Final[Mapping[str, Any]] = {
 }
 _FIREFOX: Final = "Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:109.0) Gecko/20100101 Firefox/119.0"
 _dumps: Final = json.JSONEncoder(allow_nan=False).encode
-_MAX_TOKEN_CHARS: Final = 7000  # with the other headers under the 8 KiB that servers take
+_MAX_TOKEN_CHARS: Final = 7000  # with the other headers under 8 KiB, a limit of many servers
 
 
 def request_headers(url: URL, accept_encoding: str) -> dict[str, str]:
@@ -90,7 +90,7 @@ def completion_body(
 ) -> bytes:
     """Return the body of the completion call; ``options``, ``model`` among them, are merged last.
 
-    Raises ``ValueError`` or ``TypeError`` for an option that is no JSON.
+    Raises ``ValueError`` or ``TypeError`` for an option that JSON cannot hold.
     """
     merged = {"model": model or DEFAULT_MODEL, **DEFAULT_OPTIONS, **options}
     body = {"prompt": prompt, "parentMessageId": parent_message_id, "options": merged}
@@ -118,7 +118,7 @@ def read_token(body: bytes) -> str:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ``JobError(INVALID_JOB)``, naming the option, for what Berlin does not know."""
+    """Raise ``JobError(INVALID_JOB)``, which names the option, for one that Berlin refuses."""
     for name, value in options.items():
         if name == "model":
             sound, wanted = isinstance(value, str) and bool(value), "a string, not empty"

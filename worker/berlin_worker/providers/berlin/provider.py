@@ -1,8 +1,8 @@
-"""Berlin: the provider of the worker, and the class for everybody else.
+"""Berlin: the provider of the worker, and a class for use without a worker.
 
-Both make the same calls (:mod:`berlin_worker.providers.berlin.api`). The service this
-protocol was first seen at has been gone since 2023: address and credentials are
-configuration, and any server that speaks the protocol will do.
+Both make the same calls (:mod:`berlin_worker.providers.berlin.api`). The service that
+first had this protocol has been gone since 2023. Address and credentials are
+configuration, and any server with the protocol can be used.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -72,7 +72,7 @@ class BerlinProvider(Provider):
         return self._account.stream(prompt, self._source(proxy), proxy, report)
 
     async def check_login(self) -> None:
-        """Log in once, by the proxy of the settings; raises ``JobError`` with advice as a note."""
+        """Log in once, through the configured proxy; raises ``JobError`` with advice as a note."""
         try:
             await self._account.login(self._proxy)
         except JobError as error:
@@ -80,13 +80,13 @@ class BerlinProvider(Provider):
                 {
                     ErrorCode.AUTH_FAILED: "look at BERLIN_ACCOUNT and BERLIN_PASSWORD",
                     ErrorCode.RATE_LIMITED: "wait; the account logs in too often",
-                }.get(error.code, "look at BERLIN_URL, BERLIN_PROXY and the way there")
+                }.get(error.code, "look at BERLIN_URL, BERLIN_PROXY and the network")
             )
             raise
 
     def _source(self, proxy: str | None) -> TokenSource:
-        # One for each proxy that the operator allows: all share the token, and each logs
-        # in the way its completions go.
+        # One for each proxy that the operator allows. All share the token; each logs in
+        # through the proxy of its completions.
         if proxy not in self._sources:
             self._sources[proxy] = self._account.source(self._tokens, proxy)
         return self._sources[proxy]
@@ -112,8 +112,8 @@ class Berlin:
         use its token. Closing the generator closes the connection.
 
         Raises ``SettingsError`` without ``BERLIN_ACCOUNT`` and ``BERLIN_PASSWORD``, and
-        ``JobError``, a ``RuntimeError``, for all that goes wrong at the upstream; that
-        of a bad chunk holds the line as it came.
+        ``JobError``, a ``RuntimeError``, for each failure of the upstream. The message
+        about a bad chunk has the line unchanged.
         """
         settings = Settings.from_env()
         prompt = Prompt(wire.format_prompt(messages), model, kwargs)

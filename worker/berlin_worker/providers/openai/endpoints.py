@@ -37,9 +37,9 @@ def is_configured(settings: Settings, environ: Mapping[str, str]) -> bool:
 def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     """Return the endpoint of the provider ``openai``, or, by name, one of :func:`names`.
 
-    Raises ``SettingsError`` for a key that no HTTP header can hold, for a proxy of no use, and for
-    ``openai`` if nothing asks for it: no prompt goes to the public server only because a job names
-    the provider.
+    Raises ``SettingsError`` for a key that no HTTP header can hold, for an unusable proxy, and for
+    ``openai`` if no setting asks for it: that a job names the provider is not enough to send its
+    prompt to the public server.
     """
     key_of, proxy_of = "OPENAI_API_KEY", "OPENAI_PROXY"
     if name:

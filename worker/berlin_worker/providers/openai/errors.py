@@ -66,7 +66,7 @@ _UNKNOWN_OPTION: Final = re.compile(
     re.IGNORECASE,
 )
 _NAMED: Final = re.compile(r"[\"'`:]")
-"""Stands beside the name of an option."""
+"""A character beside the name of an option."""
 _JSON_STARTS: Final = frozenset({"{", "["})
 _MESSAGE_KEYS: Final = ("message", "detail", "error_description", "msg", "error", "errors")
 
@@ -134,7 +134,7 @@ def refusal(status: int, headers: Mapping[str, str], body: str, show: Show) -> J
 
 
 def in_stream(error: UpstreamError, show: Show) -> JobError:
-    """Return the error of an error object in place of a chunk; unknown ones may pass."""
+    """Return the error of an error object in place of a chunk; an unknown kind is retryable."""
     status = error.status or _status_of(error.kind) or HTTPStatus.INTERNAL_SERVER_ERROR.value
     code, retryable = _meaning(status, error, is_throttled=False)
     message = f"the upstream sent an error: {show(error.message)}".removesuffix(": ")
@@ -156,9 +156,9 @@ def is_answer(value: object) -> bool:
 
 
 def names_stream_options(status: int, body: str) -> bool:
-    """Return whether a server refuses a request for the option that asks for the usage.
+    """Return whether a server refuses a request because of the option that asks for the usage.
 
-    It may name no option at all: one that no parameter is extra without is the worker's.
+    A refusal of an extra parameter that names no parameter counts, too.
     """
     if status not in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
         return False
@@ -169,7 +169,7 @@ def names_stream_options(status: int, body: str) -> bool:
 
 
 def is_for_usage(error: JobError) -> bool:
-    """Return whether a stream's error refuses the request for the option of the usage."""
+    """Return whether a stream's error refuses the request for the option that asks for usage."""
     refuses = error.code is ErrorCode.UPSTREAM_ERROR and not error.retryable
     return refuses and _USAGE_OPTION.search(error.message) is not None
 

@@ -26,7 +26,7 @@ _REASONS: Final = {
     "refusal": "content_filter",
     "sensitive": "content_filter",  # Zhipu
 }
-"""Reasons of servers that are the protocol's by another name, in small letters."""
+"""Finish reasons of servers, in small letters: the protocol's reason for each."""
 _ABORTED: Final = frozenset(
     {
         "abort",  # vLLM, SGLang
@@ -94,7 +94,7 @@ class ChunkMapper:
             self.usage = usage
 
     def _is_ours(self, index: object) -> bool:
-        # One answer was requested; whatever number it has, it keeps.
+        # One answer was requested. It may have any index, and keeps it.
         if index is None:
             return True
         if self._choice is None:
@@ -145,13 +145,13 @@ class ChunkMapper:
 
 
 def bad_part(name: str) -> JobError:
-    """Return the error of a chunk whose ``name`` is nothing that the protocol has there."""
+    """Return the error of a chunk with a value in ``name`` that the protocol does not have."""
     message = f"the upstream sent a chunk whose {name} cannot be read"
     return JobError(ErrorCode.BAD_CHUNK, message)
 
 
 def _objects(value: object, name: str) -> list[dict[str, Any]]:
-    """Return the objects of a list, or the one that stands in place of a list."""
+    """Return the objects of a list, or the one object in place of a list."""
     if value is None:
         return []
     objects: list[dict[str, Any]] = []

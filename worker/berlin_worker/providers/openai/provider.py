@@ -1,7 +1,7 @@
 """The provider ``openai``, and one for each further endpoint: chat completions over aiohttp.
 
-A request asks for the usage (``stream_options``). A server that refuses it for that is asked
-again without, and remembered: each worker asks such a server twice once.
+A request asks for the usage (``stream_options``). If a server refuses it because of this option, it
+is sent again without the option. Once that succeeds, the worker sends no such option any more.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class OpenAIProvider(Provider):
 
     @classmethod
     def check_settings(cls, settings: Settings, environ: Mapping[str, str]) -> None:
-        """Raise ``SettingsError`` for a key that no header can hold, and a proxy of no use."""
+        """Raise ``SettingsError`` for a key that no header can hold, or an unusable proxy."""
         endpoints.find(cls.endpoint_name, settings, environ)
 
     @classmethod
@@ -85,13 +85,13 @@ class OpenAIProvider(Provider):
         self._session = services.http
         self._limits = Limits.of(services.settings)
         self._takes_stream_options = True
-        # A compressed stream is held back by what compresses it, for a few bytes less.
+        # Compression would delay a stream to save a few bytes.
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "berlin-worker"}
         if endpoint.key:
             self._headers["Authorization"] = f"Bearer {endpoint.key}"
 
     def check(self, job: PromptJob) -> None:
-        """Refuse the options that are the worker's, and a proxy that is no HTTP proxy."""
+        """Refuse options that the worker sets itself, and a proxy that is no HTTP proxy."""
         for name in _OURS:
             if name in job.options:
                 message = f"the option {name} is set by the worker: remove it"
@@ -167,7 +167,7 @@ class OpenAIProvider(Provider):
             error.add_note(
                 "look at the key of the endpoint"
                 if error.code is ErrorCode.AUTH_FAILED
-                else "look at the base URL of the endpoint, and the way there"
+                else "look at the base URL of the endpoint, and the network"
             )
             raise
 
@@ -269,7 +269,7 @@ async def _read_next(body: Body, answer: AnswerDecoder) -> tuple[bytes, JobError
 
 
 async def _read_soon(body: Body) -> bytes:
-    """Return the next bytes; ``b""`` if none come soon, for the answer has its finish reason."""
+    """Return the next bytes; ``b""`` if none come soon: the answer has its finish reason."""
     try:
         async with asyncio.timeout(_AFTER_REASON_S):
             return await body.read()

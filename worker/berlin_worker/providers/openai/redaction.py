@@ -9,26 +9,26 @@ from berlin_worker.telemetry.redact import hide, words
 
 _BASE64: Final = re.compile(r"(?:data:[^,]{0,200},)?[A-Za-z0-9+/_-]{4096}")
 _ENDS_CHARS: Final = 8192
-"""Of a file in base64 so much is looked for at each end: the whole would hold up other jobs."""
+"""How much of a base64 file is looked for at each end: the whole would hold up other jobs."""
 
 Show = Callable[[str], str]
 """Makes a server's words fit to be shown."""
 
 _SHOWN_CHARS: Final = 500
 _SHORT_CHARS: Final = range(8, 24)
-"""A text of this length is found as a whole only; :func:`words` finds parts of a longer one."""
+"""Lengths of texts that are found only as a whole; :func:`words` finds parts of longer ones."""
 _MOST_SHORT: Final = 64
 _HIDDEN: Final = "[hidden]"
 _EDGE_CHARS: Final = 3
-"""Servers show the ends of a wrong key, with asterisks or dots between them."""
+"""Characters at each end of a wrong key that servers show, with asterisks or dots between."""
 _KEYS: Final = re.compile(r"\b(?:sk-|AIza|Bearer )[A-Za-z0-9_-][A-Za-z0-9_.*-]{3,200}")
-"""Keys that are not ours: a proxy may repeat the one that it has for the next server."""
+"""Keys of others: a proxy may show the key that it uses for the next server."""
 
 
 def shower(messages: Callable[[], Sequence[Mapping[str, Any]]], secrets: Sequence[str]) -> Show:
     """Return a function that takes ``secrets`` and the texts of ``messages`` out of a text.
 
-    It returns at most 500 characters on one line. ``messages`` is called for an error alone.
+    It returns at most 500 characters on one line. ``messages`` is called only for an error.
     """
 
     def show(text: str) -> str:
@@ -44,7 +44,7 @@ def shower(messages: Callable[[], Sequence[Mapping[str, Any]]], secrets: Sequenc
 
 
 def _without_ends(text: str, secret: str) -> str:
-    """Hide what shows the ends of ``secret`` with something else in place of its middle."""
+    """Hide masked forms of ``secret``: its first or last characters beside ``**``, ``..`` or x."""
     if len(secret) < 3 * _EDGE_CHARS:
         return text
     first, last = re.escape(secret[:_EDGE_CHARS]), re.escape(secret[-_EDGE_CHARS:])
@@ -54,7 +54,7 @@ def _without_ends(text: str, secret: str) -> str:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield every text in a message, of parts and of tool calls, too; of a long file its ends."""
+    """Yield every text in a message, parts and tool calls included; of a long file its ends."""
     if isinstance(value, str):
         if len(value) > 2 * _ENDS_CHARS and _BASE64.match(value):
             yield value[:_ENDS_CHARS]

@@ -22,12 +22,12 @@ from berlin_worker.providers.openai.template import ChunkTemplate
 PAGE_BYTES: Final = 16384
 _DONE: Final = b"[DONE]"
 _PAGES: Final = frozenset({b"<", b"{", b"["})
-"""What a body begins with that is no event stream: HTML, or JSON."""
+"""First bytes of a body that is no event stream: HTML, or JSON."""
 _LEARNT: Final = 8
-"""The chunks in a row that may be learnt as a template which no chunk fits."""
+"""How many templates in a row may be made that no chunk fits; then no more are made."""
 
 Decoded = tuple[list[Delta], JobError | None]
-"""The deltas that are sound, and the error that comes after them, if any."""
+"""The valid deltas, and the error that follows them, if any."""
 
 
 class AnswerDecoder:
@@ -51,7 +51,7 @@ class AnswerDecoder:
         """The first byte of the body that is no space."""
         self.mapper = ChunkMapper()
         self.is_done = False
-        """The server has marked the end: nothing more counts."""
+        """The server has marked the end: all further data is ignored."""
 
     def feed(self, data: bytes) -> Decoded:
         """Return the deltas in the events that ``data`` completes, and the error after them."""
@@ -195,8 +195,8 @@ class AnswerDecoder:
             self._template = ChunkTemplate.of(data, chunk, deltas)
 
     def _cut(self) -> JobError:
-        """Return the error of an answer without an end, from what stands beside its events."""
-        message = "the answer of the upstream ends before its end"
+        """Return the error of an answer without an end; lines outside events may have its cause."""
+        message = "the answer of the upstream was cut before its end"
         if stray := bytes(self._reader.stray).decode(errors="replace"):
             found = errors.no_stream(stray, self._show)
             if found.code is not ErrorCode.BAD_CHUNK:
@@ -205,7 +205,7 @@ class AnswerDecoder:
         return JobError(ErrorCode.UPSTREAM_ERROR, message, retryable=True)
 
     def _take_whole(self) -> Decoded:
-        """Return the deltas of an answer in one piece: some servers do not stream all of them."""
+        """Return the deltas of an answer in one piece: some servers do not stream every answer."""
         whole = _decoded(bytes(self._head or b""))
         if not (isinstance(whole, dict) and errors.is_answer(whole)):
             return [], self._no_stream()
@@ -225,7 +225,7 @@ class AnswerDecoder:
 
 
 def _separated(events: list[Event]) -> list[Event]:
-    """Return ``events``, of which one may be several: some servers send no empty line after it."""
+    """Return ``events``, each alone: some servers send no empty line between two of them."""
     found: list[Event] = []
     for name, data in events:
         if b"\n" in data and _decoded(data) is None:
@@ -236,7 +236,7 @@ def _separated(events: list[Event]) -> list[Event]:
 
 
 def _is_mark(text: bytes) -> bool:
-    """Return whether the data of an event marks the end, as the protocol has it or nearly so."""
+    """Return whether the data of an event is the mark of the end, or nearly so."""
     return text == _DONE or (len(text) <= len(_DONE) + 2 and text.strip(b'"').upper() == _DONE)
 
 

@@ -2,9 +2,9 @@
 
 A line ends with CR, LF or CRLF, and an empty line ends an event. One byte order mark at the
 beginning is skipped. A line that begins with a colon is a comment; ``id`` and ``retry`` are for a
-reader that reconnects, and no completion can be continued. A last event without its empty line
-is not dropped, as the standard has it, since servers leave that line out: :meth:`finish`
-returns it, and the reader of its data decides whether that is whole.
+reader that reconnects, and no completion can be continued. The standard drops a last event without
+its empty line. Here :meth:`EventReader.finish` returns it, since servers leave that line out; the
+caller decides whether its data is whole.
 """
 
 from typing import Final
@@ -52,11 +52,11 @@ class EventReader:
         self.is_full = False
         """A line or an event is over the limit: no event follows."""
         self.stray = bytearray()
-        """The first 16 KiB of what is no part of an event: a page, or an error in plain JSON."""
+        """The first 16 KiB of the lines outside events: a page, or an error in plain JSON."""
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that ``data`` completes."""
-        # Most reads bring whole events of one line each: a third of the time of the lines below.
+        # Most reads hold whole events of one line each. This takes a third of the usual time.
         if (
             self.is_between
             and data.startswith(b"data: ")
@@ -88,7 +88,7 @@ class EventReader:
         return found
 
     def finish(self) -> list[Event]:
-        """Return the event that the stream ends in, if it does."""
+        """Return the event that the end of the stream completes, if there is one."""
         line, self._line = bytes(self._line), bytearray()
         return self._read([line, b""] if line else [b""])
 
@@ -99,7 +99,7 @@ class EventReader:
                 break
             if not self._begun:
                 self._begun = True
-                line = line.removeprefix(_BOM)  # noqa: PLW2901  # the first line alone may have it
+                line = line.removeprefix(_BOM)  # noqa: PLW2901  # only the first line may have it
             if not line:
                 if self._data:
                     self.has_lines = self.has_lines or len(self._data) > 1

@@ -1,8 +1,8 @@
-"""The quick way for chunks that differ from the one before in their text alone. Pure.
+"""A fast path for chunks that differ from an earlier one in their text alone. Pure.
 
 Most servers repeat 250 bytes around each word. Once a chunk has been decoded, its bytes before and
-after the text are a template: a chunk of these bytes and other text in between decodes to the same
-object with that text, if what is in between is the inside of one JSON string. OpenAI pads each
+after the text are a template. A chunk of these bytes with other bytes in between decodes to the
+same object with another text, if those bytes are the inside of one JSON string. OpenAI pads each
 chunk at its end by a string of random length, so a template may have a second gap there.
 """
 
@@ -28,8 +28,8 @@ _VALUES: Final = {
 class ChunkTemplate:
     """The bytes around the text of a chunk: prefix, text, suffix, then padding and end if padded.
 
-    A suffix has quotes that are not escaped, and such a quote ends a string. So its first place
-    after the prefix is the end of the text, or the chunk is no JSON.
+    A suffix has quotes that are not escaped, and such a quote ends a string. So the text ends at
+    the first suffix after the prefix, or the chunk is no JSON.
     """
 
     __slots__ = (
@@ -60,9 +60,9 @@ class ChunkTemplate:
 
     @classmethod
     def of(cls, data: bytes, chunk: Mapping[str, Any], deltas: Sequence[Delta]) -> Self | None:
-        """Return the template of ``data``, which holds ``chunk``, which was mapped to ``deltas``.
+        """Return the template of ``data``: the JSON of ``chunk``, which was mapped to ``deltas``.
 
-        ``None`` if they are more than one text, or if its place is not certain.
+        ``None`` unless ``deltas`` are one text, whose place in ``data`` is certain.
         """
         if len(deltas) != 1 or len(chunk["choices"]) != 1 or b"\\" in data:
             return None
@@ -78,7 +78,7 @@ class ChunkTemplate:
                 return None
         unpadded = _without_padding(data)
         body = unpadded or data
-        # Without a backslash a key and a text have one spelling; once means that it is this one.
+        # Without a backslash a key has one spelling. If it occurs once, that is its place.
         if delta.get(key) != text or body.count(b'"%b"' % key.encode()) != 1:
             return None
         value = _VALUES[key].search(body)
@@ -133,7 +133,7 @@ class ChunkTemplate:
             if b"" in found or not _is_padding(b"".join(paddings)):
                 return None
             parts = insides
-        # All at once, for what a call costs: none has a line feed, which would end its event.
+        # All at once: single calls take longer. None has a line feed, which would end its event.
         texts = _plain(b"\n".join(parts))
         if texts is None or len(texts) != len(parts):
             decoded = [_inside(part) for part in parts]

@@ -3,13 +3,13 @@
 By the protocol a call has an index, and its first piece an ID and a name. Servers leave out,
 repeat or renumber each of them, so a piece goes
 
-1. to the call that has its ID. But with another name it begins a new call, which gets an ID of
-   ours, and so it does under another index once that call is complete: some servers give one ID to
-   all calls, and then the index tells them apart. All of a complete call once more is dropped;
+1. to the call that has its ID. Some servers give one ID to all calls. So a piece begins a new call,
+   which gets an ID of ours, if it has another name, or another index while that call is complete.
+   A piece that repeats a complete call is dropped;
 2. with an unknown ID to a new call. But a piece without a name goes to the call of its index:
    some servers make a new ID for each piece;
-3. without an ID to the call of its index, unless it names a function and that call is complete:
-   some servers give every call the index 0;
+3. without an ID to the call of its index. But a piece with a name begins a new call if that call
+   has another name or is complete: some servers give every call the index 0;
 4. without both to a new call if it has a name, else to the latest call.
 """
 
@@ -37,7 +37,7 @@ class _Call:
     index: int
     id: str = ""
     given_id: str = ""
-    """The ID that the server gives it, which may be that of other calls too."""
+    """The ID from the server, which other calls may have, too."""
     given_index: int | None = None
     name: str = ""
     arguments: str = ""
@@ -45,7 +45,7 @@ class _Call:
     is_begun: bool = False
 
     def is_repeated_by(self, name: str, arguments: str) -> bool:
-        # No piece of a JSON object goes on with all of that object.
+        # A piece that continues a JSON object is never equal to all of that object.
         is_same = name == self.name and arguments == self.arguments
         return is_same and arguments.startswith("{") and self.is_complete()
 

@@ -26,11 +26,11 @@ class _Account:
 
 
 class LocalTokens:
-    """A ``TokenStore`` for one process: tokens live in memory until they are refused.
+    """A ``TokenStore`` for one process: tokens stay in memory until they are refused.
 
     It may be used from one event loop after another. Callers in one loop share
-    a login and its failure; there is no back-off between logins, that is the
-    caller's business here.
+    a login and its failure. No back-off delays a login: the caller decides when to
+    try again.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class LocalTokens:
         account: str,
         login: Login,
         *,
-        password: str = "",  # noqa: ARG002  # of the protocol: without back-off no failure is stored
+        password: str = "",  # noqa: ARG002  # the protocol's: without back-off no failure is stored
     ) -> "LocalSource":
         """Return a source for one account. Sources of an account share its token, not its login."""
         shared = self._accounts.setdefault((provider, account), _Account())
@@ -94,7 +94,7 @@ class LocalSource:
 
 
 def _copy(error: JobError) -> JobError:
-    """An equal error of its own: one exception raised in many tasks mixes their tracebacks."""
+    """Return an equal error: one exception raised in many tasks would mix their tracebacks."""
     return JobError(
         error.code,
         error.message,

@@ -23,9 +23,9 @@ from berlin_worker.providers.base import Token
 
 BACKOFF_BASE_S = 0.5
 FRESH_S = 1.0
-"""A token refused earlier than this after its login counts as refused while fresh."""
+"""A token that is refused within this time after its login counts as refused while fresh."""
 FREE_REFUSALS = 20
-"""So many fresh tokens in a row may be refused before the next login has to wait."""
+"""How many fresh tokens in a row may be refused before the next login has to wait."""
 REFUSALS_BACKOFF_MAX_S = 5.0
 POLL_MIN_S = 0.02
 POLL_MAX_S = 0.25
@@ -125,9 +125,10 @@ REFUSED_WHILE_FRESH = ErrorInfo(
 def refusal_pauses_s(*, max_s: float) -> list[float]:
     """Return the seconds without a login after 1, 2, ... fresh tokens in a row were refused.
 
-    Each login succeeds, so no failure would ever count: without this, an account that
-    may log in but not ask, or that two parties log out in turn, hammers the upstream.
-    Short, since a token that was good for other calls looks like one that never was.
+    Each of these logins succeeds, so no failure is counted. Without pauses, logins would flood
+    the upstream if the account may log in but send no prompt, or if two parties log each other
+    out in turn. The pauses are short: a token that other calls have used looks like one that was
+    never valid.
     """
     max_s = min(max_s, REFUSALS_BACKOFF_MAX_S)
     pauses = [0.0] * FREE_REFUSALS
@@ -150,7 +151,7 @@ def parse_error(text: str) -> ErrorInfo:
         return ErrorInfo(code=ErrorCode.UPSTREAM_ERROR, message="the login failed", retryable=True)
 
 
-@lru_cache(maxsize=64)  # the sources of an account, one for each proxy, pay for it once
+@lru_cache(maxsize=64)  # one computation for all sources of an account, which has one a proxy
 def fingerprint(provider: str, account: str, password: str) -> str:
     """Return a digest of the password of an account, 16 hex digits.
 
