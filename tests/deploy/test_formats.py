@@ -71,7 +71,7 @@ def test_metrics_port_is_the_same_in_every_file():
 def test_systemd_accepts_the_unit(tmp_path, path):
     analyze = tool("systemd-analyze")
     unit = tmp_path / path.name
-    # It looks whether the program is there.
+    # systemd-analyze checks that the program exists.
     unit.write_text(path.read_text().replace("/opt/berlin/bin/berlin", tool("berlin")))
     run(analyze, "verify", unit)
     level = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", unit)

@@ -1,4 +1,4 @@
-"""Real servers of the protocol of OpenAI, which nobody here wrote: ``make test-servers``.
+"""Real servers of OpenAI's protocol, by other authors: ``make test-servers``.
 
 Each gets an environment of its own below ``.servers``, and the same tests through the queue:
 a bare Celery producer in front, a bare redis-py reader behind. Prints a table for tests/README.md;

@@ -100,9 +100,9 @@ def cancel(queue: Queue, job: Job, is_idle: Callable[[], bool]) -> str:
 
 
 def cancel_costs(queue: Queue, job: Callable[[int], Job], pid: int) -> str:
-    """A cancelled job ends, and the CPU time of its server says that it has stopped generating.
+    """A cancelled job ends, and the CPU time of its server shows that it has stopped generating.
 
-    A whole job, shorter than what is left of the cancelled one, shows what the latter would cost.
+    A whole job, shorter than the rest of the cancelled one, shows what that rest would cost.
     """
     before_s = cpu_s(pid)
     assert queue.wait(queue.send(job(_WHOLE_TOKENS)))[-1]["type"] == "completed"

@@ -87,7 +87,7 @@ async def test_every_service_works_as_its_own_user(
             assert {lost, replayed} <= {line.split()[0] for line in listed.splitlines()}
             assert worker.stop() == 0
         assert "NOPERM" not in worker.log
-    # A reader asks for the record, which it may not see, and takes the log for an answer. The
+    # A reader asks for the record, which it may not read, and then reads the log instead. The
     # doctor asks each node of a cluster for a setting, which no user may read.
     assert {line.partition(": ")[2] for line in guarded.denials()} <= {
         *("command hmget in toplevel", "command config|get in toplevel")
