@@ -27,7 +27,7 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may take longer than a user waits."""
+    """Wait longer than a user would: the machine may be busy."""
     monkeypatch.setattr(module, "TIMEOUT_S", 20.0)
 
 

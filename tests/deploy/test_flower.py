@@ -53,7 +53,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(redis_server) -> Iterator[Page]:
-    """`celery flower` beside a worker that was started without events: it asks for them."""
+    """Run `celery flower` beside a worker without the option for events: Flower asks for them."""
     url = redis_server.url.removesuffix("/0") + "/3"
     port = free_port()
     with upstream_in_thread(reply=REPLY) as upstream:

@@ -79,7 +79,7 @@ def test_systemd_accepts_the_unit(tmp_path, path):
 
 
 def test_supervisors_wait_for_the_drain_of_a_worker():
-    """Supervisors allow the drain, twice the clean-up, and the last events."""
+    """Check that supervisors allow the drain, twice the clean-up, and the last events."""
     from berlin_worker import service
     from berlin_worker.pool import shutdown
 

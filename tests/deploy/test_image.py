@@ -72,7 +72,7 @@ def carry_out(steps: list[tuple[str, str]], folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A place for the image, with a Python that has pip and nothing else, as the base image has."""
+    """Return a folder for the image, with a Python that has only pip, as in the base image."""
     (tmp_path / "src").mkdir()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     (packages,) = (tmp_path / "bare").glob("lib/*/site-packages")

@@ -52,7 +52,7 @@ def providers_load_by_their_entry_points() -> None:
 
 
 def a_project_has_its_own_modules_of_these_names() -> None:
-    """A FastAPI project has ``schemas.py``, a Celery project ``worker.py``: ours shadow neither.
+    """Check that the wheel shadows neither ``schemas.py`` nor ``worker.py`` of a project.
 
     Run from the folder of such a project, as the checks after this one are too.
     """

@@ -84,7 +84,7 @@ def test_named_pipe_is_refused_as_input(tmp_path: Path, fake_client: FakeClient)
 
 @pytest.fixture
 def expired_batch(tmp_path: Path, fake_client: FakeClient) -> tuple[Path, Path]:
-    """Two of three lines were sent long ago, one of them is still known to Redis."""
+    """Return the files of a batch that sent two of three lines long ago; Redis has one of them."""
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('"a"\n"b"\n"c"\n')
     with BatchFiles(out) as files:

@@ -35,7 +35,7 @@ RUNS = st.lists(
 def test_any_history_ends_with_the_right_answers_and_pays_no_job_twice(
     runs: list[tuple[list[str], set[str], bool, int]],
 ) -> None:
-    """Each run has other lines, other prompts that fail, and may lose Redis on its way."""
+    """Run with other lines and other failing prompts each time; Redis may vanish during a run."""
     with tempfile.TemporaryDirectory() as home:
         batch = BatchRun(Path(home))
         most: Counter[str] = Counter()
