@@ -10,7 +10,7 @@ from tests.support.cli import Stack, cli_stack
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One Redis, upstream and worker; each test finds its jobs by ID and prompt."""
+    """Yield one Redis, upstream and worker; each test finds its jobs by ID and prompt."""
     with cli_stack() as stack:
         yield stack
 

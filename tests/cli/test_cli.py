@@ -22,7 +22,7 @@ NOWHERE = "redis://somebody:secret@127.0.0.1:1/0"
 
 
 def run(*arguments: str, stdin: str | bytes | None = None, **env: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr of the command in this process."""
+    """Run the command in this process; return exit code, stdout and stderr."""
     environ = {"REDIS_URL": NOWHERE, "CELERY_BROKER_URL": "", "BERLIN_DEBUG": "", **env}
     result = CliRunner().invoke(main, list(arguments), input=stdin, env=environ)
     return result.exit_code, result.stdout, result.stderr

@@ -23,7 +23,7 @@ from tests.support.workers import ROOT, TIMEOUT_S, wait_until
 pytestmark = pytest.mark.integration
 
 MEASURED = {name: value for name, value in os.environ.items() if name == "COVERAGE_PROCESS_CONFIG"}
-"""For demos that end by themselves, one of a kind: measuring costs as much again."""
+"""Measures coverage in one demo of each kind that ends by itself: it doubles the cost."""
 
 
 class Demo:
@@ -32,8 +32,8 @@ class Demo:
     def __init__(self, mark: str) -> None:
         self._mark = f"DEMO_MARK={mark}".encode()
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": mark, "REDIS_URL": ""}
-        # The demo's handlers raise. Raised inside of coverage's tracer, which then keeps its lock
-        # for ever, that hangs the process; so one that may get a signal is not measured.
+        # The demo's signal handlers raise. An exception inside coverage's tracer leaves its lock
+        # held and hangs the process. So a demo that may get a signal is not measured.
         self._env.pop("COVERAGE_PROCESS_CONFIG", None)
 
     def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
@@ -53,7 +53,7 @@ class Demo:
         return process.returncode, out, err
 
     def processes(self) -> dict[int, str]:
-        """Everything that descends from the demo, as process IDs and command lines."""
+        """Return the process IDs and command lines of all descendants of the demo."""
         found = {}
         for place in Path("/proc").iterdir():
             try:
@@ -66,7 +66,7 @@ class Demo:
 
 
 def servers_of(parent: int) -> list[int]:
-    """The process IDs of the Redis servers that a process has started.
+    """Return the process IDs of the Redis servers that a process has started.
 
     A server clears its environment when it sets its title, so its parent identifies it.
     """
@@ -82,7 +82,7 @@ def servers_of(parent: int) -> list[int]:
 
 @pytest.fixture
 def demo() -> Iterator[Demo]:
-    """Fails a test that leaves a process behind."""
+    """Yield a demo; fail a test that leaves a process behind."""
     demo = Demo(f"{os.getpid()}-{time.monotonic_ns()}")
     yield demo
     left = demo.processes()

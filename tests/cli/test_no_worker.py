@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 class FakeRedis:
-    """A Redis with so many workers, or with an error."""
+    """A Redis with a number of workers, or one that raises an error."""
 
     def __init__(self, workers):
         self.workers, self.closed = workers, 0
@@ -32,7 +32,7 @@ class FakeRedis:
 
 @pytest.fixture
 def fleet(monkeypatch):
-    """Set the number of workers; without patience."""
+    """Set the number of workers; the hint comes almost at once."""
     monkeypatch.setattr(no_worker, "PATIENCE_S", 0.01)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
 
@@ -59,7 +59,7 @@ async def test_number_is_unknown_without_an_answer(fleet, error):
     assert made.closed == 1
 
 
-def test_hint_says_what_is_known():
+def test_hint_states_the_number_of_workers():
     assert "no worker is running" in no_worker.hint(0)
     assert "one of 3 workers" in no_worker.hint(3)
     assert "berlin doctor" in no_worker.hint(None)

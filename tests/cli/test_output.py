@@ -59,7 +59,7 @@ def test_output_of_libraries_raises_in_no_encoding(monkeypatch: pytest.MonkeyPat
     [
         ("", "", "xterm", None),
         ("1", "", "xterm", False),
-        ("0", "", "xterm", False),  # any value, says no-color.org
+        ("0", "", "xterm", False),  # any value counts (no-color.org)
         ("1", "1", "xterm", False),
         ("", "1", "", True),
         ("", "0", "xterm", None),

@@ -1,4 +1,4 @@
-"""The job IDs that TAB offers: by hand over the protocol, quick, and silent about any trouble."""
+"""The job IDs that TAB offers: read without redis-py, quickly, and without an error message."""
 
 import gc
 import socket
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may take longer than a user waits."""
+    """Wait longer than a user would: the machine may be busy."""
     monkeypatch.setattr(module, "TIMEOUT_S", 20.0)
 
 
@@ -107,7 +107,7 @@ def test_jobs_are_found_at_the_server_that_has_them(
         client.zadd(names.JOBS, {"a": 1, "b": 2})
     nodes = servers.sentinels if kind == "sentinel" else servers.servers
     path = f"/{servers.name}/0" if kind == "sentinel" else ""
-    # One that is not there, and each as the only one that is.
+    # Each URL names one node that is absent, and one that is there.
     for node in nodes:
         url = f"redis+{kind}://127.0.0.1:{free_port()},127.0.0.1:{node.port}{path}"
         assert recent_jobs({"REDIS_URL": url}) == ["b", "a"]

@@ -57,7 +57,7 @@ def test_closed_pipe_cancels_the_job(stack: Stack, job_id: str) -> None:
     process = stack.start("submit", "[[stall:2]]", "--job-id", job_id)
     assert process.stdout is not None
     assert os.read(process.stdout.fileno(), 4) == b"one "
-    # Nothing more comes that could meet the broken pipe: it is noticed all the same.
+    # No further text comes, so no write meets the broken pipe. The command must notice it.
     process.stdout.close()
     process.stdout = None
     code, _, err = end(process)

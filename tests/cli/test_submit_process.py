@@ -94,8 +94,8 @@ while words:
         stream.flush()
         stream.buffer.write(mark)
 """
-"""Runs commands, each with ``NEXT`` after it, in one interpreter: one that reads an encoding at its
-start is a new one, which takes longer to start than a command to run."""
+"""Runs commands, each followed by ``NEXT``, in one interpreter. Python reads the encoding at its
+start, so each encoding needs an interpreter of its own, which starts slowly."""
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -193,7 +193,7 @@ HOSTILE = "a \x1b[2Jb\x07\r\n[bold]c[/bold]"
 def test_pipe_receives_the_text_unchanged_with_a_last_newline(stack: Stack, tmp_path: Path) -> None:
     options = ["--provider", "echo"]
     assert stack.run("submit", HOSTILE, *options)[:2] == (0, HOSTILE + "\n")
-    # A file is no pipe: nothing about it can be waited for.
+    # A file is not a pipe: the event loop cannot wait for it.
     with (tmp_path / "out").open("wb") as out:
         assert end(stack.start("submit", HOSTILE, *options, stdout=out))[0] == 0
     assert (tmp_path / "out").read_bytes() == HOSTILE.encode() + b"\n"

@@ -168,18 +168,18 @@ class Terminal:
         os.write(self._ours, keys)
 
     def mode(self) -> list[Any]:
-        """How the terminal treats what is typed."""
+        """Return the mode of the terminal, for instance whether it echoes."""
         return termios.tcgetattr(self._ours)
 
     def text(self) -> str:
-        """All of it so far."""
+        """Return all output so far."""
         with contextlib.suppress(OSError):  # nothing more at present
             while data := os.read(self._ours, 65536):
                 self._written += data
         return self._written.decode(errors="replace")
 
     def close(self) -> None:
-        """Whatever has happened."""
+        """Kill the process, and close the terminal."""
         self.process.kill()
         self.process.wait()
         os.close(self._ours)
@@ -197,7 +197,7 @@ def test_top_survives_an_outage_of_redis_and_ctrl_c_quits():
         server.kill()
         wait_until(lambda: "does not answer; the figures are old" in terminal.text(), "the notice")
         terminal.process.send_signal(signal.SIGINT)
-        # It ends once all that it writes has been read.
+        # The command ends once the test has read all its output.
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
         assert terminal.process.returncode == 0
 

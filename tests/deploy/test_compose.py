@@ -37,7 +37,7 @@ with redis.Redis(port=int(os.environ["PORT"]), username=sys.argv[2],
                  password=os.environ["REDISCLI_AUTH"]) as client:
     print("PONG" if client.ping() else "")
 """
-"""What the health check asks of redis-cli; the server's wheel comes without one."""
+"""A stand-in for redis-cli in the health check: the server's wheel comes without one."""
 
 
 class Stack:
@@ -59,7 +59,7 @@ class Stack:
         (self._bin / "healthcheck").symlink_to(DEPLOY / "healthcheck")
 
     def env(self, service: str, **given: str) -> dict[str, str]:
-        """The variables of a service, and nothing else of the test's own."""
+        """Return the variables of a service; only paths come from the environment of the tests."""
         said = container_environ(self.services[service], self.environ)
         found = {name: self._here(value) for name, value in said.items()}
         path = f"{self._bin}:{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -79,14 +79,14 @@ class Stack:
 
     def start_redis(self) -> subprocess.Popen[bytes]:
         *shell, script = self.services["redis"]["command"]
-        # Only where it listens and writes is not as in the container.
+        # Only its port, its address and its folder differ from those of the container.
         mine = f" --port {self.redis_port} --bind 127.0.0.1 --dir {self._folder}"
         return self.start("redis", *shell, self._here(script).rstrip() + mine)
 
     def start_worker(self, port: int) -> subprocess.Popen[bytes]:
         settings = {"WORKER_HTTP_PORT": f"{port}", "BERLIN_URL": self._berlin_url}
         said = [*entrypoint("worker"), *self.services["worker"]["command"]]
-        # Each container has a name; these have that of the machine.
+        # Each container has a host name of its own; here all workers run on one host.
         return self.start("worker", *said, f"--hostname=w{port}@%h", **settings)
 
     def start_flower(self, port: int) -> subprocess.Popen[bytes]:
@@ -228,7 +228,7 @@ def test_stack_works_by_its_own_commands(stack, tmp_path):
 
 
 def answer_of(port: int, key: str) -> str:
-    """The text of a chat completion by the gateway."""
+    """Return the text of a chat completion by the gateway."""
     body = {"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "hello"}]}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
@@ -238,7 +238,7 @@ def answer_of(port: int, key: str) -> str:
 
 
 def secrets_of_others(stack: Stack, service: str, needed_ones: set[str]) -> set[str]:
-    """Secrets of `.env` that a service has and does not need."""
+    """Return the secrets of `.env` that a service has and does not need."""
     others = {value for name, value in stack.environ.items() if name not in needed_ones}
     text = "\n".join(stack.env(service).values())
     return {value for value in others if value in text}
@@ -296,5 +296,5 @@ def test_each_service_is_confined():
         pinned = re.fullmatch(r"[a-z/]+:v?[0-9][\w.-]+@sha256:[0-9a-f]{64}", service["image"])
         assert pinned or "build" in service
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
-    # For --scale: neither a name nor a port of the machine that only one can have.
+    # --scale needs a service without a name or a port that only one container can have.
     assert {"ports", "container_name", "hostname"}.isdisjoint(services["worker"])

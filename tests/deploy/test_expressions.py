@@ -57,7 +57,7 @@ def samples(output) -> Samples:
 
 
 async def metrics_of_gateway() -> str:
-    """Metrics of a gateway without a Redis, after some requests."""
+    """Return the metrics of a gateway without a Redis, after some requests."""
     settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
     gateway = open_gateway(settings, "127.0.0.1", warn=lambda _: None)
     async with (

@@ -53,7 +53,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(redis_server) -> Iterator[Page]:
-    """`celery flower` beside a worker that was started without events: it asks for them."""
+    """Run `celery flower` beside a worker without the option for events: Flower asks for them."""
     url = redis_server.url.removesuffix("/0") + "/3"
     port = free_port()
     with upstream_in_thread(reply=REPLY) as upstream:
@@ -104,15 +104,15 @@ def test_flower_page_shows_tasks_and_no_prompt(page, tmp_path):
     assert done.returncode == 0, done.stderr
     for shown in ("worker.generate", page.ended, page.running, "SUCCESS", "STARTED"):
         assert shown in done.stdout
-    assert_tells_no_secret(done.stdout)
+    assert_no_secret_in(done.stdout)
 
 
-def test_its_pages_show_no_prompt_and_no_reply_and_stop_no_worker_without_a_login(page):
+def test_flower_pages_show_no_prompt_and_no_reply_and_stop_no_worker_without_a_login(page):
     for path in (
         "/", "/workers?json=1", "/tasks", "/broker", f"/worker/{page.worker}", "/metrics",
         f"/task/{page.ended}", f"/task/{page.running}",
     ):  # fmt: skip
-        assert_tells_no_secret(page.get(path))
+        assert_no_secret_in(page.get(path))
     assert "worker.generate" in page.get(f"/task/{page.running}")
     for action in (f"worker/shutdown/{page.worker}", f"task/revoke/{page.running}"):
         asked = urllib.request.Request(page.url(f"/api/{action}"), method="POST", data=b"")
@@ -120,6 +120,6 @@ def test_its_pages_show_no_prompt_and_no_reply_and_stop_no_worker_without_a_logi
             urllib.request.urlopen(asked, timeout=30)
 
 
-def assert_tells_no_secret(text: str) -> None:
+def assert_no_secret_in(text: str) -> None:
     assert PROMPT not in text
     assert REPLY not in text

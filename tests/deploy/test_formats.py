@@ -71,7 +71,7 @@ def test_metrics_port_is_the_same_in_every_file():
 def test_systemd_accepts_the_unit(tmp_path, path):
     analyze = tool("systemd-analyze")
     unit = tmp_path / path.name
-    # It looks whether the program is there.
+    # systemd-analyze checks that the program exists.
     unit.write_text(path.read_text().replace("/opt/berlin/bin/berlin", tool("berlin")))
     run(analyze, "verify", unit)
     level = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", unit)
@@ -79,7 +79,7 @@ def test_systemd_accepts_the_unit(tmp_path, path):
 
 
 def test_supervisors_wait_for_the_drain_of_a_worker():
-    """Supervisors allow the drain, twice the clean-up, and the last events."""
+    """Check that supervisors allow the drain, twice the clean-up, and the last events."""
     from berlin_worker import service
     from berlin_worker.pool import shutdown
 

@@ -25,13 +25,13 @@ TEXT = re.sub(
 )
 CONTEXT = (ROOT / ".dockerignore").read_text().splitlines()
 PLACES = {"/opt/berlin": "berlin", "/opt/build": "build"}
-"""Where the image has its environments, and where the test has them."""
+"""Folders of the environments in the image, and their names in the folder of the test."""
 READABLE = "--chmod=755 "
 """A checkout may be private to its owner, and the user of the image is another one."""
 
 
 def instructions(stage: str) -> list[tuple[str, str]]:
-    """Those of a stage, after those of the stages that it is built from."""
+    """Return the instructions of a stage, after those of the stages that it is built from."""
     match = re.search(rf"(?ms)^FROM (\S+) AS {stage}\n(.*?)(?=^FROM |\Z)", TEXT)
     assert match, stage
     base, body = match.groups()
@@ -72,7 +72,7 @@ def carry_out(steps: list[tuple[str, str]], folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A place for the image, with a Python that has pip and nothing else, as the base image has."""
+    """Return a folder for the image, with a Python that has only pip, as in the base image."""
     (tmp_path / "src").mkdir()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     (packages,) = (tmp_path / "bare").glob("lib/*/site-packages")
@@ -89,7 +89,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def environment(**given: str) -> dict[str, str]:
-    """Nothing of the test's own: the wheel must be enough."""
+    """Return an environment without the variables of the tests: the wheel must be enough."""
     return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **given}
 
 
@@ -102,7 +102,7 @@ def run(folder: Path, *command: str, **environ: str) -> subprocess.CompletedProc
 
 
 def serves(folder: Path, stage: str, port: int, *arguments: str, **environ: str) -> None:
-    """Start a stage until its health check finds it well, and SIGTERM it; it must end with 0."""
+    """Start a stage, wait until it is healthy, and check that it ends with 0 after SIGTERM."""
     image = dict(instructions(stage))
     entrypoint, *more = json.loads(image["ENTRYPOINT"])
     check = json.loads(image["HEALTHCHECK"].partition("CMD ")[2])
@@ -131,7 +131,7 @@ def compiled(folder: Path) -> Iterator[Path]:
 
 
 def is_taken_as_it_is(bytecode: Path) -> bool:
-    """Whether Python compares it with no source; PEP 552 has the flags."""
+    """Return whether Python uses the bytecode without checking its source (flags of PEP 552)."""
     return int.from_bytes(bytecode.read_bytes()[4:8], "little") == 1
 
 

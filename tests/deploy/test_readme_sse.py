@@ -45,7 +45,7 @@ class FastAPI:
 
 @pytest.fixture
 def app(monkeypatch, redis_url):
-    """The example's names."""
+    """Return the names that the example defines."""
     fastapi, responses = types.ModuleType("fastapi"), types.ModuleType("fastapi.responses")
     vars(fastapi).update(FastAPI=FastAPI, Header=object, Path=dict)
     vars(responses).update(StreamingResponse=StreamingResponse)

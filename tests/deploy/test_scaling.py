@@ -55,7 +55,7 @@ def environment(real_redis_url: str) -> Iterator[Environment]:
 
 @pytest.fixture
 def replicas(environment) -> Iterator[list[Replica]]:
-    """Four of them, not yet started."""
+    """Yield four replicas that are not started yet."""
     made = [Replica(environment) for _ in range(4)]
     try:
         yield made
@@ -66,7 +66,7 @@ def replicas(environment) -> Iterator[list[Replica]]:
 
 
 def counted(client: redis.Redis) -> int:
-    """What the ScaledObject makes of Redis: the sum of its two triggers."""
+    """Return the number of jobs that the ScaledObject counts: the sum of its two triggers."""
     scaled = one(rendered(DEPLOY / "kubernetes" / "overlays" / "keda"), "ScaledObject")["spec"]
     assert scaled["advanced"]["scalingModifiers"]["formula"] == "queued + running"
     keys = [trigger["metadata"]["listName"] for trigger in scaled["triggers"]]

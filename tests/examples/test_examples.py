@@ -110,7 +110,7 @@ def relay(environ: dict[str, str], request: pytest.FixtureRequest) -> Iterator[s
 
 
 def frames(url: str, last_event_id: str, most: int) -> list[dict]:
-    """Read at most so many events, and go away."""
+    """Read at most ``most`` events, and close the connection."""
     request = urllib.request.Request(url, headers={"Last-Event-ID": last_event_id})
     events: list[dict] = []
     with closing(urllib.request.urlopen(request, timeout=RUN_S)) as response:

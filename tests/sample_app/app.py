@@ -31,10 +31,10 @@ app.conf.update(json.loads(os.environ.get("SAMPLE_CONF", "{}")))
 notes = redis.Redis.from_url(URL, decode_responses=True)
 
 
-# Asked again and again, also while a test cuts every connection there is.
+# Tasks poll by this client, also while a test cuts all connections.
 releases = redis.Redis.from_url(URL, retry=Retry(ConstantBackoff(0.01), 10))
 
 
 def note(*words: object) -> None:
-    """Append one line to the list ``notes``; quick enough to block a test's loop."""
+    """Append one line to the list ``notes``; blocks the event loop of a test, but only briefly."""
     notes.rpush("notes", " ".join(str(word) for word in words))

@@ -4,7 +4,7 @@ from celery import Task, current_app
 
 
 class RetryInAClass(Task):  # type: ignore[misc]  # celery has no type information
-    """A task of a class that knows nothing of this pool."""
+    """A task class without any code for this pool."""
 
     name = "tests.sample_app.pool_app.retry_in_a_class"
     autoretry_for = (ValueError,)

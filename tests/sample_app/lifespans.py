@@ -1,4 +1,4 @@
-"""What surrounds the tasks of the sample app: contexts that hold, fail, hang and crash."""
+"""Contexts around the tasks of the sample app: they hold, fail, hang and crash."""
 
 import asyncio
 import contextlib

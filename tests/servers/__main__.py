@@ -1,4 +1,4 @@
-"""Real servers of the protocol of OpenAI, which nobody here wrote: ``make test-servers``.
+"""Real servers of OpenAI's protocol, by other authors: ``make test-servers``.
 
 Each gets an environment of its own below ``.servers``, and the same tests through the queue:
 a bare Celery producer in front, a bare redis-py reader behind. Prints a table for tests/README.md;
@@ -105,7 +105,7 @@ def job_of(prompt: str, model: str, **options: Any) -> Job:
 
 @contextlib.contextmanager
 def litellm(queue: Queue) -> Iterator[tuple[str, dict[str, Callable[[], str]]]]:
-    """The LiteLLM proxy: a mock model of its own, and a stand-in behind it for tools and cancel."""
+    """Run the LiteLLM proxy with a mock model, and a stand-in behind it for tools and cancel."""
     programs, port = install("litellm"), free_port()
     with in_thread(OpenAIUpstream(chunk_delay_s=0.05)) as behind:
         model = {"model": "openai/stand-in", "api_base": f"{behind.url}/v1", "api_key": behind.key}
@@ -142,7 +142,7 @@ def litellm(queue: Queue) -> Iterator[tuple[str, dict[str, Callable[[], str]]]]:
 
 @contextlib.contextmanager
 def llama(queue: Queue) -> Iterator[tuple[str, dict[str, Callable[[], str]]]]:
-    """llama.cpp by llama-cpp-python's server, with random weights: it answers one at a time."""
+    """Run llama-cpp-python's server with random weights; it answers one job at a time."""
     programs, port = install("llama"), free_port()
     model = PLACE / "tiny.gguf"
     script = Path(__file__).with_name("tiny_model.py")

@@ -54,7 +54,7 @@ class Queue:
 
 
 def main_job(queue: Queue, job: Job) -> str:
-    """Text and usage arrive."""
+    """Check that text and usage arrive."""
     events = queue.wait(queue.send(job))
     last = events[-1]
     assert last["type"] == "completed", last
@@ -66,7 +66,7 @@ def main_job(queue: Queue, job: Job) -> str:
 
 
 def reasoning(queue: Queue, job: Job) -> str:
-    """Reasoning arrives apart from the text, and before it."""
+    """Check that reasoning arrives apart from the text, and before it."""
     events = queue.wait(queue.send(job))
     assert events[-1]["type"] == "completed", events[-1]
     kinds = [event["type"] for event in events if event["type"] in {"reasoning", "chunk"}]
@@ -77,7 +77,7 @@ def reasoning(queue: Queue, job: Job) -> str:
 
 
 def tool_call(queue: Queue, job: Job) -> str:
-    """A tool call arrives whole."""
+    """Check that a tool call arrives whole."""
     events = queue.wait(queue.send(job))
     assert events[-1]["type"] == "completed", events[-1]
     pieces = [event for event in events if event["type"] == "tool_call"]
@@ -88,7 +88,7 @@ def tool_call(queue: Queue, job: Job) -> str:
 
 
 def cancel(queue: Queue, job: Job, is_idle: Callable[[], bool]) -> str:
-    """A cancelled job ends, and its server stops to generate."""
+    """Check that a cancelled job ends, and that its server stops generating."""
     job_id = queue.send(job)
     until(lambda: any(event["type"] == "chunk" for event in queue.events(job_id)), 120)
     started = time.monotonic()
@@ -100,9 +100,9 @@ def cancel(queue: Queue, job: Job, is_idle: Callable[[], bool]) -> str:
 
 
 def cancel_costs(queue: Queue, job: Callable[[int], Job], pid: int) -> str:
-    """A cancelled job ends, and the CPU time of its server says that it has stopped generating.
+    """Check that a cancelled job ends, and by its CPU time that the server stops generating.
 
-    A whole job, shorter than what is left of the cancelled one, shows what the latter would cost.
+    A whole job, shorter than the rest of the cancelled one, shows what that rest would cost.
     """
     before_s = cpu_s(pid)
     assert queue.wait(queue.send(job(_WHOLE_TOKENS)))[-1]["type"] == "completed"
@@ -117,7 +117,7 @@ def cancel_costs(queue: Queue, job: Callable[[int], Job], pid: int) -> str:
 
 
 def streams(queue: Queue, job: Job) -> str:
-    """Many streams at once, none lost."""
+    """Check that of many streams at once none is lost."""
     started = time.monotonic()
     ids = [queue.send(job) for _ in range(_STREAMS)]
     ends = [queue.wait(job_id, 900)[-1]["type"] for job_id in ids]

@@ -1,6 +1,6 @@
 """What must hold of the installed wheel; run by ``make smoke`` with its own interpreter.
 
-Plain Python and no pytest: nothing is installed here but what the wheel asks for.
+Plain Python and no pytest: only what the wheel requires is installed here.
 """
 
 import importlib
@@ -52,7 +52,7 @@ def providers_load_by_their_entry_points() -> None:
 
 
 def a_project_has_its_own_modules_of_these_names() -> None:
-    """A FastAPI project has ``schemas.py``, a Celery project ``worker.py``: ours shadow neither.
+    """Check that the wheel shadows neither ``schemas.py`` nor ``worker.py`` of a project.
 
     Run from the folder of such a project, as the checks after this one are too.
     """
@@ -83,7 +83,7 @@ def commands_answer() -> None:
 
 
 def a_job_goes_through() -> None:
-    """As another service would: a bare Celery producer, a bare Redis client, the contract."""
+    """Run a job as another service would: by a bare Celery producer and a bare Redis client."""
     from berlin_worker.embedded.redis_server import any_redis
 
     with any_redis() as (url, description), tempfile.TemporaryFile() as log:

@@ -56,7 +56,7 @@ def test_batch_that_is_done_sends_nothing(tmp_path: Path, fake_client: FakeClien
     assert invoke(source, "-o", out)[0] == 0
     assert out.read_bytes() == before
     assert set(fake_client.sent.values()) == {1}
-    # Lines that were added since are sent; one that was changed has another job's result.
+    # An added line is sent. A changed line, too: its old result belongs to another job.
     source.write_text('"a"\n"b"\n"c"\n')
     assert invoke(source, "-o", out)[0] == 0
     assert len(fake_client.sent) == 3
@@ -84,7 +84,7 @@ def test_named_pipe_is_refused_as_input(tmp_path: Path, fake_client: FakeClient)
 
 @pytest.fixture
 def expired_batch(tmp_path: Path, fake_client: FakeClient) -> tuple[Path, Path]:
-    """Two of three lines were sent long ago, one of them is still known to Redis."""
+    """Return the files of a batch that sent two of three lines long ago; Redis has one of them."""
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('"a"\n"b"\n"c"\n')
     with BatchFiles(out) as files:
@@ -104,7 +104,7 @@ def test_expired_results_are_not_paid_again_without_consent(
     assert "(lines 1); nothing was sent" in err
     assert "--expired=again" in err
     assert not fake_client.paid
-    # Asked again, the answer is the same.
+    # A second run has the same result.
     assert invoke(source, "-o", out)[0] == 1
 
 

@@ -34,11 +34,11 @@ class Files:
         return [json.loads(line) for line in whole.splitlines()]
 
     def has(self, count: int) -> bool:
-        """Whether so many results are there."""
+        """Return whether at least ``count`` results are there."""
         return len(self.results) >= count
 
     def paid(self, stack: Stack) -> list[int]:
-        """How often each line went upstream."""
+        """Return how often each line was sent upstream."""
         return [stack.calls(f"{self.mark}-{number}-") for number in range(1, len(self.texts) + 1)]
 
     @property

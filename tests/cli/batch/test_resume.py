@@ -35,7 +35,7 @@ RUNS = st.lists(
 def test_any_history_ends_with_the_right_answers_and_pays_no_job_twice(
     runs: list[tuple[list[str], set[str], bool, int]],
 ) -> None:
-    """Each run has other lines, other prompts that fail, and may lose Redis on its way."""
+    """Run with other lines and other failing prompts each time; Redis may vanish during a run."""
     with tempfile.TemporaryDirectory() as home:
         batch = BatchRun(Path(home))
         most: Counter[str] = Counter()
@@ -48,8 +48,8 @@ def test_any_history_ends_with_the_right_answers_and_pays_no_job_twice(
                 assert "the results of another input" in err
                 return
         batch.fleet.broken, batch.fleet.left = set(), -1
-        # A line that was away meanwhile has lost its results: each run may find one more job of
-        # its that has failed, and each run before has left one at the most.
+        # A line that was absent from an input has lost its results. Each earlier run has left at
+        # most one failed job of such a line, and each run here may find one of them.
         for _ in range(len(runs) + 1):
             code, err = batch.run("--retry-failed")
             if code == 0:
@@ -57,7 +57,7 @@ def test_any_history_ends_with_the_right_answers_and_pays_no_job_twice(
         assert code == 0, err
         assert batch.texts() == [f"answer to {line}" for line in lines]
         assert [result["line"] for result in batch.results()] == list(range(1, len(lines) + 1))
-        # As often as the line stood in one input at the most.
+        # At most as often as the line stood in one input.
         assert all(batch.fleet.answered(line) <= most[line] for line in most)
 
 
@@ -205,7 +205,7 @@ def test_retry_killed_long_ago_is_not_paid_again_without_consent(
     batch.fleet.broken = {"b"}
     batch.write("a", "b", "c")
     assert batch.run()[0] == 1
-    # Done long ago: that a line is wanted again is no reason to ask.
+    # The batch ended long ago: --retry-failed alone is no reason to ask.
     now = time.time()
     monkeypatch.setattr(command.time, "time", lambda: now + 100_000)
     batch.fleet.left = 0

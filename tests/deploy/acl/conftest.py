@@ -41,7 +41,7 @@ def guarded(tmp_path_factory) -> Iterator[Guarded]:
 
 @pytest.fixture(scope="module", params=["sentinel", "cluster"])
 def guarded_topology(request: pytest.FixtureRequest, guarded: Guarded) -> Iterator[GuardedTopology]:
-    """The users of the ACL file on Sentinels and their servers, and on a cluster."""
+    """Yield servers with the users of the ACL file: behind Sentinels, and as a cluster."""
     name = {"sentinel": "sentinel_set"}.get(request.param, request.param)
     running = request.getfixturevalue(name)
     found = GuardedTopology(guarded.server, guarded.passwords, running)
@@ -52,7 +52,7 @@ def guarded_topology(request: pytest.FixtureRequest, guarded: Guarded) -> Iterat
 
 @pytest.fixture
 def admin(guarded) -> Iterator[redis.Redis]:
-    """An administrator's client; a job and a token of others are in the database."""
+    """Yield an administrator's client; the database holds a job and a token of others."""
     with guarded.client("admin") as client:
         client.flushall()
         client.acl_log_reset()
@@ -67,7 +67,7 @@ def admin(guarded) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def fleet(guarded, admin) -> Iterator[Fleet]:
-    """A worker's environment as its user, a bare producer as its user; the test reads as admin."""
+    """Yield a worker and a bare producer, each as its own user; the test reads as admin."""
     admin.flushall()
     with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
         fleet = Fleet(guarded.url("worker"), upstream)

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def fleet(guarded_topology: GuardedTopology) -> Iterator[Fleet]:
-    """A worker and a bare producer, each with its own user of Redis; the test reads as admin."""
+    """Yield a worker and a bare producer, each as its own user; the test reads as admin."""
     guarded = guarded_topology
     empty(guarded.url("admin"))
     if broker_url := guarded.broker_url("admin"):
@@ -87,7 +87,7 @@ async def test_every_service_works_as_its_own_user(
             assert {lost, replayed} <= {line.split()[0] for line in listed.splitlines()}
             assert worker.stop() == 0
         assert "NOPERM" not in worker.log
-    # A reader asks for the record, which it may not see, and takes the log for an answer. The
+    # A reader asks for the record, which it may not read, and then reads the log instead. The
     # doctor asks each node of a cluster for a setting, which no user may read.
     assert {line.partition(": ")[2] for line in guarded.denials()} <= {
         *("command hmget in toplevel", "command config|get in toplevel")
@@ -95,7 +95,7 @@ async def test_every_service_works_as_its_own_user(
 
 
 async def use(gateway: Harness) -> None:
-    """Each kind of request to a gateway once."""
+    """Send each kind of request to a gateway once."""
     text = {"messages": [{"role": "user", "content": "by HTTP"}], "model": "gpt-4o"}
     job_id = await answered(gateway, "POST", "/v1/jobs", 202, "job_id", json=text)
     ticket = await answered(gateway, "POST", f"/v1/jobs/{job_id}/tickets", 201, "ticket")
@@ -127,7 +127,7 @@ async def use(gateway: Harness) -> None:
 async def answered(
     gateway: Harness, method: str, path: str, expected: int, field: str, **options: Any
 ) -> Any:
-    """A field of the JSON reply to a request."""
+    """Return a field of the JSON reply to a request."""
     status, _, body = await gateway.call(method, path, **options)
     assert status == expected, body
     return body[field]

@@ -14,7 +14,7 @@ BROKEN_PIPE: Final = 141
 
 
 class Problem(click.ClickException):
-    """One line for the user. ``hint`` is what to do; exit codes are those of `berlin --help`."""
+    """One line for the user. ``hint`` is what to do; `berlin --help` lists the exit codes."""
 
     def __init__(self, message: str, exit_code: int = FAILED, hint: str | None = None) -> None:
         super().__init__(message)

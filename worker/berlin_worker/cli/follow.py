@@ -56,7 +56,7 @@ async def follow(
         interrupts = stack.enter_context(Interrupts())
         out = stack.enter_context(Stdout())
         if cancel:
-            # Complete the submission first: one under way would clear a cancellation.
+            # Complete the submission first: it would clear a cancellation that came before its end.
             await stream.start()
         view = view_for(out, as_json=as_json, final=final, reasoning=reasoning)
         follower = Follower(stream, out, view, after=after, log=log)

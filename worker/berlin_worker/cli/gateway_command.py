@@ -16,8 +16,8 @@ import click
 def gateway(host: str, port: int, new_key: str | None) -> None:
     """Serve jobs over HTTP, also to OpenAI's clients.
 
-    It needs Redis and the broker; workers run the jobs. Any number may run side by side. Without
-    WORKER_GATEWAY_KEYS it listens on loopback only.
+    A gateway needs Redis and the broker; workers run the jobs. Several gateways may run side by
+    side. Without WORKER_GATEWAY_KEYS it listens on loopback only.
 
     \b
       berlin gateway

@@ -15,14 +15,14 @@ _TYPES: Final = (
     (b"BM", "image/bmp"),
 )
 _MOST_BYTES: Final = 16 * 1024 * 1024
-"""No job can hold more."""
+"""Maximum size of an image: no job can hold more."""
 
 
 def with_images(job: dict[str, Any], images: Sequence[str]) -> dict[str, Any]:
     """Return ``job`` with ``images`` as parts of its last message of the user.
 
     An image is a path, or an ``http(s)`` URL, which the upstream loads. Raises
-    ``click.ClickException`` for a file that cannot be read or is no image.
+    ``click.ClickException`` for a file that cannot be read or is not an image.
     """
     parts = [{"type": "image_url", "image_url": {"url": _url(image)}} for image in images]
     messages = job.get("messages")
@@ -54,7 +54,7 @@ def _url(image: str) -> str:
         raise click.FileError(image, error.strerror or "cannot be read") from None
     kind = media_type(data)
     if kind is None:
-        raise click.UsageError(f"{image} is no PNG, JPEG, GIF, WebP or BMP image.")
+        raise click.UsageError(f"{image} is not a PNG, JPEG, GIF, WebP or BMP image.")
     if len(data) > _MOST_BYTES:
         raise click.UsageError(f"{image} is too large for a job: pass its URL instead.")
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

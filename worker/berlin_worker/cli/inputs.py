@@ -94,7 +94,7 @@ def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | No
     """
     try:
         fd = source.fileno()
-    except (OSError, ValueError):  # not a file of the system: a test
+    except (OSError, ValueError):  # a test has replaced stdin by an object without a descriptor
         return source.read()
     parts: list[bytes] = []
     size, hinted = 0, False

@@ -12,7 +12,7 @@ from typing import Final, Self
 SIGNALS: Final = (
     signal.SIGINT,
     signal.SIGTERM,
-    # Sent when the terminal closes. Ignored under nohup, as its user wants.
+    # Sent when the terminal closes. nohup ignores it, and this program leaves that so.
     *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []),
 )
 _SHOW_CURSOR: Final = b"\x1b[?25h"
@@ -94,7 +94,7 @@ class SignalWait:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Defer signals to the end of the block, so that what it starts always has an owner."""
+    """Defer signals to the end of the block, so that no process that it starts is left behind."""
     received: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: received.append(number))

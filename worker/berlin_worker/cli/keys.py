@@ -59,5 +59,5 @@ def _terminal() -> int | None:
         return None
     try:
         return fd if os.tcgetpgrp(fd) == os.getpgrp() else None
-    except OSError:  # not the controlling terminal, which alone stops background readers
+    except OSError:  # only a controlling terminal stops readers in the background
         return fd

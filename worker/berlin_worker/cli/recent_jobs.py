@@ -67,7 +67,7 @@ def _answers(target: _Target, commands: Sequence[tuple[str, ...]]) -> Iterator[A
             reply = _ask(place, commands, target)
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("MOVED "):
                 host, _, port = str(reply).split()[2].rpartition(":")
-                # Without a host the answer means the server that was asked.
+                # A reply without a host means the server that sent it.
                 reply = _ask((host or place[0], int(port)), commands, target)
             if isinstance(reply, list):
                 yield reply

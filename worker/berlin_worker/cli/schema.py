@@ -18,7 +18,7 @@ def files() -> dict[str, str]:
     """Return the text of each document by its path in the folder of the contract."""
     adapters: dict[str, TypeAdapter[Any]] = {
         **documents.ADAPTERS,
-        "result": TypeAdapter(Result),  # what a reader makes of the events; no message
+        "result": TypeAdapter(Result),  # made from the events by a reader, not a message
     }
     made = {_FILE: documents.asyncapi()}
     made |= {

@@ -159,7 +159,7 @@ class JsonView:
 
 
 def _is_json(line: bytes) -> bool:
-    """Return whether a line of a log is JSON for every parser: without NaN and Infinity (pure)."""
+    """Return whether every JSON parser reads a line of a log: without NaN and Infinity (pure)."""
     if not any(word in line for word in _NUMBERS_OF_PYTHON):
         return True
     try:

@@ -40,7 +40,7 @@ def pool_of(celery_args: Sequence[str]) -> str | None:
 
 
 def check_providers(settings: Settings) -> None:
-    """Raise ``SettingsError`` if the worker would not start for what a provider lacks."""
+    """Raise ``SettingsError`` if a provider lacks a setting that the worker needs to start."""
     from berlin_worker.providers.served import check_settings  # noqa: PLC0415  # imports providers
 
     try:

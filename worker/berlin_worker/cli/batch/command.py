@@ -71,7 +71,7 @@ def batch(
     \b
     Files beside RESULTS:
       RESULTS.run     progress; remove RESULTS itself to start over
-      RESULTS.kept    results during a resumed run, and results of lines that the input has lost
+      RESULTS.kept    results during a resumed run, and of lines that are no longer in the input
 
     Redis keeps the result of a job for WORKER_LOG_TTL_S (an hour) after its end. If results have
     expired, nothing is sent until you choose --expired=again (and pay again) or --expired=skip.

@@ -1,8 +1,8 @@
 """The files of a batch: results that survive an interruption, and a record of its progress.
 
 Results are in the order of the lines. To run a line before the last again, the batch first moves
-its result and all later ones to ``<results>.kept``, and then each back to its place. At any moment
-of a kill each result is in one of the two files.
+its result and all later ones to ``<results>.kept``, and then each back to its place. Whenever the
+process is killed, each result is in one of the two files.
 
 The progress is in ``<results>.run``: one record of a fixed size, written in place before each job
 is sent. After a kill it bounds the lines that may have been paid for.
@@ -88,11 +88,11 @@ class StdoutResults:
         """Do nothing: stdout keeps no progress."""
 
     def finish(self, *, unused: int) -> None:
-        """Do nothing."""
+        """Do nothing: stdout keeps no progress."""
 
 
 class BatchFiles:
-    """Results and progress of one batch, locked against a second process. Use it as a context."""
+    """Results and progress of one batch, locked against a second process: a context manager."""
 
     def __init__(self, results: Path) -> None:
         """Open or create both files. Raises :class:`WrongOutput` for a file of another program."""

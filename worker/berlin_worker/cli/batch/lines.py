@@ -15,7 +15,7 @@ from berlin_worker.client import Result
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LONGEST_BASE: Final = 112
-"""A job ID has at most 128 characters: the rest is for the number of the retry."""
+"""Part of a job ID that a retry keeps; its number follows. An ID has at most 128 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Line:
         """Return the line with the job ID of its run number ``retry``, counted from 0."""
         if retry == self.retry:
             return self
-        assert self.retry == 0, "the ID of a retry follows from the first one"
+        assert self.retry == 0, "the ID of a retry derives from that of the first run"
         job_id = f"{self.job_id[:_LONGEST_BASE]}_retry{retry}"
         job = {name: value for name, value in self.job.items() if name != "job_id"}
         return replace(self, job_id=job_id, job=job, retry=retry)

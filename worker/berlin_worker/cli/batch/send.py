@@ -13,7 +13,7 @@ from berlin_worker.cli.batch.lines import BadLine, KeptResult, Line
 from berlin_worker.client import CursorExpired, JobFailed, JobIdReused, JobStatus, Result
 
 _AHEAD: Final = 8
-"""Limit of results that wait in memory for a slower earlier one, in jobs in flight."""
+"""Results that may wait in memory for an earlier line: this many times the jobs in flight."""
 
 
 class JobClient(Protocol):
@@ -72,7 +72,7 @@ class Sender:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, line: Line | BadLine | KeptResult) -> None:
-        # A line of an earlier run was sent then, not now.
+        # An earlier run has sent this line already: its time counts.
         sent_before = line.number <= self._before.sent
         sent_ts = self._before.since if sent_before else time.time()
         kept = isinstance(line, KeptResult)

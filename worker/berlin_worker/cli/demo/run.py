@@ -30,7 +30,7 @@ from berlin_worker.settings import Settings
 _NEXT = (
     ('demo "Hello [[cut:20*1]]"', "the stand-in breaks off once: see the retry"),
     ("demo --keep", "leaves everything running for other commands and programs"),
-    ('demo --provider openai "Hello"', "the same by the protocol of OpenAI, vLLM, Ollama, ..."),
+    ('demo --provider openai "Hello"', "speaks the protocol of OpenAI, vLLM, Ollama, ..."),
     ("doctor", "checks your Redis, and the login at your upstream"),
     ("worker", "with REDIS_URL, and OPENAI_BASE_URL or BERLIN_ACCOUNT and BERLIN_PASSWORD set"),
     ('submit "Hello"', "in another terminal"),
@@ -48,7 +48,7 @@ class DemoStats:
 
 
 def run(prompt: str, *, provider: str, keep: bool, topology: str = "single") -> int:
-    """Run the demo, keep its servers until a signal if ``keep``, and return the exit code."""
+    """Run the demo, and return the exit code. With ``keep`` its servers run until a signal."""
     job = from_prompt(prompt)
     if provider == "openai":
         job |= {"provider": provider, "model": "stand-in"}
@@ -139,7 +139,7 @@ def _as(setup: Setup) -> str:
 
 
 def _program() -> str:
-    """Return how to call this program: its name if that is on PATH, else its path."""
+    """Return the name of this program if it is on PATH, or else its path."""
     started = Path(sys.argv[0])
     found = shutil.which(started.name)
     if found and started.exists() and Path(found).samefile(started):

@@ -53,7 +53,7 @@ class Setup:
     def watch(self) -> str:
         """Wait until the worker or Redis has ended, and return one line that names it.
 
-        Redis counts as ended once it has answered no question for ``_REDIS_PATIENCE_S``.
+        Redis counts as ended once it has not answered for ``_REDIS_PATIENCE_S``.
         """
         answered = time.monotonic()
         while self.worker.poll() is None:
@@ -70,8 +70,8 @@ class Setup:
 def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield the URL and a label of the Redis at ``REDIS_URL``, or of a new one.
 
-    Raises :class:`Problem` for a Redis in use: the worker of the demo would answer the jobs of
-    others by its stand-in, and their workers would take the job of the demo.
+    Raises :class:`Problem` for a Redis in use. There the worker of the demo would answer the jobs
+    of others by its stand-in, and their workers would take the job of the demo.
     """
     if url := environ.get("REDIS_URL"):
         if message := redis_problem(url):
@@ -81,7 +81,7 @@ def demo_redis(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             busy = counts[0][1] or redis.llen(names.QUEUE) or redis.exists(*names.DUE_KEYS)
         if busy:
             raise Problem(
-                "the Redis at REDIS_URL has workers or jobs, which the demo would mix with",
+                "the Redis at REDIS_URL has workers or jobs, and the demo needs an idle one",
                 hint="unset REDIS_URL, so that the demo starts its own",
             )
         yield url, "yours, at REDIS_URL"
@@ -118,7 +118,7 @@ def demo_topology(topology: str) -> Iterator[tuple[str, str, str]]:
 def demo_setup(
     url: str, label: str, environ: Mapping[str, str], provider: str, broker_url: str = ""
 ) -> Iterator[Setup]:
-    """Start upstream and worker of ``provider``, berlin or openai, and end both with the block."""
+    """Run an upstream of ``provider`` (berlin or openai) and a worker until the block ends."""
     kind = OpenAIUpstream if provider == "openai" else Upstream
     with in_thread(kind(chunk_delay_s=_CHUNK_DELAY_S)) as upstream:
         # Settings for a real upstream or broker must not reach the demo.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def examine(settings: Settings, *, login: bool) -> Iterator[CheckResult]:
     """Check that a worker can build its providers and, with ``login``, that each can log in.
 
-    A machine without any settings for them may run no worker: it gets the check of the login alone.
+    A machine without any settings for providers may run no worker: then only the login is checked.
     """
     from berlin_worker.providers.served import lacks_settings  # noqa: PLC0415  # imports providers
 
@@ -93,7 +93,7 @@ def _examine_logins(
 
 
 async def _try_logins(providers: "Mapping[str, Provider]") -> dict[str, JobError | None]:
-    """Return the error of each provider's login, ``None`` if it was taken."""
+    """Return the error of each provider's login, ``None`` if it succeeded."""
     tried: dict[str, JobError | None] = {}
     for name, provider in providers.items():
         if check_login := getattr(provider, "check_login", None):

@@ -1,4 +1,4 @@
-"""The servers behind a Sentinel or cluster URL: who they are, and whether each keeps its data."""
+"""The servers behind a Sentinel or cluster URL: their roles, and whether each keeps its data."""
 
 import contextlib
 from collections.abc import Iterator

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _TRIAL_TTL_S: Final = 60
 
-# The commands that the scripts of a worker call, on keys that are deleted at once. An ACL is
-# applied to every command, key and channel in a script.
-# Each script has keys of one slot, as on a cluster it must.
+# The commands that the scripts of a worker call, on keys that are deleted at once. Redis applies
+# the ACL to every command, key and channel in a script. The keys of each script are in one slot,
+# because a cluster requires that.
 _TRIAL_JOB: Final = """
 redis.call('HSET', KEYS[1], 'status', 'doctor')
 redis.call('EXPIRE', KEYS[1], ARGV[1])

@@ -53,13 +53,13 @@ def _print_json(
 
 
 def _leave(signals: SignalWait) -> None:
-    """Raise ``SystemExit`` after a signal to end, as shells know it; Ctrl-C is a way to quit."""
+    """Raise ``SystemExit`` with the exit code of a signal, except for Ctrl-C: a way to quit."""
     if signals.number not in {None, signal.SIGINT}:
         raise SystemExit(signals.exit_code)
 
 
 class _Source(NamedTuple):
-    """The source of the figures: ``away`` names the servers of ``at`` that are away."""
+    """The source of the figures. ``away`` returns the names of servers at ``at`` that are away."""
 
     fleet: Callable[[], Fleet]
     away: Callable[[], str]

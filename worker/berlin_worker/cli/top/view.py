@@ -26,7 +26,7 @@ _OTHER_LINES: Final = 12
 
 
 class FleetView:
-    """The fleet, cut to the height of the screen; ``problem`` is why the figures are old."""
+    """The fleet, cut to the height of the screen. ``problem`` is the reason for old figures."""
 
     def __init__(self, fleet: Fleet, problem: str | None = None) -> None:
         self._fleet = fleet
