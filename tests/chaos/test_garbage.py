@@ -23,11 +23,11 @@ def test_garbage_in_redis_and_kills_together_lose_nothing(site, report):
             how = "client" if n % 2 else "bare"
             site.submit(None, "[[delay:0.02]]", how=how, follow=n % 20 == 0)
 
-    places = ["record", "control", "channel"]
+    items = fuzz.draw(garbage, ["record", "control", "channel"])
     with Replicas(2, lambda: site.worker("-c", "8", WORKER_MAX_ATTEMPTS="50")) as replicas:
         with (
             in_background(submit),
-            in_background(lambda: fuzz.write(site.redis, garbage, places)),
+            in_background(lambda: fuzz.write(site.redis, items)),
         ):
             for _ in range(kills):
                 time.sleep(random.uniform(0.5, 2))  # chance decides what it hits

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from berlin_schemas import names
 from tests.support.fleet import QUICK_LEASES, prompt
-from tests.support.fuzz import chosen, write
+from tests.support.fuzz import chosen, draw, write
 from tests.support.workers import wait_until
 
 pytestmark = pytest.mark.integration
@@ -43,6 +43,7 @@ def let_producers_send(raw: redis.Redis) -> None:
 def test_worker_serves_the_next_job_whatever_redis_contains(fleet):
     job_ids = (f"served-{n}" for n in itertools.count())
     token = names.token_key("berlin", fleet.upstream.account)
+    items = draw(ITEMS, chosen())
     with (
         fleet.worker("-c", "4", **QUICK_LEASES) as worker,
         redis.Redis.from_url(fleet.env["REDIS_URL"]) as raw,
@@ -60,7 +61,7 @@ def test_worker_serves_the_next_job_whatever_redis_contains(fleet):
             assert fleet.ended(job_id)[-1]["type"] in {"completed", "failed"}, after
 
         served(0)
-        write(raw, ITEMS, chosen(), token=token, after_each=served)
+        write(raw, items, token=token, after_each=served)
         wait_until(lambda: not due(raw), "the reaper has looked at what was written last")
         raw.delete(token, *(f"token:{{{token}}}:{what}" for what in ("lock", "refusals")))
         let_producers_send(raw)

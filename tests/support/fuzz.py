@@ -7,7 +7,7 @@ commas; by default all of them are used.
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import redis
@@ -268,33 +268,40 @@ def placed(command: Command, *, token: str, database: int) -> Command:
     return (command[0], key, *command[2:])
 
 
-def write(
-    raw: redis.Redis,
-    count: int,
-    places: list[str],
-    *,
-    token: str = "token:fuzz",
-    after_each: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Write ``count`` items; calls ``after_each`` with the number of those that are written."""
-    written = 0
+def draw(count: int, places: list[str]) -> list[list[Command]]:
+    """Return ``count`` items.
+
+    Draw them before threads run: Hypothesis fails if another one uses ``random`` meanwhile.
+    """
+    drawn: list[list[Command]] = []
 
     @settings(
         max_examples=count,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],  # no shrinking: the worker has read the items already
+        phases=[Phase.generate],
     )
     @given(items(places))
-    def write_one(commands: list[Command]) -> None:
-        nonlocal written
+    def draw_one(commands: list[Command]) -> None:
+        drawn.append(commands)
+
+    draw_one()
+    assert len(drawn) == count
+    return drawn
+
+
+def write(
+    raw: redis.Redis,
+    drawn: Iterable[list[Command]],
+    *,
+    token: str = "token:fuzz",
+    after_each: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write the items; calls ``after_each`` with the number of those that are written."""
+    for written, commands in enumerate(drawn, 1):
         for command in commands:
             # Redis itself refuses some: a key has another type, or an ID is not the newest.
             with contextlib.suppress(ResponseError):
                 raw.execute_command(*placed(command, token=token, database=0))
-        written += 1
         after_each(written)
-
-    write_one()
-    assert written == count
