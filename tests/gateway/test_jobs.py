@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 
+from berlin_schemas import names
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness, job, serve
 
@@ -210,6 +212,51 @@ async def test_job_of_another_tenant_looks_missing(
     assert refused[2] == missing[2]
     status, _, _ = await harness.call("GET", "/v1/jobs?tenant=acme", tenant="other")
     assert status == 403
+
+
+async def test_job_id_of_another_tenant_gives_no_ticket(
+    harness: Harness, worker: InProcessWorker
+) -> None:
+    ours = await harness.submit("one", job_id="theirs-1")
+    record = {"status": "queued", "job": "{}", "tenant": "acme"}  # as an older version writes it
+    async with redis.asyncio.Redis.from_url(worker.redis_url) as store:
+        await store.hset(names.state_key("theirs-2"), mapping=record)
+        await store.expire(names.state_key("theirs-2"), 600)
+        for job_id in (ours, "theirs-2"):
+            before = await store.hget(names.state_key(job_id), "job")
+            taken = await harness.call(
+                "POST", "/v1/jobs", json=job("two", job_id=job_id), tenant="other"
+            )
+            assert (taken[0], taken[2]["error"]["code"]) == (422, "idempotency_key_reused")
+            assert await store.hget(names.state_key(job_id), "job") == before
+    status, _, again = await harness.call("POST", "/v1/jobs", json=job("one", job_id=ours))
+    assert (status, again["job_id"]) == (202, ours)
+
+
+@pytest.mark.parametrize("depth", [150, 600, 950])
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/jobs", "messages"),
+        ("/v1/jobs", "fallbacks"),
+        ("/v1/jobs", "options"),
+        ("/v1/chat/completions", "messages"),
+        ("/v1/chat/completions", "tools"),
+        ("/v1/responses", "tool_choice"),
+        ("/v1/responses", "metadata"),
+    ],
+)
+async def test_deeply_nested_job_is_a_400(
+    harness: Harness, path: str, field: str, depth: int
+) -> None:
+    body: dict[str, Any] = {"input": "x"} if path == "/v1/responses" else job("x", job_id="deep")
+    if path == "/v1/chat/completions":
+        del body["job_id"]
+    body[field] = {"a": "DEEP"} if field in {"options", "metadata"} else "DEEP"
+    data = json.dumps(body).replace('"DEEP"', "[" * depth + "]" * depth)
+    headers = {"Content-Type": "application/json"}
+    status, _, answer = await harness.call("POST", path, data=data, headers=headers)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
 
 
 @pytest.mark.parametrize(

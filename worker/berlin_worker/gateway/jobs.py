@@ -13,10 +13,11 @@ from berlin_schemas.errors import ErrorCode
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import sse
 from berlin_worker.client.values import JobStatus, Result, Status
-from berlin_worker.errors import ClientError, CursorExpired, JobFailed
+from berlin_worker.errors import ClientError, CursorExpired, JobFailed, JobIdReused
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
-from berlin_worker.gateway.gateway import GATEWAY, caller_of, need
+from berlin_worker.gateway.gateway import GATEWAY, Gateway, caller_of, need
+from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
 from berlin_worker.gateway.requests import job_of_caller, json_object, owned_job, whole_number
 
@@ -39,6 +40,8 @@ async def submit(request: web.Request) -> web.Response:
             400, ErrorCode.INVALID_JOB, "tenant: it comes from the API key", param="tenant"
         )
     job, job_id = job_of_caller(request, caller, job)
+    if names.is_job_id(own := job.get("job_id")):
+        await _refuse_foreign(gateway, caller, own)
     job_id = await gateway.client.submit(job, job_id=job_id)
     body = {
         "job_id": job_id,
@@ -46,6 +49,17 @@ async def submit(request: web.Request) -> web.Response:
         "ticket": tickets.issue(gateway.ticket_secret, job_id, time.time()),
     }
     return web.json_response(body, status=202, headers={"Location": f"/v1/jobs/{job_id}"})
+
+
+async def _refuse_foreign(gateway: Gateway, caller: Caller, job_id: str) -> None:
+    """Raise ``JobIdReused`` for the ID of a job that the caller may not see.
+
+    The fingerprints, which hold the tenant, refuse it too, but a record of an older version has
+    none. For it the caller would get a ticket, and the job another payload.
+    """
+    known = await gateway.client.status(job_id)
+    if known.status != "unknown" and not caller.owns(job_id, known.tenant):
+        raise JobIdReused(job_id)
 
 
 @routes.get("/v1/jobs")
