@@ -98,8 +98,10 @@ async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]
     finally:
         gateway.followers.stop()
         gateway.chats.stop()
-        await runner.cleanup()
-        await gateway.aclose()
+        try:
+            await runner.cleanup()
+        finally:
+            await gateway.aclose()
 
 
 def _http_logger() -> logging.Logger:
