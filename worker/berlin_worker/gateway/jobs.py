@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import re
 import time
 from typing import Any, Final, get_args
@@ -13,7 +14,14 @@ from berlin_schemas.errors import ErrorCode
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import sse
 from berlin_worker.client.values import JobStatus, Result, Status
-from berlin_worker.errors import ClientError, CursorExpired, JobFailed, JobIdReused
+from berlin_worker.errors import (
+    ClientError,
+    CursorExpired,
+    JobFailed,
+    JobIdReused,
+    SettingsError,
+    Unavailable,
+)
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
 from berlin_worker.gateway.gateway import GATEWAY, Gateway, caller_of, need
@@ -21,10 +29,13 @@ from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
 from berlin_worker.gateway.requests import job_of_caller, json_object, owned_job, whole_number
 
+logger = logging.getLogger(__name__)
+
 routes: Final = web.RouteTableDef()
 
 _PING: Final = b": waiting\n\n"
 _LONGEST_WAIT_S: Final = 60
+_UNAVAILABLE: Final = 503
 _MOST_LISTED: Final = 200
 _CURSOR: Final = re.compile(rf"([0-9]{{1,15}})\.({names.JOB_ID_PATTERN})", re.ASCII)
 
@@ -115,6 +126,8 @@ async def look_up(request: web.Request) -> web.Response:
             shown["result"] = None
         except JobFailed as error:
             shown["usage"] = error.event.usage
+        except TimeoutError:
+            raise Unavailable("the log of an ended job was not read in time") from None
         else:
             shown["result"] = _result(result)
             shown["usage"] = result.usage
@@ -151,6 +164,28 @@ async def issue_ticket(request: web.Request) -> web.Response:
 @routes.get("/v1/jobs/{job_id}/events")
 async def follow(request: web.Request) -> web.StreamResponse:
     """Stream the events of a job; with ``?wait_s=`` return the present ones as JSON."""
+    try:
+        return await _follow(request)
+    except (Problem, ClientError, SettingsError) as error:
+        problem = error if isinstance(error, Problem) else of_client(error)
+        eventsource = "text/event-stream" in request.headers.get("Accept", "")
+        if problem.status != _UNAVAILABLE or not eventsource or "wait_s" in request.query:
+            raise
+        logger.warning("an event stream ends at once: %s", error)
+        return _come_back(problem)
+
+
+def _come_back(problem: Problem) -> web.Response:
+    """Return a stream that ends at once: EventSource comes back to it, but never after a 503.
+
+    It comes over a new connection, and so to another gateway if this one stops.
+    """
+    response = web.Response(headers=HEADERS, body=b": %b\n\n" % problem.message.encode())
+    response.force_close()
+    return response
+
+
+async def _follow(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     job = await owned_job(request, "read", request.match_info["job_id"])
     after = sse.cursor(request.query.get("after"))
