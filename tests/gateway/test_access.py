@@ -63,6 +63,14 @@ _DEAR = {"provider": "vllm", "model": "dear"}
         ("/v1/jobs", {"fallbacks": [{"provider": "echo", "model": "echo"}, _DEAR]}),
         ("/v1/jobs", {"options": {"model": "dear"}}),
         ("/v1/jobs", {"fallbacks": [_DEAR | {"model": "gpt-4", "options": {"model": "dear"}}]}),
+        (
+            "/v1/jobs",
+            {
+                "provider": "echo",
+                "options": {"model": "dear"},
+                "fallbacks": [{"provider": "berlin", "model": "gpt-4", "options": None}],
+            },
+        ),
         ("/v1/chat/completions", {"model": "dear"}),
         ("/v1/chat/completions", {"fallbacks": [_DEAR]}),
     ],
