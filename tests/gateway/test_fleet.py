@@ -61,8 +61,10 @@ async def test_models_are_those_of_the_fleet_that_the_key_allows(
 
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])
 async def test_model_of_one_provider_alone_goes_there(
-    worker: InProcessWorker, harness: Harness, path: str
+    worker: InProcessWorker, harness: Harness, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model_providers, "_WAIT_S", 60.0)  # a slow machine reads the fleet late
+
     async def provider_of(model: str, **fields: str) -> str:
         body = (
             {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"input": "x"}

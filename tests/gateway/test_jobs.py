@@ -120,8 +120,8 @@ async def test_silent_job_brings_pings_and_can_be_cancelled(harness: Harness) ->
         lines = []
         async for line in response.content:
             lines.append(line)
-            if line.startswith(b":"):
-                break
+            if line.startswith(b":") and any(b"one" in each for each in lines):
+                break  # a ping after the text; a slow worker has some before it, too
         assert any(b"one" in line for line in lines)
         status, _, body = await harness.call("POST", f"/v1/jobs/{job_id}/cancel")
         assert (status, body["cancel_requested"]) == (202, True)
