@@ -51,7 +51,8 @@ async def submit(request: web.Request) -> web.Response:
             400, ErrorCode.INVALID_JOB, "tenant: it comes from the API key", param="tenant"
         )
     job, job_id = job_of_caller(request, caller, job)
-    if names.is_job_id(own := job.get("job_id")):
+    own = job.get("job_id")
+    if isinstance(own, str) and names.is_job_id(own):
         await _refuse_foreign(gateway, caller, own)
     job_id = await gateway.client.submit(job, job_id=job_id)
     body = {
