@@ -32,6 +32,10 @@ MAX_JOB_BYTES: Final = 1024 * 1024
 LARGEST_JOB_BYTES: Final = 16 * 1024 * 1024
 """The largest limit that an operator may set by WORKER_MAX_JOB_BYTES."""
 
+MAX_JOB_DEPTH: Final = 100
+"""A job object with more arrays and objects inside one another, itself included, is refused. So
+each job that is accepted has a fingerprint."""
+
 # json.dumps with options would make a new encoder in each call.
 _compact: Final = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False
@@ -61,6 +65,9 @@ def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
 Metadata = Annotated[
     dict[str, JsonValue], Field(max_length=MAX_METADATA_KEYS), AfterValidator(_small)
 ]
+
+
+_TOO_DEEP: Final = "the job object is nested too deeply"
 
 
 class InvalidJob(ValueError):
@@ -184,6 +191,9 @@ def parse_job(
     if not isinstance(obj, dict):
         raise InvalidJob(f"a job is a JSON object, not {_json_type(obj)}")
     data = dump_job(obj, max_bytes=max_bytes)
+    # Few jobs have so many brackets that they need a closer look.
+    if data.count(b"[") + data.count(b"{") > MAX_JOB_DEPTH and _is_deeper(obj, MAX_JOB_DEPTH):
+        raise InvalidJob(_TOO_DEEP)
     try:
         job = PromptJob.model_validate(obj)
     except ValidationError as error:
@@ -198,7 +208,7 @@ def dump_job(obj: dict[str, Any], *, max_bytes: int = MAX_JOB_BYTES) -> bytes:
     try:
         data = _compact(obj).encode()
     except RecursionError:
-        raise InvalidJob("the job object is nested too deeply") from None
+        raise InvalidJob(_TOO_DEEP) from None
     except UnicodeEncodeError:
         raise InvalidJob("the job object holds half a surrogate pair: no UTF-8") from None
     except (TypeError, ValueError):
@@ -206,6 +216,20 @@ def dump_job(obj: dict[str, Any], *, max_bytes: int = MAX_JOB_BYTES) -> bytes:
     if len(data) > max_bytes:
         raise InvalidJob(f"the job object has {len(data)} bytes; at most {max_bytes} are taken")
     return data
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list | tuple)
+        ]
+        if not level:
+            return False
+    return True
 
 
 _WORDING: Final = {

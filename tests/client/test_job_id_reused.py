@@ -12,6 +12,7 @@ from berlin_worker.client import AsyncClient, Client, JobIdReused
 from berlin_worker.settings import Settings
 from tests.support.client_helpers import QUICK
 from tests.support.harness import ScriptedProvider, Worker, cancelled, says
+from tests.support.prompt_jobs import nested
 from tests.support.store_helpers import record
 
 pytestmark = pytest.mark.contract
@@ -81,11 +82,13 @@ async def test_bare_message_with_a_used_id_goes_to_the_dead_letters_and_the_job_
             await worker.run("mine", messages=OTHER, redelivered=True)
         await worker.run("mine", messages=OTHER, proxy="http://not-allowed.test:1")
         await worker.run("mine", messages=[])
+        for depth in (150, 700):  # the second one is too deep for a fingerprint
+            await worker.run("mine", messages=[{**OTHER[0], "z": nested(depth)}])
         await worker.runner.discard("mine", "undecodable", "no JSON", b"garbage")
         assert await kept_record(redis_client) == before
         assert await worker.log("mine") == log
         found = await letters(redis_client)
-        assert [each["reason"] for each in found] == ["job_id_reused"] * 3 + ["undecodable"]
+        assert [each["reason"] for each in found] == ["job_id_reused"] * 5 + ["undecodable"]
         assert {each["job_id"] for each in found} == {"mine"}
         assert json.loads(found[0]["job"])["messages"] == OTHER
         if running is not None:

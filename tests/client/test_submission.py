@@ -1,5 +1,7 @@
 """Jobs that a client makes of prompts, and addresses that it shows of URLs."""
 
+from typing import Any
+
 import pytest
 
 from berlin_schemas import InvalidJob, Message, PromptJob
@@ -46,6 +48,32 @@ def test_job_of_the_caller_is_left_as_it_is():
 def test_id_that_contradicts_the_job_is_refused():
     with pytest.raises(InvalidJob, match="job_id"):
         prepare({"messages": HI, "job_id": "one"}, "two", {})
+
+
+def _deep(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [150, 400, 600, 5_000])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda value: value,
+        lambda value: {"messages": value},
+        lambda value: {"messages": HI, "fallbacks": value},
+        lambda value: [Message(role="user", content="Hi", z=value)],
+        lambda value: PromptJob(messages=[Message(role="user", content="Hi", z=value)]),
+    ],
+)
+def test_deep_nesting_is_an_invalid_job(depth, place):
+    prompt = place(_deep(depth))
+    with pytest.raises(InvalidJob):
+        prepare(prompt, None, {})
+    with pytest.raises(InvalidJob):
+        prepare("Hi", None, {"messages": prompt})
 
 
 @pytest.mark.parametrize("job_id", ["", "a:b", "x" * 129, 7, "é"])

@@ -1,6 +1,8 @@
 """Access to the gateway: keys, tickets, scopes, pages of other origins, and its log."""
 
+import json
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,14 @@ _DEAR = {"provider": "vllm", "model": "dear"}
         ("/v1/jobs", {"fallbacks": [{"provider": "echo", "model": "echo"}, _DEAR]}),
         ("/v1/jobs", {"options": {"model": "dear"}}),
         ("/v1/jobs", {"fallbacks": [_DEAR | {"model": "gpt-4", "options": {"model": "dear"}}]}),
+        (
+            "/v1/jobs",
+            {
+                "provider": "echo",
+                "options": {"model": "dear"},
+                "fallbacks": [{"provider": "berlin", "model": "gpt-4", "options": None}],
+            },
+        ),
         ("/v1/chat/completions", {"model": "dear"}),
         ("/v1/chat/completions", {"fallbacks": [_DEAR]}),
     ],
@@ -110,9 +120,69 @@ async def test_pages_of_listed_origins_may_call(worker: InProcessWorker, tmp_pat
             assert headers.get("Access-Control-Allow-Origin") == allowed
 
 
+@pytest.fixture
+async def keyless(worker: InProcessWorker, tmp_path: Path) -> AsyncIterator[Harness]:
+    async with serve(
+        worker.redis_url, tmp_path, gateway_keys="", gateway_origins="https://app.example.org"
+    ) as harness:
+        yield harness
+
+
 async def test_no_page_may_call_by_default(harness: Harness) -> None:
     _, headers, _ = await harness.call("GET", "/v1/models", headers={"Origin": "https://a.example"})
     assert "Access-Control-Allow-Origin" not in headers
+
+
+_OWN = "127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, None),
+        ({"Host": "localhost"}, None),
+        ({"Host": "LOCALHOST:{port}", "Origin": "http://localhost:{port}"}, None),
+        ({"Host": "[::1]:8080"}, None),
+        ({"Host": "127.8.8.8"}, None),
+        ({"Host": _OWN, "Origin": "http://127.0.0.1:{port}"}, None),
+        ({"Host": "127.0.0.1:9000", "Origin": "https://127.0.0.1:9000"}, None),  # by a tunnel
+        ({"Host": _OWN, "Origin": "https://app.example.org"}, None),
+        ({"Host": "app.example.org", "Origin": "https://app.example.org"}, None),
+        ({"Host": _OWN, "Origin": "https://evil.example.org"}, "foreign_origin"),
+        ({"Host": _OWN, "Origin": "http://localhost:{port}"}, "foreign_origin"),
+        ({"Host": _OWN, "Origin": "http://127.0.0.1:3000"}, "foreign_origin"),
+        ({"Host": _OWN, "Origin": "null"}, "foreign_origin"),
+        ({"Host": _OWN, "Origin": ""}, "foreign_origin"),
+        ({"Host": "evil.example.org", "Origin": "http://evil.example.org"}, "foreign_host"),
+        ({"Host": "evil.example.org:{port}"}, "foreign_host"),
+        ({"Host": "127.0.0.1.evil.example.org"}, "foreign_host"),
+        ({"Host": "localhost.evil.example.org"}, "foreign_host"),
+        ({"Host": "192.168.1.7:{port}"}, "foreign_host"),
+        ({"Host": "[::1"}, "foreign_host"),
+        ({"Host": ""}, "foreign_host"),
+    ],
+)
+async def test_gateway_without_keys_answers_no_foreign_page(
+    keyless: Harness, headers: dict[str, str], code: str | None
+) -> None:
+    port = keyless.url.rpartition(":")[2]
+    headers = {name: value.replace("{port}", port) for name, value in headers.items()}
+    for method, path in (("GET", "/v1/jobs"), ("POST", "/v1/jobs/never-seen/cancel"), ("GET", "/")):
+        async with keyless.http.request(method, keyless.url + path, headers=headers) as response:
+            body = await response.text()
+            assert (code is None) is (response.status in {200, 404})
+            assert code is None or (response.status == 403 and code in body)
+
+
+async def test_body_without_a_type_is_a_415(keyless: Harness) -> None:
+    # A page sends it to another origin without asking: fetch(..., {mode: "no-cors", body: blob}).
+    for headers in ({}, {"Content-Type": "application/octet-stream"}, {"Content-Type": ""}):
+        async with keyless.http.post(
+            keyless.url + "/v1/jobs", data=json.dumps(job("x")).encode(), headers=headers,
+            skip_auto_headers=["Content-Type"],
+        ) as response:  # fmt: skip
+            assert response.status == 415
+            assert "Content-Type: application/json" in await response.text()
 
 
 async def test_probes_and_metrics_need_no_key(harness: Harness) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from berlin_schemas import names
+from berlin_schemas import ErrorCode, names
+from berlin_worker.errors import JobError, SettingsError
 from berlin_worker.gateway import model_providers
 from berlin_worker.gateway.jobs import queue_position
 from berlin_worker.providers import offered
@@ -60,8 +61,10 @@ async def test_models_are_those_of_the_fleet_that_the_key_allows(
 
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])
 async def test_model_of_one_provider_alone_goes_there(
-    worker: InProcessWorker, harness: Harness, path: str
+    worker: InProcessWorker, harness: Harness, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model_providers, "_WAIT_S", 60.0)  # a slow machine reads the fleet late
+
     async def provider_of(model: str, **fields: str) -> str:
         body = (
             {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"input": "x"}
@@ -118,6 +121,23 @@ async def test_endpoints_of_the_gateway_are_asked_once_a_minute(
         lists = await asyncio.gather(*(ids(harness, "acme") for _ in range(5)))
         assert all("openai/offered" in each for each in lists)
     assert asked == ["openai"]
+
+
+async def test_endpoint_that_is_down_hides_no_other(
+    worker: InProcessWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def models_of(name: str, *_: object) -> list[str]:
+        if name == "a-down":
+            raise JobError(ErrorCode.UPSTREAM_ERROR, "it does not answer")
+        if name == "openai":
+            raise SettingsError("it lacks a key")
+        return ["offered"]
+
+    monkeypatch.setattr(offered, "models_of", models_of)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    endpoints = "a-down=http://127.0.0.1:9/v1,z-up=http://127.0.0.1:9/v1"
+    async with serve(worker.redis_url, tmp_path, endpoints=endpoints) as harness:
+        assert "z-up/offered" in await ids(harness, "acme")
 
 
 async def test_models_are_left_out_while_redis_refuses_the_reading(

@@ -1,13 +1,14 @@
 """``/v1/jobs``: submit, look up, list, cancel and follow."""
 
 import asyncio
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 
+from berlin_schemas import names
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness, job, serve
 
@@ -118,8 +119,8 @@ async def test_silent_job_brings_pings_and_can_be_cancelled(harness: Harness) ->
         lines = []
         async for line in response.content:
             lines.append(line)
-            if line.startswith(b":"):
-                break
+            if line.startswith(b":") and any(b"one" in each for each in lines):
+                break  # a ping after the text; a slow worker has some before it, too
         assert any(b"one" in line for line in lines)
         status, _, body = await harness.call("POST", f"/v1/jobs/{job_id}/cancel")
         assert (status, body["cancel_requested"]) == (202, True)
@@ -212,58 +213,23 @@ async def test_job_of_another_tenant_looks_missing(
     assert status == 403
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"messages": []}, "messages"),
-        ({"messages": "x"}, "messages"),
-        ({"messages": [{"role": "user", "content": "x"}], "nonsense": 1}, "nonsense"),
-        ({"messages": [{"role": "user", "content": "x"}], "tenant": "other"}, "tenant"),
-    ],
-)
-async def test_invalid_job_is_a_400_that_names_the_field(
-    harness: Harness, body: object, param: str
+async def test_job_id_of_another_tenant_gives_no_ticket(
+    harness: Harness, worker: InProcessWorker
 ) -> None:
-    status, _, answer = await harness.call("POST", "/v1/jobs", json=body)
-    assert (status, answer["error"]["code"]) == (400, "invalid_job")
-    assert param in answer["error"]["message"]
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000])
-async def test_body_other_than_a_json_object_is_a_400(harness: Harness, body: bytes) -> None:
-    status, _, answer = await harness.call(
-        "POST", "/v1/jobs", data=body, headers={"Content-Type": "application/json"}
-    )
-    assert (status, answer["error"]["code"]) == (400, "invalid_json")
-
-
-async def test_body_of_another_type_and_a_bad_key_are_refused(harness: Harness) -> None:
-    status, _, answer = await harness.call("POST", "/v1/jobs", data={"a": "b"})
-    assert (status, answer["error"]["type"]) == (415, "invalid_request_error")
-    status, _, answer = await harness.call(
-        "POST", "/v1/jobs", json=job("x"), headers={"Idempotency-Key": "x" * 256}
-    )
-    assert (status, answer["error"]["param"]) == (400, "Idempotency-Key")
-    reserved = job("x") | {"job_id": "idem-" + "0" * 40}
-    status, _, answer = await harness.call("POST", "/v1/jobs", json=reserved)
-    assert (status, answer["error"]["param"]) == (400, "job_id")
-
-
-async def test_body_that_does_not_fit_its_encoding_is_a_400(
-    harness: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    status, _, answer = await harness.call("POST", "/v1/jobs", data=b"{}", headers=headers)
-    assert (status, answer["error"]["code"]) == (400, "invalid_json")
-    assert "failed" not in caplog.text
-
-
-async def test_body_beyond_the_size_of_a_job_is_a_413(harness: Harness) -> None:
-    body = io.BytesIO(json.dumps(job("x" * 1_200_000)).encode())
-    status, _, answer = await harness.call(
-        "POST", "/v1/jobs", data=body, headers={"Content-Type": "application/json"}
-    )
-    assert (status, answer["error"]["code"]) == (413, "invalid_job")
+    ours = await harness.submit("one", job_id="theirs-1")
+    record = {"status": "queued", "job": "{}", "tenant": "acme"}  # as an older version writes it
+    async with redis.asyncio.Redis.from_url(worker.redis_url) as store:
+        await store.hset(names.state_key("theirs-2"), mapping=record)
+        await store.expire(names.state_key("theirs-2"), 600)
+        for job_id in (ours, "theirs-2"):
+            before = await store.hget(names.state_key(job_id), "job")
+            taken = await harness.call(
+                "POST", "/v1/jobs", json=job("two", job_id=job_id), tenant="other"
+            )
+            assert (taken[0], taken[2]["error"]["code"]) == (422, "idempotency_key_reused")
+            assert await store.hget(names.state_key(job_id), "job") == before
+    status, _, again = await harness.call("POST", "/v1/jobs", json=job("one", job_id=ours))
+    assert (status, again["job_id"]) == (202, ours)
 
 
 async def test_gateway_that_leaves_ends_streams_with_a_cursor(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from berlin_worker.errors import SettingsError
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.keys import Key, KeyFile, Keys, WatchedKeys, new_key, read_keys
-from berlin_worker.gateway.server import is_loopback, open_gateway
+from berlin_worker.gateway.origins import is_loopback
+from berlin_worker.gateway.server import open_gateway
 from berlin_worker.settings import Settings
 
 pytestmark = pytest.mark.unit

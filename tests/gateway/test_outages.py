@@ -21,6 +21,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.integration
 
 CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "one HANG"}]})
+EVENTSOURCE = {"Accept": "text/event-stream"}
 RESPONSE = ("/v1/responses", {"input": "one HANG"})
 
 
@@ -53,6 +54,13 @@ async def test_redis_away_is_a_503_that_may_be_repeated(
         assert (status, answer["error"]["code"]) == (503, "unavailable")
         assert (headers["Retry-After"], headers.get("x-should-retry")) == ("1", None)
         assert "secret-host" not in str(answer)
+    for query, expected in (("", 200), ("?wait_s=0", 503)):
+        status, headers, text = await harness.call(
+            "GET", "/v1/jobs/j1/events" + query, headers=EVENTSOURCE
+        )
+        assert status == expected
+        assert (status == 200) is (headers.get("Connection") == "close")
+        assert "secret-host" not in str(text)
     assert (await harness.call("GET", "/readyz"))[0] == 503
     assert (await harness.call("GET", "/livez"))[0] == 200
 
@@ -119,3 +127,20 @@ async def test_gateway_that_leaves_starts_no_stream(harness: Harness) -> None:
     harness.gateway.followers.stop()
     status, headers, _ = await harness.call("GET", f"/v1/jobs/{job_id}/events")
     assert (status, headers["Retry-After"]) == (503, "1")
+    # EventSource takes a 503 as final; it comes back after the end of a stream.
+    status, headers, text = await harness.call(
+        "GET", f"/v1/jobs/{job_id}/events", headers=EVENTSOURCE
+    )
+    assert (status, headers["Connection"], text[:1]) == (200, "close", ":")
+    assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    for path, expected in (("never-seen", 404), ("j/x", 404)):
+        missing = await harness.call("GET", f"/v1/jobs/{path}/events", headers=EVENTSOURCE)
+        assert missing[0] == expected
+
+
+async def test_log_that_is_not_read_in_time_is_a_503(harness: Harness) -> None:
+    job_id = await harness.submit("one")
+    await harness.call("GET", f"/v1/jobs/{job_id}/events")
+    harness.gateway.lookup_s = 0.0
+    status, _, answer = await harness.call("GET", f"/v1/jobs/{job_id}")
+    assert (status, answer["error"]["code"]) == (503, "unavailable")

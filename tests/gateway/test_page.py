@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from berlin_worker.gateway.event_stream import OpenStreams
 from berlin_worker.testing import InProcessWorker
 from tests.gateway.conftest import Harness, announce, serve
 from tests.support.browser import Page, browser, new_page
 from tests.support.fleet import QUICK_LEASES, Fleet
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -125,6 +127,22 @@ async def test_fleet_is_the_second_view_and_the_keyboard_reaches_it(
     assert "3/10 in flight" in figures
     await page.run("document.getElementById('tab-prompt').click()")
     assert await page.run("document.getElementById('view-fleet').hidden") is True
+
+
+async def test_stream_comes_back_to_a_gateway_that_has_refused_it(
+    page: Page, worker: InProcessWorker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(worker.redis_url, tmp_path, gateway_keys="") as harness:
+        await page.open(harness.url + "/")
+        await send(page, harness, "one HANG")  # without keys the page is the gateway's own
+        await page.until(f"{TEXT} === 'one '")
+        harness.gateway.followers.stop()
+        await until(lambda: "an event stream ends at once" in caplog.text)
+        harness.gateway.followers = OpenStreams()
+        await until(lambda: harness.gateway.followers.count == 1)
+        await page.run("document.getElementById('cancel').click()")
+        await page.until(f"{STATE} === 'cancelled: requested'")
+        assert await page.run(TEXT) == "one "
 
 
 async def test_stream_continues_after_its_worker_was_killed(

@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 
+from berlin_worker.gateway import gateway
 from tests.gateway.conftest import Harness
 
 pytestmark = pytest.mark.contract
@@ -50,6 +51,20 @@ async def test_stream_resumes_after_every_sequence_number(harness: Harness) -> N
         for number in range(len(events)):
             again = await ai.responses.retrieve(response_id, stream=True, starting_after=number)
             assert [event async for event in again] == events[number + 1 :]
+
+
+async def test_response_whose_log_is_slow_is_never_shown_as_queued(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(harness) as ai:
+        done = await ai.responses.create(model="m1", input="one two")
+    monkeypatch.setattr(gateway, "_AT_ONCE_S", 0.0)
+    status, _, shown = await harness.call("GET", f"/v1/responses/{done.id}")
+    assert (status, shown["status"]) == (200, "completed")
+    assert shown["output"][0]["content"][0]["text"] == "one two "
+    harness.gateway.lookup_s = 0.0
+    status, _, answer = await harness.call("GET", f"/v1/responses/{done.id}")
+    assert (status, answer["error"]["code"]) == (503, "unavailable")
 
 
 async def test_response_is_cancelled(harness: Harness) -> None:

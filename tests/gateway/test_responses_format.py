@@ -195,3 +195,65 @@ def test_end_of_a_job_is_the_status(event: dict[str, Any], status: str, reason: 
     assert made[-1]["type"] == f"response.{status}"
     assert response["status"] == status
     assert (response["incomplete_details"] or {}).get("reason") == reason
+
+
+def test_reset_discards_what_came_before_it() -> None:
+    made, response = written(
+        [
+            {"type": "started", "model": "m"},
+            {"type": "chunk", "content": "wrong"},
+            {"type": "tool_call", "index": 0, "id": "c1", "name": "f", "arguments": "{"},
+            {"type": "reset", "reason": "worker lost"},
+            {"type": "chunk", "content": "right"},
+            {"type": "tool_call", "index": 0, "id": "c2", "name": "g", "arguments": "{}"},
+            {"type": "completed", "finish_reason": "stop"},
+        ]
+    )
+    assert [event["sequence_number"] for event in made] == list(range(len(made)))
+    message, call = response["output"]
+    assert message["content"][0]["text"] == "right"
+    assert (call["call_id"], call["arguments"]) == ("c2", "{}")
+    assert {item["status"] for item in response["output"]} == {"completed"}
+    # A reader that gathers the deltas of each item gets no mixture of two attempts.
+    gathered: dict[int, str] = {}
+    for event in made:
+        if event["type"].endswith(".delta"):
+            place = event["output_index"]
+            gathered[place] = gathered.get(place, "") + event["delta"]
+    assert gathered == {0: "wrong", 1: "{", 2: "right", 3: "{}"}
+    added = [event["item"]["id"] for event in made if event["type"].endswith("item.added")]
+    done = [event["item"]["id"] for event in made if event["type"].endswith("item.done")]
+    assert added == done
+    assert len(set(added)) == 4
+
+
+NUMBERS = SMALL | st.floats()
+DETAILS = st.fixed_dictionaries({"cached_tokens": NUMBERS, "reasoning_tokens": NUMBERS})
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), NUMBERS)
+    | st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(
+            (
+                "prompt_tokens", "completion_tokens", "total_tokens",
+                "prompt_tokens_details", "completion_tokens_details",
+            ),
+            NUMBERS | DETAILS,
+        ),
+    )
+    | SMALL
+)  # fmt: skip
+def test_any_usage_is_shown_as_whole_numbers(usage: Any) -> None:
+    _, response = written([{"type": "completed", "finish_reason": "stop", "usage": usage}])
+    shown = response["usage"]
+    if not isinstance(usage, dict):
+        assert shown is None
+        return
+    counts = [shown["input_tokens"], shown["output_tokens"], shown["total_tokens"]]
+    counts += [*shown["input_tokens_details"].values(), *shown["output_tokens_details"].values()]
+    assert all(type(count) is int for count in counts)
+    assert shown["total_tokens"] == counts[0] + counts[1] or (
+        shown["total_tokens"] == usage["total_tokens"]
+    )

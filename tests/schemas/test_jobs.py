@@ -1,6 +1,7 @@
 """The job object: valid ones, and the limits of size, depth and metadata."""
 
 import json
+from typing import Any
 
 import jsonschema
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from berlin_schemas import InvalidJob
 from berlin_schemas.documents import ADAPTERS, json_schema
-from berlin_schemas.jobs import MAX_JOB_BYTES, dump_job, parse_job
+from berlin_schemas.fingerprint import fingerprint
+from berlin_schemas.jobs import MAX_JOB_BYTES, MAX_JOB_DEPTH, dump_job, parse_job
 from tests.support.prompt_jobs import HELLO, ID, job, nested, refusal
 
 pytestmark = pytest.mark.unit
@@ -137,6 +139,35 @@ def test_deep_nesting_is_refused_and_never_a_recursion_error(depth):
         "messages: must be an array",
         "the job object is nested too deeply",
     }
+
+
+def _lists(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+# A field of a message, or of a part of one, is three (five) levels below the job object.
+@pytest.mark.parametrize("value", [_lists, lambda depth: nested(depth - 1)])
+@pytest.mark.parametrize(
+    ("above", "place"),
+    [
+        (2, lambda value: {"options": {"o": value}}),
+        (3, lambda value: {"messages": [{**HELLO[0], "z": value}]}),
+        (5, lambda value: {"messages": [{"role": "user", "content": [{"type": "t", "z": value}]}]}),
+    ],
+)
+def test_accepted_job_has_a_fingerprint_however_deep_it_is(value, above, place):
+    deepest = job(**place(value(MAX_JOB_DEPTH - above)))
+    assert len(fingerprint(parse_job(deepest, ID)[0].model_dump(mode="json"))) == 32
+    for depth in (MAX_JOB_DEPTH + 1, 500, 950):
+        assert refusal(job(**place(value(depth - above)))) == "the job object is nested too deeply"
+
+
+def test_many_brackets_alone_are_not_deep():
+    parse_job(job(options={"many": [{}, []] * 200}), ID)
+    parse_job(job(messages=[{"role": "user", "content": "[{" * 200}]), ID)
 
 
 @pytest.mark.parametrize("letter", ["x", "ß", "€", "😀"])

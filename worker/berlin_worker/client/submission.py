@@ -38,7 +38,12 @@ def prepare(
     Its ID is ``job_id``, else the one that the job carries, else a new one. ``max_bytes`` limits
     its job object. Raises :class:`~berlin_schemas.InvalidJob`.
     """
-    job = {**_as_object(prompt), **{name: _plain(value) for name, value in fields.items()}}
+    try:
+        job = {**_as_object(prompt), **{name: _plain(value) for name, value in fields.items()}}
+    except InvalidJob:
+        raise
+    except (RecursionError, ValueError):  # pydantic has no error of its own for great depth
+        raise InvalidJob("the job object is nested too deeply, or holds what JSON cannot") from None
     if job_id is None:
         job_id = job.get("job_id") or new_job_id()
     if not is_job_id(job_id):

@@ -14,6 +14,7 @@ from berlin_worker.errors import ClientError, SettingsError
 from berlin_worker.gateway import chat, fleet_routes, jobs, openapi, page_routes, responses, tickets
 from berlin_worker.gateway.gateway import CALLER, GATEWAY, JOB_ID, Gateway
 from berlin_worker.gateway.keys import Caller
+from berlin_worker.gateway.origins import refuse_foreign
 from berlin_worker.gateway.problems import Problem, of_client
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ async def _ready(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    gateway, headers = request.app[GATEWAY], request.headers
+    if not gateway.keys:
+        refuse_foreign(headers.get("Host"), headers.get("Origin"), gateway.origins)
     if request.method == "OPTIONS" or request.path in _OPEN:
         return await handler(request)
     request[CALLER] = _caller(request)

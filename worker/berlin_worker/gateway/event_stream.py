@@ -102,7 +102,7 @@ class OpenStreams:
         self.stopped = True
         now = asyncio.get_running_loop().time()
         for wait in self._waits:
-            wait.reschedule(now)
+            _end(wait, now)
 
     async def all_ended(self) -> None:
         """Wait until no stream is open."""
@@ -149,5 +149,11 @@ class OpenStreams:
         now = loop.time()
         for wait, due in self._waits.items():
             if due <= now:
-                wait.reschedule(now)
+                _end(wait, now)
         self._ticker = loop.call_later(_TICK_S, self._tick) if self.count else None
+
+
+def _end(wait: asyncio.Timeout, now: float) -> None:
+    """End a wait. One that has expired is still listed until its reader runs."""
+    if not wait.expired():  # else an error would end the timer, and with it all pings
+        wait.reschedule(now)

@@ -93,11 +93,17 @@ class CachedFleet:
             return self._offered[1]
 
     async def _ask_endpoints(self) -> Models:
-        found: set[tuple[str, str]] = set()
         try:
-            for name in offered.with_endpoint(self._settings, os.environ):
+            names = offered.with_endpoint(self._settings, os.environ)
+        except SettingsError as error:
+            logger.warning("the list of models lacks those of all endpoints: %s", error)
+            return frozenset()
+        found: set[tuple[str, str]] = set()
+        for name in names:
+            try:
                 models = await offered.models_of(name, self._settings, os.environ)
+            except (JobError, SettingsError) as error:
+                logger.warning("the list of models lacks those of %s: %s", name, error)
+            else:
                 found |= {(name, model) for model in models or ()}
-        except (JobError, SettingsError) as error:
-            logger.warning("the list of models lacks those of an endpoint: %s", error)
         return frozenset(found)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import re
 import time
 from typing import Any, Final, get_args
@@ -13,17 +14,28 @@ from berlin_schemas.errors import ErrorCode
 from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client import sse
 from berlin_worker.client.values import JobStatus, Result, Status
-from berlin_worker.errors import ClientError, CursorExpired, JobFailed
+from berlin_worker.errors import (
+    ClientError,
+    CursorExpired,
+    JobFailed,
+    JobIdReused,
+    SettingsError,
+    Unavailable,
+)
 from berlin_worker.gateway import tickets
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
-from berlin_worker.gateway.gateway import GATEWAY, caller_of, need
+from berlin_worker.gateway.gateway import GATEWAY, Gateway, caller_of, need
+from berlin_worker.gateway.keys import Caller
 from berlin_worker.gateway.problems import Problem, of_client
 from berlin_worker.gateway.requests import job_of_caller, json_object, owned_job, whole_number
+
+logger = logging.getLogger(__name__)
 
 routes: Final = web.RouteTableDef()
 
 _PING: Final = b": waiting\n\n"
 _LONGEST_WAIT_S: Final = 60
+_UNAVAILABLE: Final = 503
 _MOST_LISTED: Final = 200
 _CURSOR: Final = re.compile(rf"([0-9]{{1,15}})\.({names.JOB_ID_PATTERN})", re.ASCII)
 
@@ -39,6 +51,9 @@ async def submit(request: web.Request) -> web.Response:
             400, ErrorCode.INVALID_JOB, "tenant: it comes from the API key", param="tenant"
         )
     job, job_id = job_of_caller(request, caller, job)
+    own = job.get("job_id")
+    if isinstance(own, str) and names.is_job_id(own):
+        await _refuse_foreign(gateway, caller, own)
     job_id = await gateway.client.submit(job, job_id=job_id)
     body = {
         "job_id": job_id,
@@ -46,6 +61,17 @@ async def submit(request: web.Request) -> web.Response:
         "ticket": tickets.issue(gateway.ticket_secret, job_id, time.time()),
     }
     return web.json_response(body, status=202, headers={"Location": f"/v1/jobs/{job_id}"})
+
+
+async def _refuse_foreign(gateway: Gateway, caller: Caller, job_id: str) -> None:
+    """Raise ``JobIdReused`` for the ID of a job that the caller may not see.
+
+    The fingerprints, which hold the tenant, refuse it too, but a record of an older version has
+    none. For it the caller would get a ticket, and the job another payload.
+    """
+    known = await gateway.client.status(job_id)
+    if known.status != "unknown" and not caller.owns(job_id, known.tenant):
+        raise JobIdReused(job_id)
 
 
 @routes.get("/v1/jobs")
@@ -101,6 +127,8 @@ async def look_up(request: web.Request) -> web.Response:
             shown["result"] = None
         except JobFailed as error:
             shown["usage"] = error.event.usage
+        except TimeoutError:
+            raise Unavailable("the log of an ended job was not read in time") from None
         else:
             shown["result"] = _result(result)
             shown["usage"] = result.usage
@@ -137,6 +165,28 @@ async def issue_ticket(request: web.Request) -> web.Response:
 @routes.get("/v1/jobs/{job_id}/events")
 async def follow(request: web.Request) -> web.StreamResponse:
     """Stream the events of a job; with ``?wait_s=`` return the present ones as JSON."""
+    try:
+        return await _follow(request)
+    except (Problem, ClientError, SettingsError) as error:
+        problem = error if isinstance(error, Problem) else of_client(error)
+        eventsource = "text/event-stream" in request.headers.get("Accept", "")
+        if problem.status != _UNAVAILABLE or not eventsource or "wait_s" in request.query:
+            raise
+        logger.warning("an event stream ends at once: %s", error)
+        return _come_back(problem)
+
+
+def _come_back(problem: Problem) -> web.Response:
+    """Return a stream that ends at once: EventSource comes back to it, but never after a 503.
+
+    It comes over a new connection, and so to another gateway if this one stops.
+    """
+    response = web.Response(headers=HEADERS, body=b": %b\n\n" % problem.message.encode())
+    response.force_close()
+    return response
+
+
+async def _follow(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     job = await owned_job(request, "read", request.match_info["job_id"])
     after = sse.cursor(request.query.get("after"))

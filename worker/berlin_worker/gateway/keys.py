@@ -153,7 +153,9 @@ def named_models(job: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     fallbacks = job.get("fallbacks")
     for each in (job, *(fallbacks if isinstance(fallbacks, list) else ())):
         if isinstance(each, Mapping):
-            provider, options = each.get("provider"), each.get("options", job.get("options"))
+            provider, options = each.get("provider"), each.get("options")
+            if options is None:  # a fallback without options, or with null, has those of the job
+                options = job.get("options")
             yield provider, each.get("model")
             if isinstance(options, Mapping) and "model" in options:
                 yield provider, options["model"]

@@ -29,7 +29,7 @@ _MODELS: Final = (
 _PROBLEMS: Final = {
     400: "The request is invalid; `param` names the field.",
     401: "No valid API key or ticket.",
-    403: "The API key does not allow it.",
+    403: "The API key does not allow it. Without keys: a page of another origin or host sent it.",
     404: "No such job for this caller.",
     408: "The body took too long.",
     410: "The events of the job have expired.",

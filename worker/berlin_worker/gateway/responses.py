@@ -7,9 +7,10 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic_core import from_json
 
+from berlin_schemas.events import TERMINAL_TYPES
 from berlin_worker.client.stream import Stream
 from berlin_worker.client.values import JobStatus
-from berlin_worker.errors import ClientError
+from berlin_worker.errors import ClientError, Unavailable
 from berlin_worker.gateway.attachment import Events, attached
 from berlin_worker.gateway.chat_format import Object
 from berlin_worker.gateway.event_stream import HEADERS, EventResponse
@@ -85,6 +86,7 @@ async def cancel(request: web.Request) -> web.Response:
     await gateway.client.cancel(status.job_id)
     with contextlib.suppress(TimeoutError):
         await gateway.ended(status.job_id)
+    status = await gateway.client.status(status.job_id)
     return web.json_response(await _snapshot(gateway, status))
 
 
@@ -105,11 +107,17 @@ def _writer(
 
 
 async def _snapshot(gateway: Gateway, status: JobStatus) -> Object:
-    """Return a response by the events that the log of its job has now."""
+    """Return a response by the events that the log of its job has now.
+
+    Raises ``Unavailable`` if the log is slower with what its record says than ``lookup_s``.
+    """
     writer, after, ended = _writer(gateway, status), 0, False
     while not ended:
-        events, ended = await gateway.poll(status.job_id, after, 0)
+        due = after < status.seq or status.status in TERMINAL_TYPES
+        events, ended = await gateway.poll(status.job_id, after, gateway.lookup_s if due else 0)
         if not events:
+            if due and not ended:
+                raise Unavailable("the log of a job was not read in time")
             break
         after = events[-1].seq
         for raw in events:

@@ -35,6 +35,8 @@ class ResponseWriter:
         self._background = background
         self._number = 0
         self._items: list[_Item] = []
+        self._first = 0
+        """The first item of this attempt: those before it are discarded."""
         self._calls: dict[int, int] = {}
         self._open: int | None = None
         self._status = "queued"
@@ -53,6 +55,8 @@ class ResponseWriter:
                 self._model = event.get("model") or self._model
                 self._status = "in_progress"
                 return [self._event("response.in_progress", response=self.response())]
+            case "reset":
+                return self._reset()
             case "chunk":
                 return self._delta("message", event["content"])
             case "reasoning":
@@ -76,7 +80,7 @@ class ResponseWriter:
             "instructions": None,
             "metadata": self._metadata,
             "model": self._model,
-            "output": [self._shown(item) for item in self._items],
+            "output": [self._shown(item) for item in self._items[self._first :]],
             "parallel_tool_calls": True,
             "temperature": None,
             "tool_choice": "auto",
@@ -145,13 +149,21 @@ class ResponseWriter:
         item_id = self._items[place].value["id"]
         return self._event(kind, item_id=item_id, output_index=place, content_index=0, part=part)
 
-    def _close(self) -> list[Object]:
+    def _reset(self) -> list[Object]:
+        """Discard the items of earlier attempts. What was sent stays numbered."""
+        made = self._close("incomplete")
+        self._first = len(self._items)
+        self._calls.clear()
+        self._status = "in_progress"
+        return [*made, self._event("response.in_progress", response=self.response())]
+
+    def _close(self, status: str = "completed") -> list[Object]:
         """End the item that takes deltas."""
         place, self._open = self._open, None
         if place is None:
             return []
         item = self._items[place]
-        item.value["status"] = "completed"
+        item.value["status"] = status
         text = "".join(item.pieces)
         where = {"item_id": item.value["id"], "output_index": place}
         made: list[Object] = []
@@ -212,17 +224,21 @@ def _usage(usage: Any) -> Object | None:
     """Return the usage under the field names of Responses."""
     if not isinstance(usage, dict):
         return None
-    sent, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    sent, made = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     cached, reasoning = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return {
         "input_tokens": sent,
         "input_tokens_details": {"cached_tokens": _detail(cached, "cached_tokens")},
         "output_tokens": made,
         "output_tokens_details": {"reasoning_tokens": _detail(reasoning, "reasoning_tokens")},
-        "total_tokens": usage.get("total_tokens") or sent + made,
+        "total_tokens": _count(usage.get("total_tokens")) or sent + made,
     }
 
 
 def _detail(details: Any, name: str) -> int:
-    found = details.get(name) if isinstance(details, dict) else None
-    return found if isinstance(found, int) else 0
+    return _count(details.get(name)) if isinstance(details, dict) else 0
+
+
+def _count(value: Any) -> int:
+    """Return a number of tokens; an upstream may report anything, which counts as 0."""
+    return value if type(value) is int else 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import secrets
@@ -18,6 +17,7 @@ from berlin_worker.gateway.fleet import CachedFleet
 from berlin_worker.gateway.gateway import Gateway
 from berlin_worker.gateway.keys import Keys, WatchedKeys
 from berlin_worker.gateway.model_providers import ModelProviders
+from berlin_worker.gateway.origins import is_loopback
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry.tracer import open_tracer
 
@@ -51,16 +51,6 @@ def open_gateway(settings: Settings, host: str, *, warn: Callable[[str], object]
         fleet=fleet,
         providers=ModelProviders(fleet, settings.default_provider),
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.asynccontextmanager
@@ -98,8 +88,10 @@ async def _serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]
     finally:
         gateway.followers.stop()
         gateway.chats.stop()
-        await runner.cleanup()
-        await gateway.aclose()
+        try:
+            await runner.cleanup()
+        finally:
+            await gateway.aclose()
 
 
 def _http_logger() -> logging.Logger:

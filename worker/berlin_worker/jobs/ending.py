@@ -88,7 +88,7 @@ class JobEnder:
         )
         if usable is not None:
             # A job that has a record already has another message than this unreadable one.
-            of_message = Facts(hashlib.sha256(message).hexdigest()[:32])
+            of_message = Facts(_digest(message))
             facts = NO_FACTS if is_record else of_message
             await self.refuse(usable, JobError(ErrorCode.INVALID_JOB, detail), facts=facts)
 
@@ -106,12 +106,15 @@ class JobEnder:
         self, job_id: str, refusal: JobError, args: Sequence[object]
     ) -> ClaimStatus:
         """End the job of a delivery as failed; a reused job ID makes it a dead letter."""
-        facts = Facts(fingerprint(args[0] if len(args) == 1 else list(args)))
+        job = b""
+        with contextlib.suppress(InvalidJob):
+            job = dump_job({"args": args}, max_bytes=self._max_job_bytes)
+        # Without a fingerprint (nested too deeply) the claim would compare nothing, and so end
+        # whatever job has this ID.
+        own = fingerprint(args[0] if len(args) == 1 else list(args))
+        facts = Facts(own or _digest(job))
         status = await self.refuse(job_id, refusal, facts=facts)
         if status == "conflict":
-            job = b""
-            with contextlib.suppress(InvalidJob):
-                job = dump_job({"args": args}, max_bytes=self._max_job_bytes)
             await self.dead_letter_reused(job_id, facts, job)
         return status
 
@@ -136,3 +139,7 @@ class JobEnder:
         if holder is not None:
             holder.cancel(reason)
         return holder is not None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

@@ -103,6 +103,8 @@ def _line(number: int, text: bytes, defaults: Mapping[str, Any], max_bytes: int)
         raise InvalidJob(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
     except ValueError as error:
         raise InvalidJob(f"not JSON: {error}") from None
+    except RecursionError:
+        raise InvalidJob("nested too deeply") from None
     if isinstance(obj, str):
         obj = {"prompt": obj}
     if not isinstance(obj, dict):
