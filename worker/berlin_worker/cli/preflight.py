@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from amqp.exceptions import AMQPError
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
@@ -87,6 +88,8 @@ def broker_problem(settings: Settings) -> str | None:
             for_kombu(url).url, connect_timeout=TIMEOUT_S
         ) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_S)
+    except AMQPError as error:  # not of kombu: a wrong password, or an unknown virtual host
+        return f"the broker at {address(url)} answers, but refuses: {reason(error)}"
     except (KombuError, OSError, KeyError, ImportError, ValueError) as error:
         return f"the broker at {address(url)} does not answer: {reason(error)}"
     return None
