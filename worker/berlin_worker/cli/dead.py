@@ -11,6 +11,7 @@ from berlin_worker.cli.errors import FAILED, Problem
 from berlin_worker.cli.output import print_err, print_out, printable
 from berlin_worker.cli.preflight import load_settings, open_redis
 from berlin_worker.client import Client
+from berlin_worker.storage.redis_errors import wrong_type_is_missing
 
 _PAGE: Final = 100
 
@@ -37,7 +38,9 @@ def replay(entries: tuple[str, ...]) -> int:
     failed = 0
     with open_redis(settings.redis_url) as redis, Client(settings=settings) as client:
         for entry in entries:
-            found: Any = redis.xrange(names.DEAD_LETTERS, entry, entry)
+            found: Any = []
+            with wrong_type_is_missing():
+                found = redis.xrange(names.DEAD_LETTERS, entry, entry)
             if not found:
                 raise Problem(f"dead letter {entry} does not exist")
             try:
@@ -69,7 +72,9 @@ def _entries(limit: int | None) -> Iterator[Entry]:
     with open_redis(load_settings().redis_url) as redis:
         while left is None or left > 0:
             count = _PAGE if left is None else min(_PAGE, left)
-            page: list[Entry] = redis.xrevrange(names.DEAD_LETTERS, end, count=count)
+            page: list[Entry] = []
+            with wrong_type_is_missing():
+                page = redis.xrevrange(names.DEAD_LETTERS, end, count=count)
             yield from page
             if len(page) < count:
                 return
