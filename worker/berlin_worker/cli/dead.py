@@ -1,5 +1,6 @@
 """List and replay dead letters: jobs that could not run."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, Final
@@ -43,14 +44,15 @@ def replay(entries: tuple[str, ...]) -> int:
                 found = redis.xrange(names.DEAD_LETTERS, entry, entry)
             if not found:
                 raise Problem(f"dead letter {entry} does not exist")
+            [letter] = found
             try:
-                job_id = client.submit(job_of(found[0][1]))
+                job_id = client.submit(job_of(letter[1]), job_id=replay_id(letter))
             except InvalidJob as error:
                 failed += 1
                 print_err(f"berlin: {entry} is not a job, and stays: {error}", fg="red")
                 continue
-            redis.xdel(names.DEAD_LETTERS, entry)
             click.echo(job_id)
+            redis.xdel(names.DEAD_LETTERS, entry)
     return FAILED if failed else 0
 
 
@@ -64,6 +66,18 @@ def job_of(fields: dict[str, str]) -> dict[str, Any]:
         raise InvalidJob("the dead letter holds no job object")
     # The job with the old ID has failed, and an ID runs only once.
     return {name: value for name, value in job.items() if name != "job_id"}
+
+
+def replay_id(letter: Entry) -> str:
+    """Return the ID of the job that replays ``letter`` (pure).
+
+    A letter that is replayed twice gives one job: its removal may have failed, or two users have
+    replayed it at once. The fields are part of the ID, since a server that has lost its data may
+    give an entry ID again.
+    """
+    entry, fields = letter
+    text = json.dumps([entry, sorted(fields.items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _entries(limit: int | None) -> Iterator[Entry]:
