@@ -7,7 +7,7 @@ from amqp.exceptions import AMQPError
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_worker.client import AsyncClient
 from berlin_worker.config import urls
@@ -64,6 +64,18 @@ def server_info(redis: Redis) -> dict[str, Any]:
     try:
         return {**_section(redis, "server"), **_section(redis, "cluster")}
     except (RedisError, OSError):  # fakeredis closes the connection after an error
+        redis.connection_pool.disconnect()
+        return {}
+
+
+def allowed_info(redis: Redis, section: str) -> Mapping[str, Any]:
+    """Return a section of INFO, or an empty object if the server refuses it.
+
+    Raises redis-py's errors if the server does not answer.
+    """
+    try:
+        return _section(redis, section)
+    except ResponseError:  # an ACL, or fakeredis, which closes the connection after an error
         redis.connection_pool.disconnect()
         return {}
 
