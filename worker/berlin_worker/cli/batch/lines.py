@@ -101,7 +101,7 @@ def _line(number: int, text: bytes, defaults: Mapping[str, Any], max_bytes: int)
         obj = json.loads(text)
     except UnicodeDecodeError as error:
         raise InvalidJob(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested too deeply
         raise InvalidJob(f"not JSON: {error}") from None
     if isinstance(obj, str):
         obj = {"prompt": obj}
