@@ -3,6 +3,7 @@
 import ast
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_no_file_and_no_function_is_too_long() -> None:
                 if size > MOST_LINES_OF_A_FUNCTION:
                     long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}, {size}")
     assert long == []
+
+
+def test_clean_removes_every_folder_that_is_made() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    removed = makefile.partition("\nclean:")[2].partition("\n\n")[0].split()
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    made = {name.removesuffix("/") for name in ignored if name.endswith("/") and name[0] != "*"}
+    made = (made - {".bench"}) | {".bench/envs"}  # results of measurements stay
+    assert {name for name in made if not any(fnmatch(name, each) for each in removed)} == set()
 
 
 def test_every_test_file_has_one_level() -> None:
