@@ -103,7 +103,7 @@ lock: .venv/.dev ## lock anew: make lock [UPGRADE=--upgrade]
 	@$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements.lock
 
 clean: ## remove the environment and everything that was built
-	@rm -rf .venv .suites build dist .coverage .coverage.* .hypothesis .*_cache
+	@rm -rf .venv .suites .servers .bench/envs build dist .coverage .coverage.* .hypothesis .*_cache
 	@find schemas worker tests -name __pycache__ -prune -exec rm -rf {} +
 
 # --- The environment ---------------------------------------------------------

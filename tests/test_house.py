@@ -3,6 +3,7 @@
 import ast
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ FILES = {
 MOST_LINES = 300
 MOST_LINES_OF_A_FUNCTION = 60
 LEVELS = {"unit", "contract", "integration"}
+PROCESSES = {
+    "PythonProcess", "UpstreamProcess", "WorkerProcess", "cli_stack", "run_berlin", "run_python",
+    "subprocess",
+}  # fmt: skip
+"""Names by which a test file starts processes."""
+SERVERS = ("redis_server", "redis_client", "redis_url", "sentinel_set")
+"""Ends of the names of fixtures that start a server."""
 APART = {"chaos", "smoke", "support", "sample_app"}
 """Folders of tests/ whose files have no level: they run apart, or are no tests."""
 
@@ -81,6 +89,15 @@ def test_no_file_and_no_function_is_too_long() -> None:
     assert long == []
 
 
+def test_clean_removes_every_folder_that_is_made() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    removed = makefile.partition("\nclean:")[2].partition("\n\n")[0].split()
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    made = {name.removesuffix("/") for name in ignored if name.endswith("/") and name[0] != "*"}
+    made = (made - {".bench"}) | {".bench/envs"}  # results of measurements stay
+    assert {name for name in made if not any(fnmatch(name, each) for each in removed)} == set()
+
+
 def test_every_test_file_has_one_level() -> None:
     wrong = []
     for path in (ROOT / "tests").rglob("test_*.py"):
@@ -90,4 +107,27 @@ def test_every_test_file_has_one_level() -> None:
         found = {level for level in LEVELS if f"pytest.mark.{level}" in text}
         if len(found) != 1:
             wrong.append(f"{path.relative_to(ROOT)}: {sorted(found) or 'no level'}")
+    assert wrong == []
+
+
+def names_in(path: Path) -> Iterator[str]:
+    """Names that a file imports, and those of the arguments of its functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+def test_levels_start_what_they_may() -> None:
+    wrong = []
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text(encoding="utf-8")
+        if APART & set(path.relative_to(ROOT / "tests").parts) or "mark.integration" in text:
+            continue
+        found = set(names_in(path))
+        more = found & PROCESSES
+        if "pytest.mark.unit" in text:
+            more |= {name for name in found if name.endswith(SERVERS)}
+        wrong += [f"{path.relative_to(ROOT)}: {name}" for name in sorted(more)]
     assert wrong == []

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from berlin_worker.cli.demo.stack import _wait_until_ready
+from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.preflight import redis_problem
 from berlin_worker.embedded.redis_server import RedisProcess, find_server
 from tests.support.cli import BERLIN, HUP, run_berlin
@@ -24,6 +26,21 @@ pytestmark = pytest.mark.integration
 
 MEASURED = {name: value for name, value in os.environ.items() if name == "COVERAGE_PROCESS_CONFIG"}
 """Measures coverage in one demo of each kind that ends by itself: it doubles the cost."""
+
+
+def test_log_of_a_worker_that_does_not_start_keeps_its_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "worker.log"
+    log.write_text("\n".join(f"line {n} \x1b[2J" for n in range(20)))
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+        with pytest.raises(Problem, match="the worker did not start") as raised:
+            _wait_until_ready(process, log)
+        raised.value.show()
+    *shown, last = capsys.readouterr().err.splitlines()
+    assert shown == [f"line {n} ␛[2J" for n in range(5, 20)]
+    assert last == "berlin: the worker did not start; its log ends as above"
 
 
 class Demo:

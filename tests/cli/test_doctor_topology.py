@@ -66,6 +66,28 @@ def test_sentinels_are_shown_with_primary_and_replica(sentinel_set: SentinelSet)
     assert sum(each.name == "node" and each.level == "ok" for each in found) == 2
 
 
+def test_server_that_refuses_info_or_the_login_answers_all_the_same(
+    sentinel_set: SentinelSet,
+) -> None:
+    primary = sentinel_set.primary()
+    [replica] = [server for server in sentinel_set.servers if server is not primary]
+    url = sentinel_set.url.replace("://", "://reader:pw@")
+    user = ("ACL", "SETUSER", "reader", "on", ">pw", "+@connection", "-ping")
+    try:
+        with primary.client() as client:
+            client.execute_command(*user)
+        found = {each.level: each for each in topology.examine(url) if each.name == "node"}
+        assert "refuses the login" in found["warn"].message
+        with replica.client() as client:
+            client.execute_command(*user)
+        found = {each.message: each.level for each in topology.examine(url) if each.name == "node"}
+        assert list(found.values()) == ["ok", "ok"], found
+    finally:
+        for server in (primary, replica):
+            with server.client() as client:
+                client.execute_command("ACL", "DELUSER", "reader")
+
+
 def test_missing_nodes_lower_the_level_of_a_check() -> None:
     assert checks.cluster(SERVED, primaries=3, replicas=3).level == "ok"
     assert checks.cluster(SERVED, primaries=3, replicas=2).level == "warn"
@@ -82,7 +104,7 @@ def test_missing_nodes_lower_the_level_of_a_check() -> None:
     assert "unknown" in checks.full_coverage({"a": "", "b": ""}).message
     assert checks.full_coverage({"a": "no", "b": "no"}).hint == ""
     assert checks.full_coverage({"a": "no", "b": "yes"}).level == "warn"
-    assert checks.node_away("a", primary=True).level == "fail"
+    assert checks.node_silent("a", "does not answer", primary=True).level == "fail"
     assert checks.mixed_versions(["Valkey 9", None]).level == "warn"
     persisted = {"aof_enabled": 1}
     [single] = checks.node("a", ({"cluster_enabled": 0}, MEMORY, persisted), cluster=True)

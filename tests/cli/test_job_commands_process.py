@@ -124,3 +124,24 @@ def test_tail_shows_reasoning_at_a_terminal_alone(stack: Stack, job_id: str) -> 
         os.close(inner)
         assert end(process)[0] == 0
         assert terminal.read(4096) == b"\x1b[2mLet me see.\x1b[0m\r\nYes\r\n"
+
+
+def test_tail_prints_json_of_the_events_alone_if_a_stranger_writes_to_the_log(
+    stack: Stack, job_id: str
+) -> None:
+    log = f"job:{{{job_id}}}:log"
+    script = [events.started(), events.chunk("Yes"), events.chunk("."), events.completed()]
+    first, second, third, last = map(encode, events.numbered(script, job_id=job_id))
+    entries = [
+        ("1-0", {"event": first}),
+        ("2-0", {"event": second}),
+        ("2-1", {"event": "not JSON"}),
+        ("2-2", {"other": "1"}),
+        ("3-0", {"event": third}),
+        ("4-0", {"event": last}),
+    ]
+    for entry, fields in entries:
+        stack.redis.xadd(log, fields, id=entry)
+    stack.redis.expire(log, 600)
+    code, out, err = stack.run("tail", job_id, "--json")
+    assert (code, out.encode().splitlines(), err) == (0, [first, second, third, last], "")

@@ -36,6 +36,27 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
     stack.redis.delete("worker:dead")
 
 
+def test_dead_letter_that_cannot_be_removed_runs_once(stack: Stack, job_id: str) -> None:
+    job = {"messages": [{"role": "user", "content": job_id}]}
+    letter = {"job_id": job_id, "reason": "too_many_attempts", "job": json.dumps(job), "ts": "1"}
+    entry = stack.redis.xadd("worker:dead", letter).decode()
+    user = [b"ACL", b"SETUSER", b"no-xdel", b"on", b">pw", b"+@all", b"-xdel", b"~*", b"&*"]
+    stack.redis.execute_command(*user)
+    url = stack.env["REDIS_URL"].replace("redis://", "redis://no-xdel:pw@")
+    code, out, err = stack.run("dead", "replay", entry, env={"REDIS_URL": url})
+    assert code == 1
+    assert "xdel" in err
+    assert stack.ended(out.strip()) == "completed"
+    assert stack.run("dead", "replay", entry) == (0, out, "")
+    assert stack.calls(job_id) == 1
+    assert stack.run("dead", "replay", entry)[0] == 1
+    again = stack.redis.xadd("worker:dead", {**letter, "job_id": out.strip()}).decode()
+    other = stack.run("dead", "replay", again)[1]
+    assert other != out
+    assert stack.ended(other.strip()) == "completed"
+    assert stack.calls(job_id) == 2
+
+
 def test_doctor_finds_nothing_wrong_and_leaves_nothing_behind(stack: Stack) -> None:
     before = set(stack.redis.keys("*"))
     code, out, _ = stack.run("doctor", "--json")

@@ -76,6 +76,15 @@ def test_full_disk_cancels_the_job(stack: Stack, job_id: str) -> None:
     assert stack.ended(job_id) == "cancelled"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_help_for_a_full_disk_is_one_line(stack: Stack) -> None:
+    for words in (["--help"], ["--version"], ["list", "-h"], []):
+        env = {} if words else {"_BERLIN_COMPLETE": "bash_source"}
+        with Path("/dev/full").open("wb") as full:
+            ended = end(stack.start(*words, env=env, stdout=full))
+        assert ended == (1, "", "berlin: [Errno 28] No space left on device\n"), words
+
+
 def test_job_without_a_worker_causes_a_hint(stack: Stack, redis_server: RedisProcess) -> None:
     env = {"REDIS_URL": f"{redis_server.url.removesuffix('0')}6"}
     process = stack.start("submit", "Hello", env=env)

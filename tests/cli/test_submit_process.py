@@ -109,6 +109,7 @@ def test_text_fits_the_encoding_of_the_output(stack: Stack, job_id: str, encodin
         ["list", "-n", "3"],
         ["top", "--once"],
         ["dead", "list"],
+        ["submit", "--file", "ü"],
         ["statüs"],
     ]
     words = [word for command in commands for word in (*command, NEXT)]
@@ -126,7 +127,7 @@ def test_text_fits_the_encoding_of_the_output(stack: Stack, job_id: str, encodin
     *errors, _ = done.stderr.decode(encoding.strip()).split("\0")
     assert len(outputs) == len(commands)
     assert outputs[:2] == [f"{shown}\n"] * 2
-    assert errors[1::2] == ["0"] * 6 + ["2"], errors
+    assert errors[1::2] == ["0"] * 6 + ["2"] * 2, errors
     assert "Did you mean 'status'?" in errors[-2]
 
 

@@ -155,6 +155,7 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         os.set_blocking(self._ours, False)
         self._written = b""
+        self.first_mode = self.mode()
         self.process = PythonProcess[bytes](
             [*BERLIN, "top", "--interval", "0.2"],
             env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"} | env,
@@ -207,9 +208,8 @@ def test_q_quits_and_restores_the_terminal(real_redis_url: str, leave: str) -> N
     with contextlib.closing(
         Terminal({"REDIS_URL": real_redis_url, "CELERY_BROKER_URL": ""})
     ) as terminal:
-        before = terminal.mode()
         wait_until(lambda: "no worker is running" in terminal.text(), "the view")
-        assert terminal.mode() != before
+        assert terminal.mode() != terminal.first_mode
         terminal.press(b"x\n")
         if leave == "SIGTERM":
             terminal.process.send_signal(signal.SIGTERM)
@@ -217,7 +217,7 @@ def test_q_quits_and_restores_the_terminal(real_redis_url: str, leave: str) -> N
             terminal.press(leave.encode())
         wait_until(lambda: terminal.text() and terminal.process.poll() is not None, "the end")
         assert terminal.process.returncode == (143 if leave == "SIGTERM" else 0)
-        assert terminal.mode() == before
+        assert terminal.mode() == terminal.first_mode
         assert terminal.text().endswith("\x1b[?25h\x1b[?1049l")  # cursor shown, screen as before
 
 

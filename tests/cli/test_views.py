@@ -66,6 +66,22 @@ def test_json_view_keeps_text_that_names_python_numbers() -> None:
     assert JsonView().render(decode(written), written).out == written + b"\n"
 
 
+@given(
+    st.one_of(
+        st.sampled_from([b"", b"not JSON", b"[1]", b"\xff", encode(chunk("Other"))]),
+        st.binary(max_size=8).map(lambda found: encode(chunk("Text")) + found),
+        st.sampled_from([b" ", b"\n", b"\r\n"]).map(
+            lambda space: encode(chunk("Text")).replace(b",", b"," + space)
+        ),
+    )
+)
+def test_json_view_writes_one_json_line_of_the_event_whatever_the_log_holds(found: bytes) -> None:
+    lines = JsonView().render(chunk("Text"), found).out.split(b"\n")
+    assert (len(lines), lines[1]) == (2, b"")
+    assert decode(lines[0]) == chunk("Text")
+    assert b"\r" not in lines[0]
+
+
 @pytest.mark.parametrize(
     ("status", "seq", "expected"),
     [

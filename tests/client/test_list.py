@@ -76,6 +76,18 @@ async def test_garbage_in_index_and_records_hides_no_job(client, redis_client, r
     assert job.metadata == {}
 
 
+async def test_keys_of_a_wrong_type_count_as_missing(server, real_redis_url):
+    for key in (names.JOBS, names.state_key("a"), names.log_key("b")):
+        await server.set(key, "a string")
+    await server.hset(names.state_key("b"), "status", "failed")
+    async with AsyncClient(real_redis_url, settings=Settings()) as client:
+        assert await client.list() == []
+        assert (await client.status("a")).status == "unknown"
+        assert (await client.status("b")).status == "failed"
+        assert await client.attached("a") is None
+        assert await client.submitted_later("a") is None
+
+
 @pytest.mark.parametrize("size", [1, 7, 200, 450])
 async def test_pages_cover_all_jobs_of_one_millisecond_once(client, redis_client, size):
     wanted = {f"job-{n:03}": 5_000 + n // 300 for n in range(450)}

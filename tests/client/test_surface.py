@@ -13,7 +13,7 @@ from berlin_worker.client import JobFailed, JobIdReused, Unavailable
 from berlin_worker.client.fields import JobFields
 from berlin_worker.client.replay import JobSnapshot, Need, Replay
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.contract
 
 HEAD = {"v": 1, "job_id": "job-1", "seq": 1, "attempt": 1, "ts": 1.0}
 

@@ -1,7 +1,5 @@
 """Settings: the defaults of the contract, errors that name the variable, secrets kept."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -133,15 +131,3 @@ def test_table_in_the_readme_is_that_of_the_code():
     assert found
     assert closed
     assert inside == table(), "run `make readme`"
-
-
-def test_table_prints_from_the_command_line():
-    printed = subprocess.run(
-        [sys.executable, "-m", "berlin_worker.settings"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert printed.stdout == table() + "\n"
-    assert not printed.stderr

@@ -15,7 +15,7 @@ from tests.support.manifests import DEPLOY, one, rendered
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.workers import ROOT, WorkerProcess, wait_until
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 SLOTS = 10
 COUNT = """

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_worker.storage import connections
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.contract
 
 MAKE: dict[str, Callable[[str], AbstractConnection]] = {
     "command": lambda url: connections.commands(url).connection_pool.make_connection(),

@@ -3,11 +3,16 @@
 import json
 import signal
 import uuid
+from contextlib import closing
 
 import pytest
+from amqp.exceptions import AMQPError
+from celery import Celery
 
 from berlin_schemas import names
-from berlin_worker.client import AsyncClient, Unavailable
+from berlin_worker.broker.job_queue import CeleryJobQueue
+from berlin_worker.cli.preflight import broker_problem
+from berlin_worker.client import AsyncClient, Unavailable, queue_depth
 from berlin_worker.embedded.redis_server import free_port
 from berlin_worker.settings import Settings
 from tests.support.checker import text_of
@@ -146,6 +151,29 @@ async def test_submitted_job_runs_and_unsupported_options_are_refused(fleet, rab
         with pytest.raises(Unavailable, match="not accepted") as caught:
             await client.submit("hello")
     assert "guest" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("password", "host", "reason"),
+    [("wrong", "%2F", "ACCESS_REFUSED"), ("guest", "unknown", "NOT_ALLOWED")],
+)
+async def test_refused_login_or_host_is_one_line_and_no_empty_queue(
+    real_redis_url, rabbit, password, host, reason
+):
+    url = f"amqp://guest:{password}@127.0.0.1:{rabbit.port}/{host}"
+    settings = Settings(redis_url=real_redis_url, broker_url=url)
+    message = broker_problem(settings)
+    assert "answers, but refuses" in message
+    assert reason in message
+    assert "wrong" not in message
+    async with AsyncClient(settings=settings) as client:
+        with pytest.raises(Unavailable, match=f"refuses the connection .*{reason}"):
+            await client.submit("x")
+    with Celery(broker=url) as app:
+        with pytest.raises(AMQPError, match=reason):
+            queue_depth.count(app)
+        with pytest.raises(ConnectionError, match=reason), closing(CeleryJobQueue(app)) as queue:
+            await queue.depth()
 
 
 def test_job_with_a_lost_message_is_requeued(fleet, broker, rabbit):

@@ -16,6 +16,7 @@ from kombu.exceptions import ChannelError, OperationalError
 
 from berlin_schemas import names
 from berlin_worker.client.enqueue import MESSAGE
+from berlin_worker.client.queue_depth import is_missing_queue
 from berlin_worker.telemetry.tracing import from_carrier
 
 T = TypeVar("T")
@@ -57,9 +58,9 @@ class CeleryJobQueue:
         with self._app.connection_for_write() as connection:
             try:
                 declared = connection.default_channel.queue_declare(names.QUEUE, passive=True)
-            except ChannelError:
-                return 0  # the queue does not exist yet
             except (*connection.connection_errors, *connection.channel_errors) as error:
+                if isinstance(error, ChannelError) and is_missing_queue(error):
+                    return 0  # nothing has been sent yet
                 # kombu raises OperationalError for a failed send only, else the driver's errors.
                 raise OperationalError(str(error)) from error
             waiting: int = declared.message_count

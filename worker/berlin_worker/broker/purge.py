@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import click
 import kombu.entity
+from amqp.exceptions import AMQPError
 from celery import Celery
 from celery.app.control import Control
 from kombu.exceptions import OperationalError
@@ -197,7 +198,11 @@ def install(app: Celery) -> None:
     def run_in_one_line(*args: Any, **options: Any) -> Any:
         try:
             return run_and_end_jobs(*args, **options)
-        except (OperationalError, *app.connection_for_write().connection_errors) as error:
+        except (
+            OperationalError,
+            AMQPError,  # a wrong password is not one of the connection errors
+            *app.connection_for_write().connection_errors,
+        ) as error:
             message = f"the purge has stopped, what is left is still on the queue: {error}"
             raise click.ClickException(f"{message}; run `berlin doctor` for the cause") from None
 

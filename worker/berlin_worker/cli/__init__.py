@@ -4,17 +4,18 @@ The module of a command holds its options and its help. It imports the code that
 when the command runs, so that `--help` and completion load nothing but click.
 """
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from berlin_worker.cli.groups import SuggestingGroup
 from berlin_worker.cli.output import (
-    discard_stdout,
+    discard_unwritable,
     fitting,
     use_nearest_characters,
     utf8_word,
@@ -63,7 +64,14 @@ class Commands(SuggestingGroup):
         """Run the program, whatever the encoding of the terminal."""
         use_nearest_characters()
         words = list(map(utf8_word, sys.argv[1:] if args is None else args))
-        return super().main(words, *rest, **kwargs)
+        try:
+            return super().main(words, *rest, **kwargs)
+        except OSError as error:  # of completion, which writes before click handles errors
+            if os.environ.get("BERLIN_DEBUG"):
+                raise
+            problem = _problem_of(error)
+            problem.show()
+            sys.exit(problem.exit_code)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the command line, and set colours by NO_COLOR, FORCE_COLOR and TERM."""
@@ -71,10 +79,8 @@ class Commands(SuggestingGroup):
         color = wants_color(
             *(environ.get(name, "") for name in ("NO_COLOR", "FORCE_COLOR", "TERM"))
         )
-        try:
+        with _errors_as_lines():  # of the output too: the help may go to a full disk
             return super().make_context(*args, **{"color": color, **kwargs})
-        except BrokenPipeError as error:  # the reader of the help has closed the pipe
-            raise _problem_of(error) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """List the names in the order in which a user learns them."""
@@ -112,25 +118,32 @@ class Commands(SuggestingGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Errors become tracebacks only if BERLIN_DEBUG is set."""
-        try:
+        with _errors_as_lines():
             return super().invoke(ctx)
-        except click.ClickException as error:
-            # click would write UTF-8 even to an ASCII stream.
-            error.message = fitting(error.message, sys.stderr)  # type: ignore[misc]  # click declares it final, and offers no hook before it is written
+
+
+@contextlib.contextmanager
+def _errors_as_lines() -> Iterator[None]:
+    """Raise any error as one of click, which prints one line."""
+    try:
+        yield
+    except click.ClickException as error:
+        # click would write UTF-8 even to an ASCII stream.
+        error.message = fitting(error.message, sys.stderr)  # type: ignore[misc]  # click declares it final, and offers no hook before it is written
+        raise
+    except click.exceptions.Exit:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("BERLIN_DEBUG"):
             raise
-        except click.exceptions.Exit:
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            if os.environ.get("BERLIN_DEBUG"):
-                raise
-            raise _problem_of(error) from None
+        raise _problem_of(error) from None
 
 
 def _problem_of(error: BaseException) -> click.ClickException:
     from berlin_worker.cli.errors import as_problem
 
-    if isinstance(error, BrokenPipeError):
-        discard_stdout()
+    if isinstance(error, OSError):
+        discard_unwritable()
     return as_problem(error)
 
 

@@ -49,7 +49,8 @@ def replay(entries: tuple[str, ...]) -> None:
     """Put dead letters on the queue again, each as a job with a new ID.
 
     Prints the new IDs. ENTRY is the first column of `berlin dead list`. Removes each dead letter
-    that was replayed.
+    that was replayed. The new ID follows from the dead letter: it runs once, even if it is replayed
+    twice.
 
     \b
       berlin dead replay 1763805600000-0

@@ -5,6 +5,7 @@ import logging
 import sys
 
 import click
+from pydantic import ValidationError
 
 from berlin_worker.cli.interrupts import Interrupts
 from berlin_worker.cli.output import print_err
@@ -15,8 +16,15 @@ from berlin_worker.pool.thread import loop_factory
 
 
 def print_new_key(tenant: str) -> None:
-    """Print a new key on stdout, and on stderr the entry for the file of keys."""
-    key, entry = new_key(tenant)
+    """Print a new key on stdout, and on stderr the entry for the file of keys.
+
+    Raises ``click.BadParameter`` if no tenant can have this name.
+    """
+    try:
+        key, entry = new_key(tenant)
+    except ValidationError:
+        message = "a tenant is a text of 1 to 128 characters"
+        raise click.BadParameter(message, param_hint="'--new-key'") from None
     click.echo(key)
     print_err('entry for the file that WORKER_GATEWAY_KEYS names, in its list "keys":')
     print_err(entry.model_dump_json())

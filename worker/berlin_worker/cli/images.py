@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import click
 
+from berlin_worker.cli.paths import as_file_name
+
 _TYPES: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -48,7 +50,7 @@ def _url(image: str) -> str:
     if image.startswith(("http://", "https://", "data:")):
         return image
     try:
-        with Path(image).open("rb") as file:
+        with Path(as_file_name(image)).open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise click.FileError(image, error.strerror or "cannot be read") from None

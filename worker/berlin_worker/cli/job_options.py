@@ -39,7 +39,7 @@ def key_value(text: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{text!r} is not of the form key=value")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply
         return key, value
 
 

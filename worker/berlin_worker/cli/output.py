@@ -119,10 +119,13 @@ def age(seconds: float, *, decimals: int = 0) -> str:
     return f"{max(seconds, 0):.{decimals}f} s"
 
 
-def discard_stdout() -> None:
-    """Discard buffered output, because the reader has closed the pipe."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        discard(sys.stdout.fileno())
+def discard_unwritable() -> None:
+    """Discard buffered output that cannot be written: Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            discard(sys.stdout.fileno())
 
 
 def discard(fd: int) -> None:

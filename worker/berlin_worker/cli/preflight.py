@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from amqp.exceptions import AMQPError
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from berlin_worker.client import AsyncClient
 from berlin_worker.config import urls
@@ -67,6 +68,18 @@ def server_info(redis: Redis) -> dict[str, Any]:
         return {}
 
 
+def allowed_info(redis: Redis, section: str) -> Mapping[str, Any]:
+    """Return a section of INFO, or an empty object if the server refuses it.
+
+    Raises redis-py's errors if the server does not answer.
+    """
+    try:
+        return _section(redis, section)
+    except ResponseError:  # an ACL, or fakeredis, which closes the connection after an error
+        redis.connection_pool.disconnect()
+        return {}
+
+
 def _section(redis: Redis, section: str) -> Mapping[str, Any]:
     found: Any = redis.info(section)
     return found if isinstance(found, Mapping) else {}
@@ -87,6 +100,8 @@ def broker_problem(settings: Settings) -> str | None:
             for_kombu(url).url, connect_timeout=TIMEOUT_S
         ) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_S)
+    except AMQPError as error:  # not of kombu: a wrong password, or an unknown virtual host
+        return f"the broker at {address(url)} answers, but refuses: {reason(error)}"
     except (KombuError, OSError, KeyError, ImportError, ValueError) as error:
         return f"the broker at {address(url)} does not answer: {reason(error)}"
     return None

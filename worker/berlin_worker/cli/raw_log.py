@@ -6,6 +6,7 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_worker.cli.preflight import load_settings
+from berlin_worker.client.entries import data_of, seq_of
 from berlin_worker.storage import connections
 
 
@@ -22,7 +23,11 @@ class RawLog:
             found: Any = await self._redis.xrange(self._key, f"({after}-0", f"{last}-0")
         except (RedisError, OSError):
             return {}
-        return {int(entry.partition(b"-")[0]): fields[b"event"] for entry, fields in found}
+        events: dict[int, bytes] = {}
+        for entry in found:
+            # The reader takes the first entry of a `seq`: a second one was added by a stranger.
+            events.setdefault(seq_of(entry), data_of(entry))
+        return events
 
     async def __aenter__(self) -> Self:
         return self

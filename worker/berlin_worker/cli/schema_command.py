@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from berlin_worker.cli.paths import FilePath
+
 
 @click.command()
 @click.argument("name", default="asyncapi")
@@ -11,13 +13,13 @@ import click
 @click.option(
     "--write",
     metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(file_okay=False),
     help="Write all documents into a folder.",
 )
 @click.option(
     "--check",
     metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(file_okay=False),
     help="Compare the documents of a folder with the code; exit 1 if one differs.",
 )
 def schema(name: str, listing: bool, write: Path | None, check: Path | None) -> None:

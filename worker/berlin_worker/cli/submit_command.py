@@ -12,6 +12,7 @@ from berlin_worker.cli.job_options import (
     job_options,
     output_options,
 )
+from berlin_worker.cli.paths import FilePath
 
 
 @click.command(
@@ -22,7 +23,7 @@ from berlin_worker.cli.job_options import (
     "--file",
     "-f",
     "path",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    type=FilePath(exists=True, dir_okay=False, allow_dash=True),
     help="JSON file with a job object instead of a prompt (- for stdin); options override it.",
 )
 @click.option(

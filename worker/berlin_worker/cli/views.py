@@ -14,6 +14,7 @@ from berlin_schemas import (
     Reset,
     Started,
     ToolCall,
+    decode,
     encode,
 )
 from berlin_worker.cli.output import encoded, printable
@@ -150,7 +151,7 @@ class JsonView:
 
     def render(self, event: Event, written: bytes | None = None) -> Rendered:
         """Return the event, and a notice for a failure."""
-        line = written if written and _is_json(written) else encode(event)
+        line = written if written and _is_line_of(event, written) else encode(event)
         return Rendered(line + b"\n", notice(event) if isinstance(event, Failed) else None)
 
     def end(self) -> Rendered:
@@ -158,15 +159,17 @@ class JsonView:
         return Rendered()
 
 
-def _is_json(line: bytes) -> bool:
-    """Return whether every JSON parser reads a line of a log: without NaN and Infinity (pure)."""
-    if not any(word in line for word in _NUMBERS_OF_PYTHON):
-        return True
+def _is_line_of(event: Event, written: bytes) -> bool:
+    """Return whether ``written`` is this event in one line that every JSON parser reads (pure)."""
+    if b"\n" in written or b"\r" in written:
+        return False
     try:
-        json.loads(line, parse_constant=_refuse)
+        is_same = decode(written) == event
+        if any(word in written for word in _NUMBERS_OF_PYTHON):
+            json.loads(written, parse_constant=_refuse)
     except ValueError:
         return False
-    return True
+    return is_same
 
 
 def _refuse(word: str) -> NoReturn:

@@ -113,10 +113,7 @@ class AsyncClient(AsyncSurface):
         """Return the caller of the last :meth:`attach` to a job, ``None`` if there was none."""
         self._enter()
         with _naming(job_id):
-            [found] = await self._asked(
-                lambda: self._store.redis.hmget(names.state_key(job_id), ["caller"])
-            )
-        return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
+            return await self._asked(lambda: records.attached(self._store.redis, job_id))
 
     async def submitted_later(self, job_id: str) -> int | None:
         """Return how many jobs of the index are newer than a job; ``None`` if it is not listed."""

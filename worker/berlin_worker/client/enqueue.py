@@ -175,8 +175,8 @@ class Enqueuer:
             self._disconnect()  # RabbitMQ has closed the channel, or the connection
             if "message size" in str(error):
                 raise InvalidJob(_TOO_LARGE) from error
-            reason = f"refuses the message ({error})"
-            raise NotSent(f"the broker at {self._where} {reason}") from error
+            refused = "message" if connected else "connection"
+            raise NotSent(f"the broker at {self._where} refuses the {refused} ({error})") from error
 
     def _connected(self) -> Any:
         if self._producer is None:

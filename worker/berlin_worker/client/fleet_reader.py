@@ -14,7 +14,7 @@ from berlin_worker.settings import Settings
 from berlin_worker.storage import connections
 from berlin_worker.storage.blocking_cluster import time_at
 from berlin_worker.storage.fleet import FleetReading
-from berlin_worker.storage.redis_errors import is_temporary
+from berlin_worker.storage.redis_errors import is_temporary, values, wrong_type_is_missing
 from berlin_worker.storage.survey import Survey, survey
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read(redis: "Redis", settings: Settings) -> FleetReading:
     topology = topology_of(redis, settings)
     unread = []
     statuses: list[str] = []
-    dead_letters: int | None = None
+    dead_letters: int | None = 0
     try:
         now_ts, statuses = _statuses(redis)
     except (RedisError, OSError) as error:
@@ -43,11 +43,13 @@ def read(redis: "Redis", settings: Settings) -> FleetReading:
         now_ts = time.time()
         unread.append("workers")
     try:
-        found: Any = redis.xlen(names.DEAD_LETTERS)
-        dead_letters = found
+        with wrong_type_is_missing():
+            found: Any = redis.xlen(names.DEAD_LETTERS)
+            dead_letters = found
     except (RedisError, OSError) as error:
         if not _is_partly_away(error, topology):
             raise
+        dead_letters = None
         unread.append("dead_letters")
     return FleetReading(
         now_ts=now_ts,
@@ -63,11 +65,13 @@ def _statuses(redis: "Redis") -> tuple[float, list[str]]:
     """Return the time of the server that has the statuses, and those of living workers."""
     seconds, micros = time_at(redis, names.FLEET)
     now_ts = seconds + micros / 1e6
-    living: Any = redis.zrangebyscore(names.FLEET, round(now_ts * 1000), "+inf")
+    living: Any = []
+    with wrong_type_is_missing():
+        living = redis.zrangebyscore(names.FLEET, round(now_ts * 1000), "+inf")
     with redis.pipeline(transaction=False) as pipeline:
         for worker in living:
             pipeline.get(names.alive_key(worker))
-        texts = pipeline.execute()
+        texts = values(pipeline.execute(raise_on_error=False))
     # A worker may have ended between the two requests.
     return now_ts, [text for text in texts if text is not None]
 
@@ -101,8 +105,8 @@ def _listed(broker: "Redis") -> int:
     with broker.pipeline(transaction=False) as pipeline:
         for key in _LISTS:
             pipeline.llen(key)
-        lengths: list[int] = pipeline.execute()
-    return sum(lengths)
+        lengths = values(pipeline.execute(raise_on_error=False))
+    return sum(length or 0 for length in lengths)
 
 
 def _waiting_elsewhere(broker_url: str) -> int | None:

@@ -19,11 +19,18 @@ def count(app: Celery) -> dict[str, int]:
         try:
             declared = channel.queue_declare(names.QUEUE, passive=True)
             counted = {"waiting": declared.message_count}
-        except ChannelError:
-            counted = {"waiting": 0}  # no such queue: nothing waits on it
+        except ChannelError as error:
+            if not is_missing_queue(error):
+                raise
+            counted = {"waiting": 0}  # nothing waits on it
         if connection.transport.driver_type == "redis":
             counted |= _unacknowledged(channel)
     return counted
+
+
+def is_missing_queue(error: ChannelError) -> bool:
+    """Return whether the queue does not exist, rather than be forbidden to this user (pure)."""
+    return str(error.reply_code) == "404"
 
 
 def _unacknowledged(channel: Any) -> dict[str, int]:

@@ -4,6 +4,7 @@ Records hold prompts, so a service that only shows replies need not have the rig
 The content of Redis is untrusted input: a record that makes no sense raises no error.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast, get_args
@@ -14,9 +15,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 from berlin_schemas import Cancelled, Event, Failed, Terminal, decode, names
 from berlin_worker.client.entries import Entry, entries_of
 from berlin_worker.client.values import JobStatus, Status
-from berlin_worker.storage import stored_values
+from berlin_worker.storage import redis_errors, stored_values
 from berlin_worker.storage.connections import Command
-from berlin_worker.storage.redis_errors import is_temporary
+from berlin_worker.storage.redis_errors import is_temporary, wrong_type_is_missing
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,10 @@ Place = tuple[int, str]
 
 async def status(redis: Redis, ask: Ask, job_id: str) -> JobStatus:
     """Return the status of a job. Raises redis-py's errors."""
+    values: Any = [None] * len(_FIELDS)
     try:
-        values: Any = await redis.hmget(names.state_key(job_id), _FIELDS)
+        with wrong_type_is_missing():
+            values = await redis.hmget(names.state_key(job_id), _FIELDS)
     except NoPermissionError:
         return await _by_log(redis, job_id)
     found = by_record(job_id, values)
@@ -72,9 +75,11 @@ async def newest(
     cursor, offset = before, 0
     highest = "+inf" if before is None else str(before[0])
     while len(found) < limit:
-        page: Any = await redis.zrevrangebyscore(
-            names.JOBS, highest, "-inf", start=offset, num=_PAGE, withscores=True
-        )
+        page: Any = []
+        with wrong_type_is_missing():
+            page = await redis.zrevrangebyscore(
+                names.JOBS, highest, "-inf", start=offset, num=_PAGE, withscores=True
+            )
         offset += len(page)
         places = sorted(_places(page), reverse=True)
         # A job that came meanwhile has moved all others: places that were seen are skipped.
@@ -94,14 +99,20 @@ async def submitted_later(redis: Redis, job_id: str) -> int | None:
 
     ``None`` too if an ACL forbids to count. Raises redis-py's errors.
     """
-    try:
+    with contextlib.suppress(NoPermissionError), wrong_type_is_missing():
         created: Any = await redis.zscore(names.JOBS, job_id)
-        if created is None:
-            return None
-        later: int = await redis.zcount(names.JOBS, f"({created!r}", "+inf")
-    except NoPermissionError:
-        return None
-    return later
+        if created is not None:
+            later: int = await redis.zcount(names.JOBS, f"({created!r}", "+inf")
+            return later
+    return None
+
+
+async def attached(redis: Redis, job_id: str) -> str | None:
+    """Return who waits for a job; ``None`` if nobody does. Raises redis-py's errors."""
+    found: Any = [None]
+    with wrong_type_is_missing():
+        found = await redis.hmget(names.state_key(job_id), ["caller"])
+    return stored_values.text(found[0])
 
 
 def place_of(job: JobStatus) -> Place:
@@ -199,7 +210,8 @@ async def _by_log(redis: Redis, job_id: str) -> JobStatus:
         pipeline.hexists(state, "cancel")
         pipeline.xrange(log, count=1)
         pipeline.xrevrange(log, count=1)
-        there, cancel, first, last = await pipeline.execute()
+        replies = redis_errors.values(await pipeline.execute(raise_on_error=False))
+    there, cancel, first, last = replies
     begun, latest = _event(first), _event(last)
     status: Status = "queued" if there else "unknown"
     if isinstance(latest, Terminal):
@@ -217,7 +229,7 @@ async def _by_log(redis: Redis, job_id: str) -> JobStatus:
     return _with_end(found, latest)
 
 
-def _event(entries: list[Entry]) -> Event | None:
+def _event(entries: list[Entry] | None) -> Event | None:
     try:
         return decode(entries[0][1].get(b"event", b"")) if entries else None
     except ValueError:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
+from berlin_worker.storage.redis_errors import wrong_type_is_missing
 from berlin_worker.storage.stored_values import as_job_id
 
 KEY: Final = "worker:due"
@@ -24,12 +24,9 @@ Overdue = tuple[str, float]
 
 async def entries(client: Redis) -> list[Overdue]:
     """Return some entries, the earliest first. Raises redis-py's errors."""
-    try:
-        found: Any = await client.zrange(KEY, 0, _AT_ONCE - 1, withscores=True)
-    except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
-            raise
-        return []
+    found: Any = []
+    with wrong_type_is_missing():
+        found = await client.zrange(KEY, 0, _AT_ONCE - 1, withscores=True)
     if not found:
         return []
     seconds, micros = await client.time()

@@ -4,7 +4,8 @@ import ast
 import contextlib
 import re
 import ssl
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 from redis.exceptions import (
     AuthenticationError,
@@ -105,6 +106,36 @@ def refusal(error: BaseException) -> str | None:
     if getattr(tls, "reason", None) in _NO_TLS:
         return "does not speak TLS: write redis:// instead of rediss://"
     return None
+
+
+def is_wrong_type(reply: object) -> bool:
+    """Return whether a key has another type than its readers expect (pure).
+
+    Any client may have written it. For a command that only reads, its value counts as missing.
+    """
+    return isinstance(reply, ResponseError) and reply_of(reply).startswith("WRONGTYPE")
+
+
+@contextlib.contextmanager
+def wrong_type_is_missing() -> Iterator[None]:
+    """Suppress the error of a key of another type."""
+    try:
+        yield
+    except ResponseError as error:
+        if not is_wrong_type(error):
+            raise
+
+
+def values(replies: Iterable[Any]) -> list[Any]:
+    """Return the replies of a pipeline, ``None`` for a key of another type.
+
+    Raises the first other error (pure).
+    """
+    found = [None if is_wrong_type(reply) else reply for reply in replies]
+    for reply in found:
+        if isinstance(reply, Exception):
+            raise reply
+    return found
 
 
 def _cause(error: BaseException | None, kind: type[E]) -> E | None:

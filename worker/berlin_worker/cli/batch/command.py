@@ -7,18 +7,19 @@ import click
 
 from berlin_worker.cli.job_options import job_options
 from berlin_worker.cli.numbers import COUNT
+from berlin_worker.cli.paths import FilePath
 
 
 @click.command()
 @click.argument(
     "source",
     metavar="PROMPTS.JSONL",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    type=FilePath(exists=True, dir_okay=False, allow_dash=True),
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    type=FilePath(dir_okay=False, allow_dash=True),
     required=True,
     help="File for the results: JSON lines in the order of the input; - for stdout.",
 )

@@ -15,6 +15,7 @@ from typing import Any, Final
 from berlin_schemas import names
 from berlin_worker.cli.errors import Problem
 from berlin_worker.cli.interrupts import SIGNALS, deferred
+from berlin_worker.cli.output import print_err, printable
 from berlin_worker.cli.preflight import open_redis, redis_problem
 from berlin_worker.embedded.openai_upstream import OpenAIUpstream
 from berlin_worker.embedded.redis_server import RedisProcess, any_redis, find_server
@@ -164,7 +165,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
     while " ready." not in (output := log.read_text(errors="replace")):
         if process.poll() is not None or time.monotonic() > give_up:
             last = output.strip().splitlines()[-_SHOWN_LOG_LINES:]
-            raise Problem("the worker did not start; its log ends with:\n" + "\n".join(last))
+            for line in last:  # a Problem is one line
+                print_err(printable(line))
+            raise Problem(
+                "the worker did not start", hint="its log ends as above" if last else None
+            )
         time.sleep(0.02)
 
 

@@ -118,10 +118,10 @@ def node(
     return [CheckResult("node", "ok", f"{at}: {name}, {facts}"), *wrong]
 
 
-def node_away(at: str, *, primary: bool) -> CheckResult:
-    """Return the result for a server that does not answer."""
+def node_silent(at: str, why: str, *, primary: bool) -> CheckResult:
+    """Return the result for a server that reports nothing; ``why`` follows its name."""
     role = "a primary" if primary else "a replica"
-    return CheckResult("node", "fail" if primary else "warn", f"{at}, {role}, does not answer")
+    return CheckResult("node", "fail" if primary else "warn", f"{at}, {role}, {why}")
 
 
 def mixed_versions(versions: Collection[str | None]) -> CheckResult:

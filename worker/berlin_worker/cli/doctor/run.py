@@ -4,17 +4,17 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 import click
-from redis.exceptions import RedisError
 
 from berlin_worker.cli.doctor import checks, provider_checks, shared_server, topology, trial
 from berlin_worker.cli.doctor.checks import CheckResult
 from berlin_worker.cli.errors import FAILED
 from berlin_worker.cli.output import print_out, printable
 from berlin_worker.cli.preflight import (
+    allowed_info,
     broker_problem,
     load_settings,
     open_redis,
@@ -91,19 +91,10 @@ def examine_redis(redis: "Redis") -> Iterator[CheckResult]:
 
 def _examine_memory(redis: "Redis") -> Iterator[CheckResult]:
     """Yield whether a Redis keeps its jobs, logs and queue."""
-    memory = _info(redis, "memory")
+    memory = allowed_info(redis, "memory")
     yield checks.eviction(memory)
     yield checks.memory(memory)
-    yield checks.persistence(_info(redis, "persistence"))
-
-
-def _info(redis: "Redis", section: str) -> Mapping[str, Any]:
-    try:
-        found: Any = redis.info(section)
-    except RedisError:  # forbidden, or fakeredis, which closes the connection after an error
-        redis.connection_pool.disconnect()
-        return {}
-    return found if isinstance(found, Mapping) else {}
+    yield checks.persistence(allowed_info(redis, "persistence"))
 
 
 def _clock(redis: "Redis") -> CheckResult:
