@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import os
 import sys
@@ -111,7 +110,7 @@ def _source(plan: BatchOptions) -> Iterator[Callable[[], BinaryIO]]:
                 f"{plan.source} is not a regular file, and a batch reads its input more than once: "
                 "give a regular file, or - for stdin."
             )
-        yield functools.partial(plan.source.open, "rb")
+        yield lambda: plan.source.open("rb")
         return
     if sys.stdin is None:
         raise click.UsageError("Stdin is closed: give a file.")
@@ -129,6 +128,8 @@ def _source(plan: BatchOptions) -> Iterator[Callable[[], BinaryIO]]:
 
 def _output(plan: BatchOptions) -> contextlib.AbstractContextManager[BatchOutput]:
     if plan.to_stdout:
+        if sys.stdout is None:
+            raise click.UsageError("Stdout is closed: give a file with -o.")
         return contextlib.nullcontext(StdoutResults())
     try:
         return BatchFiles(plan.output)
