@@ -83,3 +83,9 @@ async def test_result_set_aside_exists_once_and_is_read_back(files: BatchFiles) 
     assert len(files.load().places) == 3
     files.finish(unused=0)
     assert not files.load().places
+
+
+async def test_result_is_json_for_every_parser(files: BatchFiles) -> None:
+    await files.add({"line": 1, "usage": {"a": float("nan"), "b": [float("inf"), 1.5]}})
+    [line] = files.results()
+    assert json.loads(line, parse_constant=pytest.fail)["usage"] == {"a": None, "b": [None, 1.5]}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, Self
 
+from berlin_schemas.events import finite
 from berlin_worker.cli.batch.preflight import KnownResults, WrongOutput
 from berlin_worker.cli.stdout import Stdout
 
@@ -229,4 +230,5 @@ class BatchFiles:
 
 
 def _encode(result: dict[str, Any]) -> bytes:
-    return json.dumps(result, ensure_ascii=False).encode(errors="replace") + b"\n"
+    text = json.dumps(finite(result), ensure_ascii=False)  # an older release has kept NaN
+    return text.encode(errors="replace") + b"\n"
