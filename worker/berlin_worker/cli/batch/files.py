@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from berlin_worker.cli.batch.preflight import KnownResults, WrongOutput
 from berlin_worker.cli.stdout import Stdout
 
 _RECORD_BYTES: Final = 160
+_RUN: Final = re.compile("[0-9a-f]{1,64}")
+_BEYOND: Final = 10**13
+"""Numbers of lines and times are below this."""
 _PAGER_PATIENCE_S: Final = 0.1
 
 
@@ -217,8 +221,8 @@ class BatchFiles:
     def _read_progress(self, *, started_over: bool) -> Progress:
         data = os.pread(self._progress_fd, _RECORD_BYTES, 0)
         if data and not started_over:
-            with contextlib.suppress(ValueError, TypeError):
-                return Progress(**json.loads(data))
+            if (progress := _progress(data)) is not None:
+                return progress
             raise WrongOutput(f"{self.progress_path.name} cannot be read")
         self._write_progress(Progress(secrets.token_hex(16)))
         return self.progress
@@ -227,6 +231,19 @@ class BatchFiles:
         self.progress = progress
         record = json.dumps({"run": progress.run, "sent": progress.sent, "since": progress.since})
         os.pwrite(self._progress_fd, record.ljust(_RECORD_BYTES - 1).encode() + b"\n", 0)
+
+
+def _progress(data: bytes) -> Progress | None:
+    """Return the progress in ``data``; ``None`` if no batch wrote it, or it fits no record."""
+    try:
+        found = json.loads(data)
+        run, sent, since = found["run"], found.get("sent", 0), found.get("since", 0.0)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    whole = type(sent) is int and type(since) in {int, float}
+    if not whole or not (0 <= sent < _BEYOND and 0 <= since < _BEYOND):
+        return None
+    return Progress(run, sent, since) if isinstance(run, str) and _RUN.fullmatch(run) else None
 
 
 def _encode(result: dict[str, Any]) -> bytes:
