@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -245,7 +246,7 @@ def test_non_blocking_pipe_is_read_to_its_end(parts: list[bytes]) -> None:
         return ([ours],)
 
     with open(ours, "rb", buffering=0) as source, pytest.MonkeyPatch.context() as patch:  # noqa: PTH123  # a file descriptor
-        patch.setattr(inputs.select, "select", ready)
+        patch.setattr(inputs, "select", SimpleNamespace(select=ready))
         assert b"".join(inputs.pieces(source)) == b"".join(parts)
 
 
