@@ -74,6 +74,19 @@ def test_any_value_in_the_files_of_a_batch_is_refused_or_ignored(
         assert batch.run()[0] == 0
 
 
+@pytest.mark.parametrize("depth", [190, 300, 450, 900, 100_000])
+def test_result_of_any_depth_is_refused_or_kept(batch: BatchRun, depth: int) -> None:
+    batch.write("a", "b")
+    assert batch.run()[0] == 0
+    nested = f'"usage":{"[" * depth}{"]" * depth}'
+    batch.out.write_text(batch.out.read_text().replace('"usage": null', nested))
+    batch.write("b", "a")
+    code, err = batch.run()
+    assert (code, err.count("\n")) == ((0, 1) if depth < 200 else (2, 1))
+    assert "traceback" not in err
+    assert batch.out.read_text().count("[") == 2 * depth
+
+
 @given(RUNS)
 def test_any_history_ends_with_the_right_answers_and_pays_no_job_twice(
     runs: list[tuple[list[str], set[str], bool, int]],

@@ -1,9 +1,10 @@
 """Compare the lines of a batch with the results of earlier runs (pure)."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from pydantic_core import from_json
 
 from berlin_worker.cli.batch.lines import BadLine, Line
 
@@ -41,10 +42,10 @@ class KnownResults:
         ``data`` is not a result.
         """
         try:
-            result = json.loads(data)
+            result = from_json(data)  # at most 200 levels deep: what is read can be written again
             line, job_id, status = result["line"], result["job_id"], result["status"]
             retry, fingerprint = result.get("retry", 0), result.get("fingerprint")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise WrongOutput("it holds a line that is not a result of a batch") from None
         optional = isinstance(job_id, str | None) and isinstance(fingerprint, str | None)
         if not (type(line) is type(retry) is int and isinstance(status, str) and optional):
