@@ -7,10 +7,19 @@ and it is the last event of its log. Unknown fields are ignored, so that a
 later version may add some.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+)
 
 from berlin_schemas.errors import ErrorInfo
 from berlin_schemas.names import JOB_ID_PATTERN
@@ -110,6 +119,19 @@ def _known(reason: object) -> object:
     return finish_reason(reason) if isinstance(reason, str) else reason
 
 
+def finite(value: Any) -> Any:
+    """Return a value of JSON with ``None`` for NaN and infinity, which are in no JSON."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Usage = Annotated[dict[str, Any], AfterValidator(finite)]
+"""Python's parser reads NaN and 1e400 in the log of a stranger; its writer would write them on."""
+
+
 class _Ending(_Event):
     """A terminal event.
 
@@ -117,8 +139,8 @@ class _Ending(_Event):
     sum over all attempts, if there were several.
     """
 
-    usage: dict[str, Any] | None = None
-    usage_total: dict[str, Any] | None = None
+    usage: Usage | None = None
+    usage_total: Usage | None = None
 
 
 class Completed(_Ending):

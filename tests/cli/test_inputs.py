@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -214,6 +215,39 @@ def test_endless_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "_MOST_BYTES", 1 << 20)
     with stdin_is("/dev/zero"), pytest.raises(Problem, match="more than"):
         prompt_text("-", use_stdin=None)
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1])
+def test_file_is_bounded_as_stdin_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(inputs, "_MOST_BYTES", 1 << 20)
+    with pytest.raises(Problem, match="/dev/zero holds more than 1 MiB"):
+        job_file(Path("/dev/zero"))
+    path = tmp_path / "job.json"
+    path.write_text('{"messages": []}'.ljust(size))
+    with pytest.raises(Problem) if size > 1 << 20 else contextlib.nullcontext():
+        assert job_file(path) == {"messages": []}
+
+
+@given(st.lists(st.binary(max_size=1000), max_size=20))
+def test_non_blocking_pipe_is_read_to_its_end(parts: list[bytes]) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    waiting = iter(parts)
+
+    def ready(*_: object) -> tuple[list[int]]:
+        # The next part comes once the one before was read. For an empty part nothing has come.
+        part = next(waiting, None)
+        if part is None:
+            os.close(theirs)
+        else:
+            os.write(theirs, part)
+        return ([ours],)
+
+    with open(ours, "rb", buffering=0) as source, pytest.MonkeyPatch.context() as patch:  # noqa: PTH123  # a file descriptor
+        patch.setattr(inputs, "select", SimpleNamespace(select=ready))
+        assert b"".join(inputs.pieces(source)) == b"".join(parts)
 
 
 def test_no_stdin_needs_a_prompt() -> None:

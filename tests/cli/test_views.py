@@ -1,9 +1,6 @@
 """Views of a job's events, and the control characters that they remove."""
 
-import asyncio
-import io
 import json
-import os
 from typing import Any
 
 import pytest
@@ -28,7 +25,6 @@ from berlin_schemas.errors import ErrorCode, ErrorInfo
 from berlin_worker.cli.follow import farewell
 from berlin_worker.cli.job_actions import status_rows
 from berlin_worker.cli.output import printable
-from berlin_worker.cli.stdout import Stdout
 from berlin_worker.cli.views import FinalView, JsonView, Rendered, TextView, View, exit_code
 from berlin_worker.client import JobStatus
 
@@ -192,42 +188,6 @@ def test_status_rows_show_what_the_record_holds() -> None:
     assert rows["error"] == "rate_limited: wait"
     assert rows["in queue"] == "0.50 s"
     assert rows["submitted"] == "2.0 h ago"
-
-
-async def test_output_works_without_a_file_descriptor() -> None:
-    stream = io.BytesIO()
-    with Stdout(stream) as out:
-        await out.write(b"text")
-    assert stream.getvalue() == b"text"
-    assert not out.is_terminal
-
-
-async def test_full_pipe_does_not_block_the_loop() -> None:
-    reading, writing = os.pipe()
-    data = b"x" * 300_000
-    with (
-        os.fdopen(reading, "rb") as reader,
-        os.fdopen(writing, "wb") as stream,
-        Stdout(stream) as out,
-    ):
-        # The reader reads in this very loop: a write that blocked it would never end.
-        task = asyncio.create_task(out.write(data))
-        got = b""
-        while len(got) < len(data):
-            await asyncio.sleep(0)
-            os.set_blocking(reader.fileno(), False)
-            got += reader.read(65536) or b""
-        await task
-    assert got == data
-
-
-async def test_closed_pipe_is_noticed_without_writing() -> None:
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "wb") as stream, Stdout(stream) as out:
-        os.close(reading)
-        await asyncio.wait_for(asyncio.shield(out.gone), 30)
-        with pytest.raises(BrokenPipeError):
-            await out.write(b"x")
 
 
 def test_reasoning_is_dim_before_the_text_at_a_terminal_and_left_out_in_a_pipe() -> None:

@@ -1,11 +1,13 @@
 """Events as bytes: the short way and the decoder accept and refuse the same bytes."""
 
+import contextlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berlin_schemas import encode
 from berlin_worker.client import entries
 from berlin_worker.client.entries import parse_message
 from berlin_worker.client.raw_events import RawEvent, parse_raw
@@ -73,7 +75,16 @@ def decoded(data: bytes) -> tuple[int, RawEvent | None, int] | None:
     if found is None:
         return None
     seq, event, database = found
-    return seq, None if event is None else RawEvent(seq, event.type, data), database
+    if event is None:
+        return seq, None, database
+    return seq, RawEvent(seq, event.type, data if is_strict(data) else encode(event)), database
+
+
+def is_strict(data: bytes) -> bool:
+    with contextlib.suppress(ValueError):
+        json.dumps(json.loads(data), allow_nan=False)
+        return True
+    return False
 
 
 @given(events)
@@ -133,3 +144,16 @@ def test_event_of_another_job_version_or_order_is_decoded() -> None:
     ):
         data = json.dumps(changed, separators=(",", ":")).encode()
         assert parse_raw(JOB, data) == decoded(data)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e400", b"1e3"])
+@pytest.mark.parametrize("place", [b'"usage":{"a":%b}', b'"later":[%b]'])
+def test_event_is_json_for_every_parser(number: bytes, place: bytes) -> None:
+    data = b'{"v":1,"job_id":"job-1","seq":7,"attempt":1,"ts":1.5,"type":"cancelled","reason":"",'
+    data += place % number + b"}"
+    found = parse_raw(JOB, data)
+    assert found == decoded(data)
+    assert found is not None
+    assert found[1] is not None
+    assert is_strict(found[1].data)
+    assert (found[1].data == data) == (number == b"1e3")

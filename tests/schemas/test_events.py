@@ -156,6 +156,21 @@ def test_usage_that_is_not_known_is_left_out():
     assert "usage" not in json.loads(encode(event))
 
 
+@given(
+    st.recursive(
+        st.floats() | st.integers() | st.text("ab") | st.none(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner),
+    )
+)
+def test_usage_holds_only_numbers_of_json(value):
+    head = {"v": 1, "job_id": "a", "seq": 1, "attempt": 1, "ts": 1.5, "type": "cancelled"}
+    text = json.dumps({**head, "reason": "r", "usage": {"a": value}})  # NaN among them
+    event = decode(text.replace("Infinity", "1e400"))
+    json.dumps(event.usage, allow_nan=False)
+    assert decode(encode(event)) == event
+    assert event.usage == {"a": json.loads(json.dumps(value), parse_constant=lambda _: None)}
+
+
 def test_error_codes_are_those_of_the_contract():
     assert {code.value for code in ErrorCode} == {
         "invalid_job",

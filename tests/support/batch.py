@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from click.testing import CliRunner
@@ -148,7 +148,7 @@ class BatchRun:
     def write(self, *lines: object) -> None:
         self.source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
-    def run(self, *options: str, stdin: bytes | None = None) -> tuple[int, str]:
+    def run(self, *options: str, stdin: bytes | BinaryIO | None = None) -> tuple[int, str]:
         arguments = ["batch", str(self.source), "-o", str(self.out), *options]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(command, "open_client", lambda **_: contextlib.nullcontext(self.fleet))

@@ -11,17 +11,17 @@ from berlin_worker.cli.batch.preflight import WrongOutput
 pytestmark = pytest.mark.unit
 
 
-def test_torn_last_result_is_cut_off(tmp_path: Path) -> None:
+async def test_torn_last_result_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with BatchFiles(path) as files:
-        files.add({"line": 1, "text": "ü\n"})
+        await files.add({"line": 1, "text": "ü\n"})
         run = files.progress.run
     with path.open("ab") as out:
         out.write(b'{"line": 2, "te')
     with BatchFiles(path) as files:
         assert files.progress.run == run
         assert [json.loads(result)["line"] for result in files.results()] == [1]
-        files.add({"line": 2})
+        await files.add({"line": 2})
         assert [json.loads(result)["line"] for result in files.results()] == [1, 2]
 
 
@@ -67,12 +67,12 @@ def test_two_batches_do_not_write_the_same_results(files: BatchFiles) -> None:
         BatchFiles(files.path)
 
 
-def test_result_set_aside_exists_once_and_is_read_back(files: BatchFiles) -> None:
+async def test_result_set_aside_exists_once_and_is_read_back(files: BatchFiles) -> None:
     results = [
         {"line": number, "job_id": f"j{number}", "status": "completed"} for number in (1, 2, 3)
     ]
     for result in results:
-        files.add(result)
+        await files.add(result)
     known = files.set_aside(files.load(), 1)
     assert [json.loads(line) for line in files.results()] == results[:1]
     known = files.set_aside(known, 0)
@@ -83,3 +83,9 @@ def test_result_set_aside_exists_once_and_is_read_back(files: BatchFiles) -> Non
     assert len(files.load().places) == 3
     files.finish(unused=0)
     assert not files.load().places
+
+
+async def test_result_is_json_for_every_parser(files: BatchFiles) -> None:
+    await files.add({"line": 1, "usage": {"a": float("nan"), "b": [float("inf"), 1.5]}})
+    [line] = files.results()
+    assert json.loads(line, parse_constant=pytest.fail)["usage"] == {"a": None, "b": [None, 1.5]}

@@ -1,8 +1,11 @@
 """`berlin batch` as a process: killed, interrupted, and run again, without paying twice."""
 
+import fcntl
 import functools
 import json
 import signal
+import sys
+import termios
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import redis
 
 from berlin_worker.embedded.redis_server import RedisProcess
 from tests.support.cli import Stack, end
-from tests.support.workers import wait_until
+from tests.support.workers import TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -129,6 +132,23 @@ def test_batch_reads_stdin_and_writes_stdout(stack: Stack) -> None:
     results = [json.loads(line) for line in out.splitlines()]
     assert [result["text"] for result in results] == ["one two three "] * 2
     assert results[1]["id"] == "x"
+
+
+def test_ctrl_c_works_while_the_pipe_is_full(stack: Stack, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps({"prompt": "a", "id": "x" * 2_000_000}))
+    process = stack.start("batch", source, "-o", "-")
+    assert process.stdout is not None
+    pipe = process.stdout.fileno()
+    wait_until(lambda: waiting_in(pipe), "a part of the result, which fits no pipe")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT_S) == 130
+    assert "stopped with 0 of 1 results" in end(process)[2]
+
+
+def waiting_in(pipe: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_batch_without_a_worker_leads_to_a_hint(

@@ -1,5 +1,6 @@
 """Batches that run again: changed, inserted, removed and failed lines, and kills in between."""
 
+import json
 import os
 import tempfile
 import time
@@ -29,6 +30,61 @@ RUNS = st.lists(
     min_size=1,
     max_size=5,
 )
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([-1, 10**9, 10**10, 10**400, "", "0" * 200])
+    | st.text(st.characters()),  # half a surrogate pair too
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=3,
+)
+FIELDS = ["line", "id", "job_id", "fingerprint", "retry", "status", "text", "usage"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), ANY_JSON, max_size=3),
+    st.dictionaries(st.sampled_from(["run", "sent", "since", "later"]), ANY_JSON, max_size=2),
+    st.booleans(),
+)
+def test_any_value_in_the_files_of_a_batch_is_refused_or_ignored(
+    result: dict[str, Any], progress: dict[str, Any], retry: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        batch = BatchRun(Path(home))
+        batch.write("a", "b", "c")
+        assert batch.run()[0] == 0
+        first, second, third = batch.results()
+        batch.out.write_text("".join(f"{json.dumps(x)}\n" for x in (first, second | result, third)))
+        record = batch.out.with_name(f"{batch.out.name}.run")
+        record.write_text(json.dumps(json.loads(record.read_text()) | progress).ljust(160))
+        batch.write("c", "b", "new")
+        code, err = batch.run("--expired=again", *(["--retry-failed"] if retry else []))
+        assert "Error" not in err  # the name of an exception
+        if code == 2:
+            assert err.startswith(f"berlin: {batch.out} cannot be used for the results: ")
+            assert err.count("\n") == 1
+            return
+        assert code == 0
+        assert batch.texts()[::2] == ["answer to c", "answer to new"]
+        # The next run can read what this one wrote.
+        assert batch.run()[0] == 0
+
+
+@pytest.mark.parametrize("depth", [190, 300, 450, 900, 100_000])
+def test_result_of_any_depth_is_refused_or_kept(batch: BatchRun, depth: int) -> None:
+    batch.write("a", "b")
+    assert batch.run()[0] == 0
+    nested = f'"usage":{"[" * depth}{"]" * depth}'
+    batch.out.write_text(batch.out.read_text().replace('"usage": null', nested))
+    batch.write("b", "a")
+    code, err = batch.run()
+    assert (code, err.count("\n")) == ((0, 1) if depth < 200 else (2, 1))
+    assert "traceback" not in err
+    assert batch.out.read_text().count("[") == 2 * depth
 
 
 @given(RUNS)

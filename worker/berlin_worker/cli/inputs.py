@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 import click
 
 from berlin_worker.cli.errors import USAGE, Problem
-from berlin_worker.cli.output import print_err
+from berlin_worker.cli.output import print_err, printable
 
 PATIENCE_S: Final = 5.0
 """Maximum wait for the first byte of stdin if a prompt is given too."""
@@ -87,31 +87,49 @@ def prompt_text(prompt: str | None, *, use_stdin: bool | None) -> str:
     return joined(given, text) if given is not None else _without_last_newline(text)
 
 
-def read_to_end(source: BinaryIO, patience_s: float | None = None) -> bytes | None:
+def read_to_end(
+    source: BinaryIO, patience_s: float | None = None, *, name: str = "stdin"
+) -> bytes | None:
     """Read to the end. Return ``None`` if neither a byte nor the end comes in ``patience_s``.
 
-    Prints one notice while it waits. Raises :class:`Problem` for more than a job can hold.
+    Raises :class:`Problem` for more than a job can hold.
     """
-    try:
-        fd = source.fileno()
-    except (OSError, ValueError):  # a test has replaced stdin by an object without a descriptor
-        return source.read()
-    parts: list[bytes] = []
-    size, hinted = 0, False
+    fd = _descriptor(source)
+    if fd is not None and patience_s is not None and not select.select([fd], [], [], patience_s)[0]:
+        return None
+    data = bytearray()
+    for piece in pieces(source, name=name):
+        data += piece
+        if len(data) > _MOST_BYTES:
+            raise _bad(f"{name} holds more than {_MOST_BYTES >> 20} MiB: too much for a job")
+    return bytes(data)
+
+
+def pieces(source: BinaryIO, *, name: str = "stdin") -> Iterator[bytes]:
+    """Yield all bytes to the end, also of a non-blocking pipe. Print one notice while it waits."""
+    fd = _descriptor(source)
+    if fd is None:
+        yield source.read()
+        return
+    hinted = False
     while True:
-        while not select.select([fd], [], [], None if hinted else patience_s or PATIENCE_S)[0]:
-            if patience_s is not None and not parts:
-                return None
-            print_err("waiting for the end of stdin ...", dim=True)
+        while not select.select([fd], [], [], None if hinted else PATIENCE_S)[0]:
+            print_err(f"waiting for the end of {printable(name)} ...", dim=True)
             hinted = True
-        with contextlib.suppress(BlockingIOError):
-            part = os.read(fd, _PIECE_BYTES)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-            size += len(part)
-        if size > _MOST_BYTES:
-            raise _bad(f"stdin holds more than {_MOST_BYTES >> 20} MiB: too much for a job")
+        try:
+            piece = os.read(fd, _PIECE_BYTES)
+        except BlockingIOError:  # another process has read it
+            continue
+        if not piece:
+            return
+        yield piece
+
+
+def _descriptor(source: BinaryIO) -> int | None:
+    try:
+        return source.fileno()
+    except (OSError, ValueError):  # a test has replaced stdin by an object without a descriptor
+        return None
 
 
 def job_file(path: Path) -> dict[str, Any]:
@@ -120,7 +138,9 @@ def job_file(path: Path) -> dict[str, Any]:
         source = _stdin()
         name, data = "stdin", b"" if source is None else read_to_end(source) or b""
     else:
-        name, data = str(path), path.read_bytes()
+        name = str(path)
+        with path.open("rb") as file:
+            data = read_to_end(file, name=name) or b""
     try:
         job = json.loads(decode_text(data, name))
     except (ValueError, RecursionError) as error:
@@ -139,10 +159,10 @@ def _without_last_newline(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
+def utf8_lines(source: BinaryIO, name: str = "the input") -> Iterator[bytes]:
     """Yield the lines of a file as UTF-8, recoded if it has a mark of UTF-16 or UTF-32.
 
-    Raises :class:`Problem` if the file does not match its mark.
+    Raises :class:`Problem` with ``name`` if the file does not match its mark.
     """
     head = source.read(4)
     source.seek(0)
@@ -155,7 +175,6 @@ def utf8_lines(source: BinaryIO) -> Iterator[bytes]:
         for line in text:
             yield line.encode(errors="surrogatepass")
     except UnicodeDecodeError as error:
-        name = getattr(source, "name", "the input")
         raise _bad(f"{name} is not {encoding.upper()} text: {error.reason}") from None
     finally:
         with contextlib.suppress(ValueError):  # the file is closed already

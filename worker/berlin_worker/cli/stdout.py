@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import select
 import stat
 import sys
 from pathlib import Path
@@ -18,7 +20,8 @@ class Stdout:
     """Standard output without a buffer, written from an event loop.
 
     A slow reader, such as a pager, does not block the loop, so that Ctrl-C still works. If stdout
-    is a pipe, the end of its reader is noticed at once.
+    is a pipe or a socket, the end of its reader is noticed as soon as the kernel knows of it: at
+    once, except for TCP. The end of a terminal is a signal, SIGHUP.
     """
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
@@ -31,16 +34,21 @@ class Stdout:
         """Encoding of text. JSON is always UTF-8."""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the reader has closed the pipe."""
+        self._unwatch = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if self._fd is not None and self._is_pipe and sys.platform == "linux":
-            # A write end is readable only when the read end has closed.
-            asyncio.get_running_loop().add_reader(self._fd, self._reader_closed)
+            # Without an event an epoll reports only EPOLLERR and EPOLLHUP: nobody can read any
+            # more. A socket is also readable after data, or if only its other direction has ended.
+            closed = self._unwatch.enter_context(select.epoll())
+            closed.register(self._fd, 0)
+            loop = asyncio.get_running_loop()
+            loop.add_reader(closed.fileno(), self._reader_closed)
+            self._unwatch.callback(loop.remove_reader, closed.fileno())
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._fd is not None and self._is_pipe and sys.platform == "linux":
-            asyncio.get_running_loop().remove_reader(self._fd)
+        self._unwatch.close()
         if self.gone.done():
             self._discard()
 
@@ -57,15 +65,14 @@ class Stdout:
                     await _writable(self._fd)
                 with contextlib.suppress(BlockingIOError):
                     rest = rest[os.write(self._fd, rest[:_PIECE_BYTES]) :]
-        except BrokenPipeError:
+        except ConnectionError as error:  # a socket may also be reset
             self._reader_closed()
-            raise
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
 
     def _reader_closed(self) -> None:
         if not self.gone.done():
             self.gone.set_result(None)
-        if self._fd is not None and sys.platform == "linux":
-            asyncio.get_running_loop().remove_reader(self._fd)
+        self._unwatch.close()
 
     def _discard(self) -> None:
         # The interpreter flushes stdout at exit, which must not fail on the broken pipe.

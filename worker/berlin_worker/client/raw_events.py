@@ -6,9 +6,12 @@ decodes all others: events of other types, foreign bytes, other orders of the fi
 narrow that it holds valid events alone, so both ways accept and refuse the same bytes.
 """
 
+import json
+import math
 import re
 from typing import Final, NamedTuple
 
+from berlin_schemas import encode
 from berlin_worker.client import entries
 
 _TEXT: Final = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\bfnrt]|u00[01][0-9a-f]))'
@@ -22,7 +25,10 @@ _FORM: Final = re.compile(
 
 
 class RawEvent(NamedTuple):
-    """An event as it stands in the log. ``data`` is its JSON object, in UTF-8."""
+    """An event as it stands in the log. ``data`` is its JSON object, in UTF-8.
+
+    An event of a stranger with NaN, infinity or 1e400 is written anew, with ``null`` for these.
+    """
 
     seq: int
     type: str
@@ -44,8 +50,24 @@ def parse_raw(job_id: str, data: bytes) -> tuple[int, RawEvent | None, int] | No
     if parsed is None:
         return None
     seq, event, of_database = parsed
-    raw = None if event is None else RawEvent(seq, event.type, data)
-    return seq, raw, of_database
+    if event is None:
+        return seq, None, of_database
+    return seq, RawEvent(seq, event.type, data if _is_json(data) else encode(event)), of_database
+
+
+def _is_json(data: bytes) -> bool:
+    """Return whether all numbers in ``data`` are numbers for each JSON parser."""
+    try:
+        json.loads(data, parse_constant=_number, parse_float=_number)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _number(word: str) -> float:
+    if math.isfinite(number := float(word)):
+        return number
+    raise ValueError(word)
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -76,6 +76,7 @@ def batch(
 
     Redis keeps the result of a job for WORKER_LOG_TTL_S (an hour) after its end. If results have
     expired, nothing is sent until you choose --expired=again (and pay again) or --expired=skip.
+    Set that variable here as for the workers: this command checks for expired results by its own.
 
     A result: {"line", "id", "job_id", "fingerprint", "status", "text", "finish_reason", "usage",
     "timings"}, with "reasoning", "tool_calls" and "usage_total" (of several attempts) if there are

@@ -8,20 +8,27 @@ The progress is in ``<results>.run``: one record of a fixed size, written in pla
 is sent. After a kill it bounds the lines that may have been paid for.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, Self
 
+from berlin_schemas.events import finite
 from berlin_worker.cli.batch.preflight import KnownResults, WrongOutput
+from berlin_worker.cli.stdout import Stdout
 
 _RECORD_BYTES: Final = 160
+_RUN: Final = re.compile("[0-9a-f]{1,64}")
+_BEYOND: Final = 10**13
+"""Numbers of lines and times are below this."""
+_PAGER_PATIENCE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class BatchOutput(Protocol):
     def kept(self, place: int) -> dict[str, Any]:
         """Return a result that was set aside."""
 
-    def add(self, result: dict[str, Any]) -> None:
+    async def add(self, result: dict[str, Any]) -> None:
         """Append one result and flush it to the operating system."""
 
     def about_to_send(self, number: int, since: float) -> None:
@@ -66,6 +73,7 @@ class StdoutResults:
 
     def __init__(self) -> None:
         self.progress = Progress(secrets.token_hex(16))
+        self._out: Stdout | None = None  # belongs to the event loop that writes the results
 
     def load(self) -> KnownResults:
         """Return no results."""
@@ -79,10 +87,19 @@ class StdoutResults:
         """Refuse: without earlier results the caller never sets any aside."""
         raise NotImplementedError
 
-    def add(self, result: dict[str, Any]) -> None:
-        """Write one result. Raises ``BrokenPipeError`` if the reader has closed the pipe."""
-        sys.stdout.buffer.write(_encode(result))
-        sys.stdout.buffer.flush()
+    async def add(self, result: dict[str, Any]) -> None:
+        """Write one result. Raises ``BrokenPipeError`` if the reader has closed the pipe.
+
+        If it is cancelled, a reader that still reads gets the line to its end.
+        """
+        self._out = self._out or Stdout()
+        writing = asyncio.ensure_future(self._out.write(_encode(result)))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):  # TimeoutError is one
+                await asyncio.wait_for(writing, _PAGER_PATIENCE_S)
+            raise
 
     def about_to_send(self, number: int, since: float) -> None:
         """Do nothing: stdout keeps no progress."""
@@ -96,11 +113,15 @@ class BatchFiles:
 
     def __init__(self, results: Path) -> None:
         """Open or create both files. Raises :class:`WrongOutput` for a file of another program."""
+        if not results.name:  # the path is empty: click takes no directory
+            raise WrongOutput("it names no file")
         self.path = results
         self.progress_path = results.with_name(results.name + ".run")
         self.kept_path = results.with_name(results.name + ".kept")
         if not results.parent.is_dir():
             raise WrongOutput(f"the directory {results.parent} does not exist")
+        if results.exists() and not results.is_file():
+            raise WrongOutput("it is not a regular file, and only - is stdout")
         fresh = not results.exists() or results.stat().st_size == 0
         if not fresh and not self.progress_path.exists():
             raise WrongOutput(f"{self.progress_path.name} is missing, so no batch wrote it")
@@ -175,7 +196,7 @@ class BatchFiles:
         result: dict[str, Any] = json.loads(self._kept.readline())
         return result
 
-    def add(self, result: dict[str, Any]) -> None:
+    async def add(self, result: dict[str, Any]) -> None:
         """Append one result and flush it to the operating system."""
         self._results.write(_encode(result))
         self._results.flush()
@@ -200,8 +221,8 @@ class BatchFiles:
     def _read_progress(self, *, started_over: bool) -> Progress:
         data = os.pread(self._progress_fd, _RECORD_BYTES, 0)
         if data and not started_over:
-            with contextlib.suppress(ValueError, TypeError):
-                return Progress(**json.loads(data))
+            if (progress := _progress(data)) is not None:
+                return progress
             raise WrongOutput(f"{self.progress_path.name} cannot be read")
         self._write_progress(Progress(secrets.token_hex(16)))
         return self.progress
@@ -212,5 +233,19 @@ class BatchFiles:
         os.pwrite(self._progress_fd, record.ljust(_RECORD_BYTES - 1).encode() + b"\n", 0)
 
 
+def _progress(data: bytes) -> Progress | None:
+    """Return the progress in ``data``; ``None`` if no batch wrote it, or it fits no record."""
+    try:
+        found = json.loads(data)
+        run, sent, since = found["run"], found.get("sent", 0), found.get("since", 0.0)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    whole = type(sent) is int and type(since) in {int, float}
+    if not whole or not (0 <= sent < _BEYOND and 0 <= since < _BEYOND):
+        return None
+    return Progress(run, sent, since) if isinstance(run, str) and _RUN.fullmatch(run) else None
+
+
 def _encode(result: dict[str, Any]) -> bytes:
-    return json.dumps(result, ensure_ascii=False).encode(errors="replace") + b"\n"
+    text = json.dumps(finite(result), ensure_ascii=False)  # an older release has kept NaN
+    return text.encode(errors="replace") + b"\n"

@@ -1,13 +1,16 @@
 """Compare the lines of a batch with the results of earlier runs (pure)."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 from berlin_worker.cli.batch.lines import BadLine, Line
 
 _SHOWN_LINES: Final = 5
+_MOST_RETRIES: Final = 10**9
+"""A job ID has room for the number."""
 
 
 class WrongOutput(ValueError):
@@ -29,7 +32,8 @@ class KnownResults:
     def __init__(self) -> None:
         self._found: dict[str | int, KnownResult] = {}
         self._order: list[int] = []
-        self._retries = 0
+        self._retries = {0}
+        """The numbers of runs that a result has. A file of a stranger may name any."""
 
     def add(self, place: int, data: bytes, *, in_order: bool) -> None:
         """Add one result, which replaces an earlier one of the same job.
@@ -38,15 +42,18 @@ class KnownResults:
         ``data`` is not a result.
         """
         try:
-            result = json.loads(data)
+            result = from_json(data)  # at most 200 levels deep: what is read can be written again
             line, job_id, status = result["line"], result["job_id"], result["status"]
             retry, fingerprint = result.get("retry", 0), result.get("fingerprint")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise WrongOutput("it holds a line that is not a result of a batch") from None
-        if not (isinstance(line, int) and isinstance(retry, int) and isinstance(status, str)):
+        optional = isinstance(job_id, str | None) and isinstance(fingerprint, str | None)
+        if not (type(line) is type(retry) is int and isinstance(status, str) and optional):
             raise WrongOutput("it holds a line that is not a result of a batch")
-        self._retries = max(self._retries, retry)
-        key = job_id if isinstance(job_id, str) else line
+        if not 0 <= retry <= _MOST_RETRIES:
+            raise WrongOutput(f"it holds a result with retry {retry}, which no batch has written")
+        self._retries.add(retry)
+        key = line if job_id is None else job_id
         self._found[key] = KnownResult(place, status, fingerprint)
         if in_order:
             self._order.append(hash((line, key)))
@@ -61,7 +68,7 @@ class KnownResults:
         """
         if isinstance(line, BadLine):
             return line, self._found.get(line.number)
-        for retry in range(self._retries, -1, -1):
+        for retry in sorted(self._retries, reverse=True):
             tried = line.as_retry(retry)
             known = self._found.get(tried.job_id)
             if known is not None:

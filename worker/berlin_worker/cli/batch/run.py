@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import itertools
-import shutil
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from rich.console import Console
@@ -28,7 +28,7 @@ from berlin_worker.cli.batch.preflight import (
 )
 from berlin_worker.cli.batch.send import Sender, without_trace
 from berlin_worker.cli.errors import FAILED, USAGE, Problem
-from berlin_worker.cli.inputs import utf8_lines
+from berlin_worker.cli.inputs import pieces, utf8_lines
 from berlin_worker.cli.interrupts import Interrupts
 from berlin_worker.cli.output import print_err, printable
 from berlin_worker.cli.preflight import load_settings, open_client
@@ -50,6 +50,11 @@ class BatchOptions:
     expired: str | None
 
     @property
+    def source_name(self) -> str:
+        """What errors call the input."""
+        return "stdin" if str(self.source) == "-" else str(self.source)
+
+    @property
     def to_stdout(self) -> bool:
         """Whether results go to stdout, so that the batch cannot resume."""
         return str(self.output) == "-"
@@ -60,7 +65,7 @@ class _Work:
     """One run: its input, its output, and the counts of both."""
 
     plan: BatchOptions
-    source: Path
+    open_source: Callable[[], BinaryIO]
     output: BatchOutput
     known: KnownResults
     found: Preflight
@@ -68,9 +73,9 @@ class _Work:
     @contextlib.contextmanager
     def lines(self) -> Iterator[Iterator[Line | BadLine]]:
         """Open the input, and yield an iterator over its lines."""
-        with self.source.open("rb") as data:
+        with self.open_source() as data:
             yield read_lines(
-                utf8_lines(data),
+                utf8_lines(data, self.plan.source_name),
                 self.output.progress.run,
                 self.plan.defaults,
                 max_bytes=load_settings().max_job_bytes,
@@ -97,26 +102,34 @@ def run(plan: BatchOptions) -> int:
 
 
 @contextlib.contextmanager
-def _source(plan: BatchOptions) -> Iterator[Path]:
-    """Yield the input as a file on disk, because it is read more than once."""
+def _source(plan: BatchOptions) -> Iterator[Callable[[], BinaryIO]]:
+    """Yield a function that opens the input from its start, because it is read more than once."""
     if str(plan.source) != "-":
         if not plan.source.is_file():
             raise click.UsageError(
                 f"{plan.source} is not a regular file, and a batch reads its input more than once: "
                 "give a regular file, or - for stdin."
             )
-        yield plan.source
+        yield lambda: plan.source.open("rb")
         return
     if sys.stdin is None:
         raise click.UsageError("Stdin is closed: give a file.")
-    with tempfile.NamedTemporaryFile(prefix="berlin-batch-", suffix=".jsonl") as spooled:
-        shutil.copyfileobj(sys.stdin.buffer, spooled)
+    # A file without a name: no end of this process, not even by a signal, leaves prompts on disk.
+    with tempfile.TemporaryFile() as spooled:
+        spooled.writelines(pieces(sys.stdin.buffer))
         spooled.flush()
-        yield Path(spooled.name)
+
+        def from_start() -> BinaryIO:
+            os.lseek(spooled.fileno(), 0, os.SEEK_SET)
+            return open(spooled.fileno(), "rb", closefd=False)
+
+        yield from_start
 
 
 def _output(plan: BatchOptions) -> contextlib.AbstractContextManager[BatchOutput]:
     if plan.to_stdout:
+        if sys.stdout is None:
+            raise click.UsageError("Stdout is closed: give a file with -o.")
         return contextlib.nullcontext(StdoutResults())
     try:
         return BatchFiles(plan.output)
@@ -124,7 +137,7 @@ def _output(plan: BatchOptions) -> contextlib.AbstractContextManager[BatchOutput
         raise WrongOutput(error.strerror or type(error).__name__) from None
 
 
-def _run(plan: BatchOptions, source: Path, output: BatchOutput) -> int:
+def _run(plan: BatchOptions, source: Callable[[], BinaryIO], output: BatchOutput) -> int:
     work = _Work(plan, source, output, output.load(), Preflight())
     work.found = _checked(work)
     code = None
@@ -145,7 +158,7 @@ def _run(plan: BatchOptions, source: Path, output: BatchOutput) -> int:
 
 def _checked(work: _Work) -> Preflight:
     plan = work.plan
-    name = "stdin" if str(plan.source) == "-" else plan.source
+    name = plan.source_name
     with work.lines() as lines:
         found = run_preflight(lines, work.known, retry_failed=plan.retry_failed)
     if found.clashes:

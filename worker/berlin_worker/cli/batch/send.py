@@ -87,7 +87,7 @@ class Sender:
         _, new, task = self._pending[0]
         result = await task
         self._pending.popleft()
-        self._files.add(result)
+        await self._files.add(result)
         if new:
             self._on_result(result)
 
