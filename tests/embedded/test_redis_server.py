@@ -2,8 +2,6 @@
 
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -71,22 +69,6 @@ def test_ports_differ_between_processes_with_one_seed():
         return [free_port() for _ in range(3)]
 
     assert ports() != ports()
-
-
-def test_port_of_another_process_is_not_free(monkeypatch):
-    """Its server may not have bound it yet."""
-    code = "from berlin_worker.embedded.redis_server import free_port as f; print(f()); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-        taken = int(other.stdout.readline())
-        assert not embedded._reserved(taken)
-        other.communicate(b"\n")
-    assert embedded._reserved(taken)
-    monkeypatch.setattr(embedded, "_reservations", lambda: None)  # a directory without rights
-    assert embedded._reserved(taken)
 
 
 def test_port_in_use_is_not_free(monkeypatch):

@@ -23,18 +23,8 @@ Command = tuple[Any, ...]
 JOBS: Final = ["fuzz-1", "fuzz-2", "fuzz-3"]
 LIMITS: Final = [names.limit_key("berlin", "gpt-3.5-turbo"), names.limit_key("echo", "echo")]
 _STATE_FIELDS: Final = [
-    *(
-        "status",
-        "job",
-        "attempt",
-        "seq",
-        "chunks",
-        "failed_attempts",
-        "cleared",
-        "cancel",
-        "owner",
-        "trace",
-    ),
+    *("status", "job", "attempt", "seq", "chunks"),
+    *("failed_attempts", "cleared", "cancel", "owner", "trace"),
     *("created_ms", "started_ms", "queued_ms", "co_submitted", "lease_ms", "progress"),
     *("first_lease_ms", "lost_after_ms"),
     *("tenant", "metadata", "fingerprint", "revoked"),
