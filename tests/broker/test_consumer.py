@@ -60,7 +60,7 @@ def message(**fields):
     return MagicMock(headers={"id": "job-1"}, body=b"body", delivery_tag="tag", **fields)
 
 
-def test_message_that_no_task_can_take_is_discarded_and_acknowledged(discarded):
+def test_message_that_no_task_can_take_is_discarded_and_acknowledged(discarded, caplog):
     made = consumer()
     found = [message() for _ in range(5)]
     made.on_unknown_message(b"", found[0])
@@ -73,6 +73,10 @@ def test_message_that_no_task_can_take_is_discarded_and_acknowledged(discarded):
     assert [each[1] for each in discarded] == reasons
     assert {(each[0], each[3]) for each in discarded} == {("job-1", b"body")}
     assert discarded[2][2] == "the body is no object"
+    assert caplog.messages[:2] == [
+        "a message was discarded: not_a_task",
+        "a message was discarded: unknown_task (KeyError)",
+    ]
     assert all(each.ack_log_error.called for each in found)
 
 

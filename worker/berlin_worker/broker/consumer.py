@@ -135,7 +135,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
     def _discard(
         self, message: Any, reason: str, error: Exception | None, *, detail: str = _NO_TASK
     ) -> None:
-        logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
+        cause = f" ({type(error).__name__})" if error else ""
+        logger.error("a message was discarded: %s%s", reason, cause)
         try:
             running.discard(envelope.task_id_of(message), reason, detail, _bytes_of(message.body))
         except Exception as failure:  # noqa: BLE001  # Redis does not answer, or refuses
