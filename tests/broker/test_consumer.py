@@ -4,19 +4,35 @@ import contextlib
 from unittest.mock import MagicMock
 
 import pytest
+from amqp import serialization
 from celery import Celery
 from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
-from kombu import Connection
+from kombu import Connection, compression
+from kombu.serialization import registry
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_worker.broker import consumer as consumer_module
 from berlin_worker.broker import running
 from berlin_worker.broker.consumer import PromptConsumer
 from berlin_worker.broker.remote_control import ControlNode
+from berlin_worker.broker.state import STATE
 from berlin_worker.broker.validation import InvalidMessage
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def other_tests_as_before(monkeypatch):
+    """Undo what a consumer changes in its whole process."""
+    for name in ("_encoders", "_decoders"):
+        monkeypatch.setattr(compression, name, dict(getattr(compression, name)))
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    for name in ("type_to_name", "name_to_type"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.setattr(serialization, "pstr_t", serialization.pstr_t)
+    monkeypatch.setattr(serialization, "PROPERTY_CLASSES", dict(serialization.PROPERTY_CLASSES))
+    monkeypatch.setattr(STATE, "on_unreadable", STATE.on_unreadable)
 
 
 def consumer(**conf):

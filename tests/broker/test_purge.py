@@ -4,7 +4,7 @@ import base64
 import json
 import uuid
 import zlib
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kombu import Connection, compression
 
 from berlin_schemas import names
-from berlin_worker.broker import purge
+from berlin_worker.broker import amqp_properties, purge
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +29,7 @@ def ended():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(purge, "_open_store", AsyncMock(return_value=(AsyncMock(), None)))
         patch.setattr(purge, "_end", end)
+        patch.setattr(amqp_properties, "install", Mock())
         yield found
 
 
