@@ -8,15 +8,8 @@ from click.testing import CliRunner
 from berlin_worker import providers
 from berlin_worker.cli import main
 from berlin_worker.providers.base import Services
-from berlin_worker.telemetry import known_secrets
 
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def secrets_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the password from the log of later tests: it would be hidden there, too."""
-    monkeypatch.setattr(known_secrets, "LOG", known_secrets.KnownSecrets())
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("secrets_of_this_test")]
 
 
 def doctor(*options: str, **env: str) -> str:

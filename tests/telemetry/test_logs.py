@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berlin_worker.settings import Settings
-from berlin_worker.telemetry import known_secrets, logs, redact
+from berlin_worker.telemetry import logs, redact
 from berlin_worker.telemetry.log_context import JOB
 
 pytestmark = pytest.mark.unit
@@ -182,9 +182,8 @@ def test_style_is_what_is_asked_for_or_fits_the_output(asked, terminal, style):
 
 
 @pytest.fixture
-def log_file(tmp_path, monkeypatch):
+def log_file(tmp_path, secrets_of_this_test):
     """The path of a log, set up as a worker does; all is as before afterwards."""
-    monkeypatch.setattr(known_secrets, "LOG", known_secrets.KnownSecrets())
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     path = tmp_path / "worker.log"

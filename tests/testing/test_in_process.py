@@ -31,7 +31,7 @@ def test_real_clients_and_bare_producers_work_on_the_worker(berlin_worker, berli
     options = {"temperature": 0}
     job_id = berlin_client.submit("What I said", model="m", options=options, tenant="t")
     assert berlin_client.result(job_id, 30).text == "What I said"
-    with Celery(broker=berlin_worker.redis_url) as app:
+    with Celery(broker=berlin_worker.redis_url, set_as_current=False) as app:
         job = {"messages": [{"role": "user", "content": "bare"}], "provider": "echo"}
         sent = app.send_task("worker.generate", args=[job], queue="prompts", priority=3)
         app.send_task("another.task", queue="prompts")
