@@ -173,6 +173,11 @@ def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
     channel, garbages = broker.default_channel, all_garbage().values()
     for item in garbages:
         channel.basic_publish(channel.prepare_message(**item), routing_key="prompts")
+    # The queue is there, the event store is not.
+    code, text = run_command(["purge", "-f"], fleet.env | {"REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert code == 1
+    assert "what is left is still on the queue" in text
+    assert "Traceback" not in text
     _, text = run_command(["purge", "-f"], fleet.env)
     assert f"Ended the jobs of {60 + len(garbages)} messages" in text
     assert messages(broker) == 0

@@ -230,7 +230,8 @@ def _has_purge_mixin(app: Celery) -> bool:
 
 def _errors_of(app: Celery) -> tuple[type[Exception], ...]:
     connection = app.connection_for_write()
-    return (*connection.connection_errors, *connection.channel_errors)
+    errors = (OperationalError, RedisError, *connection.connection_errors)
+    return (*errors, *connection.channel_errors)
 
 
 def install(app: Celery) -> None:
@@ -244,7 +245,7 @@ def install(app: Celery) -> None:
     def run_in_one_line(*args: Any, **options: Any) -> Any:
         try:
             return run_and_end_jobs(*args, **options)
-        except (OperationalError, *_errors_of(app)) as error:
+        except _errors_of(app) as error:
             message = f"the purge has stopped, what is left is still on the queue: {error}"
             raise click.ClickException(f"{message}; run `berlin doctor` for the cause") from None
 
