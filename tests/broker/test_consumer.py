@@ -4,7 +4,7 @@ import contextlib
 from unittest.mock import MagicMock
 
 import pytest
-from amqp import serialization
+from amqp import abstract_channel, serialization
 from celery import Celery
 from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
@@ -30,6 +30,7 @@ def other_tests_as_before(monkeypatch):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
     for name in ("type_to_name", "name_to_type"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.setattr(abstract_channel, "loads", abstract_channel.loads)
     monkeypatch.setattr(serialization, "pstr_t", serialization.pstr_t)
     monkeypatch.setattr(serialization, "PROPERTY_CLASSES", dict(serialization.PROPERTY_CLASSES))
     monkeypatch.setattr(STATE, "on_unreadable", STATE.on_unreadable)

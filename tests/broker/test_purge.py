@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kombu import Connection, compression
 
 from berlin_schemas import names
-from berlin_worker.broker import amqp_properties, purge
+from berlin_worker.broker import amqp_decoding, purge
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,7 @@ def ended():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(purge, "_open_store", AsyncMock(return_value=(AsyncMock(), None)))
         patch.setattr(purge, "_end", end)
-        patch.setattr(amqp_properties, "install", Mock())
+        patch.setattr(amqp_decoding, "install", Mock())
         yield found
 
 

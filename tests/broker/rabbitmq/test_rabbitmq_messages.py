@@ -110,6 +110,10 @@ def test_invalid_commands_and_events_are_dropped_and_the_next_command_is_answere
     with fleet.worker("-c", "2", alone=False) as worker:
         wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
         producer = broker.Producer(auto_declare=False)
+        for body in BROADCASTS:
+            channel = broker.default_channel
+            sent = channel.prepare_message(body, content_type=b"\xff", headers={"clock": 1})
+            channel.basic_publish(sent, exchange="celery.pidbox", routing_key=b"\xff\xfe")
         for exchange, key in (("celery.pidbox", ""), ("celeryev", "worker.heartbeat")):
             for body in BROADCASTS:
                 for headers in ({"clock": "x"}, {"hostname": ["x"]}, {"compression": "x"}):

@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 
 from berlin_schemas import names
 from berlin_schemas.jobs import MAX_JOB_BYTES
-from berlin_worker.broker import amqp_properties, celery_cli, decompression, envelope
+from berlin_worker.broker import amqp_decoding, celery_cli, decompression, envelope
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def purge_amqp(connection: Any) -> int:
 
     Raises the errors of kombu's connection, and those of :func:`_purge`.
     """
-    amqp_properties.install()
+    amqp_decoding.install()
     channel = connection.channel()
     # Neither a bomb nor a compression that kombu does not know may end the purge.
     channel.Message = type("Message", (_Unopened, channel.Message), {})

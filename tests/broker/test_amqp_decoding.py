@@ -1,14 +1,14 @@
-"""Properties of messages that py-amqp cannot decode."""
+"""Messages that py-amqp by itself cannot decode."""
 
 import struct
 
 import pytest
-from amqp import serialization
+from amqp import abstract_channel, serialization
 from amqp.basic_message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berlin_worker.broker import amqp_properties
+from berlin_worker.broker import amqp_decoding
 
 pytestmark = pytest.mark.unit
 
@@ -16,9 +16,10 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(scope="module", autouse=True)
 def installed():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(abstract_channel, "loads", abstract_channel.loads)
         patch.setattr(serialization, "pstr_t", serialization.pstr_t)
         patch.setitem(serialization.PROPERTY_CLASSES, 60, serialization.PROPERTY_CLASSES[60])
-        amqp_properties.install()
+        amqp_decoding.install()
         yield
 
 
@@ -55,3 +56,10 @@ def test_any_header_is_decoded(name, value):
     headers = bytes([len(name)]) + name + value
     flags = struct.pack(">H", 0x2000)
     assert isinstance(decoded(flags + struct.pack(">I", len(headers)) + headers), dict)
+
+
+def test_routing_key_that_is_no_utf_8_leaves_the_other_arguments():
+    delivery = (b"tag", 2**64 - 1, True, "exchange é", b"\xff\xfe")
+    sent = b"head" + serialization.dumps("sLbss", delivery)
+    found, _ = abstract_channel.loads("sLbss", sent, 4)
+    assert found == ["tag", 2**64 - 1, True, "exchange é", "\ufffd\ufffd"]
