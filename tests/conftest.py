@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from berlin_worker.embedded.redis_server import RedisProcess, fake_redis, find_server, find_servers
 from berlin_worker.embedded.topology import Cluster, SentinelSet
 from berlin_worker.embedded.upstream import upstream_in_thread
+from berlin_worker.telemetry import known_secrets
 from tests.support import selection
 from tests.support.chaos_report import pytest_terminal_summary  # noqa: F401  # a hook of pytest's
 from tests.support.fleet import Fleet
@@ -120,6 +121,12 @@ def pytest_runtest_teardown() -> Iterator[None]:
         if unwatched:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@pytest.fixture
+def secrets_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the secrets of a test from the log of later tests: they would be hidden there, too."""
+    monkeypatch.setattr(known_secrets, "LOG", known_secrets.KnownSecrets())
 
 
 @pytest.fixture(scope="session")

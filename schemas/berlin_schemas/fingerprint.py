@@ -3,6 +3,11 @@
 The order of keys, fields that hold their default, ``job_id``, and the spelling of a number (``1``,
 ``1.0``) do not count. The rules use the object itself, not the model. So a version with further
 fields computes an equal fingerprint, and an object that breaks the contract has one, too.
+
+A producer does not know the defaults of the workers: so a named ``provider`` or ``model`` that is
+the schema's default counts as not named, though a worker may have another default. To count it
+would change the fingerprints in records of jobs that wait: workers of either version would refuse
+a job whose record the other one wrote.
 """
 
 import hashlib

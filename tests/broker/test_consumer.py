@@ -4,19 +4,36 @@ import contextlib
 from unittest.mock import MagicMock
 
 import pytest
+from amqp import abstract_channel, serialization
 from celery import Celery
 from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
-from kombu import Connection
+from kombu import Connection, compression
+from kombu.serialization import registry
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from berlin_worker.broker import consumer as consumer_module
 from berlin_worker.broker import running
 from berlin_worker.broker.consumer import PromptConsumer
 from berlin_worker.broker.remote_control import ControlNode
+from berlin_worker.broker.state import STATE
 from berlin_worker.broker.validation import InvalidMessage
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def other_tests_as_before(monkeypatch):
+    """Undo what a consumer changes in its whole process."""
+    for name in ("_encoders", "_decoders"):
+        monkeypatch.setattr(compression, name, dict(getattr(compression, name)))
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    for name in ("type_to_name", "name_to_type"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.setattr(abstract_channel, "loads", abstract_channel.loads)
+    monkeypatch.setattr(serialization, "pstr_t", serialization.pstr_t)
+    monkeypatch.setattr(serialization, "PROPERTY_CLASSES", dict(serialization.PROPERTY_CLASSES))
+    monkeypatch.setattr(STATE, "on_unreadable", STATE.on_unreadable)
 
 
 def consumer(**conf):
@@ -60,7 +77,7 @@ def message(**fields):
     return MagicMock(headers={"id": "job-1"}, body=b"body", delivery_tag="tag", **fields)
 
 
-def test_message_that_no_task_can_take_is_discarded_and_acknowledged(discarded):
+def test_message_that_no_task_can_take_is_discarded_and_acknowledged(discarded, caplog):
     made = consumer()
     found = [message() for _ in range(5)]
     made.on_unknown_message(b"", found[0])
@@ -73,6 +90,10 @@ def test_message_that_no_task_can_take_is_discarded_and_acknowledged(discarded):
     assert [each[1] for each in discarded] == reasons
     assert {(each[0], each[3]) for each in discarded} == {("job-1", b"body")}
     assert discarded[2][2] == "the body is no object"
+    assert caplog.messages[:2] == [
+        "a message was discarded: not_a_task",
+        "a message was discarded: unknown_task (KeyError)",
+    ]
     assert all(each.ack_log_error.called for each in found)
 
 

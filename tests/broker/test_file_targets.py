@@ -5,6 +5,7 @@ import shelve
 from pathlib import Path
 
 import pytest
+from celery.utils.collections import LimitedSet
 from celery.worker import state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,12 @@ from tests.support.selection import examples
 pytestmark = pytest.mark.unit
 
 OPTIONS = ["logfile", "pidfile", "statedb"]
+
+
+@pytest.fixture(autouse=True)
+def revoked(monkeypatch):
+    """Keep what these tests revoke from the workers of other tests in this process."""
+    monkeypatch.setattr(state, "revoked", LimitedSet())
 
 
 @pytest.mark.parametrize("option", OPTIONS)

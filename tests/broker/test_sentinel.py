@@ -37,7 +37,7 @@ def fleet(fleet: Fleet, sentinels: SentinelSet) -> Iterator[Fleet]:
     ports = [free_port(), *(sentinel.port for sentinel in sentinels.sentinels)]
     listed = ";".join(f"sentinel://127.0.0.1:{port}/0" for port in ports)
     fleet.env["CELERY_BROKER_URL"] = f"{listed}?master_name={sentinels.name}"
-    with Celery(broker=f"sentinel://127.0.0.1:{ports[1]}/0") as fleet.app:
+    with Celery(broker=f"sentinel://127.0.0.1:{ports[1]}/0", set_as_current=False) as fleet.app:
         fleet.app.conf.broker_transport_options = {"master_name": sentinels.name}
         yield fleet
 

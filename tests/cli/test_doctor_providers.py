@@ -9,7 +9,7 @@ from berlin_worker import providers
 from berlin_worker.cli import main
 from berlin_worker.providers.base import Services
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("secrets_of_this_test")]
 
 
 def doctor(*options: str, **env: str) -> str:

@@ -186,7 +186,7 @@ def test_stack_works_by_its_own_commands(stack, tmp_path):
     wait_until(lambda: stack.healthy("gateway", asked), "the gateway is healthy")
     assert answer_of(gateway_port, key) == "one two three"
 
-    with Celery(broker=stack.url("producer")) as producer:
+    with Celery(broker=stack.url("producer"), set_as_current=False) as producer:
         sent = producer.send_task("worker.generate", [prompt("hello")], queue="prompts")
     with Client(stack.url("subscriber")) as subscriber:
         assert subscriber.result(sent.id).text == "one two three"

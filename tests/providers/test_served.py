@@ -18,7 +18,7 @@ from berlin_worker.providers.tokens.local import LocalTokens
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry import known_secrets
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("secrets_of_this_test")]
 
 LOGIN = {"BERLIN_ACCOUNT": "account", "BERLIN_PASSWORD": "hunter2"}
 

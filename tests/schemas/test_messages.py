@@ -33,7 +33,7 @@ async def test_messages_and_records_are_valid(real_redis_url: str) -> None:
         client.pubsub() as control,
     ):
         await control.subscribe(names.CONTROL_CHANNEL)
-        with Celery(broker=real_redis_url) as bare:
+        with Celery(broker=real_redis_url, set_as_current=False) as bare:
             bare.send_task(names.TASK, args=[job], queue=names.QUEUE, task_id="bare")
         await ours.submit("Hello", job_id="ours")
         assert_valid(await client.hgetall(names.state_key("ours")), "record")

@@ -35,7 +35,7 @@ class Fleet:
         }
         self.upstream = upstream
         broker = for_kombu(broker_url or redis_url)
-        self.app = Celery(broker=broker.url)
+        self.app = Celery(broker=broker.url, set_as_current=False)
         self.app.conf.broker_transport_options = broker.transport_options
         self.app.conf.broker_use_ssl = broker.use_ssl
         self.app.conf.broker_transport = broker.transport

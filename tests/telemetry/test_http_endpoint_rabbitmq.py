@@ -14,7 +14,10 @@ pytestmark = pytest.mark.integration
 
 def test_queue_is_counted_and_a_missing_broker_is_not_ready(fleet: Fleet) -> None:
     binary = needed(find_rabbitmq(), "rabbitmq-server")
-    with RabbitProcess(binary) as rabbit, Celery(broker=rabbit.url) as fleet.app:
+    with (
+        RabbitProcess(binary) as rabbit,
+        Celery(broker=rabbit.url, set_as_current=False) as fleet.app,
+    ):
         fleet.env["CELERY_BROKER_URL"] = rabbit.url
         with fleet.worker("-c", "1", **PORT) as worker:
             url = url_of(worker)

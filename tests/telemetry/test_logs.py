@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from berlin_worker.settings import Settings
 from berlin_worker.telemetry import logs, redact
@@ -18,6 +20,20 @@ pytestmark = pytest.mark.unit
 
 PROMPT = "the-secret-prompt"
 PASSWORD = 'pass"wörd'
+FIELDS = [
+    *("job_id", "status", "error_code", "reason", "total_ms", "attempts", "chunks", "attempt"),
+    *("exc_info", "exception", "stack", "stack_info", "level", "logger", "logger_name"),
+    *("timestamp", "tenant", "model", "positional_args"),
+]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.tuples(st.text()) | st.binary(), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
 
 
 def record(text: str, *args: object, **fields: object) -> logging.LogRecord:
@@ -72,6 +88,28 @@ def test_console_line_has_the_job_id_once():
         [line] = lines("console", record("job job-1: failed"))
     assert line.count("job-1") == 1
     assert "attempt" in line
+
+
+def test_console_line_of_no_job_may_name_nothing():
+    [line] = lines("console", record("found None"))
+    assert line.partition(" ")[2] == "[warning  ] found None [worker.test]"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+@given(
+    name=st.none() | st.text() | st.just("job ended"),
+    fields=st.dictionaries(st.sampled_from(FIELDS) | st.text(), VALUES),
+    extra=st.fixed_dictionaries({}, optional=dict.fromkeys(("job_id", "data", "job_end"), VALUES)),
+)
+def test_no_fields_of_any_type_lose_a_line(style, name, fields, extra):
+    by_structlog = record("")
+    by_structlog.msg = fields | ({"event": name} if name is not None else {})
+    by_structlog._logger, by_structlog._name = logging.getLogger("a"), "info"
+    by_logging = record("None of the %s", "text", **extra)
+    found = lines(style, by_structlog, by_logging)
+    assert "None of the text" in found[1]
+    if style == "json":
+        assert all(isinstance(json.loads(each, parse_constant=pytest.fail), dict) for each in found)
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "a \x1b[31mred\x1b[0m one", 'a "quote"', "\udc80"])
@@ -144,7 +182,7 @@ def test_style_is_what_is_asked_for_or_fits_the_output(asked, terminal, style):
 
 
 @pytest.fixture
-def log_file(tmp_path):
+def log_file(tmp_path, secrets_of_this_test):
     """The path of a log, set up as a worker does; all is as before afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level

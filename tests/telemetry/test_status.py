@@ -195,41 +195,6 @@ def failures_until(url: str, status: int) -> set[str]:
     raise AssertionError(f"never {status}")
 
 
-def test_other_paths_and_methods_are_refused():
-    with serving("127.0.0.1", 0, CollectorRegistry(), {"/livez": lambda: (200, {})}) as port:
-        url = f"http://127.0.0.1:{port}"
-        status, _, body = get(f"{url}/nothing")
-        assert (status, json.loads(body)) == (404, {"paths": ["/metrics", "/livez"]})
-        assert get(f"{url}/livez?verbose")[0] == 200
-        assert get(f"{url}/metrics")[0] == 200
-
-
-@pytest.mark.parametrize("path", ["/livez", "/readyz?verbose", "/metrics", "/nothing"])
-def test_head_answers_as_get_without_the_body(path):
-    routes = {"/livez": lambda: (200, {}), "/readyz": lambda: (503, {"checks": {}})}
-    with serving("127.0.0.1", 0, CollectorRegistry(), routes) as port:
-        raw = {}
-        for method in ("GET", "HEAD"):
-            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-                connection.sendall(f"{method} {path} HTTP/1.0\r\n\r\n".encode())
-                raw[method] = connection.makefile("rb").read()
-    heads = {method: reply.partition(b"\r\n\r\n") for method, reply in raw.items()}
-    of_get, of_head = (
-        [line for line in heads[method][0].splitlines() if not line.startswith(b"Date:")]
-        for method in ("GET", "HEAD")
-    )
-    assert of_head == of_get
-    assert heads["HEAD"][1:] == (b"\r\n\r\n", b"")
-
-
-def test_prometheus_gets_the_format_that_it_asks_for():
-    with serving("127.0.0.1", 0, CollectorRegistry(), {}) as port:
-        url = f"http://127.0.0.1:{port}/metrics"
-        assert get(url)[1].startswith("text/plain; version=")
-        asked = "application/openmetrics-text; version=1.0.0"
-        assert get(url, Accept=asked)[1].startswith("application/openmetrics-text")
-
-
 def test_used_port_is_an_error_that_names_the_setting():
     with (
         serving("127.0.0.1", 0, CollectorRegistry(), {}) as port,

@@ -1,13 +1,17 @@
 """The worker in a test's own process, the fixtures, and the conformance tests of providers."""
 
 import asyncio
+import base64
+import json
 import os
+import threading
 from collections.abc import AsyncGenerator
 
 import pytest
+import redis
 from celery import Celery
 
-from berlin_schemas import ErrorCode, PromptJob
+from berlin_schemas import ErrorCode, PromptJob, names
 from berlin_worker.client import AssembledToolCall, AsyncClient, JobFailed
 from berlin_worker.errors import JobError
 from berlin_worker.providers.base import Report, Services
@@ -15,6 +19,7 @@ from berlin_worker.providers.deltas import ReasoningDelta, ToolCallDelta
 from berlin_worker.providers.echo import EchoProvider
 from berlin_worker.testing import InProcessWorker, scripted
 from berlin_worker.testing.conformance import ProviderConformance
+from tests.support.garbage import task
 
 pytestmark = pytest.mark.contract
 
@@ -26,7 +31,7 @@ def test_real_clients_and_bare_producers_work_on_the_worker(berlin_worker, berli
     options = {"temperature": 0}
     job_id = berlin_client.submit("What I said", model="m", options=options, tenant="t")
     assert berlin_client.result(job_id, 30).text == "What I said"
-    with Celery(broker=berlin_worker.redis_url) as app:
+    with Celery(broker=berlin_worker.redis_url, set_as_current=False) as app:
         job = {"messages": [{"role": "user", "content": "bare"}], "provider": "echo"}
         sent = app.send_task("worker.generate", args=[job], queue="prompts", priority=3)
         app.send_task("another.task", queue="prompts")
@@ -46,6 +51,42 @@ def test_real_clients_and_bare_producers_work_on_the_worker(berlin_worker, berli
             return (await client.result(await client.submit("async"), 30)).text
 
     assert asyncio.run(work()) == "async"
+
+
+def invalid_messages() -> list[str]:
+    """Messages of the queue, each with something else that is wrong."""
+    body = {"body": "x"}, {"body": 7}, {"body": None}, {"body": base64.b64encode(b"[").decode()}
+    kind = {"content-type": "application/data"}, {"content-type": 7}, {"content-encoding": "rot13"}
+    headers = [], "x", {}, {"compression": "rot13"}, {"task": names.TASK, "id": ["x"]}
+    headers += {"task": names.TASK, "id": "../x"}, {"task": ["x"], "id": "job-1"}
+    wrong = [*body, *kind, *({"headers": each} for each in headers)]
+    bodies = [[], {}], [{}, {}, {}], [[], [], {}], ["ab", {}, {}], "abc", {"a": 1}, None
+    wrong += [{"body": base64.b64encode(json.dumps(each).encode()).decode()} for each in bodies]
+    wrong += [{"properties": each} for each in ({}, [], {"delivery_tag": 7})]
+    return ["", "{", "null", "7", "[]", "{}", *(json.dumps(task() | each) for each in wrong)]
+
+
+def test_worker_goes_on_after_any_message(berlin_worker, berlin_client, caplog):
+    with redis.Redis.from_url(berlin_worker.redis_url) as client:
+        for message in invalid_messages():
+            client.lpush(names.QUEUE, message)
+            # Each by itself, since one that ends the consumer may stay on the queue.
+            job_id = berlin_client.submit("after it", provider="echo")
+            assert berlin_client.result(job_id, 30).text == "after it", message
+        assert client.llen(names.QUEUE) == 0
+    assert "was dropped" in caplog.text
+
+
+def test_worker_that_ends_by_itself_fails_the_test(monkeypatch, caplog):
+    ended = threading.Event()
+
+    def broken(*_: object) -> None:
+        ended.set()
+        raise OSError("no queue")
+
+    monkeypatch.setattr(InProcessWorker, "_consume", broken)
+    with pytest.raises(OSError, match="no queue"), InProcessWorker():
+        assert ended.wait(30)
 
 
 class Shouting(EchoProvider):

@@ -33,5 +33,5 @@ def broker(rabbit: RabbitProcess) -> Iterator[Any]:
 def fleet(fleet: Fleet, rabbit: RabbitProcess, broker: Any) -> Iterator[Fleet]:
     """The fleet of the other tests, its queue on RabbitMQ."""
     fleet.env["CELERY_BROKER_URL"] = rabbit.url
-    with Celery(broker=rabbit.url) as fleet.app:
+    with Celery(broker=rabbit.url, set_as_current=False) as fleet.app:
         yield fleet

@@ -62,6 +62,7 @@ def all_garbage() -> dict[str, dict[str, Any]]:
             zlib.compress(b" " * 50_000_000), headers={"compression": "application/x-gzip"}
         ),
         "compressed by nothing known": garbage(BODY, headers={"compression": "rot13"}),
+        "a property that is no UTF-8": garbage(BODY, content_type=b"\xff" + SECRET.encode()),
         "an unknown task": garbage(BODY, headers={"task": "worker.unknown"}),
         "a task of no type": garbage(BODY, headers={"task": ["x"]}),
         "an ID that is no job ID": garbage(BODY, headers={"id": "../*"}),
@@ -109,6 +110,10 @@ def test_invalid_commands_and_events_are_dropped_and_the_next_command_is_answere
     with fleet.worker("-c", "2", alone=False) as worker:
         wait_until(lambda: fleet.app.control.ping([worker.hostname], timeout=5, limit=1), "a pong")
         producer = broker.Producer(auto_declare=False)
+        for body in BROADCASTS:
+            channel = broker.default_channel
+            sent = channel.prepare_message(body, content_type=b"\xff", headers={"clock": 1})
+            channel.basic_publish(sent, exchange="celery.pidbox", routing_key=b"\xff\xfe")
         for exchange, key in (("celery.pidbox", ""), ("celeryev", "worker.heartbeat")):
             for body in BROADCASTS:
                 for headers in ({"clock": "x"}, {"hostname": ["x"]}, {"compression": "x"}):
@@ -163,14 +168,22 @@ def test_revoke_flags_what_waits_ends_what_runs_and_holds_after_a_restart(fleet,
 
 
 def test_purge_ends_waiting_jobs_on_rabbitmq(fleet, broker):
+    _, text = run_command(["purge", "-f"], fleet.env)
+    assert "No messages purged" in text  # and there is no queue yet
     waiting = [fleet.send(prompt(f"bare {n}")) for n in range(60)]
     record = {"status": "queued", "job": json.dumps(prompt("recorded")), "created_ms": 1}
     fleet.redis.hset(f"job:{{{waiting[0]}}}:state", mapping=record)
     fleet.redis.zadd(names.due_key(waiting[0]), {waiting[0]: 1})
-    channel = broker.default_channel
-    channel.basic_publish(channel.prepare_message(b"no JSON"), routing_key="prompts")
+    channel, garbages = broker.default_channel, all_garbage().values()
+    for item in garbages:
+        channel.basic_publish(channel.prepare_message(**item), routing_key="prompts")
+    # The queue is there, the event store is not.
+    code, text = run_command(["purge", "-f"], fleet.env | {"REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert code == 1
+    assert "what is left is still on the queue" in text
+    assert "Traceback" not in text
     _, text = run_command(["purge", "-f"], fleet.env)
-    assert "Ended the jobs of 61 messages" in text
+    assert f"Ended the jobs of {60 + len(garbages)} messages" in text
     assert messages(broker) == 0
     for job_id in waiting:
         assert [each["reason"] for each in fleet.events(job_id)] == ["purged"]

@@ -71,6 +71,6 @@ def fleet(guarded, admin) -> Iterator[Fleet]:
     admin.flushall()
     with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
         fleet = Fleet(guarded.url("worker"), upstream)
-        fleet.app = Celery(broker=guarded.url("producer"))
+        fleet.app = Celery(broker=guarded.url("producer"), set_as_current=False)
         fleet.redis = admin
         yield fleet

@@ -167,7 +167,7 @@ def test_operator_examines_and_replays_and_asks_the_workers(guarded, fleet):
         assert cli(guarded, "operator", "tail", job_id).returncode == 0
         submitted = cli(guarded, "operator", "submit", "hello")
         assert "echo of hello" in submitted.stdout
-        with Celery(broker=guarded.url("operator")) as app:
+        with Celery(broker=guarded.url("operator"), set_as_current=False) as app:
             assert app.control.ping(timeout=5, limit=1)
             assert app.control.inspect(timeout=5, limit=1).active()
         celery = celery_cli(guarded, "operator", "inspect", "--timeout", "5", "ping")

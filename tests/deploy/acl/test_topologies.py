@@ -45,7 +45,7 @@ def fleet(guarded_topology: GuardedTopology) -> Iterator[Fleet]:
     with upstream_in_thread(reply=lambda asked: f"echo of {asked}") as upstream:
         fleet = Fleet(guarded.url("worker"), upstream, guarded.broker_url("worker"))
         broker = for_kombu(guarded.broker_url("producer") or guarded.url("producer"))
-        fleet.app = Celery(broker=broker.url)
+        fleet.app = Celery(broker=broker.url, set_as_current=False)
         fleet.app.conf.broker_transport_options = broker.transport_options
         fleet.app.conf.broker_transport = broker.transport
         with guarded.client("admin") as fleet.redis:

@@ -18,7 +18,7 @@ from kombu.serialization import registry
 
 from berlin_schemas import ErrorCode
 from berlin_schemas.jobs import MAX_JOB_BYTES
-from berlin_worker.broker import decompression, envelope, running
+from berlin_worker.broker import amqp_decoding, decompression, envelope, running
 from berlin_worker.broker.guard import is_lost_connection
 from berlin_worker.broker.options import check_options
 from berlin_worker.broker.remote_control import ControlNode, guarded_events
@@ -48,6 +48,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         super().__init__(*args, **kwargs)
         options = app.conf.broker_transport_options
         decompression.install(options.get("max_job_bytes", MAX_JOB_BYTES))
+        amqp_decoding.install()
         self._guard_gossip(self.gossip)
         STATE.on_unreadable = _fail_unreadable
         # A job is plain JSON. kombu's decoder calls a hook for each object, which may fail.
@@ -134,7 +135,8 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
     def _discard(
         self, message: Any, reason: str, error: Exception | None, *, detail: str = _NO_TASK
     ) -> None:
-        logger.error("a message was discarded: %s (%s)", reason, type(error).__name__)
+        cause = f" ({type(error).__name__})" if error else ""
+        logger.error("a message was discarded: %s%s", reason, cause)
         try:
             running.discard(envelope.task_id_of(message), reason, detail, _bytes_of(message.body))
         except Exception as failure:  # noqa: BLE001  # Redis does not answer, or refuses

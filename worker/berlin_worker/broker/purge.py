@@ -12,6 +12,7 @@ message at that time. RabbitMQ does not list the messages that a worker holds.
 import asyncio
 import functools
 import itertools
+import logging
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -20,15 +21,17 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import click
-import kombu.entity
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, NotFound
 from celery import Celery
 from celery.app.control import Control
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
-from berlin_worker.broker import celery_cli, envelope
+from berlin_schemas.jobs import MAX_JOB_BYTES
+from berlin_worker.broker import amqp_decoding, celery_cli, decompression, envelope
+
+logger = logging.getLogger(__name__)
 
 REASON: Final = "purged"
 _AT_ONCE: Final = 50
@@ -36,6 +39,8 @@ _AT_ONCE: Final = 50
 _DEADLINE_S: Final = 600.0
 _BATCH_TIMEOUT_S: Final = 30.0
 """How long the purge waits for the event store to end the jobs of one batch of messages."""
+_INVALID: Final = (ValueError, LookupError, TypeError, AttributeError)
+"""What kombu raises for a message of another shape; no error of a connection is among them."""
 _CONFIRM: Final = "This ends every job that waits, and removes its message. Go on?"
 
 
@@ -139,7 +144,7 @@ async def _end(store: Any, journal: Any, job_id: str) -> bool:
     return True
 
 
-async def _purge_messages(get: Callable[[], Any]) -> int:
+async def _purge_messages(get: Callable[[], Any], max_job_bytes: int) -> int:
     """End the jobs of all messages that ``get`` returns until it returns ``None``.
 
     A message is acknowledged when its job has ended; until then the broker would requeue it.
@@ -148,7 +153,8 @@ async def _purge_messages(get: Callable[[], Any]) -> int:
     async with AsyncExitStack() as stack:
         store, journal = await _open_store(stack)
         while messages := [*itertools.islice(iter(get, None), _AT_ONCE)]:
-            await _end_all(store, journal, map(envelope.task_id_of, messages))
+            task_ids = [_task_id_of(each, max_job_bytes) for each in messages]
+            await _end_all(store, journal, task_ids)
             for message in messages:
                 message.ack()
             purged += len(messages)
@@ -160,14 +166,49 @@ def purge_amqp(connection: Any) -> int:
 
     Raises the errors of kombu's connection, and those of :func:`_purge`.
     """
+    amqp_decoding.install()
     channel = connection.channel()
-    queue: Any = kombu.entity.Queue(names.QUEUE, channel=channel, no_declare=True)  # type: ignore[no-untyped-call]  # kombu 5.7 is typed in part only
+    # Neither a bomb nor a compression that kombu does not know may end the purge.
+    channel.Message = type("Message", (_Unopened, channel.Message), {})
+    get = functools.partial(_next_message, channel)
+    max_job_bytes = connection.transport_options.get("max_job_bytes", MAX_JOB_BYTES)
     with ThreadPoolExecutor(1) as thread:
         purged: int = thread.submit(
-            lambda: asyncio.run(_purge_messages(functools.partial(queue.get, no_ack=False)))
+            lambda: asyncio.run(_purge_messages(get, max_job_bytes))
         ).result()
     channel.close()
     return purged
+
+
+class _Unopened:
+    """A message whose body kombu leaves as it came: it decompresses none that has errors."""
+
+    errors = ("not opened",)
+
+
+def _next_message(channel: Any) -> Any:
+    """Return the next message of the job queue, not acknowledged; ``None`` if it is empty."""
+    while True:
+        try:
+            raw = channel.basic_get(queue=names.QUEUE, no_ack=False)
+            return None if raw is None else channel.message_to_python(raw)
+        except NotFound:  # no queue
+            return None
+        except _INVALID as error:
+            # A virtual transport has removed the message before it decodes it.
+            logger.warning("a message that cannot be read was removed: %s", type(error).__name__)
+
+
+def _task_id_of(message: Any, max_job_bytes: int) -> object:
+    """Return the task ID of an unopened message, of any type; ``None`` if it has none."""
+    compression = message.headers.get("compression") if message.headers else None
+    if compression and "id" not in message.headers:
+        try:
+            message.body = decompression.decompress(message.body, compression, max_job_bytes)
+        except Exception:  # noqa: BLE001  # a decoder of any library
+            return None
+    message.accept = {"application/json"}
+    return envelope.task_id_of(message)
 
 
 class PromptControl(Control):  # type: ignore[misc]  # celery has no type information
@@ -187,6 +228,12 @@ def _has_purge_mixin(app: Celery) -> bool:
     return bool(app.conf.broker_write_url.startswith(("redis", "sentinel")))
 
 
+def _errors_of(app: Celery) -> tuple[type[Exception], ...]:
+    connection = app.connection_for_write()
+    errors = (OperationalError, RedisError, AMQPError, *connection.connection_errors)
+    return (*errors, *connection.channel_errors)
+
+
 def install(app: Celery) -> None:
     """Let Celery's command end the jobs, too, if this process is Celery's command line."""
     purge = celery_cli.loaded_command("purge")
@@ -198,11 +245,7 @@ def install(app: Celery) -> None:
     def run_in_one_line(*args: Any, **options: Any) -> Any:
         try:
             return run_and_end_jobs(*args, **options)
-        except (
-            OperationalError,
-            AMQPError,  # a wrong password is not one of the connection errors
-            *app.connection_for_write().connection_errors,
-        ) as error:
+        except _errors_of(app) as error:
             message = f"the purge has stopped, what is left is still on the queue: {error}"
             raise click.ClickException(f"{message}; run `berlin doctor` for the cause") from None
 

@@ -36,7 +36,9 @@ def install(revoke_jobs: Revoke) -> None:
         """Revoke task by task id (or list of ids)."""
         ids = job_ids(task_id)
         revoke_jobs(ids, bool(terminate))
-        return celery_revoke(state, ids, terminate=terminate, signal=signal, **kwargs)
+        # The table of arguments accepts names in lower case, too, and Celery raises for these.
+        name = signal.upper() if isinstance(signal, str) else signal
+        return celery_revoke(state, ids, terminate=terminate, signal=name, **kwargs)
 
     @control_command(  # type: ignore[untyped-decorator]  # celery has no types
         variadic="task_id",

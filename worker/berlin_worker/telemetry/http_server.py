@@ -8,7 +8,8 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, MetricsHandler
@@ -17,7 +18,12 @@ from berlin_worker.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_TIMEOUT_S: Final = 5.0
+_MOST_CONNECTIONS: Final = 32
+"""At once, each with a thread. They are among the files that ``pool/file_limit.py`` counts."""
+_REQUEST_S: Final = 20.0
+"""How long a connection may last: it has one request. Prometheus waits for 10 s by default."""
+_SILENT_S: Final = 5.0
+"""How long a connection may be silent."""
 _POLL_S: Final = 0.2
 """Seconds between two checks of the server whether to close: closing may take as long."""
 
@@ -59,13 +65,37 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 32
 
+    def __init__(self, *args: Any) -> None:
+        self._open: dict[Any, float] = {}  # connection: when it has to end
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection; close it at once if there are too many."""
+        if len(self._open) >= _MOST_CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._open[request] = monotonic() + _REQUEST_S
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, which counts no longer."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End the connections whose time is over; their threads close them."""
+        for request, end in list(self._open.items()):
+            if end < monotonic():
+                with suppress(OSError):  # it is closed
+                    request.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # the signature is the base's
         # Most often the other side has gone: a probe that waited no longer.
         logger.warning("a request of the HTTP port failed: %s", type(sys.exception()).__name__)
 
 
 class _Handler(MetricsHandler):
-    timeout = _REQUEST_TIMEOUT_S
+    timeout = _SILENT_S
     routes: Mapping[str, Route]
 
     def do_GET(self) -> None:  # noqa: N802  # the name is http.server's

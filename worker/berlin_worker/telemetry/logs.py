@@ -91,7 +91,7 @@ def formatter(
             structlog.processors.format_exc_info,
             hidden,
             _in_order,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            structlog.processors.JSONRenderer(ensure_ascii=False, allow_nan=False),
         ]
     else:
         # Not rich's tracebacks: they show the values of variables, prompts among them.
@@ -101,7 +101,10 @@ def formatter(
         render = [_sentence, _once, structlog.processors.format_exc_info, hidden, console]
     return ProcessorFormatter(
         foreign_pre_chain=[_from_record],
-        processors=[ProcessorFormatter.remove_processors_meta, *render],
+        processors=[
+            ProcessorFormatter.remove_processors_meta,
+            _whatever_the_fields(render, style, hide),
+        ],
     )
 
 
@@ -165,8 +168,8 @@ def _from_record(_: Any, __: str, event: "EventDict") -> "EventDict":
     event["timestamp"] = _time(record.created)
     event["level"] = record.levelname.lower()
     event["logger"] = record.name
-    ended: dict[str, Any] | None = getattr(record, job_end.ATTRIBUTE, None)
-    if ended is not None:
+    ended = getattr(record, job_end.ATTRIBUTE, None)
+    if isinstance(ended, dict):
         event.update(ended)
         return event
     about = getattr(record, "data", None)  # Celery's lines on a task have it
@@ -199,7 +202,7 @@ def _in_order(_: Any, __: str, event: "EventDict") -> "EventDict":
 
 def _sentence(_: Any, __: str, event: "EventDict") -> "EventDict":
     """Replace the fields of an ended job by a sentence, for people."""
-    if event["event"] != job_end.EVENT or "status" not in event:
+    if event.get("event") != job_end.EVENT or "status" not in event:
         return event
     names = ("timestamp", "level", "logger", "job_id", "tenant", "model")
     short = {name: event[name] for name in names if event.get(name) is not None}
@@ -208,9 +211,40 @@ def _sentence(_: Any, __: str, event: "EventDict") -> "EventDict":
 
 def _once(_: Any, __: str, event: "EventDict") -> "EventDict":
     """Remove the field of a job ID that the text of the line holds already."""
-    if str(event.get("job_id")) in str(event["event"]):
+    job_id = event.get("job_id")
+    if isinstance(job_id, str) and job_id in str(event.get("event")):
         del event["job_id"]
     return event
+
+
+def _whatever_the_fields(
+    render: "list[Processor]", style: Style, hide: Callable[[str], str]
+) -> "Processor":
+    """Return one processor for all; if one raises, the line shows each field as Python does.
+
+    Code of providers may log fields of any type, some of which structlog cannot render.
+    """
+
+    def process(logger: Any, name: str, event: "EventDict") -> Any:
+        fields = dict(event)
+        try:
+            for each in render:
+                event = each(logger, name, event)  # type: ignore[assignment]  # the last one returns text
+        except Exception:  # noqa: BLE001  # a line is never lost
+            shown = {str(key): hide(_shown(value)) for key, value in fields.items()}
+            if style == "json":
+                return json.dumps(_in_order(None, "", shown), ensure_ascii=False)
+            return " ".join(f"{key}={value!r}" for key, value in shown.items())
+        return event
+
+    return process
+
+
+def _shown(value: object) -> str:
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except Exception:  # noqa: BLE001  # any type may have any repr
+        return f"<{type(value).__name__}>"
 
 
 def _hidden(hide: Callable[[str], str]) -> "Processor":

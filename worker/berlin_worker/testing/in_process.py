@@ -17,10 +17,10 @@ from typing import Any, Final, Self
 import redis.asyncio
 from kombu.connection import Connection
 from kombu.entity import Queue
-from kombu.exceptions import KombuError
 from kombu.messaging import Consumer
 
 from berlin_schemas import PromptJob, names
+from berlin_worker.broker.guard import is_lost_connection
 from berlin_worker.client import AsyncClient, Client
 from berlin_worker.embedded.redis_server import fake_redis
 from berlin_worker.jobs.journal import Journal
@@ -96,12 +96,16 @@ class InProcessWorker:
         tb: TracebackType | None,
     ) -> None:
         self._stack.close()
+        if self._failed is not None and error is None:
+            raise self._failed
 
     def _work(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  # goes to the thread that waits for a start
+        except BaseException as error:  # goes to the test's thread
             self._failed = error
+            if self._ready.is_set():
+                logger.exception("the worker of the test has ended")
         finally:
             self._ready.set()
 
@@ -148,12 +152,11 @@ class InProcessWorker:
 
     def _consume(self, deliver: Callable[..., None]) -> None:
         def received(body: Any, message: Any) -> None:
-            with contextlib.suppress(TypeError, ValueError, KeyError):
-                args, kwargs, _ = body
-                if message.headers["task"] == names.TASK:
-                    deliver(message.headers["id"], args, kwargs)
-                    return
-            logger.error("a message that is no job was dropped")
+            match body, message.headers:
+                case [list() as args, dict() as kwargs, _], {"task": names.TASK, "id": job_id}:
+                    deliver(job_id, args, kwargs)
+                case _:
+                    logger.error("a message that is no job was dropped")
 
         queue: Any = Queue(names.QUEUE)  # type: ignore[no-untyped-call]  # kombu
         with (
@@ -168,7 +171,9 @@ class InProcessWorker:
                     connection.drain_events(timeout=_POLL_S)
                 except TimeoutError:
                     continue
-                except KombuError:
+                except Exception as error:  # a message may have any shape
+                    if is_lost_connection(error):
+                        raise
                     logger.exception("a message that cannot be read was dropped")
 
 
