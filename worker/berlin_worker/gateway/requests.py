@@ -16,12 +16,15 @@ from berlin_worker.gateway.problems import Problem
 
 BODY_S: Final = 60.0
 """A body that takes longer holds a connection, and no job comes of it."""
+_ANY_BYTES: Final = "application/octet-stream"
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
     """Return the JSON object in the body. Raises a 400, 408, 413 or 415."""
-    if request.content_type not in {"application/json", "application/octet-stream"}:
+    # aiohttp's own property parses the parameters too, and raises IndexError for "x*".
+    kind = request.headers.get("Content-Type", _ANY_BYTES).partition(";")[0].strip().lower()
+    if kind not in {"application/json", _ANY_BYTES}:
         raise Problem(415, "invalid_request", "send the body as application/json")
     size, largest = request.content_length or 0, request.client_max_size
     if size > largest:
