@@ -108,7 +108,6 @@ def read_error(body: object, depth: int = _DEPTH) -> UpstreamError | None:
     metadata = value.get("metadata")
     if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str):
         message = f"{message}: {raw}"  # what a model's own server has sent to OpenRouter
-    message = message[:_MESSAGE_CHARS]
     both = (value, outer)
     kinds = (_kind(source.get(key)) for source in both for key in ("code", "type", "status"))
     numbers = (
@@ -144,6 +143,8 @@ def refusal(status: int, headers: Mapping[str, str], body: str, show: Show) -> J
 
 def in_stream(error: UpstreamError, show: Show) -> JobError:
     """Return the error of an error object in place of a chunk; an unknown kind is retryable."""
+    # An event has a megabyte at most, which the patterns would search for long.
+    error = error._replace(message=error.message[:_MESSAGE_CHARS])
     status = error.status or _status_of(error.kind) or HTTPStatus.INTERNAL_SERVER_ERROR.value
     code, retryable = _meaning(status, error, is_throttled=False)
     message = f"the upstream sent an error: {show(error.message)}".removesuffix(": ")
