@@ -63,6 +63,7 @@ def test_usable_urls_are_accepted(files: dict[str, str], options: dict[str, str]
         ({"ssl_ca_certs": "garbage"}, r"ssl_ca_certs '.*' holds no certificate"),
         ({"ssl_ca_certs": "key"}, r"ssl_ca_certs '.*' holds no certificate"),
         ({"ssl_ca_path": "ca"}, r"ssl_ca_path '.*' cannot be read: Not a directory"),
+        ({"ssl_ca_path": "\x00x"}, "ssl_ca_path '.*' cannot be read: it is no path"),
         ({"ssl_ca_path": "missing"}, r"ssl_ca_path '.*' cannot be read: No such file"),
         ({"ssl_certfile": "missing", "ssl_keyfile": "key"}, "ssl_certfile '.*' cannot be read"),
         ({"ssl_certfile": "cert", "ssl_keyfile": "missing"}, "ssl_keyfile '.*' cannot be read"),

@@ -35,6 +35,7 @@ def test_list_of_endpoints() -> None:
         ("a=ftp://secret", r"WORKER_ENDPOINTS \(a\)"),
         ("a=secret", r"WORKER_ENDPOINTS \(a\)"),
         ("a=", r"WORKER_ENDPOINTS \(a\)"),
+        ("a=http://:11434/v1", r"WORKER_ENDPOINTS \(a\): it must be of the form"),
     ],
 )
 def test_entry_that_cannot_be_used_is_refused(listed: str, part: str) -> None:
@@ -45,7 +46,8 @@ def test_entry_that_cannot_be_used_is_refused(listed: str, part: str) -> None:
 
 def test_base_url_has_no_query_and_no_slash() -> None:
     assert Settings.from_env({"OPENAI_BASE_URL": "http://x/v1/"}).openai_url == "http://x/v1"
-    for url in ("http://x/v1?key=secret", "http://me:secret@x", "secret"):
+    for url in ("http://x/v1?key=secret", "http://me:secret@x", "secret", "http://:11434/v1",
+                "http://[::secret]/v1", "http://xn--a/v1", f"http://{'ä' * 64}/v1"):  # fmt: skip
         with pytest.raises(SettingsError, match="OPENAI_BASE_URL") as caught:
             Settings.from_env({"OPENAI_BASE_URL": url})
         assert "secret" not in str(caught.value)

@@ -90,6 +90,12 @@ def test_kombus_list_of_sentinels_is_for_the_queue_alone() -> None:
     [
         ("amqp://h//?foo=1", "the option foo cannot be used with RabbitMQ"),
         ("amqp://h:x//", "cannot be read"),
+        ("amqp://h?heartbeat=x", "heartbeat must be whole seconds"),
+        ("amqp://h?heartbeat=", "heartbeat must be whole seconds"),
+        ("amqp://h?heartbeat=1e999", "heartbeat must be whole seconds"),
+        ("amqp://h?connect_timeout=5", "connect_timeout cannot be used with RabbitMQ"),
+        ("amqp://h?login_method=x", "login_method must be PLAIN, AMQPLAIN or EXTERNAL"),
+        ("amqp://a..b//", "cannot be read"),
         ("amqp://a//;redis://b/0", "each URL of a list must begin with amqp://"),
         ("sentinel://a:1;redis://b:1", "each URL of a list must begin with sentinel://"),
         ("sentinel://a:1/x", "the path must be the number"),

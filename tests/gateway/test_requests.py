@@ -65,6 +65,11 @@ async def test_body_other_than_a_json_object_is_a_400(harness: Harness, body: by
 async def test_body_of_another_type_and_a_bad_key_are_refused(harness: Harness) -> None:
     status, _, answer = await harness.call("POST", "/v1/jobs", data={"a": "b"})
     assert (status, answer["error"]["type"]) == (415, "invalid_request_error")
+    for kind, expected in (("text/html; x*", 415), ("Application/JSON ; x*", 400), ("x*", 415)):
+        status, _, answer = await harness.call(
+            "POST", "/v1/jobs", data=b"{", headers={"Content-Type": kind}
+        )
+        assert status == expected
     status, _, answer = await harness.call(
         "POST", "/v1/jobs", json=job("x"), headers={"Idempotency-Key": "x" * 256}
     )

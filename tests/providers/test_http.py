@@ -191,7 +191,9 @@ def test_http_proxies_can_be_used(proxy: str) -> None:
     assert proxy_problem(proxy) is None
 
 
-@pytest.mark.parametrize("proxy", ["socks5://h:1", "proxy.example:80", "http://", "http://[", "x"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://h:1", "proxy.example:80", "http://", "http://[", "x", "http://xn--a"]
+)
 def test_other_proxies_are_refused_without_repeating_them(proxy: str) -> None:
     problem = proxy_problem(f"{proxy}#{SECRET}")
     assert problem is not None

@@ -254,6 +254,28 @@ def test_each_endpoint_has_its_model_and_proxy() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WORKER_ENDPOINT_MODEL_A", "x\udcff"),
+        ("WORKER_ENDPOINT_MODEL_A", "x" * 129),
+        ("WORKER_ENDPOINT_MODEL_A", "x\x00"),
+        ("WORKER_ENDPOINT_PROXY_A", "http://[::g]:1"),
+        ("WORKER_ENDPOINT_PROXY_A", "http://\udcff"),
+        ("OPENAI_MODEL", "x\udcff"),
+        ("WORKER_METRICS_MODELS", "x\udcff"),
+    ],
+)
+def test_endpoint_that_cannot_be_used_ends_the_start(variable: str, value: str) -> None:
+    environ = {"WORKER_ENDPOINTS": "a=http://x/v1", variable: value}
+    with pytest.raises(SettingsError, match=variable):
+        cache(**environ)
+    if variable.startswith("WORKER_ENDPOINT_"):
+        settings = Settings.from_env({"WORKER_ENDPOINTS": "a=http://x/v1"})
+        with pytest.raises(SettingsError, match=variable):
+            served.check_settings(settings, environ)
+
+
 def test_worker_may_serve_one_endpoint_alone() -> None:
     environ = {"WORKER_ENDPOINTS": "a=http://x/v1,b=http://y/v1", "WORKER_PROVIDERS": "b"}
     lookup = cache(**environ)

@@ -17,6 +17,7 @@ from berlin_worker.config.gateway_settings import GatewaySettings
 from berlin_worker.config.recovery_times import LEASE_S, RENEW_INTERVAL_S
 from berlin_worker.config.setting_fields import Count, Name, Seconds, Short, Ttl
 from berlin_worker.config.setting_fields import env as _env
+from berlin_worker.config.setting_fields import given as given_of
 from berlin_worker.errors import SettingsError
 
 _NO_SHARDS: Final = (
@@ -197,8 +198,7 @@ class Settings(GatewaySettings):
         ``needs_broker=False``, for readers: with a cluster ``broker_url`` may be empty. Raises
         :class:`SettingsError`, which repeats no secret.
         """
-        # An empty variable counts as not set: that is how compose files pass one on.
-        given = {name: value for name, value in environ.items() if value != ""}
+        given = given_of(environ, cls.model_fields, endpoints.PREFIX)
         if "WORKER_EVENT_SHARDS" in given:
             raise SettingsError(_NO_SHARDS)
         settings: Self | None

@@ -115,6 +115,7 @@ PLAIN = PAGE % (PROMPT, "p4ssw0rd")
         ('Content-Type: text/html; charset="unicode_escape"\r\n', PLAIN.encode()),
         ("Content-Type: text/html; charset=hex\r\n", PLAIN.encode()),
         ("Content-Type: text/html; charset=nonsense\r\n", PLAIN.encode()),
+        ("Content-Type: text/html; x*\r\n", PLAIN.encode()),
         ("Content-Encoding: gzip\r\n", gzip.compress(PLAIN.encode())),
         ("Content-Encoding: deflate, GZIP\r\n", gzip.compress(zlib.compress(PLAIN.encode()))),
         ("Content-Encoding: gzip\r\n", gzip.compress(PLAIN.encode())[:-6]),

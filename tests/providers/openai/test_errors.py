@@ -149,6 +149,53 @@ def test_neither_prompt_nor_key_is_shown(echo: str) -> None:
     assert KEY[-4:] not in message
 
 
+@pytest.mark.parametrize(
+    "masked",
+    [
+        "sk-1...", "sk-**", "sk-1234…x", "...xyz", "…xyz", "**wxyz", "key=xxxxxwxyz", "xxxxwxyz",
+        "sk-12****wxyz,sk-12****wxyz", "a**xyz,b..xyz", "..xyz,sk-1..", '"sk-1**":1',
+    ],
+)  # fmt: skip
+def test_masked_key_is_hidden(masked: str) -> None:
+    found = shown()(f"the key {masked} is wrong")
+    assert "[hidden]" in found
+    assert "sk-1" not in found
+    assert "xyz" not in found
+    assert found.startswith("the key ")
+    assert found.endswith(" is wrong")
+
+
+@pytest.mark.parametrize("text", ["...", "wait... xyz", "xxxxyzz", "sk- **", "a**b", "** xyz"])
+def test_masks_without_a_key_are_shown(text: str) -> None:
+    assert shown()(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "*", ".", "…", "x", "sk-", "sk-**", "sk-1..", "..xyz", "..wxy", "xxxx ", "**x ", "Bearer ",
+        "exceeds ", "context length ", "<", "<a", "&#", "my PIN is ", "\\u", "\u2003", "\x1b[",
+    ],
+)  # fmt: skip
+def test_large_error_in_a_stream_takes_linear_time(piece: str) -> None:
+    """Quadratic time would be hours, in which every job of the worker stands still."""
+    text = piece * ((1 << 20) // len(piece))
+    turns = [{"role": "user", "content": f"my PIN is {number:04}"} for number in range(100)]
+    value = errors.read_error(error(text))
+    assert value is not None
+    assert len(errors.in_stream(value, shower(lambda: turns, [KEY])).message) < 560
+
+
+@pytest.mark.parametrize("secret", [KEY, KEY * 100])
+def test_key_that_the_reading_limit_cuts_is_not_shown(secret: str) -> None:
+    show = shower(list, [secret])
+    dropped = max(redact._CUT_CHARS, redact._FORM_CHARS * len(secret))
+    for edge in (redact._READ_CHARS, redact._READ_CHARS + dropped):
+        for inside in range(-1, len(secret) + 2, len(secret) // 6):
+            page = f"no<style>{' ' * edge}"[: edge - inside - 8]
+            assert secret[:4] not in show(f"{page}</style>{secret} " + "x" * (1 << 20))
+
+
 def test_short_key_is_hidden_as_a_whole_alone() -> None:
     assert shower(list, ["local"])("key local, lo**al") == "key [hidden], lo**al"
 

@@ -1,7 +1,8 @@
 """Answers that break the protocol, as servers in use send them, can be read."""
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 import pytest
 
@@ -156,3 +157,61 @@ def test_answer_in_one_piece_is_read(indent: int | None, length: int) -> None:
 )
 def test_json_that_is_no_answer_is_no_stream(body: Any, code: ErrorCode) -> None:
     assert failure(json.dumps(body).encode()).code is code
+
+
+_CHOICE: Final = {
+    "index": 0,
+    "delta": {
+        "content": [{"thinking": [{"text": "Hm"}]}, "x"],
+        "reasoning": "Hm",
+        "refusal": "no",
+        "tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": {"a": 1}}}],
+        "function_call": {"name": "f", "arguments": "{"},
+    },
+    "message": {"content": "x"},
+    "text": "x",
+    "finish_reason": "stop",
+    "usage": {"total_tokens": 1},
+    "error": None,
+}
+_ERROR: Final = {"message": [{"loc": ["a"], "msg": "b"}], "type": "x", "code": 1, "status": 2}
+_SAMPLES: Final = (
+    {"choices": [_CHOICE], "usage": {"total_tokens": 1}, "x_groq": {"usage": {}}, "error": None},
+    {"choices": {"delta": {"content": "x"}}},
+    {"choices": [{"message": {"content": "x"}}]},
+    {"choices": [{"text": "x"}]},
+    {"choices": [{"error": _ERROR}]},
+    {"error": {**_ERROR, "metadata": {"raw": "y"}}, "code": 3},
+    {"detail": [{"loc": ["a"], "msg": "b"}]},
+    {"error": {"message": {"detail": [{"error": "x"}]}}},
+)
+_NESTS: Final = (("[", "]"), ('{"error":', "}"), ('{"message":[', "]}"), ('{"thinking":[', "]}"))
+_VALUES: Final = (
+    *("null", "true", "0", "-1.5", "1e999", "NaN", "9" * 5000, '"x"', '"500"', '"\\ud800"'),
+    *('"{\\"error\\":[1]}"', "[]", "{}", "[null]", "[[]]", "[{}]", '["x"]', "[0, 1]"),
+    *(start * depth + end * depth for start, end in _NESTS for depth in (90, 950)),
+)
+
+
+def _with_mark(value: Any) -> Iterator[Any]:
+    """Yield ``value`` once for each place in it, with a mark in that place."""
+    yield "MARK"
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        for marked in _with_mark(item) if isinstance(item, dict | list) else ["MARK"]:
+            yield (
+                {**value, key: marked}
+                if isinstance(value, dict)
+                else [*value[:key], marked, *value[key + 1 :]]
+            )
+
+
+_MARKED: Final = [json.dumps(marked) for sample in _SAMPLES for marked in _with_mark(sample)]
+
+
+@pytest.mark.parametrize("value", _VALUES, ids=lambda value: f"{value[:16]}:{len(value)}")
+def test_no_value_in_any_place_raises(value: str) -> None:
+    text = chunk({"content": "x"})
+    for marked in _MARKED:
+        data = marked.replace('"MARK"', value).encode()
+        decode(text, b"data: " + data + b"\n\n", text)
+        decode(data)

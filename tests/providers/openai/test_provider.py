@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -111,15 +112,20 @@ async def test_keep_alives_are_no_deltas(provider: OpenAIProvider) -> None:
     assert beats
 
 
+@pytest.mark.parametrize("coding", ["identity", "gzip", "deflate"])
 async def test_answer_is_complete_if_the_server_sends_nothing_after_the_finish_reason(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, coding: str
 ) -> None:
     monkeypatch.setattr("berlin_worker.providers.openai.provider._AFTER_REASON_S", 0.05)
 
     async def answer(writer: asyncio.StreamWriter, _: bytes) -> None:
         choice = {"delta": {"content": "x"}, "finish_reason": "stop"}
         event = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
-        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        if coding != "identity":
+            packer = zlib.compressobj(wbits=31 if coding == "gzip" else 15)
+            event = packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\n" % coding.encode()
+        head += b"Transfer-Encoding: chunked\r\n\r\n"
         writer.write(head + chunked(event).removesuffix(b"0\r\n\r\n"))
         await writer.drain()
 

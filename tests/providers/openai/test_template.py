@@ -1,6 +1,6 @@
 """The fast path by a template returns what the decoder of each chunk returns."""
 
-from typing import Final
+from typing import Any, Final
 from unittest import mock
 
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from berlin_schemas import ErrorCode
-from berlin_worker.providers.deltas import ReasoningDelta
+from berlin_worker.providers.deltas import ReasoningDelta, ToolCallDelta
 from berlin_worker.providers.limits import Limits
 from berlin_worker.providers.openai.reply import AnswerDecoder
 from berlin_worker.providers.openai.template import ChunkTemplate
@@ -22,6 +22,13 @@ _SHAPES: Final = {
     "content": b'{"id":"c","choices":[{"index":0,"delta":{"content":"%b"},"logprobs":null}]%b}',
     "short": b'{"choices":[{"delta":{"content":"%b"}}]%b}',
     "reasoning": b'{"choices":[{"delta":{"reasoning_content":"%b"},"index":0}],"usage":null%b}',
+    "both": b'{"choices":[{"delta":{"reasoning_content":"%b","reasoning":"other"}}]%b}',
+    "call": b'{"choices":[{"delta":{"content":"%b",'
+    b'"tool_calls":[{"function":{"arguments":"1"}}]}}]%b}',
+    "function": b'{"choices":[{"delta":{"content":"%b","function_call":{"arguments":"1"}}}]%b}',
+    "one": b'{"choices":{"delta":{"content":"%b"}}%b}',
+    "reason": b'{"choices":[{"delta":{"content":"%b"},"finish_reason":"length"}]%b}',
+    "usage": b'{"choices":[{"delta":{"content":"%b"}}],"usage":{"total_tokens":1}%b}',
 }
 _PIECES: Final = (
     *(b'"', b"\\", b'\\"', b"\\n", b"\\u00e9", b"\\ud83d", b"\\ude00", b"\n", b"\x7f", b"\xff"),
@@ -38,21 +45,28 @@ def _event(shape: str, inside: bytes, padding: bytes | None) -> bytes:
     return b"data: " + _SHAPES[shape] % (inside, end) + b"\n\n"
 
 
-def _decoded(reads: list[bytes]) -> tuple[str, str, bool, ErrorCode | None]:
-    """Return text, reasoning, whether every delta has a text, and the code of the error."""
-    found, error, _ = decode(*reads, limits=_LIMITS)
+def _decoded(reads: list[bytes]) -> tuple[Any, ...]:
+    """Return text, reasoning, calls, reason, usage, whether every delta has a text, and the code
+    of the error, which comes last."""
+    found, error, decoder = decode(*reads, limits=_LIMITS)
     thought = [delta.content for delta in found if isinstance(delta, ReasoningDelta)]
     said = [delta for delta in found if isinstance(delta, str)]
-    return "".join(said), "".join(thought), all(thought) and all(said), error and error.code
+    calls = "".join(delta.arguments for delta in found if isinstance(delta, ToolCallDelta))
+    ends = (decoder.mapper.finish_reason, decoder.mapper.usage)
+    all_full = all(thought) and all(said)
+    return "".join(said), "".join(thought), calls, ends, all_full, error and error.code
 
 
-def _decoded_each(reads: list[bytes]) -> tuple[str, str, bool, ErrorCode | None]:
+def _decoded_each(reads: list[bytes]) -> tuple[Any, ...]:
     with mock.patch.object(ChunkTemplate, "of", return_value=None):
         return _decoded(reads)
 
 
 @settings(max_examples=examples(400))
 @example("short", b"", [(b'"', None)], 1)
+@example("call", None, [(b"x", None)], 1)
+@example("one", None, [(b"x", None)], 1)
+@example("both", None, [(b"", None)], 1)
 @example("short", b"x", [(b"y", b"z"), (b'y","content":"', b"z")], 2)
 @given(
     st.sampled_from(sorted(_SHAPES)),

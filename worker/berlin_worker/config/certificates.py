@@ -25,22 +25,18 @@ def check(
             f"{names.get('ssl_certfile', 'ssl_certfile')}"
         )
     if path := options.get("ssl_ca_path"):
-        try:
-            next(Path(path).iterdir(), None)
-        except OSError as error:
-            message = f"{setting}: ssl_ca_path {path!r} cannot be read: {error.strerror}"
-        else:
-            message = ""
-        if message:
-            raise SettingsError(message)
+        _check_readable(path, f"{setting}: ssl_ca_path {path!r}", is_folder=True)
     if path := options.get("ssl_ca_certs"):
         _check_authorities(path, f"{names['ssl_ca_certs']} {path!r}")
     if path := options.get("ssl_certfile"):
         _check_own(path, options, names)
 
 
-def _check_readable(path: str, what: str) -> None:
+def _check_readable(path: str, what: str, *, is_folder: bool = False) -> None:
     try:
+        if is_folder:
+            next(Path(path).iterdir(), None)
+            return
         with Path(path).open("rb"):
             return
     except OSError as error:

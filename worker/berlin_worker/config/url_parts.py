@@ -4,6 +4,7 @@ No error repeats anything that could belong to a password: a special character t
 percent-encoded moves a part of it to another place of the URL.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ ENCODE: Final = (
 # RFC 3986, appendix B. urlsplit would raise errors that repeat parts of the URL.
 _PARTS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?")
 _HOST: Final = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:@%,\s\\<>\"]*)(?::([0-9]{1,5}))?"
+    r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:@%,\s\\<>\"]*)(?::([0-9]{1,5}))?"
 )
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_PLAIN_HOST: Final = re.compile(r"(?!.*xn--)[a-z0-9._-]+", re.ASCII)
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _LIST: Final = re.compile(r";(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _HIGHEST_PORT: Final = 65535
 
@@ -87,10 +89,17 @@ def node(host: str, default_port: int) -> tuple[str, int]:
     return name.removeprefix("[").removesuffix("]"), int(port)
 
 
-def is_standard(url: str) -> bool:
-    """Return whether the standard library can read the URL, too."""
+def names_host(url: str) -> bool:
+    """Return whether the standard library, and yarl for aiohttp, find a host in the URL."""
     try:
-        return urlsplit(url).port != 0
+        parts = urlsplit(url)
+        if not parts.hostname or parts.port == 0:
+            return False
+        if _PLAIN_HOST.fullmatch(parts.hostname):
+            return True
+        from yarl import URL  # noqa: PLC0415  # 20 ms, of which clients and readers need nothing
+
+        return bool(URL(url).host)
     except ValueError:
         return False
 
@@ -109,4 +118,21 @@ def query(options: Iterable[tuple[str, Any]]) -> str:
 
 def _is_host(host: str) -> bool:
     found = _HOST.fullmatch(host)
-    return found is not None and int(found[1] or 1) in range(1, _HIGHEST_PORT + 1)
+    return (
+        found is not None
+        and int(found[2] or 1) in range(1, _HIGHEST_PORT + 1)
+        and _is_name(found[1])
+    )
+
+
+def _is_name(name: str) -> bool:
+    """Return whether the name can be looked up; an empty one is the library's default."""
+    try:
+        if name.startswith("["):
+            ipaddress.IPv6Address(name[1:-1])
+        else:
+            name.encode("idna")
+            urlsplit(f"//{name}")  # refuses characters that stand for a delimiter, such as "\u2100"
+    except ValueError:
+        return False
+    return True

@@ -24,7 +24,11 @@ _TOPOLOGIES: Final[dict[str, Topology]] = {
 }
 """Meaning of each scheme of a Redis URL."""
 _AMQP_SCHEMES: Final = frozenset({"amqp", "amqps", "pyamqp", "librabbitmq"})
-_AMQP_OPTIONS: Final = frozenset({"heartbeat", "connect_timeout", "login_method"})
+_AMQP_OPTIONS: Final[dict[str, tuple[re.Pattern[str], str]]] = {
+    "heartbeat": (re.compile(r"[0-9]{1,4}"), "whole seconds, at most 9999"),
+    "login_method": (re.compile(r"PLAIN|AMQPLAIN|EXTERNAL"), "PLAIN, AMQPLAIN or EXTERNAL"),
+}
+"""Options that kombu takes from a URL: a connect_timeout stays a text, which no socket takes."""
 
 _FORMS: Final[dict[Topology, str]] = {
     "single": "redis://host:6379/0, rediss://host:6379/0 or unix:///run/redis.sock",
@@ -189,7 +193,7 @@ def http(url: str, setting: str, *, login: bool) -> str:
     """
     form = "http://host:port" if login else "https://host"
     parts = split(url, setting, form)
-    if parts.scheme not in {"http", "https"} or not parts.place or not url_parts.is_standard(url):
+    if parts.scheme not in {"http", "https"} or not url_parts.names_host(url):
         raise SettingsError(f"{setting}: it must be of the form {form}; {ENCODE}")
     if parts.userinfo and not login:
         raise SettingsError(f"{setting}: it must be of the form {form}, without a login")
@@ -243,10 +247,13 @@ def _amqp(url: str, setting: str) -> str:
     if parts.scheme not in _AMQP_SCHEMES or ";" in parts.path:
         raise SettingsError(f"{setting}: each URL of a list must begin with amqp://; {ENCODE}")
     for name, value in parts.query:
-        if name not in _AMQP_OPTIONS or not value:
+        if name not in _AMQP_OPTIONS:
             named = f"the option {name}" if parts.show and name.isidentifier() else "an option"
             listed = ", ".join(sorted(_AMQP_OPTIONS))
             raise SettingsError(f"{setting}: {named} cannot be used with RabbitMQ, only {listed}")
+        pattern, expected = _AMQP_OPTIONS[name]
+        if not pattern.fullmatch(value):
+            raise SettingsError(f"{setting}: the option {name} must be {expected}")
     return (
         f"{parts.scheme}://{parts.userinfo}{parts.place}{parts.path}{url_parts.query(parts.query)}"
     )

@@ -22,8 +22,9 @@ _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 async def json_object(request: web.Request) -> dict[str, Any]:
     """Return the JSON object in the body. Raises a 400, 408, 413 or 415."""
     # A browser asks before a page of another origin sends this type; it does not for a body
-    # without a type.
-    if request.content_type != "application/json":
+    # without a type. aiohttp's own property parses parameters too: it raises IndexError for "x*".
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
         message = "send the body with the header Content-Type: application/json"
         raise Problem(415, "invalid_request", message)
     size, largest = request.content_length or 0, request.client_max_size

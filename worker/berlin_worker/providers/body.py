@@ -129,7 +129,7 @@ async def read_error_body(response: aiohttp.ClientResponse, timeout_s: float) ->
             await _read_into(data, response, ERROR_BODY_BYTES)
     except Exception:  # noqa: BLE001, S110  # the status is enough: a broken body adds nothing
         pass
-    return text_of(bytes(data[:ERROR_BODY_BYTES]), response.charset)
+    return text_of(bytes(data[:ERROR_BODY_BYTES]), charset_of(response))
 
 
 async def drain(body: Body, timeout_s: float) -> None:
@@ -159,6 +159,14 @@ async def _read_into(data: bytearray, response: aiohttp.ClientResponse, limit: i
         raise
     finally:
         body.forget()
+
+
+def charset_of(response: aiohttp.ClientResponse) -> str | None:
+    """Return the charset that the reply names, if its ``Content-Type`` can be parsed."""
+    try:
+        return response.charset
+    except Exception:  # noqa: BLE001  # Python's parser of e-mail headers raises IndexError for "x*"
+        return None
 
 
 def text_of(data: bytes, charset: str | None) -> str:

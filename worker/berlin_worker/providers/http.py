@@ -43,10 +43,10 @@ def open_session(
 def proxy_problem(proxy: str) -> str | None:
     """Return why ``proxy`` cannot be used, or ``None``; not the URL: it may hold a password."""
     try:
-        url = URL(proxy)
+        scheme, host = URL(proxy).scheme, URL(proxy).host
     except ValueError:
         return "the proxy is no URL"
-    if url.scheme not in {"http", "https"} or not url.host:
+    if scheme not in {"http", "https"} or not host:
         return "the proxy is no URL of the form http://host:port"
     return None
 

@@ -21,6 +21,12 @@ _MARKUP: Final = re.compile(
     r"|<(?:[!?]|/?[a-z])[^<>]*(?:>|\Z|(?=<))",
     re.IGNORECASE | re.DOTALL,
 )
+_READ_CHARS: Final = 12288
+"""How much of a text is looked at: one event may have a megabyte, most of it markup."""
+_CUT_CHARS: Final = 2048
+"""Looked at too, and dropped: a secret that is cut is not recognized. Long secrets need more."""
+_FORM_CHARS: Final = 6
+"""Characters that an encoding may make of one: ``\\u0041``, ``&quot;``."""
 _RUN_CHARS: Final = 16
 _STRIDE: Final = 8
 """Runs are compared at each multiple of this. So any echo of 23 characters of a prompt is found: it
@@ -53,6 +59,17 @@ def hider(secrets: Iterable[str]) -> Callable[[str], str]:
     return functools.partial(pattern.sub, _HIDDEN) if forms else str
 
 
+def hide_in_start(text: str, secrets: Iterable[str], hide_all: Callable[[str], str]) -> str:
+    """Return ``hide_all`` of some 12,000 characters of ``text``, without half a secret at the end.
+
+    ``hide_all`` hides ``secrets``, and may hide more.
+    """
+    dropped = max([_CUT_CHARS, *(_FORM_CHARS * len(secret) for secret in secrets)])
+    start = text[: _READ_CHARS + dropped]
+    hidden = hide_all(start)
+    return hidden if len(start) == len(text) else hidden[:-dropped]
+
+
 def clean(text: str, secrets: Iterable[str], limit: int) -> str:
     """Return at most ``limit`` characters of ``text``: printable, whitespace folded, no secrets."""
     # Bounded before the work is done: a line may have a megabyte.
@@ -67,7 +84,7 @@ def words(text: str, secrets: Sequence[str], prompt: str, limit: int) -> str:
     hold it.
     """
     # Hidden first: markup may hold a secret, and taking it out may break one apart.
-    shown = html.unescape(_MARKUP.sub(" ", hide(text, secrets)))
+    shown = html.unescape(_MARKUP.sub(" ", hide_in_start(text, secrets, hider(secrets))))
     return _without(clean(shown, secrets, 2 * limit), prompt, limit)
 
 

@@ -27,6 +27,7 @@ from berlin_worker.providers.body import (
     ERROR_BODY_BYTES,
     ERROR_BODY_TIMEOUT_S,
     Body,
+    charset_of,
     read_error_body,
     text_of,
 )
@@ -160,7 +161,7 @@ class Account:
             secrets = self._secrets(proxy, token)
             if raw_errors:
                 return hide(line.decode(errors="replace"), secrets)
-            return words(text_of(line, response.charset), secrets, prompt.text, _SHOWN_CHARS)
+            return words(text_of(line, charset_of(response)), secrets, prompt.text, _SHOWN_CHARS)
 
         try:
             if is_success(response.status):

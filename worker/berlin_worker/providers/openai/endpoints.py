@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from berlin_worker.config import endpoints as listed
+from berlin_worker.config import urls
 from berlin_worker.errors import SettingsError
-from berlin_worker.providers import http
 from berlin_worker.settings import Settings
+
+_MODEL_CHARS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,11 @@ def is_configured(settings: Settings, environ: Mapping[str, str]) -> bool:
 def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     """Return the endpoint of the provider ``openai``, or, by name, one of :func:`names`.
 
-    Raises ``SettingsError`` for a key that no HTTP header can hold, for an unusable proxy, and for
-    ``openai`` if no setting asks for it: that a job names the provider is not enough to send its
-    prompt to the public server.
+    Raises ``SettingsError`` for a key that no HTTP header can hold, for an unusable model or proxy,
+    and for ``openai`` if no setting asks for it: that a job names the provider is not enough to
+    send its prompt to the public server.
     """
-    key_of, proxy_of = "OPENAI_API_KEY", "OPENAI_PROXY"
+    key_of, model_of, proxy_of = "OPENAI_API_KEY", "OPENAI_MODEL", "OPENAI_PROXY"
     if name:
         key_of, model_of, proxy_of = (listed.variable(kind, name) for kind in listed.KINDS)
         url, key = listed.parse(settings.endpoints)[name], environ.get(key_of, "")
@@ -56,8 +59,10 @@ def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     key = key.strip()
     if " " in key or not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{key_of}: it has a character that no HTTP header can hold")
-    if proxy and (problem := http.proxy_problem(proxy)):
-        raise SettingsError(f"{proxy_of}: {problem}")
+    if len(model) > _MODEL_CHARS or not model.isprintable():
+        raise SettingsError(f"{model_of}: it must have {_MODEL_CHARS} printable characters at most")
+    if proxy:
+        urls.http(proxy, proxy_of, login=True)
     return Endpoint(url, key, model, proxy)
 
 

@@ -68,6 +68,12 @@ _UNKNOWN_OPTION: Final = re.compile(
 _NAMED: Final = re.compile(r"[\"'`:]")
 """A character beside the name of an option."""
 _JSON_STARTS: Final = frozenset({"{", "["})
+_DEPTH: Final = 8
+"""How deep an error may be nested: servers send three levels at most."""
+_MESSAGE_CHARS: Final = 32768
+_KIND_CHARS: Final = 100
+_LISTED: Final = 8
+"""How many items of a list are read."""
 _MESSAGE_KEYS: Final = ("message", "detail", "error_description", "msg", "error", "errors")
 
 
@@ -81,28 +87,29 @@ class UpstreamError(NamedTuple):
     """The HTTP status that it names."""
 
 
-def read_error(body: object) -> UpstreamError | None:
+def read_error(body: object, depth: int = _DEPTH) -> UpstreamError | None:
     """Return the error that a decoded body holds; ``None`` if it holds none.
 
     The object stands under ``error``, alone (older vLLM) or in a list (Google); ``error`` or
     ``detail`` may be a text (Ollama, FastAPI), ``detail`` a list of what is wrong with each field.
+    Nothing is read below ``depth`` levels.
     """
     if isinstance(body, list):
-        return read_error(body[0]) if body else None
+        return read_error(body[0], depth - 1) if body and depth else None
     if not isinstance(body, Mapping):
         return None
     value: Any = body.get("error") or body
     outer = body if value is not body else {}
     if not isinstance(value, Mapping):
         value = {"message": value}
-    message = next((text for key in _MESSAGE_KEYS if (text := _words_of(value.get(key)))), "")
+    message = _words_of(value, depth)
     if not message and not outer:
         return None
     metadata = value.get("metadata")
     if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str):
         message = f"{message}: {raw}"  # what a model's own server has sent to OpenRouter
     both = (value, outer)
-    kinds = (str(source.get(key) or "") for source in both for key in ("code", "type", "status"))
+    kinds = (_kind(source.get(key)) for source in both for key in ("code", "type", "status"))
     numbers = (
         number
         for source in both
@@ -111,7 +118,8 @@ def read_error(body: object) -> UpstreamError | None:
     )
     found = UpstreamError(message, " ".join(kinds), next(numbers, None))
     # Proxies put the body of the model's server into the message (Google's, Azure's).
-    if message.lstrip()[:1] in _JSON_STARTS and (inner := read_error(_decoded(message))):
+    if message.lstrip()[:1] in _JSON_STARTS and depth:
+        inner = read_error(_decoded(message), depth - 1) or UpstreamError("")
         kind = f"{found.kind} {inner.kind}".strip()
         found = UpstreamError(inner.message or message, kind, found.status or inner.status)
     return found
@@ -135,6 +143,8 @@ def refusal(status: int, headers: Mapping[str, str], body: str, show: Show) -> J
 
 def in_stream(error: UpstreamError, show: Show) -> JobError:
     """Return the error of an error object in place of a chunk; an unknown kind is retryable."""
+    # An event has a megabyte at most, which the patterns would search for long.
+    error = error._replace(message=error.message[:_MESSAGE_CHARS])
     status = error.status or _status_of(error.kind) or HTTPStatus.INTERNAL_SERVER_ERROR.value
     code, retryable = _meaning(status, error, is_throttled=False)
     message = f"the upstream sent an error: {show(error.message)}".removesuffix(": ")
@@ -204,24 +214,39 @@ def _wait_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _status(value: object) -> int | None:
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    text = "" if isinstance(value, bool) else _kind(value)
     return int(text) if re.fullmatch(r"[45][0-9]{2}", text, re.ASCII) else None
+
+
+def _kind(value: object) -> str:
+    """Return a word or a number; "" for anything else, and for a number without end."""
+    if isinstance(value, str):
+        return value[:_KIND_CHARS]
+    if isinstance(value, int) and value.bit_length() <= _KIND_CHARS:
+        return str(value or "")
+    return ""
 
 
 def _status_of(kind: str) -> int | None:
     return next((status for pattern, status in _STATUS_OF_KIND if pattern.search(kind)), None)
 
 
-def _words_of(value: object) -> str:
+def _words_of(value: object, depth: int) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping):
-        place = value.get("loc")
-        at = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-        return at + next((text for key in _MESSAGE_KEYS if (text := _words_of(value.get(key)))), "")
-    if isinstance(value, list):
-        return "; ".join(filter(None, map(_words_of, value[:8])))
+    if depth and isinstance(value, Mapping):
+        found = (_words_of(value.get(key), depth - 1) for key in _MESSAGE_KEYS)
+        words = next(filter(None, found), "")
+        return words and _place(value.get("loc")) + words
+    if depth and isinstance(value, list):
+        found = (_words_of(item, depth - 1) for item in value[:_LISTED])
+        return "; ".join(filter(None, found))
     return ""
+
+
+def _place(loc: object) -> str:
+    names = loc[:_LISTED] if isinstance(loc, list) else []
+    return ".".join(map(_kind, names)) + ": " if names else ""
 
 
 def _decoded(body: str) -> object:

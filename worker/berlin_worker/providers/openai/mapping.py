@@ -38,6 +38,8 @@ _ABORTED: Final = frozenset(
 )
 """Reasons of an answer that the server gave up."""
 _PART_KEYS: Final = ("text", "content")
+_DEPTH: Final = 4
+"""How deep a content in parts may be nested: servers send two levels."""
 
 
 class ChunkMapper:
@@ -169,7 +171,7 @@ def _string(value: object, name: str) -> str:
     return value
 
 
-def _of_parts(parts: list[Any] | dict[str, Any], name: str) -> tuple[str, str]:
+def _of_parts(parts: list[Any] | dict[str, Any], name: str, depth: int = _DEPTH) -> tuple[str, str]:
     """Return reasoning and text of a content in parts, as Mistral's reasoning models send it."""
     reasoning, text = "", ""
     for part in parts if isinstance(parts, list) else [parts]:
@@ -180,7 +182,9 @@ def _of_parts(parts: list[Any] | dict[str, Any], name: str) -> tuple[str, str]:
             raise bad_part(name)
         thinking = part.get("thinking")
         if isinstance(thinking, list):
-            reasoning += _of_parts(thinking, name)[1]
+            if not depth:
+                raise bad_part(name)
+            reasoning += _of_parts(thinking, name, depth - 1)[1]
         elif isinstance(thinking, str):
             reasoning += thinking
         else:

@@ -259,8 +259,10 @@ async def _read_next(body: Body, answer: AnswerDecoder) -> tuple[bytes, JobError
     try:
         if answer.mapper.finish_reason is None:
             data = await body.read()
+        elif (soon := await _read_soon(body)) is None:
+            return b"", None  # nothing has ended but the answer
         else:
-            data = await _read_soon(body)
+            data = soon
         if not data:
             body.finish()
     except Exception as error:  # noqa: BLE001  # the edge: nothing but contract errors goes up
@@ -268,10 +270,10 @@ async def _read_next(body: Body, answer: AnswerDecoder) -> tuple[bytes, JobError
     return data, None
 
 
-async def _read_soon(body: Body) -> bytes:
-    """Return the next bytes; ``b""`` if none come soon: the answer has its finish reason."""
+async def _read_soon(body: Body) -> bytes | None:
+    """Return the next bytes; ``None`` if none come soon: the answer has its finish reason."""
     try:
         async with asyncio.timeout(_AFTER_REASON_S):
             return await body.read()
     except TimeoutError:
-        return b""
+        return None

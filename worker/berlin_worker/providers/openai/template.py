@@ -15,6 +15,9 @@ from pydantic_core import from_json
 from berlin_worker.providers.deltas import Delta, ReasoningDelta
 
 _UNPLAIN: Final = re.compile(rb'["\\\x00-\x1f\x7f-\xff]').search
+_CALLS: Final = ("tool_calls", "function_call")
+"""Pieces of a call yield no delta until the call has a name."""
+_NEWS: Final = ("finish_reason", "usage", "x_groq")
 _PADDING: Final = b',"obfuscation":"'
 """Hides the length of a chunk's text from those who see encrypted packets."""
 
@@ -62,18 +65,26 @@ class ChunkTemplate:
     def of(cls, data: bytes, chunk: Mapping[str, Any], deltas: Sequence[Delta]) -> Self | None:
         """Return the template of ``data``: the JSON of ``chunk``, which was mapped to ``deltas``.
 
-        ``None`` unless ``deltas`` are one text, whose place in ``data`` is certain.
+        ``None`` unless ``deltas`` are one text, whose place in ``data`` is certain, and the chunk
+        has nothing else that counts.
         """
-        if len(deltas) != 1 or len(chunk["choices"]) != 1 or b"\\" in data:
+        choices = chunk.get("choices")
+        if len(deltas) != 1 or not isinstance(choices, list) or len(choices) != 1 or b"\\" in data:
             return None
-        delta = chunk["choices"][0].get("delta")
+        delta = choices[0].get("delta")
         if not isinstance(delta, dict):  # a whole message
+            return None
+        if any(delta.get(each) for each in _CALLS) or any(
+            holder.get(each) for holder in (chunk, choices[0]) for each in _NEWS
+        ):
             return None
         match deltas[0]:
             case str(text):
                 key: Key = "content"
             case ReasoningDelta(text):
                 key = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
+                if key != "reasoning" and delta.get("reasoning"):
+                    return None  # it would count in a chunk whose reasoning_content is empty
             case _:
                 return None
         unpadded = _without_padding(data)
