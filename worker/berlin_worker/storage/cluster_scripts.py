@@ -23,7 +23,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable, key_of
+from berlin_worker.storage.cluster import AsyncCluster, key_of
+from berlin_worker.storage.cluster_nodes import ClusterUnavailable
 from berlin_worker.storage.script_connection import Call, ScriptCalls, ScriptConnection
 from berlin_worker.telemetry.store_nodes import Observer
 
