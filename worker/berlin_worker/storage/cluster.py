@@ -228,6 +228,18 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         await super().aclose()
 
 
+class NodePool:
+    """Makes the connections to one node, in place of a pool of redis-py."""
+
+    def __init__(self, cluster: AsyncCluster, name: str) -> None:
+        self._cluster = cluster
+        self._host, _, self._port = name.rpartition(":")
+
+    async def get_connection(self) -> Any:
+        """Return a connection that is not connected yet."""
+        return self._cluster.node_connection(self._host, int(self._port))
+
+
 def key_of(command: Sequence[Any]) -> Any:
     """Return the first key of a command of ours that has one (pure)."""
     return command[3] if command[0] == "EVAL" else command[1]
