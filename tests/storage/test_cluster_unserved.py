@@ -171,6 +171,9 @@ async def test_client_of_a_cluster_without_slots_waits_for_them(
                 for each in (client, fresh):
                     with pytest.raises(RedisError):
                         await path(each)
+            async with connect(url) as entered:  # as a worker does at its start
+                with pytest.raises(ClusterUnavailable, match="no slot"):
+                    await entered.get(KEY)
             await server_check.check(Settings(redis_url=url, broker_url="amqp://localhost"), {})
         for path in PATHS:
             await answers(functools.partial(path, client))

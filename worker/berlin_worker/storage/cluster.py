@@ -5,7 +5,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import redis
 import redis.asyncio
@@ -117,6 +117,13 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             return await super().initialize(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
+
+    async def __aenter__(self) -> Self:
+        """Ask the nodes for their slots. If that fails, the first command asks again."""
+        await self._increment_usage()
+        with contextlib.suppress(ClusterUnavailable):
+            await self.initialize()
+        return self
 
     async def refresh(self) -> None:
         """Ask the nodes for their slots anew, unless they were asked within the last 0.1 s.
