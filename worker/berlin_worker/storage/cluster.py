@@ -88,6 +88,7 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             self.startup_nodes,
             require_full_coverage=False,  # jobs of the slots that are served go on
             connection_kwargs=self.connection_kwargs,
+            event_dispatcher=self._event_dispatcher,
             on_missing=self._refresh_soon,
         )
         self.commands_parser = _KnownCommands()
