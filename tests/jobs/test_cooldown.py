@@ -114,6 +114,24 @@ async def test_cooldown_is_never_shortened_and_other_models_go_on(redis_client):
     assert await cooldowns.remaining_s("q", "m") == 0
 
 
+@pytest.mark.parametrize("ttl_s", [None, 10 * 86400], ids=["none", "ten days"])
+async def test_key_that_no_worker_has_written_is_no_cooldown_and_is_replaced(redis_client, ttl_s):
+    key = names.limit_key("p", "m")
+    await redis_client.set(key, "mine", ex=ttl_s)
+    assert await RedisCooldowns(redis_client).remaining_s("p", "m") == 0
+    await RedisCooldowns(redis_client).begin("p", "m", 1000.0)
+    assert 900 < await RedisCooldowns(redis_client).remaining_s("p", "m") <= 1000
+
+
+async def test_cooldown_of_the_fleet_ends_with_its_key(redis_client, monkeypatch):
+    cooldowns, key = RedisCooldowns(redis_client), names.limit_key("p", "m")
+    await RedisCooldowns(redis_client).begin("p", "m", 1000.0)
+    assert await cooldowns.remaining_s("p", "m") > 900
+    monkeypatch.setattr("berlin_worker.storage.cooldowns.FRESH_S", 0.0)
+    await redis_client.delete(key)
+    assert await cooldowns.remaining_s("p", "m") == 0
+
+
 async def test_many_jobs_ask_redis_once(redis_client, monkeypatch):
     cooldowns, asked = RedisCooldowns(redis_client), []
     pttl = redis_client.pttl

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berlin_worker.jobs import journal
+from berlin_worker.jobs import journal, journal_lane
 from berlin_worker.jobs.journal_lane import left_of_turn
 from tests.support.journal_harness import Harness, completed
 from tests.support.waiting import until
@@ -115,3 +115,63 @@ async def test_node_that_does_not_answer_fills_its_own_part_of_the_buffer():
         harness.store.gate.set()
         await full.writer.wait_for_room()
         await harness.journal.drained()
+
+
+async def test_job_whose_slot_moves_holds_up_no_other_and_keeps_its_order():
+    async with Harness(node_of=lambda _: "one") as harness:
+        harness.store.moving.add("moves")
+        moves, other = harness.started("moves"), harness.started("other")
+        for number in range(5):
+            moves.chunk([f"text {number}"])
+            other.chunk(["x"])
+            await other.flush()
+        await until(lambda: harness.store.put_off >= 3)
+        await other.end(completed(other))
+        assert "moves" not in harness.store.events
+        assert moves.writer.full  # its reader stops, and leaves the buffer to the others
+        assert not other.writer.full
+        reading = asyncio.create_task(moves.writer.wait_for_room())
+        ending = asyncio.create_task(moves.end(completed(moves)))
+        harness.store.moving.clear()
+        await ending
+        await reading
+        assert not moves.writer.full
+        await harness.journal.drained()
+        assert len(harness.store.events["moves"]) == moves.seq == 7
+        assert harness.journal.stats.events == 14
+        assert harness.fenced == []
+
+
+async def test_job_that_lost_its_lease_while_its_slot_moved_is_fenced():
+    async with Harness(node_of=lambda _: "one") as harness:
+        harness.store.moving.add("moves")
+        log = harness.started("moves")
+        await until(lambda: harness.store.put_off)
+        log.chunk(["text"])
+        harness.store.refused.add("moves")
+        harness.store.moving.clear()
+        await harness.journal.drained()
+        assert harness.fenced == ["moves"]
+        assert log.fenced
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=40))
+async def test_events_keep_their_order_while_slots_move_at_any_time(steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_lane, "_RETRY_S", (0.0,))
+        async with Harness(node_of=lambda _: "one") as harness:
+            logs = [harness.started(f"job-{number}") for number in range(3)]
+            for number, moving, sends in steps:
+                job_id = logs[number].job_id
+                (harness.store.moving.add if moving else harness.store.moving.discard)(job_id)
+                logs[number].chunk(["x"])
+                if sends:
+                    await asyncio.sleep(0)
+            harness.store.moving.clear()
+            for log in logs:
+                await log.end(completed(log))
+            # The store checks that the events of each job follow each other.
+            assert {job: len(events) for job, events in harness.store.events.items()} == {
+                log.job_id: log.seq for log in logs
+            }
+            assert harness.journal.buffered_bytes == 0

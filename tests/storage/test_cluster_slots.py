@@ -88,6 +88,25 @@ async def test_script_on_keys_of_which_one_has_moved_runs_after_the_others(
     assert (await waiting).status == "leased"
 
 
+async def test_events_of_a_job_in_a_moving_slot_hold_up_no_other(
+    cluster: Cluster, store: RedisStore
+) -> None:
+    batches = []
+    while len({slot_of(batch.log.job_id) for batch in batches}) < 2:
+        claim = await store.claim(job_of_first(cluster), JOB, call="call", deadline_s=60)
+        log = open_log(claim)
+        log.event(event(log, Chunk, content="text"))
+        batches.append(log.take())
+    moves = batches[0]
+    with half_moved(cluster, slot_of(moves.log.job_id)):
+        others = [
+            batch for batch in batches if slot_of(batch.log.job_id) != slot_of(moves.log.job_id)
+        ]
+        found = await store.append([moves, *others])
+        assert found == [None, *[True] * len(others)]
+    assert await store.append([moves]) == [True]
+
+
 class Job:
     """A running job, its worker's store, and a client; both may know the cluster as it was."""
 
@@ -115,7 +134,10 @@ class Job:
 
     async def append(self) -> object:
         self.log.event(event(self.log, Chunk, content="text"))
-        return await self.store.append([self.log.take()])
+        batch = self.log.take()
+        while (found := await self.store.append([batch])) == [None]:
+            pass  # the store has waited for a moment
+        return found
 
     async def renew(self) -> object:
         return await self.store.renew([(self.id, 1)])
@@ -153,7 +175,7 @@ PATHS: dict[Callable[[Job], Awaitable[object]], object] = {
     Job.renew: ["renewed"],
     Job.reap: None,
     Job.save_progress: None,
-    Job.clear_failure: None,
+    Job.clear_failure: True,
     Job.submit: ...,
     Job.status: "running",
     Job.read: [1],

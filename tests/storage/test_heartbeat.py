@@ -115,3 +115,16 @@ def test_tokens_a_minute_are_those_of_the_window():
     assert {model: each.model_dump() for model, each in rate.items()} == {
         "m": {"input": 360.0, "output": 36.0}
     }
+
+
+def test_tokens_beyond_the_bound_of_a_status_count_as_the_bound():
+    stats, window = Stats(), Window(window_s=10)
+    window.add(0.0, stats.snapshot())
+    call = {"duration_s": 1.0, "first_chunk_s": 0.5, "stream_s": 0.1, "chunks": 2}
+    usage = {"prompt_tokens": 10**12 - 1, "completion_tokens": 10**12 - 1}
+    for _ in range(40):
+        stats.operation("p", "m", **call, usage=usage)
+    recent = window.add(2.0, stats.snapshot())
+    assert recent.tokens_per_min["m"].model_dump() == {"input": 1e15, "output": 1e15}
+    said = worker_status(ME, Load(0, None, draining=False), stats.snapshot(), recent)
+    assert WorkerStatus.model_validate_json(said.model_dump_json()) == said

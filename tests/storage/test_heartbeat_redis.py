@@ -1,6 +1,7 @@
 """Heartbeats in Redis: a worker appears with its first one and expires without the next."""
 
 import asyncio
+import dataclasses
 
 import pytest
 import redis.asyncio
@@ -8,7 +9,7 @@ import redis.asyncio
 from berlin_schemas import names
 from berlin_worker.storage.heartbeat import Identity, Load, WorkerHeartbeat, WorkerStatus
 from berlin_worker.telemetry.stats import Stats
-from tests.support.waiting import stopped
+from tests.support.waiting import stopped, until
 
 pytestmark = pytest.mark.contract
 
@@ -91,3 +92,16 @@ async def test_heartbeat_continues_after_an_outage_of_redis_and_stops_at_once(re
         await stopped(task)
     async with redis.asyncio.Redis(port=1) as nowhere:
         await worker_heartbeat(nowhere, "one").deregister()
+
+
+@pytest.mark.parametrize("host", ["half \ud800", None], ids=["not UTF-8", "refused"])
+async def test_heartbeat_goes_on_after_a_status_that_cannot_be_written(redis_client, caplog, host):
+    one = worker_heartbeat(redis_client, "one")
+    sound, one._identity = one._identity, dataclasses.replace(one._identity, host=host)
+    task = asyncio.create_task(one.beat_forever())
+    await until(lambda: "cannot be written" in caplog.text)
+    one._identity = sound
+    async with asyncio.timeout(30):
+        while not await redis_client.exists(names.alive_key("one")):  # noqa: ASYNC110  # in Redis
+            await asyncio.sleep(0.01)
+    await stopped(task)

@@ -16,6 +16,8 @@ class MemoryStore:
         self.calls = []
         self.events = {}
         self.refused = set()
+        self.moving = set()
+        self.put_off = 0
         self.failures = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -31,6 +33,10 @@ class MemoryStore:
             raise self.failures.pop(0)
         taken = []
         for each in batch:
+            if each.log.job_id in self.moving:
+                self.put_off += 1
+                taken.append(None)
+                continue
             fine = each.log.job_id not in self.refused
             taken.append(fine)
             if fine:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from berlin_schemas import ErrorCode
 from berlin_worker.errors import JobError
 
-_MOST_S: Final = 3600.0
+LONGEST_S: Final = 3600.0
 """The longest cooldown: a server that asks for a day would stop a model for that long."""
 _TOO_MANY_REQUESTS: Final = 429
 
@@ -40,7 +40,7 @@ def cooldown_s(error: JobError) -> float:
     if error.code is not ErrorCode.RATE_LIMITED or error.upstream_status != _TOO_MANY_REQUESTS:
         return 0.0
     asked_s = error.retry_after_s or 0.0
-    return min(asked_s, _MOST_S) if asked_s > 0 else 0.0
+    return min(asked_s, LONGEST_S) if asked_s > 0 else 0.0
 
 
 def choose(waits_s: Sequence[float]) -> int:

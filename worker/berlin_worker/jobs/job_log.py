@@ -190,6 +190,11 @@ class JobLog:
         self.writer = writer
         writer.added(self, batch.size, first=True)
 
+    @property
+    def waits(self) -> bool:
+        """Whether events wait to be taken."""
+        return self._pending is not None
+
     def take(self) -> Batch:
         """Return the pending batch (the journal calls this)."""
         batch, self._pending = self._pending, None

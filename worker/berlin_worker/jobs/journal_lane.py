@@ -29,10 +29,11 @@ _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 class EventStore(Protocol):
     """The store of job logs. Raises ``ConnectionError`` while it cannot be reached or is full."""
 
-    async def append(self, batch: list[Batch]) -> list[bool]:
+    async def append(self, batch: list[Batch]) -> list[bool | None]:
         """Append the batches atomically, each at most once; ``False`` marks a refused one.
 
-        On a cluster each batch is a step of its own.
+        On a cluster each batch is a step of its own. ``None`` marks one to send again unchanged:
+        the slot of its job moves.
         """
 
 
@@ -63,6 +64,8 @@ class Lane:
         self._sent_at = -math.inf
         self._moved = moved
         self._queue: deque[JobLog] = deque()
+        self._put_off: dict[JobLog, _PutOff] = {}
+        self._again: deque[Batch] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -104,16 +107,20 @@ class Lane:
 
     def forget(self, batch: Batch) -> None:
         """Note that ``batch`` will not be sent."""
-        with contextlib.suppress(ValueError):
-            self._queue.remove(batch.log)
+        self.leave_out(batch.log)
         self.freed(batch.size)
+
+    def leave_out(self, log: JobLog) -> None:
+        """Take nothing of ``log`` until it is added again."""
+        with contextlib.suppress(ValueError):
+            self._queue.remove(log)
 
     async def run(self) -> None:
         """Send the events of all logs, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._queue:
+            while self._queue or self._again:
                 if self._turn_s and self.buffered_bytes < _BATCH_BYTES:
                     await asyncio.sleep(left_of_turn(self._turn_s, self._sent_at, time.monotonic()))
                 batches = self._take()
@@ -123,11 +130,34 @@ class Lane:
                 replies = await self._send(batches)
                 self._count(batches, replies, time.monotonic() - self._sent_at)
                 for batch, taken in zip(batches, replies, strict=True):
-                    batch.log.settle(batch, taken=taken)
+                    if taken is None:
+                        self._repeat_later(batch)
+                        continue
+                    if self._put_off and (waiting := self._put_off.pop(batch.log, None)):
+                        waiting.end(batch, taken=taken)
+                    else:
+                        batch.log.settle(batch, taken=taken)
                     self.freed(batch.size)
+
+    def _repeat_later(self, batch: Batch) -> None:
+        log = batch.log
+        waiting = self._put_off.get(log)
+        if waiting is None:
+            logger.warning("the slot of job %s moves, its events wait", log.job_id)
+            waiting = self._put_off[log] = _PutOff(self, log)
+        wait_s = _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]
+        waiting.tries += 1
+        asyncio.get_running_loop().call_later(wait_s, self._repeat, batch)
+
+    def _repeat(self, batch: Batch) -> None:
+        self._again.append(batch)
+        self._wake.set()
 
     def _take(self) -> list[Batch]:
         batches, size = [], 0
+        while self._again and size < _BATCH_BYTES:
+            batches.append(self._again.popleft())
+            size += batches[-1].size
         while self._queue and size < _BATCH_BYTES:
             log = self._queue.popleft()
             if self._moved is not None and self._moved(log, self):
@@ -137,7 +167,12 @@ class Lane:
             size += batch.size
         return batches
 
-    def _count(self, batches: list[Batch], replies: list[bool], took_s: float) -> None:
+    def _count(self, batches: list[Batch], replies: list[bool | None], took_s: float) -> None:
+        if None in replies:
+            batches = [
+                each for each, taken in zip(batches, replies, strict=True) if taken is not None
+            ]
+            replies = [taken for taken in replies if taken is not None]
         stats, sent_bytes = self._stats, sum([batch.size for batch in batches])
         stats.flush.observe(took_s)
         stats.flush_bytes.observe(sent_bytes)
@@ -152,7 +187,7 @@ class Lane:
         for batch in [batch for batch in batches if batch.ending]:
             stats.jobs.add(batch.ending, batch.log.error)
 
-    async def _send(self, batches: list[Batch]) -> list[bool]:
+    async def _send(self, batches: list[Batch]) -> list[bool | None]:
         tries = 0
         while True:
             try:
@@ -164,6 +199,44 @@ class Lane:
                     logger.warning("the event store does not answer, events wait: %s", error)
                 tries += 1
                 await asyncio.sleep(wait_s)
+
+
+class _PutOff:
+    """The writer of a log with a batch to repeat. The log is not in the queue, so its order holds.
+
+    It is full, so that the job does not fill the buffer of the others.
+    """
+
+    full = True
+
+    def __init__(self, lane: Lane, log: JobLog) -> None:
+        self._lane = lane
+        self._log = log
+        self._ended = asyncio.Event()
+        self.tries = 0
+        lane.leave_out(log)
+        log.writer = self
+
+    async def wait_for_room(self) -> None:
+        """Return as soon as the batch is sent, and the lane has room."""
+        await self._ended.wait()
+        await self._lane.wait_for_room()
+
+    def added(self, log: JobLog, size: int, *, first: bool) -> None:  # noqa: ARG002  # the protocol's
+        """Note that ``log`` has ``size`` bytes more to send."""
+        self._lane.added(log, size, first=False)
+
+    def forget(self, batch: Batch) -> None:
+        """Note that ``batch`` will not be sent."""
+        self._lane.forget(batch)
+
+    def end(self, batch: Batch, *, taken: bool) -> None:
+        """Give the log back to the lane, with the reply for the batch."""
+        self._log.writer = self._lane
+        self._log.settle(batch, taken=taken)
+        if self._log.waits:
+            self._lane.added(self._log, 0, first=True)
+        self._ended.set()
 
 
 def left_of_turn(turn_s: float, sent_at: float, now: float) -> float:

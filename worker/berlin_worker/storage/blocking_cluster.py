@@ -1,5 +1,6 @@
 """A blocking client of a Redis Cluster, for the command line."""
 
+import random
 from typing import Any
 
 import redis
@@ -10,7 +11,7 @@ from redis.exceptions import RedisClusterException
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from berlin_worker.config.redis_url import RedisURL
-from berlin_worker.storage.cluster import ClusterUnavailable
+from berlin_worker.storage.cluster_nodes import BlockingNodes, ClusterUnavailable
 
 
 class _KnownCommands(CommandsParser):
@@ -28,11 +29,14 @@ class BlockingCluster(redis.RedisCluster):
             super().__init__(*args, **options)
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
+        except IndexError as error:  # there is no primary
+            raise ClusterUnavailable("no slot of the cluster is assigned") from error
+        self.nodes_manager.__class__ = BlockingNodes
         self.commands_parser = _KnownCommands(self)  # type: ignore[no-untyped-call]  # redis-py
 
     def any_node(self, *command: Any) -> Any:
         """Return the reply of the first primary that answers; raises redis-py's errors."""
-        nodes = self.get_primaries()  # type: ignore[no-untyped-call]  # redis-py
+        nodes = self._primaries()
         for left, node in zip(range(len(nodes) - 1, -1, -1), nodes, strict=True):
             try:
                 return self.execute_command(*command, target_nodes=node)
@@ -40,6 +44,22 @@ class BlockingCluster(redis.RedisCluster):
                 if not left:
                     raise
         raise ClusterUnavailable("the cluster has no primary")
+
+    def _primaries(self) -> list[redis.cluster.ClusterNode]:
+        if not self.get_primaries():  # type: ignore[no-untyped-call]  # redis-py
+            self.nodes_manager.initialize()
+        found: list[redis.cluster.ClusterNode] = self.get_primaries()  # type: ignore[no-untyped-call]  # redis-py
+        return found
+
+    def get_random_primary_node(self) -> redis.cluster.ClusterNode:
+        """Return any primary; hook of redis-py, for commands without a key."""
+        return random.choice(self._primaries())  # noqa: S311  # spreads the load
+
+    def get_node_from_key(self, key: str, replica: bool = False) -> redis.cluster.ClusterNode:  # noqa: ARG002  # redis-py's signature
+        """Return the primary of a key's slot. Raises ``ClusterUnavailable``."""
+        slot = self.keyslot(key)  # type: ignore[no-untyped-call]  # redis-py
+        found: redis.cluster.ClusterNode = self.nodes_manager.get_node_from_slot(slot)
+        return found
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command; raises redis-py's errors."""

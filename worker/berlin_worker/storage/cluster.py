@@ -1,10 +1,11 @@
 """An asyncio client of a Redis Cluster, whose errors are ``RedisError`` as everywhere else."""
 
 import asyncio
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import redis
 import redis.asyncio
@@ -13,17 +14,14 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, SlotNotCoveredError
+from redis.exceptions import RedisClusterException, RedisError, SlotNotCoveredError
 
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage.closed_transport import reporting_closed
+from berlin_worker.storage.cluster_nodes import ClusterUnavailable, Nodes, SlotNotServed
 
 _REFRESH_S: Final = 0.1
 _CONNECTIONS_MAX: Final = 1000
-
-
-class ClusterUnavailable(RedisConnectionError):
-    """No node of the cluster answers, or not all of its slots are served."""
 
 
 class _AskedNode:
@@ -85,11 +83,18 @@ class AsyncCluster(redis.asyncio.RedisCluster):
             lambda: asyncio.Semaphore(at_once)
         )
         self._refreshed_s = -math.inf
+        self._refreshing: asyncio.Task[None] | None = None
+        self.nodes_manager = Nodes(
+            self.startup_nodes,
+            require_full_coverage=False,  # jobs of the slots that are served go on
+            connection_kwargs=self.connection_kwargs,
+            event_dispatcher=self._event_dispatcher,
+            on_missing=self._refresh_soon,
+        )
         self.commands_parser = _KnownCommands()
         self._under_way = 0
         kind = reporting_closed(self.connection_kwargs["connection_class"])
         self.connection_kwargs["connection_class"] = kind
-        self.nodes_manager.connection_kwargs["connection_class"] = kind
         for node in self.startup_nodes:
             node.connection_class = kind  # type: ignore[assignment]  # it takes any kind
 
@@ -114,6 +119,13 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         except RedisClusterException as error:
             raise ClusterUnavailable(str(error)) from error
 
+    async def __aenter__(self) -> Self:
+        """Ask the nodes for their slots. If that fails, the first command asks again."""
+        await self._increment_usage()
+        with contextlib.suppress(ClusterUnavailable):
+            await self.initialize()
+        return self
+
     async def refresh(self) -> None:
         """Ask the nodes for their slots anew, unless they were asked within the last 0.1 s.
 
@@ -126,7 +138,22 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         try:
             await self.nodes_manager.initialize()
         except RedisClusterException as error:
+            # Without a node each command asks for the slots first.
+            self._initialize = self._initialize or not self.knows_slots
             raise ClusterUnavailable(str(error)) from error
+
+    def _refresh_soon(self) -> None:
+        # Commands for other slots, and this one, do not wait for nodes that may not answer.
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refreshed())
+
+    async def _refreshed(self) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            await self.refresh()
+
+    def get_node_from_key(self, key: str, replica: bool = False) -> Any:  # noqa: ARG002  # redis-py's signature
+        """Return the primary of a key's slot. Raises ``SlotNotServed``."""
+        return self.nodes_manager.get_node_from_slot(self.keyslot(key))
 
     def serving(self) -> list[str]:
         """Return the primaries that serve slots, as ``host:port``; none before they are known."""
@@ -189,7 +216,7 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         try:
             async with self._turns[self._asked_node(args)]:
                 return await super().execute_command(*args, **options)
-        except RedisClusterException as error:
+        except (RedisClusterException, SlotNotServed) as error:
             raise ClusterUnavailable(str(error)) from error
         finally:
             self._under_way -= 1
@@ -200,10 +227,25 @@ class AsyncCluster(redis.asyncio.RedisCluster):
         redis-py calls this during commands, too. Its own method keeps the connections open if the
         last command has failed.
         """
+        if self._refreshing is not None and not self._under_way:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
         if self._initialize and not self._under_way:
             await self.nodes_manager.aclose()
             await self.nodes_manager.aclose("startup_nodes")
         await super().aclose()
+
+
+class NodePool:
+    """Makes the connections to one node, in place of a pool of redis-py."""
+
+    def __init__(self, cluster: AsyncCluster, name: str) -> None:
+        self._cluster = cluster
+        self._host, _, self._port = name.rpartition(":")
+
+    async def get_connection(self) -> Any:
+        """Return a connection that is not connected yet."""
+        return self._cluster.node_connection(self._host, int(self._port))
 
 
 def key_of(command: Sequence[Any]) -> Any:
@@ -223,14 +265,13 @@ async def uptime_s(client: redis.asyncio.Redis | AsyncCluster, node: str = "") -
         infos = [await client.ask_node(each, "INFO", "server") for each in nodes]
     else:
         infos = [await client.info("server")]
+    if not infos:
+        raise ClusterUnavailable("no slot of the cluster is assigned")
     return min(float(info.get("uptime_in_seconds", math.inf)) for info in infos)
 
 
 def open_cluster(url: RedisURL, options: dict[str, Any]) -> AsyncCluster:
     """Return an asyncio client; it connects at its first command."""
     nodes = [ClusterNode(host, port) for host, port in url.nodes]
-    # Jobs of the slots that are served go on.
     at_once: int = options.pop("max_connections")
-    return AsyncCluster(
-        startup_nodes=nodes, require_full_coverage=False, at_once=at_once, **options
-    )
+    return AsyncCluster(startup_nodes=nodes, at_once=at_once, **options)

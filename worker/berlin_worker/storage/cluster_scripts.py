@@ -17,17 +17,21 @@ from redis.exceptions import (
     NoScriptError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
     SlotNotCoveredError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from berlin_worker.storage.cluster import AsyncCluster, ClusterUnavailable, key_of
+from berlin_worker.storage.cluster import AsyncCluster, NodePool, key_of
+from berlin_worker.storage.cluster_nodes import ClusterUnavailable
 from berlin_worker.storage.script_connection import Call, ScriptCalls, ScriptConnection
 from berlin_worker.telemetry.store_nodes import Observer
 
 _TIMEOUT_S: Final = 5.0
+_SPLIT_S: Final = 0.05
+"""How long the calls of a run wait for one whose keys are at two nodes."""
 _PAUSE_S: Final = (0.02, 0.3)
 _LATER: Final = (TryAgainError, BusyLoadingError, ClusterDownError)
 """The slot moves, or has no server at the moment: the call has not run."""
@@ -94,8 +98,22 @@ class ClusterScriptConnection(ScriptCalls):
         replies, _ = await self._sent(calls, within_s)
         return replies
 
+    async def settled(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the replies to ``calls``; ``None`` stands for a call that has not run.
+
+        That is one whose keys are at two nodes while its slot moves (TRYAGAIN). The others do not
+        wait for it. Raises redis-py's errors, also for any other error reply.
+        """
+        replies, error = await self._sent(calls, _TIMEOUT_S, split_s=_SPLIT_S)
+        if error is not None:
+            raise error
+        for reply in replies:
+            if isinstance(reply, ResponseError) and not isinstance(reply, TryAgainError):
+                raise reply
+        return [None if isinstance(reply, TryAgainError) else reply for reply in replies]
+
     async def _sent(
-        self, calls: Sequence[Call], within_s: float
+        self, calls: Sequence[Call], within_s: float, *, split_s: float = _TIMEOUT_S
     ) -> tuple[list[Any], Exception | None]:
         # A repeated call reads its arguments again.
         calls = [
@@ -106,14 +124,15 @@ class ClusterScriptConnection(ScriptCalls):
         asking: dict[int, Target] = {}
         left: list[int] = list(range(len(calls)))
         clock = asyncio.get_running_loop().time
-        give_up = clock() + within_s
+        began_s = clock()
         pause_s, longest_s = _PAUSE_S
         while left:
             error, late = await self._round(calls, left, asking, replies)
             left = [at for at in left if isinstance(replies[at], AGAIN)]
             if not left:
                 break
-            if clock() + pause_s > give_up:
+            split = all(isinstance(replies[at], TryAgainError) for at in left)
+            if clock() + pause_s > began_s + (min(split_s, within_s) if split else within_s):
                 return replies, error
             if error is not None:
                 await self._refresh()
@@ -205,7 +224,7 @@ class ClusterScriptConnection(ScriptCalls):
         while True:
             node = self._nodes.get(target.node)
             if node is None:
-                pool: Any = _NodePool(self._cluster, target.node)
+                pool: Any = NodePool(self._cluster, target.node)
                 node = _Node(self._node_kind(pool, *self._scripts, observer=self._observer))
                 self._nodes[target.node] = node
             async with node.turn:
@@ -279,15 +298,3 @@ def script_connection(
     if isinstance(client, AsyncCluster):
         return ClusterScriptConnection(client, *scripts, observer=observer)
     return ScriptConnection(client.connection_pool, *scripts, observer=observer)
-
-
-class _NodePool:
-    """Makes the connections to one node, in place of a pool of redis-py."""
-
-    def __init__(self, cluster: AsyncCluster, name: str) -> None:
-        self._cluster = cluster
-        self._host, _, self._port = name.rpartition(":")
-
-    async def get_connection(self) -> Any:
-        """Return a connection that is not connected yet."""
-        return self._cluster.node_connection(self._host, int(self._port))

@@ -1,7 +1,8 @@
 """Cooldowns of models in Redis, shared by the fleet: one key with a TTL for each model.
 
 A process asks Redis about a model at most every ``FRESH_S``, and not for each job. Its own
-cooldowns apply at once.
+cooldowns apply at once. Any client may write these keys: one without a TTL, or with a longer one
+than a worker gives it, is no cooldown.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from berlin_schemas import names
+from berlin_worker.jobs.cooldown import LONGEST_S
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FRESH_S: Final = 0.25
+_LONGEST_MS: Final = LONGEST_S * 1000
+_NO_KEY: Final = -2
+"""The reply of PTTL."""
 _PATIENCE_S: Final = 1.0
 """How long a job waits for the reply of Redis, before it goes on without it."""
 _MODELS_MAX: Final = 1000
@@ -36,29 +41,34 @@ class RedisCooldowns:
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._until: dict[_Model, float] = {}
+        self._own: dict[_Model, float] = {}
+        self._shared: dict[_Model, float] = {}
         self._asked_at: dict[_Model, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def remaining_s(self, provider: str, model: str) -> float:
         """Return for how long (s) no worker should call the model; 0 if it may."""
         named, now = (provider, model), time.monotonic()
-        if (until := self._until.get(named)) is not None and until > now:
+        if (until := self._own.get(named, 0.0)) > now:
             return until - now
         if now - self._asked_at.get(named, -math.inf) < FRESH_S:
-            return 0.0
+            return self._left_s(named)
         if len(self._asked_at) >= _MODELS_MAX:
-            self._asked_at.clear()
-            self._until.clear()
+            for known in (self._asked_at, self._own, self._shared):
+                known.clear()
         # Noted before the reply, so that jobs that begin meanwhile do not ask as well.
         self._asked_at[named] = now
         await self._within_patience(self._ask(named))
-        return max(self._until.get(named, 0.0) - time.monotonic(), 0.0)
+        return self._left_s(named)
+
+    def _left_s(self, named: _Model) -> float:
+        until = max(self._own.get(named, 0.0), self._shared.get(named, 0.0))
+        return max(until - time.monotonic(), 0.0)
 
     async def begin(self, provider: str, model: str, cooldown_s: float) -> None:
         """Let the model cool down for that long (s), or for longer if it does already."""
         named, until = (provider, model), time.monotonic() + cooldown_s
-        self._until[named] = max(until, self._until.get(named, 0.0))
+        self._own[named] = max(until, self._own.get(named, 0.0))
         key = names.limit_key(provider, model)
         await self._within_patience(self._write(key, math.ceil(cooldown_s * 1000)))
 
@@ -76,14 +86,21 @@ class RedisCooldowns:
         except (RedisError, OSError) as error:
             logger.debug("no reply on the cooldown of a model: %s", error)
             return
-        if left_ms > 0:
-            self._until[named] = time.monotonic() + left_ms / 1000
+        if 0 < left_ms <= _LONGEST_MS:
+            self._shared[named] = time.monotonic() + left_ms / 1000
+        else:  # there is no key, or none that a worker has written
+            self._shared.pop(named, None)
 
     async def _write(self, key: str, milliseconds: int) -> None:
         try:
+            left_ms: int = await self._redis.pttl(key)
+            is_sound = left_ms > 0 or left_ms == _NO_KEY
             async with self._redis.pipeline() as pipeline:
-                pipeline.set(key, 1, px=milliseconds, nx=True)
-                pipeline.pexpire(key, milliseconds, gt=True)
+                if is_sound and left_ms <= _LONGEST_MS:
+                    pipeline.set(key, 1, px=milliseconds, nx=True)
+                    pipeline.pexpire(key, milliseconds, gt=True)
+                else:
+                    pipeline.set(key, 1, px=milliseconds)
                 await pipeline.execute()
         except (RedisError, OSError) as error:
             logger.debug("the cooldown of a model is known to this process alone: %s", error)

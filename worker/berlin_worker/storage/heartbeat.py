@@ -151,8 +151,8 @@ class Window:
         jobs = sum(snapshot["jobs"].values()) - sum(first["jobs"].values())
         return Recent(
             window_s=round(span_s, 3),
-            chunks_per_s=round((snapshot["chunks"] - first["chunks"]) / span_s, 3),
-            jobs_per_s=round(jobs / span_s, 3),
+            chunks_per_s=_rate(snapshot["chunks"] - first["chunks"], span_s, 3),
+            jobs_per_s=_rate(jobs, span_s, 3),
             first_chunks=first_chunks,
             first_chunk_s=first_chunk_s,
             waits=waits,
@@ -201,12 +201,17 @@ class WorkerHeartbeat:
         self._script = source("heartbeat")
 
     async def beat_forever(self) -> None:
-        """Write the status every ``interval_s`` until cancelled; a failed write is only logged."""
+        """Write the status every ``interval_s`` until cancelled; a failed write is only logged.
+
+        So is a status that JSON or its model cannot hold, such as a host name that is no UTF-8.
+        """
         while True:
             try:
                 await self.heartbeat()
             except (RedisError, OSError) as error:
                 logger.debug("the heartbeat failed: %s", error)
+            except (ValueError, ArithmeticError):
+                logger.exception("the status of this worker cannot be written")
             await asyncio.sleep(self._interval_s)
 
     async def heartbeat(self) -> None:
@@ -234,8 +239,13 @@ def _token_rates(first: Snapshot, last: Snapshot, span_s: float) -> dict[str, To
         for model, tokens in by_model.items():
             new = tokens - first["token_usage"][kind].get(model, 0.0)
             if new > 0:
-                rates.setdefault(model, {})[kind] = round(60 * new / span_s, 1)
+                rates.setdefault(model, {})[kind] = _rate(60 * new, span_s, 1)
     return {model: TokenRate(**rate) for model, rate in rates.items()}
+
+
+def _rate(amount: float, span_s: float, digits: int) -> float:
+    """Return a rate within the bounds of ``Measured``: upstreams report any number of tokens."""
+    return round(min(amount / span_s, _MOST), digits)
 
 
 def _mean(first: Snapshot, last: Snapshot, name: str) -> tuple[int, float | None]:

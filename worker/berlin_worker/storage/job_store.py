@@ -20,7 +20,7 @@ from berlin_worker.jobs.store import QUEUE_EMPTY, Claim, Overdue, Progress, Rene
 from berlin_worker.storage import append_calls, job_index
 from berlin_worker.storage.claim_reply import claim_of
 from berlin_worker.storage.cluster import AsyncCluster, uptime_s
-from berlin_worker.storage.cluster_scripts import script_connection
+from berlin_worker.storage.cluster_scripts import ClusterScriptConnection, script_connection
 from berlin_worker.storage.dead_letters import DeadLetters
 from berlin_worker.storage.job_nodes import JobNodes
 from berlin_worker.storage.redis_errors import unreachable
@@ -149,16 +149,24 @@ class RedisStore:
             self._index.add_new(job_id)
         return claim
 
-    async def append(self, batch: list[Batch]) -> list[bool]:
-        """Append and publish the events of many jobs (``append.lua``)."""
+    async def append(self, batch: list[Batch]) -> list[bool | None]:
+        """Append and publish the events of many jobs (``append.lua``).
+
+        ``None`` is the reply of a job whose keys are at two nodes, because its slot moves.
+        """
         calls = append_calls.calls(batch, ttl_s=self._log_ttl_s, one_slot=self._one_slot)
+        replies: Sequence[int | None]
         with unreachable():
-            parts: list[list[int]] = await self._append.replies(calls)
-        replies = parts[0] if len(parts) == 1 else [taken for (taken,) in parts]
+            if isinstance(self._append, ClusterScriptConnection):
+                found = await self._append.settled(calls)
+                replies = [each and each[0] for each in found]
+            else:
+                parts: list[list[int]] = await self._append.replies(calls)
+                replies = parts[0] if len(parts) == 1 else [taken for (taken,) in parts]
         for part, taken in zip(batch, replies, strict=True):
             if part.ending and taken:
                 self._index.look_again(part.log.job_id, None)
-        return [taken == 1 for taken in replies]
+        return [None if taken is None else taken == 1 for taken in replies]
 
     async def renew(self, held: Sequence[tuple[str, int]], *, index: bool = True) -> list[Renewal]:
         """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``).

@@ -24,6 +24,7 @@ async def nodes_of(url: str) -> list[Node]:
         return [Node(url, primary=True)]
     async with connections.commands(url) as client:
         cluster: Any = client
+        await cluster.initialize()
         found = [
             Node(parsed.at(place(node.host, node.port)), node.server_type == "primary")
             for node in cluster.get_nodes()

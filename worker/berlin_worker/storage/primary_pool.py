@@ -57,10 +57,11 @@ class BlockingPrimaryConnection(redis.sentinel.SentinelManagedConnection):
 
     def leave(self) -> None:
         """End the connection, because another server is the primary; from any thread."""
-        if self._sock is not None:
+        open_socket = self._sock  # read once: its own thread may close it meanwhile
+        if open_socket is not None:
             with contextlib.suppress(OSError):  # it is closed already
                 # Not by the method of a TLS socket, which another thread may be reading.
-                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
 
 class SecureBlockingPrimaryConnection(BlockingPrimaryConnection, redis.SSLConnection):

@@ -9,6 +9,7 @@ primary.
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -25,6 +26,8 @@ from redis.retry import Retry
 from berlin_worker.config.broker_url import tls_options
 from berlin_worker.config.redis_url import RedisURL
 from berlin_worker.storage.redis_errors import PrimaryNotFound
+
+logger = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 """Host and port."""
@@ -121,14 +124,24 @@ class PrimaryWatch:
     def _ask(self) -> Future[Address]:
         asked: Future[Address] = Future()
         with self._lock:
-            self._waiting.append(asked)
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._run, name="sentinel-watch", daemon=True).start()
+                self._running = True
+            self._waiting.append(asked)
         self._asked.set()
         return asked
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:
+            with self._lock:  # the next call of `_ask` starts another thread
+                self._running = False
+                waiting, self._waiting = self._waiting, []
+            _fail(waiting, error)
+            logger.exception("the watch of the Sentinels has ended; it begins again when needed")
+
+    def _watch(self) -> None:
         idle = 0
         with contextlib.ExitStack() as stack:
             sentinels = [
@@ -151,32 +164,51 @@ class PrimaryWatch:
     def _round(self, sentinels: Sequence["_Sentinel"]) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
+        try:
+            found = self._find(sentinels, is_awaited=bool(waiting))
+        except Exception as error:  # noqa: BLE001  # whatever a broken Sentinel has replied
+            _fail(waiting, error)
+            return
+        self._note(found)
+        for asked in waiting:
+            if asked.set_running_or_notify_cancel():
+                asked.set_result(found)
+        with self._lock:
+            elsewhere = [c for c in self._followers if (c.host, c.port) != found]
+        for connection in elsewhere:
+            try:
+                connection.leave()
+            except Exception:
+                logger.exception("a connection to a former primary cannot be ended")
+
+    def _find(self, sentinels: Sequence["_Sentinel"], *, is_awaited: bool) -> Address:
         now = time.monotonic()
         skipped = [sentinel for sentinel in sentinels if sentinel.skip_until > now]
         replies, errors = _replies(s for s in sentinels if s not in skipped)
         found = newest(replies, self._name)
-        if found is None and waiting:
+        if found is None and is_awaited:
             more, others = _replies(skipped)
             found, errors = newest([*replies, *more], self._name), [*errors, *others]
-        if found is not None:
-            self._note(found)
-        for asked in waiting:
-            if not asked.set_running_or_notify_cancel():
-                continue
-            if found is None:
-                asked.set_exception(not_found(self._name, len(sentinels), errors))
-            else:
-                asked.set_result(found)
-        if found is not None:
-            with self._lock:
-                elsewhere = [c for c in self._followers if (c.host, c.port) != found]
-            for connection in elsewhere:
-                connection.leave()
+        if found is None:
+            raise not_found(self._name, len(sentinels), errors)
+        return found
 
     def _note(self, primary: Address) -> None:
         if self._primary not in (None, primary):
             self.settled_at = time.monotonic() + _SETTLE_S
         self._primary = primary
+
+
+def _fail(waiting: Iterable[Future[Address]], error: BaseException) -> None:
+    """Let each call that waits raise ``error``, as an error of redis-py."""
+    for asked in waiting:
+        if not asked.set_running_or_notify_cancel():
+            continue
+        raised = error
+        if not isinstance(error, RedisError):
+            raised = PrimaryNotFound(f"the Sentinels cannot be asked: {error!r}")
+            raised.__cause__ = error
+        asked.set_exception(raised)
 
 
 class _Sentinel:
