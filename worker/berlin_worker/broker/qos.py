@@ -147,6 +147,7 @@ class QoS(redis.QoS):
                 before = time()
                 now_s = float(self._run("extend_visibility", [self.unacked_index_key], batch))
                 STATE.clock_ahead_s = (before + time()) / 2 - now_s
+                STATE.extended_at = monotonic()
 
     @contextmanager
     def _logged_refusals(self) -> Iterator[None]:
