@@ -6,7 +6,7 @@ between loses it (measured: 32 of 100 kills under load). This channel sends two 
 1. BLMOVE of the last message of a list onto the end of the same list waits without popping.
 2. ``reserve.lua`` moves the message to the unacked hash, with the name of its list and under a tag
    of this worker. It also returns whether more messages wait; the next call then reserves up to 32,
-   without a wait.
+   but fewer large ones, without a wait.
 
 A message that was reserved for a consumer that has gone is put back on its list.
 
@@ -39,6 +39,8 @@ from berlin_worker.storage.scripts import sha1, source
 logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
+_ENOUGH_BYTES: Final = 4 * 1024 * 1024
+"""The sum of bytes after which a call reserves no more: it exceeds this by one message at most."""
 _SCRIPT: Final = source("reserve", "unacked_entry")
 _HEADER_BYTES: Final = 8 * 1024 * 1024
 """The largest message without its job object. As base64 of ASCII JSON a job of ``n`` bytes has at
@@ -202,7 +204,8 @@ class AtomicReserveMixin(Guarded):
         keys = [*self.qos.keys(), *(key for _, key in self._lists)]
         self._calls += 1
         tags = f"{self._tag_prefix}{self._calls:x}."
-        return (len(keys), *keys, most, tags, 8 * self.max_job_bytes + _HEADER_BYTES)
+        longest = 8 * self.max_job_bytes + _HEADER_BYTES
+        return (len(keys), *keys, most, tags, longest, _ENOUGH_BYTES)
 
     def _replies(self: Any) -> list[Any]:
         """Return the reply, or the error reply, to each command that was sent.
