@@ -90,6 +90,7 @@ class Refused(Channel):
         super().__init__()
         self.error, self.active_queues, self.dead_letters_max = error, {"prompts"}, 5
         self.visibility_timeout = 8
+        self.lists_of = lambda queues: [(queue, queue) for queue in queues]
 
     @contextmanager
     def conn_or_acquire(self, client=None):

@@ -58,7 +58,7 @@ def test_large_messages_are_reserved_a_few_at_a_time(server, connection, monkeyp
     channel = connection.channel()
     for size in (10, 300, 300, 300, 2000, 2000, 10):
         server.lpush("prompts", b"x" * size)
-    channel._lists = channel._lists_of(["prompts"])
+    channel._lists = channel.lists_of(["prompts"])
     replies = []
     while server.exists("prompts"):
         more, *fields = server.eval(reserve._SCRIPT, *channel._script_arguments(32))

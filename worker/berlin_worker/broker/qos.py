@@ -168,7 +168,8 @@ class QoS(redis.QoS):
         queues = self.channel.active_queues
         if not queues:
             return
-        keys = self._requeue_keys(min(queues))
+        lists = [key for _, key in self.channel.lists_of(sorted(queues))]
+        keys = [*self._requeue_keys(min(queues)), *lists]
         most = num or _REQUEUED_A_CALL
         try:
             for _ in range(_CALLS_A_TURN):

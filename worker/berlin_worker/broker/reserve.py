@@ -189,11 +189,12 @@ class AtomicReserveMixin(Guarded):
     def _command(self: Any, most: int) -> tuple[Any, ...]:
         """Return the command that reserves ``most`` messages at most."""
         queues = self._queue_cycle.consume(len(self.active_queues))
-        self._lists = self._lists_of(queues)
+        self._lists = self.lists_of(queues)
         script = ("EVALSHA", _SCRIPT_SHA1) if self._script_cached else ("EVAL", _SCRIPT)
         return (*script, *self._script_arguments(most))
 
-    def _lists_of(self: Any, queues: Sequence[str]) -> list[tuple[str, str]]:
+    def lists_of(self: Any, queues: Sequence[str]) -> list[tuple[str, str]]:
+        """Return queue and key of each list, in the order in which they are served."""
         return [
             (queue, self._q_for_pri(queue, step))
             for step in self.priority_steps
@@ -279,7 +280,7 @@ class AtomicReserveMixin(Guarded):
 
     def _get(self: Any, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002  # kombu's signature
         """Reserve one message; raises ``Empty`` if none waits."""
-        self._lists = self._lists_of([queue])
+        self._lists = self.lists_of([queue])
         while True:
             with self.conn_or_acquire() as client:
                 _, *fields = client.eval(_SCRIPT, *self._script_arguments(1))
