@@ -50,7 +50,7 @@ class ControlNode(Node):
             command = check_command(body, reply_exchange=self.mailbox.reply_exchange.name)
             if message is not None:
                 message.headers = with_clock(message.headers)
-            if is_for_another(command, self.hostname):
+            if is_for_another(command, self.hostname or ""):
                 return None
             command |= {"pattern": None, "matcher": None}
             return super().handle_message(command, message)

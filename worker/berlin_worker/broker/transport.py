@@ -5,7 +5,6 @@ from typing import Final
 from kombu.transport import TRANSPORT_ALIASES, redis
 
 from berlin_schemas.jobs import MAX_JOB_BYTES
-from berlin_worker.broker.key_types import KeyTypesMixin
 from berlin_worker.broker.purge import PurgeMixin
 from berlin_worker.broker.reserve import AtomicReserveMixin
 from berlin_worker.storage import kombu_sentinel
@@ -14,7 +13,7 @@ _OPTIONS: Final = ("dead_letters_max", "max_job_bytes")
 """Transport options of the channels of this module, beside kombu's."""
 
 
-class RedisChannel(AtomicReserveMixin, PurgeMixin, KeyTypesMixin, redis.Channel):  # type: ignore[misc]  # kombu has no type information
+class RedisChannel(AtomicReserveMixin, PurgeMixin, redis.Channel):  # type: ignore[misc]  # kombu has no type information
     """The channel for ``redis://`` and ``rediss://``."""
 
     from_transport_options = (*redis.Channel.from_transport_options, *_OPTIONS)  # type: ignore[assignment]  # kombu's own subclass adds some too
@@ -22,9 +21,7 @@ class RedisChannel(AtomicReserveMixin, PurgeMixin, KeyTypesMixin, redis.Channel)
     max_job_bytes = MAX_JOB_BYTES
 
 
-class SentinelChannel(
-    AtomicReserveMixin, PurgeMixin, KeyTypesMixin, kombu_sentinel.SentinelChannel
-):  # type: ignore[misc]  # kombu has no type information
+class SentinelChannel(AtomicReserveMixin, PurgeMixin, kombu_sentinel.SentinelChannel):  # type: ignore[misc]  # kombu has no type information
     """The channel for ``sentinel://``."""
 
     @property
