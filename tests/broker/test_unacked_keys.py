@@ -9,12 +9,13 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kombu import Connection, Exchange, Producer, Queue
+from kombu import Connection
 from kombu.asynchronous import get_event_loop
 
 from berlin_schemas import names
 from berlin_worker.broker.state import STATE
 from berlin_worker.broker.transport import RedisTransport
+from tests.support.redis_types import WRITERS
 from tests.support.selection import examples
 from tests.support.taker import Taker
 from tests.support.workers import wait_until
@@ -192,76 +193,11 @@ def test_as_many_orphans_as_indexes_without_entries_are_found(server, takers):
     assert one.got == ["orphan"]
 
 
-MAKERS = {
-    "string": lambda server, key: server.set(key, "x"),
-    "list": lambda server, key: server.lpush(key, "x"),
-    "set": lambda server, key: server.sadd(key, "x"),
-    "hash": lambda server, key: server.hset(key, "x", "y"),
-    "zset": lambda server, key: server.zadd(key, {"x": 1}),
-    "stream": lambda server, key: server.xadd(key, {"x": "y"}),
-}
-TYPES = {
-    **dict.fromkeys(["prompts", "prompts\x06\x163", "prompts\x06\x169"], "list"),
-    HELD: "hash",
-    INDEX: "zset",
-    REDELIVERED: "hash",
-    "_kombu.binding_deadlines": "zset",
-    **{
-        f"_kombu.binding{kind}.{name}": "set"
-        for kind in ("", "_permanent")
-        for name in ("jobs", "control")
-    },
-}
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_keys_of_a_wrong_type_do_not_stop_a_consumer_that_starts(server, takers, kind, caplog):
-    for key, right in TYPES.items():
-        if kind != right:
-            MAKERS[kind](server, key)
-    one = takers(visibility_timeout=8)
-    jobs = Queue("prompts", Exchange("jobs"), routing_key="prompts")(one.channel)
-    control = Queue("control", Exchange("control"), expires=60)(one.channel)
-    jobs.declare()
-    control.declare()
-    look_for_dead_workers(one)
-    producer = Producer(one.channel)
-    producer.publish("a", exchange="jobs", routing_key="prompts")
-    producer.publish("low", exchange="jobs", routing_key="prompts", priority=3)
-    wait_until(lambda: one.turn() or {"a", "low"} <= set(one.got))
-    for tag in tuple(one.channel.qos._delivered):
-        one.channel.basic_ack(tag)
-    for key, right in TYPES.items():
-        assert server.type(key).decode() in {right, "none"}
-    assert server.smembers("_kombu.binding.jobs") == {b"prompts\x06\x16\x06\x16prompts"}
-    assert caplog.text.count("had a value that no worker writes, and was deleted") >= len(TYPES) - 5
-    if kind != "set":
-        server.delete("_kombu.binding.control", "_kombu.binding_permanent.jobs")
-        MAKERS[kind](server, "_kombu.binding.control")
-        MAKERS[kind](server, "_kombu.binding_permanent.jobs")
-        one.channel._refresh_bindings(["control"])
-        jobs.delete()
-        assert server.type("_kombu.binding.control") == b"set"
-
-
-def test_key_that_the_user_may_not_delete_is_an_error(server, takers, monkeypatch):
-    server.set("_kombu.binding.jobs", "x")
-    one = takers()
-    with one.channel.conn_or_acquire() as client:
-        monkeypatch.setattr(client, "eval", no_permission)
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        Queue("prompts", Exchange("jobs"), routing_key="prompts")(one.channel).declare()
-
-
-def no_permission(*_):
-    raise redis.exceptions.NoPermissionError("NOPERM")
-
-
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("key", [HELD, INDEX, REDELIVERED, names.DEAD_LETTERS, "prompts\x06\x163"])
 def test_key_of_a_wrong_type_stops_no_worker(server, takers, key, kind):
     one = takers(visibility_timeout=8)
-    MAKERS[kind](server, key)
+    WRITERS[kind](server, key)
     server.lpush("prompts", message("good"), b"no message")
 
     def both_are_taken():

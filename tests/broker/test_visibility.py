@@ -57,6 +57,7 @@ class Reconnecting:
             monkeypatch.setattr(STATE, name, 0.0)
         self.qos = qos()
         self.qos._batch_size, self.qos._to_extend, self.qos.unacked_index_key = 1, [], "index"
+        self.qos._postponed = []
         self.qos._run = lambda *_: 1.0
         self.qos.channel.conn_or_acquire, self.qos.channel.settled_at = contextlib.nullcontext, 0.0
         self.consumer = SimpleNamespace(
