@@ -90,6 +90,7 @@ class Refused(Channel):
         super().__init__()
         self.error, self.active_queues, self.dead_letters_max = error, {"prompts"}, 5
         self.visibility_timeout = 8
+        self.lists_of = lambda queues: [(queue, queue) for queue in queues]
 
     @contextmanager
     def conn_or_acquire(self, client=None):
@@ -164,3 +165,36 @@ def test_released_message_is_held_no_longer(hub):
     qos.release("unknown")
     assert "a" in qos._dirty
     assert "unknown" not in qos._dirty
+
+
+def test_postponed_messages_go_back_when_they_are_due_the_first_on_top(hub, monkeypatch):
+    now, calls = [100.0], []
+    monkeypatch.setattr("berlin_worker.broker.qos.time", lambda: now[0])
+    monkeypatch.setattr("berlin_worker.broker.qos._REQUEUED_A_CALL", 2)
+    monkeypatch.setattr("berlin_worker.broker.qos._MOST_POSTPONED", 4)
+    for name in ("clock_ahead_s", "extended_at"):
+        monkeypatch.setattr(STATE, name, 0.0)
+    channel = Refused(None)
+    qos = QoS(channel)
+    monkeypatch.setattr(qos, "_run", lambda name, _, args: calls.append((name, args)) or 1.0)
+    for tag, due in [("c", 103.0), ("a", 101.0), ("d", 900.0), ("b", 102.0), ("too many", 100.0)]:
+        qos.append(MagicMock(), tag)
+        qos.postpone(tag, due)
+    assert qos._delivered.keys() == qos._dirty, "none of them takes a slot"
+    qos.extend_some()
+    assert calls == []
+    now[0] = 200.0
+    qos.extend_some()
+    qos.extend_some()
+    qos.extend_some()
+    assert calls == [("requeue", ["RPUSH", "b", "a"]), ("requeue", ["RPUSH", "c"])]
+    qos.extend_visibility()
+    assert calls[2:] == [("extend_visibility", ["d"])]
+
+
+def test_refusal_of_a_postponed_message_ends_no_worker(hub, caplog):
+    qos = QoS(Refused(ResponseError("OOM")))
+    qos.postpone("a", 0.0)
+    qos.extend_some()
+    assert "cannot be renewed" in caplog.text
+    assert not qos._postponed

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery.events.receiver import EventReceiver
+from celery.events.state import State
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.pidbox import Mailbox
@@ -13,8 +16,9 @@ from berlin_worker.broker.remote_control import (
     ControlNode,
     InvalidBroadcast,
     check_command,
-    check_event,
+    checked_event,
     guarded_events,
+    is_for_another,
     with_clock,
 )
 
@@ -39,6 +43,11 @@ EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.5, "clock
         {**COMMAND, "destination": "a name"},
         {**COMMAND, "destination": [7]},
         {**COMMAND, "pattern": 7, "matcher": "glob"},
+        {**COMMAND, "pattern": r"((\w|@)+)+!", "matcher": "pcre"},
+        {**COMMAND, "pattern": "w*", "matcher": ["glob"]},
+        {**COMMAND, "pattern": "*" * 256, "matcher": "glob"},
+        {**COMMAND, "ticket": "a\nb"},
+        {**COMMAND, "reply_to": {"exchange": REPLIES, "routing_key": "a\nb"}},
         {**COMMAND, "ticket": [1]},
         {**COMMAND, "reply_to": "somebody"},
         {**COMMAND, "reply_to": {"exchange": REPLIES}},
@@ -56,6 +65,37 @@ def test_command_keeps_the_fields_that_kombu_uses():
     assert check_command({**sent, "self": 1}, reply_exchange=REPLIES) == sent
     known = {"method": "hello", "arguments": {"from_node": "x", "revoked": {"a": 1.5}}}
     assert check_command(known, reply_exchange=REPLIES) == known
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hostname", "expected"),
+    [
+        ("w@*", "w@h", False),
+        ("W@*", "w@h", True),
+        ("[uvw]@?", "w@h", False),
+        ("*a" * 127, "a" * 255, False),
+        ("*a" * 126 + "*!", "a" * 255, True),
+        ("*?" * 126 + "!", "a" * 255, True),
+        ("*[a-z]" * 41 + "!", "a" * 255, True),
+    ],
+)
+def test_pattern_of_any_shape_is_matched_at_once(pattern, hostname, expected):
+    command = check_command(
+        {**COMMAND, "pattern": pattern, "matcher": "glob"}, reply_exchange=REPLIES
+    )
+    assert is_for_another(command, hostname) is expected
+    assert not is_for_another({**command, "destination": [hostname]}, hostname)
+
+
+def test_command_with_a_pattern_runs_on_the_workers_that_it_matches():
+    node = ControlNode(
+        "w@h", {}, handlers={"ping": lambda state: "pong"}, mailbox=Mailbox("celery", type="fanout")
+    )
+    replies = [
+        node.handle_message({**COMMAND, "pattern": pattern, "matcher": matcher})
+        for pattern, matcher in [("w@*", "glob"), ("x@*", "glob"), ("w@h", "pcre"), ("x", None)]
+    ]
+    assert replies == ["pong", None, None, "pong"]
 
 
 @pytest.mark.parametrize("clock", [-1, 2**53, 10**400, 1.5, float("inf"), "1", [1], True])
@@ -80,11 +120,37 @@ def test_clock_that_is_a_count_is_adopted():
         {**EVENT, "timestamp": float("inf")},
         {**EVENT, "freq": "often"},
         {**EVENT, "pid": []},
+        {**EVENT, "pid": -1},
+        {**EVENT, "type": "worker-elect"},
+        {**EVENT, "type": "task-received", "uuid": "a", "name": "b"},
+        {**EVENT, "type": "worker-heartbeat\n"},
+        {**EVENT, "hostname": ""},
+        {**EVENT, "hostname": "w@h\n[2026-01-01] forged"},
+        {**EVENT, "hostname": "w" * 256},
+        {**EVENT, "timestamp": -1},
+        {**EVENT, "timestamp": 1e12},
+        {**EVENT, "freq": 1e9},
+        {**EVENT, "freq": 10**400},
+        {**EVENT, "freq": True},
+        {**EVENT, "loadavg": {"a": 1}},
+        {**EVENT, "loadavg": [1, 2, 3, 4]},
+        {**EVENT, "sw_ver": ["5"]},
     ],
 )
 def test_invalid_event_is_refused(event):
     with pytest.raises(InvalidBroadcast):
-        check_event(event)
+        checked_event(event)
+
+
+def test_event_keeps_the_fields_that_celery_sends():
+    sent = EVENT | {
+        "type": "worker-online", "freq": 2.0, "utcoffset": -5, "active": 3, "processed": 9,
+        "loadavg": [6.4, 4, 0.1], "sw_ident": "py-celery", "sw_ver": "5.7.0", "sw_sys": "Linux",
+    }  # fmt: skip
+    assert checked_event(sent) == sent
+    unknown = {"heartbeats": {"a": 1}, "event": 1, "local_received": "x", "freq": None, "new": 1}
+    assert checked_event(EVENT | unknown) == EVENT
+    assert "clock" not in checked_event(EVENT | {"clock": None})
 
 
 def test_events_of_workers_are_handled_and_others_are_dropped():
@@ -93,6 +159,38 @@ def test_events_of_workers_are_handled_and_others_are_dropped():
     for payload in (EVENT, None, {**EVENT, "freq": "often"}, {**EVENT, "clock": "x"}):
         handle(None, SimpleNamespace(headers={}, payload=payload))
     assert [event["clock"] for event in handled] == [3, 0]
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["worker-online", "worker-heartbeat", "task-received"])},
+            optional={
+                "hostname": st.sampled_from(["a@b", "a\nb"]) | st.text(),
+                "timestamp": st.floats() | st.integers(),
+                "freq": st.none() | st.floats() | st.integers(),
+                "heartbeats": st.sampled_from(["abc", {"a": 1}, None, [None]]),
+                **dict.fromkeys(["event", "alive", "uuid", "name"], st.none() | st.text()),
+            },
+        ),
+        max_size=5,
+    )
+)
+def test_no_event_breaks_the_state_of_gossip(sent):
+    state = State()
+    receiver = EventReceiver(None, app=Celery(set_as_current=False))
+
+    def update(prepare: Any, message: Any) -> None:
+        state.event(receiver.event_from_message(message.payload, localize=False)[1])
+
+    handle = guarded_events(update)
+    for payload in sent:
+        handle(None, SimpleNamespace(headers={}, payload=payload))
+    # What gossip asks for every 5 s, and logs.
+    assert all(isinstance(worker.alive, bool) for worker in state.workers.values())
+    assert all(name.isprintable() for name in state.workers)
+    assert not state.tasks
+    assert not state.tasks_by_type
 
 
 anything = st.recursive(

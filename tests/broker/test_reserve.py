@@ -5,6 +5,7 @@ import redis
 from kombu import Connection, Exchange, Producer, Queue
 
 from berlin_schemas import names
+from berlin_worker.broker import reserve
 from berlin_worker.broker.transport import RedisTransport
 from tests.support.taker import QUEUE, Taker
 
@@ -50,6 +51,20 @@ def test_message_is_held_from_reservation_to_acknowledgement(server, connection)
     qos.visibility_timeout = -1
     qos.restore_visible(num=None, interval=1)
     assert server.exists("unacked", "unacked_index") == 0
+
+
+def test_large_messages_are_reserved_a_few_at_a_time(server, connection, monkeypatch):
+    monkeypatch.setattr(reserve, "_ENOUGH_BYTES", 400)
+    channel = connection.channel()
+    for size in (10, 300, 300, 300, 2000, 2000, 10):
+        server.lpush("prompts", b"x" * size)
+    channel._lists = channel.lists_of(["prompts"])
+    replies = []
+    while server.exists("prompts"):
+        more, *fields = server.eval(reserve._SCRIPT, *channel._script_arguments(32))
+        replies.append((more, [len(each.raw) for each in channel._messages_in(fields)]))
+    assert replies == [(1, [10, 300, 300]), (1, [300, 2000]), (1, [2000]), (0, [10])]
+    assert server.hlen("unacked") == server.zcard("unacked_index") == 7
 
 
 def test_invalid_binding_does_not_stop_publishing(server, connection):

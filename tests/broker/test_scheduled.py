@@ -112,3 +112,26 @@ def test_scheduled_jobs_of_a_foreign_producer_return_to_their_list(fleet):
     with fleet.worker("-c", "20"):
         assert {fleet.ended(job_id)[-1]["type"] for job_id in sent} == {"completed"}
     assert not fleet.redis.exists("celery")
+
+
+def test_large_scheduled_jobs_wait_without_a_slot_and_run_when_they_are_due(fleet):
+    """They wait longer than the visibility timeout, in the order of their ETAs."""
+    with fleet.worker("-c", "1", *VERBOSE) as worker:
+        due = time.time() + 12
+        sent = [
+            fleet.app.send_task(
+                "worker.generate", [prompt(f"number {n} " + "x" * 20_000)], queue=QUEUE, countdown=s
+            ).id
+            for n, s in enumerate([12.4, 12, 12.8, 600])
+        ]
+        now = fleet.send(prompt("due"))
+        assert fleet.ended(now)[-1]["type"] == "completed"
+        wait_until(lambda: held(fleet) == fleet.redis.zcard(INDEX) == 4, "held by their tags")
+        assert received(worker) == 1
+        fleet.running(sent[0])
+        assert time.time() > due - 1
+        assert {fleet.ended(job_id)[-1]["type"] for job_id in sent[:3]} == {"completed"}
+        assert received(worker) == 4
+        assert worker.stop() == 0
+    assert held(fleet) + len(queued(fleet)) == 1
+    assert len(fleet.upstream.prompts) == 4

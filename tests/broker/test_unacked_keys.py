@@ -15,6 +15,7 @@ from kombu.asynchronous import get_event_loop
 from berlin_schemas import names
 from berlin_worker.broker.state import STATE
 from berlin_worker.broker.transport import RedisTransport
+from tests.support.redis_types import WRITERS
 from tests.support.selection import examples
 from tests.support.taker import Taker
 from tests.support.workers import wait_until
@@ -192,20 +193,11 @@ def test_as_many_orphans_as_indexes_without_entries_are_found(server, takers):
     assert one.got == ["orphan"]
 
 
-@pytest.mark.parametrize("kind", ["string", "list", "set", "stream", "hash", "zset"])
+@pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("key", [HELD, INDEX, REDELIVERED, names.DEAD_LETTERS, "prompts\x06\x163"])
 def test_key_of_a_wrong_type_stops_no_worker(server, takers, key, kind):
     one = takers(visibility_timeout=8)
-    if kind == "string":
-        server.set(key, "x")
-    elif kind == "hash":
-        server.hset(key, "x", "y")
-    elif kind == "zset":
-        server.zadd(key, {"x": 1})
-    elif kind == "stream":
-        server.xadd(key, {"x": "y"})
-    else:
-        {"list": server.lpush, "set": server.sadd}[kind](key, "x")
+    WRITERS[kind](server, key)
     server.lpush("prompts", message("good"), b"no message")
 
     def both_are_taken():

@@ -55,3 +55,22 @@ def test_stopped_worker_leaves_no_pending_acknowledgement(fleet):
         assert worker.stop() == 0
         # Each job has ended, or waits again: no worker holds one.
         assert fleet.redis.zcard(INDEX) == fleet.redis.hlen("unacked:prompts") == 0
+
+
+def test_keys_of_wrong_types_stop_no_worker_that_starts_or_runs(fleet):
+    hostname = "wrong@types"
+    keys = ["prompts", "prompts\x06\x163", "_kombu.binding.prompts", "unacked:prompts", INDEX]
+    keys += ["_kombu.binding_permanent.prompts", "unacked:prompts:redelivered"]
+    keys += [f"{hostname}.celery.pidbox", "_kombu.binding_deadlines", "worker:nothing"]
+    for exchange in ("celery.pidbox", "celeryev", "reply.celery.pidbox"):
+        keys += [f"_kombu.binding.{exchange}", f"_kombu.binding_permanent.{exchange}"]
+    for key in keys:
+        fleet.redis.set(key, "x")
+    with fleet.worker("-n", hostname):
+        for _ in range(2):
+            wait_until(lambda: not fleet.redis.exists("prompts", "prompts\x06\x163"), "healed")
+            assert fleet.ended(fleet.send(prompt("a")))[-1]["type"] == "completed"
+            wait_until(lambda: not fleet.redis.exists("unacked:prompts"), "acknowledged")
+            for key in ("prompts", "prompts\x06\x163", "unacked:prompts", INDEX):
+                fleet.redis.set(key, "x")
+    fleet.redis.delete(*keys)

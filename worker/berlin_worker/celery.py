@@ -14,6 +14,7 @@ from berlin_worker.broker import (
     worker_options,
 )
 from berlin_worker.broker.broker_info import BrokerInfo
+from berlin_worker.broker.command_arguments import MOST_SLOTS
 from berlin_worker.broker.consumer_heartbeat import ConsumerHeartbeat
 from berlin_worker.broker.visibility import ExtendVisibility
 from berlin_worker.config import celery_variables
@@ -87,6 +88,8 @@ app.conf.update(
     worker_pool_drain_timeout=_settings.drain_timeout_s,
     worker_concurrency=1000,
     worker_prefetch_multiplier=1,
+    # Each scheduled message raises the prefetch count, and for kombu more than this is no limit.
+    worker_eta_task_limit=MOST_SLOTS,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
     # Each of these costs every job something; none is needed.

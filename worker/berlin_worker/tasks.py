@@ -10,6 +10,7 @@ from celery.worker.state import task_ready
 
 from berlin_schemas import ErrorCode, names
 from berlin_worker.broker import revocation, running
+from berlin_worker.broker.scheduled import check_memory
 from berlin_worker.broker.state import STATE
 from berlin_worker.broker.validation import validate
 from berlin_worker.broker.visibility import redelivered_at_once
@@ -36,6 +37,8 @@ class TaskCancelled(Ignore):  # type: ignore[misc]  # celery has no type informa
 class PromptRequest(AsyncioRequest):
     """A request that can run; raises ``broker.validation.InvalidMessage`` for any other.
 
+    Raises ``broker.scheduled.Postponed`` for one that has to wait without its body.
+
     Its arguments hold a prompt, and stay out of logs, events and ``inspect``. The client hides them
     itself (``argsrepr``), other producers do not.
     """
@@ -51,6 +54,8 @@ class PromptRequest(AsyncioRequest):
             self._eta = self._eta and self._eta + ahead
             self._expires = self._expires and self._expires + ahead
         validate(self._request_dict, self._body, self._eta)
+        if self._eta is not None:
+            check_memory(self.message, self._eta)
         # Celery copies the rest of the body, and every header, into the request context, where one
         # could replace the ID or a method.
         self._body = (*self._body[:2], None)

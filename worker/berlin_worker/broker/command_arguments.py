@@ -77,7 +77,8 @@ def checked(
     return dict(arguments)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Return whether this is printable text of bounded length: no line break can forge a log."""
     return isinstance(value, str) and len(value) <= _LONGEST_TEXT and value.isprintable()
 
 
@@ -106,7 +107,7 @@ def _is_signal(value: Any) -> bool:
 
 
 def _is_one_text_or_more(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
+    return is_text(value) or (isinstance(value, list) and all(map(is_text, value)))
 
 
 def _is_some(value: Any) -> bool:
@@ -115,7 +116,7 @@ def _is_some(value: Any) -> bool:
 
 def _are_revoked(value: Any) -> bool:
     """Return whether these are IDs or, as older workers send them, IDs with times."""
-    return isinstance(value, list | dict) and all(map(_is_text, value))
+    return isinstance(value, list | dict) and all(map(is_text, value))
 
 
 def _queue_only(given: Mapping[str, Any], _: Facts) -> str | None:
@@ -153,7 +154,7 @@ def _slots_left(given: Mapping[str, Any], facts: Facts) -> str | None:
 
 
 _BOOLEAN: Final = _Argument(_is_boolean, "true or false")
-_TEXT: Final = _Argument(_is_text, f"printable text of at most {_LONGEST_TEXT} characters")
+_TEXT: Final = _Argument(is_text, f"printable text of at most {_LONGEST_TEXT} characters")
 _NEEDED: Final = _TEXT._replace(required=True)
 _IDS: Final = _Argument(
     lambda value: _is_one_text_or_more(value) and _is_some(value),

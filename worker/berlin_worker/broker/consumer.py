@@ -22,6 +22,7 @@ from berlin_worker.broker import amqp_decoding, decompression, envelope, running
 from berlin_worker.broker.guard import is_lost_connection
 from berlin_worker.broker.options import check_options
 from berlin_worker.broker.remote_control import ControlNode, guarded_events
+from berlin_worker.broker.scheduled import Postponed
 from berlin_worker.broker.state import STATE
 from berlin_worker.broker.validation import InvalidMessage
 from berlin_worker.errors import JobError, SettingsError
@@ -126,8 +127,10 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # celery has no type info
         self._discard(message, "unknown_task", exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Discard a message that Celery cannot turn into a request."""
-        if isinstance(exc, InvalidMessage):
+        """Discard a message that Celery cannot turn into a request, or postpone it."""
+        if isinstance(exc, Postponed):
+            message.channel.qos.postpone(message.delivery_tag, exc.due)
+        elif isinstance(exc, InvalidMessage):
             self._discard(message, exc.reason, exc, detail=str(exc))
         else:
             self._discard(message, "not_a_task", exc)

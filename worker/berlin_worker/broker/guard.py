@@ -18,6 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from berlin_schemas import names
 from berlin_worker.broker import envelope
+from berlin_worker.broker.key_types import KeyTypesMixin
 from berlin_worker.broker.state import STATE
 
 logger = get_logger(__name__)
@@ -33,7 +34,7 @@ class Reserved(NamedTuple):
     """Whether a worker held it before."""
 
 
-class Guarded:
+class Guarded(KeyTypesMixin):
     """A channel that accepts any bytes. It stands before kombu's class in the MRO."""
 
     _client: Any = None

@@ -15,6 +15,8 @@ from celery.utils.log import get_logger
 from kombu.asynchronous import get_event_loop
 from redis.exceptions import RedisError, ResponseError
 
+from berlin_worker.broker.key_types import is_wrong_type
+
 logger = get_logger(__name__)
 
 _RETRY_S: Final = 10.0
@@ -114,7 +116,8 @@ class PriorityWaits:
 
     def _failed(self, key: str, error: Exception) -> None:
         """Drop the wait and try again later; the channel itself notices a server that is gone."""
-        refused = isinstance(error, ResponseError)
+        # A key of a wrong type is deleted within a second, see requeue_expired.lua.
+        refused = isinstance(error, ResponseError) and not is_wrong_type(error)
         level = logger.warning if refused else logger.debug
         level(_LATE, error)
         self._retry_at = monotonic() + (_REFUSED_S if refused else _RETRY_S)

@@ -5,7 +5,9 @@ meanwhile; an invalid event may corrupt state that fails later. This module drop
 and logs one line. The checks are pure.
 """
 
-from collections.abc import Callable
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ from celery.utils.log import get_logger
 from kombu.pidbox import Node
 from redis.exceptions import ResponseError
 
-from berlin_worker.broker.command_arguments import Facts, InvalidCommand, checked
+from berlin_worker.broker.command_arguments import Facts, InvalidCommand, checked, is_text
 from berlin_worker.broker.guard import is_lost_connection
 
 logger = get_logger(__name__)
@@ -21,6 +23,14 @@ logger = get_logger(__name__)
 _LATEST_CLOCK: Final = 2**53
 """Logical clocks count messages. No worker counts this far, and workers would pass the value on."""
 _FIELDS: Final = ("method", "arguments", "reply_to", "ticket")
+_MATCHER: Final = "glob"
+_EVENTS: Final = frozenset({"worker-online", "worker-heartbeat", "worker-offline"})
+"""The events that Celery's gossip uses. Those of tasks would fill its state without a limit."""
+_LATEST_TIME: Final = 253_402_214_400
+"""The last day of the year 9999, s: Celery shows times as dates."""
+_LONGEST_FREQ_S: Final = 3600
+"""A worker counts as alive for twice the time between its heartbeats."""
+_MOST_LOADS: Final = 3
 
 
 class InvalidBroadcast(ValueError):
@@ -40,6 +50,9 @@ class ControlNode(Node):
             command = check_command(body, reply_exchange=self.mailbox.reply_exchange.name)
             if message is not None:
                 message.headers = with_clock(message.headers)
+            if is_for_another(command, self.hostname or ""):
+                return None
+            command |= {"pattern": None, "matcher": None}
             return super().handle_message(command, message)
         except Exception as error:  # not SystemExit, by which a command ends the worker
             # A ResponseError is a refusal of the reply, and no lost connection.
@@ -78,8 +91,9 @@ def guarded_events(handle: Callable[..., Any]) -> Callable[..., Any]:
         try:
             message.headers = with_clock(message.headers)
             event = message.payload
-            check_event(event)
-            event.update(with_clock(event))
+            valid = checked_event(event)
+            event.clear()
+            event.update(valid)
             return handle(prepare, message)
         except Exception as error:
             if is_lost_connection(error):
@@ -102,34 +116,52 @@ def check_command(body: Any, *, reply_exchange: str) -> dict[str, Any]:
     destination = body.get("destination") or []
     if not isinstance(destination, list) or not all(isinstance(each, str) for each in destination):
         raise InvalidBroadcast("destination: a list of names is needed")
-    if not all(isinstance(body.get(name) or "", str) for name in ("pattern", "matcher", "ticket")):
-        raise InvalidBroadcast("pattern, matcher, ticket: strings are needed")
+    if not all(is_text(body.get(name) or "") for name in ("pattern", "ticket")):
+        raise InvalidBroadcast("pattern, ticket: short, printable strings are needed")
+    # A regular expression may run for hours, and the worker halts meanwhile.
+    if (body.get("matcher") or _MATCHER) != _MATCHER:
+        raise InvalidBroadcast(f"matcher: use {_MATCHER}")
     reply_to = body.get("reply_to")
     if reply_to and not (
         isinstance(reply_to, dict)
         and reply_to.get("exchange") == reply_exchange
-        and isinstance(reply_to.get("routing_key"), str)
+        and is_text(reply_to.get("routing_key"))
     ):
         raise InvalidBroadcast("reply_to: no address of remote control")
     names = (*_FIELDS, "destination", "pattern", "matcher")
     return {name: body[name] for name in names if name in body}
 
 
-def check_event(event: Any) -> None:
-    """Raise :class:`InvalidBroadcast` unless this is an event of a worker."""
+def is_for_another(command: Mapping[str, Any], hostname: str) -> bool:
+    """Return whether the pattern of a valid command does not match the name of this worker.
+
+    As with kombu, a pattern counts only without a destination and with a matcher.
+    """
+    pattern = command.get("pattern")
+    if command.get("destination") or not (pattern and command.get("matcher")):
+        return False
+    # fnmatch.fnmatch, which kombu uses, keeps up to 32,768 patterns in memory; re keeps 512.
+    return re.match(fnmatch.translate(pattern), hostname) is None
+
+
+def checked_event(event: Any) -> dict[str, Any]:
+    """Return the fields of a worker's event that Celery knows; raise :class:`InvalidBroadcast`.
+
+    Celery makes an attribute of each field, so an unknown one could replace its own state.
+    """
     if not isinstance(event, dict):
         raise InvalidBroadcast("no object")
-    if not isinstance(event.get("type"), str) or not isinstance(event.get("hostname"), str):
-        raise InvalidBroadcast("type, hostname: strings are needed")
-    if not _is_number(event.get("timestamp")):
-        raise InvalidBroadcast("timestamp: a number is needed")
-    odd = [
-        name
-        for name in ("freq", "pid", "active", "processed", "utcoffset", "local_received")
-        if event.get(name) is not None and not _is_number(event[name])
-    ]
-    if odd:
-        raise InvalidBroadcast(f"{odd[0]}: a number is needed")
+    if not isinstance(event.get("type"), str) or event["type"] not in _EVENTS:
+        raise InvalidBroadcast("type: an event of a worker is needed")
+    for name in ("hostname", "timestamp"):
+        if not _EVENT_FIELDS[name](event.get(name)):
+            raise InvalidBroadcast(f"{name}: a valid value is needed")
+    known = {name: event[name] for name in _EVENT_FIELDS if event.get(name) is not None}
+    for name, value in known.items():
+        if not _EVENT_FIELDS[name](value):
+            raise InvalidBroadcast(f"{name}: a valid value is needed")
+    clock = {"clock": event["clock"]} if event.get("clock") is not None else {}
+    return with_clock({"type": event["type"], **known, **clock})
 
 
 def with_clock(fields: Any) -> dict[str, Any]:
@@ -142,8 +174,35 @@ def with_clock(fields: Any) -> dict[str, Any]:
     return fields | {"clock": 0}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in {int, float} and low <= value <= high
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LATEST_CLOCK
+
+
+def _are_loads(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= _MOST_LOADS
+        and all(type(each) in {int, float} and isfinite(each) for each in value)
+    )
+
+
+_EVENT_FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "hostname": lambda value: bool(value) and is_text(value),
+    "timestamp": _between(0, _LATEST_TIME),
+    "freq": _between(0, _LONGEST_FREQ_S),
+    "utcoffset": _between(-48, 48),
+    "pid": _is_count,
+    "active": _is_count,
+    "processed": _is_count,
+    "loadavg": _are_loads,
+    "sw_ident": is_text,
+    "sw_ver": is_text,
+    "sw_sys": is_text,
+}
 
 
 def _text(error: Exception) -> str:

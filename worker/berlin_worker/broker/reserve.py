@@ -6,7 +6,7 @@ between loses it (measured: 32 of 100 kills under load). This channel sends two 
 1. BLMOVE of the last message of a list onto the end of the same list waits without popping.
 2. ``reserve.lua`` moves the message to the unacked hash, with the name of its list and under a tag
    of this worker. It also returns whether more messages wait; the next call then reserves up to 32,
-   without a wait.
+   but fewer large ones, without a wait.
 
 A message that was reserved for a consumer that has gone is put back on its list.
 
@@ -39,6 +39,8 @@ from berlin_worker.storage.scripts import sha1, source
 logger = get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 32
+_ENOUGH_BYTES: Final = 4 * 1024 * 1024
+"""The sum of bytes after which a call reserves no more: it exceeds this by one message at most."""
 _SCRIPT: Final = source("reserve", "unacked_entry")
 _HEADER_BYTES: Final = 8 * 1024 * 1024
 """The largest message without its job object. As base64 of ASCII JSON a job of ``n`` bytes has at
@@ -187,11 +189,12 @@ class AtomicReserveMixin(Guarded):
     def _command(self: Any, most: int) -> tuple[Any, ...]:
         """Return the command that reserves ``most`` messages at most."""
         queues = self._queue_cycle.consume(len(self.active_queues))
-        self._lists = self._lists_of(queues)
+        self._lists = self.lists_of(queues)
         script = ("EVALSHA", _SCRIPT_SHA1) if self._script_cached else ("EVAL", _SCRIPT)
         return (*script, *self._script_arguments(most))
 
-    def _lists_of(self: Any, queues: Sequence[str]) -> list[tuple[str, str]]:
+    def lists_of(self: Any, queues: Sequence[str]) -> list[tuple[str, str]]:
+        """Return queue and key of each list, in the order in which they are served."""
         return [
             (queue, self._q_for_pri(queue, step))
             for step in self.priority_steps
@@ -202,7 +205,8 @@ class AtomicReserveMixin(Guarded):
         keys = [*self.qos.keys(), *(key for _, key in self._lists)]
         self._calls += 1
         tags = f"{self._tag_prefix}{self._calls:x}."
-        return (len(keys), *keys, most, tags, 8 * self.max_job_bytes + _HEADER_BYTES)
+        longest = 8 * self.max_job_bytes + _HEADER_BYTES
+        return (len(keys), *keys, most, tags, longest, _ENOUGH_BYTES)
 
     def _replies(self: Any) -> list[Any]:
         """Return the reply, or the error reply, to each command that was sent.
@@ -276,7 +280,7 @@ class AtomicReserveMixin(Guarded):
 
     def _get(self: Any, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002  # kombu's signature
         """Reserve one message; raises ``Empty`` if none waits."""
-        self._lists = self._lists_of([queue])
+        self._lists = self.lists_of([queue])
         while True:
             with self.conn_or_acquire() as client:
                 _, *fields = client.eval(_SCRIPT, *self._script_arguments(1))

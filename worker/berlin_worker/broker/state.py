@@ -21,6 +21,10 @@ class BrokerState:
     restores_from: float = 0.0
     """When (``monotonic()``) this process may requeue expired messages of other workers. After an
     outage, in which no worker could extend its messages, each gets a whole timeout to do so."""
+    restores_in_s: float = 0.0
+    """How much of that time was left when the connection was lost."""
+    extended_at: float = 0.0
+    """When (``monotonic()``) this process last extended its messages."""
     clock_ahead_s: float = 0.0
     """By how much the clock of this process is ahead of Redis's, as of the last extension."""
     on_unreadable: Callable[[str], None] = _ignore

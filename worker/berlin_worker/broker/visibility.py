@@ -52,9 +52,10 @@ class ExtendVisibility(bootsteps.StartStopStep):  # type: ignore[misc]  # celery
         qos = self._qos = consumer.task_consumer.channel.qos
         # Celery has dropped the messages of tasks that had not begun: they are delivered again.
         qos.adopt(request.message for request in state.active_requests if not request.acknowledged)
+        silent_s = monotonic() - STATE.extended_at
         qos.extend_all()
         if STATE.restores_from:
-            STATE.restores_from = monotonic() + VISIBILITY_TIMEOUT_S
+            STATE.restores_from = monotonic() + grace_s(silent_s, STATE.restores_in_s)
         self._timers += [
             repeat(RENEW_INTERVAL_S, qos.extend_visibility),
             repeat(RENEW_INTERVAL_S / 10, qos.extend_some),
@@ -65,6 +66,8 @@ class ExtendVisibility(bootsteps.StartStopStep):  # type: ignore[misc]  # celery
 
         Celery calls this when the connection is gone, and at the beginning of a shutdown.
         """
+        if STATE.restores_from != inf:
+            STATE.restores_in_s = max(0.0, STATE.restores_from - monotonic())
         STATE.restores_from = inf
         # At a shutdown the pool still drains: its messages are extended until shutdown().
         if consumer.blueprint.state != bootsteps.CLOSE:
@@ -109,6 +112,20 @@ def _stop_consuming(task_consumer: Any) -> None:
 
 def _is_redis(consumer: Any) -> bool:
     return bool(consumer.connection.transport.driver_type == "redis")
+
+
+def grace_s(silent_s: float, left_s: float) -> float:
+    """Return for how long after a reconnect this process requeues nothing of other workers, s.
+
+    If it has extended no message for ``silent_s``, others may have been cut off as well. After a
+    longer outage each gets a whole visibility timeout to extend its messages. A shorter one lets
+    none expire: the time ``left_s`` runs on, and others have the time to connect. With connections
+    that are lost every few seconds, a whole timeout would never be over, and the messages of dead
+    workers would not come back.
+    """
+    if silent_s < CUT_OFF_S:
+        return max(left_s, RENEW_INTERVAL_S)
+    return VISIBILITY_TIMEOUT_S
 
 
 def redelivered_at_once(delivery_info: Mapping[str, Any], conf: Settings) -> bool:

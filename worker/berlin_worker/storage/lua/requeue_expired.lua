@@ -2,7 +2,7 @@
 -- has written.
 --
 -- KEYS  1 unacked   2 unacked_index   3 the list for a message whose own list takes none
---       4 redelivered (hash, see unacked_entry.lua)
+--       4 redelivered (hash, see unacked_entry.lua)   5... the lists of the queue
 -- ARGV  1 seconds after which a message goes back   2 messages to look at, at most
 --       3 1 to look for entries without an index, however many there are of both
 -- reply {1 if more are due, error or '', keys of a wrong type that were deleted...}
@@ -10,7 +10,11 @@
 local most = tonumber(ARGV[2])
 local reply = {0, ''}
 
-for key, kind in pairs({[KEYS[1]] = 'hash', [KEYS[2]] = 'zset', [KEYS[4]] = 'hash'}) do
+local kinds = {[KEYS[1]] = 'hash', [KEYS[2]] = 'zset', [KEYS[4]] = 'hash'}
+for n = 5, #KEYS do
+  kinds[KEYS[n]] = 'list'
+end
+for key, kind in pairs(kinds) do
   local found = redis.call('TYPE', key).ok
   if found ~= 'none' and found ~= kind then
     redis.call('DEL', key)

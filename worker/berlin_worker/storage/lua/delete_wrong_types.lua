@@ -1,0 +1,14 @@
+-- Delete keys that have another type than the broker's client needs: no command on them can succeed.
+--
+-- KEYS  any     ARGV  the type of each key
+-- reply {the keys that were deleted...}
+
+local deleted = {}
+for n, key in ipairs(KEYS) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= ARGV[n] then
+    redis.call('DEL', key)
+    deleted[#deleted + 1] = key
+  end
+end
+return deleted
