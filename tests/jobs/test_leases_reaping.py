@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 def claim(created_ms, *, attempt=1, now_ms=9000):
     times = {"created_ms": created_ms, "started_ms": now_ms, "now_ms": now_ms}
-    counts = {"seq": 0, "chunks": 0, "failed_attempts": 0, "cancel_reason": ""}
+    counts = {"seq": 0, "chunks": 0, "failed_attempts": 0, "cancel_reason": "", "owner": "w"}
     return Claim(job_id="job-0", status="claimed", attempt=attempt, **counts, **times)
 
 

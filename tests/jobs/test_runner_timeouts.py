@@ -59,7 +59,7 @@ async def test_deadline_counts_from_the_start_of_the_first_attempt(worker, redis
     async with worker(says("never")) as here:
         claim = await here.store.claim(JOB_ID, JOB, call="first", deadline_s=50.0)
         await redis_client.hset(names.state_key(JOB_ID), "started_ms", claim.started_ms - 10_000)
-        await here.store.release(JOB_ID, 1)
+        await here.store.release(JOB_ID, claim.owner)
         await here.run(deadline_s=9)
         [event] = await here.log()
         assert here.provider.calls == 0

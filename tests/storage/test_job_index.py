@@ -79,9 +79,9 @@ async def test_every_call_of_a_clustered_store_has_keys_of_one_slot(redis_client
         claim = await store.claim(job_id, b"{}", call="x", deadline_s=9)
         logs.append(open_log(claim))
     assert await store.append([log.take() for log in logs]) == [True] * 20
-    assert await store.renew([(job_id, 1) for job_id in IDS[:20]]) == ["renewed"] * 20
-    await store.release(IDS[0], 1)
-    await store.clear_failure(IDS[1], 1, failed_attempts=0, at_most=9)
+    assert await store.renew([(log.job_id, log.owner) for log in logs]) == ["renewed"] * 20
+    await store.release(IDS[0], logs[0].owner)
+    await store.clear_failure(IDS[1], logs[1].owner, failed_attempts=0, at_most=9)
     await store.revoke(IDS[2], running=True)
     await store.take_turn(1.0)
     await store.due(10)

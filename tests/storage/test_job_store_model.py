@@ -6,6 +6,8 @@ unfinished jobs loses entries and gets foreign ones; it must always heal.
 
 import asyncio
 import contextlib
+import copy
+import time
 
 import pytest
 import redis
@@ -67,6 +69,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.stores = [make_store(self.client, owner=f"worker-{n}") for n in WORKERS]
         self.models = {job_id: Model() for job_id in JOBS}
         self.logs = {}
+        self.before_claim = {}
         self.calls = 0
 
     def teardown(self):
@@ -89,24 +92,25 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(worker=workers, job_id=jobs, lost=lost_replies, only_queued=st.booleans())
     def claim(self, worker, job_id, lost, only_queued):
-        self._claim(worker, job_id, lost, held=0, only_queued=only_queued)
+        self._claim(worker, job_id, lost, held="", only_queued=only_queued)
 
     @precondition(lambda self: self.logs)
     @rule(data=st.data(), lost=lost_replies)
     def give_way(self, data, lost):
         worker, job_id = data.draw(st.sampled_from(sorted(self.logs)))
         log = self.logs.pop((worker, job_id))
-        self._claim(worker, job_id, lost, held=log.attempt, only_queued=False)
+        self._claim(worker, job_id, lost, held=log.owner, only_queued=False)
 
     def _claim(self, worker, job_id, lost, *, held, only_queued):
         self.calls += 1
         call = f"call-{self.calls}"
         model = self.models[job_id]
-        expected = model.claim(held, only_queued)
+        before = copy.deepcopy(model), self._copied(job_id)
+        expected = model.claim(f"worker-{worker}/{call}", held, only_queued)
         got = self.until_answered(
             lost,
             lambda: self.stores[worker].claim(
-                job_id, JOB, call=call, deadline_s=50.0, held_attempt=held, only_queued=only_queued
+                job_id, JOB, call=call, deadline_s=50.0, held=held, only_queued=only_queued
             ),
         )
         assert got.status == expected
@@ -115,9 +119,28 @@ class StoreMachine(RuleBasedStateMachine):
         assert got.seq == len(model.log)
         assert got.cancel_reason == model.cancel_reason
         if expected == "claimed":
+            self.before_claim[job_id] = before
             log = self.logs[worker, job_id] = open_log(got, opened=False)
             kind = Reset if log.phase is Phase.STREAMING else Started
-            log.event(event(log, kind, **({"reason": "interrupted"} if kind is Reset else {})))
+            reason = {"reason": "interrupted"} if kind is Reset else {}
+            log.event(event(log, kind, ts=float(self.calls), **reason))
+
+    def _copied(self, job_id):
+        with redis.Redis.from_url(self.url) as client:
+            keys = (names.state_key(job_id), names.log_key(job_id))
+            return {key: (max(client.pttl(key), 0), client.dump(key)) for key in keys}
+
+    @precondition(lambda self: self.before_claim)
+    @rule(data=st.data())
+    def a_failover_forgets_the_last_claim(self, data):
+        """The attempt goes on, unaware; the next claim has its number."""
+        job_id = data.draw(st.sampled_from(sorted(self.before_claim)))
+        self.models[job_id], copied = self.before_claim.pop(job_id)
+        with redis.Redis.from_url(self.url) as client:
+            for key, (ttl_ms, value) in copied.items():
+                client.delete(key)
+                if value is not None:
+                    client.restore(key, ttl_ms, value)
 
     @precondition(lambda self: self.logs)
     @rule(data=st.data(), lost=lost_replies, chunks=st.integers(0, 3), ends=st.booleans())
@@ -131,12 +154,13 @@ class StoreMachine(RuleBasedStateMachine):
             log = self.logs[key]
             log.chunk(["x"] * (chunks + 1))
             if ends:
-                log.event(event(log, Completed, finish_reason="stop", timings=TIMINGS))
+                ts = time.time()
+                log.event(event(log, Completed, finish_reason="stop", timings=TIMINGS, ts=ts))
             batches.append(log.take())
         got = self.until_answered(lost, lambda: self.stores[picked[0][0]].append(batches))
         for (worker, job_id), batch, taken in zip(picked, batches, got, strict=True):
             model = self.models[job_id]
-            owned = model.owned_by(batch.log.attempt)
+            owned = model.owned_by(batch.log.owner)
             assert taken == (owned and not model.log_broken)
             if owned and model.log_broken:
                 model.log, model.log_broken = [], False
@@ -150,11 +174,11 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.logs)
     @rule(lost=lost_replies)
     def renew(self, lost):
-        held = [(job_id, log.attempt) for (_, job_id), log in sorted(self.logs.items())]
+        held = [(job_id, log.owner) for (_, job_id), log in sorted(self.logs.items())]
         got = self.until_answered(lost, lambda: self.stores[0].renew(held))
-        for (job_id, attempt), reply in zip(held, got, strict=True):
+        for (job_id, owner), reply in zip(held, got, strict=True):
             model = self.models[job_id]
-            if model.owned_by(attempt):
+            if model.owned_by(owner):
                 assert reply == (model.cancel_reason or "renewed")
                 model.lease_expired = False
             else:
@@ -165,9 +189,9 @@ class StoreMachine(RuleBasedStateMachine):
     def release(self, data, lost):
         worker, job_id = data.draw(st.sampled_from(sorted(self.logs)))
         log = self.logs.pop((worker, job_id))
-        self.until_answered(lost, lambda: self.stores[worker].release(job_id, log.attempt))
+        self.until_answered(lost, lambda: self.stores[worker].release(job_id, log.owner))
         model = self.models[job_id]
-        if model.owned_by(log.attempt):
+        if model.owned_by(log.owner):
             model.status = "queued"
             model.lease_expired = False
 

@@ -7,20 +7,21 @@ class Model:
     def __init__(self):
         self.status = None
         self.attempt = 0
+        self.owner = ""
         self.failed_attempts = 0
         self.lease_expired = False
         self.cancel_reason = ""
         self.log = []
         self.log_broken = False
 
-    def claim(self, held, only_queued):
-        """The claim's status; begins the attempt if it is ``claimed``."""
+    def claim(self, owner, held, only_queued):
+        """The claim's status; begins the attempt of ``owner`` if it is ``claimed``."""
         if self.status == "over":
             return "finished"
         if only_queued and self.status != "queued":
             return "not_queued"
         if self.status == "running":
-            if held != self.attempt and not self.lease_expired:
+            if held != self.owner and not self.lease_expired:
                 return "leased"
             self.failed_attempts += 1
         elif held:
@@ -29,8 +30,9 @@ class Model:
         if self.log_broken:
             self.log, self.log_broken = [], False
         self.attempt += 1
+        self.owner = owner
         self.lease_expired = False
         return "claimed"
 
-    def owned_by(self, attempt):
-        return self.status == "running" and self.attempt == attempt
+    def owned_by(self, owner):
+        return self.status == "running" and self.owner == owner

@@ -56,8 +56,8 @@ class FakeLeaseStore:
 
 
 class FakeHolder:
-    def __init__(self, attempt=1):
-        self.attempt = attempt
+    def __init__(self, owner="w/1"):
+        self.owner = owner
         self.received = []
 
     def lost(self):

@@ -96,10 +96,10 @@ async def test_lost_job_is_reported_with_the_trace_of_its_first_claim(store, red
 
 
 async def test_renewal_between_due_and_reap_saves_the_job(store, redis_client):
-    await claim(store)
+    owner = (await claim(store)).owner
     await expire_lease(redis_client, ID)
     assert await store.due(10) == [ID]
-    await store.renew([(ID, 1)])
+    await store.renew([(ID, owner)])
     assert await store.reap(ID, again_running_s=6, again_queued_s=30) is None
     assert (await record(redis_client, ID))["status"] == "running"
 

@@ -166,7 +166,7 @@ class AttemptLoop:
     async def _next(self, job: PromptJob, attempt: Attempt, reason: ErrorCode) -> Attempt:
         held = attempt.claim
         claim = await self.claimer.claim(
-            held.job_id, b"", deadline_s=job.deadline_s, held_attempt=held.attempt
+            held.job_id, b"", deadline_s=job.deadline_s, held=held.owner
         )
         if claim.status != "claimed":
             raise Fenced(held.job_id)

@@ -40,7 +40,7 @@ class Claimer:
         job: bytes,
         *,
         deadline_s: float,
-        held_attempt: int = 0,
+        held: str = "",
         only_queued: bool = False,
         facts: Facts = NO_FACTS,
     ) -> Claim:
@@ -57,7 +57,7 @@ class Claimer:
                     job,
                     call=call,
                     deadline_s=deadline_s,
-                    held_attempt=held_attempt,
+                    held=held,
                     only_queued=only_queued,
                     trace=tracing.current().carrier,
                     facts=facts,

@@ -52,7 +52,7 @@ async def under_observation(
     waits = quarantine.busy
     if waits:
         # A lost worker must not count against a job that only waits.
-        await retry_until_available(lambda: store.release(job_id, claim.attempt))
+        await retry_until_available(lambda: store.release(job_id, claim.owner))
         if quarantine.waits(job_id):
             yield replace(claim, status="leased")
             return
@@ -89,7 +89,7 @@ async def _clear_failure(
     return await retry_until_available(
         lambda: store.clear_failure(
             claim.job_id,
-            claim.attempt,
+            claim.owner,
             failed_attempts=claim.failed_attempts - 1,
             # Without a limit a job that kills its workers late would run again without end.
             at_most=times * policy.max_attempts,
