@@ -125,7 +125,9 @@ class Job:
         return await self.store.reap(self.id, again_running_s=1, again_queued_s=1)
 
     async def save_progress(self) -> object:
-        return await self.store.save_progress(self.id, Progress(usage={}, fallback=0))
+        return await self.store.save_progress(
+            self.id, self.log.owner, Progress(usage={}, fallback=0)
+        )
 
     async def clear_failure(self) -> object:
         return await self.store.clear_failure(self.id, self.log.owner, failed_attempts=0, at_most=9)

@@ -3,6 +3,7 @@
 import pytest
 
 from berlin_schemas import Cancelled, Chunk, Reset, decode, names
+from berlin_worker.jobs.store import Progress
 from tests.support.job_store_calls import ID, append, claim, ended, submit
 from tests.support.store_helpers import (
     LOG_TTL_S,
@@ -132,6 +133,8 @@ async def test_attempt_that_a_failover_forgot_is_fenced_from_the_next_one_of_its
     held = [(ID, forgotten.owner), (ID, log.owner)]
     assert await store.renew(held) == ["lost", "renewed"]
     await store.release(ID, forgotten.owner)
+    await store.save_progress(ID, forgotten.owner, Progress({"total_tokens": 1}, fallback=1))
+    assert "progress" not in await record(redis_client, ID)
     assert not await store.clear_failure(ID, forgotten.owner, failed_attempts=0, at_most=9)
     assert (await claim(store, b"", held=forgotten.owner)).status == "leased"
     log.chunk(["b"])

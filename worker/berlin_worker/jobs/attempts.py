@@ -161,7 +161,9 @@ class AttemptLoop:
         await attempt.flush()
         progress = claim.progress.after(attempt.usage, fallback=fallback)
         if progress != claim.progress:
-            await retry_until_available(lambda: self.store.save_progress(claim.job_id, progress))
+            await retry_until_available(
+                lambda: self.store.save_progress(claim.job_id, claim.owner, progress)
+            )
 
     async def _next(self, job: PromptJob, attempt: Attempt, reason: ErrorCode) -> Attempt:
         held = attempt.claim

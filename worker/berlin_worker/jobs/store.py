@@ -126,8 +126,8 @@ class JobStore(Protocol):
         Returns whether they were set.
         """
 
-    async def save_progress(self, job_id: str, progress: Progress) -> None:
-        """Keep ``progress`` in the record, for the next claim."""
+    async def save_progress(self, job_id: str, owner: str, progress: Progress) -> None:
+        """Keep ``progress`` in the record of a running job, for the next claim."""
 
     async def dead_letter(
         self,

@@ -37,9 +37,10 @@ _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
 _REAP: Final = source("reap", "failed_attempt")
 _CLEAR_FAILURE: Final = source("clear_failure")
+_SAVE_PROGRESS: Final = source("save_progress")
 _REVOKE: Final = source("revoke")
 _RECORDS: Final = (
-    *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE),
+    *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _SAVE_PROGRESS, _REVOKE),
     *job_index.SCRIPTS,
 )
 SCRIPTS: Final = (append_calls.APPEND, *_RECORDS)
@@ -211,15 +212,11 @@ class RedisStore:
             reply = await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
         return bool(reply)
 
-    async def save_progress(self, job_id: str, progress: Progress) -> None:
-        """Keep in the record what the next claim returns of earlier attempts."""
-        key = names.state_key(job_id)
+    async def save_progress(self, job_id: str, owner: str, progress: Progress) -> None:
+        """Keep in the record of a running job what its next claim returns of earlier attempts."""
         with unreachable():
-            # No transaction: redis-py cannot send one for a slot that moves.
-            async with self._redis.pipeline(transaction=not self._one_slot) as pipeline:
-                pipeline.hset(key, "progress", json.dumps(asdict(progress)))
-                pipeline.expire(key, self._queue_ttl_s, nx=True)  # unless the record is there
-                await pipeline.execute()
+            args = [owner, json.dumps(asdict(progress))]
+            await self._records.call(_SAVE_PROGRESS, [names.state_key(job_id)], args)
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
         """Set the cancel flag of a job, known or not; of a running job only if ``running``.
