@@ -23,7 +23,10 @@ pytestmark = pytest.mark.contract
 
 STATE, LOG = names.state_key(JOB_ID), names.log_key(JOB_ID)
 NUMBERS = ["x", "", "-1", "1.5", "1e400", "nan", "inf", "0x10", "9" * 30, "1e13", "\xff"]
-FIELDS = ["attempt", "seq", "chunks", "failed_attempts", "created_ms", "started_ms", "queued_ms"]
+FIELDS = [
+    *("attempt", "seq", "chunks", "failed_attempts", "created_ms", "started_ms", "queued_ms"),
+    *("lease_ms", "first_lease_ms", "lost_after_ms", "cleared", "requeuing"),
+]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ class FakeLeaseStore:
         self.renewals = []
         self.overdue = {}
         self.reaped = []
+        self.requeued_jobs = []
         self.away = False
         self.turns = []
         self.turn_of_another = False
@@ -46,6 +47,9 @@ class FakeLeaseStore:
         if self.away:
             raise ConnectionError("away")
         return list(self.overdue)[:limit]
+
+    async def requeued(self, job_id):
+        self.requeued_jobs.append(job_id)
 
     async def reap(self, job_id, *, again_running_s, again_queued_s, watermark_ms):
         self.reaped.append(job_id)

@@ -175,8 +175,12 @@ class JobStore(Protocol):
     ) -> Overdue | None:
         """Take a due job, for this caller alone; it is due again after one of the two times.
 
-        A job that waits is taken only if it was put on the queue before ``watermark_ms``.
+        A job that waits is taken only if it was put on the queue before ``watermark_ms``, or if
+        :meth:`requeued` did not follow the last time that it was taken.
         """
+
+    async def requeued(self, job_id: str) -> None:
+        """Note that a job that was taken is on the queue."""
 
 
 def recorded_job(data: bytes, *, max_bytes: int = MAX_JOB_BYTES) -> dict[str, Any]:

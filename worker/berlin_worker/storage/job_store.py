@@ -276,6 +276,11 @@ class RedisStore:
         self._index.look_again(job_id, again_ms if again_ms >= 0 else None)
         return Overdue(job_id, taken.decode(), job, trace) if taken else None
 
+    async def requeued(self, job_id: str) -> None:
+        """Note that a reaped job is on the queue (``reap.lua``)."""
+        with unreachable():
+            await self._redis.hdel(names.state_key(job_id), "requeuing")
+
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Set a TTL on a record that holds only the ``cancel`` flag of a client."""
         with unreachable():
