@@ -145,6 +145,29 @@ async def test_entries_of_the_old_index_move_unless_an_old_worker_holds_the_job(
     assert overdue.was == "running"
 
 
+async def test_jobs_of_an_old_worker_beyond_those_of_one_call_stay_its_own(redis_client):
+    """Without a lease in their records they would be due at once."""
+    now_ms = (await redis_client.time())[0] * 1000
+    jobs = {f"job-{n}": now_ms + 6000 + n for n in range(520)}
+    async with redis_client.pipeline() as pipeline:
+        for job_id in jobs:
+            pipeline.hset(names.state_key(job_id), "status", "running")
+            pipeline.expire(names.state_key(job_id), 100)
+        pipeline.zadd(old_index.KEY, jobs)
+        pipeline.expire(old_index.KEY, 100)
+        await pipeline.execute()
+    store = make_store(redis_client)
+    await store.heal_index()
+    while store._index._cursor:
+        await store.heal_index()
+    assert await indexed(redis_client) == set()
+    await redis_client.zrem(old_index.KEY, "job-519")  # neither index has it: it is lost
+    await store.heal_index()
+    while store._index._cursor:
+        await store.heal_index()
+    assert await indexed(redis_client) == {b"job-519"}
+
+
 @pytest.mark.parametrize("redis_url", ["real"], indirect=True)  # fakeredis closes at an error
 async def test_old_index_of_another_type_is_left_alone(redis_client):
     await redis_client.set(old_index.KEY, "garbage", ex=100)
