@@ -7,7 +7,6 @@ unfinished jobs loses entries and gets foreign ones; it must always heal.
 import asyncio
 import contextlib
 import copy
-import time
 
 import pytest
 import redis
@@ -27,7 +26,7 @@ from hypothesis.stateful import (
 from berlin_schemas import Completed, Reset, Started, decode, names
 from berlin_worker.jobs.lifecycle import Phase
 from tests.support.job_store_calls import TIMINGS
-from tests.support.job_store_model import Model
+from tests.support.job_store_model import Model, copied, restore, spoil_log
 from tests.support.selection import examples
 from tests.support.store_helpers import (
     JOB,
@@ -46,7 +45,6 @@ from tests.support.store_helpers import (
 )
 
 pytestmark = pytest.mark.contract
-
 
 JOBS = ("one", "two")
 WORKERS = range(3)
@@ -105,7 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.calls += 1
         call = f"call-{self.calls}"
         model = self.models[job_id]
-        before = copy.deepcopy(model), self._copied(job_id)
+        before = copy.deepcopy(model), copied(self.url, job_id)
         expected = model.claim(f"worker-{worker}/{call}", held, only_queued)
         got = self.until_answered(
             lost,
@@ -122,25 +120,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.before_claim[job_id] = before
             log = self.logs[worker, job_id] = open_log(got, opened=False)
             kind = Reset if log.phase is Phase.STREAMING else Started
-            reason = {"reason": "interrupted"} if kind is Reset else {}
-            log.event(event(log, kind, ts=float(self.calls), **reason))
+            log.event(event(log, kind, **({"reason": "interrupted"} if kind is Reset else {})))
 
-    def _copied(self, job_id):
-        with redis.Redis.from_url(self.url) as client:
-            keys = (names.state_key(job_id), names.log_key(job_id))
-            return {key: (max(client.pttl(key), 0), client.dump(key)) for key in keys}
-
-    @precondition(lambda self: self.before_claim)
-    @rule(data=st.data())
-    def a_failover_forgets_the_last_claim(self, data):
+    @rule(job_id=jobs)
+    def a_failover_forgets_the_last_claim(self, job_id):
         """The attempt goes on, unaware; the next claim has its number."""
-        job_id = data.draw(st.sampled_from(sorted(self.before_claim)))
-        self.models[job_id], copied = self.before_claim.pop(job_id)
-        with redis.Redis.from_url(self.url) as client:
-            for key, (ttl_ms, value) in copied.items():
-                client.delete(key)
-                if value is not None:
-                    client.restore(key, ttl_ms, value)
+        if job_id in self.before_claim:
+            self.models[job_id], keys = self.before_claim.pop(job_id)
+            restore(self.url, keys)
 
     @precondition(lambda self: self.logs)
     @rule(data=st.data(), lost=lost_replies, chunks=st.integers(0, 3), ends=st.booleans())
@@ -154,8 +141,7 @@ class StoreMachine(RuleBasedStateMachine):
             log = self.logs[key]
             log.chunk(["x"] * (chunks + 1))
             if ends:
-                ts = time.time()
-                log.event(event(log, Completed, finish_reason="stop", timings=TIMINGS, ts=ts))
+                log.event(event(log, Completed, finish_reason="stop", timings=TIMINGS))
             batches.append(log.take())
         got = self.until_answered(lost, lambda: self.stores[picked[0][0]].append(batches))
         for (worker, job_id), batch, taken in zip(picked, batches, got, strict=True):
@@ -198,7 +184,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def time_passes(self, job_id):
         model = self.models[job_id]
-        if model.status in {"running", "queued"}:
+        if model.unfinished:
             self.loop.run_until_complete(expire_lease(self.client, job_id))
             model.lease_expired = True
 
@@ -219,9 +205,7 @@ class StoreMachine(RuleBasedStateMachine):
             await store.update_index()
         for _ in range(2):  # fewer keys than one call looks at
             await self.stores[0].heal_index()
-        unfinished = {
-            job_id for job_id in JOBS if self.models[job_id].status in {"running", "queued"}
-        }
+        unfinished = {job_id for job_id in JOBS if self.models[job_id].unfinished}
         assert {each.decode() for each in await indexed(self.client)} >= unfinished
         for job_id in set(JOBS) - unfinished:
             await make_due(self.client, job_id)
@@ -236,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.stores[0].reap(job_id, again_running_s=6, again_queued_s=30)
         )
         model = self.models[job_id]
-        due = model.status in {"running", "queued"} and model.lease_expired
+        due = model.unfinished and model.lease_expired
         assert (got is not None) == due
         if due:
             assert got.was == model.status
@@ -248,7 +232,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def ask_to_cancel(self, job_id):
         model = self.models[job_id]
-        if model.status in {"running", "queued"}:
+        if model.unfinished:
             model.cancel_reason = model.cancel_reason or "requested"
             self.loop.run_until_complete(self.client.hset(names.state_key(job_id), "cancel", 1))
 
@@ -264,19 +248,15 @@ class StoreMachine(RuleBasedStateMachine):
     def others_write_to_the_log(self, job_id, kind):
         """It is removed, by the next event or by the next attempt, and begins anew."""
         model, key = self.models[job_id], names.log_key(job_id)
-        if model.log and model.status in {"running", "queued"} and not model.log_broken:
+        if model.log and model.unfinished and not model.log_broken:
             model.log_broken = True
-            with redis.Redis.from_url(self.url) as client:
-                if kind == "string":
-                    client.set(key, "garbage", ex=100)
-                else:
-                    client.xadd(key, {"garbage": 1}, id=f"{len(model.log) + 100}-0")
+            spoil_log(self.url, key, kind, last=len(model.log))
 
     @rule(job_id=jobs, field=st.sampled_from(["failed_attempts", "created_ms", "queued_ms"]))
     def others_write_to_the_record(self, job_id, field):
         """A field that is no number counts as missing."""
         model = self.models[job_id]
-        if model.status in {"running", "queued"}:
+        if model.unfinished:
             with redis.Redis.from_url(self.url) as client:
                 client.hset(names.state_key(job_id), field, "1e400")
             if field == "failed_attempts":
@@ -297,8 +277,8 @@ class StoreMachine(RuleBasedStateMachine):
             kept = await record(self.client, job_id)
             assert kept.get("status") == ("completed" if model.status == "over" else model.status)
             assert int(kept.get("attempt", 0)) == model.attempt
-            assert ("job" in kept) == (model.status in {"running", "queued"})
-            assert ("lease_ms" in kept) == (model.status in {"running", "queued"})
+            assert ("job" in kept) == (model.unfinished)
+            assert ("lease_ms" in kept) == (model.unfinished)
             if model.status == "over":
                 assert await self.client.ttl(names.log_key(job_id)) <= LOG_TTL_S
 

@@ -1,5 +1,9 @@
 """A plain model of one job in the store: what claims, appends and releases must lead to."""
 
+import redis
+
+from berlin_schemas import names
+
 
 class Model:
     """What the record of one job should say, in the words of the contract."""
@@ -34,5 +38,34 @@ class Model:
         self.lease_expired = False
         return "claimed"
 
+    @property
+    def unfinished(self):
+        return self.status in {"running", "queued"}
+
     def owned_by(self, owner):
         return self.status == "running" and self.owner == owner
+
+
+def copied(url, job_id):
+    """Record and log of a job: for each key its TTL in ms and its value (``None``: no key)."""
+    with redis.Redis.from_url(url) as client:
+        keys = (names.state_key(job_id), names.log_key(job_id))
+        return {key: (max(client.pttl(key), 0), client.dump(key)) for key in keys}
+
+
+def restore(url, keys):
+    """Undo all changes since :func:`copied`."""
+    with redis.Redis.from_url(url) as client:
+        for key, (ttl_ms, value) in keys.items():
+            client.delete(key)
+            if value is not None:
+                client.restore(key, ttl_ms, value)
+
+
+def spoil_log(url, key, kind, *, last):
+    """Write to a log as no script of ours does: another type, or an entry that is ahead."""
+    with redis.Redis.from_url(url) as client:
+        if kind == "string":
+            client.set(key, "garbage", ex=100)
+        else:
+            client.xadd(key, {"garbage": 1}, id=f"{last + 100}-0")
