@@ -156,7 +156,7 @@ PATHS: dict[Callable[[Job], Awaitable[object]], object] = {
     Job.renew: ["renewed"],
     Job.reap: None,
     Job.save_progress: None,
-    Job.clear_failure: None,
+    Job.clear_failure: True,
     Job.submit: ...,
     Job.status: "running",
     Job.read: [1],
