@@ -50,6 +50,7 @@ def written(delta: Delta, *, seq: int = 7, attempt: int = 1, database: int = 0) 
         Queue(),
         JOB,
         attempt,
+        owner="w/1",
         seq=seq - 1,
         chunks=seq - 2,
         database=database,

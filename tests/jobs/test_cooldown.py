@@ -65,14 +65,17 @@ async def test_job_with_a_fallback_goes_there_without_a_call(redis_client):
 
 
 async def test_job_without_a_fallback_waits_without_a_call(redis_client):
-    await redis_client.set(KEY, 1, px=300)
-    async with worker(redis_client, says("a")) as here:
-        running = here.start("job-1", **MINE)
-        await until(lambda: here.leases.holder("job-1") is not None)
-        assert here.seen == []
-        await running
+    cools_down = []
+
+    async def stream(job, report):
+        cools_down.append(await redis_client.exists(KEY))
+        yield ["a"]
+
+    async with worker(redis_client, stream) as here:
+        await redis_client.set(KEY, 1, px=300)
+        await here.run("job-1", **MINE)
         assert (await here.kinds("job-1"))[-1] == "completed"
-    assert not await redis_client.exists(KEY)
+    assert cools_down == [0]
 
 
 async def test_job_that_waits_can_be_cancelled(redis_client):

@@ -275,7 +275,9 @@ async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
         gc.disable()
         try:
             work = Work()
-            work.log = harness.journal.open(JOB, 1, seq=0, chunks=0, on_fenced=work.lost)
+            work.log = harness.journal.open(
+                JOB, 1, owner="w/1", seq=0, chunks=0, on_fenced=work.lost
+            )
             gone = weakref.ref(work)
             work.log.event(head(work.log, Started))
             await work.log.end(completed(work.log))

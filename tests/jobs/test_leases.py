@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 async def test_holder_replaced_during_the_renewal_receives_no_loss(leases, store):
-    old, new = FakeHolder(1), FakeHolder(2)
+    old, new = FakeHolder("w/1"), FakeHolder("w/2")
 
     async def renew(held, *, index):
         hold.__exit__(None, None, None)
@@ -27,7 +27,7 @@ async def test_holder_replaced_during_the_renewal_receives_no_loss(leases, store
 
 
 async def test_holders_receive_the_loss_or_cancellation_of_their_job(leases, store, renewing):
-    fine, lost, unwanted = FakeHolder(), FakeHolder(), FakeHolder(3)
+    fine, lost, unwanted = FakeHolder(), FakeHolder(), FakeHolder("w/3")
     store.replies = {"lost": "lost", "unwanted": "requested"}
     with (
         leases.holding("fine", fine),
@@ -38,7 +38,7 @@ async def test_holders_receive_the_loss_or_cancellation_of_their_job(leases, sto
     assert lost.received[0] == "lost"
     assert unwanted.received[0] == "requested"
     assert fine.received == []
-    assert [("fine", 1), ("lost", 1), ("unwanted", 3)] in store.renewals
+    assert [("fine", "w/1"), ("lost", "w/1"), ("unwanted", "w/3")] in store.renewals
 
 
 async def test_renewal_without_leases_calls_no_store(leases, store):
@@ -64,7 +64,7 @@ async def test_renewal_is_retried_while_the_store_is_unavailable(leases, store, 
 
 
 async def test_only_the_last_holder_of_a_job_removes_its_lease(leases):
-    first, second = FakeHolder(1), FakeHolder(2)
+    first, second = FakeHolder("w/1"), FakeHolder("w/2")
     with leases.holding("job-1", first):
         later = leases.holding("job-1", second)
         later.__enter__()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 def claim(created_ms, *, attempt=1, now_ms=9000):
     times = {"created_ms": created_ms, "started_ms": now_ms, "now_ms": now_ms}
-    counts = {"seq": 0, "chunks": 0, "failed_attempts": 0, "cancel_reason": ""}
+    counts = {"seq": 0, "chunks": 0, "failed_attempts": 0, "cancel_reason": "", "owner": "w"}
     return Claim(job_id="job-0", status="claimed", attempt=attempt, **counts, **times)
 
 
@@ -26,7 +26,7 @@ async def test_lost_job_is_requeued_once_the_broker_is_available_again(
     store.overdue = {"job-1": "running"}
     await until(lambda: store.reaped)
     await asyncio.sleep(0.01)
-    assert job_queue.requeued == []
+    assert job_queue.requeued == store.requeued_jobs == []
     job_queue.broken = False
     await until(lambda: job_queue.requeued)
     assert job_queue.requeued == ["job-1"]
@@ -48,7 +48,7 @@ async def test_waiting_job_is_requeued_only_if_the_queue_is_empty(leases, store,
     job_queue.queue_length = 0
     store.overdue = {"job-1": "queued", "job-2": "queued"}
     await leases._reap_all()
-    assert job_queue.requeued == ["job-1", "job-2"]
+    assert job_queue.requeued == store.requeued_jobs == ["job-1", "job-2"]
 
 
 async def test_waiting_job_is_requeued_if_a_later_one_was_consumed(leases, store, job_queue):

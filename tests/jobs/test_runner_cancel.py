@@ -144,7 +144,7 @@ async def test_loss_of_a_queued_job_during_its_cancellation_does_not_stop_the_ca
     append = RedisStore.append
 
     async def too_late(self, batch):
-        await redis_client.hset(names.state_key(JOB_ID), "attempt", 9)
+        await redis_client.hset(names.state_key(JOB_ID), "owner", "another")
         return await append(self, batch)
 
     monkeypatch.setattr(RedisStore, "append", too_late)

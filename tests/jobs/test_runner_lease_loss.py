@@ -5,10 +5,17 @@ import contextlib
 
 import pytest
 
-from berlin_schemas import ErrorCode
+from berlin_schemas import ErrorCode, names
 from berlin_worker.storage.job_store import RedisStore
 from tests.support.harness import BUSY, JOB_ID, says
-from tests.support.store_helpers import JOB, expire_lease, make_store, record, text_of
+from tests.support.store_helpers import (
+    JOB,
+    expire_lease,
+    make_store,
+    open_log,
+    record,
+    text_of,
+)
 
 pytestmark = pytest.mark.contract
 
@@ -49,6 +56,30 @@ async def test_lease_loss_closes_the_stream_and_leaves_the_log_to_the_new_worker
         assert len(await here.log()) == seq
 
 
+async def test_attempt_that_a_failover_forgot_stops_and_leaves_the_log_to_the_next_of_its_number(
+    worker, redis_client
+):
+    go_on = asyncio.Event()
+
+    async def stream(job, report):
+        yield ["a"]
+        await go_on.wait()
+        yield ["stale"]
+
+    async with worker(stream) as here:
+        task = here.start()
+        await here.logged(2)
+        await here.pause_renewals()
+        await redis_client.delete(names.state_key(JOB_ID), names.log_key(JOB_ID))
+        other = make_store(redis_client, owner="other")
+        log = open_log(await other.claim(JOB_ID, JOB, call="next", deadline_s=50.0))
+        log.chunk(["b"])
+        assert await other.append([log.take()]) == [True]
+        go_on.set()  # the log has seq 2: the next event of both is seq 3
+        await task
+        assert [each.seq for each in await here.log()] == [1, 2]
+
+
 async def test_renewal_pending_at_the_start_of_an_attempt_is_no_lease_loss(worker, monkeypatch):
     renew, claim = RedisStore.renew, RedisStore.claim
     asked, answered = asyncio.Event(), asyncio.Event()
@@ -63,7 +94,7 @@ async def test_renewal_pending_at_the_start_of_an_attempt_is_no_lease_loss(worke
         return replies
 
     async def watched_claim(self, job_id, job, **how):
-        if how.get("held_attempt"):
+        if how.get("held"):
             await asked.wait()
             got = await claim(self, job_id, job, **how)
             answered.set()

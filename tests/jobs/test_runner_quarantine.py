@@ -1,6 +1,7 @@
 """Jobs that crash workers: quarantine before the final attempt, then the dead letters."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -150,8 +151,9 @@ async def test_job_that_survives_its_observation_leaves_the_quarantine(worker, r
         async def cleared():
             return (await record(redis_client, "neighbour"))["failed_attempts"] == "1"
 
-        while not await cleared():  # noqa: ASYNC110  # what is waited for happens in Redis
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(30):
+            while not await cleared():  # noqa: ASYNC110  # what is waited for happens in Redis
+                await asyncio.sleep(0.001)
         assert not here.runner.quarantine.busy
         async with cancelled(neighbour):
             pass
@@ -177,11 +179,51 @@ async def test_attempts_that_only_waited_for_a_slot_cost_no_job_its_observation(
         here.runner.quarantine.observation_s = 0.01
         neighbour = here.start("neighbour")
         expected = {"0": "1", "8": "9", "garbage": "1"}[cleared]
-        while (await record(redis_client, "neighbour"))["cleared"] != expected:  # noqa: ASYNC110  # what is waited for happens in Redis
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(30):
+            while (await record(redis_client, "neighbour"))["cleared"] != expected:  # noqa: ASYNC110  # what is waited for happens in Redis
+                await asyncio.sleep(0.001)
         assert (await record(redis_client, "neighbour"))["failed_attempts"] == "1"
         async with cancelled(neighbour):
             pass
+
+
+@contextlib.asynccontextmanager
+async def slot_of_a_group(job_id):
+    yield False
+
+
+@pytest.mark.parametrize("cause", [None, "revoked", "time_limit"])
+@pytest.mark.parametrize("place", ["survived", "waits", "in a group"])
+async def test_final_attempt_that_is_cancelled_before_it_begins_leaves_no_claim(
+    worker, redis_client, monkeypatch, place, cause
+):
+    """The call that is under way hangs: the store does not answer at once."""
+    await fail_twice(redis_client, JOB_ID, ran_ms=3001 if place == "survived" else 0)
+    async with worker(says("never")) as here:
+        quarantine, hangs = here.runner.quarantine, asyncio.Event()
+        name = "release" if place == "waits" else "clear_failure"
+        call = getattr(here.store, name)
+
+        async def hang_once(*args, **kwargs):
+            if not hangs.is_set():
+                hangs.set()
+                await asyncio.Event().wait()
+            return await call(*args, **kwargs)
+
+        monkeypatch.setattr(here.store, name, hang_once)
+        if place == "waits":
+            monkeypatch.setattr(type(quarantine), "busy", True)
+        elif place == "in a group":
+            monkeypatch.setattr(quarantine, "slot", slot_of_a_group)
+        here.cause = cause
+        async with cancelled(here.start()):
+            async with asyncio.timeout(30):
+                await hangs.wait()
+        assert here.provider.calls == 0
+        kept = await record(redis_client, JOB_ID)
+        expected = {None: "queued", "revoked": "cancelled", "time_limit": "failed"}[cause]
+        assert (kept["status"], "owner" in kept) == (expected, False)
+        assert kept["failed_attempts"] == "2"
 
 
 async def test_quarantined_jobs_start_in_groups_whose_loss_ends_no_job(worker, redis_client):

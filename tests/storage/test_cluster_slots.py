@@ -60,7 +60,7 @@ async def test_job_in_a_moving_slot_is_submitted_claimed_renewed_reaped_and_canc
             await client.cancel(job_id)
             assert await store.reap(job_id, again_running_s=1, again_queued_s=1) is None
             await store.keep_cancel_flag(job_id)
-            assert await store.renew([(job_id, 1)]) == ["lost"]
+            assert await store.renew([(job_id, "owner")]) == ["lost"]
             # Two keys, of which none is at the former node, and one at the new one: TRYAGAIN.
             waiting = asyncio.create_task(store.claim(job_id, b"", call="call", deadline_s=60))
             done, _ = await asyncio.wait([waiting], timeout=0.1)
@@ -71,9 +71,10 @@ async def test_job_in_a_moving_slot_is_submitted_claimed_renewed_reaped_and_canc
             assert not waiting.done()
         claim = await waiting
         assert (claim.status, claim.cancel_reason) == ("claimed", "requested")
-        assert await store.renew([(job_id, 1)]) == ["requested"]  # another connection: MOVED
+        held = [(job_id, claim.owner)]
+        assert await store.renew(held) == ["requested"]  # another connection: MOVED
         assert (await client.status(job_id)).status == "running"
-        await store.release(job_id, 1)
+        await store.release(job_id, claim.owner)
 
 
 async def test_script_on_keys_of_which_one_has_moved_runs_after_the_others(
@@ -140,16 +141,18 @@ class Job:
         return found
 
     async def renew(self) -> object:
-        return await self.store.renew([(self.id, 1)])
+        return await self.store.renew([(self.id, self.log.owner)])
 
     async def reap(self) -> object:
         return await self.store.reap(self.id, again_running_s=1, again_queued_s=1)
 
     async def save_progress(self) -> object:
-        return await self.store.save_progress(self.id, Progress(usage={}, fallback=0))
+        return await self.store.save_progress(
+            self.id, self.log.owner, Progress(usage={}, fallback=0)
+        )
 
     async def clear_failure(self) -> object:
-        return await self.store.clear_failure(self.id, 1, failed_attempts=0, at_most=9)
+        return await self.store.clear_failure(self.id, self.log.owner, failed_attempts=0, at_most=9)
 
     async def submit(self) -> object:
         return await self.client.submit("text", job_id=self.id)
@@ -228,7 +231,7 @@ async def test_each_path_of_a_job_in_a_moving_slot_waits_or_follows_and_goes_on(
                 assert expected in (..., await doing), path
                 asked = (redirections(job) - before)["ASK"]
                 assert bool(asked) == (moved in ("both", "log" if path in OF_THE_LOG else "record"))
-            assert await store.renew([(job.id, 1)]) == ["requested"]
+            assert await store.renew([(job.id, job.log.owner)]) == ["requested"]
         for path, doing in waiting.items():
             assert await doing == PATHS[path]
         for path, expected in PATHS.items():

@@ -71,7 +71,12 @@ def job_at(client: AsyncCluster, node: str, *, index: str = "") -> str:
 async def begun(store: RedisStore, journal: Journal, job_id: str) -> JobLog:
     claim = await store.claim(job_id, b"{}", call="call", deadline_s=60)
     log = journal.open(
-        job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=lambda: None
+        job_id,
+        claim.attempt,
+        owner=claim.owner,
+        seq=claim.seq,
+        chunks=claim.chunks,
+        on_fenced=lambda: None,
     )
     log.event(Started(job_id=job_id, seq=log.next_seq, attempt=claim.attempt, ts=1.0))
     await log.flush()
@@ -91,20 +96,21 @@ async def test_jobs_of_other_nodes_are_claimed_streamed_renewed_cancelled_and_re
         with first_primary_stopped(cluster):
             waiting.chunk(["x" * 40_000])  # more than the buffer of a node, and of all of them
             held_up = asyncio.create_task(
-                retry_until_available(lambda: store.renew([(waiting.job_id, 1)]))
+                retry_until_available(lambda: store.renew([(waiting.job_id, waiting.owner)]))
             )
             for _ in range(CHUNKS):
                 for log, stream in zip(logs, streams[1:], strict=True):
                     assert not log.writer.full
                     log.chunk(["a"])
                     assert (await anext(stream)).type == "chunk"
-            assert await store.renew([(log.job_id, 1) for log in logs]) == ["renewed", "renewed"]
+            held = [(log.job_id, log.owner) for log in logs]
+            assert await store.renew(held) == ["renewed", "renewed"]
             assert store.nodes is not None
             await store.nodes.answers()
             for log in logs:
                 assert (await reader.status(log.job_id)).status == "running"
                 await reader.cancel(log.job_id)
-            assert await store.renew([(log.job_id, 1) for log in logs]) == ["requested"] * 2
+            assert await store.renew(held) == ["requested"] * 2
             late = job_at(client, living[0], index=dead)
             claim = await store.claim(late, b"{}", call="late", deadline_s=60)
             assert claim.status == "claimed"

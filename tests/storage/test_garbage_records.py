@@ -23,7 +23,10 @@ pytestmark = pytest.mark.contract
 
 STATE, LOG = names.state_key(JOB_ID), names.log_key(JOB_ID)
 NUMBERS = ["x", "", "-1", "1.5", "1e400", "nan", "inf", "0x10", "9" * 30, "1e13", "\xff"]
-FIELDS = ["attempt", "seq", "chunks", "failed_attempts", "created_ms", "started_ms", "queued_ms"]
+FIELDS = [
+    *("attempt", "seq", "chunks", "failed_attempts", "created_ms", "started_ms", "queued_ms"),
+    *("lease_ms", "first_lease_ms", "lost_after_ms", "cleared", "requeuing"),
+]
 
 
 @pytest.fixture
@@ -112,20 +115,21 @@ async def test_garbage_of_one_job_fails_no_batch_of_many(worker, redis_client, w
         logs[job_id] = open_log(claim)
     if wrong == "seq":
         await redis_client.hset(STATE, "seq", 12)
-        await redis_client.hset(STATE, "attempt", "x")
+        await redis_client.hset(STATE, "owner", "x")
     elif wrong == "log_ahead":
         await redis_client.xadd(LOG, {"garbage": 1}, id="18446744073709551615-18446744073709551615")
     else:
         await other_type(redis_client, STATE if wrong == "state" else LOG)
     batches = [log.take() for log in logs.values()]
     assert await worker.store.append(batches) == [True, False, True]
-    held = [(job_id, log.attempt) for job_id, log in logs.items()]
+    held = [(job_id, log.owner) for job_id, log in logs.items()]
     lost = wrong in {"state", "seq"}
     assert await worker.store.renew(held) == ["renewed", "lost" if lost else "renewed", "renewed"]
     for job_id in ("before", "after"):
         assert await redis_client.xlen(names.log_key(job_id)) == 1
-    await worker.store.release(JOB_ID, 1)
-    await worker.store.clear_failure(JOB_ID, 1, failed_attempts=0, at_most=9)
+    owner = logs[JOB_ID].owner
+    await worker.store.release(JOB_ID, owner)
+    await worker.store.clear_failure(JOB_ID, owner, failed_attempts=0, at_most=9)
 
 
 async def test_search_finds_records_of_no_known_status_and_gives_others_a_ttl(worker, redis_client):
@@ -192,9 +196,9 @@ async def test_due_job_that_cannot_run_ends_for_its_reader(worker, redis_client)
 async def test_index_of_another_type_is_removed_and_rebuilt(worker, redis_client):
     await other_type(redis_client, names.due_key(JOB_ID))
     assert await worker.store.due(10) == []
-    await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
+    claim = await worker.store.claim(JOB_ID, b"{}", call="earlier", deadline_s=9)
     await other_type(redis_client, names.due_key(JOB_ID))
-    assert await worker.store.renew([(JOB_ID, 1)]) == ["renewed"]
+    assert await worker.store.renew([(JOB_ID, claim.owner)]) == ["renewed"]
     assert await due_at(redis_client, JOB_ID)
 
 
@@ -227,5 +231,5 @@ async def test_record_without_a_ttl_leaves_no_log_without_events(worker, redis_c
     await redis_client.persist(STATE)
     assert await worker.store.append([open_log(claim).take()]) == [True]
     assert await redis_client.ttl(LOG) > 0
-    await worker.store.renew([(JOB_ID, claim.attempt)])
+    await worker.store.renew([(JOB_ID, claim.owner)])
     assert await redis_client.ttl(STATE) > 0

@@ -79,9 +79,9 @@ async def test_every_call_of_a_clustered_store_has_keys_of_one_slot(redis_client
         claim = await store.claim(job_id, b"{}", call="x", deadline_s=9)
         logs.append(open_log(claim))
     assert await store.append([log.take() for log in logs]) == [True] * 20
-    assert await store.renew([(job_id, 1) for job_id in IDS[:20]]) == ["renewed"] * 20
-    await store.release(IDS[0], 1)
-    await store.clear_failure(IDS[1], 1, failed_attempts=0, at_most=9)
+    assert await store.renew([(log.job_id, log.owner) for log in logs]) == ["renewed"] * 20
+    await store.release(IDS[0], logs[0].owner)
+    await store.clear_failure(IDS[1], logs[1].owner, failed_attempts=0, at_most=9)
     await store.revoke(IDS[2], running=True)
     await store.take_turn(1.0)
     await store.due(10)
@@ -143,6 +143,29 @@ async def test_entries_of_the_old_index_move_unless_an_old_worker_holds_the_job(
     overdue = await store.reap("left", again_running_s=6, again_queued_s=30)
     assert overdue is not None
     assert overdue.was == "running"
+
+
+async def test_jobs_of_an_old_worker_beyond_those_of_one_call_stay_its_own(redis_client):
+    """Without a lease in their records they would be due at once."""
+    now_ms = (await redis_client.time())[0] * 1000
+    jobs = {f"job-{n}": now_ms + 6000 + n for n in range(520)}
+    async with redis_client.pipeline() as pipeline:
+        for job_id in jobs:
+            pipeline.hset(names.state_key(job_id), "status", "running")
+            pipeline.expire(names.state_key(job_id), 100)
+        pipeline.zadd(old_index.KEY, jobs)
+        pipeline.expire(old_index.KEY, 100)
+        await pipeline.execute()
+    store = make_store(redis_client)
+    await store.heal_index()
+    while store._index._cursor:
+        await store.heal_index()
+    assert await indexed(redis_client) == set()
+    await redis_client.zrem(old_index.KEY, "job-519")  # neither index has it: it is lost
+    await store.heal_index()
+    while store._index._cursor:
+        await store.heal_index()
+    assert await indexed(redis_client) == {b"job-519"}
 
 
 @pytest.mark.parametrize("redis_url", ["real"], indirect=True)  # fakeredis closes at an error

@@ -6,6 +6,7 @@ unfinished jobs loses entries and gets foreign ones; it must always heal.
 
 import asyncio
 import contextlib
+import copy
 
 import pytest
 import redis
@@ -25,7 +26,7 @@ from hypothesis.stateful import (
 from berlin_schemas import Completed, Reset, Started, decode, names
 from berlin_worker.jobs.lifecycle import Phase
 from tests.support.job_store_calls import TIMINGS
-from tests.support.job_store_model import Model
+from tests.support.job_store_model import Model, copied, restore, spoil_log
 from tests.support.selection import examples
 from tests.support.store_helpers import (
     JOB,
@@ -44,7 +45,6 @@ from tests.support.store_helpers import (
 )
 
 pytestmark = pytest.mark.contract
-
 
 JOBS = ("one", "two")
 WORKERS = range(3)
@@ -67,6 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.stores = [make_store(self.client, owner=f"worker-{n}") for n in WORKERS]
         self.models = {job_id: Model() for job_id in JOBS}
         self.logs = {}
+        self.before_claim = {}
         self.calls = 0
 
     def teardown(self):
@@ -89,24 +90,25 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(worker=workers, job_id=jobs, lost=lost_replies, only_queued=st.booleans())
     def claim(self, worker, job_id, lost, only_queued):
-        self._claim(worker, job_id, lost, held=0, only_queued=only_queued)
+        self._claim(worker, job_id, lost, held="", only_queued=only_queued)
 
     @precondition(lambda self: self.logs)
     @rule(data=st.data(), lost=lost_replies)
     def give_way(self, data, lost):
         worker, job_id = data.draw(st.sampled_from(sorted(self.logs)))
         log = self.logs.pop((worker, job_id))
-        self._claim(worker, job_id, lost, held=log.attempt, only_queued=False)
+        self._claim(worker, job_id, lost, held=log.owner, only_queued=False)
 
     def _claim(self, worker, job_id, lost, *, held, only_queued):
         self.calls += 1
         call = f"call-{self.calls}"
         model = self.models[job_id]
-        expected = model.claim(held, only_queued)
+        before = copy.deepcopy(model), copied(self.url, job_id)
+        expected = model.claim(f"worker-{worker}/{call}", held, only_queued)
         got = self.until_answered(
             lost,
             lambda: self.stores[worker].claim(
-                job_id, JOB, call=call, deadline_s=50.0, held_attempt=held, only_queued=only_queued
+                job_id, JOB, call=call, deadline_s=50.0, held=held, only_queued=only_queued
             ),
         )
         assert got.status == expected
@@ -115,9 +117,17 @@ class StoreMachine(RuleBasedStateMachine):
         assert got.seq == len(model.log)
         assert got.cancel_reason == model.cancel_reason
         if expected == "claimed":
+            self.before_claim[job_id] = before
             log = self.logs[worker, job_id] = open_log(got, opened=False)
             kind = Reset if log.phase is Phase.STREAMING else Started
             log.event(event(log, kind, **({"reason": "interrupted"} if kind is Reset else {})))
+
+    @rule(job_id=jobs)
+    def a_failover_forgets_the_last_claim(self, job_id):
+        """The attempt goes on, unaware; the next claim has its number."""
+        if job_id in self.before_claim:
+            self.models[job_id], keys = self.before_claim.pop(job_id)
+            restore(self.url, keys)
 
     @precondition(lambda self: self.logs)
     @rule(data=st.data(), lost=lost_replies, chunks=st.integers(0, 3), ends=st.booleans())
@@ -136,7 +146,7 @@ class StoreMachine(RuleBasedStateMachine):
         got = self.until_answered(lost, lambda: self.stores[picked[0][0]].append(batches))
         for (worker, job_id), batch, taken in zip(picked, batches, got, strict=True):
             model = self.models[job_id]
-            owned = model.owned_by(batch.log.attempt)
+            owned = model.owned_by(batch.log.owner)
             assert taken == (owned and not model.log_broken)
             if owned and model.log_broken:
                 model.log, model.log_broken = [], False
@@ -150,11 +160,11 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.logs)
     @rule(lost=lost_replies)
     def renew(self, lost):
-        held = [(job_id, log.attempt) for (_, job_id), log in sorted(self.logs.items())]
+        held = [(job_id, log.owner) for (_, job_id), log in sorted(self.logs.items())]
         got = self.until_answered(lost, lambda: self.stores[0].renew(held))
-        for (job_id, attempt), reply in zip(held, got, strict=True):
+        for (job_id, owner), reply in zip(held, got, strict=True):
             model = self.models[job_id]
-            if model.owned_by(attempt):
+            if model.owned_by(owner):
                 assert reply == (model.cancel_reason or "renewed")
                 model.lease_expired = False
             else:
@@ -165,16 +175,16 @@ class StoreMachine(RuleBasedStateMachine):
     def release(self, data, lost):
         worker, job_id = data.draw(st.sampled_from(sorted(self.logs)))
         log = self.logs.pop((worker, job_id))
-        self.until_answered(lost, lambda: self.stores[worker].release(job_id, log.attempt))
+        self.until_answered(lost, lambda: self.stores[worker].release(job_id, log.owner))
         model = self.models[job_id]
-        if model.owned_by(log.attempt):
+        if model.owned_by(log.owner):
             model.status = "queued"
             model.lease_expired = False
 
     @rule(job_id=jobs)
     def time_passes(self, job_id):
         model = self.models[job_id]
-        if model.status in {"running", "queued"}:
+        if model.unfinished:
             self.loop.run_until_complete(expire_lease(self.client, job_id))
             model.lease_expired = True
 
@@ -195,9 +205,7 @@ class StoreMachine(RuleBasedStateMachine):
             await store.update_index()
         for _ in range(2):  # fewer keys than one call looks at
             await self.stores[0].heal_index()
-        unfinished = {
-            job_id for job_id in JOBS if self.models[job_id].status in {"running", "queued"}
-        }
+        unfinished = {job_id for job_id in JOBS if self.models[job_id].unfinished}
         assert {each.decode() for each in await indexed(self.client)} >= unfinished
         for job_id in set(JOBS) - unfinished:
             await make_due(self.client, job_id)
@@ -212,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.stores[0].reap(job_id, again_running_s=6, again_queued_s=30)
         )
         model = self.models[job_id]
-        due = model.status in {"running", "queued"} and model.lease_expired
+        due = model.unfinished and model.lease_expired
         assert (got is not None) == due
         if due:
             assert got.was == model.status
@@ -224,7 +232,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def ask_to_cancel(self, job_id):
         model = self.models[job_id]
-        if model.status in {"running", "queued"}:
+        if model.unfinished:
             model.cancel_reason = model.cancel_reason or "requested"
             self.loop.run_until_complete(self.client.hset(names.state_key(job_id), "cancel", 1))
 
@@ -240,19 +248,15 @@ class StoreMachine(RuleBasedStateMachine):
     def others_write_to_the_log(self, job_id, kind):
         """It is removed, by the next event or by the next attempt, and begins anew."""
         model, key = self.models[job_id], names.log_key(job_id)
-        if model.log and model.status in {"running", "queued"} and not model.log_broken:
+        if model.log and model.unfinished and not model.log_broken:
             model.log_broken = True
-            with redis.Redis.from_url(self.url) as client:
-                if kind == "string":
-                    client.set(key, "garbage", ex=100)
-                else:
-                    client.xadd(key, {"garbage": 1}, id=f"{len(model.log) + 100}-0")
+            spoil_log(self.url, key, kind, last=len(model.log))
 
     @rule(job_id=jobs, field=st.sampled_from(["failed_attempts", "created_ms", "queued_ms"]))
     def others_write_to_the_record(self, job_id, field):
         """A field that is no number counts as missing."""
         model = self.models[job_id]
-        if model.status in {"running", "queued"}:
+        if model.unfinished:
             with redis.Redis.from_url(self.url) as client:
                 client.hset(names.state_key(job_id), field, "1e400")
             if field == "failed_attempts":
@@ -273,8 +277,8 @@ class StoreMachine(RuleBasedStateMachine):
             kept = await record(self.client, job_id)
             assert kept.get("status") == ("completed" if model.status == "over" else model.status)
             assert int(kept.get("attempt", 0)) == model.attempt
-            assert ("job" in kept) == (model.status in {"running", "queued"})
-            assert ("lease_ms" in kept) == (model.status in {"running", "queued"})
+            assert ("job" in kept) == (model.unfinished)
+            assert ("lease_ms" in kept) == (model.unfinished)
             if model.status == "over":
                 assert await self.client.ttl(names.log_key(job_id)) <= LOG_TTL_S
 

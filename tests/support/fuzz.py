@@ -26,7 +26,7 @@ _STATE_FIELDS: Final = [
     *("status", "job", "attempt", "seq", "chunks"),
     *("failed_attempts", "cleared", "cancel", "owner", "trace"),
     *("created_ms", "started_ms", "queued_ms", "co_submitted", "lease_ms", "progress"),
-    *("first_lease_ms", "lost_after_ms"),
+    *("first_lease_ms", "lost_after_ms", "requeuing"),
     *("tenant", "metadata", "fingerprint", "revoked"),
 ]
 

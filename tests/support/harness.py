@@ -159,7 +159,7 @@ class Worker:
         await self._renewing.acquire()
 
     async def _renew_one_by_one(
-        self, held: Sequence[tuple[str, int]], *, index: bool = True
+        self, held: Sequence[tuple[str, str]], *, index: bool = True
     ) -> list[Renewal]:
         async with self._renewing:
             return await self._renew(held, index=index)

@@ -69,7 +69,12 @@ class Harness:
 
     def open(self, job_id=JOB, *, seq=0, chunks=0, attempt=1):
         return self.journal.open(
-            job_id, attempt, seq=seq, chunks=chunks, on_fenced=lambda: self.fenced.append(job_id)
+            job_id,
+            attempt,
+            owner=f"w/{attempt}",
+            seq=seq,
+            chunks=chunks,
+            on_fenced=lambda: self.fenced.append(job_id),
         )
 
     def started(self, job_id=JOB, **place):

@@ -13,6 +13,7 @@ class FakeLeaseStore:
         self.renewals = []
         self.overdue = {}
         self.reaped = []
+        self.requeued_jobs = []
         self.away = False
         self.turns = []
         self.turn_of_another = False
@@ -47,6 +48,9 @@ class FakeLeaseStore:
             raise ConnectionError("away")
         return list(self.overdue)[:limit]
 
+    async def requeued(self, job_id):
+        self.requeued_jobs.append(job_id)
+
     async def reap(self, job_id, *, again_running_s, again_queued_s, watermark_ms):
         self.reaped.append(job_id)
         was = self.overdue.pop(job_id)
@@ -56,8 +60,8 @@ class FakeLeaseStore:
 
 
 class FakeHolder:
-    def __init__(self, attempt=1):
-        self.attempt = attempt
+    def __init__(self, owner="w/1"):
+        self.owner = owner
         self.received = []
 
     def lost(self):

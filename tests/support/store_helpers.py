@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
@@ -111,7 +112,12 @@ def open_log(claim: Claim, *, opened: bool = True) -> JobLog:
     """Return a log for ``claim`` that no writer empties; with ``opened`` it has ``started``."""
     journal = Journal(NoStore(), buffer_bytes=1 << 30)
     log = journal.open(
-        claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=lambda: None
+        claim.job_id,
+        claim.attempt,
+        owner=claim.owner,
+        seq=claim.seq,
+        chunks=claim.chunks,
+        on_fenced=lambda: None,
     )
     if opened:
         log.event(event(log, Started))
@@ -120,7 +126,7 @@ def open_log(claim: Claim, *, opened: bool = True) -> JobLog:
 
 def event(log: JobLog, kind: Any, **fields: Any) -> Any:
     """Return the next event of ``log``."""
-    return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=1.0, **fields)
+    return kind(job_id=log.job_id, seq=log.next_seq, attempt=log.attempt, ts=time.time(), **fields)
 
 
 async def expire_lease(client: redis.asyncio.Redis, job_id: str, ran_ms: int = 0) -> None:

@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +160,7 @@ def _job_parts(
     quarantine: Quarantine,
     stats: Stats,
 ) -> _JobParts:
-    owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    owner = secrets.token_hex(4)  # short: each batch of events names it
     store = RedisStore.from_settings(client, settings, owner, stats.store_nodes)
     buffer_bytes = settings.journal_buffer_bytes
     journal = Journal(

@@ -58,7 +58,7 @@ async def main(port: int, jobs: int, chunks: int, every_ms: int) -> None:
     """Write all jobs."""
     async with redis.asyncio.Redis(port=port) as client:
         logs = [
-            JobLog(Queue(), f"j{n}", 1, seq=0, chunks=0, on_fenced=lambda: None)
+            JobLog(Queue(), f"j{n}", 1, owner="w/1", seq=0, chunks=0, on_fenced=lambda: None)
             for n in range(jobs)
         ]
         slots = [logs[n::_SLOTS] for n in range(min(_SLOTS, jobs))]

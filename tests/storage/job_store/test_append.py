@@ -3,6 +3,7 @@
 import pytest
 
 from berlin_schemas import Cancelled, Chunk, Reset, decode, names
+from berlin_worker.jobs.store import Progress
 from tests.support.job_store_calls import ID, append, claim, ended, submit
 from tests.support.store_helpers import (
     LOG_TTL_S,
@@ -114,6 +115,37 @@ async def _same_attempt(store, redis_client, *, seq, chunks):
     )
 
 
+async def test_attempt_that_a_failover_forgot_is_fenced_from_the_next_one_of_its_number(
+    store, redis_client
+):
+    forgotten = open_log(await claim(store))
+    await append(store, forgotten)
+    await redis_client.delete(STATE, LOG)
+    log = open_log(await claim(store))
+    assert log.attempt == forgotten.attempt
+    await append(store, log)
+    forgotten.chunk(["seq 2 of the forgotten attempt"])
+    assert not await append(store, forgotten)
+    log.chunk(["a"])
+    assert await append(store, log)
+    forgotten.chunk(["seq 3"])
+    assert not await append(store, forgotten)
+    held = [(ID, forgotten.owner), (ID, log.owner)]
+    assert await store.renew(held) == ["lost", "renewed"]
+    await store.release(ID, forgotten.owner)
+    await store.save_progress(ID, forgotten.owner, Progress({"total_tokens": 1}, fallback=1))
+    assert "progress" not in await record(redis_client, ID)
+    assert not await store.clear_failure(ID, forgotten.owner, failed_attempts=0, at_most=9)
+    assert (await claim(store, b"", held=forgotten.owner)).status == "leased"
+    log.chunk(["b"])
+    assert await append(store, ended(log))
+    forgotten.chunk(["seq 4, which the log has"])
+    assert not await append(store, forgotten)
+    assert [each.type for each in await read_log(redis_client, ID)] == [
+        *("started", "chunk", "chunk", "completed")
+    ]
+
+
 async def test_emptied_server_refuses_events(store, redis_client):
     log = open_log(await claim(store))
     await append(store, log)
@@ -191,7 +223,7 @@ async def test_log_that_was_evicted_gets_a_ttl_again(store, redis_client):
         (["HSET", STATE, "seq", "one"], False, 1),
         (["HDEL", STATE, "seq"], False, 1),
         (["HSET", STATE, "status", "queued"], False, 1),
-        (["HSET", STATE, "attempt", "2"], False, 1),
+        (["HSET", STATE, "owner", "another"], False, 1),
         (["DEL", STATE], False, 1),
     ],
 )

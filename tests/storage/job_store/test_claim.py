@@ -32,27 +32,30 @@ async def test_claim_whose_reply_was_lost_is_found_by_the_same_call_alone(lossy)
 
 async def test_next_attempt_whose_reply_was_lost_is_found_by_the_same_call(lossy):
     store = make_store(lossy)
-    await claim(store)
+    held = (await claim(store)).owner
     with lossy.cut(), pytest.raises(ConnectionError):
-        await claim(store, b"", call="mine", held_attempt=1)
-    again = await claim(store, b"", call="mine", held_attempt=1)
+        await claim(store, b"", call="mine", held=held)
+    again = await claim(store, b"", call="mine", held=held)
     assert (again.status, again.attempt, again.failed_attempts) == ("claimed", 2, 1)
 
 
 async def test_claim_returns_how_long_the_last_lost_attempt_had_run(store, redis_client):
     assert (await claim(store)).lost_after_ms == 0
     await expire_lease(redis_client, ID, ran_ms=5000)
-    assert (await claim(store)).lost_after_ms == 5000  # its message came back before the reaper
-    assert (await claim(store, held_attempt=2)).lost_after_ms == 5000
+    second = await claim(store)
+    assert second.lost_after_ms == 5000  # its message came back before the reaper
+    assert (await claim(store, held=second.owner)).lost_after_ms == 5000
     await expire_lease(redis_client, ID)
     await store.reap(ID, again_running_s=6, again_queued_s=30)
-    assert (await claim(store)).lost_after_ms == 0
-    await store.renew([(ID, 4)])
+    fourth = await claim(store)
+    assert fourth.lost_after_ms == 0
+    await store.renew([(ID, fourth.owner)])
     await expire_lease(redis_client, ID, ran_ms=7000)
     await store.reap(ID, again_running_s=6, again_queued_s=30)
+    fifth = await claim(store, call="mine")
+    assert fifth.lost_after_ms == 7000
     assert (await claim(store, call="mine")).lost_after_ms == 7000
-    assert (await claim(store, call="mine")).lost_after_ms == 7000
-    await store.release(ID, 5)
+    await store.release(ID, fifth.owner)
     assert (await claim(store)).lost_after_ms == 7000
 
 
@@ -61,7 +64,7 @@ async def test_renewals_show_how_long_a_lost_attempt_had_run(redis_client):
     first = await claim(store)
 
     async def renewed_later():
-        await store.renew([(ID, 1)])
+        await store.renew([(ID, first.owner)])
         kept = await record(redis_client, ID)
         return kept["lease_ms"] > kept["first_lease_ms"]
 
@@ -122,7 +125,7 @@ async def test_finished_job_stays_finished(store):
     log = ended(open_log(await claim(store)))
     assert await append(store, log)
     assert (await claim(store)).status == "finished"
-    assert (await claim(store, held_attempt=1)).status == "finished"
+    assert (await claim(store, held=log.owner)).status == "finished"
     assert (await claim(store, only_queued=True)).status == "finished"
 
 
@@ -138,24 +141,24 @@ async def test_expired_lease_counts_a_failed_attempt_and_the_log_continues(store
 
 async def test_requeued_job_is_claimed_at_once_without_a_failed_attempt(store):
     first = await claim(store)
-    await store.release(ID, 1)
+    await store.release(ID, first.owner)
     got = await claim(store)
     assert (got.status, got.attempt, got.failed_attempts) == ("claimed", 2, 0)
     assert got.started_ms == first.started_ms
 
 
 async def test_next_attempt_replaces_its_predecessor_and_counts_a_failed_attempt(store):
-    await claim(store)
-    got = await claim(store, b"", held_attempt=1)
+    held = (await claim(store)).owner
+    got = await claim(store, b"", held=held)
     assert (got.status, got.attempt, got.failed_attempts) == ("claimed", 2, 1)
-    assert (await claim(store, b"", held_attempt=1)).status == "leased"
+    assert (await claim(store, b"", held=held)).status == "leased"
 
 
 async def test_attempt_that_lost_its_job_cannot_claim_the_next_attempt(store, redis_client):
-    await claim(store)
+    held = (await claim(store)).owner
     await expire_lease(redis_client, ID)
     await store.reap(ID, again_running_s=6, again_queued_s=30)
-    got = await claim(store, b"", held_attempt=1)
+    got = await claim(store, b"", held=held)
     assert got.status == "leased"
 
 
@@ -213,8 +216,8 @@ async def test_one_of_many_concurrent_claims_gets_the_job(store, redis_client):
 async def test_invalid_job_id_never_reaches_a_key(store, redis_client, job_id):
     for call in (
         lambda: claim(store, job_id=job_id),
-        lambda: store.renew([(job_id, 1)]),
-        lambda: store.release(job_id, 1),
+        lambda: store.renew([(job_id, "owner")]),
+        lambda: store.release(job_id, "owner"),
         lambda: store.reap(job_id, again_running_s=1, again_queued_s=1),
         lambda: store.keep_cancel_flag(job_id),
     ):
@@ -229,8 +232,8 @@ async def test_server_that_cannot_be_reached_is_the_builtin_connection_error(los
     calls = (
         lambda: claim(store),
         lambda: store.append([log.take()]),
-        lambda: store.renew([(ID, 1)]),
-        lambda: store.release(ID, 1),
+        lambda: store.renew([(ID, log.owner)]),
+        lambda: store.release(ID, log.owner),
         lambda: store.due(1),
         lambda: store.reap(ID, again_running_s=1, again_queued_s=1),
         lambda: store.keep_cancel_flag(ID),

@@ -62,6 +62,7 @@ async def test_queued_job_is_reaped_once_the_watermark_has_passed_it(store, redi
         pass
     overdue = await store.reap(ID, **times, watermark_ms=created_ms + 1)
     assert overdue is not None
+    await store.requeued(ID)
     # It is on the queue again, behind all that was consumed until now.
     assert await store.reap(ID, **times, watermark_ms=created_ms + 1) is None
 
@@ -70,6 +71,28 @@ async def test_lost_job_is_reaped_at_any_watermark(store, redis_client):
     await claim(store)
     await expire_lease(redis_client, ID)
     assert await store.reap(ID, again_running_s=6, again_queued_s=30, watermark_ms=0)
+
+
+async def test_job_whose_reaper_has_not_enqueued_it_is_reaped_again_at_any_watermark(
+    store, redis_client
+):
+    """The reply was lost, or the reaper died; no job with a record follows on the queue."""
+
+    async def reaped():
+        await expire_lease(redis_client, ID)
+        got = await store.reap(ID, again_running_s=6, again_queued_s=30, watermark_ms=1)
+        return got and got.was
+
+    await claim(store)
+    assert [await reaped(), await reaped(), await reaped()] == ["running", "queued", "queued"]
+    await store.requeued(ID)
+    assert await reaped() is None
+    await claim(store)
+    assert await reaped() == "running"
+    owner = (await claim(store)).owner  # its message was consumed before the note came
+    await store.release(ID, owner)
+    assert await reaped() is None
+    assert (await claim(store)).failed_attempts == 2
 
 
 async def test_finished_jobs_are_removed_from_the_index(store, redis_client):
@@ -96,10 +119,10 @@ async def test_lost_job_is_reported_with_the_trace_of_its_first_claim(store, red
 
 
 async def test_renewal_between_due_and_reap_saves_the_job(store, redis_client):
-    await claim(store)
+    owner = (await claim(store)).owner
     await expire_lease(redis_client, ID)
     assert await store.due(10) == [ID]
-    await store.renew([(ID, 1)])
+    await store.renew([(ID, owner)])
     assert await store.reap(ID, again_running_s=6, again_queued_s=30) is None
     assert (await record(redis_client, ID))["status"] == "running"
 

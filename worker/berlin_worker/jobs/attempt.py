@@ -53,7 +53,7 @@ class Attempt:
 
     __slots__ = (
         "_call", "_claimed", "_job", "_journal", "_log", "_read_on_s", "_reader", "_reason",
-        "_task", "_unrecorded_s", "attempt", "claim", "ended", "stopped",
+        "_task", "_unrecorded_s", "claim", "ended", "owner", "stopped",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +66,7 @@ class Attempt:
         read_on_s: float = 0.0,
     ) -> None:
         self.claim = claim
-        self.attempt = claim.attempt
+        self.owner = claim.owner
         self.stopped: Stopped | None = None
         self.ended = ""
         self._reason = reason
@@ -78,7 +78,12 @@ class Attempt:
         self._read_on_s = read_on_s
         self._job: PromptJob | None = None
         self._log = journal.open(
-            claim.job_id, claim.attempt, seq=claim.seq, chunks=claim.chunks, on_fenced=self.lost
+            claim.job_id,
+            claim.attempt,
+            owner=claim.owner,
+            seq=claim.seq,
+            chunks=claim.chunks,
+            on_fenced=self.lost,
         )
         self._reader = Reader(self._log, self._call, read_on_s=read_on_s)
 
@@ -248,7 +253,7 @@ class Attempt:
         )
 
     def _spent(self, usage: dict[str, Any] | None) -> dict[str, Any]:
-        return usage_fields(self.attempt, usage, self.claim.progress.usage)
+        return usage_fields(self.claim.attempt, usage, self.claim.progress.usage)
 
     def _durations_ms(self) -> dict[str, float | None]:
         return self._call.durations_ms(

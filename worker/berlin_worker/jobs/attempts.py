@@ -161,12 +161,14 @@ class AttemptLoop:
         await attempt.flush()
         progress = claim.progress.after(attempt.usage, fallback=fallback)
         if progress != claim.progress:
-            await retry_until_available(lambda: self.store.save_progress(claim.job_id, progress))
+            await retry_until_available(
+                lambda: self.store.save_progress(claim.job_id, claim.owner, progress)
+            )
 
     async def _next(self, job: PromptJob, attempt: Attempt, reason: ErrorCode) -> Attempt:
         held = attempt.claim
         claim = await self.claimer.claim(
-            held.job_id, b"", deadline_s=job.deadline_s, held_attempt=held.attempt
+            held.job_id, b"", deadline_s=job.deadline_s, held=held.owner
         )
         if claim.status != "claimed":
             raise Fenced(held.job_id)

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from berlin_worker.jobs.attempt import Attempt
 from berlin_worker.jobs.job_facts import NO_FACTS, Facts
@@ -16,6 +16,8 @@ from berlin_worker.jobs.stopping import STOP_S, Stopper
 from berlin_worker.jobs.store import Claim, JobStore
 from berlin_worker.jobs.store_retry import retry_until_available
 from berlin_worker.telemetry import tracing
+
+T = TypeVar("T")
 
 _numbers: Final = itertools.count(1)
 """Numbers the claims of this process: with the store's owner, each has a name of its own."""
@@ -40,7 +42,7 @@ class Claimer:
         job: bytes,
         *,
         deadline_s: float,
-        held_attempt: int = 0,
+        held: str = "",
         only_queued: bool = False,
         facts: Facts = NO_FACTS,
     ) -> Claim:
@@ -57,7 +59,7 @@ class Claimer:
                     job,
                     call=call,
                     deadline_s=deadline_s,
-                    held_attempt=held_attempt,
+                    held=held,
                     only_queued=only_queued,
                     trace=tracing.current().carrier,
                     facts=facts,
@@ -65,7 +67,8 @@ class Claimer:
             )
 
         try:
-            # From this reply until the attempt is registered in ``leases``, nothing is awaited.
+            # From this reply until the attempt is registered in ``leases``, nothing is awaited but
+            # by ``unless_cancelled``.
             with self.pending.track(job_id) as pending:
                 claim = await claim_once()
             reason = pending.cancel_reason or claim.cancel_reason
@@ -76,9 +79,23 @@ class Claimer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_S):
                     claim = await claim_once()
-                if claim.status == "claimed":
-                    await self.stopper.stop(Attempt(claim, self.journal))
+                await self._stop(claim)
             raise
+
+    async def unless_cancelled(self, claim: Claim, work: Awaitable[T]) -> T:
+        """Await ``work`` for a claimed job before its attempt is registered in ``leases``.
+
+        Raises ``CancelledError`` if the caller is cancelled; then the job does not stay claimed.
+        """
+        try:
+            return await work
+        except asyncio.CancelledError:
+            await self._stop(claim)
+            raise
+
+    async def _stop(self, claim: Claim) -> None:
+        if claim.status == "claimed":
+            await self.stopper.stop(Attempt(claim, self.journal))
 
     async def wait_for_lease_expiry(
         self, claim: Claim, claim_again: Callable[[], Awaitable[Claim]]

@@ -60,7 +60,7 @@ class JobLog:
 
     __slots__ = (
         "_chunk_head", "_database", "_flushed", "_on_fenced", "_pending", "_settled_seq",
-        "attempt", "chunks", "error", "fenced", "job_id", "phase", "seq", "writer",
+        "attempt", "chunks", "error", "fenced", "job_id", "owner", "phase", "seq", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class JobLog:
         job_id: str,
         attempt: int,
         *,
+        owner: str,
         seq: int,
         chunks: int,
         on_fenced: Callable[[], object],
@@ -82,6 +83,7 @@ class JobLog:
         self._settled_seq = seq
         self.job_id = job_id
         self.attempt = attempt
+        self.owner = owner
         self._chunk_head = self._head_of("chunk")
         self.seq = seq
         self.chunks = chunks

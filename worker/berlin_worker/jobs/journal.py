@@ -51,15 +51,23 @@ class Journal:
             self._lane(_ONE)
 
     def open(
-        self, job_id: str, attempt: int, *, seq: int, chunks: int, on_fenced: Callable[[], object]
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        owner: str,
+        seq: int,
+        chunks: int,
+        on_fenced: Callable[[], object],
     ) -> JobLog:
-        """Return the log of a job for one attempt; ``seq`` and ``chunks`` come from its claim."""
+        """Return the log of a job for one attempt; the arguments come from its claim."""
         names.check_job_id(job_id)
         lane = self._lane(_ONE if self._node_of is None else self._node_of(job_id))
         return JobLog(
             lane,
             job_id,
             attempt,
+            owner=owner,
             seq=seq,
             chunks=chunks,
             database=self.database,

@@ -27,7 +27,7 @@ _RENEWED_AT_ONCE: Final = 100
 class Holder(Protocol):
     """The attempt that works on a job."""
 
-    attempt: int
+    owner: str
 
     def lost(self) -> None:
         """Stop without an event: another attempt owns the job, or its record is gone."""
@@ -187,7 +187,7 @@ class Leases:
             part = held[start : start + _RENEWED_AT_ONCE]
             if start:
                 await asyncio.sleep(pause_s)
-            leases = [(job_id, each.attempt) for job_id, each in part]
+            leases = [(job_id, each.owner) for job_id, each in part]
             replies = await self._store.renew(leases, index=self._moves_index)
             self._answered_at = time.monotonic()
             for (job_id, holder), reply in zip(part, replies, strict=True):

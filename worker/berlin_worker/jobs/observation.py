@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
+from berlin_worker.jobs.claiming import Claimer
 from berlin_worker.jobs.quarantine import Quarantine
 from berlin_worker.jobs.retry import RetryPolicy
 from berlin_worker.jobs.store import Claim, JobStore
@@ -33,7 +34,7 @@ async def under_observation(
     claim: Claim,
     claim_again: Callable[[], Awaitable[Claim]],
     *,
-    store: JobStore,
+    claimer: Claimer,
     quarantine: Quarantine,
     policy: RetryPolicy,
 ) -> AsyncIterator[Claim]:
@@ -44,15 +45,18 @@ async def under_observation(
     - A job whose lost attempt ran for longer than an observation is cleared at once, and waits for
       no slot. After ``max_attempts`` times it waits as others do: it may kill its workers late.
     """
-    job_id = claim.job_id
+    job_id, store = claim.job_id, claimer.store
     has_survived = claim.lost_after_ms > quarantine.observation_s * 1000
-    if has_survived and await _clear_failure(claim, store, policy, times=1):
+    if has_survived and await claimer.unless_cancelled(
+        claim, _clear_failure(claim, store, policy, times=1)
+    ):
         yield claim
         return
     waits = quarantine.busy
     if waits:
         # A lost worker must not count against a job that only waits.
-        await retry_until_available(lambda: store.release(job_id, claim.attempt))
+        release = retry_until_available(lambda: store.release(job_id, claim.owner))
+        await claimer.unless_cancelled(claim, release)
         if quarantine.waits(job_id):
             yield replace(claim, status="leased")
             return
@@ -68,7 +72,7 @@ async def under_observation(
             finally:
                 survival.cancel()
         else:
-            await _clear_failure(claim, store, policy)
+            await claimer.unless_cancelled(claim, _clear_failure(claim, store, policy))
             yield claim
 
 
@@ -89,7 +93,7 @@ async def _clear_failure(
     return await retry_until_available(
         lambda: store.clear_failure(
             claim.job_id,
-            claim.attempt,
+            claim.owner,
             failed_attempts=claim.failed_attempts - 1,
             # Without a limit a job that kills its workers late would run again without end.
             at_most=times * policy.max_attempts,

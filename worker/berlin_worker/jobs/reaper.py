@@ -5,6 +5,7 @@ is searched, and reaped, by a task of its own: one that does not answer holds up
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections import defaultdict
@@ -215,6 +216,9 @@ class Reaper:
         )
         if overdue is not None:
             await self._requeue(overdue)
+            # Without this note it is put on the queue once more; a second message does no harm.
+            with contextlib.suppress(ConnectionError):
+                await self._store.requeued(job_id)
 
     async def _requeue(self, overdue: Overdue) -> None:
         try:
@@ -223,7 +227,7 @@ class Reaper:
             dump_job(recorded_job(overdue.job, max_bytes=most), max_bytes=most)
             await self._job_queue.requeue(overdue.job_id, overdue.job, overdue.trace)
         except ConnectionError:
-            # By now its record is "queued": until the queue is empty, no reaper takes it again.
+            # By now its record is "queued": no reaper takes it again at once.
             self._pending[overdue.job_id] = overdue
             raise
         except Exception as error:  # noqa: BLE001  # it concerns this job alone

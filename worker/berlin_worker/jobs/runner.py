@@ -141,7 +141,7 @@ class Runner(JobEnder):
             async with under_observation(
                 claim,
                 lambda: self._claimer.claim(job_id, b"", deadline_s=job.deadline_s),
-                store=self._store,
+                claimer=self._claimer,
                 quarantine=self.quarantine,
                 policy=policy,
             ) as claim:

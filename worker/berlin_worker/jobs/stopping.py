@@ -61,4 +61,4 @@ class Stopper:
             await attempt.end_failed(time_limit_passed())
         else:
             await attempt.flush()
-            await self.store.release(attempt.claim.job_id, attempt.claim.attempt)
+            await self.store.release(attempt.claim.job_id, attempt.claim.owner)

@@ -52,6 +52,8 @@ NO_PROGRESS: Final = Progress({}, 0)
 class Claim:
     """A claim of a job, and the record of the job at that time; times in ms.
 
+    - ``owner`` names this claim alone, and the store compares it: after a failover that lost a
+      claim, the next one has the same ``attempt``.
     - ``seq`` and ``chunks`` (since the last reset) are those of earlier attempts.
     - ``failed_attempts`` counts the attempts before this one that did not end well.
     - ``cancel_reason``: why the job is to be cancelled; empty if it is not.
@@ -65,6 +67,7 @@ class Claim:
     job_id: str
     status: ClaimStatus
     attempt: int
+    owner: str
     seq: int
     chunks: int
     failed_attempts: int
@@ -101,30 +104,30 @@ class JobStore(Protocol):
         *,
         call: str,
         deadline_s: float,
-        held_attempt: int = 0,
+        held: str = "",
         only_queued: bool = False,
         trace: str = "",
         facts: Facts = NO_FACTS,
     ) -> Claim:
-        """Begin an attempt if the job is free; ``held_attempt`` gives way to its next one.
+        """Begin an attempt if the job is free; that of the owner ``held`` gives way to it.
 
         ``call`` names this claim: repeated under this name, it finds what it has begun.
         The record keeps ``trace``, for :class:`Overdue`, and ``facts``.
         """
 
-    async def release(self, job_id: str, attempt: int) -> None:
+    async def release(self, job_id: str, owner: str) -> None:
         """Release a running job: the next claim gets it at once."""
 
     async def clear_failure(
-        self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
+        self, job_id: str, owner: str, *, failed_attempts: int, at_most: int
     ) -> bool:
         """Set the ``failed_attempts`` of a running job, up to ``at_most`` times for each job.
 
         Returns whether they were set.
         """
 
-    async def save_progress(self, job_id: str, progress: Progress) -> None:
-        """Keep ``progress`` in the record, for the next claim."""
+    async def save_progress(self, job_id: str, owner: str, progress: Progress) -> None:
+        """Keep ``progress`` in the record of a running job, for the next claim."""
 
     async def dead_letter(
         self,
@@ -146,8 +149,8 @@ class JobStore(Protocol):
         Returns whether the job waits.
         """
 
-    async def renew(self, held: Sequence[tuple[str, int]], *, index: bool) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; returns a result for each.
+    async def renew(self, held: Sequence[tuple[str, str]], *, index: bool) -> list[Renewal]:
+        """Renew the leases of ``(job ID, owner)``; returns a result for each.
 
         With ``index`` also restore or move their entries in the index of unfinished jobs.
         """
@@ -172,8 +175,12 @@ class JobStore(Protocol):
     ) -> Overdue | None:
         """Take a due job, for this caller alone; it is due again after one of the two times.
 
-        A job that waits is taken only if it was put on the queue before ``watermark_ms``.
+        A job that waits is taken only if it was put on the queue before ``watermark_ms``, or if
+        :meth:`requeued` did not follow the last time that it was taken.
         """
+
+    async def requeued(self, job_id: str) -> None:
+        """Note that a job that was taken is on the queue."""
 
 
 def recorded_job(data: bytes, *, max_bytes: int = MAX_JOB_BYTES) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def calls(batch: Sequence[Batch], *, ttl_s: int, one_slot: bool) -> list[Call]:
         # The journal has checked the ID. This runs for each chunk if each batch holds one.
         slot = f"job:{{{log.job_id}}}"
         keys += (f"{slot}:state", f"{slot}:log")
-        args += (slot if one_slot else f"job:{log.job_id}", log.attempt, part.first_seq)
+        args += (slot if one_slot else f"job:{log.job_id}", log.owner, part.first_seq)
         args += (len(part.events), part.chunks, part.ending, ttl_s)
         args += part.events
         if one_slot:

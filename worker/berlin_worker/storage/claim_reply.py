@@ -7,7 +7,7 @@ from berlin_worker.jobs.store import NO_PROGRESS, Claim, Progress
 from berlin_worker.storage import stored_values
 
 
-def claim_of(job_id: str, reply: Sequence[Any]) -> tuple[Claim, bool]:
+def claim_of(job_id: str, owner: str, reply: Sequence[Any]) -> tuple[Claim, bool]:
     """Return the claim, and whether the job has had no record before."""
     status, attempt, seq, chunks, failed_attempts, cancel_reason, *times, before, saved = reply
     created_ms, started_ms, now_ms, leased_ms, lost_after_ms = times
@@ -18,6 +18,7 @@ def claim_of(job_id: str, reply: Sequence[Any]) -> tuple[Claim, bool]:
         job_id=job_id,
         status=status.decode(),
         attempt=attempt,
+        owner=owner,
         seq=seq,
         chunks=chunks,
         failed_attempts=failed_attempts,

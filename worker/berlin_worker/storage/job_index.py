@@ -233,9 +233,9 @@ class JobIndex:
         On a cluster ``node`` is the one whose records are looked at; without it all are. Returns
         the jobs whose entries cannot be written, since other nodes do not answer.
 
-        Entries of version 1.0 are moved, see :mod:`berlin_worker.storage.old_index`.
+        Entries of version 0.1 are moved, see :mod:`berlin_worker.storage.old_index`.
         """
-        # Version 1.0 does not run on a cluster.
+        # Version 0.1 does not run on a cluster.
         left = [] if self._one_slot else await old_index.entries(self._redis)
         moved = old_index.moved(left, await self.statuses(job_id for job_id, _ in left), delay_ms)
         await self._write(dict.fromkeys(moved, 0), only="LT")
@@ -249,8 +249,8 @@ class JobIndex:
             logger.warning("lost index entries of waiting jobs cannot be restored: %s", error)
             return []
         job_ids = [found[1].decode() for key in keys if (found := _STATE_KEY.fullmatch(key))]
-        held = {job_id for job_id, _ in left}
         statuses = await self.statuses(job_ids)
+        held = set() if self._one_slot else await old_index.held(self._redis, statuses)
         unfinished = [job_id for job_id in job_ids if statuses[job_id] and job_id not in held]
         entries = dict.fromkeys(unfinished, delay_ms)
         if self._one_slot:

@@ -37,9 +37,10 @@ _RENEW: Final = source("renew")
 _RELEASE: Final = source("release")
 _REAP: Final = source("reap", "failed_attempt")
 _CLEAR_FAILURE: Final = source("clear_failure")
+_SAVE_PROGRESS: Final = source("save_progress")
 _REVOKE: Final = source("revoke")
 _RECORDS: Final = (
-    *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _REVOKE),
+    *(_CLAIM, _RENEW, _RELEASE, _REAP, _CLEAR_FAILURE, _SAVE_PROGRESS, _REVOKE),
     *job_index.SCRIPTS,
 )
 SCRIPTS: Final = (append_calls.APPEND, *_RECORDS)
@@ -119,7 +120,7 @@ class RedisStore:
         *,
         call: str,
         deadline_s: float,
-        held_attempt: int = 0,
+        held: str = "",
         only_queued: bool = False,
         trace: str = "",
         facts: Facts = NO_FACTS,
@@ -127,14 +128,14 @@ class RedisStore:
         """Begin an attempt if the job is free (``claim.lua``).
 
         ``call`` names this claim: a repeated call, after a lost reply, finds the attempt that it
-        has begun. ``held_attempt`` is the caller's own attempt, which the new one replaces;
+        has begun. ``held`` is the owner of the caller's own attempt, which the new one replaces;
         ``only_queued`` claims a job only if its record is ``queued``. A record with another
         fingerprint than that of ``facts`` is a conflict.
         """
         ttl_s = round(deadline_s) + self._queue_ttl_s  # it may return to the queue until then
         keys = [names.state_key(job_id), names.log_key(job_id)]
         owner = f"{self._owner}/{call}"
-        args: list[Any] = [owner, self._lease_ms, ttl_s, job, held_attempt]
+        args: list[Any] = [owner, self._lease_ms, ttl_s, job, held]
         args += (int(only_queued), trace, *facts.script_args())
         with unreachable():
             if self._one_slot:
@@ -142,7 +143,7 @@ class RedisStore:
             else:
                 keys.append(names.due_key(job_id))
             reply: list[Any] = await self._records.call(_CLAIM, keys, args)
-        claim, is_new = claim_of(job_id, reply)
+        claim, is_new = claim_of(job_id, owner, reply)
         if claim.status == "finished":
             self._index.look_again(job_id, None)
         elif is_new:
@@ -168,8 +169,8 @@ class RedisStore:
                 self._index.look_again(part.log.job_id, None)
         return [None if taken is None else taken == 1 for taken in replies]
 
-    async def renew(self, held: Sequence[tuple[str, int]], *, index: bool = True) -> list[Renewal]:
-        """Renew the leases of ``(job ID, attempt)``; return the state of each (``renew.lua``).
+    async def renew(self, held: Sequence[tuple[str, str]], *, index: bool = True) -> list[Renewal]:
+        """Renew the leases of ``(job ID, owner)``; return the state of each (``renew.lua``).
 
         With ``index`` also move the index entries of these jobs, lost ones included.
         """
@@ -180,17 +181,17 @@ class RedisStore:
         indexed = (job_id for job_id, _ in held) if index else ()
         calls = self._index.renewals(indexed, self._lease_ms)
         keys = [names.state_key(job_id) for job_id, _ in held]
-        calls.append(Call(_RENEW, keys, [self._lease_ms, *(attempt for _, attempt in held)]))
+        calls.append(Call(_RENEW, keys, [self._lease_ms, *(owner for _, owner in held)]))
         with unreachable():
             *_, codes = await self._records.run(calls)
         return [_RENEWALS[code] for code in codes]
 
     async def _renew_by_slot(
-        self, held: Sequence[tuple[str, int]], *, index: bool
+        self, held: Sequence[tuple[str, str]], *, index: bool
     ) -> list[Renewal]:
         calls = [
-            Call(_RENEW, [names.state_key(job_id)], [self._lease_ms, attempt])
-            for job_id, attempt in held
+            Call(_RENEW, [names.state_key(job_id)], [self._lease_ms, owner])
+            for job_id, owner in held
         ]
         with unreachable():
             codes: list[int] = [code for (code,) in await self._renewals.run(calls)]
@@ -200,34 +201,30 @@ class RedisStore:
             await self._index.renewed(renewed, self._lease_ms)
         return [_RENEWALS[code] for code in codes]
 
-    async def release(self, job_id: str, attempt: int) -> None:
+    async def release(self, job_id: str, owner: str) -> None:
         """Release a running job, so that it can be claimed at once (``release.lua``)."""
         with unreachable():
-            args = [attempt, self._lease_ms]
+            args = [owner, self._lease_ms]
             if await self._records.call(_RELEASE, [names.state_key(job_id)], args):
                 self._index.look_again(job_id, self._lease_ms)
 
     async def clear_failure(
-        self, job_id: str, attempt: int, *, failed_attempts: int, at_most: int
+        self, job_id: str, owner: str, *, failed_attempts: int, at_most: int
     ) -> bool:
         """Set the ``failed_attempts`` of a running job, up to ``at_most`` times for each job.
 
         Returns whether they were set (``clear_failure.lua``).
         """
         with unreachable():
-            args = [attempt, failed_attempts, at_most]
+            args = [owner, failed_attempts, at_most]
             reply = await self._records.call(_CLEAR_FAILURE, [names.state_key(job_id)], args)
         return bool(reply)
 
-    async def save_progress(self, job_id: str, progress: Progress) -> None:
-        """Keep in the record what the next claim returns of earlier attempts."""
-        key = names.state_key(job_id)
+    async def save_progress(self, job_id: str, owner: str, progress: Progress) -> None:
+        """Keep in the record of a running job what its next claim returns of earlier attempts."""
         with unreachable():
-            # No transaction: redis-py cannot send one for a slot that moves.
-            async with self._redis.pipeline(transaction=not self._one_slot) as pipeline:
-                pipeline.hset(key, "progress", json.dumps(asdict(progress)))
-                pipeline.expire(key, self._queue_ttl_s, nx=True)  # unless the record is there
-                await pipeline.execute()
+            args = [owner, json.dumps(asdict(progress))]
+            await self._records.call(_SAVE_PROGRESS, [names.state_key(job_id)], args)
 
     async def revoke(self, job_id: str, *, running: bool) -> bool:
         """Set the cancel flag of a job, known or not; of a running job only if ``running``.
@@ -286,6 +283,11 @@ class RedisStore:
         taken, again_ms, job, trace = reply
         self._index.look_again(job_id, again_ms if again_ms >= 0 else None)
         return Overdue(job_id, taken.decode(), job, trace) if taken else None
+
+    async def requeued(self, job_id: str) -> None:
+        """Note that a reaped job is on the queue (``reap.lua``)."""
+        with unreachable():
+            await self._redis.hdel(names.state_key(job_id), "requeuing")
 
     async def keep_cancel_flag(self, job_id: str) -> None:
         """Set a TTL on a record that holds only the ``cancel`` flag of a client."""

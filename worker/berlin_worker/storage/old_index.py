@@ -1,4 +1,4 @@
-"""``worker:due``, the index of unfinished jobs that workers and clients of version 1.0 write.
+"""``worker:due``, the index of unfinished jobs that workers and clients of version 0.1 write.
 
 Workers of both versions run side by side during an update. An old worker requeues every job that is
 due there, so jobs that it does not hold leave that key: entries of its own running jobs stay until
@@ -42,6 +42,23 @@ def moved(found: Sequence[Overdue], statuses: Mapping[str, int], lease_ms: int) 
         for job_id, overdue_ms in found
         if statuses[job_id] != WITHOUT_LEASE or overdue_ms > lease_ms
     ]
+
+
+async def held(client: Redis, statuses: Mapping[str, int]) -> set[str]:
+    """Return the jobs that old workers run: their entries are here. Raises redis-py's errors."""
+    running = [job_id for job_id, status in statuses.items() if status == WITHOUT_LEASE]
+    if not running:
+        return set()
+    try:
+        async with client.pipeline(transaction=False) as pipeline:
+            for job_id in running:
+                pipeline.zscore(KEY, job_id)  # ZMSCORE is no right of the ACL file
+            scores = await pipeline.execute()
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return set()
+    return {job_id for job_id, score in zip(running, scores, strict=True) if score is not None}
 
 
 async def remove(client: Redis, job_ids: Sequence[str]) -> None:

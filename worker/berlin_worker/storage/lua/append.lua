@@ -1,13 +1,14 @@
 -- Append events of many jobs to their logs and publish the same bytes, in one step.
 --
 -- Refused are:
--- * events of an attempt that another attempt has replaced;
+-- * events of an attempt that does not own the job any more (its owner is compared: after a
+--   failover that lost a claim, two attempts have the same number);
 -- * events that would leave a gap (a server that was restored to an older state);
 -- * events that the log cannot take, since another client has written to it: the log is removed.
--- Skipped are events whose seq the log has already: a call whose reply was lost is repeated.
+-- Skipped are events that the log has already: a call whose reply was lost is repeated.
 --
 -- KEYS  for each job: job:{id}:state, job:{id}:log; on a cluster those of one job
--- ARGV  for each job: channel, attempt, seq of the first event, number of events, chunks
+-- ARGV  for each job: channel, owner, seq of the first event, number of events, chunks
 --       since the last reset, final status ('' if the job continues), TTL after its end in
 --       seconds, then the events
 -- reply for each job: 1 taken, 0 refused
@@ -18,18 +19,22 @@ local replies = {}
 local at = 1
 for k = 1, #KEYS, 2 do
   local state, log = KEYS[k], KEYS[k + 1]
-  local channel, attempt, first, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local channel, owner, first, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local chunks, ending, ttl = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local base = at + 7 - first
   at = at + 7 + count
   local last = first + count - 1
 
-  local r = pcall('HMGET', state, 'attempt', 'seq', 'status')
+  local r = pcall('HMGET', state, 'owner', 'seq', 'status')
   if r.err then
-    r = try('HMGET', state, 'attempt', 'seq', 'status')
+    r = try('HMGET', state, 'owner', 'seq', 'status')
   end
   local seq = whole(r[2], 0)
-  if r[1] ~= attempt or (first <= seq and try('XLEN', log) ~= seq) then
+  if r[1] ~= owner then
+    -- An attempt that has ended has no owner. Its last events came again if the log has the same.
+    local entry = not r[1] and try('XRANGE', log, last, last)[1]
+    replies[#replies + 1] = entry and entry[2][2] == ARGV[base + last] and 1 or 0
+  elseif first <= seq and try('XLEN', log) ~= seq then
     replies[#replies + 1] = 0
   elseif last <= seq then
     replies[#replies + 1] = 1

@@ -4,7 +4,7 @@
 --
 -- KEYS, ARGV and reply are those of append.lua.
 
-local r = redis.pcall('HMGET', KEYS[1], 'attempt', 'seq', 'status')
+local r = redis.pcall('HMGET', KEYS[1], 'owner', 'seq', 'status')
 if r[1] == ARGV[2] and r[3] == 'running' and ARGV[6] == '' and r[2] and r[2] ~= '0'
    and tonumber(r[2]) == ARGV[3] - 1 then
   -- Without a log, or with one that cannot take it, the first event is not added.

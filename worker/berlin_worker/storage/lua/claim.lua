@@ -1,12 +1,13 @@
 -- Begin an attempt of a job, if the job is free: no attempt works on it, or the lease of that
--- attempt has run out. The attempt number fences every earlier attempt.
+-- attempt has run out. The owner fences every earlier attempt; a failover that loses a claim repeats
+-- its number.
 --
 -- The lease of a running job is the field lease_ms.
 --
 -- KEYS  1 job:{id}:state   2 job:{id}:log   3 on one Redis: the partition of worker:due for this job
 -- ARGV  1 owner, unique to this call   2 lease, ms   3 TTL of record and log, s
 --       4 job object, JSON ('' to leave what is there)
---       5 attempt of the caller that gives way to its next one (0: none)
+--       5 owner of the caller's attempt, which gives way to its next one ('' for none)
 --       6 '1' to claim only a job whose record is queued
 --       7 headers by which a later message of the job continues its trace, JSON ('' for none)
 --       8 fingerprint of the job object ('' if the caller has none)
@@ -59,16 +60,17 @@ if ARGV[6] == '1' and status ~= 'queued' then
 end
 
 local failed_attempts = whole(r[5], 0)
+local gives_way = ARGV[5] ~= '' and ARGV[5] == r[9]
 if status == 'running' then
   local lease = whole(r[12], 0)
-  if tonumber(ARGV[5]) ~= attempt and lease > now and lease < now + DAY_MS then
+  if not gives_way and lease > now and lease < now + DAY_MS then
     return reply('leased', {leased = lease})
   end
   failed_attempts = count_failed(r[5])
-  if tonumber(ARGV[5]) ~= attempt then
+  if not gives_way then
     lost_after = known_to_run_ms(r[12], r[14])
   end
-elseif tonumber(ARGV[5]) ~= 0 then
+elseif ARGV[5] ~= '' then
   return reply('leased', {})  -- the caller's attempt was taken from it: it may not go on
 end
 

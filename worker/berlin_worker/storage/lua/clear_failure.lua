@@ -2,10 +2,10 @@
 -- was not the job that killed its worker. Sent again after a lost reply it changes nothing.
 --
 -- KEYS  1 job:{id}:state
--- ARGV  1 attempt   2 failed attempts that still count   3 how often a job may be cleared
+-- ARGV  1 owner   2 failed attempts that still count   3 how often a job may be cleared
 -- reply 1 lowered; 0 another attempt has the job, or it has been cleared that often
 
-local r = try('HMGET', KEYS[1], 'attempt', 'status', 'failed_attempts', 'cleared')
+local r = try('HMGET', KEYS[1], 'owner', 'status', 'failed_attempts', 'cleared')
 if r[1] ~= ARGV[1] or r[2] ~= 'running' then
   return 0
 end

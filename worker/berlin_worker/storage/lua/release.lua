@@ -2,10 +2,10 @@
 -- once, and no failed attempt is counted.
 --
 -- KEYS  1 job:{id}:state
--- ARGV  1 attempt   2 look at it again after, ms
+-- ARGV  1 owner   2 look at it again after, ms
 -- reply 1 released; 0 this attempt does not have the job any more
 
-local r = try('HMGET', KEYS[1], 'attempt', 'status')
+local r = try('HMGET', KEYS[1], 'owner', 'status')
 if r[1] ~= ARGV[1] or r[2] ~= 'running' then
   return 0
 end
