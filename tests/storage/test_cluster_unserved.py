@@ -140,7 +140,7 @@ async def test_listener_and_store_of_a_worker_wait_for_the_slot(
         await client.initialize()
         listening = asyncio.create_task(cancel_listener.listen(cast("Any", client), cancel))
         writes = [
-            lambda: store.save_progress("unserved", Progress({}, 0)),
+            lambda: store.save_progress("unserved", "me", Progress({}, 0)),
             lambda: store.keep_cancel_flag("unserved"),
         ]
         for write in writes:

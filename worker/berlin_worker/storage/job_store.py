@@ -127,10 +127,9 @@ class RedisStore:
     ) -> Claim:
         """Begin an attempt if the job is free (``claim.lua``).
 
-        ``call`` names this claim: a repeated call, after a lost reply, finds the attempt that it
-        has begun. ``held`` is the owner of the caller's own attempt, which the new one replaces;
-        ``only_queued`` claims a job only if its record is ``queued``. A record with another
-        fingerprint than that of ``facts`` is a conflict.
+        ``call`` names this claim: after a lost reply the same call finds the attempt that it has
+        begun. ``held`` is the owner of the caller's attempt, which gives way to the new one.
+        A record with another fingerprint than that of ``facts`` is a conflict.
         """
         ttl_s = round(deadline_s) + self._queue_ttl_s  # it may return to the queue until then
         keys = [names.state_key(job_id), names.log_key(job_id)]
@@ -159,8 +158,7 @@ class RedisStore:
         replies: Sequence[int | None]
         with unreachable():
             if isinstance(self._append, ClusterScriptConnection):
-                found = await self._append.settled(calls)
-                replies = [each and each[0] for each in found]
+                replies = [each and each[0] for each in await self._append.settled(calls)]
             else:
                 parts: list[list[int]] = await self._append.replies(calls)
                 replies = parts[0] if len(parts) == 1 else [taken for (taken,) in parts]

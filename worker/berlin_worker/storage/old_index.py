@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from berlin_worker.storage.redis_errors import wrong_type_is_missing
+from berlin_worker.storage.redis_errors import values, wrong_type_is_missing
 from berlin_worker.storage.stored_values import as_job_id
 
 KEY: Final = "worker:due"
@@ -49,15 +49,10 @@ async def held(client: Redis, statuses: Mapping[str, int]) -> set[str]:
     running = [job_id for job_id, status in statuses.items() if status == WITHOUT_LEASE]
     if not running:
         return set()
-    try:
-        async with client.pipeline(transaction=False) as pipeline:
-            for job_id in running:
-                pipeline.zscore(KEY, job_id)  # ZMSCORE is no right of the ACL file
-            scores = await pipeline.execute()
-    except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
-            raise
-        return set()
+    async with client.pipeline(transaction=False) as pipeline:
+        for job_id in running:
+            pipeline.zscore(KEY, job_id)  # ZMSCORE is no right of the ACL file
+        scores = values(await pipeline.execute(raise_on_error=False))
     return {job_id for job_id, score in zip(running, scores, strict=True) if score is not None}
 
 

@@ -32,7 +32,7 @@ if status == 'running' then
   again = tonumber(ARGV[1])
   redis.call('HSET', KEYS[1], 'status', 'queued', 'failed_attempts', count_failed(r[7]),
              'lost_after_ms', known_to_run_ms(r[6], r[8]))
-  redis.call('HDEL', KEYS[1], 'owner')
+  redis.call('HDEL', KEYS[1], 'owner', 'first_lease_ms')
 elseif status ~= 'queued' then
   status = 'queued'
   redis.call('HSET', KEYS[1], 'status', status)

@@ -10,5 +10,5 @@ if r[1] ~= ARGV[1] or r[2] ~= 'running' then
   return 0
 end
 redis.call('HSET', KEYS[1], 'status', 'queued', 'lease_ms', now_ms() + ARGV[2])
-redis.call('HDEL', KEYS[1], 'owner')
+redis.call('HDEL', KEYS[1], 'owner', 'first_lease_ms')
 return 1
