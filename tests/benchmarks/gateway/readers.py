@@ -77,7 +77,7 @@ class HttpReader(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._transport.write(
-            b"GET /v1/jobs/%b/events HTTP/1.1\r\nHost: bench\r\n\r\n" % self._job_id.encode()
+            b"GET /v1/jobs/%b/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % self._job_id.encode()
         )
 
     def data_received(self, data: bytes) -> None:
