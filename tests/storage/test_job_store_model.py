@@ -290,7 +290,7 @@ def test_scripts_behave_as_the_model(request, kind):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples(30),
+            max_examples=examples(20),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
