@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.support.chaos import Replicas, chance, in_background, size
+from tests.support.chaos import FULL, Replicas, chance, in_background, size
 from tests.support.faulty_provider import installed
 from tests.support.workers import wait_until
 
@@ -27,7 +27,10 @@ def test_killed_worker_s_streams_are_all_restarted_elsewhere(site, report):
     assert figures.worst_recovery_s < size(60, 10)
 
 
-@pytest.mark.parametrize("young", [True, False])
+@pytest.mark.parametrize(
+    "young",
+    [True, pytest.param(False, marks=pytest.mark.skipif(not FULL, reason="takes a minute"))],
+)
 def test_streams_that_lose_two_workers_are_restarted_by_a_third(site, report, young):
     """Each stream is one loss from its end. Since all are, none of them is the cause.
 
