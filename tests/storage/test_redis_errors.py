@@ -1,8 +1,10 @@
 """Errors of Redis: temporary ones, and those that no retry repairs."""
 
 import ssl
+from typing import Any
 
 import pytest
+import redis.client
 from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
@@ -103,13 +105,14 @@ PROMPT = "a secret prompt ) of pipeline caused error: ('x',)"
     ],
 )
 @pytest.mark.parametrize("kind", [exceptions.ResponseError, exceptions.NoPermissionError])
+@pytest.mark.parametrize("pipeline", [Pipeline, redis.client.Pipeline])
 def test_error_of_a_pipeline_is_shown_without_its_command(
-    kind: type[Exception], message: str
+    pipeline: type[Any], kind: type[Exception], message: str
 ) -> None:
     error = kind(message)
     expected = message.partition(", with args")[0]
     assert reply_of(error) == expected
-    Pipeline(ConnectionPool(), {}, transaction=True, shard_hint=None).annotate_exception(
+    pipeline(ConnectionPool(), {}, transaction=True, shard_hint=None).annotate_exception(
         error, 3, ("HSET", "job:{1}:state", "job", PROMPT[:20])
     )
     assert "secret prompt" in str(error)

@@ -10,18 +10,14 @@ from typing import Any, Final, TypeVar
 from celery.utils.log import get_logger
 from redis.exceptions import RedisError, ResponseError
 
+from berlin_worker.storage.redis_errors import is_wrong_type
 from berlin_worker.storage.scripts import source
 
 logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-_SCRIPT: Final = source("delete_wrong_types")
-
-
-def is_wrong_type(error: Exception) -> bool:
-    """Return whether Redis, a pipeline or a script refused a command for the type of its key."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+_SCRIPT: Final = source("delete_wrong_types", "wrong_type")
 
 
 class KeyTypesMixin:

@@ -15,7 +15,7 @@ from celery.utils.log import get_logger
 from kombu.asynchronous import get_event_loop
 from redis.exceptions import RedisError, ResponseError
 
-from berlin_worker.broker.key_types import is_wrong_type
+from berlin_worker.storage.redis_errors import is_wrong_type
 
 logger = get_logger(__name__)
 

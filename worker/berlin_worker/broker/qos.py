@@ -24,7 +24,7 @@ from berlin_worker.storage.scripts import sha1, source
 logger = get_logger(__name__)
 
 _SCRIPTS: Final = {
-    name: source(name, "unacked_entry", "dead_letter_entry")
+    name: source(name, "unacked_entry", "dead_letter_entry", "wrong_type")
     for name in ("extend_visibility", "requeue", "requeue_expired", "dead_letter")
 }
 _SHA1: Final = {name: sha1(script) for name, script in _SCRIPTS.items()}

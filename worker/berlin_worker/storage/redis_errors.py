@@ -27,9 +27,7 @@ from berlin_worker.storage import supported_servers
 
 _LONGEST_CHAIN: Final = 10
 _OF_CLUSTERS: Final = (ClusterCrossSlotError, MovedError)
-_IN_PIPELINE: Final = re.compile(
-    r"Command # \d+ \(.*\) of pipeline caused error: (\(.*\))", re.DOTALL
-)
+_IN_PIPELINE: Final = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: (.*)", re.DOTALL)
 _OF_UNKNOWN: Final = ", with args beginning with"
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 
@@ -77,12 +75,15 @@ def reply_of(error: BaseException) -> str:
     """Return the server's reply as text (pure).
 
     redis-py puts the command before an error in a pipeline, and a server repeats an unknown
-    command. A command may hold a part of a prompt, so it is cut off.
+    command. A command may hold a part of a prompt, so it is cut off. The asyncio client then gives
+    the reply as a tuple of arguments, the blocking one as it is.
     """
     text = str(error)
     if found := _IN_PIPELINE.match(text):
+        text = found[1]
         try:
-            [text, *_] = ast.literal_eval(found[1])
+            if text.startswith("("):
+                [text, *_] = ast.literal_eval(text)
         except (SyntaxError, TypeError, ValueError):
             text = ""
     return str(text).partition(_OF_UNKNOWN)[0] or type(error).__name__

@@ -5,9 +5,7 @@
 
 local deleted = {}
 for n, key in ipairs(KEYS) do
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= ARGV[n] then
-    redis.call('DEL', key)
+  if delete_unless(key, ARGV[n]) then
     deleted[#deleted + 1] = key
   end
 end

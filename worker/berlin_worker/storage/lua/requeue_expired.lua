@@ -15,9 +15,7 @@ for n = 5, #KEYS do
   kinds[KEYS[n]] = 'list'
 end
 for key, kind in pairs(kinds) do
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= kind then
-    redis.call('DEL', key)
+  if delete_unless(key, kind) then
     reply[#reply + 1] = key
   end
 end
