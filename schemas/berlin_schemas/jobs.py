@@ -35,6 +35,7 @@ LARGEST_JOB_BYTES: Final = 16 * 1024 * 1024
 MAX_JOB_DEPTH: Final = 100
 """A job object with more arrays and objects inside one another, itself included, is refused. So
 each job that is accepted has a fingerprint."""
+_NESTED: Final = (dict, list, tuple)
 
 # json.dumps with options would make a new encoder in each call.
 _compact: Final = json.JSONEncoder(
@@ -192,7 +193,7 @@ def parse_job(
         raise InvalidJob(f"a job is a JSON object, not {_json_type(obj)}")
     data = dump_job(obj, max_bytes=max_bytes)
     # Few jobs have so many brackets that they need a closer look.
-    if data.count(b"[") + data.count(b"{") > MAX_JOB_DEPTH and _is_deeper(obj, MAX_JOB_DEPTH):
+    if data.count(b"[") + data.count(b"{") > MAX_JOB_DEPTH and _is_too_deep(obj):
         raise InvalidJob(_TOO_DEEP)
     try:
         job = PromptJob.model_validate(obj)
@@ -218,18 +219,23 @@ def dump_job(obj: dict[str, Any], *, max_bytes: int = MAX_JOB_BYTES) -> bytes:
     return data
 
 
-def _is_deeper(value: Any, depth: int) -> bool:
+def values_below(value: Any, levels: int) -> list[Any]:
+    """Return the values that are nested so many levels of arrays and objects below ``value``."""
     level = [value]
-    for _ in range(depth):
+    for _ in range(levels):
         level = [
-            item
-            for each in level
-            for item in (each.values() if isinstance(each, dict) else each)
-            if isinstance(item, dict | list | tuple)
+            inner
+            for outer in level
+            if isinstance(outer, _NESTED)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
         if not level:
-            return False
-    return True
+            break
+    return level
+
+
+def _is_too_deep(obj: Any) -> bool:
+    return any(isinstance(value, _NESTED) for value in values_below(obj, MAX_JOB_DEPTH))
 
 
 _WORDING: Final = {

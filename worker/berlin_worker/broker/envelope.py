@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 
 from pydantic_core import from_json
 
+from berlin_schemas.jobs import values_below
 from berlin_schemas.names import is_job_id
 
 _MOST_DEPTH: Final = 200
@@ -84,27 +85,13 @@ def parse(raw: bytes) -> Any:
         parsed = json.loads(raw.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise ValueError(refusal) from None
-    if _is_deeper(parsed, _MOST_DEPTH):
+    if values_below(parsed, _MOST_DEPTH):
         raise ValueError(refusal)
     return parsed
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _is_deeper(parsed: Any, most: int) -> bool:
-    level = [parsed]
-    for _ in range(most):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _problem(message: Any) -> str | None:
