@@ -76,14 +76,7 @@ def _store(client: redis.asyncio.Redis) -> RedisStore:
 
 async def _begun(job_id: str, store: RedisStore, journal: Journal) -> JobLog:
     claim = await store.claim(job_id, b"{}", call="bench", deadline_s=600)
-    log = journal.open(
-        job_id,
-        claim.attempt,
-        owner=claim.owner,
-        seq=claim.seq,
-        chunks=claim.chunks,
-        on_fenced=lambda: None,
-    )
+    log = journal.open(claim, on_fenced=lambda: None)
     log.event(Started(job_id=job_id, seq=1, attempt=1, ts=time.time()))
     return log
 

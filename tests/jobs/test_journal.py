@@ -9,7 +9,7 @@ import pytest
 from berlin_schemas import Started, decode
 from berlin_worker.errors import Fenced
 from berlin_worker.jobs.lifecycle import Phase
-from tests.support.journal_harness import JOB, Harness, completed, failed, head
+from tests.support.journal_harness import JOB, Harness, claimed, completed, failed, head
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.unit
@@ -275,9 +275,7 @@ async def test_work_that_has_ended_leaves_no_cycle_to_the_garbage_collector():
         gc.disable()
         try:
             work = Work()
-            work.log = harness.journal.open(
-                JOB, 1, owner="w/1", seq=0, chunks=0, on_fenced=work.lost
-            )
+            work.log = harness.journal.open(claimed(), on_fenced=work.lost)
             gone = weakref.ref(work)
             work.log.event(head(work.log, Started))
             await work.log.end(completed(work.log))

@@ -70,14 +70,7 @@ def job_at(client: AsyncCluster, node: str, *, index: str = "") -> str:
 
 async def begun(store: RedisStore, journal: Journal, job_id: str) -> JobLog:
     claim = await store.claim(job_id, b"{}", call="call", deadline_s=60)
-    log = journal.open(
-        job_id,
-        claim.attempt,
-        owner=claim.owner,
-        seq=claim.seq,
-        chunks=claim.chunks,
-        on_fenced=lambda: None,
-    )
+    log = journal.open(claim, on_fenced=lambda: None)
     log.event(Started(job_id=job_id, seq=log.next_seq, attempt=claim.attempt, ts=1.0))
     await log.flush()
     return log

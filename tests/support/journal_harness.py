@@ -4,6 +4,7 @@ import asyncio
 
 from berlin_schemas import Completed, ErrorCode, ErrorInfo, Failed, Started, Timings
 from berlin_worker.jobs.journal import Journal
+from berlin_worker.jobs.store import Claim
 
 JOB = "job-1"
 TIMINGS = Timings(queue_ms=0, login_ms=0, first_chunk_ms=None, stream_ms=0, total_ms=0)
@@ -68,19 +69,29 @@ class Harness:
         await asyncio.wait({self.writer})
 
     def open(self, job_id=JOB, *, seq=0, chunks=0, attempt=1):
-        return self.journal.open(
-            job_id,
-            attempt,
-            owner=f"w/{attempt}",
-            seq=seq,
-            chunks=chunks,
-            on_fenced=lambda: self.fenced.append(job_id),
-        )
+        claim = claimed(job_id, attempt=attempt, seq=seq, chunks=chunks)
+        return self.journal.open(claim, on_fenced=lambda: self.fenced.append(job_id))
 
     def started(self, job_id=JOB, **place):
         log = self.open(job_id, **place)
         log.event(head(log, Started))
         return log
+
+
+def claimed(job_id=JOB, *, attempt=1, seq=0, chunks=0):
+    """Return a claim that has begun this attempt."""
+    times = dict.fromkeys(("created_ms", "started_ms", "now_ms"), 0)
+    return Claim(
+        job_id,
+        "claimed",
+        attempt,
+        owner=f"w/{attempt}",
+        seq=seq,
+        chunks=chunks,
+        failed_attempts=0,
+        cancel_reason="",
+        **times,
+    )
 
 
 def head(log, kind, **fields):

@@ -111,14 +111,7 @@ class NoStore:
 def open_log(claim: Claim, *, opened: bool = True) -> JobLog:
     """Return a log for ``claim`` that no writer empties; with ``opened`` it has ``started``."""
     journal = Journal(NoStore(), buffer_bytes=1 << 30)
-    log = journal.open(
-        claim.job_id,
-        claim.attempt,
-        owner=claim.owner,
-        seq=claim.seq,
-        chunks=claim.chunks,
-        on_fenced=lambda: None,
-    )
+    log = journal.open(claim, on_fenced=lambda: None)
     if opened:
         log.event(event(log, Started))
     return log

@@ -53,7 +53,7 @@ async def submit(request: web.Request) -> web.Response:
     job, job_id = job_of_caller(request, caller, job)
     own = job.get("job_id")
     if isinstance(own, str) and names.is_job_id(own):
-        await _refuse_foreign(gateway, caller, own)
+        await _refuse_taken(gateway, caller, own)
     job_id = await gateway.client.submit(job, job_id=job_id)
     body = {
         "job_id": job_id,
@@ -63,7 +63,7 @@ async def submit(request: web.Request) -> web.Response:
     return web.json_response(body, status=202, headers={"Location": f"/v1/jobs/{job_id}"})
 
 
-async def _refuse_foreign(gateway: Gateway, caller: Caller, job_id: str) -> None:
+async def _refuse_taken(gateway: Gateway, caller: Caller, job_id: str) -> None:
     """Raise ``JobIdReused`` for the ID of a job that the caller may not see.
 
     The fingerprints, which hold the tenant, refuse it too, but a record of an older version has

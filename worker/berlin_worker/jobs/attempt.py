@@ -77,14 +77,7 @@ class Attempt:
         self._unrecorded_s = unrecorded_s
         self._read_on_s = read_on_s
         self._job: PromptJob | None = None
-        self._log = journal.open(
-            claim.job_id,
-            claim.attempt,
-            owner=claim.owner,
-            seq=claim.seq,
-            chunks=claim.chunks,
-            on_fenced=self.lost,
-        )
+        self._log = journal.open(claim, on_fenced=self.lost)
         self._reader = Reader(self._log, self._call, read_on_s=read_on_s)
 
     def next(self, claim: Claim, *, reason: str) -> Self:

@@ -12,6 +12,7 @@ from typing import Final
 from berlin_schemas import names
 from berlin_worker.jobs.job_log import JobLog
 from berlin_worker.jobs.journal_lane import EventStore, Lane
+from berlin_worker.jobs.store import Claim
 from berlin_worker.telemetry.stats import Stats
 
 _SHARED_AGAIN_S: Final = 5.0
@@ -50,26 +51,17 @@ class Journal:
         if node_of is None:
             self._lane(_ONE)
 
-    def open(
-        self,
-        job_id: str,
-        attempt: int,
-        *,
-        owner: str,
-        seq: int,
-        chunks: int,
-        on_fenced: Callable[[], object],
-    ) -> JobLog:
-        """Return the log of a job for one attempt; the arguments come from its claim."""
-        names.check_job_id(job_id)
+    def open(self, claim: Claim, *, on_fenced: Callable[[], object]) -> JobLog:
+        """Return the log of a job for the attempt that ``claim`` has begun."""
+        job_id = names.check_job_id(claim.job_id)
         lane = self._lane(_ONE if self._node_of is None else self._node_of(job_id))
         return JobLog(
             lane,
             job_id,
-            attempt,
-            owner=owner,
-            seq=seq,
-            chunks=chunks,
+            claim.attempt,
+            owner=claim.owner,
+            seq=claim.seq,
+            chunks=claim.chunks,
             database=self.database,
             on_fenced=on_fenced,
         )
